@@ -1,0 +1,113 @@
+# The course's commands; `make help` lists them. Everything is installed into .venv, nothing outside this folder.
+#
+#   PYTHON=python3.12      which Python makes .venv (3.10 to 3.13); by default the first suitable one on the PATH
+#   PIP_ARGS="..."         handed to every `pip install`, for example the index of PyTorch's CPU builds
+#   COURSE_PROFILE=cpu     sizes of the notebooks: test, cpu or gpu
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+PIP_ARGS ?=
+PROFILE := $(or $(COURSE_PROFILE),cpu)
+NOTEBOOKS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+LOG := build/install.log
+CHECKPOINT := data/checkpoints/unet-fashion-mnist.safetensors
+# Notebooks and tests read no hub; said here so that a slip fails at once instead of waiting for a network.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
+
+define pip_install
+@mkdir -p build && echo "Installing $(1) into $(VENV) (minutes the first time; details in $(LOG))"
+@$(PY) -m pip install --disable-pip-version-check --no-input --progress-bar off $(PIP_ARGS) \
+	-c constraints.txt $(2) >> $(LOG) 2>&1 \
+	|| { tail -n 25 $(LOG); echo; echo "Installing $(1) failed: the lines above and $(LOG) say why." \
+	"Nothing is lost: run the same command again."; exit 1; }
+endef
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: $(VENV)/.run-deps ## install, execute the notebooks on this machine, sample from the trained model
+	@$(OFFLINE) $(PY) -m utils.course.build --profile $(PROFILE) --out build/notebooks $(NOTEBOOKS)
+	@$(OFFLINE) $(PY) -m utils.diffusion.sample $(CHECKPOINT) --n 64 --out build/samples.png
+	@echo && echo "Executed notebooks: build/notebooks" && echo "64 sampled images:  build/samples.png" \
+	&& echo "Next: \`make lab\` opens the first notebook."
+
+.PHONY: lab
+lab: $(VENV)/.run-deps ## open JupyterLab on notebook 01
+	@$(PY) -m jupyterlab notebooks/01_noise_schedule.ipynb
+
+.PHONY: notebooks
+notebooks: $(VENV)/.run-deps ## rebuild the committed notebooks from notebooks/src, outputs and all
+	@$(OFFLINE) $(PY) -m utils.course.build --profile cpu --out notebooks $(NOTEBOOKS)
+
+.PHONY: test
+test: lint ## every test, and every notebook on the test profile
+	@mkdir -p build
+	@$(OFFLINE) COURSE_PROFILE=test $(PY) -m pytest -q --durations=10 --nbval-lax --nbval-current-env \
+	--nbval-cell-timeout=300 --nbval-sanitize-with tests/notebooks/sanitize.cfg \
+	tests notebooks $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.test-deps ## check the style of the code and of the notebooks' sources
+	@$(PY) -m ruff check .
+
+.PHONY: bench
+bench: $(VENV)/.bench-deps ## the benchmarks against other libraries, as one table (about an hour)
+	@$(PY) -m tests.benchmarks $(BENCH_ARGS)
+
+.PHONY: set-repo
+set-repo: ## make set-repo URL=https://github.com/NAME/REPO: the public address in badges and set-up cells
+	@test -n "$(URL)" || { echo "Say where the course lives: make set-repo URL=https://github.com/NAME/REPO"; exit 2; }
+	@$(MAKE) --no-print-directory $(VENV)/.run-deps
+	@$(PY) -m utils.course.build --set-repo "$(URL)"
+	@find $(VENV) -maxdepth 1 -name '.*-deps' -exec touch {} +  # pyproject.toml changed, its packages did not
+
+.PHONY: clean
+clean: ## remove .venv, build and caches (data/cache and the committed notebooks stay)
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. Each stamp is written last, so an interrupted installation is taken up again by the next call.
+$(VENV)/.made:
+	@$(FIND_PYTHON); \
+	echo "Making $(VENV) with $$found"; \
+	"$$found" -m venv --clear $(VENV) && touch $@
+
+$(VENV)/.run-deps: $(VENV)/.made pyproject.toml constraints.txt
+	$(call pip_install,PyTorch,torch)
+	$(call pip_install,the course,-e .)
+	@touch $@
+
+$(VENV)/.test-deps: $(VENV)/.run-deps
+	$(call pip_install,the test packages,-e '.[test]')
+	@touch $@
+
+$(VENV)/.bench-deps: $(VENV)/.run-deps
+	$(call pip_install,the benchmarks' packages,-e '.[bench]')
+	@touch $@
+
+# Sets $found to a Python 3.10 to 3.13 that can make virtual environments, or says what is missing and stops.
+define FIND_PYTHON
+found=; seen=; bare=; \
+for name in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10); do \
+	version=$$("$$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) \
+		|| { seen="$$seen $$name is not here or not Python;"; continue; }; \
+	seen="$$seen $$name is Python $$version;"; \
+	case $$version in 3.10|3.11|3.12|3.13) ;; *) continue ;; esac; \
+	if "$$name" -c 'import ensurepip, venv' 2>/dev/null; then found=$$name; break; fi; \
+	bare=$$version; \
+done; \
+if [ -z "$$found" ] && [ -n "$$bare" ]; then \
+	echo "Python $$bare is here, but its venv module is not complete, so no virtual environment can be made."; \
+	echo "On Debian and Ubuntu: sudo apt-get install python$$bare-venv   Then run the same command again."; exit 1; \
+elif [ -z "$$found" ]; then \
+	echo "The course needs Python 3.10, 3.11, 3.12 or 3.13. Looked at:$$seen"; \
+	echo "Install one of these, or name one: make run PYTHON=/path/to/python3.12"; exit 1; \
+fi
+endef

@@ -1,0 +1,92 @@
+"""pyproject.toml, environment.yml, constraints.txt, Makefile and README.md say the same things."""
+
+import re
+import sys
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+CONDA_NAMES = {"pytorch": "torch"}
+
+
+@pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def requirements(lines):
+    parsed = [Requirement(line) for line in lines]
+    return {CONDA_NAMES.get(r.name, r.name): r.specifier for r in parsed if r.marker is None or r.marker.evaluate()}
+
+
+def conda_requirements(root):
+    entries = yaml.safe_load((root / "environment.yml").read_text("utf-8"))["dependencies"]
+    lines = [entry for entry in entries if isinstance(entry, str)]
+    for entry in entries:
+        lines += entry["pip"] if isinstance(entry, dict) else []
+    found = requirements(lines)
+    return found.pop("python"), {name: spec for name, spec in found.items() if name != "pip"}
+
+
+def test_conda_and_pip_install_the_same(root, project):
+    _, conda = conda_requirements(root)
+    pip = requirements(project["dependencies"] + project["optional-dependencies"]["test"])
+    pip.pop("tomli", None)  # part of Python from 3.11 on
+    assert conda == pip
+
+
+def test_every_requirement_has_a_floor(project):
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    for name, spec in requirements(project["dependencies"] + extras).items():
+        assert any(part.operator == ">=" for part in spec), f"{name} has no lowest version"
+
+
+def test_constraints_lie_within_the_floors(root, project):
+    pip = requirements(project["dependencies"])
+    lines = (root / "constraints.txt").read_text("utf-8").splitlines()
+    for name, spec in requirements(line for line in lines if line and not line.startswith("#")).items():
+        (pin,) = spec
+        assert pin.operator == "=="
+        assert pin.version in pip.get(name, SpecifierSet())
+
+
+def test_python_versions(root, project):
+    allowed = SpecifierSet(project["requires-python"])
+    minors = [f"3.{minor}" for minor in range(8, 20)]
+    assert tuple(version for version in minors if version in allowed) == PYTHONS
+    assert conda_requirements(root)[0] == allowed
+    assert "|".join(PYTHONS) in (root / "Makefile").read_text("utf-8")
+    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (root / "README.md").read_text("utf-8")
+
+
+def test_commands_in_the_readme_exist(root):
+    makefile = (root / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, flags=re.MULTILINE))
+    readme = (root / "README.md").read_text("utf-8")
+    code = re.findall(r"```.*?```|`[^`\n]+`", readme, flags=re.DOTALL)
+    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", "\n".join(code)))
+    assert {"run", "test"} <= named
+    assert named <= targets, f"README.md names {sorted(named - targets)}, which the Makefile does not have"
+    modules = set(re.findall(r"python -m (utils(?:\.\w+)+|tests(?:\.\w+)+)", readme + makefile))
+    for module in modules:
+        path = root / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"there is no {module}"
+
+
+def test_one_repository_address(root, project):
+    """Badges, clone commands and set-up cells name the address that pyproject.toml states."""
+    name = project["urls"]["Repository"].removeprefix("https://github.com/")
+    pattern = r"(?:colab\.research\.google\.com/github|github\.com)/([\w.-]+/diffusion-ner-course)\b"
+    places = [root / "README.md", *root.glob("notebooks/src/*.py"), *root.glob("notebooks/*.ipynb")]
+    if name.endswith("/diffusion-ner-course"):
+        for place in places:
+            others = set(re.findall(pattern, place.read_text("utf-8"))) - {name}
+            assert not others, f"{place.name} names {sorted(others)}, pyproject.toml {name}"
