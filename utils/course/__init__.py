@@ -1,0 +1,21 @@
+"""What makes a notebook a lesson: runtime, figures, controls, exercises. Knows nothing of diffusion or NER."""
+
+from utils.course.exercises import check, hint, solution
+from utils.course.plots import COLOURS, animate, denoising_strip, save_grid, show_images
+from utils.course.runtime import Runtime, peak_memory_mib, start
+from utils.course.widgets import play
+
+__all__ = [
+    "COLOURS",
+    "Runtime",
+    "animate",
+    "check",
+    "denoising_strip",
+    "hint",
+    "peak_memory_mib",
+    "play",
+    "save_grid",
+    "show_images",
+    "solution",
+    "start",
+]

@@ -1,0 +1,151 @@
+"""A small player for animations: one piece of HTML that needs no kernel, no network and no library."""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+from typing import Any
+
+import numpy as np
+from IPython.display import HTML
+from PIL import Image
+
+from utils.course.tiles import tile, to_uint8
+
+MAX_BYTES = 2_000_000
+MAX_WIDTH = 560  # pixels on the page
+QUALITIES = (92, 85, 75, 60, 45)  # of the JPEG frames; the first that fits is used
+
+# NAME is made from the content, so the same frames give the same page, and different ones do not meet.
+# A page without scripts shows the last frame.
+PAGE = """<div class="NAME" style="display:inline-block;font-family:sans-serif;font-size:13px">
+<div style="margin-bottom:4px">TITLE</div>
+<img alt="TITLE" src="data:image/jpeg;base64,LAST" \
+style="display:block;width:WIDTHpx;max-width:100%;image-rendering:pixelated">
+<div style="display:flex;align-items:center;gap:8px;margin-top:4px;width:WIDTHpx;max-width:100%">
+<button type="button" aria-label="play or pause" style="width:2.4em">&#9654;</button>
+<input type="range" aria-label="frame" min="0" max="COUNT" value="COUNT" style="flex:1">
+</div>
+<div class="label" style="min-height:1.3em">LABEL</div>
+</div>
+<script>
+(function () {
+  const frames = FRAMES, labels = LABELS, delay = DELAY, last = frames.length - 1;
+  function attach(player) {
+    player.dataset.ready = "yes";
+    const image = player.querySelector("img"), button = player.querySelector("button");
+    const slider = player.querySelector("input"), label = player.querySelector(".label");
+    let timer = null;
+    function show(k) {
+      slider.value = k;
+      image.src = "data:image/jpeg;base64," + frames[k];
+      label.textContent = labels[k];
+    }
+    function pause() { clearInterval(timer); timer = null; button.textContent = "\\u25B6"; }
+    function play() {
+      if (Number(slider.value) >= last) show(0);
+      button.textContent = "\\u23F8";
+      timer = setInterval(function () {
+        if (!player.isConnected || Number(slider.value) >= last) pause();
+        else show(Number(slider.value) + 1);
+      }, delay);
+    }
+    button.addEventListener("click", function () { if (timer === null) play(); else pause(); });
+    slider.addEventListener("input", function () { pause(); show(Number(slider.value)); });
+  }
+  // Some front ends run the script before they put the picture on the page: look again for up to 10 s.
+  let looks = 0;
+  (function look() {
+    const found = document.querySelectorAll(".NAME:not([data-ready])");
+    found.forEach(attach);
+    if (!found.length && looks++ < 200) setTimeout(look, 50);
+  })();
+})();
+</script>"""
+
+
+def animate(
+    frames: list[Any],
+    titles: list[str] | None = None,
+    fps: int = 12,
+    title: str | None = None,
+    columns: int | None = None,
+) -> HTML:
+    """Frames as HTML with a play button and a slider; it plays where no kernel runs, and is under 2 MB.
+
+    Args:
+        frames: each (N, C, H, W) or (N, H, W) in [-1, 1], shown as a grid whose every pixel covers a whole
+            number of pixels on the page; or each an RGB picture (H, W, 3), numpy, uint8 or floats in [0, 1],
+            shown as it is.
+        titles: a text for each frame, shown below it.
+        fps: frames a second.
+        title: above the player; state what the reader should see.
+        columns: images in a row of the grid; 8 or fewer if None.
+
+    Raises:
+        ValueError: no frames, as many titles as there are not frames, frames of several sizes, or a result
+            over 2 MB.
+    """
+    if len(frames) == 0:
+        raise ValueError("animate got no frames; give a list with at least one")
+    if titles is not None and len(titles) != len(frames):
+        raise ValueError(f"{len(titles)} titles for {len(frames)} frames; give one title to each frame")
+    pictures = [_picture(frame, columns) for frame in frames]
+    sizes = {picture.shape for picture in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"frames have several sizes: {sorted(sizes)}; all must have the same")
+    width = pictures[0].shape[1]
+    scale = 1 if _is_rgb(frames[0]) else max(1, min(8, MAX_WIDTH // width))
+    labels = [str(text) for text in titles or [""] * len(frames)]
+    for quality in QUALITIES:
+        jpegs = [_jpeg(picture, quality) for picture in pictures]
+        page = _page(jpegs, labels, title or "", fps, width * scale)
+        if len(page) < MAX_BYTES:
+            return HTML(page)
+    raise ValueError(
+        f"{len(frames)} frames of {width} x {pictures[0].shape[0]} pixels make {len(page):,} bytes; "
+        f"the limit is {MAX_BYTES:,}. Use fewer frames or fewer images."
+    )
+
+
+def _is_rgb(frame: Any) -> bool:
+    return isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3
+
+
+def _picture(frame: Any, columns: int | None) -> np.ndarray:
+    """A frame as uint8 (H, W, 3), one pixel for each of its own."""
+    if _is_rgb(frame):
+        return frame if frame.dtype == np.uint8 else (frame.clip(0, 1) * 255).round().astype(np.uint8)
+    pictures = to_uint8(frame)
+    return tile(pictures, columns or min(len(pictures), 8), gap=1, row_gap=1)
+
+
+def _jpeg(picture: np.ndarray, quality: int) -> str:
+    """JPEG in base64; full colour resolution, since one pixel may be shown many pixels wide."""
+    buffer = io.BytesIO()
+    grey = (picture == picture[..., :1]).all()
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    (image.convert("L") if grey else image).save(buffer, format="JPEG", quality=quality, subsampling=0)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _page(frames: list[str], labels: list[str], title: str, fps: int, width: int) -> str:
+    content = json.dumps([frames, labels, title, fps, width])
+    # "</" inside a script could end it.
+    script_labels = json.dumps(labels).replace("</", "<\\/")
+    values = {
+        "NAME": "course-player-" + hashlib.sha256(content.encode()).hexdigest()[:12],
+        "WIDTH": str(width),
+        "COUNT": str(len(frames) - 1),
+        "DELAY": str(round(1000 / fps)),
+        "TITLE": html.escape(title),
+        "LABELS": script_labels,
+        "LABEL": html.escape(labels[-1]),
+        "FRAMES": json.dumps(frames),
+        "LAST": frames[-1],
+    }
+    # One pass over the template, so that text put in is never itself taken for a placeholder.
+    pattern = re.compile("|".join(sorted(values, key=len, reverse=True)))
+    return pattern.sub(lambda found: values[found.group()], PAGE)
