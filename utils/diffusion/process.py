@@ -1,0 +1,145 @@
+"""The diffusion process: adding noise in closed form, its posterior, and the training loss.
+
+Shapes: images x_0 and x_t are (B, C, H, W) with x_0 in [-1, 1]; any other trailing shape works as well.
+t is an integer tensor (B,) with values 0 (least noise) to T-1 (most noise).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from utils.diffusion.schedules import NoiseSchedule
+
+PREDICTIONS = ("noise", "x_0", "v")
+
+
+class GaussianDiffusion:
+    """The forward process q, its posterior, and the loss, for one schedule and one prediction target.
+
+    Args:
+        schedule: the noise schedule; its T is the number of timesteps.
+        prediction: what the network outputs: "noise" (Ho et al. 2020), "x_0", or
+            "v" = sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x_0 (Salimans & Ho 2022, section 4).
+    Raises ValueError for another prediction.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, prediction: str = "v"):
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
+        self.schedule = schedule
+        self.prediction = prediction
+
+    @property
+    def num_timesteps(self) -> int:
+        """T."""
+        return self.schedule.num_timesteps
+
+    # -- forward process ---------------------------------------------------------------------------
+
+    def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(alpha-bar_t) and sqrt(1 - alpha-bar_t), shaped (B, 1, ...) to multiply `like`."""
+        alphas_cumprod = self.schedule.alphas_cumprod
+        return self._at(alphas_cumprod.sqrt(), t, like), self._at((1 - alphas_cumprod).sqrt(), t, like)
+
+    def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """x_t ~ q(x_t | x_0): sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) noise (Ho et al. 2020, eq. 4).
+
+        `noise` is standard normal with the shape of x_0; drawn when not given.
+        Raises ValueError where t lies outside 0..T-1 or its length is not the batch size.
+        """
+        self._check_t(t, x_0)
+        noise = torch.randn_like(x_0) if noise is None else noise
+        signal, sigma = self.signal_and_noise(t, x_0)
+        return signal * x_0 + sigma * noise
+
+    def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (shape of x_t) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6 and 7).
+
+        At t = 0 the mean is x_0 and the variance 0.
+        """
+        self._check_t(t, x_t)
+        s = self.schedule
+        x_0_weight = s.alphas_cumprod_prev.sqrt() * s.betas / (1 - s.alphas_cumprod)
+        x_t_weight = s.alphas.sqrt() * (1 - s.alphas_cumprod_prev) / (1 - s.alphas_cumprod)
+        variance = s.betas * (1 - s.alphas_cumprod_prev) / (1 - s.alphas_cumprod)
+        mean = self._at(x_0_weight, t, x_t) * x_0 + self._at(x_t_weight, t, x_t) * x_t
+        return mean, self._at(variance, t, x_t)
+
+    # -- what the network predicts -----------------------------------------------------------------
+
+    def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network should output for x_t = q_sample(x_0, t, noise); shape of x_0."""
+        if self.prediction == "noise":
+            return noise
+        if self.prediction == "x_0":
+            return x_0
+        signal, sigma = self.signal_and_noise(t, x_0)
+        return signal * noise - sigma * x_0
+
+    def to_x_0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The x_0 that a network output stands for at (x_t, t); shape of x_t, not clipped."""
+        signal, sigma = self.signal_and_noise(t, x_t)
+        if self.prediction == "noise":
+            return (x_t - sigma * output) / signal
+        if self.prediction == "x_0":
+            return output
+        return signal * x_t - sigma * output
+
+    def to_noise(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The noise that a network output stands for at (x_t, t); shape of x_t."""
+        signal, sigma = self.signal_and_noise(t, x_t)
+        if self.prediction == "noise":
+            return output
+        if self.prediction == "x_0":
+            return (x_t - signal * output) / sigma
+        return sigma * x_t + signal * output
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def loss(
+        self,
+        model: nn.Module,
+        x_0: Tensor,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+        y: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """Mean squared error between the network's output and its target (Ho et al. 2020, eq. 14, Algorithm 1).
+
+        Args:
+            model: called as model(x_t, t), or model(x_t, t, y) when labels are given.
+            x_0: clean images (B, C, H, W) in [-1, 1].
+            t, noise: drawn uniformly over 0..T-1 and from a standard normal when not given.
+            y: class labels (B,), or None.
+            reduction: "mean" gives a scalar, "none" one value per image (B,).
+        """
+        if t is None:
+            t = torch.randint(self.num_timesteps, (len(x_0),), device=x_0.device)
+        noise = torch.randn_like(x_0) if noise is None else noise
+        x_t = self.q_sample(x_0, t, noise)
+        output = model(x_t, t) if y is None else model(x_t, t, y)
+        # The error is taken in float32 also where the network ran in a shorter format.
+        error = (output.to(x_0.dtype) - self.target(x_0, noise, t)).square().flatten(1).mean(1)
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
+        return error.mean() if reduction == "mean" else error
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def _at(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
+        """values[t] in the dtype of `like`, shaped (B, 1, ...). Looked up in float64 on the CPU's table,
+        converted before the move: some devices have no float64."""
+        dtype = like.dtype if like.dtype == torch.float64 else torch.float32
+        return values.to(dtype).to(t.device)[t].view(-1, *[1] * (like.ndim - 1))
+
+    def _check_t(self, t: Tensor, x: Tensor) -> None:
+        if not isinstance(t, Tensor) or t.dtype.is_floating_point or t.shape != (len(x),):
+            seen = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
+            raise ValueError(
+                f"t must be an integer tensor of shape ({len(x)},), one timestep per image; got {seen}"
+            )
+        low, high = int(t.min()), int(t.max())
+        if low < 0 or high >= self.num_timesteps:
+            bad = low if low < 0 else high
+            raise ValueError(f"t must lie in 0..{self.num_timesteps - 1} (T = {self.num_timesteps}), got {bad}")

@@ -1,0 +1,120 @@
+"""Noise schedules: how much of the image is left at each timestep.
+
+A schedule is the list beta_0 ... beta_{T-1}. Everything else (alphas, alphas_cumprod, SNR) follows
+from it. All tensors have shape (T,) and are float64: the product of a thousand factors close to one
+loses digits in float32, and the schedule is computed only once.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+MAX_BETA = 0.999
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The variances beta_t of the forward process (Ho et al. 2020, eq. 2) and what follows from them.
+
+    Attributes, all float64 of shape (T,):
+        betas: variance added at step t, in (0, 1).
+        alphas: 1 - betas.
+        alphas_cumprod: alpha-bar_t, the product of alphas up to and including t. Falls from near 1 to near 0.
+        alphas_cumprod_prev: alpha-bar_{t-1}, with 1 in front of the first step.
+        snr: alpha-bar_t / (1 - alpha-bar_t), the signal-to-noise ratio.
+    """
+
+    betas: Tensor
+    name: str = "custom"
+    alphas: Tensor = field(init=False, repr=False)
+    alphas_cumprod: Tensor = field(init=False, repr=False)
+    alphas_cumprod_prev: Tensor = field(init=False, repr=False)
+    snr: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self):
+        betas = torch.as_tensor(self.betas, dtype=torch.float64)
+        if betas.ndim != 1 or len(betas) == 0:
+            raise ValueError(f"betas must be a list of at least one number, got shape {tuple(betas.shape)}")
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            bad = betas[~((betas > 0) & (betas < 1))][0].item()
+            raise ValueError(f"every beta must lie between 0 and 1 (both excluded), got {bad}")
+        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+        values = {
+            "betas": betas,
+            "alphas": 1.0 - betas,
+            "alphas_cumprod": alphas_cumprod,
+            "alphas_cumprod_prev": torch.cat([betas.new_ones(1), alphas_cumprod[:-1]]),
+            "snr": alphas_cumprod / (1.0 - alphas_cumprod),
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)  # the dataclass is frozen: nobody else may write
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the number of steps. Timesteps are numbered 0 (least noise) to T-1 (most noise)."""
+        return len(self.betas)
+
+    @classmethod
+    def from_betas(cls, betas: Tensor, name: str = "custom") -> "NoiseSchedule":
+        """A schedule from any betas of shape (T,). Raises ValueError where one is not between 0 and 1."""
+        return cls(torch.as_tensor(betas, dtype=torch.float64), name)
+
+    @classmethod
+    def linear(
+        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True
+    ) -> "NoiseSchedule":
+        """Linear betas (Ho et al. 2020, section 4), which were chosen for T = 1000.
+
+        With `rescale` both ends are multiplied by 1000 / T, so that x_T is noise whatever T is. Without
+        it a short schedule stops half-way: notebook 01 measures what that costs.
+        """
+        _check_num_timesteps(num_timesteps)
+        scale = 1000 / num_timesteps if rescale else 1.0
+        betas = torch.linspace(scale * beta_start, scale * beta_end, num_timesteps, dtype=torch.float64)
+        return cls(betas.clamp(max=MAX_BETA), "linear")
+
+    @classmethod
+    def cosine(cls, num_timesteps: int = 1000, s: float = 0.008) -> "NoiseSchedule":
+        """alpha-bar follows a squared cosine (Nichol & Dhariwal 2021, eq. 17); betas are capped at 0.999."""
+
+        def alpha_bar(u: Tensor) -> Tensor:
+            return torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+
+        return cls(_betas_from_alpha_bar(alpha_bar, num_timesteps), "cosine")
+
+    @classmethod
+    def sigmoid(
+        cls, num_timesteps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0
+    ) -> "NoiseSchedule":
+        """alpha-bar follows a sigmoid scaled to run from 1 to 0 (Jabri et al. 2022, arXiv 2212.11972)."""
+        ends = torch.tensor([start, end], dtype=torch.float64).div(tau).sigmoid()
+
+        def alpha_bar(u: Tensor) -> Tensor:
+            return (ends[1] - ((u * (end - start) + start) / tau).sigmoid()) / (ends[1] - ends[0])
+
+        return cls(_betas_from_alpha_bar(alpha_bar, num_timesteps), "sigmoid")
+
+    @classmethod
+    def named(cls, name: str, num_timesteps: int = 1000) -> "NoiseSchedule":
+        """The schedule called "linear", "cosine" or "sigmoid". Raises ValueError with that list."""
+        if name not in SCHEDULES:
+            raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
+        return getattr(cls, name)(num_timesteps)
+
+
+SCHEDULES = ("linear", "cosine", "sigmoid")
+
+
+def _check_num_timesteps(num_timesteps: int) -> None:
+    if not isinstance(num_timesteps, int) or num_timesteps < 1:
+        raise ValueError(f"num_timesteps must be a whole number of at least 1, got {num_timesteps!r}")
+
+
+def _betas_from_alpha_bar(alpha_bar: Callable[[Tensor], Tensor], num_timesteps: int) -> Tensor:
+    """beta_t = 1 - alpha-bar((t+1)/T) / alpha-bar(t/T), for a curve alpha-bar on [0, 1]."""
+    _check_num_timesteps(num_timesteps)
+    curve = alpha_bar(torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64))
+    return (1 - curve[1:] / curve[:-1]).clamp(max=MAX_BETA)

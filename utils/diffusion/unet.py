@@ -1,0 +1,219 @@
+"""The U-Net: an image and its timestep in, the prediction out, of the same shape.
+
+    (B, C, H, W) -> stem -> [down level]* -> middle -> [up level]* -> head -> (B, C, H, W)
+
+Every tensor that a down level pushes as a skip is popped by exactly one block of the up level of the
+same size. Ho et al. 2020, appendix B, with scale-shift conditioning (Nichol & Dhariwal 2021, section 3.1)
+and an optional space-to-depth stem.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.diffusion.embeddings import TimestepEmbedding
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with as many groups, up to 8, as divide the channels."""
+    return nn.GroupNorm(max(g for g in range(1, 9) if channels % g == 0), channels)
+
+
+def zero_init(layer: nn.Module) -> nn.Module:
+    """Zero weights and biases: the branch starts as if it were not there."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv, twice; the timestep scales and shifts the second norm; plus the input.
+
+    (B, in_channels, H, W) and an embedding (B, emb_dim) -> (B, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.scale_shift = nn.Linear(emb_dim, 2 * out_channels)
+        self.norm2 = group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.scale_shift(emb)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(h) * (1 + scale) + shift
+        return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class SelfAttention(nn.Module):
+    """Every position looks at every other: (B, C, H, W) -> (B, C, H, W), added to the input."""
+
+    def __init__(self, channels: int, head_dim: int = 32):
+        super().__init__()
+        if channels % head_dim:
+            raise ValueError(f"attention needs channels divisible by {head_dim}, got {channels}")
+        self.heads = channels // head_dim
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, H*W, head_dim)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(attended.transpose(-1, -2).reshape(b, c, h, w))
+
+
+class Downsample(nn.Module):
+    """Half the height and width, by a convolution with stride 2: (B, C, H, W) -> (B, C, H/2, W/2)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double the height and width, nearest neighbour then a convolution to the next level's width.
+
+    (B, in_channels, H, W) -> (B, out_channels, 2H, 2W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class UNet(nn.Module):
+    """The denoising network.
+
+    Args:
+        in_channels: channels of the image (1 grey, 3 colour).
+        channels: width of the first level.
+        multipliers: width of each level, as a multiple of `channels`; each further level halves the size.
+        blocks: residual blocks per level on the way down (one more on the way up).
+        attention: levels (0 is the first) that have self-attention; the middle always has it.
+        stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels first, so that the whole
+            network works at half the height and width (a quarter of the multiply-adds).
+        num_classes: with classes, y (B,) holds labels 0..num_classes-1, and num_classes stands for
+            "no label", as does y=None.
+        dropout: in the residual blocks, 0 to 1.
+
+    Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, C, H, W).
+    Raises ValueError where H or W cannot be halved often enough, or a label is outside the classes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        channels: int = 48,
+        multipliers: tuple[int, ...] = (1, 2),
+        blocks: int = 1,
+        attention: tuple[int, ...] = (),
+        stem: int = 2,
+        num_classes: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.config = dict(in_channels=in_channels, channels=channels, multipliers=list(multipliers),
+                           blocks=blocks, attention=list(attention), stem=stem, num_classes=num_classes,
+                           dropout=dropout)  # fmt: skip
+        if stem not in (1, 2):
+            raise ValueError(f"stem must be 1 or 2, got {stem}")
+        self.num_classes, self.stem_size = num_classes, stem
+        self.size_multiple = stem * 2 ** (len(multipliers) - 1)
+        emb_dim = 4 * channels
+        self.time_embedding = TimestepEmbedding(channels, emb_dim)
+        self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, emb_dim)
+        self.stem = nn.Conv2d(in_channels * stem**2, channels, 3, padding=1)
+
+        widths = [channels * m for m in multipliers]
+        skips, width = [channels], channels  # widths of what is pushed, in order
+        self.down = nn.ModuleList()
+        for level, level_width in enumerate(widths):
+            for _ in range(blocks):
+                self.down.append(_Stage(width, level_width, emb_dim, dropout, level in attention))
+                width = level_width
+                skips.append(width)
+            if level < len(widths) - 1:
+                self.down.append(Downsample(width))
+                skips.append(width)
+        self.middle = nn.ModuleList([
+            _Stage(width, width, emb_dim, dropout, attention=True),
+            _Stage(width, width, emb_dim, dropout, attention=False),
+        ])  # fmt: skip
+        self.up = nn.ModuleList()
+        for level, level_width in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(_Stage(width + skips.pop(), level_width, emb_dim, dropout, level in attention))
+                width = level_width
+            if level > 0:
+                self.up.append(Upsample(width, widths[level - 1]))
+                width = widths[level - 1]
+        self.head = nn.Sequential(
+            group_norm(width), nn.SiLU(),
+            zero_init(nn.Conv2d(width, in_channels * stem**2, 3, padding=1)),
+        )  # fmt: skip
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        self._check(x_t, y)
+        emb = self.embed(t, y)
+        x = self.stem(F.pixel_unshuffle(x_t, self.stem_size))
+        skips = [x]
+        for stage in self.down:
+            x = stage(x, emb) if isinstance(stage, _Stage) else stage(x)
+            skips.append(x)
+        for stage in self.middle:
+            x = stage(x, emb)
+        for stage in self.up:
+            x = stage(torch.cat([x, skips.pop()], dim=1), emb) if isinstance(stage, _Stage) else stage(x)
+        return F.pixel_shuffle(self.head(x), self.stem_size)
+
+    def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Timestep and label as one vector (B, 4 * channels), already through the SiLU all blocks share."""
+        emb = self.time_embedding(t)
+        if self.class_embedding is not None:
+            labels = torch.full_like(t, self.num_classes) if y is None else y
+            emb = emb + self.class_embedding(labels)
+        return F.silu(emb)
+
+    def _check(self, x_t: Tensor, y: Tensor | None) -> None:
+        height, width = x_t.shape[-2:]
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(
+                f"image size {height}x{width} cannot be halved by this network: height and width must be "
+                f"multiples of {self.size_multiple}; resize or pad the images, or use fewer multipliers"
+            )
+        if y is None:
+            return
+        if self.num_classes is None:
+            raise ValueError("labels were given, but this U-Net has no classes; build it with num_classes=...")
+        if int(y.min()) < 0 or int(y.max()) > self.num_classes:
+            bad = int(y.min()) if int(y.min()) < 0 else int(y.max())
+            raise ValueError(
+                f"label {bad} is outside the classes 0..{self.num_classes - 1} "
+                f"({self.num_classes} stands for no label)"
+            )
+
+
+class _Stage(nn.Module):
+    """A residual block, and self-attention behind it where the level has it."""
+
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float, attention: bool):
+        super().__init__()
+        self.block = ResidualBlock(in_channels, out_channels, emb_dim, dropout)
+        self.attention = SelfAttention(out_channels) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return self.attention(self.block(x, emb))
