@@ -1,4 +1,4 @@
-"""What makes a notebook a lesson: runtime, figures, controls, exercises. Knows nothing of diffusion or NER."""
+"""What makes a notebook a lesson: runtime, plots, controls, exercises. Knows nothing of diffusion or NER."""
 
 from utils.course.exercises import check, hint, solution
 from utils.course.plots import COLOURS, animate, denoising_strip, save_grid, show_images

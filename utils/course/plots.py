@@ -1,5 +1,6 @@
 """The course's figures: one style, image grids, and saving them; `animate` is in player.py."""
 
+import base64
 import io
 import math
 import os
@@ -50,7 +51,7 @@ def use_course_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-class _ShownOnce(Figure):
+class ImageFigure(Figure):
     """A figure that a notebook shows once, even when it is both open and the last value of its cell."""
 
     def _ipython_display_(self) -> None:
@@ -59,7 +60,8 @@ class _ShownOnce(Figure):
         buffer = io.BytesIO()
         # Not cut to a "tight" box: that could move the images by part of a pixel.
         self.savefig(buffer, format="png", bbox_inches=None)
-        display({"image/png": buffer.getvalue(), "text/plain": repr(self)}, raw=True)
+        png = base64.b64encode(buffer.getvalue()).decode()
+        display({"image/png": png, "text/plain": repr(self)}, raw=True)
 
 
 def show_images(
@@ -111,7 +113,7 @@ def _axes_of_size(width: int, height: int, room: str) -> Axes:
     left, bottom, top = 10, 10, 45
     letters = max((len(line) for line in room.splitlines()), default=0)
     full = (max(width, 8 * letters) + 2 * left, height + bottom + top)
-    figure = plt.figure(figsize=(full[0] / dpi, full[1] / dpi), FigureClass=_ShownOnce, layout="none")
+    figure = plt.figure(figsize=(full[0] / dpi, full[1] / dpi), FigureClass=ImageFigure, layout="none")
     return figure.add_axes((left / full[0], bottom / full[1], width / full[0], height / full[1]))
 
 

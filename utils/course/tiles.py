@@ -33,7 +33,7 @@ def to_uint8(images: Any) -> np.ndarray:
 
 
 def tile(pictures: np.ndarray, columns: int, gap: int, row_gap: int) -> np.ndarray:
-    """(N, H, W, 3) as one white picture: `columns` in a row `gap` pixels apart, rows `row_gap` pixels apart."""
+    """(N, H, W, 3) as one white picture: `columns` in a row `gap` pixels apart, rows `row_gap` apart."""
     count, height, width, _ = pictures.shape
     columns = min(columns, count)
     rows = -(-count // columns)

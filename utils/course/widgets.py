@@ -1,7 +1,10 @@
 """`play`: sliders and menus that redraw a figure, with core ipywidgets only (7 and 8)."""
 
+import contextlib
+import html
 import inspect
 import io
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -28,36 +31,45 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
     # An Image widget swaps its picture in place: the page neither jumps nor flickers, as it would
     # if the output were cleared and drawn again.
     image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", object_fit="contain"))
-    printed = ipywidgets.Output()
+    text = ipywidgets.HTML()
 
     def redraw(change: Any = None) -> None:
-        printed.clear_output(wait=change is not None)
-        # Output shows whatever is printed or raised inside it, so an error of `draw` is seen.
-        with printed:
-            image.value = render(draw, {name: widget.value for name, widget in widgets.items()})
+        try:
+            image.value, printed = render(draw, {name: widget.value for name, widget in widgets.items()})
+        except Exception:
+            # The first drawing fails like any cell. Later there is no cell to fail: the page must show it.
+            if change is None:
+                raise
+            printed = traceback.format_exc()
+        text.value = f"<pre>{html.escape(printed)}</pre>" if printed else ""
 
-    image.value = render(draw, {name: widget.value for name, widget in widgets.items()})
+    redraw()
     for widget in widgets.values():
         widget.observe(redraw, names="value")
-    display(ipywidgets.VBox([*widgets.values(), image, printed]))
+    display(ipywidgets.VBox([*widgets.values(), image, text]))
 
 
-def render(draw: Callable[..., Any], values: dict[str, Any]) -> bytes:
-    """PNG of the figure that `draw(**values)` returns or, if it returns none, of the current one. Closes it.
+def render(draw: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str]:
+    """PNG of the figure that `draw(**values)` returns or has made, and what it printed. Closes its figures.
 
     Raises:
         ValueError: `draw` made no figure.
     """
     before = set(plt.get_fignums())
     try:
-        result = draw(**values)
-        figure = result if isinstance(result, Figure) else getattr(result, "figure", None)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            result = draw(**values)
         new = [number for number in plt.get_fignums() if number not in before]
-        if figure is None and not new:
-            raise ValueError(f"{draw.__name__} made no figure; draw with matplotlib, without plt.show()")
+        if isinstance(result, Figure):
+            figure = result
+        elif new:
+            figure = plt.figure(new[-1])
+        else:
+            name = getattr(draw, "__name__", "draw")
+            raise ValueError(f"{name} made no figure; it should call plt.subplots() and leave out plt.show()")
         buffer = io.BytesIO()
-        (figure or plt.figure(new[-1])).savefig(buffer, format="png")
-        return buffer.getvalue()
+        figure.savefig(buffer, format="png")
+        return buffer.getvalue(), printed.getvalue()
     finally:
         for number in set(plt.get_fignums()) - before:
             plt.close(number)

@@ -57,7 +57,7 @@ _hints_given: dict[str, int] = {}
 
 
 def check(exercise_id: str, answer: Any) -> None:
-    """Print whether `answer` is right and, if not, which property is broken. A wrong answer raises nothing."""
+    """Print whether `answer` is right and, if not, which property is broken. A wrong one raises nothing."""
     print(grade(exercise_id, answer)[1])
 
 
@@ -82,7 +82,10 @@ def grade(exercise_id: str, answer: Any) -> tuple[bool | None, str]:
     """What `check` prints, and whether the answer is right (True), wrong (False) or not there yet (None)."""
     exercise = find(exercise_id)
     name = f"Exercise {exercise.id} ({exercise.title})"
-    not_tried = (None, f"… {name}: not tried yet. Write your answer in the cell above and run it again.")
+    not_tried = (
+        None,
+        f"… Not tried yet: {name}. Write your answer in place of the stub and run the cell again.",
+    )
     if answer is None or answer is ...:
         return not_tried
     watched, returned = _watch(answer)
@@ -93,7 +96,7 @@ def grade(exercise_id: str, answer: Any) -> tuple[bool | None, str]:
     except Exception as error:
         # A function that has returned nothing at all is the stub, whatever the check made of it.
         if returned and all(value is None or value is ... for value in returned):
-            return not_tried
+            return None, f"{not_tried[1]} (If you did: it returned None; is a return missing?)"
         return False, f"✗ {name}: {_explain(error)}"
     return True, f"✓ {name}: right."
 
@@ -102,14 +105,16 @@ def find(exercise_id: str) -> Exercise:
     """The exercise of that id.
 
     Raises:
-        KeyError: there is none; the message lists the ids of that notebook, or of all.
+        ValueError: there is none; the message lists the ids of that notebook or, without one, of all.
     """
-    known = all_exercises()
-    if exercise_id not in known:
-        notebook = str(exercise_id)[:2]
-        ids = [k for k in known if k.startswith(f"{notebook}.")] or list(known)
-        raise KeyError(f"no exercise {exercise_id!r}; there are: {', '.join(ids) or 'none yet'}")
-    return known[exercise_id]
+    module = f"nb{str(exercise_id)[:2]}"
+    # Only this notebook's file is loaded, unless the message needs them all.
+    candidates = _load(module) if module in _modules() else list(all_exercises().values())
+    for exercise in candidates:
+        if exercise.id == exercise_id:
+            return exercise
+    known = ", ".join(exercise.id for exercise in candidates)
+    raise ValueError(f"no exercise {exercise_id!r}; there are: {known or 'none yet'}")
 
 
 def all_exercises() -> dict[str, Exercise]:
@@ -153,5 +158,7 @@ def _explain(error: Exception) -> str:
 def _learners_line(error: Exception) -> traceback.FrameSummary | None:
     """The innermost line of a notebook cell (or of an exercise's own source) on the way to the error."""
     frames = traceback.extract_tb(error.__traceback__)
-    cells = [f for f in frames if "ipykernel_" in f.filename or f.filename.startswith("<")]
+    # As ipykernel, older IPython (Colab's) and Exercise.run name the source of a cell.
+    marks = ("ipykernel_", "<ipython-input", "<exercise")
+    cells = [frame for frame in frames if any(mark in frame.filename for mark in marks)]
     return cells[-1] if cells else None
