@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12      which Python makes .venv (3.10 to 3.13); by default the first suitable one on the PATH
 #   PIP_ARGS="..."         handed to every `pip install`, for example the index of PyTorch's CPU builds
-#   COURSE_PROFILE=cpu     sizes of the notebooks: test, cpu or gpu
+#   NOTEBOOKS="01 04"      run or rebuild only these; COURSE_PROFILE=test|cpu|gpu chooses the sizes of `make run`
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -44,7 +44,7 @@ lab: $(VENV)/.run-deps ## open JupyterLab on notebook 01
 
 .PHONY: notebooks
 notebooks: $(VENV)/.run-deps ## rebuild the committed notebooks from notebooks/src, outputs and all
-	@$(OFFLINE) $(PY) -m utils.course.build --profile cpu --out notebooks $(NOTEBOOKS)
+	@$(OFFLINE) $(PY) -m utils.course.build $(NOTEBOOKS)
 
 .PHONY: test
 test: lint ## every test, and every notebook on the test profile

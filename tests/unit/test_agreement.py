@@ -76,11 +76,15 @@ def test_commands_in_the_readme_exist(root):
 
 
 def test_one_repository_address(root, project):
-    """Badges, clone commands and set-up cells name the address that pyproject.toml states."""
-    name = project["urls"]["Repository"].removeprefix("https://github.com/")
-    pattern = r"(?:colab\.research\.google\.com/github|github\.com)/([\w.-]+/diffusion-ner-course)\b"
-    places = [root / "README.md", *root.glob("notebooks/src/*.py"), *root.glob("notebooks/*.ipynb")]
-    if name.endswith("/diffusion-ner-course"):
-        for place in places:
-            others = set(re.findall(pattern, place.read_text("utf-8"))) - {name}
-            assert not others, f"{place.name} names {sorted(others)}, pyproject.toml {name}"
+    """Badges, set-up cells and clone commands name the address that pyproject.toml states."""
+    url = project["urls"]["Repository"]
+    patterns = {
+        r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob": url.removeprefix("https://github.com/"),
+        r"COURSE_REPO\\?\", \\?\"([^\"\\]+)": url,
+        r"git clone (https://\S+)": url,
+    }
+    for place in [root / "README.md", *root.glob("notebooks/src/*.py"), *root.glob("notebooks/*.ipynb")]:
+        text = place.read_text("utf-8")
+        for pattern, expected in patterns.items():
+            others = set(re.findall(pattern, text)) - {expected}
+            assert not others, f"{place.name} names {sorted(others)}, pyproject.toml {url}"
