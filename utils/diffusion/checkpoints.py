@@ -1,0 +1,163 @@
+"""Models and training states on disk: whole or not at all, and never able to run code.
+
+A model is one safetensors file: the weights, the schedule's betas, and in its header how to rebuild the
+network. A training state (weights, EMA, optimiser, step, random states) is a torch file that is only ever
+read with `weights_only=True`.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from utils.diffusion.process import GaussianDiffusion
+from utils.diffusion.schedules import NoiseSchedule
+from utils.diffusion.unet import UNet
+
+FORMAT = "diffusion-course-1"
+BETAS = "schedule.betas"
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Call write(temporary file), force it to the disk, and rename it to `path`.
+
+    Where anything fails (a full disk, an interrupt) the temporary file goes and the old file stays.
+    Raises OSError that says so.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors report a full disk as errors of their own.
+        kept = "the old file stays as it was" if path.exists() else "nothing was written"
+        raise OSError(f"could not save {path.name}: {error}; {kept}. Is the disk full?") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_model(
+    path: str | Path,
+    model: UNet,
+    diffusion: GaussianDiffusion,
+    dtype: torch.dtype = torch.float32,
+    **notes: Any,
+) -> None:
+    """Write weights (as `dtype`), schedule and network settings to one safetensors file.
+
+    `notes` (JSON values, such as steps=1000) are kept in the header; `read_notes` gives them back.
+    """
+    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
+    tensors[BETAS] = diffusion.schedule.betas
+    header = {
+        "format": FORMAT,
+        "unet": json.dumps(model.config),
+        "schedule": diffusion.schedule.name,
+        "prediction": diffusion.prediction,
+        "notes": json.dumps(notes),
+    }
+    write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
+
+
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu", model: UNet | None = None
+) -> tuple[UNet, GaussianDiffusion]:
+    """The network in evaluation mode (float32 on `device`) and its diffusion process.
+
+    Args:
+        path: a file that `save_model` wrote.
+        model: load the weights into this network instead of building one.
+    Raises FileNotFoundError, or ValueError where the file is no such checkpoint, is cut short or damaged,
+    or belongs to another architecture.
+    """
+    header, tensors = _read(Path(path))
+    schedule = NoiseSchedule.from_betas(tensors.pop(BETAS), header["schedule"])
+    config = json.loads(header["unet"])
+    model = UNet(**config) if model is None else model
+    _check_same_architecture(Path(path).name, model, tensors, config)
+    model.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return model.to(device).eval(), GaussianDiffusion(schedule, header["prediction"])
+
+
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """The notes that were saved with the model."""
+    return json.loads(_read(Path(path))[0]["notes"])
+
+
+def save_state(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a training state: tensors, numbers, strings, lists and dictionaries of them."""
+    write_atomically(path, lambda part: torch.save(state, part))
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Read a training state, tensors on the CPU.
+
+    Raises ValueError where the file is cut short or damaged, or is a pickle that wants to run code: such a
+    file is refused without running any of it.
+    """
+    path = Path(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path.name} was refused: it is not a training state of tensors and numbers, and loading it could "
+            f"run code. Use a checkpoint made by this course, or delete it to start anew. ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is cut short or damaged: {_first_line(error)}. Delete it to start anew, or put back "
+            "a whole copy."
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint {path.name} in {path.parent}; train one, or check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        with open(path, "rb") as file:
+            start = file.read(2)
+        if start in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+            raise ValueError(
+                f"{path.name} is a pickle, not safetensors, and was refused: loading a pickle can run code. "
+                "Save the model with save_model, or use the model.safetensors that training writes"
+            ) from error
+        raise ValueError(f"{path.name} is cut short or no safetensors file: {error}; get a whole copy") from error
+    if header.get("format") != FORMAT or BETAS not in tensors:
+        raise ValueError(
+            f"{path.name} is no model of this course: its format is {header.get('format')!r}, expected {FORMAT!r}"
+        )
+    return header, tensors
+
+
+def _check_same_architecture(name: str, model: nn.Module, tensors: dict[str, torch.Tensor], config: dict) -> None:
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"{name} belongs to another architecture: {len(differing)} tensors differ, such as {key}: "
+            f"{found.get(key, 'absent')} in the file, {wanted.get(key, 'absent')} in the network. "
+            f"The file was made by UNet(**{config})"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
