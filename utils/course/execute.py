@@ -24,7 +24,7 @@ class _ThisPython(KernelSpecManager):
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         launcher = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        # A kernel's own notices (that its port is open to this machine, that its parent left) are no news here.
+        # A kernel's own notices (that its port is open to this machine, for one) are no news here.
         argv = [sys.executable, *launcher, "--log-level=ERROR"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 

@@ -44,12 +44,12 @@ class Exercise:
 
     def run(self, source: str) -> Any:
         """The object named `entry` after running `setup` and then `source` (the stub or the solution)."""
-        text = f"{self.setup}\n{source}"
-        filename = f"<exercise {self.id}>"
-        # So that inspect.getsource and error messages find the lines.
-        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
         namespace: dict[str, Any] = {"__name__": f"exercise_{self.id}"}
-        exec(compile(text, filename, "exec"), namespace)
+        for part, text in (("setup", self.setup), ("answer", source)):
+            filename = f"<exercise {self.id} {part}>"
+            # So that inspect.getsource and error messages find the lines.
+            linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+            exec(compile(text, filename, "exec"), namespace)
         return namespace[self.entry]
 
 

@@ -1,0 +1,99 @@
+"""The notebooks in the repository: of their current sources, alike where they must be, fit to publish."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from utils.course.build import why_stale
+from utils.course.convert import convert
+from utils.course.setup_cell import ROOT, repository, setup_cell
+
+SOURCES = sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
+MACHINE_PATH = re.compile(r"/(?:home|root|tmp|work|Users|opt|usr/local)/[\w.-]+|[A-Z]:\\\\")
+MAX_BYTES = 3_000_000
+
+pytestmark = pytest.mark.skipif(not SOURCES, reason="there are no notebooks yet")
+
+
+@pytest.fixture(params=SOURCES, ids=lambda source: source.stem)
+def source(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def path(source) -> Path:
+    path = ROOT / "notebooks" / f"{source.stem}.ipynb"
+    assert path.exists(), f"{path.name} is not built; run: python -m utils.course.build {source.name[:2]}"
+    return path
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def texts(output) -> list[str]:
+    """The readable parts of an output: everything but encoded pictures."""
+    if output.output_type == "stream":
+        return [output.text]
+    data = output.get("data", {})
+    readable = [data[kind] for kind in data if kind.startswith("text/")]
+    return [re.sub(r"[A-Za-z0-9+/=]{200,}", "", "".join(text)) for text in readable]
+
+
+def test_every_notebook_has_a_source_and_the_other_way_round():
+    built = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert built == {source.stem for source in SOURCES}
+
+
+def test_it_is_built_from_its_current_source(source, path):
+    assert why_stale(source, path) is None
+
+
+def test_the_setup_cell_is_the_one_of_the_course(source):
+    cells = [cell for cell in convert(source).cells if cell.cell_type == "code"]
+    assert cells[0].source == setup_cell() and cells[0].metadata.get("tags") == ["setup"]
+    assert ["setup" in cell.metadata.get("tags", []) for cell in cells[1:]].count(True) == 0
+
+
+def test_the_badge_opens_this_notebook(source):
+    slug = repository().removeprefix("https://github.com/")
+    address = f"https://colab.research.google.com/github/{slug}/blob/main/notebooks/{source.stem}.ipynb"
+    assert address in convert(source).cells[0].source
+
+
+def test_the_file_is_small_enough(path):
+    assert path.stat().st_size < MAX_BYTES
+
+
+def test_it_is_valid_and_was_run_from_top_to_bottom(notebook):
+    nbformat.validate(notebook)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_no_output_is_an_error_a_warning_or_a_live_widget(notebook):
+    assert "widgets" not in notebook.metadata
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", output.text
+            assert not [kind for kind in output.get("data", {}) if "widget" in kind], cell.source
+
+
+def test_no_output_names_a_folder_of_the_machine_it_ran_on(notebook):
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            for text in texts(output):
+                assert not MACHINE_PATH.search(text) and str(ROOT) not in text, text
+
+
+def test_code_cells_are_short(source):
+    long = {
+        cell.id: lines
+        for cell in convert(source).cells[2:]
+        if cell.cell_type == "code" and (lines := len(cell.source.splitlines())) > 30
+    }
+    assert not long

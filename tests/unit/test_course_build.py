@@ -1,0 +1,219 @@
+"""Building a notebook from its source: conversion, execution, cleaning, and what is refused."""
+
+import base64
+import io
+
+import nbformat
+import pytest
+from nbformat.v4 import new_output
+from PIL import Image
+
+from utils.course.build import main, why_stale
+from utils.course.convert import WIDGET_TEXT, WIDGET_TYPE, clean, clean_text, convert, source_sha256
+from utils.course.setup_cell import ROOT, setup_cell
+
+HEADER = """# ---
+# jupyter:
+#   jupytext:
+#     text_representation: {extension: .py, format_name: percent}
+# ---
+
+"""
+SOURCE = (
+    HEADER
+    + """# %% [markdown]
+# # A tiny notebook
+
+# %% tags=["setup"]
+import os
+from pathlib import Path
+
+print(os.environ["COURSE_PROFILE"], Path.cwd().name)
+
+# %%
+import sys
+
+print("\\x1b[31mred\\x1b[0m")
+for k in range(3):
+    print(f"\\rtrain: {50 * k}%|##  | {k}/2 [00:00<00:00, 9.00it/s]", end="", file=sys.stderr)
+
+# %%
+from IPython.display import Image, display
+
+PIXEL = "PNG"
+display({"image/png": PIXEL, "text/plain": "a pixel"}, raw=True)
+"""
+)
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1), "red").save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder laid out like the course, with one small notebook."""
+    (tmp_path / "notebooks" / "src").mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    add_source(tmp_path, "01_tiny", SOURCE.replace("PNG", png()))
+    return tmp_path
+
+
+def add_source(checkout, name, text):
+    (checkout / "notebooks" / "src" / f"{name}.py").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The small notebook, built once for the tests that only look at it."""
+    root = tmp_path_factory.mktemp("built")
+    (root / "notebooks" / "src").mkdir(parents=True)
+    add_source(root, "01_tiny", SOURCE.replace("PNG", png()))
+    assert main(["01", "--figures", str(root / "figures")], root) == 0
+    return root
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def test_ids_tags_and_metadata_do_not_change_between_builds(checkout):
+    source = checkout / "notebooks" / "src" / "01_tiny.py"
+    notebook = convert(source)
+    assert [cell.id for cell in notebook.cells] == ["nb01-000", "nb01-001", "nb01-002", "nb01-003"]
+    assert [dict(cell.metadata) for cell in notebook.cells] == [{}, {"tags": ["setup"]}, {}, {}]
+    assert notebook.metadata.language_info == {"name": "python"}
+    assert notebook == convert(source)
+
+
+def test_a_built_notebook_is_clean_and_says_where_it_is_from(built):
+    notebook = read(built / "notebooks" / "01_tiny.ipynb")
+    nbformat.validate(notebook)
+    course = notebook.metadata.course
+    assert course.source_sha256 == source_sha256(built / "notebooks" / "src" / "01_tiny.py")
+    assert course.profile == "cpu" and course.seconds >= 0
+    assert course.peak_memory_mib is None or 20 < course.peak_memory_mib < 2000
+    assert notebook.metadata.accelerator == "GPU" and notebook.metadata.colab.gpuType == "T4"
+    setup, noisy, picture = notebook.cells[1:]
+    assert setup.outputs[0].text == "cpu notebooks\n"
+    assert [output.text for output in noisy.outputs] == ["red\n"]
+    assert "execution" not in noisy.metadata and "image/png" in picture.outputs[0].data
+
+
+def test_figures_are_written_out(built):
+    assert [file.name for file in (built / "figures").iterdir()] == ["01_003_0.png"]
+    assert Image.open(built / "figures" / "01_003_0.png").size == (1, 1)
+
+
+def test_check_passes_until_source_or_notebook_is_edited(built, capsys):
+    source, notebook = built / "notebooks" / "src" / "01_tiny.py", built / "notebooks" / "01_tiny.ipynb"
+    assert main(["--check"], built) == 0
+    text, page = source.read_text(), notebook.read_text()
+    try:
+        source.write_text(text + "\n# %%\n1 + 1\n")
+        assert main(["--check"], built) == 1
+        assert "built from another version" in capsys.readouterr().out
+        source.write_text(text)
+        notebook.write_text(page.replace("A tiny notebook", "A small notebook"))
+        assert "edited by hand" in why_stale(source, notebook)
+        notebook.write_text(page.replace('"profile": "cpu"', '"profile": "test"'))
+        assert "'test' profile" in why_stale(source, notebook)
+        notebook.unlink()
+        assert "missing" in why_stale(source, notebook)
+    finally:
+        source.write_text(text)
+        notebook.write_text(page)
+    assert main(["--check"], built) == 0
+
+
+def test_summary_lists_time_memory_and_what_is_not_built(built, capsys):
+    add_source(built, "02_more", HEADER + "# %%\n1 + 1\n")
+    assert main(["--summary"], built) == 0
+    printed = capsys.readouterr().out
+    (built / "notebooks" / "src" / "02_more.py").unlink()
+    assert "01_tiny" in printed and "VmHWM" in printed and "not built" in printed
+
+
+def test_an_error_names_notebook_and_cell_and_the_others_are_built(checkout, capsys):
+    add_source(checkout, "02_bad", HEADER + "# %%\nx = 1\n\n# %%\nraise ValueError('the reason')\n")
+    old = checkout / "notebooks" / "02_bad.ipynb"
+    old.write_text("the last good build")
+    add_source(checkout, "03_good", HEADER + "# %%\n6 * 7\n")
+    assert main(["02", "03"], checkout) == 1
+    error = capsys.readouterr().err
+    assert "02_bad, cell 1 (nb02-001)" in error and "ValueError" in error and "the reason" in error
+    assert old.read_text() == "the last good build"
+    assert read(checkout / "notebooks" / "03_good.ipynb").cells[0].outputs[0].data["text/plain"] == "42"
+
+
+def test_a_kernel_that_dies_is_an_error_too(checkout, capsys):
+    add_source(checkout, "02_dies", HEADER + "# %%\nimport os\n\nos._exit(1)\n")
+    assert main(["02"], checkout) == 1
+    assert "02_dies, cell 0" in capsys.readouterr().err
+
+
+def test_another_profile_goes_to_another_folder(checkout, capsys):
+    with pytest.raises(SystemExit):
+        main(["--profile", "test"], checkout)
+    assert "--out" in capsys.readouterr().err
+    assert main(["--profile", "test", "--out", str(checkout / "out")], checkout) == 0
+    notebook = read(checkout / "out" / "01_tiny.ipynb")
+    assert notebook.cells[1].outputs[0].text == "test notebooks\n"
+    assert not (checkout / "notebooks" / "01_tiny.ipynb").exists()
+
+
+def test_an_unknown_number_lists_the_known_ones(checkout, capsys):
+    assert main(["07"], checkout) == 1
+    assert "no notebook '07'; there are: 01" in capsys.readouterr().err
+
+
+def test_a_control_leaves_a_line_of_text_and_a_progress_bar_nothing():
+    notebook = nbformat.v4.new_notebook(metadata={"widgets": {"state": {}}})
+    bar, control = " 10%|#    | 1/10 [00:00<?, ?it/s]", "VBox(children=(IntSlider(value=3),))"
+    outputs = [
+        new_output("display_data", {WIDGET_TYPE: {"model_id": "1"}, "text/plain": text})
+        for text in (bar, control)
+    ]
+    notebook.cells = [
+        nbformat.v4.new_code_cell("play()", outputs=outputs, metadata={"execution": {"a": "b"}})
+    ]
+    clean(notebook)
+    assert [output.data for output in notebook.cells[0].outputs] == [{"text/plain": WIDGET_TEXT}]
+    assert not notebook.metadata and not notebook.cells[0].metadata
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("a\rb\n", "b\n"),
+        ("a\r\nb\n", "a\nb\n"),
+        ("loss 0.5\r", "loss 0.5"),
+        ("train:  50%|#####     | 5/10 [00:01<00:01, 4.9it/s]\nend\n", "end\n"),
+        ("12it [00:03, 3.9it/s]\n", ""),
+        # Not a progress bar, so it stays.
+        ("throughput 3.9 it/s, 50% done | good\n", "throughput 3.9 it/s, 50% done | good\n"),
+        ("\x1b[1;31mError\x1b[0m", "Error"),
+    ],
+)
+def test_printed_text_is_kept_as_a_terminal_would_leave_it(text, cleaned):
+    assert clean_text(text) == cleaned
+
+
+def test_pieces_of_one_stream_become_one_and_warnings_stay():
+    notebook = nbformat.v4.new_notebook()
+    pieces = [("stdout", "a\n"), ("stdout", "b\n"), ("stderr", "UserWarning: c\n"), ("stdout", "d\n")]
+    outputs = [new_output("stream", name=name, text=text) for name, text in pieces]
+    notebook.cells = [nbformat.v4.new_code_cell("", outputs=outputs)]
+    clean(notebook)
+    assert [(output.name, output.text) for output in notebook.cells[0].outputs] == [
+        ("stdout", "a\nb\n"),
+        ("stderr", "UserWarning: c\n"),
+        ("stdout", "d\n"),
+    ]
+
+
+def test_the_setup_cell_is_printed_for_authors(checkout, capsys):
+    assert main(["--setup-cell"], checkout) == 0
+    assert capsys.readouterr().out == setup_cell() + "\n"

@@ -1,0 +1,211 @@
+"""Image grids, files and the player."""
+
+import base64
+import io
+import json
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.course import COLOURS, animate, denoising_strip, save_grid, show_images
+from utils.course.player import MAX_BYTES
+from utils.course.plots import use_course_style
+from utils.course.tiles import tile, to_uint8
+
+
+@pytest.fixture(autouse=True)
+def figures_closed():
+    use_course_style()
+    yield
+    plt.close("all")
+
+
+def pixels(figure):
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+
+
+def test_values_outside_the_range_are_clamped_not_wrapped():
+    images = torch.tensor([-7.0, -1.0, 0.0, 1.0, 7.0]).reshape(1, 1, 1, 5)
+    assert to_uint8(images)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_colour_channels_keep_their_order_and_grey_is_repeated():
+    red = torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1)
+    assert to_uint8(red)[0, 0, 0].tolist() == [255, 0, 0]
+    assert to_uint8(torch.ones(2, 4, 5)).shape == (2, 4, 5, 3)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 8, 8), (8, 8), (0, 1, 8, 8)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"expected \(N, C, H, W\)"):
+        to_uint8(torch.zeros(shape))
+
+
+def test_nan_is_refused_with_its_count():
+    images = torch.zeros(1, 1, 2, 2)
+    images[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="1 of 4 image values are not a number"):
+        show_images(images)
+
+
+def test_tile_puts_every_picture_in_its_place():
+    pictures = np.stack([np.full((2, 3, 3), k, dtype=np.uint8) for k in range(5)])
+    grid = tile(pictures, columns=2, gap=1, row_gap=4)
+    assert grid.shape == (3 * 2 + 2 * 4, 2 * 3 + 1, 3)
+    assert [int(grid[y, x, 0]) for y, x in [(0, 0), (0, 4), (6, 0), (6, 4), (12, 0), (12, 4)]] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        255,
+    ]
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_each_image_pixel_covers_a_whole_number_of_figure_pixels(scale):
+    image = (torch.randint(0, 256, (1, 1, 9, 13)) / 127.5) - 1
+    expected = to_uint8(image)[0].repeat(scale, 0).repeat(scale, 1)
+    drawn = pixels(show_images(image, scale=scale, title="a title much longer than the image is wide"))
+    windows = np.lib.stride_tricks.sliding_window_view(drawn, expected.shape)
+    assert any((window == expected).all() for window in windows.reshape(-1, *expected.shape))
+
+
+def test_show_images_draws_into_given_axes():
+    figure, axes = plt.subplots(1, 2)
+    assert show_images(torch.zeros(4, 1, 8, 8), ax=axes[1], titles=list("abcd"), title="four") is figure
+    assert [text.get_text() for text in axes[1].texts] == list("abcd")
+    assert not axes[0].images and len(axes[1].images) == 1
+
+
+def test_one_title_to_each_image():
+    with pytest.raises(ValueError, match="2 titles for 3 images"):
+        show_images(torch.zeros(3, 1, 8, 8), titles=["a", "b"])
+
+
+def test_a_figure_that_is_the_last_value_of_a_cell_is_shown_once(monkeypatch):
+    shown = []
+    monkeypatch.setattr("utils.course.plots.display", lambda data, raw: shown.append(data))
+    figure = show_images(torch.zeros(1, 8, 8))
+    figure._ipython_display_()
+    assert [set(data) for data in shown] == [{"image/png", "text/plain"}]
+    # What is still open at the end of the cell would be shown again.
+    assert not plt.get_fignums()
+
+
+def test_denoising_strip_has_a_column_for_each_chosen_state():
+    states = [torch.full((2, 1, 4, 4), value) for value in np.linspace(-1, 1, 11)]
+    figure = denoising_strip(states, count=3, titles=[f"t={k}" for k in range(11)])
+    grid = figure.axes[0].images[0].get_array()
+    assert [int(grid[1, x, 0]) for x in (1, 7, 13)] == [0, 128, 255]
+    assert [text.get_text() for text in figure.axes[0].texts][:3] == ["t=0", "t=5", "t=10"]
+
+
+def test_save_grid_writes_the_images_as_a_png(tmp_path):
+    images = torch.linspace(-2, 2, 3 * 4 * 5).reshape(3, 1, 4, 5)
+    path = save_grid(images, tmp_path / "new" / "grid.png", columns=3, scale=2)
+    grid = np.asarray(Image.open(path))
+    assert grid.shape == (8, (3 * 5 + 2 * 2) * 2, 3)
+    assert (grid[::2, 14:24:2] == to_uint8(images)[1]).all()
+    assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = save_grid(torch.zeros(1, 1, 4, 4), tmp_path / "grid.png")
+    before = path.read_bytes()
+
+    def full_disk(self, file, format):
+        file.write_bytes(b"part")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_grid(torch.ones(1, 1, 4, 4), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def frames_of(page):
+    encoded = json.loads(re.search(r"const frames = (\[.*?\]), labels", page).group(1))
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(frame))).convert("RGB")) for frame in encoded]
+
+
+def test_animate_holds_every_frame_at_the_pixels_of_the_images():
+    values = np.linspace(-1, 1, 5)
+    page = animate([torch.full((4, 1, 8, 8), value) for value in values], columns=2).data
+    frames = frames_of(page)
+    assert [frame.shape for frame in frames] == [(17, 17, 3)] * 5
+    assert [int(frame[3, 3, 0]) for frame in frames] == pytest.approx([0, 64, 128, 191, 255], abs=3)
+    width = int(re.search(r"display:block;width:(\d+)px", page).group(1))
+    assert width % 17 == 0 and width >= 17
+
+
+def test_animate_needs_nothing_from_outside():
+    page = animate([torch.zeros(1, 1, 8, 8)] * 2).data
+    assert not re.search(r"https?:|//cdn|require\(|src=(?!\"data:)", page)
+
+
+def test_players_are_deterministic_and_do_not_collide():
+    frames = [torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)]
+    name = re.compile(r"course-player-\w+")
+    assert animate(frames).data == animate(frames).data
+    assert name.findall(animate(frames).data) != name.findall(animate(frames, title="other").data)
+
+
+def test_text_in_a_player_cannot_become_markup_or_a_placeholder():
+    text = "</script><b>FRAMES & LABELS</b>"
+    page = animate([torch.zeros(1, 1, 8, 8)], titles=[text], title=text).data
+    assert page.count("</script>") == 1 and "<b>" not in page.split("<script>")[0]
+    assert json.loads(re.search(r"labels = (\[.*?\]), delay", page).group(1)) == [text]
+
+
+def test_rgb_frames_are_shown_as_they_are():
+    frame = np.zeros((10, 20, 3))
+    frame[..., 0] = 1.0
+    frames = frames_of(animate([frame, frame]).data)
+    assert frames[0].shape == (10, 20, 3)
+    assert frames[0][5, 5] == pytest.approx([255, 0, 0], abs=6)
+
+
+def test_long_animations_get_a_lower_quality_and_too_long_ones_are_refused():
+    noise = torch.randn(90, 36, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert 1_000_000 < len(animate(list(noise)).data) < MAX_BYTES
+    with pytest.raises(ValueError, match="270 frames .* Use fewer frames"):
+        animate(list(noise) * 3)
+
+
+@pytest.mark.parametrize(
+    ("frames", "titles", "message"),
+    [
+        ([], None, "no frames"),
+        ([torch.zeros(1, 1, 8, 8)], ["a", "b"], "2 titles for 1 frames"),
+        ([torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 9, 8)], None, "several sizes"),
+    ],
+)
+def test_bad_frames_are_refused(frames, titles, message):
+    with pytest.raises(ValueError, match=message):
+        animate(frames, titles=titles)
+
+
+def test_colours_are_told_apart_without_red_or_green():
+    """Machado et al. (2009): deuteranopia and protanopia at full severity, on linear RGB."""
+    deuteranopia = [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ]
+    protanopia = [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ]
+    rgb = np.array([[int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)] for colour in COLOURS])
+    for matrix in (deuteranopia, protanopia):
+        seen = (rgb**2.2 @ np.array(matrix).T).clip(0, 1) ** (1 / 2.2)
+        distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + np.eye(len(seen)) * 9
+        assert distance.min() > 0.15
