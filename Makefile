@@ -1,6 +1,6 @@
 # The course's commands; `make help` lists them. Everything is installed into .venv, nothing outside this folder.
 #
-#   PYTHON=python3.12      which Python makes .venv (3.10 to 3.13); by default the first suitable one on the PATH
+#   PYTHON=python3.12      which Python (3.10 to 3.13) makes .venv, when there is none yet; else the first suitable one
 #   PIP_ARGS="..."         handed to every `pip install`, for example the index of PyTorch's CPU builds
 #   NOTEBOOKS="01 04"      run or rebuild only these; COURSE_PROFILE=test|cpu|gpu chooses the sizes of `make run`
 
