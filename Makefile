@@ -74,6 +74,9 @@ clean: ## remove .venv, build and caches (data/cache and the committed notebooks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. Each stamp is written last, so an interrupted installation is taken up again by the next call.
+ifneq ($(shell test -x $(PY) && echo there),there)
+.PHONY: $(VENV)/.made  # made before, but its Python has since been removed
+endif
 $(VENV)/.made:
 	@$(FIND_PYTHON); \
 	echo "Making $(VENV) with $$found"; \
