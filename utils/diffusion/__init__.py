@@ -1,8 +1,24 @@
 """Diffusion models from the ground up: schedules, process, U-Net, training, sampling, image quality."""
 
+from utils.diffusion.checkpoints import load_model, save_model
 from utils.diffusion.images import ImageSet, load_images
 from utils.diffusion.process import GaussianDiffusion
+from utils.diffusion.sampling import generate, sample
 from utils.diffusion.schedules import NoiseSchedule
+from utils.diffusion.training import TrainState, train, validation_loss
 from utils.diffusion.unet import UNet
 
-__all__ = ["GaussianDiffusion", "ImageSet", "NoiseSchedule", "UNet", "load_images"]
+__all__ = [
+    "GaussianDiffusion",
+    "ImageSet",
+    "NoiseSchedule",
+    "TrainState",
+    "UNet",
+    "generate",
+    "load_images",
+    "load_model",
+    "sample",
+    "save_model",
+    "train",
+    "validation_loss",
+]

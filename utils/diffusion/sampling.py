@@ -1,0 +1,238 @@
+"""Sampling: from noise to images, one loop for all samplers.
+
+    for state in sample(model, diffusion, (64, 1, 28, 28), sampler="ddim", steps=50):
+        ...                                   # state.x_t, state.x_0: the image now, and its estimated end
+
+A sampler is a function of one step: from x_t and the network's estimate of x_0 to x_s at an earlier
+timestep s < t. Written with alpha-bar, a step may jump over any number of timesteps.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from utils.diffusion.process import GaussianDiffusion
+
+
+class SampleState(NamedTuple):
+    """After one network evaluation: the image at the next timestep, and the estimate that led there.
+
+    x_t: (B, C, H, W), the sample itself after the last step. x_0: the estimate, clipped if clipping is on.
+    t: the timestep the network looked at. step: evaluations so far, 1 to `steps`.
+    """
+
+    x_t: Tensor
+    x_0: Tensor
+    t: int
+    step: int
+
+
+@dataclass
+class Step:
+    """What a sampler may use to go from timestep t to an earlier s.
+
+    a_t and a_s are alpha-bar at t and s (a_s is 1 for the last step); draw() gives standard normal noise;
+    previous is the step before, None at first.
+    """
+
+    x_t: Tensor
+    x_0: Tensor
+    a_t: float
+    a_s: float
+    eta: float
+    draw: Callable[[], Tensor]
+    previous: "Step | None"
+
+
+def ddpm_step(s: Step) -> Tensor:
+    """A draw from q(x_s | x_t, x_0) (Ho et al. 2020, eq. 6 and 7, for s = t - 1: Algorithm 2)."""
+    a_ts = s.a_t / s.a_s  # alpha_t itself when s = t - 1
+    x_0_weight = math.sqrt(s.a_s) * (1 - a_ts) / (1 - s.a_t)
+    x_t_weight = math.sqrt(a_ts) * (1 - s.a_s) / (1 - s.a_t)
+    variance = (1 - a_ts) * (1 - s.a_s) / (1 - s.a_t)
+    mean = x_0_weight * s.x_0 + x_t_weight * s.x_t
+    return mean + math.sqrt(variance) * s.draw() if variance > 0 else mean
+
+
+def ddim_step(s: Step) -> Tensor:
+    """Song et al. 2020, eq. 12 and 16: eta = 0 adds no noise, eta = 1 has the variance of `ddpm_step`."""
+    noise = (s.x_t - math.sqrt(s.a_t) * s.x_0) / math.sqrt(1 - s.a_t)
+    sigma = s.eta * math.sqrt((1 - s.a_s) / (1 - s.a_t) * (1 - s.a_t / s.a_s))
+    x_s = math.sqrt(s.a_s) * s.x_0 + math.sqrt(max(0.0, 1 - s.a_s - sigma**2)) * noise
+    return x_s + sigma * s.draw() if sigma > 0 else x_s
+
+
+def dpmpp_2m_step(s: Step) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): a line through two x_0 estimates.
+
+    The first step has one estimate only, and so has the last, which ends at the estimate itself.
+    """
+    if s.a_s == 1:
+        return s.x_0
+    h = _half_log_snr(s.a_s) - _half_log_snr(s.a_t)
+    estimate = s.x_0
+    if s.previous is not None:
+        r = (_half_log_snr(s.a_t) - _half_log_snr(s.previous.a_t)) / h
+        estimate = (1 + 1 / (2 * r)) * s.x_0 - 1 / (2 * r) * s.previous.x_0
+    return math.sqrt((1 - s.a_s) / (1 - s.a_t)) * s.x_t - math.sqrt(s.a_s) * math.expm1(-h) * estimate
+
+
+def _half_log_snr(a: float) -> float:
+    """lambda of the DPM-Solver papers: log(sqrt(alpha-bar) / sqrt(1 - alpha-bar))."""
+    return 0.5 * math.log(a / (1 - a))
+
+
+SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step, "dpmpp_2m": dpmpp_2m_step}
+DEFAULT_STEPS = {"ddpm": 1000, "ddim": 50, "dpmpp_2m": 20}
+
+
+def timestep_grid(num_timesteps: int, steps: int) -> list[int]:
+    """`steps` timesteps from T-1 downwards, evenly spaced ("trailing" in diffusers; Lin et al. 2023, Table 2).
+
+    Raises ValueError unless 1 <= steps <= T.
+    """
+    if not 1 <= steps <= num_timesteps:
+        raise ValueError(f"steps must lie in 1..{num_timesteps}, the timesteps of the schedule; got {steps}")
+    return [round(num_timesteps * (1 - k / steps)) - 1 for k in range(steps)]
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    diffusion: GaussianDiffusion,
+    shape: tuple[int, ...],
+    *,
+    sampler: str = "ddpm",
+    steps: int | None = None,
+    eta: float = 0.0,
+    clip: bool = True,
+    y: Tensor | None = None,
+    x_T: Tensor | None = None,
+    constrain: Callable[[Tensor, float], Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Iterator[SampleState]:
+    """Denoise from x_T to images, yielding a SampleState after every network evaluation.
+
+    Args:
+        shape: (B, C, H, W) of the images.
+        sampler: "ddpm" (ancestral), "ddim" (with eta), or "dpmpp_2m".
+        steps: network evaluations, 1 to T; by default 1000 (at most T), 50 and 20.
+        eta: how much fresh noise DDIM adds, 0 to 1; the others have no use for it.
+        clip: clamp the estimate of x_0 to [-1, 1] in every step.
+        y: class labels (B,), or None.
+        x_T: where to start, of `shape`; drawn from a standard normal when not given.
+        constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
+        generator: source of all noise; its device is where noise is drawn.
+        device: where to compute; that of the model's weights when not given.
+    Raises ValueError for an unknown sampler, steps outside 1..T, or a y or x_T that does not fit shape.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
+    if y is not None and len(y) != shape[0]:
+        raise ValueError(f"{len(y)} labels for {shape[0]} images; give one label per image")
+    if x_T is not None and tuple(x_T.shape) != tuple(shape):
+        raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {tuple(shape)}")
+    parameter = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
+    device = torch.device(device) if device else (torch.device("cpu") if parameter is None else parameter.device)
+    y = None if y is None else y.to(device)
+
+    def draw() -> Tensor:
+        where = generator.device if generator else device
+        dtype = torch.float32 if x_T is None else x_T.dtype
+        return torch.randn(shape, generator=generator, device=where, dtype=dtype).to(device)
+
+    steps = min(DEFAULT_STEPS[sampler], diffusion.num_timesteps) if steps is None else steps
+    grid = timestep_grid(diffusion.num_timesteps, steps)
+    alphas_cumprod = [*diffusion.schedule.alphas_cumprod.tolist(), 1.0]  # index -1: no noise is left
+    was_training = getattr(model, "training", False)
+    x_t, previous = (draw() if x_T is None else x_T.to(device)), None
+    try:
+        if was_training:
+            model.eval()
+        for k, (t, s) in enumerate(zip(grid, [*grid[1:], -1])):
+            x_0 = predict_x_0(model, diffusion, x_t, t, y)
+            x_0 = x_0.clamp(-1, 1) if clip else x_0
+            step = Step(x_t, x_0, alphas_cumprod[t], alphas_cumprod[s], eta, draw, previous)
+            x_t = SAMPLERS[sampler](step)
+            if constrain is not None:
+                x_t = constrain(x_t, step.a_s)
+            step.previous = None  # only one step back is ever looked at
+            previous = step
+            yield SampleState(x_t, x_0, t, k + 1)
+    finally:
+        if was_training:
+            model.train()
+
+
+def predict_x_0(
+    model: nn.Module, diffusion: GaussianDiffusion, x_t: Tensor, t: int, y: Tensor | None = None
+) -> Tensor:
+    """The network's estimate of x_0, (B, C, H, W), where all images are at the same timestep t; not clipped."""
+    ts = torch.full((len(x_t),), t, device=x_t.device)
+    output = model(x_t, ts) if y is None else model(x_t, ts, y)
+    return diffusion.to_x_0(output.to(x_t.dtype), x_t, ts)
+
+
+def generate(
+    model: nn.Module,
+    diffusion: GaussianDiffusion,
+    count: int,
+    image_shape: tuple[int, int, int] = (1, 28, 28),
+    *,
+    batch_size: int = 250,
+    y: Tensor | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options,
+) -> Tensor:
+    """`count` finished images (count, C, H, W) on the CPU, clamped to [-1, 1], drawn batch by batch.
+
+    `options` are those of `sample`; the same seed and batch size give the same images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    with tqdm(total=count, desc="sampling", unit="image", leave=False, disable=not progress) as bar:
+        for start in range(0, count, batch_size):
+            size = min(batch_size, count - start)
+            labels = None if y is None else y[start : start + size]
+            for state in sample(model, diffusion, (size, *image_shape), y=labels, generator=generator, **options):
+                last = state.x_t
+            batches.append(last.clamp(-1, 1).cpu())
+            bar.update(size)
+    return torch.cat(batches)
+
+
+def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """Spherical interpolation between two noise tensors of one shape: weight 0 gives a, 1 gives b.
+
+    A straight line between two Gaussian draws is shorter in the middle, so its variance is too small.
+    """
+    flat_a, flat_b = a.flatten(), b.flatten()
+    cosine = torch.dot(flat_a, flat_b) / (flat_a.norm() * flat_b.norm())
+    angle = torch.acos(cosine.clamp(-1, 1))
+    if angle.abs() < 1e-4:
+        return (1 - weight) * a + weight * b
+    return (torch.sin((1 - weight) * angle) * a + torch.sin(weight * angle) * b) / torch.sin(angle)
+
+
+def keep_known(
+    known: Tensor, mask: Tensor, generator: torch.Generator | None = None
+) -> Callable[[Tensor, float], Tensor]:
+    """A `constrain` for inpainting: where mask is 1, x_s is replaced by the known image at that noise level.
+
+    known: (B, C, H, W) in [-1, 1]; mask: broadcastable to it, 1 where the image is known. Lugmayr et al.
+    2022 (RePaint), eq. 8, without its resampling.
+    """
+
+    def constrain(x_s: Tensor, a_s: float) -> Tensor:
+        noise = torch.randn(known.shape, generator=generator).to(x_s)
+        noisy = math.sqrt(a_s) * known.to(x_s) + math.sqrt(1 - a_s) * noise
+        return torch.where(mask.to(x_s.device).bool(), noisy, x_s)
+
+    return constrain
