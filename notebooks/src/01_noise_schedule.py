@@ -1,0 +1,1200 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 01 · Noise schedule
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/01_noise_schedule.ipynb)
+#
+# A diffusion model learns to undo noise. So the first thing to build is the noise: how it is added, how
+# much at each step, and what can be computed about it in closed form. No network is trained here, and none
+# is needed: everything in this notebook is exact.
+#
+# **At the end you will have**, written by hand and checked against `utils/diffusion`:
+# the forward process step by step and in one jump; the linear, cosine and sigmoid schedules for any number
+# of steps; the posterior $q(x_{t-1} \mid x_t, x_0)$, derived and confirmed by simulation, which notebook 05
+# turns into a sampler; and the three things a network can be asked to predict, with the conversions between
+# them.
+#
+# **You need**: Python, a little PyTorch (tensors, broadcasting), and from probability: mean, variance,
+# the normal distribution, Bayes' rule.
+#
+# **Time**: about half a minute on a laptop CPU (2 cores), plus your reading. All work here stays on the
+# CPU, so a GPU changes nothing.
+
+# %% tags=["setup"]
+# Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
+NEEDED = {"accelerate", "ipywidgets", "matplotlib", "safetensors", "scipy", "tqdm"}
+
+here = Path.cwd()
+root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
+if root is None:
+    root = here / "diffusion-ner-course"
+    if not root.exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+    missing = [name for name in sorted(NEEDED) if importlib.util.find_spec(name) is None]
+    if missing:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
+sys.path.insert(0, str(root))
+
+from utils.course import start
+
+course = start(seed=0)
+
+# %%
+import functools
+import time
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import torch
+from tqdm.auto import tqdm
+
+from utils.course import COLOURS, animate, check, hint, play, show_images, solution  # noqa: F401
+from utils.diffusion import GaussianDiffusion, NoiseSchedule, load_images
+
+# %% [markdown]
+# ## 0. One image, and what its numbers are
+#
+# We use one real image all the way through, chosen by a rule and not by looks: the **first ankle boot of
+# Fashion-MNIST's test set** (Xiao et al. 2017). Images are stored as whole numbers 0 to 255. The model
+# works with floats in **[-1, 1]**: black is -1, white is +1. `load_images` does that conversion.
+#
+# **Predict before you run:** half of the pixels of a typical Fashion-MNIST image are background. What does
+# that do to the mean pixel value in [-1, 1]: is it about 0, or not?
+
+# %%
+data = load_images("fashion-mnist", "test")
+images, labels = data
+boot = data.classes.index("Ankle boot")
+x_0 = images[labels == boot][:1]  # (1, 1, 28, 28): a batch of one image
+
+print(f"x_0: shape {tuple(x_0.shape)}, from {x_0.min():.2f} to {x_0.max():.2f}")
+print(f"this boot:  mean {x_0.mean():.2f}, standard deviation {x_0.std():.2f}")
+print(f"all images: mean {images.mean():.2f}, standard deviation {images.std():.2f}")
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), width_ratios=[1, 2])
+show_images(x_0, ax=left)
+left.set_title("The image")
+right.hist(x_0.flatten(), bins=40, color=COLOURS[0])
+right.set(xlabel="pixel value", ylabel="pixels", title="Its pixels: mostly background, no bell curve")
+plt.show()
+
+# %% [markdown]
+# The mean is clearly below 0, because the background sits at -1. Keep this histogram in mind: the
+# forward process will turn it into a standard bell curve, and the reverse process has to turn it back.
+#
+# ## 1. Adding noise, one step at a time
+#
+# **Question:** how do we destroy an image in $T$ small steps, so that what is left is pure noise of a known
+# kind?
+#
+# The **forward process** is a chain $x_0 \to x_1 \to \dots \to x_T$. Each step draws
+#
+# $$q(x_t \mid x_{t-1}) = \mathcal N\!\left(x_t;\ \sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\right)
+# \qquad\text{(Ho et al. 2020, eq. 2)}$$
+#
+# $\mathcal N(x; m, s)$ is the normal distribution of $x$ with mean $m$ and variance $s$; $I$ says that
+# every pixel gets its own independent noise. $\beta_t$ (`betas[t]`) is a small number between 0 and 1,
+# the **variance of the noise added at step $t$**; the list of all of them is the **noise schedule**. We
+# start with the schedule of the DDPM paper: 1000 values from 0.0001 to 0.02, evenly spaced.
+#
+# **A trap in the numbering.** Papers count steps from 1 to $T$, code counts from 0:
+#
+# | paper | code | meaning |
+# | --- | --- | --- |
+# | $x_0$ | `x_0` | the clean image, always |
+# | $\beta_1$, $x_1$ | `betas[0]`, `x_t` with `t = 0` | after the first step: a trace of noise |
+# | $\beta_T$, $x_T$ | `betas[T-1]`, `x_t` with `t = T-1` | after the last step: noise |
+#
+# So "`x_t` at `t = 0`" is *not* `x_0`. Forget that, and the least noisy step is never trained, or noise is
+# added once too often when sampling; both bugs exist in public code.
+#
+# Why multiply by $\sqrt{1-\beta_t}$ before adding noise? Look at one pixel with variance $V$ over the data
+# set. After the step its variance is $(1-\beta_t)V + \beta_t$, since a factor $c$ multiplies a variance by
+# $c^2$ and variances of independent terms add. With $V = 1$ it stays 1; any other $V$ moves towards 1,
+# because its distance from 1 is multiplied by $1-\beta_t$ at every step.
+#
+# **Predict before you run:** the 1000 betas add up to about 10. If we leave the shrinking out and only add
+# noise, what is the standard deviation of the pixels at the end, and what is it with shrinking?
+
+# %%
+num_timesteps = 1000
+betas = torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64)
+
+
+def add_step(x, beta, noise):
+    """x_{t-1} to x_t (Ho et al. 2020, eq. 2). beta is a variance, so its square root scales the noise."""
+    return (1 - beta).sqrt() * x + beta.sqrt() * noise
+
+
+states, x_t, x_not_shrunk = [], x_0, x_0
+for t in range(num_timesteps):
+    noise = torch.randn_like(x_0)  # randn: normal. rand would be uniform, see section 9
+    x_t = add_step(x_t, betas[t], noise)
+    x_not_shrunk = x_not_shrunk + betas[t].sqrt() * noise
+    states.append(x_t)
+
+print(f"sum of the betas {betas.sum():.2f}")
+for name, x in [("with shrinking", x_t), ("without shrinking", x_not_shrunk)]:
+    print(f"after {num_timesteps} steps, {name:<17}: mean {x.mean():5.2f}, standard deviation {x.std():.2f}")
+
+# %%
+shown = [0, 50, 100, 200, 300, 400, 600, 999]
+show_images(
+    torch.cat([states[t] for t in shown]),
+    titles=[f"t = {t}" for t in shown],
+    title="A thousand small steps leave nothing of the boot",
+)
+
+# %% [markdown]
+# With shrinking we end at mean 0 and standard deviation 1 (up to chance: 784 pixels): a standard normal,
+# whatever the image was. That is the point of it: sampling will *start* from a standard normal. Without
+# shrinking the variance is the image's own plus the sum of the betas, and the image's mean is still there.
+#
+# Note also where the boot disappears to the eye: long before the end. How fast it goes is what the schedule
+# decides, and section 3 is about that.
+
+# %% [markdown]
+# ## 2. All steps in one jump
+#
+# **Question:** training needs $x_t$ for millions of random $t$. Must we walk through all the steps before?
+#
+# No. Write $\alpha_t = 1-\beta_t$ (`alphas`) and $\bar\alpha_t = \alpha_1\alpha_2\cdots\alpha_t$
+# (`alphas_cumprod`), and put one step into the next. With independent standard normals
+# $\epsilon_t, \epsilon_{t-1}$:
+#
+# $$x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t
+# = \sqrt{\alpha_t\alpha_{t-1}}\,x_{t-2} +
+# \underbrace{\sqrt{\alpha_t(1-\alpha_{t-1})}\,\epsilon_{t-1} +
+# \sqrt{1-\alpha_t}\,\epsilon_t}_{\text{noise}}$$
+#
+# A sum of independent normals is normal, and the variances add: $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t)
+# = 1-\alpha_t\alpha_{t-1}$. So two steps have the form of one step, with the product
+# $\alpha_t\alpha_{t-1}$ in the place of $\alpha_t$. Repeating this down to $x_0$ gives
+#
+# $$q(x_t \mid x_0) = \mathcal N\!\left(x_t;\ \sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\right)
+# \qquad\text{(Ho et al. 2020, eq. 4)}$$
+#
+# or, as code needs it, $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$ with
+# $\epsilon \sim \mathcal N(0, I)$ (`noise`).
+
+# %%
+alphas = 1 - betas
+alphas_cumprod = torch.cumprod(alphas, dim=0)
+
+
+def q_sample(x_0, t, noise, alphas_cumprod):
+    """x_t in one jump (eq. 4). x_0 and noise (B, ...); t (B,) whole numbers, one for each image."""
+    one_per_image = (-1, *[1] * (x_0.ndim - 1))  # (B,) to (B, 1, 1, 1), so that it multiplies whole images
+    # The roots are taken in float64: 1 - alpha-bar loses digits in float32 where alpha-bar is near 1.
+    signal = alphas_cumprod[t].sqrt().view(one_per_image).to(x_0.dtype)
+    sigma = (1 - alphas_cumprod[t]).sqrt().view(one_per_image).to(x_0.dtype)
+    return signal * x_0 + sigma * noise
+
+
+# %% [markdown]
+# Does it agree with the walk? A derivation can have a slip and code can have a bug, so we test it:
+# **10,000 draws** of $x_t$ both ways, on a grid of pixels of the boot, at five values of $t$. Two samples
+# never agree exactly. The yardstick is the **standard error** (SE), the standard deviation that the
+# difference would have by chance alone. For $n$ draws with variances $s_1, s_2$:
+#
+# $$\mathrm{SE}(\text{difference of means}) = \sqrt{\tfrac{s_1 + s_2}{n}},\qquad
+# \mathrm{SE}(\text{difference of variances}) = \sqrt{\tfrac{2(s_1^2 + s_2^2)}{n-1}}\ \text{ (for normals).}$$
+#
+# **Predict before you run:** if both ways are right, how often should a difference exceed 2 SE?
+#
+# The walk takes a few seconds.
+
+# %%
+draws = 10_000
+checkpoints = [10, 100, 300, 600, 999]
+stride = course.pick(test=8, cpu=4, gpu=4)
+pixels = x_0[0, 0, ::stride, ::stride].flatten()  # a grid of pixels over the whole image
+start_values = pixels.repeat(draws, 1)  # (10000, pixels): every row is a new try from the same x_0
+
+began = time.perf_counter()
+x_t, walked = start_values, {}
+for t in tqdm(range(num_timesteps), desc="steps"):
+    x_t = add_step(x_t, betas[t], torch.randn_like(x_t))
+    if t in checkpoints:
+        walked[t] = x_t
+seconds_walk = time.perf_counter() - began
+
+began = time.perf_counter()
+jumped = {
+    t: q_sample(start_values, torch.full((draws,), t), torch.randn_like(start_values), alphas_cumprod)
+    for t in checkpoints
+}
+seconds_jump = (time.perf_counter() - began) / len(checkpoints)
+print(
+    f"{draws:,} draws of x_999, {len(pixels)} pixels: {seconds_walk:.1f} s step by step, "
+    f"{seconds_jump:.3f} s in one jump"
+)
+
+
+# %%
+def mean_and_variance(x_t):
+    return x_t.mean(0), x_t.var(0)  # over the draws, one value for each pixel
+
+
+one = int(pixels.argmax())  # the brightest pixel of the grid goes into the table
+print(f"one pixel with x_0 = {pixels[one]:.3f}, {draws:,} draws\n")
+print("   t  quantity   formula  stepwise  one jump  difference  standard error")
+z_scores = {"means": [], "variances": []}
+for t in checkpoints:
+    (mean_1, var_1), (mean_2, var_2) = mean_and_variance(walked[t]), mean_and_variance(jumped[t])
+    se_mean = ((var_1 + var_2) / draws).sqrt()
+    se_var = (2 * (var_1**2 + var_2**2) / (draws - 1)).sqrt()
+    z_scores["means"].append((mean_1 - mean_2) / se_mean)
+    z_scores["variances"].append((var_1 - var_2) / se_var)
+    rows = [
+        ("mean    ", alphas_cumprod[t].sqrt() * pixels, mean_1, mean_2, se_mean),
+        ("variance", (1 - alphas_cumprod[t]).expand(len(pixels)), var_1, var_2, se_var),
+    ]
+    for name, formula, first, second, se in rows:
+        print(
+            f"{t:4d}  {name} {formula[one]:9.4f} {first[one]:9.4f} {second[one]:9.4f} "
+            f"{first[one] - second[one]:11.5f} {se[one]:15.5f}"
+        )
+
+for name, values in z_scores.items():
+    z = torch.cat(values)
+    print(f"\n{name}: {len(z)} differences, {(z.abs() > 2).double().mean():.1%} of them beyond 2 SE", end="")
+
+
+# %%
+def bell(x, mean=0.0, std=1.0):
+    """Density of a normal distribution."""
+    return torch.exp(-0.5 * ((x - mean) / std) ** 2) / (std * (2 * torch.pi) ** 0.5)
+
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+for t, colour in zip([100, 300, 999], COLOURS):
+    left.hist(jumped[t][:, one], bins=50, density=True, color=colour, alpha=0.3)
+    left.hist(walked[t][:, one], bins=50, density=True, histtype="step", color=colour)
+    mean, std = alphas_cumprod[t].sqrt() * pixels[one], (1 - alphas_cumprod[t]).sqrt()
+    grid = torch.linspace(mean - 4 * std, mean + 4 * std, 200)
+    left.plot(grid, bell(grid, mean, std), color="black", lw=1)
+    side = 1 if t == 100 else -1  # write the label beside the curve where there is room
+    left.text(mean + 1.5 * side * std, bell(mean + std, mean, std), f"t = {t}", color=colour, ha="center")
+left.set(xlabel="value of one pixel in x_t", ylabel="density")
+left.set_title("Walk (outline) and jump (filled) follow eq. 4 (black)")
+z = torch.cat(z_scores["means"] + z_scores["variances"])
+right.hist(z, bins=20, density=True, color=COLOURS[0], alpha=0.6)
+grid = torch.linspace(-4, 4, 200)
+right.plot(grid, bell(grid), color="black", lw=1)
+right.set(xlabel="difference / standard error", ylabel="density")
+right.set_title("They differ as chance alone predicts (black)")
+plt.show()
+
+# %% [markdown]
+# A normal variable is beyond two standard deviations 4.6% of the time, and the two shares printed above are
+# of that size (the states of one walk at different $t$ hang together, so the shares scatter a bit). Means
+# and variances agree to within chance, and the left panel shows that the whole distribution is the normal
+# of eq. 4. And the jump is hundreds of times faster.
+#
+# **A way to test this wrongly:** summing the signed differences over all pixels. Errors of opposite sign
+# cancel, and a wrong formula can pass. Compare pixel by pixel, each against its own standard error, as
+# above.
+
+# %% [markdown]
+# ## 3. Three schedules, for any number of steps
+#
+# **Question:** which betas? And what if we want 50 or 4000 steps instead of 1000?
+#
+# What matters is not a single beta but the curve $\bar\alpha_t$: how much of the image is left. It should
+# fall from about 1 to about 0, **whatever $T$ is**. There are two ways to get this.
+#
+# *Fix the betas and scale them.* **Linear** (Ho et al. 2020, section 4): $10^{-4}$ to $0.02$, chosen for
+# $T = 1000$. Since $\ln(1-\beta) \approx -\beta$ for small $\beta$,
+#
+# $$\bar\alpha_T = \prod_t (1-\beta_t) \approx e^{-\sum_t \beta_t},\qquad
+# \sum_t \beta_t = T \cdot \tfrac{10^{-4} + 0.02}{2} \approx 10 \text{ at } T = 1000 .$$
+#
+# To keep the sum for another $T$, multiply all betas by $1000/T$.
+#
+# *Fix the curve and read the betas off.* Let $u = t/T$ run from 0 to 1 and choose $\bar\alpha(u)$ directly;
+# then $\beta_t = 1 - \bar\alpha(t/T)\,/\,\bar\alpha((t-1)/T)$ with the paper's $t = 1 \dots T$.
+#
+# - **Cosine** (Nichol & Dhariwal 2021, eq. 17): $\bar\alpha(u) = f(u)/f(0)$, $f(u) =
+#   \cos^2\!\left(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\right)$, $s = 0.008$.
+# - **Sigmoid** (Jabri et al. 2022; Chen 2023), with $\sigma$ the logistic function and $a = -3$, $b = 3$:
+#   $\bar\alpha(u) = \frac{\sigma(b) - \sigma(a + u(b-a))}{\sigma(b) - \sigma(a)}$.
+#
+# Both curves reach exactly 0 at $u = 1$. The last beta would then be 1 and $1/\sqrt{\bar\alpha_T}$
+# infinite, so betas are capped at 0.999.
+
+# %%
+MAX_BETA = 0.999
+
+
+def linear_betas(num_timesteps, rescale=True):
+    """(T,) betas; without rescale they are those of T = 1000 spread over whatever T is."""
+    scale = 1000 / num_timesteps if rescale else 1.0
+    return torch.linspace(scale * 1e-4, scale * 0.02, num_timesteps, dtype=torch.float64).clamp(max=MAX_BETA)
+
+
+def betas_from_curve(curve, num_timesteps):
+    """The betas whose alpha-bar follows `curve`, a function on [0, 1]."""
+    alpha_bar = curve(torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64))
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
+
+
+def cosine_betas(num_timesteps, s=0.008):
+    return betas_from_curve(lambda u: torch.cos((u + s) / (1 + s) * torch.pi / 2) ** 2, num_timesteps)
+
+
+def sigmoid_betas(num_timesteps, start=-3.0, end=3.0):
+    low, high = torch.tensor([start, end], dtype=torch.float64).sigmoid()
+    return betas_from_curve(
+        lambda u: (high - (start + u * (end - start)).sigmoid()) / (high - low), num_timesteps
+    )
+
+
+# %% [markdown]
+# (The division by $f(0)$ is missing in `cosine_betas`, and may be: the betas use ratios only.)
+#
+# **Predict before you run:** with the sum rule above, what is $\sqrt{\bar\alpha_T}$, the share of the image
+# left in $x_T$, for *unscaled* linear betas at $T = 200$? ($e^{-1} \approx 0.37$.)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+schedules = {
+    "linear, unscaled": functools.partial(linear_betas, rescale=False),
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+}
+
+
+def alpha_bars(betas):
+    return torch.cumprod(1 - betas, dim=0)
+
+
+print("sqrt(alpha-bar_T), what is left of the image in x_T\n")
+print("    T  " + "  ".join(f"{name:>16}" for name in schedules))
+for steps in [20, 50, 200, 1000, 4000]:
+    left_over = [alpha_bars(make(steps))[-1].sqrt() for make in schedules.values()]
+    print(f"{steps:5d}  " + "  ".join(f"{value:16.4f}" for value in left_over))
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+for (name, make), colour in zip(schedules.items(), ["#000000", *COLOURS]):
+    for steps, style in [(1000, "-"), (50, "o")] if name != "linear, unscaled" else [(200, "--")]:
+        u = (torch.arange(steps) + 1) / steps
+        label = f"{name}, T = 200" if style == "--" else name if style == "-" else None
+        left.plot(u, alpha_bars(make(steps)), style, color=colour, ms=3, label=label)
+    right.semilogy((torch.arange(1000) + 1) / 1000, make(1000), "--" if "un" in name else "-", color=colour)
+left.plot([], [], "o", color="grey", ms=3, label="the same with T = 50")
+left.set(xlabel="(t + 1) / T", ylabel=r"$\bar\alpha_t$", title="Scaled, the curve does not depend on T")
+left.legend(fontsize=8)
+right.set(xlabel="(t + 1) / T", ylabel=r"$\beta_t$ at T = 1000", title="The betas themselves (log axis)")
+right.text(0.05, 0.012, "linear (at T = 1000 scaling changes nothing)", fontsize=8, color=COLOURS[0])
+plt.show()
+
+# %% [markdown]
+# Read the first column from the bottom up. The unscaled linear schedule leaves 0.0064 of the image at
+# $T = 1000$, 0.364 at $T = 200$ (the rule of thumb said $e^{-1} \approx 0.37$), and nearly all of it at
+# $T = 20$. At $T = 4000$ nothing of the image is left long before the end, so most steps are wasted. The
+# other columns stay near 0 at every $T$. In the left panel the dots of 50 steps lie on (cosine, sigmoid) or
+# close to (linear) the line of 1000.
+#
+# Now to the eye: the same noise, three schedules, at the same fractions of the way.
+
+# %%
+noise = torch.randn_like(x_0)
+fractions = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+rows, titles = [], []
+for name in ["linear", "cosine", "sigmoid"]:
+    curve = alpha_bars(schedules[name](1000))
+    t = torch.tensor([round(1000 * u) - 1 for u in fractions])
+    rows.append(q_sample(x_0.expand(len(t), -1, -1, -1), t, noise, curve))
+    titles += [f"{name}, t = {t[0]}"] + [f"t = {k}" for k in t[1:].tolist()]
+show_images(
+    torch.cat(rows),
+    titles=titles,
+    columns=len(fractions),
+    title="Linear noise swallows the boot first; cosine and sigmoid keep it longer",
+)
+
+# %%
+steps = torch.linspace(0, 999, 24).round().long()
+curves = [alpha_bars(schedules[name](1000)) for name in ["linear", "cosine", "sigmoid"]]
+frames = [torch.cat([q_sample(x_0, t.view(1), noise, curve) for curve in curves]) for t in steps]
+animate(frames, titles=[f"t = {t}" for t in steps.tolist()], fps=6, title="Linear, cosine, sigmoid: T = 1000")
+
+# %% [markdown]
+# This is why Nichol & Dhariwal (2021, section 3.2) proposed the cosine: with linear betas the last part of
+# the chain is nearly pure noise, and a network spends a good part of its training on steps where there is
+# little to learn. Section 5 puts a number to it.
+
+# %% [markdown]
+# ## 4. What goes wrong: 200 steps, betas left as they were
+#
+# Many tutorials shorten the chain to $T = 200$ to save time and keep betas from $10^{-4}$ to $0.02$.
+# Nothing crashes and the loss looks fine. We measure what is wrong.
+#
+# The **signal-to-noise ratio** compares the squared factors of image and noise in eq. 4:
+# $\mathrm{SNR}(t) = \bar\alpha_t / (1-\bar\alpha_t)$ (`snr`). At $T$ it should be about 0.
+#
+# **Predict before you run:** sampling starts from pure noise and shows it to the network at $t = T-1$. What
+# did the network see at $t = T-1$ in training, with these betas?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+short = {"unscaled": alpha_bars(linear_betas(200, rescale=False)), "scaled": alpha_bars(linear_betas(200))}
+for name, curve in short.items():
+    snr = curve[-1] / (1 - curve[-1])
+    print(f"T = 200, betas {name:>8}: sqrt(alpha-bar_T) = {curve[-1].sqrt():.3f}, SNR(T) = {snr:.5f}")
+
+
+# %%
+def last_state(x, curve):
+    """x_T for each image of x: what a network sees in training at t = T-1."""
+    t = torch.full((len(x),), len(curve) - 1)
+    return q_sample(x, t, torch.randn_like(x), curve)
+
+
+many = x_0.expand(2000, -1, -1, -1)
+means = {name: last_state(many, curve).mean(0, keepdim=True) for name, curve in short.items()}
+panels = [
+    x_0,
+    last_state(x_0, short["unscaled"]),
+    means["unscaled"],
+    last_state(x_0, short["scaled"]),
+    means["scaled"],
+]
+show_images(
+    torch.cat(panels),
+    titles=["x_0", "x_T, unscaled", "mean of 2000", "x_T, scaled", "mean of 2000"],
+    columns=5,
+    scale=4,
+    title="Unscaled at T = 200, the boot still shines through x_T",
+)
+
+# %%
+centred = x_0 - x_0.mean()
+for name, mean in means.items():
+    slope = (
+        centred * mean
+    ).sum() / centred.square().sum()  # least squares: mean image = slope * x_0 + constant
+    print(
+        f"{name:>8}: the mean of 2000 draws of x_T contains {slope:.3f} times the boot "
+        f"(eq. 4: {short[name][-1].sqrt():.3f})"
+    )
+
+# %% [markdown]
+# So in training the last step was never noise: the network learned to find a faint image in $x_T$ and to
+# trust it. The sampler then hands it noise in which there is none. How large is the gap for the network?
+# Two measurements over the test set:
+#
+# 1. The **mean pixel** of $x_T$. For pure noise it is 0 up to $1/\sqrt{784} = 1/28$, since an image has
+#    784 pixels. A network can read this off with one average.
+# 2. The **class**. We guess which garment $x_T$ was, in the simplest way: take the mean image of each class
+#    (from the first half of the test set), and for an $x_T$ of the second half pick the class whose mean,
+#    shrunk by $\sqrt{\bar\alpha_T}$, is nearest. If $x_T$ is noise, the guess is right 10% of the time.
+
+# %%
+half = len(images) // 2
+class_means = torch.stack([images[:half][labels[:half] == c].mean(0) for c in range(10)])
+
+
+def guess_class(x, signal):
+    """Index of the nearest class mean, for each image."""
+    return torch.cdist(x.flatten(1), float(signal) * class_means.flatten(1)).argmin(1)
+
+
+accuracy = (guess_class(images[half:], 1.0) == labels[half:]).double().mean()
+print(f"clean images: class guessed right {accuracy:.0%}")
+last = {name: last_state(images[half:], curve) for name, curve in short.items()}
+last["pure noise"] = torch.randn_like(images[half:])
+for name, x_t in last.items():
+    signal = short[name][-1].sqrt() if name in short else 1.0
+    accuracy = (guess_class(x_t, signal) == labels[half:]).double().mean()
+    far = (x_t.mean((1, 2, 3)).abs() > 2 / 28).double().mean()
+    print(f"{name:<12}: class guessed right {accuracy:.0%}, |mean pixel| > 2/28 in {far:.0%} of images")
+
+# %%
+figure, axes = plt.subplots(figsize=(7, 3))
+edges = torch.linspace(-0.5, 0.3, 81)
+for (name, x_t), colour, style in zip(last.items(), COLOURS, ["-", "-", "--"]):
+    label = name if name == "pure noise" else f"x_T, betas {name}"
+    look = {"histtype": "step", "color": colour, "lw": 1.8, "ls": style, "label": label}
+    axes.hist(x_t.mean((1, 2, 3)), bins=edges, density=True, **look)
+axes.set(
+    xlabel="mean pixel of x_T",
+    ylabel="density over test images",
+    title="Unscaled, training never sees at T what the sampler starts from",
+)
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# That is the answer to the question above: with unscaled betas $x_T$ in training is a faded photograph. The
+# class can be read from it nearly as well as from the clean image, and its mean pixel gives away most
+# images, while noise has neither. Scaled betas pass both tests. A sampler that starts from noise on the
+# unscaled schedule begins outside of what the network was trained on; notebook 05 sees what comes out.
+#
+# A milder form is everywhere: even $T = 1000$ linear keeps $\sqrt{\bar\alpha_T} = 0.0064$. In 28×28
+# images that is invisible. In large images, where averages over a million pixels are precise, it shows as
+# samples that are never very dark or very bright (Lin et al. 2023).
+
+# %% [markdown]
+# ## 5. The signal-to-noise ratio on a log axis
+#
+# **Question:** two schedules, two values of $T$: what do we compare?
+#
+# The SNR. Kingma et al. (2021) show that in the limit of many steps the noise level is all that matters;
+# $t$ is only a label for it. The SNR spans many powers of ten, so it belongs on a log axis.
+#
+# **Predict before you run:** which schedule spends the largest share of its steps where the SNR is below
+# 0.01, that is, where the noise has 100 times the weight of the image or more?
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def snr_of(betas):
+    return alpha_bars(betas) / (1 - alpha_bars(betas))
+
+
+snrs = {name: snr_of(schedules[name](1000)) for name in ["linear", "cosine", "sigmoid"]}
+print("share of 1000 steps with    SNR > 10   10 to 0.1   0.1 to 0.01   SNR < 0.01   SNR = 1 at t =")
+for name, snr in snrs.items():
+    bins = [snr > 10, (snr <= 10) & (snr > 0.1), (snr <= 0.1) & (snr > 0.01), snr <= 0.01]
+    shares = [f"{b.double().mean():.0%}" for b in bins]
+    crossing = int((snr > 1).sum())  # the SNR only falls, so this is the first t where it is 1 or less
+    print(f"{name:<24} {shares[0]:>11} {shares[1]:>11} {shares[2]:>13} {shares[3]:>12} {crossing:>16}")
+
+# %%
+figure, axes = plt.subplots(figsize=(7, 3.4))
+for (name, snr), colour in zip(snrs.items(), COLOURS):
+    axes.semilogy((torch.arange(1000) + 1) / 1000, snr, color=colour, label=name)
+unscaled = snr_of(linear_betas(200, rescale=False))
+axes.semilogy((torch.arange(200) + 1) / 200, unscaled, "k--", label="linear, unscaled, T = 200")
+axes.axhline(1, color="grey", lw=0.8)
+axes.axhspan(1e-9, 1e-2, color="grey", alpha=0.12, lw=0)
+axes.text(0.02, 2e-5, "SNR below 0.01:\nlittle to see", fontsize=9, color="dimgrey")
+axes.set(xlabel="(t + 1) / T", ylabel="SNR", ylim=(1e-6, 1e5))
+axes.set_title("Linear spends a third of its steps in the dark; unscaled never gets there")
+axes.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# Linear does: about a third of its steps lie below 0.01, cosine and sigmoid a few in a hundred. And the
+# dashed line stops at 0.15, as section 4 measured.
+#
+# A caution for later: the same SNR does not look equally noisy at every resolution. Averaging 2×2 pixels
+# quarters the variance of independent noise but hardly changes a smooth image, so a larger picture of the
+# same scene needs more noise to be destroyed (Chen 2023). A schedule is chosen for an image size.
+
+# %% [markdown]
+# ## 6. The posterior: one step back, if we knew the image
+#
+# **Question:** sampling has to go backwards, from $x_t$ to $x_{t-1}$. What is the right step?
+#
+# $q(x_{t-1} \mid x_t)$ alone cannot be written down: it depends on the distribution of all images. But
+# given the clean image as well, it can. Notebook 05 will put the network's *estimate* of $x_0$ in its
+# place, and that is the DDPM sampler.
+#
+# All distributions here are independent for each pixel, so take one pixel. Write
+# $\bar\alpha_{t-1}$ for the product up to the step before (1 at the first step). By Bayes' rule, and since
+# $x_t$ depends on $x_0$ only through $x_{t-1}$,
+#
+# $$q(x_{t-1} \mid x_t, x_0) \;\propto\; \underbrace{q(x_t \mid x_{t-1})}_{\text{eq. 2}}\;
+# \underbrace{q(x_{t-1} \mid x_0)}_{\text{eq. 4}}
+# \;\propto\; \exp\left(-\tfrac12\left[\frac{(x_t - \sqrt{\alpha_t}\,x_{t-1})^2}{\beta_t} +
+# \frac{(x_{t-1} - \sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}}\right]\right).$$
+#
+# The bracket is a quadratic in $x_{t-1}$, so the posterior is a normal distribution; we only have to read
+# off its mean and variance. Multiply out and sort by powers of $x_{t-1}$:
+#
+# $$[\;\cdot\;] = A\,x_{t-1}^2 - 2B\,x_{t-1} + \text{const},\qquad
+# A = \frac{\alpha_t}{\beta_t} + \frac{1}{1-\bar\alpha_{t-1}},\qquad
+# B = \frac{\sqrt{\alpha_t}}{\beta_t}\,x_t + \frac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}\,x_0 .$$
+#
+# **Complete the square**: $A x^2 - 2Bx = A\,(x - B/A)^2 - B^2/A$. So the mean is $B/A$ and the variance
+# $1/A$. Bring $A$ to a common denominator, and use $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and
+# $\alpha_t + \beta_t = 1$:
+#
+# $$A = \frac{\alpha_t(1-\bar\alpha_{t-1}) + \beta_t}{\beta_t(1-\bar\alpha_{t-1})}
+# = \frac{1-\bar\alpha_t}{\beta_t(1-\bar\alpha_{t-1})}.$$
+#
+# Hence $q(x_{t-1}\mid x_t,x_0) = \mathcal N(x_{t-1};\ \tilde\mu_t,\ \tilde\beta_t I)$ (Ho et al. 2020,
+# eq. 6 and 7) with
+#
+# $$\tilde\beta_t = \frac1A = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t,\qquad
+# \tilde\mu_t = \frac BA =
+# \underbrace{\frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}}_{\text{weight of } x_0} x_0
+# + \underbrace{\frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}}_{\text{weight of } x_t} x_t .$$
+
+
+# %%
+def posterior_weights(betas):
+    """Weight of x_0, weight of x_t, and variance of q(x_{t-1} | x_t, x_0); each (T,) (eq. 6 and 7)."""
+    alphas, alphas_cumprod = 1 - betas, alpha_bars(betas)
+    alphas_cumprod_prev = torch.cat([torch.ones(1, dtype=betas.dtype), alphas_cumprod[:-1]])
+    x_0_weight = alphas_cumprod_prev.sqrt() * betas / (1 - alphas_cumprod)
+    x_t_weight = alphas.sqrt() * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)
+    variance = betas * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)
+    return x_0_weight, x_t_weight, variance
+
+
+# %% [markdown]
+# ### Verified by simulation
+#
+# The formula says: among all chains that start at the same $x_0$ and come through the same $x_t$, the
+# values of $x_{t-1}$ have this mean and this variance. That can be tried without Bayes' rule. Run very
+# many chains *forward* from one pixel value, keep the pairs $(x_{t-1}, x_t)$, sort them into narrow bins
+# by $x_t$, and look at $x_{t-1}$ in each bin. We take a short chain, $T = 20$ (cosine), because its steps
+# are large enough to see.
+#
+# **Predict before you run:** the mean of $x_{t-1}$ changes from bin to bin. Does its variance?
+
+# %%
+few = cosine_betas(20)
+t, pixel = 9, 0.6
+pairs = course.pick(test=200_000, cpu=2_000_000, gpu=2_000_000)
+alpha_bar_prev = alpha_bars(few)[t - 1]
+x_prev = alpha_bar_prev.sqrt() * pixel + (1 - alpha_bar_prev).sqrt() * torch.randn(pairs, dtype=torch.float64)
+x_t = add_step(
+    x_prev, few[t], torch.randn(pairs, dtype=torch.float64)
+)  # one forward step: eq. 2, nothing else
+
+x_0_weight, x_t_weight, variance = (values[t] for values in posterior_weights(few))
+width, rows = 0.2, []
+for low in torch.arange(-2.0, 2.8, width).tolist():
+    inside = (x_t >= low) & (x_t < low + width)
+    n, seen = int(inside.sum()), x_prev[inside]
+    # Inside a bin x_t still varies a little. Around the formula's own line that plays no part.
+    around = seen - (x_0_weight * pixel + x_t_weight * x_t[inside])
+    rows.append((float(x_t[inside].mean()), float(seen.mean()), float(around.mean()), float(around.var()), n))
+centre, mean_seen, offset, variance_seen, count = torch.tensor(rows, dtype=torch.float64).T
+
+z_mean = offset / (variance_seen / count).sqrt()
+z_var = (variance_seen - variance) / (variance * (2 / (count - 1)).sqrt())
+print(f"{pairs:,} pairs, {len(rows)} bins with {int(count.min()):,} to {int(count.max()):,} pairs each")
+for name, z in [("means", z_mean), ("variances", z_var)]:
+    print(f"{name}: {int((z.abs() < 2).sum())} of {len(rows)} bins within 2 standard errors of the formula")
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5))
+left.plot(x_t[:3000], x_prev[:3000], ".", color="grey", ms=2, alpha=0.5, label="3000 of the pairs")
+line = torch.linspace(-2.6, 3, 2, dtype=torch.float64)
+formula = x_0_weight * pixel + x_t_weight * line
+left.plot(line, formula, color=COLOURS[1], label="posterior mean (eq. 7)")
+band = (formula - variance.sqrt(), formula + variance.sqrt())
+left.fill_between(line, *band, color=COLOURS[1], alpha=0.2, lw=0, label="± posterior std")
+left.plot(centre, mean_seen, "o", color=COLOURS[0], ms=4, label="mean in a bin")
+left.set(xlabel=r"$x_t$", ylabel=r"$x_{t-1}$", title="The mean is a straight line in x_t ...")
+left.legend(fontsize=8)
+bars = 2 * variance_seen * (2 / (count - 1)).sqrt()
+right.errorbar(centre, variance_seen, bars, fmt="o", ms=4, capsize=2, label="variance in a bin, ± 2 SE")
+right.axhline(variance, color=COLOURS[1], label=r"$\tilde\beta_t$ (eq. 7)")
+right.axhline(few[t], color="black", ls="--", lw=1, label=r"$\beta_t$, for comparison")
+right.set(xlabel=r"$x_t$", ylabel=r"variance of $x_{t-1}$", ylim=(0, 1.25 * float(few[t])))
+right.set_title("... and the variance does not depend on it")
+right.legend(fontsize=8, loc="lower center")
+plt.show()
+
+# %% [markdown]
+# No, the variance is the same in every bin: nothing in $1/A$ depends on $x_t$ or $x_0$. That is why a
+# sampler can use a fixed table of variances. It is smaller than $\beta_t$, because knowing $x_0$ narrows
+# down where the chain came from.
+#
+# The figure used one pixel value. For the weight of $x_0$ we let $x_0$ vary: pixels of the boot, drawn at
+# random. Since the mean is linear in $x_0$ and $x_t$, an ordinary **least-squares regression** of $x_{t-1}$
+# on the two must find the two weights, and its residual variance must be $\tilde\beta_t$.
+
+
+# %%
+def simulate_weights(betas, t):
+    """Both weights with their standard errors, and the variance with its own, from simulated chains alone."""
+    start = x_0.flatten().double()[torch.randint(x_0.numel(), (pairs,))]
+    previous = alpha_bars(betas)[t - 1]
+    x_prev = previous.sqrt() * start + (1 - previous).sqrt() * torch.randn(pairs, dtype=torch.float64)
+    x_t = add_step(x_prev, betas[t], torch.randn(pairs, dtype=torch.float64))
+    design = torch.stack([start, x_t], dim=1)
+    inverse = (design.T @ design).inverse()
+    weights = inverse @ (design.T @ x_prev)
+    residual = (x_prev - design @ weights).var()
+    errors = (residual * inverse.diagonal()).sqrt()
+    return [*weights, residual], [*errors, residual * (2 / pairs) ** 0.5]
+
+
+print(" t  quantity         simulated ± SE       formula   difference / SE")
+for t in [1, 5, 9, 15]:
+    formulas = [values[t] for values in posterior_weights(few)]
+    names = ["weight of x_0", "weight of x_t", "variance"]
+    for name, value, se, formula in zip(names, *simulate_weights(few, t), formulas):
+        print(f"{t:2d}  {name:<14} {value:9.5f} ± {se:.5f} {formula:11.5f} {(value - formula) / se:13.1f}")
+
+# %% [markdown]
+# The differences are of the size of their standard errors (2 of them now and then is what chance gives):
+# the algebra is right.
+#
+# ### What the weights look like over a whole chain
+#
+# **Predict before you run:** at the very first step (`t = 0`) the previous state *is* the clean image. What
+# must the two weights and the variance be there?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+weights_1000 = posterior_weights(cosine_betas(1000))
+print("cosine, T = 1000\n    t  weight of x_0  weight of x_t   std    sqrt(beta)")
+for t in [0, 1, 10, 100, 500, 900, 999]:
+    first, second, var = (values[t] for values in weights_1000)
+    print(f"{t:5d} {first:14.4f} {second:14.4f} {var.sqrt():7.4f} {cosine_betas(1000)[t].sqrt():11.4f}")
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+for name, colour in zip(["linear", "cosine"], COLOURS):
+    betas_1000 = schedules[name](1000)
+    first, second, var = posterior_weights(betas_1000)
+    t = torch.arange(1000) + 1
+    left.semilogx(t, first, color=colour, label=f"weight of x_0, {name}")
+    left.semilogx(t, second, color=colour, ls="--", label=f"weight of x_t, {name}")
+    right.semilogx(t, (var / betas_1000), color=colour, label=name)
+left.set(xlabel="t + 1 (log axis)", ylabel="weight in the posterior mean")
+left.set_title("x_0 decides only at the very end of sampling")
+left.legend(fontsize=8, loc="center right")
+right.set(xlabel="t + 1 (log axis)", ylabel=r"$\tilde\beta_t \,/\, \beta_t$")
+right.set_title("The two variances differ only at small t")
+right.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# At `t = 0` the weight of $x_0$ is 1, that of $x_t$ is 0 and the variance is 0: the posterior is the
+# clean image and **no noise is added in the last step of sampling**. (Code that adds some there, because
+# its loop starts at 1 and its test is `if t > 0`, gives grainy samples.) Everywhere else a step goes only
+# a little way from $x_t$ towards $x_0$: that is why sampling takes many steps, and why a poor $x_0$
+# estimate at high $t$ can still be mended later. (The drop of the cosine at the right end is the capped
+# last beta, 0.999: $x_{T-1}$ in code, which is nearly all new noise, says almost nothing about the state
+# before it.)
+#
+# On the right: Ho et al. (2020, section 3.2) try both $\beta_t$ and $\tilde\beta_t$ as the sampler's
+# variance and report similar results. The ratio shows why one would expect that at $T = 1000$: beyond the
+# first few dozen steps they are the same. With few steps they are not (the dashed line in the figure
+# before).
+
+# %% [markdown]
+# ## 7. What should a network predict: noise, x_0 or v?
+#
+# **Question:** the sampler needs an estimate of $x_0$. Must the network output that?
+#
+# Write $a = \sqrt{\bar\alpha_t}$ (`signal`) and $s = \sqrt{1-\bar\alpha_t}$ (`sigma`), so $a^2 + s^2 = 1$
+# and $x_t = a\,x_0 + s\,\epsilon$. The network is given $x_t$ and $t$. One equation ties $x_0$ and
+# $\epsilon$ together, so knowing either of them, or another mixture, is knowing both. The third target in
+# use is
+#
+# $$v = a\,\epsilon - s\,x_0 \qquad\text{(Salimans \& Ho 2022, section 4).}$$
+#
+# $(x_t, v)$ is $(x_0, \epsilon)$ turned by an angle: $\begin{pmatrix} x_t \\ v\end{pmatrix} =
+# \begin{pmatrix} a & s \\ -s & a \end{pmatrix}\begin{pmatrix} x_0 \\ \epsilon\end{pmatrix}$, and a
+# rotation is undone by its transpose, which gives the last row of this table at once. The others follow
+# by solving $x_t = a\,x_0 + s\,\epsilon$ for what is missing.
+#
+# | the network outputs | $x_0 =$ | $\epsilon =$ | $v =$ |
+# | --- | --- | --- | --- |
+# | noise $\epsilon$ | $(x_t - s\,\epsilon)/a$ | $\epsilon$ | $(\epsilon - s\,x_t)/a$ |
+# | $x_0$ | $x_0$ | $(x_t - a\,x_0)/s$ | $(a\,x_t - x_0)/s$ |
+# | $v$ | $a\,x_t - s\,v$ | $s\,x_t + a\,v$ | $v$ |
+#
+# We check every entry, on real pixels, at every one of 1000 timesteps.
+
+
+# %%
+def convert(output, x_t, signal, sigma, prediction):
+    """(x_0, noise, v) that a network output stands for, when the network predicts `prediction`."""
+    if prediction == "noise":
+        return (x_t - sigma * output) / signal, output, (output - sigma * x_t) / signal
+    if prediction == "x_0":
+        return output, (x_t - signal * output) / sigma, (signal * x_t - output) / sigma
+    return signal * x_t - sigma * output, sigma * x_t + signal * output, output
+
+
+curve = alpha_bars(cosine_betas(1000)).view(-1, 1)
+signal, sigma = curve.sqrt(), (1 - curve).sqrt()  # (1000, 1): one row for each timestep
+clean = x_0.flatten().double().expand(1000, -1)  # (1000, 784)
+noise = torch.randn_like(clean)
+x_t, v = signal * clean + sigma * noise, signal * noise - sigma * clean
+for prediction, output in [("noise", noise), ("x_0", clean), ("v", v)]:
+    for got, expected in zip(convert(output, x_t, signal, sigma, prediction), [clean, noise, v]):
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
+print("all nine conversions agree at all 1000 timesteps")
+
+# %% [markdown]
+# In exact arithmetic the three are interchangeable. A network is not exact. Suppose its output is off by
+# $\delta$. Put that into the table, with $x_t$ known exactly:
+#
+# | $\delta$ in | error in $x_0$ | error in $\epsilon$ | error in $v$ |
+# | --- | --- | --- | --- |
+# | $\epsilon$ | $\delta\, s/a$ | $\delta$ | $\delta / a$ |
+# | $x_0$ | $\delta$ | $\delta\, a/s$ | $\delta / s$ |
+# | $v$ | $\delta\, s$ | $\delta\, a$ | $\delta$ |
+#
+# **Predict before you run:** which of the three targets gives $x_0$ with the largest error at high $t$,
+# where $a$ is nearly 0? Which one makes the error in $\epsilon$ explode, and where?
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+a, s, t = signal.flatten(), sigma.flatten(), torch.arange(1000)
+panels = [
+    (
+        left,
+        "Error in x_0: from noise, it explodes at high t",
+        [("noise", s / a, "-"), ("x_0", torch.ones(1000), "-."), ("v", s, "--")],
+    ),
+    (
+        right,
+        "Error in the noise: from x_0, it grows at low t",
+        [("noise", torch.ones(1000), "-"), ("x_0", a / s, "-."), ("v", a, "--")],
+    ),
+]
+for axes, title, lines in panels:
+    for (name, factor, style), colour in zip(lines, COLOURS):
+        axes.semilogy(t, factor, style, color=colour, label=f"network predicts {name}")
+    axes.set(xlabel="t (cosine, T = 1000)", ylim=(1e-3, 1e4))
+    axes.set_title(title)
+left.semilogy(t, 1 / a, ":", color="black", label=r"$1/\sqrt{\bar\alpha_t}$")
+left.set_ylabel("error factor (1: as large as\nthe network's own error)")
+left.legend(fontsize=8, loc="upper center")
+right.legend(fontsize=8, loc="upper center")
+plt.show()
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("cosine, T = 1000; error in x_0 for an error of 0.1 in the network's output\n")
+print("   t   noise: 0.1 s/a   x_0: 0.1    v: 0.1 s   1/sqrt(alpha-bar)")
+for t in [10, 100, 500, 900, 990]:
+    print(f"{t:4d} {0.1 * s[t] / a[t]:16.3f} {0.1:10.3f} {0.1 * s[t]:11.3f} {1 / a[t]:19.1f}")
+
+# %%
+shown, rows, titles = [10, 100, 500, 900, 990], [], []
+error = 0.1 * torch.randn(784, dtype=torch.float64)  # the same error in every case
+for prediction, output in [("noise", noise), ("x_0", clean), ("v", v)]:
+    estimate = convert(output + error, x_t, signal, sigma, prediction)[0]
+    rows.append(estimate[shown].view(-1, 1, 28, 28))
+    titles += [f"from {prediction}, t = {t}" for t in shown]
+show_images(
+    torch.cat(rows),
+    titles=titles,
+    columns=len(shown),
+    scale=4,
+    title="The same error of 0.1: noise prediction loses x_0 at high t",
+)
+
+# %% [markdown]
+# Noise prediction divides by $a = \sqrt{\bar\alpha_t}$: at high $t$ a small error in $\epsilon$ becomes a
+# huge one in $x_0$. It is **ill-conditioned** there. $x_0$ prediction is the mirror image: the noise is
+# ruined at low $t$. With $v$ no factor is ever above 1, since $a$ and $s$ are not. That, and that $v$ has
+# about unit size at every $t$, is why this course trains on $v$.
+#
+# A fair remark: at high $t$ the noise is easy to predict ($x_t$ is nearly it), so a network's error there
+# is small as well. The target does not change what the *best* answer is. It changes what a given error
+# costs, and with it what the loss cares about. From the table, squared:
+#
+# $$\lVert\text{error in } \epsilon\rVert^2 = \mathrm{SNR}(t)\,\lVert\text{error in } x_0\rVert^2,\qquad
+# \lVert\text{error in } v\rVert^2 = (\mathrm{SNR}(t) + 1)\,\lVert\text{error in } x_0\rVert^2,$$
+#
+# because $a^2/s^2 = \mathrm{SNR}$ and $1/s^2 = \mathrm{SNR}+1$. A plain loss on $\epsilon$ gives high $t$
+# no weight at all; a loss on $v$ gives it weight 1.
+#
+# One place where rounding alone shows this: below, the *exact* noise in float32, turned into $x_0$.
+
+# %%
+diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="noise")
+exact = torch.randn(1000, *x_0.shape[1:])
+all_t = torch.arange(1000)
+all_x_t = diffusion.q_sample(x_0.expand_as(exact), all_t, exact)
+rounding = (diffusion.to_x_0(exact, all_x_t, all_t) - x_0).abs().amax((1, 2, 3))
+for t in [0, 500, 900, 999]:
+    print(f"t = {t:3d}: exact noise in float32 gives x_0 with an error of up to {rounding[t]:.0e}")
+
+# %% [markdown]
+# ## 8. Check: the same thing in `utils`
+#
+# What you saw here is what `utils/diffusion/schedules.py` and `process.py` contain; open them, you will
+# recognise every line. The check is strict: same numbers, for several $T$ and all three targets.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for steps in [20, 200, 1000, 4000]:
+    for name in ["linear", "cosine", "sigmoid"]:
+        theirs = NoiseSchedule.named(name, steps)
+        torch.testing.assert_close(schedules[name](steps), theirs.betas)
+        torch.testing.assert_close(alpha_bars(schedules[name](steps)), theirs.alphas_cumprod)
+    unscaled = NoiseSchedule.linear(steps, rescale=False).betas
+    torch.testing.assert_close(linear_betas(steps, rescale=False), unscaled)
+print("schedules agree")
+
+betas_1000 = cosine_betas(1000)
+batch, t = images[:64], torch.arange(64) * 15
+noise = torch.randn_like(batch)
+x_t = q_sample(batch, t, noise, alpha_bars(betas_1000))
+torch.testing.assert_close(x_t, diffusion.q_sample(batch, t, noise))
+x_0_weight, x_t_weight, variance = (w[t].float().view(-1, 1, 1, 1) for w in posterior_weights(betas_1000))
+mean, var = diffusion.q_posterior(batch, x_t, t)
+torch.testing.assert_close(x_0_weight * batch + x_t_weight * x_t, mean)
+torch.testing.assert_close(variance, var)
+print("q_sample and q_posterior agree")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+curve = alpha_bars(betas_1000)[t].view(-1, 1, 1, 1)
+signal, sigma = curve.sqrt(), (1 - curve).sqrt()
+batch, noise = batch.double(), noise.double()
+x_t = signal * batch + sigma * noise
+for prediction in ["noise", "x_0", "v"]:
+    theirs = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction=prediction)
+    output = theirs.target(batch, noise, t)
+    mine = convert(output, x_t, signal, sigma, prediction)
+    torch.testing.assert_close(mine[0], theirs.to_x_0(output, x_t, t))
+    torch.testing.assert_close(mine[1], theirs.to_noise(output, x_t, t))
+print("targets and conversions agree")
+
+# %% [markdown]
+# ## 9. A museum of bugs
+#
+# Five mistakes found in widely read tutorials. Each runs without an error message. Here is what each does
+# to the numbers.
+#
+# - **uint8 wrap-around.** $x_t$ leaves [-1, 1]; written to 8 bits without clamping, 256 becomes 0.
+# - **Images in [0, 1]** instead of [-1, 1].
+# - **Uniform noise**: `torch.rand` for `torch.randn`.
+# - **Variance for standard deviation**: $(1-\bar\alpha_t)\,\epsilon$ for $\sqrt{1-\bar\alpha_t}\,\epsilon$.
+# - **No shrinking**: $x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$.
+#
+# **Predict before you run:** you only look at $x_T$, and test that its mean is 0 and its standard
+# deviation 1. Which of the last four do you catch?
+
+# %%
+curve = alpha_bars(linear_betas(1000))
+wrongs = {
+    "right": lambda x, a_bar, noise: a_bar.sqrt() * x + (1 - a_bar).sqrt() * noise,
+    "in [0, 1]": lambda x, a_bar, noise: a_bar.sqrt() * (x + 1) / 2 + (1 - a_bar).sqrt() * noise,
+    "uniform": lambda x, a_bar, noise: a_bar.sqrt() * x + (1 - a_bar).sqrt() * torch.rand_like(noise),
+    "variance": lambda x, a_bar, noise: a_bar.sqrt() * x + (1 - a_bar) * noise,
+    "no shrinking": lambda x, a_bar, noise: x + (1 - a_bar).sqrt() * noise,
+}
+some = images[:1000]
+noise = torch.randn_like(some)
+print("1000 test images   t = 250: mean    std    t = 999: mean    std")
+for name, wrong in wrongs.items():
+    middle, end = (wrong(some, curve[t], noise) for t in [250, 999])
+    print(f"{name:<12} {middle.mean():19.2f} {middle.std():6.2f} {end.mean():16.2f} {end.std():6.2f}")
+
+# %%
+noise, t = torch.randn_like(x_0), 200
+variants = [wrong(x_0, curve[t], noise) for wrong in wrongs.values()]
+levels = ((variants[0] + 1) * 127.5).round().int()
+wrapped = (levels % 256).float() / 127.5 - 1  # what 8 bits keep of a number that does not fit
+outside = ((levels < 0) | (levels > 255)).double().mean()
+print(f"uint8: at t = {t}, {outside:.0%} of the pixels lie outside 0..255 and wrap around")
+show_images(
+    torch.cat([*variants, wrapped]),
+    titles=[*wrongs, "uint8 wrap"],
+    columns=6,
+    title=f"The same boot and noise at t = {t}: no bug raises an error, and some look better",
+)
+
+# %% [markdown]
+# Compare each row with "right". At $T$ you catch uniform noise (mean 0.5, standard deviation $1/\sqrt{12}
+# \approx 0.29$) and the missing shrinking (the mean is that of the images, the standard deviation too
+# large). You miss "variance", since $1-\bar\alpha_T \approx 1$ is its own root: only in the middle of the
+# chain is its standard deviation too small. And you miss [0, 1], whose $x_T$ is perfect noise: in the
+# middle its mean has the wrong sign. Images in [0, 1] have half the spread, so the true SNR is a quarter
+# of what the schedule says, and a sampler that clips its estimates to [-1, 1] clips to the wrong range.
+#
+# So test the forward process **in the middle of the chain**, not only at its end. Exercise 01.4 asks you
+# to write that test. As to wrap-around: clamp to [-1, 1] before you convert, as `show_images` does. (We
+# wrapped with `% 256` because converting an out-of-range float to uint8 directly is not even defined: the
+# result depends on the machine.)
+
+# %% [markdown]
+# ## 10. Play
+#
+# The image at step `t`, its pixels' histogram against the standard normal, and where `t` lies on the SNR
+# curve. First for three fixed values.
+
+# %%
+fixed_noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+
+
+def draw(schedule="linear", num_timesteps=1000, t=300):
+    """Image, histogram and SNR of x_t for one schedule, T and t."""
+    curve = alpha_bars(schedules[schedule](num_timesteps))
+    x_t = q_sample(x_0, torch.tensor([t]), fixed_noise, curve)
+    snr = curve / (1 - curve)
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 2.7), width_ratios=[1, 1.4, 1.4])
+    show_images(x_t, ax=left)
+    left.set_title(f"x_t, {schedule}")
+    middle.hist(x_t.flatten(), bins=torch.linspace(-4, 4, 41), density=True, color=COLOURS[0])
+    grid = torch.linspace(-4, 4, 100)
+    middle.plot(grid, bell(grid), color="black", lw=1)
+    middle.set(xlabel="pixel value", ylabel="density", ylim=(0, 1.2))
+    middle.set_title(f"{curve[t].sqrt():.3f} x_0 + {(1 - curve[t]).sqrt():.3f} noise")
+    right.semilogy(torch.arange(num_timesteps), snr, color=COLOURS[0])
+    right.plot(t, snr[t], "o", color=COLOURS[1])
+    right.axhline(1, color="grey", lw=0.8)
+    right.set(
+        xlabel=f"t (T = {num_timesteps})", ylabel="SNR", ylim=(1e-6, 1e5), title=f"SNR({t}) = {snr[t]:.2g}"
+    )
+    return figure
+
+
+for t in [50, 300, 999]:
+    draw("linear", 1000, t)
+    plt.show()
+
+# %% [markdown]
+# Now move the sliders. Things to try: at $T = 200$, compare "linear, unscaled" with "linear" at the last
+# $t$. Find the $t$ at which you can no longer tell that it is a boot, for each schedule, and read the SNR
+# there: is it the same?
+
+# %%
+T_slider = ipywidgets.IntSlider(1000, 10, 1000, 10, description="T", continuous_update=False)
+t_slider = ipywidgets.IntSlider(300, 0, 999, 1, description="t", continuous_update=False)
+T_slider.observe(lambda change: setattr(t_slider, "max", change["new"] - 1), "value")  # t ends at T - 1
+
+play(draw, schedule=["linear", "linear, unscaled", "cosine", "sigmoid"], num_timesteps=T_slider, t=t_slider)
+
+# %% [markdown]
+# ## 11. Exercises
+#
+# Write your answer in place of `raise NotImplementedError` and run the cell: `check` says whether it is
+# right, and if not, which property is broken. `hint("01.1")` gives a hint, each call the next one;
+# `solution("01.1")` shows one answer. The same goes for the other numbers.
+#
+# ### 01.1 A shorter chain out of a long one
+#
+# A sampler that visits only some timesteps (say 0, 100, 200, ...) needs the betas of *that* shorter
+# chain: one of its steps does the work of many. $\bar\alpha$ at the visited timesteps must stay what it
+# was (Nichol & Dhariwal 2021, section 4).
+
+
+# %%
+def respaced_betas(betas, keep):
+    """The betas of the chain that visits only the timesteps in `keep`.
+
+    betas: (T,) float64. keep: (K,) whole numbers, rising. Returns (K,) betas whose alpha-bar at step k
+    is the long chain's alpha-bar at timestep keep[k].
+    """
+    raise NotImplementedError
+
+
+check("01.1", respaced_betas)
+
+# %%
+hint("01.1")
+
+# %% [markdown]
+# ### 01.2 A schedule from its SNR
+#
+# You want a schedule with a given SNR curve. Which betas give it?
+
+
+# %%
+def betas_from_snr(snr):
+    """The betas of the schedule with this signal-to-noise ratio. snr: (T,) float64, falling. Returns (T,)."""
+    raise NotImplementedError
+
+
+check("01.2", betas_from_snr)
+
+# %%
+hint("01.2")
+
+# %% [markdown]
+# ### 01.3 The posterior mean in terms of the noise
+#
+# DDPM's network predicts $\epsilon$. Put $x_0 = (x_t - s\,\epsilon)/a$ into the posterior mean of section
+# 6 and simplify: $x_0$ disappears, and what is left is short. It is line 4 of Algorithm 2 in Ho et al.
+# (2020), without its noise, and you will meet it in notebook 05.
+
+
+# %%
+def posterior_mean_from_noise(x_t, noise, beta, alpha_bar):
+    """Mean of q(x_{t-1} | x_t, x_0) in terms of the noise in x_t.
+
+    x_t, noise: images of one shape. beta, alpha_bar: beta_t and alpha-bar_t, 0-dimensional tensors.
+    """
+    raise NotImplementedError
+
+
+check("01.3", posterior_mean_from_noise)
+
+# %%
+hint("01.3")
+
+# %% [markdown]
+# ### 01.4 A test that catches the bugs
+#
+# Somebody hands you `forward(x_0, alpha_bar)`, which claims to draw $x_t$ from eq. 4. Write a test that
+# is passed by the right one, every time, and by none of the bugs of section 9. You may call it as often
+# as you like, with any images you make up.
+
+
+# %%
+def is_forward_process(forward):
+    """True if forward(x_0, alpha_bar) draws x_t as eq. 4 says, False if it does not.
+
+    forward takes a float tensor of any shape and a number alpha_bar in (0, 1); it returns x_t of that shape.
+    """
+    raise NotImplementedError
+
+
+check("01.4", is_forward_process)
+
+# %%
+hint("01.4")
+
+# %% [markdown]
+# ## Recap
+#
+# | symbol | code | meaning |
+# | --- | --- | --- |
+# | $x_0$, $x_t$ | `x_0`, `x_t` | clean image in [-1, 1]; the same after step $t$ |
+# | $T$ | `num_timesteps` | number of steps; in code $t$ runs from 0 to $T-1$ |
+# | $\beta_t$ | `betas` | variance of the noise that step $t$ adds |
+# | $\alpha_t = 1-\beta_t$ | `alphas` | |
+# | $\bar\alpha_t = \prod_{i\le t}\alpha_i$ | `alphas_cumprod` | share of the image in $x_t$, squared |
+# | $a = \sqrt{\bar\alpha_t}$, $s = \sqrt{1-\bar\alpha_t}$ | `signal`, `sigma` | $x_t = a x_0 + s \epsilon$ |
+# | $\epsilon$ | `noise` | standard normal noise |
+# | $\bar\alpha_t/(1-\bar\alpha_t)$ | `snr` | signal-to-noise ratio |
+# | $\tilde\mu_t$, $\tilde\beta_t$ | `diffusion.q_posterior(...)` | mean, variance of the posterior |
+# | $v = a\,\epsilon - s\,x_0$ | `v` | the target this course trains on |
+#
+# 1. Adding noise in $T$ small steps is the same as adding it in one jump, so any $x_t$ costs one line.
+# 2. A schedule is a curve from all image to all noise; it must arrive, whatever $T$ is, or the sampler
+#    starts from something the network never saw.
+# 3. Given $x_0$, the way back is a normal distribution with known mean and variance, and noise, $x_0$ and
+#    $v$ are three ways to ask for the same thing that differ in what an error costs.
+#
+# **Next:** [02 · Positional encoding](02_positional_encoding.ipynb): how a network is told which $t$ it
+# is looking at. The posterior comes back in [05 · Sampling](05_sampling.ipynb).
+#
+# ### References
+# - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: sections 2 and 3,
+#   eq. 2, 4, 6, 7.
+# - Nichol, Dhariwal 2021, *Improved DDPM*, arXiv 2102.09672: section 3.2 (cosine), section 4 (fewer steps).
+# - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: section 4 (targets and loss weights).
+# - Kingma, Salimans, Poole, Ho 2021, *Variational diffusion models*, arXiv 2107.00630: the SNR view.
+# - Jabri, Fleet, Chen 2022, arXiv 2212.11972, and Chen 2023, *On the importance of noise scheduling for
+#   diffusion models*, arXiv 2301.10972: the sigmoid schedule, and noise against image size.
+# - Lin, Liu, Li, Yang 2023, *Common diffusion noise schedules and sample steps are flawed*, arXiv
+#   2305.08891.
+# - Xiao, Rasul, Vollgraf 2017, *Fashion-MNIST*, arXiv 1708.07747.
