@@ -44,7 +44,7 @@ def test_every_requirement_has_a_floor(project):
 
 
 def test_constraints_lie_within_the_floors(root, project):
-    pip = requirements(project["dependencies"])
+    pip = requirements(project["dependencies"] + project["optional-dependencies"]["test"])
     lines = (root / "constraints.txt").read_text("utf-8").splitlines()
     for name, spec in requirements(line for line in lines if line and not line.startswith("#")).items():
         (pin,) = spec
