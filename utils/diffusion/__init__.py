@@ -2,6 +2,7 @@
 
 from utils.diffusion.checkpoints import load_model, save_model
 from utils.diffusion.images import ImageSet, load_images
+from utils.diffusion.metrics import ImageQuality
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.sampling import generate, sample
 from utils.diffusion.schedules import NoiseSchedule
@@ -10,6 +11,7 @@ from utils.diffusion.unet import UNet
 
 __all__ = [
     "GaussianDiffusion",
+    "ImageQuality",
     "ImageSet",
     "NoiseSchedule",
     "TrainState",

@@ -108,8 +108,10 @@ def train(
         if checkpoint and checkpoint.exists():
             run.restore(load_state(checkpoint), checkpoint)
             yield run.state
-        bar = tqdm(total=steps or round(60 * minutes), initial=run.done(), desc="training", leave=False,
-                   unit="step" if steps else "s", disable=not progress or not run.accelerator.is_main_process)  # fmt: skip
+        bar = tqdm(
+            total=steps or round(60 * minutes), initial=run.done(), unit="step" if steps else "s",
+            desc="training", leave=False, disable=not progress or not run.accelerator.is_main_process,
+        )  # fmt: skip
         while run.fraction() < 1:
             started = time.perf_counter()
             run.step()

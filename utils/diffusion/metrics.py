@@ -1,0 +1,120 @@
+"""How good are generated images? Frechet and kernel distance on the features of a small classifier.
+
+Both are 0 for two equal distributions and grow as they part. Both depend on the number of samples, so each
+is reported with that number and with the floor: the same measure for as many real images.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from utils.diffusion.classifier import FOLDER, Classifier, extract_features, load_classifier
+from utils.diffusion.images import ImageSet
+
+
+def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+    """|m_a - m_b|^2 + trace(C_a + C_b - 2 (C_a C_b)^(1/2)) of two Gaussians (Heusel et al. 2017, eq. 6).
+
+    Means (D,) and covariances (D, D), symmetric and positive semi-definite. The trace of the root is the
+    sum of the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric: no complex numbers.
+    """
+    mean_a, cov_a, mean_b, cov_b = (torch.as_tensor(x, dtype=torch.float64).numpy() for x in
+                                    (mean_a, cov_a, mean_b, cov_b))  # fmt: skip
+    values, vectors = scipy.linalg.eigh(cov_a)
+    root_a = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    cross = np.sqrt(scipy.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(min=0)).sum()
+    distance = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross
+    return float(max(distance, 0.0))
+
+
+def frechet_distance_of(features_a: Tensor, features_b: Tensor) -> float:
+    """`frechet_distance` of Gaussians fitted to features (N, D) and (M, D); at least two of each."""
+    fits = [(f.double().mean(0), f.double().T.cov()) for f in (features_a, features_b)]
+    return frechet_distance(*fits[0], *fits[1])
+
+
+def kernel_distance(features_a: Tensor, features_b: Tensor) -> float:
+    """Squared maximum mean discrepancy with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018, KID).
+
+    The unbiased estimate, from features (N, D) and (M, D): it can be slightly below 0 for equal distributions.
+    """
+    a, b = features_a.double(), features_b.double()
+    n, m, dim = len(a), len(b), a.shape[1]
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / dim + 1) ** 3
+
+    within_a, within_b = kernel(a, a), kernel(b, b)
+    off_a = (within_a.sum() - within_a.diagonal().sum()) / (n * (n - 1))
+    off_b = (within_b.sum() - within_b.diagonal().sum()) / (m * (m - 1))
+    return float(off_a + off_b - 2 * kernel(a, b).mean())
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """Distances of `count` images to real ones, and the floor: the same for as many real test images."""
+
+    frechet: float
+    kernel: float
+    count: int
+    frechet_floor: float
+    kernel_floor: float
+
+    def __str__(self) -> str:
+        return (
+            f"Frechet distance {self.frechet:.2f} (real against real {self.frechet_floor:.2f}), kernel distance "
+            f"{self.kernel:.4f} (real against real {self.kernel_floor:.4f}), {self.count:,} images"
+        )
+
+
+class ImageQuality:
+    """Measures images against the full Fashion-MNIST training set, of which it keeps the statistics.
+
+    quality = ImageQuality.load();  report = quality(images)
+    """
+
+    def __init__(self, classifier: Classifier, reference: dict[str, Tensor]):
+        self.classifier, self.reference = classifier, reference
+
+    @classmethod
+    def load(cls, folder: Path = FOLDER) -> "ImageQuality":
+        """From data/checkpoints. Raises FileNotFoundError with the command that makes the files."""
+        classifier = load_classifier(folder / "classifier.safetensors")
+        return cls(classifier, load_file(folder / "reference.safetensors"))
+
+    def __call__(self, images: Tensor | ImageSet, seed: int = 0) -> QualityReport:
+        """Report on images (N, 1, 28, 28) in [-1, 1], N from 2 to 10,000.
+
+        The floor takes N test images, drawn with `seed`. Raises ValueError for other shapes, counts or ranges.
+        """
+        features = self.features(images)
+        count = len(features)
+        generator = torch.Generator().manual_seed(seed)
+        held_out = self.reference["test.features"].float()
+        if count > len(held_out):
+            raise ValueError(f"{count} images, but the floor is known for at most {len(held_out)}; measure fewer")
+        real = held_out[torch.randperm(len(held_out), generator=generator)[:count]]
+        return QualityReport(self.frechet(features), self.kernel(features), count, self.frechet(real), self.kernel(real))
+
+    def features(self, images: Tensor | ImageSet) -> Tensor:
+        """Features (N, 64) of images; raises ValueError where they cannot be measured."""
+        shape = tuple(images.pixels.shape if isinstance(images, ImageSet) else images.shape)
+        if len(shape) != 4 or shape[1:] != (1, 28, 28) or shape[0] < 2:
+            raise ValueError(f"image quality is measured on at least 2 images of shape (N, 1, 28, 28), got {shape}")
+        if not isinstance(images, ImageSet) and not bool(torch.isfinite(images).all()):
+            raise ValueError("some images hold NaN or infinite values; sample them again with clipping on")
+        return extract_features(self.classifier, images)
+
+    def frechet(self, features: Tensor) -> float:
+        """Frechet distance of features (N, 64) to the training set."""
+        mean, cov = features.double().mean(0), features.double().T.cov()
+        return frechet_distance(mean, cov, self.reference["train.mean"], self.reference["train.cov"])
+
+    def kernel(self, features: Tensor) -> float:
+        """Kernel distance of features (N, 64) to 5,000 images of the training set."""
+        return kernel_distance(features, self.reference["train.features"].float())
