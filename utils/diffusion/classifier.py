@@ -4,6 +4,7 @@ It is trained here on Fashion-MNIST and kept in data/checkpoints with its accura
 features are not comparable with those on Inception's; the real-against-real floor is given beside them.
 """
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -31,7 +32,7 @@ class Classifier(nn.Module):
         widths = (1, 32, 64, 128)
         self.convs = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
-            for a, b in zip(widths, widths[1:])
+            for a, b in itertools.pairwise(widths)
         )
         self.to_features = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 9, FEATURES))
         self.head = nn.Linear(FEATURES, 10)
@@ -80,10 +81,11 @@ def train_classifier(images: ImageSet, epochs: int = EPOCHS, seed: int = SEED) -
     steps = epochs * (len(images) // BATCH_SIZE)
     optimizer = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    # One long list of indices: a permutation per epoch, without the images that do not fill a batch.
+    whole = steps // epochs * BATCH_SIZE
+    order = torch.cat([torch.randperm(len(images))[:whole] for _ in range(epochs)])
     for step in tqdm(range(steps), desc="classifier"):
-        place = step % (len(images) // BATCH_SIZE)
-        order = torch.randperm(len(images)) if place == 0 else order
-        x, y = images[order[place * BATCH_SIZE : (place + 1) * BATCH_SIZE]]
+        x, y = images[order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]]
         flipped = torch.rand(len(x), 1, 1, 1) < 0.5
         x = torch.where(flipped, x.flip(-1), x)
         loss = F.cross_entropy(classifier(x), y)

@@ -99,7 +99,10 @@ class ImageQuality:
         if count > len(held_out):
             raise ValueError(f"{count} images, but the floor is known for at most {len(held_out)}; measure fewer")
         real = held_out[torch.randperm(len(held_out), generator=generator)[:count]]
-        return QualityReport(self.frechet(features), self.kernel(features), count, self.frechet(real), self.kernel(real))
+        (frechet, kernel), (frechet_floor, kernel_floor) = (
+            (self.frechet(x), self.kernel(x)) for x in (features, real)
+        )
+        return QualityReport(frechet, kernel, count, frechet_floor, kernel_floor)
 
     def features(self, images: Tensor | ImageSet) -> Tensor:
         """Features (N, 64) of images; raises ValueError where they cannot be measured."""
