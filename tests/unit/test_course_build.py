@@ -24,7 +24,7 @@ SOURCE = (
     + """# %% [markdown]
 # # A tiny notebook
 
-# %% tags=["setup"]
+# %% tags=["setup"] editable=true
 import os
 from pathlib import Path
 
