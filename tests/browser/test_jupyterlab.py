@@ -60,8 +60,7 @@ def test_slider_moves_the_figure(root, tmp_path, page, notebook):
 
 def run_all_cells(page):
     """Run > Run All Cells, once the kernel is ready; returns when the last cell is done."""
-    idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first
-    idle.wait_for(timeout=90 * SECOND)
+    wait_until_idle(page)
     # The committed outputs would hide a kernel that never ran.
     page.get_by_role("menuitem", name="Edit", exact=True).click()
     page.get_by_role("menuitem", name="Clear Outputs of All Cells").click()
@@ -70,7 +69,7 @@ def run_all_cells(page):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(EXECUTED, timeout=90 * SECOND)
     page.wait_for_function(ALL_DONE, timeout=300 * SECOND)
-    idle.wait_for(timeout=60 * SECOND)
+    wait_until_idle(page)
     errors = page.locator("[data-mime-type='application/vnd.jupyter.error']")
     assert errors.count() == 0, errors.first.inner_text()
 
@@ -91,6 +90,12 @@ def slide(page):
     wait_for_picture(page, picture, lambda now: now == before, "the slider went back, its figure did not")
     press(page, handle, there, times=3)
     wait_for_picture(page, picture, lambda now: now != before, "the slider moved, its figure did not")
+    wait_until_idle(page)  # the screenshot shows the figure of the slider's last place
+
+
+def wait_until_idle(page):
+    idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first
+    idle.wait_for(timeout=90 * SECOND)
 
 
 def press(page, handle, key, times=1):
