@@ -63,6 +63,16 @@ class Batches:
         return (to_float(x_0) if x_0.dtype == torch.uint8 else x_0), labels
 
 
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless all labels are 0..num_classes-1."""
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}; number the classes from 0, or "
+            "build the network with a larger num_classes"
+        )
+
+
 def check_range(images: Tensor) -> None:
     """Raise ValueError unless images are (N, C, H, W), and float in [-1, 1] or uint8."""
     if images.ndim != 4:

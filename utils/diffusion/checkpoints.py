@@ -5,6 +5,7 @@ network. A training state (weights, EMA, optimiser, step, random states) is a to
 read with `weights_only=True`.
 """
 
+import glob
 import json
 import os
 import pickle
@@ -34,6 +35,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)  # by a process that was killed while it saved
     try:
         write(part)
         with open(part, "rb+") as file:

@@ -3,54 +3,26 @@
     for state in train(model, diffusion, images, steps=1000):
         ...                                     # state.step, state.loss, state.ema_model
 
-One code path for CPU, GPU, mixed precision and several processes, through Hugging Face accelerate. All
-randomness of a step (timesteps, noise, dropped labels) is drawn for the whole batch from one generator, and
-each process takes its part: two processes see what one process would see.
+What one step does, and what is saved, stands in run.py.
 """
 
-import copy
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from utils.course.runtime import find_device, find_precision
+from utils.course.runtime import find_device
 from utils.diffusion.batches import Batches
-from utils.diffusion.checkpoints import load_state, save_model, save_state
+from utils.diffusion.checkpoints import load_state
 from utils.diffusion.images import ImageSet
 from utils.diffusion.process import GaussianDiffusion
+from utils.diffusion.run import Run, TrainingDiverged, TrainState, update_ema
 
-
-class TrainingDiverged(FloatingPointError):
-    """The loss or the gradient is no longer a number; the last good checkpoint is kept."""
-
-
-@dataclass
-class TrainState:
-    """Where training stands after a step.
-
-    step counts finished steps; loss is that of the last batch; seconds are those spent training, over all
-    resumed parts; validation_loss is the latest one measured, by the EMA weights. model and ema_model are
-    the living networks, not copies.
-    """
-
-    step: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    seconds: float
-    model: nn.Module
-    ema_model: nn.Module
-    validation_loss: float | None = None
+__all__ = ["TrainState", "TrainingDiverged", "train", "update_ema", "validation_loss"]
 
 
 def train(
@@ -98,8 +70,10 @@ def train(
     """
     if (steps is None) == (minutes is None):
         raise ValueError(f"give steps or minutes, one of the two; got steps={steps}, minutes={minutes}")
+    if (minutes if steps is None else steps) <= 0:
+        raise ValueError(f"steps and minutes must be above 0, got {steps if minutes is None else minutes}")
     device = torch.device(device) if device else find_device()
-    run = _Run(model, diffusion, Batches(images, labels, batch_size, seed), device, precision, seed)
+    run = Run(model, diffusion, Batches(images, labels, batch_size, seed), device, precision, seed)
     run.limits = (steps, minutes)
     run.rate = (learning_rate, min(warmup, steps // 10) if steps else warmup, decay)
     run.settings = (max_gradient_norm, ema_decay, label_dropout)
@@ -116,7 +90,7 @@ def train(
             started = time.perf_counter()
             run.step()
             if validation is not None and run.state.step % validate_every == 0:
-                losses = validation_loss(run.state.ema_model, diffusion, validation, device=device)
+                losses = validation_loss(run.state.ema_model, diffusion, validation, device=run.device)
                 run.state.validation_loss = losses.mean().item()
             if checkpoint and run.state.step % save_every == 0:
                 run.save(checkpoint)
@@ -135,148 +109,6 @@ def train(
         raise
     finally:
         run.release()
-
-
-class _Run:
-    """One training: network, EMA, optimiser, random state, and a step that moves them on."""
-
-    def __init__(self, model, diffusion, batches: Batches, device: torch.device, precision: str | None, seed: int):
-        # accelerate keeps its settings for the whole process; another training may want another precision.
-        AcceleratorState._reset_state()
-        precision = precision or find_precision(device)
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-        processes = self.accelerator.num_processes
-        if batches.batch_size % processes:
-            raise ValueError(f"batch_size {batches.batch_size} must be a multiple of the {processes} processes")
-        self.diffusion, self.batches = diffusion, batches
-        self.device = self.accelerator.device
-        if self.device.type == "cuda" or (self.device.type == "cpu" and precision == "no"):
-            model.to(memory_format=torch.channels_last)  # measured: faster there, slower with bf16 on a CPU
-        model.to(self.device).train()
-        ema_model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
-        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
-        self.rng = torch.Generator(self.device).manual_seed(seed)
-        self.state = TrainState(0, math.nan, 0.0, math.nan, 0.0, model, ema_model)
-
-    # -- how far ---------------------------------------------------------------------------------------
-
-    def done(self) -> int:
-        """Steps, or seconds, behind us."""
-        return self.state.step if self.limits[0] else int(self.state.seconds)
-
-    def fraction(self) -> float:
-        """How much of the training is behind us, 0 to 1, the same on every process."""
-        steps, minutes = self.limits
-        if steps is not None:
-            return self.state.step / steps if steps else 1.0
-        seconds = torch.tensor(self.state.seconds, device=self.device)
-        if self.accelerator.num_processes > 1:
-            seconds = broadcast(seconds)
-        return float(seconds) / (60 * minutes)
-
-    def learning_rate(self) -> float:
-        peak, warmup, decay = self.rate
-        rise = min(1.0, (self.state.step + 1) / warmup) if warmup else 1.0
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self.fraction()))) if decay else 1.0
-        return peak * rise * fall
-
-    # -- one step --------------------------------------------------------------------------------------
-
-    def step(self) -> None:
-        max_norm, ema_decay, label_dropout = self.settings
-        state, accelerator = self.state, self.accelerator
-        state.learning_rate = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = state.learning_rate
-        x_0, t, noise, y = self.draw(label_dropout)
-        with accelerator.autocast():
-            loss = self.diffusion.loss(self.model, x_0, t, noise, y)
-        state.loss = accelerator.reduce(loss.detach(), "mean").item()
-        self.check_finite("loss", state.loss)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), max_norm or math.inf)
-        state.gradient_norm = float(norm)
-        if accelerator.scaler is None:  # with fp16 the scaler skips such a step and goes on
-            self.check_finite("gradient norm", state.gradient_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        update_ema(state.ema_model, state.model, min(ema_decay, (1 + state.step) / (10 + state.step)))
-        state.step += 1
-
-    def draw(self, label_dropout: float) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """This process's part of the step's images, timesteps, noise and labels."""
-        x_0, y = self.batches(self.state.step)
-        count, on = len(x_0), dict(generator=self.rng, device=self.device)
-        t = torch.randint(self.diffusion.num_timesteps, (count,), **on)
-        noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
-        dropped = torch.rand(count, **on) < label_dropout
-        share = count // self.accelerator.num_processes
-        mine = slice(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
-        classes = getattr(self.state.model, "num_classes", None)
-        if classes is None or y is None:
-            labels = None
-        else:
-            labels = torch.where(dropped, classes, y.to(self.device))[mine]
-        return x_0[mine].to(self.device), t[mine], noise[mine], labels
-
-    def check_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"the {what} became {value} at step {self.state.step}: training stopped, and the last good "
-                "checkpoint is kept. Try a lower learning rate, or precision='no'"
-            )
-
-    # -- saving ----------------------------------------------------------------------------------------
-
-    def save(self, path: Path) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        state, scaler = self.state, self.accelerator.scaler
-        save_state(path, {
-            "model": state.model.state_dict(), "ema_model": state.ema_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None,
-            "step": state.step, "seconds": state.seconds, "loss": state.loss,
-            "validation_loss": state.validation_loss, "rng": self.rng.get_state(),
-            "torch_rng": torch.get_rng_state(), "prediction": self.diffusion.prediction,
-            "config": getattr(state.model, "config", None),
-        })  # fmt: skip
-
-    def restore(self, saved: dict, path: Path) -> None:
-        state = self.state
-        here = (getattr(state.model, "config", None), self.diffusion.prediction)
-        if (saved["config"], saved["prediction"]) != here:
-            raise ValueError(
-                f"{path.name} in {path.parent.name} was trained with {saved['config']}, prediction "
-                f"{saved['prediction']!r}, but this training has {here[0]}, prediction {here[1]!r}; use another "
-                "folder, or the same settings"
-            )
-        state.model.load_state_dict(saved["model"])
-        state.ema_model.load_state_dict(saved["ema_model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if saved["scaler"]:
-            self.accelerator.scaler.load_state_dict(saved["scaler"])
-        state.step, state.seconds, state.loss = saved["step"], saved["seconds"], saved["loss"]
-        state.validation_loss = saved["validation_loss"]
-        self.rng.set_state(saved["rng"])
-        torch.set_rng_state(saved["torch_rng"])
-
-    def save_model(self, path: Path) -> None:
-        if self.accelerator.is_main_process:
-            save_model(path, self.state.ema_model, self.diffusion, steps=self.state.step)
-
-    def release(self) -> None:
-        """Take accelerate's wrappers off the network, so that the caller has it as it was given."""
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.accelerator.free_memory()
-
-
-@torch.no_grad()
-def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * weights, in place; buffers are copied."""
-    torch._foreach_lerp_(list(ema_model.parameters()), list(model.parameters()), 1 - decay)
-    for kept, new in zip(ema_model.buffers(), model.buffers()):
-        kept.copy_(new)
 
 
 @torch.no_grad()
