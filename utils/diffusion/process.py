@@ -77,6 +77,7 @@ class GaussianDiffusion:
 
     def to_x_0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The x_0 that a network output stands for at (x_t, t); shape of x_t, not clipped."""
+        self._check_t(t, x_t)
         signal, sigma = self.signal_and_noise(t, x_t)
         if self.prediction == "noise":
             return (x_t - sigma * output) / signal
@@ -86,6 +87,7 @@ class GaussianDiffusion:
 
     def to_noise(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise that a network output stands for at (x_t, t); shape of x_t."""
+        self._check_t(t, x_t)
         signal, sigma = self.signal_and_noise(t, x_t)
         if self.prediction == "noise":
             return output
