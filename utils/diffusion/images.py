@@ -7,6 +7,7 @@ the repository carries. One printed line says which it was.
 
 import gzip
 import hashlib
+import http.client
 import os
 import urllib.request
 import warnings
@@ -144,10 +145,12 @@ def _local_folders() -> list[tuple[Path, str]]:
 
 def _is_whole(path: Path) -> bool:
     try:
-        return hashlib.sha256(_unpack(path)).hexdigest() == FASHION_SHA256[path.name]
+        whole = hashlib.sha256(_unpack(path)).hexdigest() == FASHION_SHA256[path.name]
     except (OSError, EOFError, zlib.error):
-        warnings.warn(f"{path.name} in {path.parent.name} does not unpack; it is passed over", stacklevel=2)
-        return False
+        whole = False
+    if not whole:
+        warnings.warn(f"{path} is damaged (its SHA-256 is wrong) and is passed over; delete it", stacklevel=2)
+    return whole
 
 
 def _unpack(path: Path) -> bytes:
@@ -203,6 +206,8 @@ def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
         if seen != sha256:
             raise OSError(f"{url} has SHA-256 {seen}, expected {sha256}; it was not kept")
         os.replace(part, path)
+    except http.client.HTTPException as error:
+        raise OSError(f"{url} broke off ({error}); try again") from error
     finally:
         part.unlink(missing_ok=True)
 
