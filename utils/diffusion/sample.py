@@ -11,7 +11,7 @@ import torch
 
 from utils.course.plots import save_grid
 from utils.course.runtime import find_device
-from utils.diffusion.checkpoints import load_model, write_atomically
+from utils.diffusion.checkpoints import load_model, read_notes, write_atomically
 from utils.diffusion.sampling import SAMPLERS, generate
 
 
@@ -28,7 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, help="network evaluations; by default what suits the sampler")
     add("--eta", type=float, default=0.0, help="fresh noise in DDIM, 0 to 1")
     add("--n", type=int, default=64, help="how many images")
-    add("--size", type=int, default=28, help="height and width")
+    add("--size", type=int, help="height and width; that of the training images when not given")
     add("--label", type=int, help="class of all images; without it each class in turn, if there are classes")
     add("--no-clip", action="store_true", help="do not clamp the estimate of x_0")
     add("--batch-size", type=int, default=250, help="images at a time")
@@ -49,8 +49,9 @@ def main(argv: list[str] | None = None) -> None:
         y = torch.full((args.n,), args.label)
     elif model.num_classes:
         y = torch.arange(args.n) % model.num_classes
+    size = args.size or read_notes(args.checkpoint).get("size", 28)
     images = generate(
-        model, diffusion, args.n, (model.config["in_channels"], args.size, args.size), batch_size=args.batch_size,
+        model, diffusion, args.n, (model.config["in_channels"], size, size), batch_size=args.batch_size,
         y=y, seed=args.seed, progress=True, sampler=args.sampler, steps=args.steps, eta=args.eta,
         clip=not args.no_clip,
     )  # fmt: skip

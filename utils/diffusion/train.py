@@ -8,12 +8,20 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from utils.diffusion.images import load_images
 from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
 from utils.diffusion.training import TrainingDiverged, train
 from utils.diffusion.unet import UNet
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,19 +35,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", required=True, type=Path, help="folder for checkpoint.pt and model.safetensors")
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=float, help="train this long")
-    length.add_argument("--steps", type=int, help="train this many steps")
+    length.add_argument("--steps", type=positive, help="train this many steps")
     add("--seed", type=int, default=0, help="for weights, batches and noise")
-    add("--save-every", type=int, default=200, help="steps between two saved states")
-    add("--batch-size", type=int, default=128, help="images in a step, over all processes")
+    add("--save-every", type=positive, default=200, help="steps between two saved states")
+    add("--log-every", type=positive, default=100, help="steps between two printed lines")
+    add("--batch-size", type=positive, default=128, help="images in a step, over all processes")
     add("--learning-rate", type=float, default=2e-3, help="peak of the schedule")
     add("--ema-decay", type=float, default=0.999, help="of the moving average of the weights")
     add("--label-dropout", type=float, default=0.1, help="how often a label is hidden")
     add("--unconditional", action="store_true", help="train without labels")
     add("--schedule", default="cosine", help=f"one of {', '.join(SCHEDULES)}")
-    add("--timesteps", type=int, default=1000, help="T")
+    add("--timesteps", type=positive, default=1000, help="T")
     add("--prediction", default="v", help=f"one of {', '.join(PREDICTIONS)}")
-    add("--size", type=int, help="resize images to this height and width")
-    add("--channels", type=int, default=48, help="width of the U-Net's first level")
+    add("--size", type=positive, help="resize images to this height and width")
+    add("--channels", type=positive, default=48, help="width of the U-Net's first level")
     add("--dropout", type=float, default=0.0, help="in the residual blocks")
     add("--precision", choices=("no", "bf16", "fp16"), help="found out when not given")
     add("--device", help="cpu, cuda or mps; found out when not given")
@@ -65,11 +74,18 @@ def main(argv: list[str] | None = None) -> None:
         validation=validation, out=args.out, save_every=args.save_every, precision=args.precision,
         device=args.device, seed=args.seed,
     )  # fmt: skip
+    started = False
     for state in states:
-        if state.step % 100 == 0:
+        processes = PartialState()
+        if not started and processes.is_main_process:
+            where = f"resumed after step {state.step}" if state.step > 1 else "from the start"
+            print(f"training {where}, processes: {processes.num_processes}", flush=True)
+        started = True
+        if state.step % args.log_every == 0 and processes.is_main_process:
             checked = "" if state.validation_loss is None else f"  validation {state.validation_loss:.4f}"
-            print(f"step {state.step:6d}  loss {state.loss:.4f}{checked}  {state.seconds:7.0f} s", flush=True)
-    print(f"done: {state.step} steps in {state.seconds:.0f} s; {args.out / 'model.safetensors'}")
+            print(f"step {state.step:6d}  loss {state.loss:.5f}{checked}  {state.seconds:7.0f} s", flush=True)
+    if processes.is_main_process:
+        print(f"done: {state.step} steps in {state.seconds:.0f} s; {args.out / 'model.safetensors'}")
 
 
 if __name__ == "__main__":
