@@ -72,8 +72,8 @@ from utils.diffusion import GaussianDiffusion, NoiseSchedule, load_images
 # Fashion-MNIST's test set** (Xiao et al. 2017). Images are stored as whole numbers 0 to 255. The model
 # works with floats in **[-1, 1]**: black is -1, white is +1. `load_images` does that conversion.
 #
-# **Predict before you run:** half of the pixels of a typical Fashion-MNIST image are background. What does
-# that do to the mean pixel value in [-1, 1]: is it about 0, or not?
+# **Predict before you run:** much of a typical Fashion-MNIST image is black background. What does that do to
+# the mean pixel value in [-1, 1]: is it about 0, or not?
 
 # %%
 data = load_images("fashion-mnist", "test")
@@ -84,6 +84,9 @@ x_0 = images[labels == boot][:1]  # (1, 1, 28, 28): a batch of one image
 print(f"x_0: shape {tuple(x_0.shape)}, from {x_0.min():.2f} to {x_0.max():.2f}")
 print(f"this boot:  mean {x_0.mean():.2f}, standard deviation {x_0.std():.2f}")
 print(f"all images: mean {images.mean():.2f}, standard deviation {images.std():.2f}")
+print(
+    f"pixels that are exactly -1: {(x_0 == -1).double().mean():.0%} here, {(images == -1).double().mean():.0%} in all"
+)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), width_ratios=[1, 2])
@@ -182,9 +185,12 @@ show_images(
 # \underbrace{\sqrt{\alpha_t(1-\alpha_{t-1})}\,\epsilon_{t-1} +
 # \sqrt{1-\alpha_t}\,\epsilon_t}_{\text{noise}}$$
 #
-# A sum of independent normals is normal, and the variances add: $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t)
-# = 1-\alpha_t\alpha_{t-1}$. So two steps have the form of one step, with the product
-# $\alpha_t\alpha_{t-1}$ in the place of $\alpha_t$. Repeating this down to $x_0$ gives
+# A sum of independent normals is normal, and the variances add:
+#
+# $$\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t) = 1-\alpha_t\alpha_{t-1}.$$
+#
+# So two steps have the form of one step, with the product $\alpha_t\alpha_{t-1}$ in the place of $\alpha_t$.
+# Repeating this down to $x_0$ gives
 #
 # $$q(x_t \mid x_0) = \mathcal N\!\left(x_t;\ \sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\right)
 # \qquad\text{(Ho et al. 2020, eq. 4)}$$
@@ -247,16 +253,13 @@ print(
 
 
 # %%
-def mean_and_variance(x_t):
-    return x_t.mean(0), x_t.var(0)  # over the draws, one value for each pixel
-
-
 one = int(pixels.argmax())  # the brightest pixel of the grid goes into the table
 print(f"one pixel with x_0 = {pixels[one]:.3f}, {draws:,} draws\n")
 print("   t  quantity   formula  stepwise  one jump  difference  standard error")
 z_scores = {"means": [], "variances": []}
 for t in checkpoints:
-    (mean_1, var_1), (mean_2, var_2) = mean_and_variance(walked[t]), mean_and_variance(jumped[t])
+    mean_1, var_1 = walked[t].mean(0), walked[t].var(0)  # over the draws, one value for each pixel
+    mean_2, var_2 = jumped[t].mean(0), jumped[t].var(0)
     se_mean = ((var_1 + var_2) / draws).sqrt()
     se_var = (2 * (var_1**2 + var_2**2) / (draws - 1)).sqrt()
     z_scores["means"].append((mean_1 - mean_2) / se_mean)
@@ -284,15 +287,14 @@ def bell(x, mean=0.0, std=1.0):
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 for t, colour in zip([100, 300, 999], COLOURS):
-    left.hist(jumped[t][:, one], bins=50, density=True, color=colour, alpha=0.3)
+    left.hist(jumped[t][:, one], bins=50, density=True, color=colour, alpha=0.3, label=f"t = {t}")
     left.hist(walked[t][:, one], bins=50, density=True, histtype="step", color=colour)
     mean, std = alphas_cumprod[t].sqrt() * pixels[one], (1 - alphas_cumprod[t]).sqrt()
     grid = torch.linspace(mean - 4 * std, mean + 4 * std, 200)
     left.plot(grid, bell(grid, mean, std), color="black", lw=1)
-    side = 1 if t == 100 else -1  # write the label beside the curve where there is room
-    left.text(mean + 1.5 * side * std, bell(mean + std, mean, std), f"t = {t}", color=colour, ha="center")
 left.set(xlabel="value of one pixel in x_t", ylabel="density")
 left.set_title("Walk (outline) and jump (filled) follow eq. 4 (black)")
+left.legend()
 z = torch.cat(z_scores["means"] + z_scores["variances"])
 right.hist(z, bins=20, density=True, color=COLOURS[0], alpha=0.6)
 grid = torch.linspace(-4, 4, 200)
@@ -330,10 +332,10 @@ plt.show()
 # *Fix the curve and read the betas off.* Let $u = t/T$ run from 0 to 1 and choose $\bar\alpha(u)$ directly;
 # then $\beta_t = 1 - \bar\alpha(t/T)\,/\,\bar\alpha((t-1)/T)$ with the paper's $t = 1 \dots T$.
 #
-# - **Cosine** (Nichol & Dhariwal 2021, eq. 17): $\bar\alpha(u) = f(u)/f(0)$, $f(u) =
-#   \cos^2\!\left(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\right)$, $s = 0.008$.
-# - **Sigmoid** (Jabri et al. 2022; Chen 2023), with $\sigma$ the logistic function and $a = -3$, $b = 3$:
-#   $\bar\alpha(u) = \frac{\sigma(b) - \sigma(a + u(b-a))}{\sigma(b) - \sigma(a)}$.
+# - **Cosine** (Nichol & Dhariwal 2021, eq. 17):
+#   $\bar\alpha(u) = f(u)/f(0)$, $f(u) = \cos^2\!\left(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\right)$, $s = 0.008$.
+# - **Sigmoid** (Jabri et al. 2022; Chen 2023), with $\sigma$ the logistic function:
+#   $\bar\alpha(u) = \frac{\sigma(3) - \sigma(6u - 3)}{\sigma(3) - \sigma(-3)}$.
 #
 # Both curves reach exactly 0 at $u = 1$. The last beta would then be 1 and $1/\sqrt{\bar\alpha_T}$
 # infinite, so betas are capped at 0.999.
@@ -360,9 +362,7 @@ def cosine_betas(num_timesteps, s=0.008):
 
 def sigmoid_betas(num_timesteps, start=-3.0, end=3.0):
     low, high = torch.tensor([start, end], dtype=torch.float64).sigmoid()
-    return betas_from_curve(
-        lambda u: (high - (start + u * (end - start)).sigmoid()) / (high - low), num_timesteps
-    )
+    return betas_from_curve(lambda u: (high - (start + u * (end - start)).sigmoid()) / (high - low), num_timesteps)
 
 
 # %% [markdown]
@@ -398,18 +398,19 @@ for (name, make), colour in zip(schedules.items(), ["#000000", *COLOURS]):
         u = (torch.arange(steps) + 1) / steps
         label = f"{name}, T = 200" if style == "--" else name if style == "-" else None
         left.plot(u, alpha_bars(make(steps)), style, color=colour, ms=3, label=label)
-    right.semilogy((torch.arange(1000) + 1) / 1000, make(1000), "--" if "un" in name else "-", color=colour)
+    if name != "linear, unscaled":  # at T = 1000 it is the same as linear
+        right.semilogy((torch.arange(1000) + 1) / 1000, make(1000), color=colour)
 left.plot([], [], "o", color="grey", ms=3, label="the same with T = 50")
 left.set(xlabel="(t + 1) / T", ylabel=r"$\bar\alpha_t$", title="Scaled, the curve does not depend on T")
 left.legend(fontsize=8)
-right.set(xlabel="(t + 1) / T", ylabel=r"$\beta_t$ at T = 1000", title="The betas themselves (log axis)")
-right.text(0.05, 0.012, "linear (at T = 1000 scaling changes nothing)", fontsize=8, color=COLOURS[0])
+right.set(xlabel="(t + 1) / T", ylabel=r"$\beta_t$ at T = 1000")
+right.set_title("Cosine and sigmoid keep large betas for the end")
 plt.show()
 
 # %% [markdown]
-# Read the first column from the bottom up. The unscaled linear schedule leaves 0.0064 of the image at
-# $T = 1000$, 0.364 at $T = 200$ (the rule of thumb said $e^{-1} \approx 0.37$), and nearly all of it at
-# $T = 20$. At $T = 4000$ nothing of the image is left long before the end, so most steps are wasted. The
+# Read the first column. The unscaled linear schedule leaves 0.0064 of the image at $T = 1000$, for which it
+# was made; 0.364 at $T = 200$ (the rule of thumb said $e^{-1} \approx 0.37$); and most of it at $T = 20$. At
+# $T = 4000$ the betas add up to four times what is needed, so many steps at the end only stir noise. The
 # other columns stay near 0 at every $T$. In the left panel the dots of 50 steps lie on (cosine, sigmoid) or
 # close to (linear) the line of 1000.
 #
@@ -446,7 +447,7 @@ animate(frames, titles=[f"t = {t}" for t in steps.tolist()], fps=6, title="Linea
 # ## 4. What goes wrong: 200 steps, betas left as they were
 #
 # Many tutorials shorten the chain to $T = 200$ to save time and keep betas from $10^{-4}$ to $0.02$.
-# Nothing crashes and the loss looks fine. We measure what is wrong.
+# Nothing crashes, so the mistake stays unseen. We measure it.
 #
 # The **signal-to-noise ratio** compares the squared factors of image and noise in eq. 4:
 # $\mathrm{SNR}(t) = \bar\alpha_t / (1-\bar\alpha_t)$ (`snr`). At $T$ it should be about 0.
@@ -489,9 +490,7 @@ show_images(
 # %%
 centred = x_0 - x_0.mean()
 for name, mean in means.items():
-    slope = (
-        centred * mean
-    ).sum() / centred.square().sum()  # least squares: mean image = slope * x_0 + constant
+    slope = (centred * mean).sum() / centred.square().sum()  # least squares: mean image = slope * x_0 + constant
     print(
         f"{name:>8}: the mean of 2000 draws of x_T contains {slope:.3f} times the boot "
         f"(eq. 4: {short[name][-1].sqrt():.3f})"
@@ -547,9 +546,9 @@ plt.show()
 # That is the answer to the question above: with unscaled betas $x_T$ in training is a faded photograph. The
 # class can be read from it nearly as well as from the clean image, and its mean pixel gives away most
 # images, while noise has neither. Scaled betas pass both tests. A sampler that starts from noise on the
-# unscaled schedule begins outside of what the network was trained on; notebook 05 sees what comes out.
+# unscaled schedule begins outside of what the network was trained on.
 #
-# A milder form is everywhere: even $T = 1000$ linear keeps $\sqrt{\bar\alpha_T} = 0.0064$. In 28×28
+# A milder form is common: even at $T = 1000$ the linear schedule keeps $\sqrt{\bar\alpha_T} = 0.0064$. In 28×28
 # images that is invisible. In large images, where averages over a million pixels are precise, it shows as
 # samples that are never very dark or very bright (Lin et al. 2023).
 
@@ -558,8 +557,9 @@ plt.show()
 #
 # **Question:** two schedules, two values of $T$: what do we compare?
 #
-# The SNR. Kingma et al. (2021) show that in the limit of many steps the noise level is all that matters;
-# $t$ is only a label for it. The SNR spans many powers of ten, so it belongs on a log axis.
+# The SNR. $t$ is only a label for a noise level: Kingma et al. (2021) show that, in the limit of many steps,
+# the likelihood loss depends on the schedule only through the SNR at its two ends. The SNR spans many powers
+# of ten, so it belongs on a log axis.
 #
 # **Predict before you run:** which schedule spends the largest share of its steps where the SNR is below
 # 0.01, that is, where the noise has 100 times the weight of the image or more?
@@ -594,8 +594,8 @@ axes.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Linear does: about a third of its steps lie below 0.01, cosine and sigmoid a few in a hundred. And the
-# dashed line stops at 0.15, as section 4 measured.
+# The linear schedule does: about a third of its steps lie below 0.01; with cosine and sigmoid it is a few in
+# a hundred. The dashed line stops at 0.15, as section 4 measured.
 #
 # A caution for later: the same SNR does not look equally noisy at every resolution. Averaging 2×2 pixels
 # quarters the variance of independent noise but hardly changes a smooth image, so a larger picture of the
@@ -667,12 +667,10 @@ def posterior_weights(betas):
 # %%
 few = cosine_betas(20)
 t, pixel = 9, 0.6
-pairs = course.pick(test=200_000, cpu=2_000_000, gpu=2_000_000)
+pairs = course.pick(test=200_000, cpu=1_000_000, gpu=1_000_000)
 alpha_bar_prev = alpha_bars(few)[t - 1]
 x_prev = alpha_bar_prev.sqrt() * pixel + (1 - alpha_bar_prev).sqrt() * torch.randn(pairs, dtype=torch.float64)
-x_t = add_step(
-    x_prev, few[t], torch.randn(pairs, dtype=torch.float64)
-)  # one forward step: eq. 2, nothing else
+x_t = add_step(x_prev, few[t], torch.randn(pairs, dtype=torch.float64))  # one forward step: eq. 2, nothing else
 
 x_0_weight, x_t_weight, variance = (values[t] for values in posterior_weights(few))
 width, rows = 0.2, []
@@ -721,8 +719,8 @@ plt.show()
 
 
 # %%
-def simulate_weights(betas, t):
-    """Both weights with their standard errors, and the variance with its own, from simulated chains alone."""
+def simulate_weights(betas, t, pairs):
+    """Both weights and the variance, and their standard errors, from simulated chains alone."""
     start = x_0.flatten().double()[torch.randint(x_0.numel(), (pairs,))]
     previous = alpha_bars(betas)[t - 1]
     x_prev = previous.sqrt() * start + (1 - previous).sqrt() * torch.randn(pairs, dtype=torch.float64)
@@ -732,19 +730,25 @@ def simulate_weights(betas, t):
     weights = inverse @ (design.T @ x_prev)
     residual = (x_prev - design @ weights).var()
     errors = (residual * inverse.diagonal()).sqrt()
-    return [*weights, residual], [*errors, residual * (2 / pairs) ** 0.5]
+    return torch.stack([*weights, residual]), torch.stack([*errors, residual * (2 / pairs) ** 0.5])
 
 
+formulas = torch.stack(posterior_weights(few), dim=1)  # (20, 3)
+z_scores = []
 print(" t  quantity         simulated ± SE       formula   difference / SE")
-for t in [1, 5, 9, 15]:
-    formulas = [values[t] for values in posterior_weights(few)]
-    names = ["weight of x_0", "weight of x_t", "variance"]
-    for name, value, se, formula in zip(names, *simulate_weights(few, t), formulas):
-        print(f"{t:2d}  {name:<14} {value:9.5f} ± {se:.5f} {formula:11.5f} {(value - formula) / se:13.1f}")
+for t in range(1, 20):
+    values, errors = simulate_weights(few, t, pairs // 4)
+    z_scores.append((values - formulas[t]) / errors)
+    if t in [1, 5, 9, 15]:
+        for k, name in enumerate(["weight of x_0", "weight of x_t", "variance"]):
+            seen = f"{values[k]:9.5f} ± {errors[k]:.5f}"
+            print(f"{t:2d}  {name:<14} {seen} {formulas[t, k]:11.5f} {z_scores[-1][k]:13.1f}")
+z = torch.cat(z_scores)
+print(f"\nall t from 1 to 19: {int((z.abs() < 2).sum())} of {len(z)} differences are within 2 standard errors")
 
 # %% [markdown]
-# The differences are of the size of their standard errors (2 of them now and then is what chance gives):
-# the algebra is right.
+# Chance alone puts one difference in twenty beyond 2 standard errors, and that is about what we see: the
+# algebra is right.
 #
 # ### What the weights look like over a whole chain
 #
@@ -770,7 +774,7 @@ for name, colour in zip(["linear", "cosine"], COLOURS):
     right.semilogx(t, (var / betas_1000), color=colour, label=name)
 left.set(xlabel="t + 1 (log axis)", ylabel="weight in the posterior mean")
 left.set_title("x_0 decides only at the very end of sampling")
-left.legend(fontsize=8, loc="center right")
+left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.57, 0.5))
 right.set(xlabel="t + 1 (log axis)", ylabel=r"$\tilde\beta_t \,/\, \beta_t$")
 right.set_title("The two variances differ only at small t")
 right.legend(fontsize=8)
@@ -779,15 +783,15 @@ plt.show()
 # %% [markdown]
 # At `t = 0` the weight of $x_0$ is 1, that of $x_t$ is 0 and the variance is 0: the posterior is the
 # clean image and **no noise is added in the last step of sampling**. (Code that adds some there, because
-# its loop starts at 1 and its test is `if t > 0`, gives grainy samples.) Everywhere else a step goes only
+# its loop starts at 1 and its test is `if t > 0`, leaves that noise in the samples.) Everywhere else a step goes only
 # a little way from $x_t$ towards $x_0$: that is why sampling takes many steps, and why a poor $x_0$
-# estimate at high $t$ can still be mended later. (The drop of the cosine at the right end is the capped
-# last beta, 0.999: $x_{T-1}$ in code, which is nearly all new noise, says almost nothing about the state
-# before it.)
+# estimate at high $t$ can still be mended later. (The drop of the
+# cosine at the right end comes from its last beta, capped at 0.999: the last state is nearly all new noise
+# and says almost nothing about the state before it.)
 #
 # On the right: Ho et al. (2020, section 3.2) try both $\beta_t$ and $\tilde\beta_t$ as the sampler's
 # variance and report similar results. The ratio shows why one would expect that at $T = 1000$: beyond the
-# first few dozen steps they are the same. With few steps they are not (the dashed line in the figure
+# first few dozen steps they are nearly the same. With few steps they are not (the dashed line in the figure
 # before).
 
 # %% [markdown]
@@ -802,10 +806,13 @@ plt.show()
 #
 # $$v = a\,\epsilon - s\,x_0 \qquad\text{(Salimans \& Ho 2022, section 4).}$$
 #
-# $(x_t, v)$ is $(x_0, \epsilon)$ turned by an angle: $\begin{pmatrix} x_t \\ v\end{pmatrix} =
-# \begin{pmatrix} a & s \\ -s & a \end{pmatrix}\begin{pmatrix} x_0 \\ \epsilon\end{pmatrix}$, and a
-# rotation is undone by its transpose, which gives the last row of this table at once. The others follow
-# by solving $x_t = a\,x_0 + s\,\epsilon$ for what is missing.
+# The pair $(x_t, v)$ is the pair $(x_0, \epsilon)$ turned by an angle, because $a$ and $s$ are a cosine and a sine:
+#
+# $$\begin{pmatrix} x_t \\ v\end{pmatrix} = \begin{pmatrix} a & s \\ -s & a \end{pmatrix}
+# \begin{pmatrix} x_0 \\ \epsilon\end{pmatrix}.$$
+#
+# A rotation is undone by its transpose, which gives the last row of this table at once. The others follow by
+# solving $x_t = a\,x_0 + s\,\epsilon$ for what is missing.
 #
 # | the network outputs | $x_0 =$ | $\epsilon =$ | $v =$ |
 # | --- | --- | --- | --- |
@@ -969,8 +976,8 @@ print("targets and conversions agree")
 # %% [markdown]
 # ## 9. A museum of bugs
 #
-# Five mistakes found in widely read tutorials. Each runs without an error message. Here is what each does
-# to the numbers.
+# Five mistakes, the first four of them found in widely read tutorials. Each runs without an error message. Here
+# is what each does to the numbers.
 #
 # - **uint8 wrap-around.** $x_t$ leaves [-1, 1]; written to 8 bits without clamping, 256 becomes 0.
 # - **Images in [0, 1]** instead of [-1, 1].
@@ -1012,8 +1019,8 @@ show_images(
 )
 
 # %% [markdown]
-# Compare each row with "right". At $T$ you catch uniform noise (mean 0.5, standard deviation $1/\sqrt{12}
-# \approx 0.29$) and the missing shrinking (the mean is that of the images, the standard deviation too
+# Compare each row with "right". At $T$ you catch uniform noise (mean 0.5, standard deviation
+# $1/\sqrt{12} \approx 0.29$) and the missing shrinking (the mean is that of the images, the standard deviation too
 # large). You miss "variance", since $1-\bar\alpha_T \approx 1$ is its own root: only in the middle of the
 # chain is its standard deviation too small. And you miss [0, 1], whose $x_T$ is perfect noise: in the
 # middle its mean has the wrong sign. Images in [0, 1] have half the spread, so the true SNR is a quarter
@@ -1050,9 +1057,7 @@ def draw(schedule="linear", num_timesteps=1000, t=300):
     right.semilogy(torch.arange(num_timesteps), snr, color=COLOURS[0])
     right.plot(t, snr[t], "o", color=COLOURS[1])
     right.axhline(1, color="grey", lw=0.8)
-    right.set(
-        xlabel=f"t (T = {num_timesteps})", ylabel="SNR", ylim=(1e-6, 1e5), title=f"SNR({t}) = {snr[t]:.2g}"
-    )
+    right.set(xlabel=f"t (T = {num_timesteps})", ylabel="SNR", ylim=(1e-6, 1e5), title=f"SNR({t}) = {snr[t]:.2g}")
     return figure
 
 
