@@ -76,7 +76,7 @@ from utils.diffusion.unet import Downsample, ResidualBlock, SelfAttention, Upsam
 # $$x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon, \qquad \epsilon \sim \mathcal N(0, I)$$
 #
 # (Ho et al. 2020, eq. 4). Here $\epsilon$ is the noise and $\bar\alpha_t$ a number that falls from almost
-# 1 to almost 0 as $t$ grows: the share of the image that is left. A network gets $x_t$ and $t$, and is
+# 1 to almost 0 as $t$ grows: the image's share of the variance. A network gets $x_t$ and $t$, and is
 # trained to output the *target*. We use the target
 # $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$ (Salimans & Ho 2022, section 4): mostly
 # noise where there is little noise, mostly (minus) the image where there is much. The loss is the mean
@@ -147,9 +147,9 @@ torch.testing.assert_close(silu(x), F.silu(x))
 print("GroupNorm and SiLU by hand agree with PyTorch.")
 
 # %% [markdown]
-# **Predict before you run.** BatchNorm would normalise over the whole batch. Put one image at 1% noise
-# beside three at nearly 100%, or alone beside its own copies. By how much does the normalised first image
-# change, with GroupNorm and with BatchNorm?
+# **Predict before you run.** BatchNorm normalises over the whole batch. Take an image with faint features
+# (standard deviation 0.1) and put beside it three copies of itself, or three images with features ten
+# times as strong. How strong are its features after the norm, with GroupNorm and with BatchNorm?
 
 # %%
 clean, loud = 0.1 * torch.randn(1, 16, 14, 14), torch.randn(3, 16, 14, 14)
@@ -204,7 +204,7 @@ print("A fresh block changes its input by", (mine(x, emb) - x).abs().max().item(
 #
 # ### Check against `utils`
 # A comparison of two fresh blocks would prove nothing, since both are the identity. So `wake` first gives
-# every zeroed layer random weights. Then we copy mine's `state_dict` into the course's block and compare.
+# every zeroed layer random weights. Then we copy my block's `state_dict` into the course's and compare.
 
 # %%
 def wake(model):
@@ -505,7 +505,7 @@ for row in rows:
     kind = {"_Stage": "residual block", "Sequential": "norm, SiLU, conv"}.get(kind, kind)
     if isinstance(getattr(row["stage"], "attention", None), SelfAttention):
         kind = "res. + attention"
-    print(f"{row['name']:<15}{kind:<19}{shape(row['input']):>9}{shape(row['output']):>10}"
+    print(f"{row['name']:<15}{kind:<19}{shape(row['input']) or 't':>9}{shape(row['output']):>10}"
           f"{row['parameters']:>12,}{row['multiply_adds']:>15,}")  # fmt: skip
 total = sum(row["multiply_adds"] for row in rows)
 print(f"{'sum':<53}{sum(row['parameters'] for row in rows):>12,}{total:>15,}")
@@ -692,8 +692,10 @@ for name, prepare in {"fresh, zero outputs": lambda m: m, "fresh, random outputs
     print(f"{name + ':':<31} {np.mean(firsts):.3f} (spread over 5 networks {np.std(firsts):.3f})")
 
 # %% [markdown]
-# Zero outputs begin at the loss of the best constant guess for the noise, the same for every seed. Random
-# outputs begin higher: the network first has to unlearn what its random weights say.
+# Zero outputs begin where the formula says, with the same loss for every seed (the small difference comes
+# from the noise drawn). Random outputs begin higher: the network first has to unlearn what its random
+# weights say. A first loss that is *not* what the formula says is a bug found before training: a wrong
+# target, or images not in [-1, 1].
 #
 # **Predict before you run.** With all those zeros, which parameters get a gradient in the first step?
 
@@ -766,6 +768,9 @@ ax.set(xlabel="step, always on the same 16 images", ylabel="loss", yscale="log")
 ax.set_title("One batch is learnt by heart, unless something is broken")
 ax.legend()
 plt.show()
+
+# %% [markdown]
+# OVERPROSE
 
 # %% [markdown]
 # ## 11 What is each part worth?
@@ -921,7 +926,8 @@ axes[0].set(ylabel="validation loss")
 axes[0].set_title("equal steps")
 axes[1].set_title("equal seconds")
 axes[0].legend(fontsize=8)
-fig.suptitle(f"Without the stem a step teaches more and costs more (band: ± 1 sd, {len(SEEDS)} seeds)", x=0.01, ha="left", fontsize=11)
+title = f"Without the stem a step teaches more and costs more (band: ± 1 sd, {len(SEEDS)} seeds)"
+fig.suptitle(title, x=0.01, ha="left", fontsize=11)
 plt.show()
 
 # %% [markdown]
@@ -967,7 +973,7 @@ for name, colour in zip(("no timestep", "no skips"), (COLOURS[2], COLOURS[4])):
                        for k in range(10)] for s in SEEDS])  # fmt: skip
     ax.errorbar(spots, ratio.mean(0), ratio.std(0, ddof=1), marker="o", capsize=3, color=colour, label=name)
 ax.axhline(1, color="0.4", ls="--", lw=1)
-ax.set(xlabel="timestep t (tenths of the range)", ylabel="loss, as a multiple of the complete network's")
+ax.set(xlabel="timestep t (tenths of the range)", ylabel="loss / loss of complete")
 ax.set_title("Without skips the low noise levels suffer, where fine detail is asked for")
 ax.legend()
 plt.show()
@@ -1012,6 +1018,7 @@ def influence(model, x_t, t, name):
     return gradient.abs().sum((0, 1)).detach().cpu()
 
 # %%
+# NBVAL_CHECK_OUTPUT
 network = wake(UNet(channels=16)).double()  # float64: a gradient of 1e-20 is not zero
 plain = without(without(network, SelfAttention), nn.GroupNorm)
 cases = {
@@ -1028,19 +1035,19 @@ for label, seen in widths.items():
     print(f"{label:<22}" + "".join(f"{width:>10}" for width in seen))
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.3), width_ratios=(3, 2))
+fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), width_ratios=(3, 2))
 for k, (label, seen) in enumerate(widths.items()):
     axes[0].plot(names, seen, marker="os^"[k], color=COLOURS[k], label=label)
 axes[0].axhline(28, color="0.4", ls="--", lw=1, label="28, a Fashion-MNIST image")
 axes[0].set(xlabel="after this stage", ylabel="pixels across (of 160)")
 axes[0].tick_params(axis="x", rotation=60)
 axes[0].set_title("Attention sees all; so does GroupNorm")
-axes[0].legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.17))
 for k, model in enumerate(cases.values()):
     seen = influence(model, big, t, "head")[80]
     axes[1].semilogy(np.arange(-80, 80), seen.clamp_min(1e-12) / seen.max(), color=COLOURS[k], lw=1)
 axes[1].set(xlabel="distance from the middle, pixels", ylabel="influence (largest = 1)")
 axes[1].set_title("Far away: all, but thinly")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -1063,7 +1070,7 @@ plt.show()
 trained = models["complete"].cpu().to(memory_format=torch.contiguous_format).eval()
 examples = test_images[: course.pick(test=4, cpu=32, gpu=32)].cpu()
 example_noise = torch.randn(examples.shape, generator=torch.Generator().manual_seed(0))
-distance = torch.cdist(torch.tensor([[14.5, 14.5]]),
+distance = torch.cdist(torch.tensor([[14.0, 14.0]]),
                        torch.cartesian_prod(torch.arange(28.0), torch.arange(28.0))).reshape(28, 28)  # fmt: skip
 
 
@@ -1084,7 +1091,8 @@ for ax, t in zip(axes, shown):
     ax.set_title(f"t = {t}: {radius:.1f} px", fontsize=10)
 axes[0].set_ylabel("row")
 fig.colorbar(picture, ax=axes, label="share of influence")
-fig.suptitle("The more noise, the wider the trained network looks (mean distance of the influence)", x=0.01, ha="left", fontsize=11)
+title = "The more noise, the wider the trained network looks (px: mean distance of the influence)"
+fig.suptitle(title, x=0.01, ha="left", fontsize=11)
 plt.show()
 
 # %% [markdown]
