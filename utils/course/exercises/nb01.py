@@ -93,20 +93,15 @@ def check_snr(betas_from_snr: Callable) -> None:
             raise Wrong("this is alpha-bar, the product of all alphas so far; the betas are asked for")
         if steps > 1 and _close(betas, 1 / (1 + snr), 1e-4):
             raise Wrong(
-                "this is 1 - alpha-bar, the noise of all steps so far together; "
-                "beta_t is what step t alone adds"
+                "this is 1 - alpha-bar, the noise of all steps so far together; beta_t is what step t alone adds"
             )
         if bool(((betas <= 0) | (betas >= 1)).any()):
-            raise Wrong(
-                f"every beta should lie between 0 and 1; yours go from {betas.min():.4g} to {betas.max():.4g}"
-            )
+            raise Wrong(f"every beta should lie between 0 and 1; yours go from {betas.min():.4g} to {betas.max():.4g}")
         alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         seen = alphas_cumprod / (1 - alphas_cumprod)
         if not _close(seen, snr, 1e-3):
             t = int(((seen - snr).abs() / snr).argmax())
-            raise Wrong(
-                f"at t = {t} your betas give an SNR of {seen[t]:.4g} where {snr[t]:.4g} was asked for"
-            )
+            raise Wrong(f"at t = {t} your betas give an SNR of {seen[t]:.4g} where {snr[t]:.4g} was asked for")
 
 
 # -- 01.3 ------------------------------------------------------------------------------------------
@@ -139,9 +134,7 @@ def check_posterior(posterior_mean_from_noise: Callable) -> None:
         if torch.allclose(seen, right, rtol=1e-4, atol=1e-6):
             continue
         if torch.allclose(seen, x_0, rtol=1e-4, atol=1e-6):
-            raise Wrong(
-                "this is the estimate of x_0; the posterior mean lies one step before x_t, not at the image"
-            )
+            raise Wrong("this is the estimate of x_0; the posterior mean lies one step before x_t, not at the image")
         weights = torch.linalg.lstsq(torch.stack([x_t, noise]).flatten(1).T, seen.flatten()[:, None])
         x_t_weight, noise_weight = weights.solution.flatten().tolist()
         sigma = (1 - alpha_bar).sqrt()
@@ -188,9 +181,7 @@ BUGS = {
         a**0.5 * x + (1 - a) * torch.randn_like(x)
     ),
     "an image that is not shrunk": lambda x, a: x + (1 - a) ** 0.5 * torch.randn_like(x),
-    "an image shrunk by alpha-bar instead of its root": lambda x, a: (
-        a * x + (1 - a) ** 0.5 * torch.randn_like(x)
-    ),
+    "an image shrunk by alpha-bar instead of its root": lambda x, a: a * x + (1 - a) ** 0.5 * torch.randn_like(x),
     "images moved to [0, 1] first": lambda x, a: _right((x + 1) / 2, a),
     "an image with its sign turned": lambda x, a: _right(-x, a),
 }
@@ -225,8 +216,7 @@ EXERCISES = [
             "Work with alpha-bar, not with the betas. Which values of alpha-bar must the short chain have?",
             "alpha-bar is a running product, so one factor is a ratio of neighbours: alpha_k = alpha-bar_k / "
             "alpha-bar_{k-1}. Before the first step alpha-bar is 1.",
-            "kept = torch.cumprod(1 - betas, dim=0)[keep]; shift it by one with a 1 in front; "
-            "the betas are 1 - ratio.",
+            "kept = torch.cumprod(1 - betas, dim=0)[keep]; shift it by one with a 1 in front; the betas are 1 - ratio.",
         ],
         solution=RESPACED_SOLUTION,
         entry="respaced_betas",
@@ -239,8 +229,7 @@ EXERCISES = [
         stub=SNR_STUB,
         hints=[
             "Solve SNR = alpha-bar / (1 - alpha-bar) for alpha-bar first.",
-            "alpha-bar = SNR / (1 + SNR). Then the betas follow from ratios of neighbours, "
-            "as in betas_from_curve.",
+            "alpha-bar = SNR / (1 + SNR). Then the betas follow from ratios of neighbours, as in betas_from_curve.",
         ],
         solution=SNR_SOLUTION,
         entry="betas_from_snr",
@@ -254,8 +243,7 @@ EXERCISES = [
         hints=[
             "You need alpha_t and alpha-bar_{t-1}. Both follow from the two numbers you are given: "
             "alpha = 1 - beta, alpha-bar_{t-1} = alpha-bar_t / alpha.",
-            "Nothing forces you to simplify: computing x_0 first and then the posterior mean is right "
-            "as well.",
+            "Nothing forces you to simplify: computing x_0 first and then the posterior mean is right as well.",
             "Simplified, the weight of x_t is 1 / sqrt(alpha), and that of the noise is "
             "-beta / (sqrt(alpha) sqrt(1 - alpha-bar)).",
         ],
