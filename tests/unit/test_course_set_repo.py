@@ -54,7 +54,7 @@ def texts(root):
 
 
 def test_set_repo_leaves_no_old_address_and_can_be_run_again(checkout, capsys):
-    old = repository(checkout).removeprefix("https://github.com/")
+    placeholder = old = repository(checkout).removeprefix("https://github.com/")
     for new in ("ada/a-course", "Charles-B/second.try"):
         assert main(["--set-repo", f"https://github.com/{new}"], checkout) == 0
         for path, text in texts(checkout).items():
@@ -64,6 +64,7 @@ def test_set_repo_leaves_no_old_address_and_can_be_run_again(checkout, capsys):
             # What only begins like the address is another repository.
             assert old not in text.replace(f"github.com/{old}-other", "")
         readme = (checkout / "README.md").read_text()
+        assert f"not ours: https://github.com/{placeholder}-other" in readme
         assert f"git clone https://github.com/{new}.git" in readme and BADGE.format(new, "02_two") in readme
         assert repository(checkout) == f"https://github.com/{new}"
         assert main(["--check"], checkout) == 0
