@@ -1,0 +1,1 @@
+"""Benchmarks against other libraries: `make bench`. They print figures and judge nothing."""

@@ -1,0 +1,117 @@
+"""Benchmark 1 and 4: training steps a second, peak memory, and how much of the machine's peak is used.
+
+Each measurement is a process of its own, so that memory is counted alone; the contestants take turns in
+every round, and ratios are taken within a round, so that a machine that slows down slows all of them.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.benchmarks.peers import NAMES, build
+
+BATCH = 128
+PRECISIONS = ("fp32", "bf16")
+
+
+def measure(name: str, precision: str, steps: int) -> dict:
+    """Median seconds of a training step of 128 images, peak memory, parameters, floating-point operations."""
+    torch.manual_seed(0)
+    network, loss = build(name)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    x_0 = torch.rand(BATCH, 1, 28, 28) * 2 - 1
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            value = loss(network, x_0)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    step()
+    seconds = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - started)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return {
+        "seconds": statistics.median(seconds), "memory_mib": memory, "flops": counter.get_total_flops(),
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }  # fmt: skip
+
+
+def matmul_peak(precision: str, size: int = 2048, repeats: int = 8) -> float:
+    """The best rate of a matrix product of this size, in FLOP/s."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    best = 0.0
+    for _ in range(repeats):
+        started = time.perf_counter()
+        a @ b
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def in_own_process(*arguments: str) -> dict:
+    command = [sys.executable, "-m", "tests.benchmarks.throughput", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """median (min to max)"""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def report(rounds: int, steps: int) -> str:
+    keys = [(name, precision) for precision in PRECISIONS for name in NAMES]
+    found = {key: [] for key in keys}
+    peaks = {precision: [] for precision in PRECISIONS}
+    for k in range(rounds):
+        for key in keys:
+            found[key].append(in_own_process(*key, "--steps", str(steps)))
+            print(f"  round {k + 1} of {rounds}: {' '.join(key)} {found[key][-1]['seconds']:.2f} s", file=sys.stderr)
+        for precision in PRECISIONS:
+            peaks[precision].append(in_own_process("peak", precision)["flops"])
+    lines = [
+        "| network | precision | parameters | s per step of 128 | times the course's fp32 step | peak memory, MiB |"
+        " share of matmul peak |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    own = [row["seconds"] for row in found["course", "fp32"]]
+    for name, precision in keys:
+        rows = found[name, precision]
+        seconds = [row["seconds"] for row in rows]
+        ratios = [mine / reference for mine, reference in zip(seconds, own)]
+        memory = statistics.median(row["memory_mib"] for row in rows)
+        share = [row["flops"] / row["seconds"] / peak for row, peak in zip(rows, peaks[precision])]
+        lines.append(
+            f"| {name} | {precision} | {rows[0]['parameters']:,} | {spread(seconds)} | {spread(ratios)} | "
+            f"{memory:,.0f} | {statistics.median(share):.0%} |"
+        )
+    best = ", ".join(f"{p} {statistics.median(peaks[p]) / 1e9:,.0f} GFLOP/s" for p in PRECISIONS)
+    return "\n".join([*lines, "", f"Matrix-multiply peak, 2048 x 2048: {best}. {rounds} rounds of {steps} steps."])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=(*NAMES, "peak"))
+    parser.add_argument("precision", choices=PRECISIONS)
+    parser.add_argument("--steps", type=int, default=6)
+    args = parser.parse_args()
+    if args.name == "peak":
+        print(json.dumps({"flops": matmul_peak(args.precision)}))
+    else:
+        print(json.dumps(measure(args.name, args.precision, args.steps)))
