@@ -1,0 +1,1046 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 Positional encoding: telling the network what time it is
+#
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/02_positional_encoding.ipynb)
+#
+# One network denoises at all thousand timesteps, so it must be told which one it is looking at. Nearly every
+# diffusion model does that with the same odd-looking vector of sines and cosines. Why that vector? And what
+# would be lost with something simpler?
+#
+# **At the end you have** built the sinusoidal encoding from scratch and can read its picture; you know why the
+# dot product of two encodings depends only on how far apart the timesteps are; and you have measured, on a
+# problem whose best possible loss is known exactly, what a denoiser loses without $t$, with $t$ as a plain
+# number, and with three kinds of features.
+#
+# **You need** Python, basic PyTorch (`nn.Module`, an optimiser), Bayes' rule. Helpful: notebook 01 (what $x_t$
+# is); the one formula used from there is repeated.
+#
+# **Time:** about MINUTES minutes on a laptop CPU (2 cores), nearly all of it in one cell. The networks are so
+# small that a GPU does not speed them up; the GPU profile trains longer, with a budget of 15 minutes on a T4 (not
+# measured here).
+
+# %% tags=["setup"]
+# Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
+NEEDED = {"accelerate", "ipywidgets", "matplotlib", "safetensors", "scipy", "tqdm"}
+
+here = Path.cwd()
+root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
+if root is None:
+    root = here / "diffusion-ner-course"
+    if not root.exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+    missing = [name for name in sorted(NEEDED) if importlib.util.find_spec(name) is None]
+    if missing:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
+sys.path.insert(0, str(root))
+
+from utils.course import start
+
+course = start(seed=0)
+
+# %%
+import copy
+import math
+
+import matplotlib.pyplot as plt
+import torch
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+from tqdm.auto import tqdm
+
+from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
+from utils.diffusion import GaussianDiffusion, NoiseSchedule
+from utils.diffusion.embeddings import (
+    FourierFeatures,
+    LearnedEmbedding,
+    RawTimestep,
+    SinusoidalEmbedding,
+    TimestepEmbedding,
+    sinusoidal_embedding,
+)
+
+# %% [markdown]
+# ## 1 Does the network need to know $t$?
+#
+# **The question: is the best answer to "what was $x_0$?" different at different $t$, for one and the same $x_t$?**
+#
+# To answer it exactly we need data for which the best denoiser is a formula. Take points in the plane from a
+# **mixture of Gaussians**: pick one of $K = 8$ centres $\mu_k$ on a circle, then add a little noise of standard
+# deviation $s$:
+#
+# $$ p(x_0) = \frac1K \sum_{k=1}^{K} \mathcal N(x_0;\, \mu_k,\, s^2 I). $$
+#
+# The forward process of notebook 01 (Ho et al. 2020, eq. 4) with the cosine schedule adds more:
+#
+# $$ x_t = a_t\, x_0 + \sigma_t\, \varepsilon, \qquad a_t = \sqrt{\bar\alpha_t}, \quad
+# \sigma_t = \sqrt{1 - \bar\alpha_t}, \quad \varepsilon \sim \mathcal N(0, I). $$
+
+# %%
+T = 1000  # number of timesteps, numbered 0 (least noise) to 999
+K, SPREAD = 8, 0.1  # centres, and the standard deviation s around each
+angles = 2 * math.pi * torch.arange(K) / K
+CENTRES = torch.stack([angles.cos(), angles.sin()], dim=1)  # (K, 2)
+
+schedule = NoiseSchedule.cosine(T)
+signal = schedule.alphas_cumprod.sqrt().float()  # a_t, (T,)
+sigma = (1 - schedule.alphas_cumprod).sqrt().float()  # sigma_t, (T,)
+
+
+def draw_data(count, generator):
+    """x_0 (count, 2) from the mixture."""
+    k = torch.randint(K, (count,), generator=generator)
+    return CENTRES[k] + SPREAD * torch.randn(count, 2, generator=generator)
+
+
+def add_noise(x_0, t, noise):
+    """x_t for x_0 and noise (..., 2) and timesteps t (...)."""
+    return signal[t][..., None] * x_0 + sigma[t][..., None] * noise
+
+
+# %% [markdown]
+# **The best denoiser.** Among all functions $D(x_t, t)$ the squared error $\mathbb E\,\|x_0 - D(x_t, t)\|^2$ is
+# smallest for the posterior mean $D^*(x_t, t) = \mathbb E[x_0 \mid x_t]$. For our mixture it has a closed form, in
+# three steps.
+#
+# 1. *Each component stays a Gaussian.* If $x_0$ came from component $k$, then $x_t$ is a scaled Gaussian plus an
+#    independent one: $x_t \mid k \sim \mathcal N(a_t \mu_k,\, v_t I)$ with $v_t = a_t^2 s^2 + \sigma_t^2$.
+# 2. *Which component was it?* Bayes' rule with equal weights $1/K$: $r_k(x_t) = p(k \mid x_t)$ is proportional to
+#    $\exp\!\big(-\|x_t - a_t\mu_k\|^2 / 2v_t\big)$, and the $r_k$ sum to one. That is a softmax.
+# 3. *Where in the component?* $x_0$ and $x_t$ are jointly Gaussian given $k$, with covariance $a_t s^2$ in each
+#    coordinate, so $\mathbb E[x_0 \mid x_t, k] = \mu_k + \frac{a_t s^2}{v_t}\,(x_t - a_t\mu_k)$.
+#
+# Averaging step 3 with the weights of step 2:
+#
+# $$ D^*(x_t, t) = \sum_k r_k(x_t) \Big[\mu_k + \frac{a_t s^2}{v_t}\,(x_t - a_t\mu_k)\Big]. \tag{1} $$
+
+
+# %%
+def best_denoiser(x_t, t):
+    """Eq. (1): E[x_0 | x_t] for x_t (..., 2) and t (...); also log p(x_t) (...), which we need later."""
+    a, s = signal[t], sigma[t]
+    variance = a**2 * SPREAD**2 + s**2  # v_t
+    difference = x_t[..., None, :] - a[..., None, None] * CENTRES  # (..., K, 2)
+    log_weights = -difference.square().sum(-1) / (2 * variance[..., None])  # (..., K)
+    log_density = log_weights.logsumexp(-1) - torch.log(2 * math.pi * variance * K)
+    gain = (a * SPREAD**2 / variance)[..., None, None]
+    means = CENTRES + gain * difference
+    return (log_weights.softmax(-1)[..., None] * means).sum(-2), log_density
+
+
+# %% [markdown]
+# How do we know that no slip was made? There is an independent way to the same answer. The **score** is the
+# gradient of $\log p(x_t)$, and *Tweedie's formula* (Efron 2011) ties it to the posterior mean:
+#
+# $$ \nabla \log p(x_t) = \frac{a_t\, D^*(x_t, t) - x_t}{\sigma_t^2}. \tag{2} $$
+#
+# (Write $p(x_t) = \int p(x_0)\, \mathcal N(x_t; a_t x_0, \sigma_t^2 I)\, dx_0$ and differentiate under the integral:
+# the Gaussian brings down the factor $(a_t x_0 - x_t)/\sigma_t^2$; dividing by $p(x_t)$ turns the integral into the
+# mean over $p(x_0 \mid x_t)$.) Autograd can differentiate our log density without knowing eq. (1):
+
+# %%
+# NBVAL_CHECK_OUTPUT
+generator = torch.Generator().manual_seed(0)
+t = torch.randint(50, T, (1000,), generator=generator)
+x_t = torch.randn(1000, 2, generator=generator).requires_grad_()
+denoised, log_density = best_denoiser(x_t, t)
+(score,) = torch.autograd.grad(log_density.sum(), x_t)
+tweedie = (signal[t][:, None] * denoised - x_t) / sigma[t][:, None] ** 2
+torch.testing.assert_close(tweedie, score, rtol=1e-3, atol=1e-3)
+print("The score by autograd and by the posterior mean agree at 1000 random points.")
+
+# %% [markdown]
+# **Predict before you run.** Take one fixed point, $x_t = (0.6,\ 0.1)$. It is said to be a noisy point at $t = 100$;
+# then at $t = 400$; then at $t = 800$. Where does the best denoiser put $x_0$ each time? Always at the nearest
+# centre?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+point = torch.tensor([0.6, 0.1])
+for step in (100, 400, 800):
+    answer = best_denoiser(point, torch.tensor(step))[0]
+    print(f"t = {step}: a_t = {signal[step]:.2f}, sigma_t = {sigma[step]:.2f}, ", end="")
+    print(f"best x_0 = ({answer[0]:.2f}, {answer[1]:.2f}), at distance {answer.norm():.2f} from the origin")
+
+# %% [markdown]
+# Three different answers. At $t = 100$ there is little noise, so the point has strayed from the nearest centre,
+# $(1, 0)$, and is pulled most of the way back. At $t = 800$ it is nearly all noise, and the best guess is not far
+# from the mean of all data, the origin. **The same input needs different outputs, so a network that does not see $t$
+# cannot be right at all of them.**
+#
+# What is the best such a network can do? If $t$ is unknown and uniform, Bayes' rule gives a weight to each $t$, and
+# the best answer is the average over them:
+#
+# $$ D^*_{\text{no } t}(x) = \sum_t p(t \mid x)\, D^*(x, t), \qquad
+# p(t \mid x) = \frac{p_t(x)}{\sum_u p_u(x)}, \tag{3} $$
+#
+# where $p_t$ is the density of $x_t$. Both factors are known, so this is exact too. The figure draws the arrow from
+# $x$ to the answer.
+
+
+# %%
+def best_without_t(x, stride=5):
+    """Eq. (3) for x (N, 2), with every `stride`-th timestep standing for its neighbours."""
+    t = torch.arange(stride // 2, T, stride)[:, None].expand(-1, len(x))  # (T/stride, N)
+    denoised, log_density = best_denoiser(x.expand(len(t), -1, -1), t)
+    return (log_density.softmax(0)[..., None] * denoised).sum(0)
+
+
+line = torch.linspace(-1.4, 1.4, 9)
+grid = torch.cartesian_prod(line, line)  # (81, 2)
+steps = [100, 400, 800]
+fields = [best_denoiser(grid, torch.full((len(grid),), step))[0] for step in steps]
+figure, axes = plt.subplots(1, 4, figsize=(10, 3.1), sharex=True, sharey=True)
+for ax, field, name in zip(axes, [*fields, best_without_t(grid)], [f"t = {s}" for s in steps] + ["t unknown"]):
+    arrows = field - grid
+    ax.quiver(*grid.T, *arrows.T, angles="xy", scale_units="xy", scale=1, width=0.008, color=COLOURS[0])
+    ax.plot(*CENTRES.T, "o", color=COLOURS[1], markersize=5)
+    ax.set(title=name, aspect="equal", xlabel="first coordinate")
+axes[0].set_ylabel("second coordinate")
+figure.suptitle("The best denoiser (arrow: from x to its answer) is another one at every t", x=0.01, ha="left")
+plt.show()
+
+# %% [markdown]
+# At $t=100$ the arrows end near the nearest centre (orange); at $t=400$ on a ring inside the circle, at $t=800$ all
+# near the middle. The last panel is a compromise that fits none of them.
+#
+# ## 2 Writing $t$ as a vector
+#
+# **The question: how do you hand a number between 0 and 999 to a network?**
+#
+# A network works best on inputs of size about one, and its first layer multiplies them by weights of size about one.
+# So the plain number 731 is a poor input: it is huge, and the step from 731 to 732 changes it by a thousandth part.
+# Scaled to $[-1, 1]$ it has a good size, but neighbouring timesteps now differ by 0.002. (How bad is that in fact?
+# Sections 6 and 7 measure it.)
+#
+# The Transformer paper (Vaswani et al. 2017, section 3.5) had to number the words of a sentence and used sines and
+# cosines at many frequencies. DDPM took that over for $t$. With $d$ numbers in all, $h = d/2$ frequencies and
+# $P = 10{,}000$, called `max_period`:
+#
+# $$ \omega_i = P^{-i/(h-1)}, \quad i = 0, \dots, h-1, \qquad
+# \mathrm{PE}(t) = \big(\sin \omega_0 t, \dots, \sin \omega_{h-1} t,\
+# \cos \omega_0 t, \dots, \cos \omega_{h-1} t\big). \tag{4} $$
+#
+# The frequencies fall in equal *ratios* from $\omega_0 = 1$ to $\omega_{h-1} = 1/P$. By hand, once slowly:
+
+
+# %%
+def my_encoding_slowly(t, dim, max_period=10_000.0):
+    """Eq. (4) for one integer t: a list of dim numbers."""
+    half = dim // 2
+    frequencies = [max_period ** (-i / (half - 1)) for i in range(half)]
+    return [math.sin(w * t) for w in frequencies] + [math.cos(w * t) for w in frequencies]
+
+
+def my_encoding(t, dim, max_period=10_000.0):
+    """Eq. (4) for a batch: t (B,) -> (B, dim)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half) / (half - 1))  # (half,)
+    angles = t.float()[:, None] * frequencies  # (B, 1) * (half,) -> (B, half)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+# %% [markdown]
+# **Check.** The loop, the batch version and the one in `utils/diffusion/embeddings.py` are the same function.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+t = torch.arange(T)
+slow = torch.tensor([my_encoding_slowly(step, dim=32) for step in range(T)])
+torch.testing.assert_close(my_encoding(t, dim=32), slow, rtol=0, atol=1e-4)
+torch.testing.assert_close(sinusoidal_embedding(t, dim=32), my_encoding(t, dim=32))
+print("Loop, batch and utils agree on all", T, "timesteps. t = 0 gives", my_encoding(t[:1], dim=8)[0].tolist())
+
+# %% [markdown]
+# **The pitfall: four arrangements under one name.** Implementations differ in two details: whether sines and cosines
+# stand in two blocks or take turns (and which is first), and whether the exponent is $i/(h-1)$, which ends exactly at
+# $1/P$, or $i/h$, which ends a step before it. A network trained with one and run with another gets wrong timesteps
+# and no error message. The library *diffusers* has both details as arguments:
+#
+# | who | order | exponent | in diffusers' terms |
+# | --- | --- | --- | --- |
+# | DDPM, diffusers, this course | sines, cosines | $i/(h-1)$ | `flip_sin_to_cos=False`, `downscale_freq_shift=1` |
+# | Stable Diffusion | cosines, sines | $i/h$ | `flip_sin_to_cos=True`, `downscale_freq_shift=0` |
+# | the Transformer paper | taking turns | $i/h$ | none (exercise 02.1) |
+#
+# If diffusers is installed, the next cell compares with it; the course's tests always do.
+
+# %%
+try:
+    from diffusers.models.embeddings import get_timestep_embedding
+except (ImportError, RuntimeError):
+    print("diffusers is not installed here (it need not be); the comparison is skipped.")
+else:
+    theirs = get_timestep_embedding(t, 32)
+    torch.testing.assert_close(my_encoding(t, dim=32), theirs)
+    other = get_timestep_embedding(t, 32, flip_sin_to_cos=True, downscale_freq_shift=0)
+    print(f"diffusers' default: largest difference {(my_encoding(t, 32) - theirs).abs().max():.0e}")
+    print(f"the other arrangement: largest difference {(my_encoding(t, 32) - other).abs().max():.1f}")
+
+# %% [markdown]
+# ## 3 Reading the heat map
+#
+# **The question: what do all those columns say?**
+#
+# Below: the encoding of the first 64 timesteps, one row each. Left of the white line the sines, right of it the
+# cosines; in both blocks the frequency falls from left to right. Beside it the same timesteps as **binary numbers**.
+#
+# **Predict before you run.** A binary number's last bit flips at every step, the one before at every second step, and
+# so on. Which columns of the encoding flip at nearly every step, and which hardly change?
+
+# %%
+bits = (torch.arange(64)[:, None] >> torch.arange(6)) & 1  # (64, 6), fastest bit first
+figure, axes = plt.subplots(1, 2, figsize=(9, 4.6), width_ratios=[1, 4])
+axes[0].imshow(bits, aspect="auto", cmap="cividis")
+axes[0].set(title="t in binary", xlabel="bit (fast to slow)", ylabel="timestep t")
+picture = axes[1].imshow(my_encoding(t[:64], dim=32), aspect="auto", cmap="cividis", vmin=-1, vmax=1)
+axes[1].axvline(15.5, color="white", linewidth=2)
+axes[1].set(title="Both count: fast columns left, slow columns right", ylabel="timestep t")
+axes[1].set_xlabel("column: sines, fast to slow  |  cosines, fast to slow")
+for ax in axes:
+    ax.grid(False)
+figure.colorbar(picture, ax=axes[1], label="value")
+plt.show()
+
+# %% [markdown]
+# The left columns of each block flicker; the right ones hardly move: the sines stay near 0 and the cosines near 1.
+# It is a counter with soft digits. Where a bit jumps between 0 and 1, a sine slides from -1 to 1 and back, so that a
+# small change of $t$ makes a small change of the vector, and a network can interpolate.
+#
+# Better still, think of a **clock with sixteen hands**. The pair $(\cos\omega_i t, \sin\omega_i t)$ is the tip of
+# hand $i$, at angle $\omega_i t$. The fastest hand tells neighbouring times apart but comes round again every
+# $2\pi \approx 6.3$ steps; a slow hand is not precise, but says which round it is.
+
+# %%
+hands, times = [0, 3, 6, 9, 12, 15], [0, 1, 10, 100, 900]
+frequencies = 10_000.0 ** (-torch.arange(16) / 15)
+figure, axes = plt.subplots(len(times), len(hands), figsize=(7, 5.6))
+for row, step in zip(axes, times):
+    for ax, i in zip(row, hands):
+        angle = float(frequencies[i] * step)
+        ax.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.7"))
+        ax.plot([0, math.cos(angle)], [0, math.sin(angle)], color=COLOURS[1], linewidth=2.5)
+        ax.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal", xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    row[0].set_ylabel(f"t = {step}", rotation=0, ha="right", va="center")
+for ax, i in zip(axes[0], hands):
+    ax.set_title(f"hand {i}\nperiod {2 * math.pi / frequencies[i]:,.0f}", fontsize=9, loc="center")
+figure.suptitle("One timestep is one row: fast hands tell near times apart, slow hands far ones", x=0.01, ha="left")
+plt.show()
+
+# %% [markdown]
+# **What went wrong here?** Look at hand 15: it has hardly moved at $t = 900$. Its period is $2\pi \cdot 10{,}000$
+# steps, and our process has 1000. The number 10,000 was chosen for sentences, and everybody kept it. How many hands
+# do less than a quarter turn in the whole process?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for max_period in (10_000, 1_000, 100):
+    frequencies = max_period ** (-torch.arange(16, dtype=torch.float64) / 15)
+    lazy = int((frequencies * T < math.pi / 2).sum())
+    print(f"max_period {max_period:>6}: {lazy} of 16 hands turn less than a quarter in {T} steps")
+slowest = my_encoding(t, dim=32)[:, 15]
+print(f"The slowest sine at t = 999 is {slowest[999]:.4f}; 999/10000 = {999 / 10_000:.4f}")
+
+# %% [markdown]
+# Five of sixteen hands are lazy, but not useless: $\sin\omega t \approx \omega t$ for small angles, so the slowest
+# sine is simply $t/10{,}000$. **The encoding contains the raw timestep**, in a small font, next to finer and finer
+# versions of it. That is worth remembering when sections 6 and 7 compare the two.
+#
+# ## 4 Dot products measure distance
+#
+# **The question: do near timesteps get similar vectors?**
+#
+# Multiply the encodings of $t$ and $u$ and use $\cos\alpha\cos\beta + \sin\alpha\sin\beta = \cos(\alpha - \beta)$:
+#
+# $$ \mathrm{PE}(t)\cdot\mathrm{PE}(u)
+# = \sum_{i=0}^{h-1} \big(\sin\omega_i t \,\sin\omega_i u + \cos\omega_i t\,\cos\omega_i u\big)
+# = \sum_{i=0}^{h-1} \cos\big(\omega_i (t - u)\big). \tag{5} $$
+#
+# The right side knows only the **distance** $t - u$. At distance 0 it is $h$, so all encodings have the same length
+# $\sqrt h$: the tip of every hand lies on its circle.
+#
+# **Predict before you run.** Is the dot product of timesteps 100 and 110 larger than, equal to, or smaller than that
+# of 900 and 910?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+dim = 32
+encodings = my_encoding(t, dim)
+frequencies = 10_000.0 ** (-torch.arange(dim // 2) / (dim // 2 - 1))
+closed_form = torch.cos((t[:, None] - t)[..., None] * frequencies).sum(-1)  # eq. (5), all pairs: (T, T)
+torch.testing.assert_close(encodings @ encodings.T, closed_form, rtol=0, atol=2e-3)
+print("Eq. (5) holds for all", T * T, "pairs.")
+for first, second in ((100, 110), (900, 910), (100, 300)):
+    print(f"PE({first}) . PE({second}) = {encodings[first] @ encodings[second]:.2f}   (largest possible: {dim // 2})")
+
+# %%
+distance = torch.arange(0, 1000)
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+for anchor, style in ((0, "-"), (300, "--"), (600, ":")):
+    values = encodings[anchor:] @ encodings[anchor] / (dim // 2)
+    axes[0].plot(values[:300], style, label=f"from t = {anchor}", linewidth=2)
+axes[0].set(title="One curve, whatever the start", xlabel="distance |t - u|", ylabel="dot product / h")
+for max_period, colour in zip((100, 1_000, 10_000), COLOURS[3:]):
+    frequencies = max_period ** (-torch.arange(dim // 2) / (dim // 2 - 1))
+    curve = torch.cos(distance[:, None] * frequencies).mean(1)
+    axes[1].plot(distance, curve, label=f"max_period {max_period:,}", color=colour)
+axes[1].set(title="Lazy hands keep the curve up", xlabel="distance |t - u|")
+for ax in axes:
+    ax.legend()
+plt.show()
+
+# %% [markdown]
+# Equal, as eq. (5) says: 10 steps are 10 steps, wherever they are. The curve falls steeply over the first few steps
+# (the fast hands part company), then slowly (the slow ones still agree). Two things it is *not*:
+#
+# - **Not a ruler.** The ripple is large: timesteps 150 apart look nearer than timesteps 100 apart, because several
+#   hands happen to have come round. "Near times have similar vectors" is true, the converse is not. More hands (a
+#   larger `dim`) make it smoother; try it below.
+# - **Not zero for far times.** With $P = 10{,}000$ the lazy hands keep the similarity mostly above zero over the
+#   whole process; with $P = 100$ every hand turns several times, and only ripple around zero is left.
+#
+# A consequence: going from $t$ to $t+k$ turns hand $i$ by $\omega_i k$, a rotation that does not depend on $t$. So a
+# *linear* layer can compute "ten steps later". Exercise 02.2 does it.
+#
+# ### Play
+#
+# First for fixed values, then with controls. The heat map shows all timesteps (the fast columns look like noise
+# there: they turn many times between two rows of pixels). The dot marks the similarity of the two timesteps you pick.
+
+
+# %%
+def draw_encoding(dim=32, max_period=10_000, first=100, second=250):
+    encodings = sinusoidal_embedding(torch.arange(T), dim, max_period)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    axes[0].imshow(encodings, aspect="auto", cmap="cividis", vmin=-1, vmax=1, interpolation="none")
+    for step, colour in ((first, COLOURS[1]), (second, COLOURS[5])):
+        axes[0].axhline(step, color=colour, linewidth=2)
+    axes[0].set(xlabel="column (sines | cosines)", ylabel="timestep t", title=f"dim {dim}, max_period {max_period:,}")
+    axes[0].grid(False)
+    similarity = encodings @ encodings[0] / (dim // 2)
+    apart = abs(first - second)
+    axes[1].plot(similarity)
+    axes[1].plot(apart, similarity[apart], "o", color=COLOURS[1], markersize=9)
+    axes[1].set(xlabel="distance |t - u|", ylabel="dot product / h", ylim=(-1.05, 1.05))
+    axes[1].set_title(f"t = {first}, u = {second}: similarity {similarity[apart]:.2f}")
+    return figure
+
+
+draw_encoding()
+plt.show()
+
+# %%
+play(draw_encoding, dim=[8, 16, 32, 64, 128], max_period=[100, 1_000, 10_000, 100_000], first=(0, 999), second=(0, 999))
+
+# %% [markdown]
+# Try `dim` 8, a clock with four hands: two timesteps 6 apart look more alike than two that are 3 apart, because the
+# fastest hand has just come round. Then `dim` 128: many hands, and the ripple shrinks. Then `max_period` 100,000:
+# more hands fall asleep, and the curve moves up.
+#
+# ## 5 The alternatives
+#
+# **The question: what else could one hand to the network?** Four ways, all in `utils/diffusion/embeddings.py`:
+#
+# - **Raw**: $t$ scaled to $[-1, 1]$. One number.
+# - **Learned table**: a free vector for every timestep, found by training (`nn.Embedding`). Starts as random numbers.
+# - **Fourier features** (Tancik et al. 2020): sines and cosines like ours, but at *random* frequencies. Their spread
+#   `scale`, in turns over the whole process, sets how fine the features are. Common in models with continuous time.
+# - **Sinusoidal**: eq. (4).
+#
+# **Predict before you run.** The pictures below show the similarity (dot product) of every pair of timesteps. For
+# which of the four does the picture consist of diagonal bands, that is, depend only on the distance?
+
+# %%
+torch.manual_seed(0)
+ways = {
+    "raw t": RawTimestep(T),
+    "table, untrained": LearnedEmbedding(T, 32),
+    "Fourier, scale 1": FourierFeatures(T, 32, scale=1.0),
+    "Fourier, scale 16": FourierFeatures(T, 32, scale=16.0),
+    "sinusoidal": SinusoidalEmbedding(32),
+}
+figure, axes = plt.subplots(1, 5, figsize=(11, 2.7), sharey=True)
+for ax, (name, way) in zip(axes, ways.items()):
+    with torch.no_grad():
+        features = way(torch.arange(0, T, 5))  # every fifth timestep
+    similarity = features @ features.T
+    picture = ax.imshow(similarity / similarity.max(), vmin=-1, vmax=1, extent=(0, T, T, 0), cmap="cividis")
+    ax.set(title=name, xlabel="timestep u", xticks=(0, 500, 1000))
+    ax.title.set_fontsize(10)
+    ax.grid(False)
+axes[0].set_ylabel("timestep t")
+figure.colorbar(picture, ax=axes, label="dot product / largest")
+figure.suptitle("Bands: similarity by distance. The table knows no neighbours, raw t no distance", x=0.01, ha="left")
+plt.show()
+
+# %% [markdown]
+# Sinusoidal and Fourier features: bands. They obey eq. (5), with other frequencies. At scale 1 the band is wide (near
+# times are hard to tell apart), at scale 16 narrow (times 50 apart have nothing in common). The untrained table:
+# every timestep is like itself and no other, so what is learned at $t = 500$ says nothing about $t = 501$. Raw $t$
+# has no notion of distance in its dot product at all; it is the product of two numbers.
+#
+# This does not yet say which is *better*. For that we have to train something.
+#
+# ## 6 What can a small network make of $t$?
+#
+# **The question: which functions of $t$ does a small MLP learn from which features?**
+#
+# Networks trained by gradient descent learn slowly varying functions first and quickly varying ones late or never:
+# **spectral bias** (Rahaman et al. 2019). Features that vary quickly themselves are a way round it. We let the same
+# small MLP learn two functions of $t$: a slow one, $\sin(2\pi t/T)$, one turn over the whole process; and a fast one,
+# $\sin(20 \cdot 2\pi t/T)$, twenty turns.
+#
+# One technical thing first. We want several seeds of everything, and the networks are tiny, so we train all seeds *at
+# once*: `stack_module_state` stacks their weights into tensors with one more dimension in front, and `vmap` runs the
+# model over that dimension. The loss is summed over seeds, so each still gets exactly its own gradient.
+
+
+# %%
+def train_together(models, draw_batch, steps, learning_rate, bar):
+    """Train all models at once with Adam. draw_batch() gives (inputs, target), all (seeds, ...). Returns a function
+    that runs the trained models on (seeds, ...) inputs, and their stacked weights."""
+    weights, buffers = stack_module_state(models)
+    template = copy.deepcopy(models[0])
+
+    def run_one(weights, buffers, *inputs):
+        return functional_call(template, (weights, buffers), inputs)
+
+    optimiser = torch.optim.Adam(weights.values(), lr=learning_rate)
+    decay = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
+    for _ in range(steps):
+        inputs, target = draw_batch()
+        error = vmap(run_one)(weights, buffers, *inputs) - target
+        loss = error.square().flatten(1).mean(1).sum()  # a mean per seed, then the sum
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        decay.step()
+        bar.update()
+    return lambda *inputs: vmap(run_one)(weights, buffers, *inputs).detach(), weights
+
+
+# %% [markdown]
+# The networks get three quarters of the timesteps for training. Every fourth is held out: does what was learned carry
+# over to a timestep that was never seen?
+#
+# **Predict before you run.** Which features will fail on the fast function? Which on the held-out timesteps?
+
+# %%
+seeds = course.pick(test=2, cpu=5, gpu=10)
+fit_steps = course.pick(test=100, cpu=1000, gpu=3000)
+targets = {"slow": torch.sin(2 * math.pi * t / T), "fast": torch.sin(20 * 2 * math.pi * t / T)}
+held_out = t % 4 == 2
+seen = t[~held_out]
+
+
+class Unscaled(nn.Module):
+    """The plain number 0 to 999: (B,) -> (B, 1)."""
+
+    def forward(self, t):
+        return t.float()[:, None]
+
+
+def features_by_name(seed):
+    """Each way to write t, and how many numbers it gives."""
+    return {
+        "raw t, not scaled": (Unscaled(), 1),
+        "raw t": (RawTimestep(T), 1),
+        "sinusoidal": (SinusoidalEmbedding(32), 32),
+        "Fourier, scale 1": (FourierFeatures(T, 32, scale=1.0, seed=seed), 32),
+        "Fourier, scale 16": (FourierFeatures(T, 32, scale=16.0, seed=seed), 32),
+        "learned table": (LearnedEmbedding(T, 32), 32),
+    }
+
+
+def make_mlp(name, seed):
+    torch.manual_seed(seed)
+    way, width = features_by_name(seed)[name]
+    return nn.Sequential(way, nn.Linear(width, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+
+
+# %%
+names = list(features_by_name(0))
+fits = {}
+with tqdm(total=2 * len(names) * fit_steps, desc="six kinds of features, two functions", leave=False) as bar:
+    for kind, target in targets.items():
+        batch = (seen.expand(seeds, -1),), target[seen].expand(seeds, -1)[..., None]
+        for name in names:
+            models = [make_mlp(name, seed) for seed in range(seeds)]
+            run, _ = train_together(models, lambda batch=batch: batch, fit_steps, 3e-3, bar)
+            fits[kind, name] = run(t.expand(seeds, -1))[..., 0]  # (seeds, T)
+
+print(f"mean squared error, mean and standard deviation over {seeds} seeds (predicting 0 gives 0.5)\n")
+print(f"{'':<18}{'slow, seen':>18}{'slow, held out':>18}{'fast, seen':>18}{'fast, held out':>18}")
+for name in names:
+    row = ""
+    for kind, target in targets.items():
+        for chosen in (~held_out, held_out):
+            errors = (fits[kind, name] - target)[:, chosen].square().mean(1)
+            row += f"{errors.mean():>10.4f} ±{errors.std():.4f}"
+    print(f"{name:<18}{row}")
+
+# %%
+shown = ["raw t, not scaled", "raw t", "sinusoidal", "learned table"]
+figure, axes = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True)
+window = slice(400, 600)
+for ax, name in zip(axes, shown):
+    ax.plot(t[window], targets["fast"][window], color="0.6", linewidth=4)
+    ax.plot(t[window], fits["fast", name][0, window], color=COLOURS[1])
+    ax.set(title=name, xlabel="timestep t", ylim=(-2, 2))
+axes[0].set_ylabel("value")
+figure.suptitle("Twenty turns: too fast for raw t, easy for features that turn fast themselves", x=0.01, ha="left")
+plt.show()
+
+# %% [markdown]
+# **What just happened.** Read the table by rows.
+#
+# - *Raw t* learns the slow function and not the fast one. That is spectral bias: with one smooth input the network
+#   would have to build twenty turns out of its own 64 bends. *Fourier features at scale 1* have the same trouble,
+#   only less of it: hardly any of their random frequencies reaches twenty turns.
+# - *Sinusoidal* and *Fourier at scale 16* contain frequencies near the wanted one and learn both functions.
+# - *The table* can be anything on timesteps it has seen, and fails on the held-out ones: their rows were never
+#   touched and are still random. This is why a table cannot serve a process with continuous time, nor one whose $T$
+#   changes between training and sampling.
+# - *Raw t, not scaled*: **the pitfall.** The very same number as raw $t$, but 500 times as large, is the worst input
+#   of all. Scale what you feed a network.
+#
+# So features matter *if the function of $t$ that is wanted has fine detail*. Does denoising want such a function?
+#
+# ## 7 The measurement: a denoiser with and without $t$
+#
+# **The question: how much worse than the best possible is a denoiser, for each way to tell it $t$?**
+#
+# Now the real task: given $x_t$ and $t$, predict $x_0$ (the prediction target "$x_0$" of notebook 01; equally
+# weighted timesteps). The loss of a denoiser $D$ splits into two parts. Because $D^*$ is the conditional mean, $x_0
+# - D^*$ is uncorrelated with every function of $(x_t, t)$, in particular with $D^* - D$, so
+#
+# $$ \mathbb E\,\|x_0 - D\|^2 = \underbrace{\mathbb E\,\|x_0 - D^*\|^2}_{\text{optimal loss: nobody can avoid it}}
+#  + \underbrace{\mathbb E\,\|D^* - D\|^2}_{\text{excess loss: what this denoiser loses}}. \tag{6} $$
+#
+# Without the first part, a comparison of losses would be a comparison of noise: it is far larger than the differences
+# we look for. We know $D^*$, so we can measure the second part directly. Its smallest value for a denoiser that does
+# not see $t$ is known too: it is eq. (6) with eq. (3) for $D$.
+
+# %%
+points_per_t = course.pick(test=64, cpu=512, gpu=1024)
+generator = torch.Generator().manual_seed(1)
+test_t = torch.arange(0, T, 10).repeat_interleave(points_per_t)  # every tenth timestep
+test_x_0 = draw_data(len(test_t), generator)
+test_x_t = add_noise(test_x_0, test_t, torch.randn(len(test_t), 2, generator=generator))
+test_best, _ = best_denoiser(test_x_t, test_t)
+test_blind = torch.cat([best_without_t(part) for part in test_x_t.split(8192)])
+
+
+def by_timestep(x, y):
+    """Mean squared difference per coordinate at each test timestep: (..., N, 2) -> (..., 100)."""
+    return (x - y).square().mean(-1).unflatten(-1, (-1, points_per_t)).mean(-1)
+
+
+optimal, floor_without_t = by_timestep(test_x_0, test_best), by_timestep(test_best, test_blind)
+left, right = by_timestep(test_x_0, test_blind).mean(), optimal.mean() + floor_without_t.mean()
+print(f"loss of predicting 0 everywhere:           {test_x_0.square().mean():.3f}")
+print(f"optimal loss, knowing t:                   {optimal.mean():.3f}")
+print(f"optimal loss, not knowing t:               {left:.3f}   (right side of eq. (6): {right:.3f})")
+print(f"excess that no denoiser without t can avoid: {floor_without_t.mean():.4f}")
+
+# %% [markdown]
+# **The denoiser.** As in the U-Net of notebook 03: the features of $t$ go through two linear layers (the course's
+# `TimestepEmbedding` does the same) and are *added* to the hidden units. Not concatenated to $x_t$: with 32 features
+# beside 2 coordinates, PyTorch's default start would give the coordinates weights $1/\sqrt{34}$ instead of
+# $1/\sqrt 3$, and we would measure that instead of the features. Everything but the features is the same for all.
+
+
+# %%
+class Denoiser(nn.Module):
+    """Predicts x_0 from x_t (B, 2) and t (B,). `way` turns t into `width` features; None leaves t out."""
+
+    def __init__(self, way, width, hidden=64):
+        super().__init__()
+        self.way = way
+        self.point = nn.Linear(2, hidden)
+        if way is not None:
+            self.time = nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        layers = [nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)]
+        self.body = nn.Sequential(*layers, nn.SiLU(), nn.Linear(hidden, 2))
+
+    def forward(self, x_t, t):
+        hidden = self.point(x_t)
+        if self.way is not None:
+            hidden = hidden + self.time(self.way(t))
+        return self.body(hidden)
+
+
+def make_denoiser(name, seed):
+    torch.manual_seed(seed)
+    way, width = (None, 0) if name == "no t" else features_by_name(seed)[name]
+    return Denoiser(way, width)
+
+
+# %% [markdown]
+# The same part of the U-Net, checked: two linear layers on sinusoidal features are `TimestepEmbedding`.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+mine, theirs = make_denoiser("sinusoidal", seed=0), TimestepEmbedding(32, 64)
+theirs.layers.load_state_dict(mine.time.state_dict())
+torch.testing.assert_close(mine.time(mine.way(t)), theirs(t))
+for name in ["no t", *names]:
+    numbers = sum(p.numel() for p in make_denoiser(name, 0).parameters())
+    print(f"{name:<18}{numbers:>7,} weights")
+
+# %% [markdown]
+# Every seed sees the same data, noise and timesteps under all seven treatments, so that differences between
+# treatments are not differences between draws.
+#
+# **Predict before you run.** Write down an order, from the largest excess to the smallest. And: at which timesteps
+# will a denoiser without $t$ lose most, and at which least? The cell takes about WAIT on two cores.
+
+# %%
+train_steps, batch_size = course.pick(test=60, cpu=2000, gpu=6000), 256
+
+
+def make_batches(seed):
+    """A function that draws ((x_t, t), x_0) for all seeds; the same sequence each time it is made anew."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw_batch():
+        x_0 = draw_data(seeds * batch_size, generator).unflatten(0, (seeds, batch_size))
+        t = torch.randint(T, (seeds, batch_size), generator=generator)
+        x_t = add_noise(x_0, t, torch.randn(x_0.shape, generator=generator))
+        return (x_t, t), x_0
+
+    return draw_batch
+
+
+treatments = ["no t", *names]
+trained, tables = {}, None
+with tqdm(total=len(treatments) * train_steps, desc="seven treatments", leave=False) as bar:
+    for name in treatments:
+        models = [make_denoiser(name, seed) for seed in range(seeds)]
+        trained[name], weights = train_together(models, make_batches(seed=2), train_steps, 3e-3, bar)
+        if name == "learned table":
+            tables = weights["way.table.weight"].detach()  # (seeds, T, 32), for later
+
+excess = {}  # (seeds, 100): per seed and test timestep
+for name in treatments:
+    output = trained[name](test_x_t.expand(seeds, -1, -1), test_t.expand(seeds, -1))
+    excess[name] = by_timestep(output, test_best)
+
+# %%
+order = sorted(treatments, key=lambda name: excess[name].mean().item())
+print(f"{'':<18}{'excess loss':>13}{'± std of seeds':>16}{'of the optimal loss':>21}")
+for name in order:
+    each = excess[name].mean(1)
+    print(f"{name:<18}{each.mean():>13.5f}{each.std():>16.5f}{(each.mean() / optimal.mean()):>21.2%}")
+print(f"\nleast possible without t: {floor_without_t.mean():.5f}")
+colour_of = dict(zip(treatments, [COLOURS[6], COLOURS[4], COLOURS[1], COLOURS[0], COLOURS[5], COLOURS[2], COLOURS[3]]))
+
+figure, ax = plt.subplots(figsize=(8, 3.4))
+for row, name in enumerate(order[::-1]):
+    each = excess[name].mean(1)
+    ax.errorbar(each.mean(), row, xerr=each.std(), fmt="s", color=colour_of[name], capsize=5, markersize=7)
+    ax.plot(each, [row - 0.25] * seeds, ".", color=colour_of[name], alpha=0.6)
+ax.axvline(floor_without_t.mean(), color="0.5", linestyle="--")
+ax.text(floor_without_t.mean() * 0.96, 1, "no denoiser without t\ncan get below", ha="right", va="center", color="0.3")
+ax.set(xscale="log", yticks=range(len(order)), yticklabels=order[::-1])
+ax.set(
+    xlabel="excess loss over the exact optimum (mean ± std over seeds; dots: seeds)",
+    title="With t in almost any form: far below what is possible without it",
+)
+plt.show()
+
+# %% [markdown]
+# **What just happened.** Three things, in order of size.
+#
+# 1. *Not knowing $t$ costs most*, and the loss sits close to the dashed line. So hardly any of it is a matter of
+#    training or of size: by eq. (3) nothing that sees only $x_t$ can do better.
+# 2. *Any sensible form of $t$ removes nearly all of that.* What is left is a small fraction of the optimal loss.
+# 3. *Raw $t$ does nearly as well as the sinusoidal encoding.* That may surprise, as so much is made of the encoding.
+#    The reason is section 6: the best denoiser, eq. (1), depends on $t$ only through $a_t$ and $\sigma_t$, which are
+#   slow,  smooth curves, and slow functions of $t$ are what raw $t$ is good at.
+#
+# Are the small differences real? All treatments saw the same data seed by seed, so subtract seed by seed:
+
+# %%
+print("difference to sinusoidal on the same data, mean ± standard error over seeds:")
+for name in names:
+    if name != "sinusoidal":
+        difference = (excess[name] - excess["sinusoidal"]).mean(1)
+        error = difference.std() / math.sqrt(seeds)
+        ratio = difference.mean() / error
+        print(f"{name:<18}{difference.mean():>+10.5f} ± {error:.5f}   ({ratio:+.1f} standard errors)")
+
+# %% [markdown]
+# ### Where does each one lose?
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True, sharey=True)
+axis_t = torch.arange(0, T, 10).view(-1, 4).float().mean(1)  # four neighbouring test timesteps together
+axes[0].plot(axis_t, floor_without_t.view(-1, 4).mean(1), "--", color="0.4", label="least without t (exact)")
+for ax, shown in zip(axes, (["no t", "raw t, not scaled", "sinusoidal"], names[1:])):
+    for name in shown:
+        curve = excess[name].unflatten(1, (-1, 4)).mean(2)  # (seeds, 25)
+        middle, spread = curve.mean(0), curve.std(0)
+        ax.plot(axis_t, middle, color=colour_of[name], label=name)
+        ax.fill_between(axis_t, (middle - spread).clamp(min=1e-6), middle + spread, color=colour_of[name], alpha=0.2)
+    ax.set(yscale="log", xlabel="timestep t", ylim=(5e-5, 0.3))
+    ax.legend(fontsize=8, ncols=2)
+axes[0].set(ylabel="excess loss", title="Without t: blind at both ends")
+axes[1].set_title("With t: small everywhere")
+plt.show()
+
+# %% [markdown]
+# **Without $t$** (left), the loss is large at both ends and has a dip in between. Near $t = 0$ the denoiser should
+# leave $x_t$ nearly alone, and near $t = 999$ it should ignore $x_t$ and answer with the mean; the compromise of eq.
+# (3) does neither, and at some timestep in the middle it happens to be about right. The measured curve lies on the
+# exact one.
+#
+# **With $t$** (right), most of what is left is at small and middle $t$, for *all* features alike: there the best
+# denoiser has sharp borders between the eight centres, and a network of this size rounds them off. That part has
+# nothing to do with how $t$ is written. The features differ at large $t$, where the answer hardly depends on
+# $x_t$: *the learned table* has to find out every row by itself. Each row was seen `train_steps * batch_size / T`
+# times, and what one row learns is of no use to its neighbour. *Fourier features at scale 16* do a milder version of
+# the same: timesteps 50 apart have nothing in common.
+#
+# **What follows for practice?** That *some* usable form of $t$ is there matters far more than which one. The
+# sinusoidal encoding is the safe choice: it is among the best here, has no weights to learn, needs no scale to be
+# chosen for the problem (Fourier features do: compare scale 1 with 16), and copes with slow and fast functions alike
+# (section 6).
+#
+# **A limit of this experiment.** Two coordinates say little about how much noise there is in them. An image has
+# thousands of pixels, and the noise level can be read off them; then a network that is not told $t$ can guess it.
+# Sun et al. (2025) found that many image models lose little without $t$. Notebook 03 measures it on images.
+#
+# ## 8 See it
+#
+# Numbers such as 0.05 are hard to feel. Here are 600 noisy points at three timesteps, and where each denoiser (the
+# first seed) puts them.
+#
+# **Predict before you run.** At $t = 50$ the points are nearly clean, and a denoiser need do almost nothing. What
+# will the one without $t$ do to them?
+
+# %%
+show_t = [50, 400, 900]
+generator = torch.Generator().manual_seed(3)
+x_0 = draw_data(600, generator)
+noise = torch.randn(600, 2, generator=generator)
+figure, axes = plt.subplots(3, 4, figsize=(9.5, 7), sharex=True, sharey=True)
+for row, step in zip(axes, show_t):
+    steps = torch.full((600,), step)
+    x_t = add_noise(x_0, steps, noise)
+    answers = [x_t, best_denoiser(x_t, steps)[0]]
+    answers += [trained[name](x_t.expand(seeds, -1, -1), steps.expand(seeds, -1))[0] for name in ("sinusoidal", "no t")]
+    for ax, points, colour in zip(row, answers, ("0.5", COLOURS[6], COLOURS[0], COLOURS[1])):
+        ax.plot(*points.T, ".", color=colour, markersize=2)
+        ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal")
+    row[0].set_ylabel(f"t = {step}")
+for ax, title in zip(axes[0], ("noisy points", "best denoiser", "sinusoidal", "no t")):
+    ax.set_title(title)
+figure.suptitle("Without t nearly clean points are damaged, and noise is taken for data", x=0.01, ha="left")
+plt.show()
+
+# %% [markdown]
+# **Without $t$** the nearly clean points of the first row are pulled off their centres: the denoiser cannot know
+# that they are clean, and the same points might be a lucky draw at a late timestep. In the last row the best answer
+# is near the middle, and the denoiser without $t$ still answers as if there were something to see.
+#
+# And what comes of it when one **samples**? Sampling (notebook 05) starts from pure noise and walks from $t = 999$
+# down to 0; at each step it asks the denoiser for $x_0$ and draws $x_{t-1}$ from the posterior
+# $q(x_{t-1} \mid x_t, x_0)$ of notebook 01 with that answer in place of $x_0$. Errors at all timesteps add up.
+
+# %%
+diffusion = GaussianDiffusion(schedule, prediction="x_0")
+
+
+def sample_points(denoise, count, seed=4):
+    """Ancestral sampling (Ho et al. 2020, Algorithm 2) with denoise(x_t, t) -> x_0."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 2, generator=generator)
+    for step in range(T - 1, -1, -1):
+        t = torch.full((count,), step)
+        mean, variance = diffusion.q_posterior(denoise(x, t), x, t)
+        x = mean + variance.sqrt() * torch.randn(count, 2, generator=generator)
+    return x
+
+
+def first_seed(name):
+    return lambda x, t: trained[name](x.expand(seeds, -1, -1), t.expand(seeds, -1))[0]
+
+
+samplers = {"best denoiser": lambda x, t: best_denoiser(x, t)[0], "sinusoidal": first_seed("sinusoidal")}
+samplers |= {name: first_seed(name) for name in ("raw t", "no t")}
+figure, axes = plt.subplots(1, 4, figsize=(10, 3), sharex=True, sharey=True)
+for ax, (name, denoise) in zip(axes, samplers.items()):
+    samples = sample_points(denoise, course.pick(test=100, cpu=1000, gpu=1000))
+    nearest = torch.cdist(samples, CENTRES).min(1).values
+    ax.plot(*samples.T, ".", color=COLOURS[0], markersize=2)
+    ax.set(title=f"{name}\n{(nearest < 3 * SPREAD).float().mean():.0%} near a centre", aspect="equal")
+    ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8))
+figure.suptitle("Sampling adds up the errors of all timesteps", x=0.01, ha="left")
+plt.show()
+
+# %% [markdown]
+# "Near" means within three standard deviations of a centre; of real data nearly all points are. With $t$, in either
+# form, the samples are close to those of the best denoiser. Without $t$ they are not.
+#
+# ### What did the learned table learn?
+#
+# It started with unrelated vectors. Nobody told it that 500 comes before 501. Did it find out?
+
+# %%
+torch.manual_seed(0)
+start = make_denoiser("learned table", seed=0).way.table.weight.detach()
+
+
+def smooth_similarity(table):
+    """Cosine similarity between the mean vectors of blocks of ten timesteps: (T, 32) -> (T/10, T/10)."""
+    blocks = table.unflatten(0, (-1, 10)).mean(1)
+    blocks = nn.functional.normalize(blocks - blocks.mean(0), dim=1)
+    return blocks @ blocks.T
+
+
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), width_ratios=[1, 1, 1.15])
+for ax, table, name in zip(axes, (start, tables[0]), ("before training", "after training")):
+    picture = ax.imshow(smooth_similarity(table), vmin=-1, vmax=1, extent=(0, T, T, 0), cmap="cividis")
+    ax.set(title=name, xlabel="timestep u", ylabel="timestep t")
+    ax.grid(False)
+figure.colorbar(picture, ax=axes[1], label="cosine")
+for table, name, colour in ((start, "before", COLOURS[4]), (tables[0], "after", COLOURS[0])):
+    unit = nn.functional.normalize(table - table.mean(0), dim=1)
+    curve = torch.stack([(unit[: T - d] * unit[d:]).sum(1).mean() for d in range(1, 400)])
+    axes[2].plot(range(1, 400), curve, color=colour, label=name)
+axes[2].set(title="mean cosine of two rows", xlabel="distance |t - u|", ylabel="cosine")
+axes[2].legend()
+figure.suptitle("The table has discovered the order of time", x=0.01, ha="left")
+plt.show()
+
+# %% [markdown]
+# Before training, two different rows have nothing in common, however near. Afterwards neighbours are alike, and the
+# likeness falls with distance: training has rediscovered, roughly and with much effort, what eq. (5) gives for
+# nothing.
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your answer in place of the stub and run the cell: `check` says whether it is right or which property is
+# broken.
+#
+# ### 02.1 The Transformer's own arrangement
+#
+# The original paper lets sines and cosines take turns and uses the exponent $i/h$:
+# $\mathrm{PE}(pos, 2i) = \sin(pos / 10000^{2i/d})$, $\mathrm{PE}(pos, 2i+1) = \cos(pos / 10000^{2i/d})$. Write it.
+
+
+# %%
+def transformer_encoding(position, dim):
+    """position (B,) -> (B, dim), as in section 3.5 of "Attention Is All You Need"."""
+    raise NotImplementedError
+
+
+check("02.1", transformer_encoding)
+
+# %% [markdown]
+# `hint("02.1")` gives a hint (call it again for the next one), `solution("02.1")` shows one answer.
+#
+# ### 02.2 A step in time is a rotation
+#
+# You get the encoding of some $t$ (in the arrangement of eq. (4)), but not $t$ itself. Compute the encoding of $t +
+# k$.
+
+
+# %%
+def advance(encoding, k, max_period=10_000.0):
+    """The encoding of t + k, from the encoding of t (B, dim) and k alone."""
+    raise NotImplementedError
+
+
+check("02.2", advance)
+
+# %% [markdown]
+# Stuck? `hint("02.2")`, and in the end `solution("02.2")`.
+#
+# ### 02.3 The best denoiser of two points
+#
+# The smallest interesting data set: $x_0$ is $-1$ or $+1$, each with probability one half. Derive
+# $\mathbb E[x_0 \mid x_t]$ and write it; the answer fits in one line. It must not overflow when the noise is small.
+
+
+# %%
+def denoise_two_points(x_t, signal, sigma):
+    """E[x_0 | x_t], (B,), for x_t = signal * x_0 + sigma * noise and x_0 = -1 or +1, equally likely."""
+    raise NotImplementedError
+
+
+check("02.3", denoise_two_points)
+
+# %% [markdown]
+# Stuck? `hint("02.3")`, and in the end `solution("02.3")`.
+#
+# ### 02.4 The best denoiser that is not told $t$
+#
+# The same data, but $t$ is unknown, each timestep equally likely: eq. (3). You may use your answer to 02.3.
+
+
+# %%
+def denoise_without_t(x_t, signals, sigmas):
+    """E[x_0 | x_t], (B,), same data, when t is unknown: every t of signals, sigmas (T,) is as likely."""
+    raise NotImplementedError
+
+
+check("02.4", denoise_without_t)
+
+# %% [markdown]
+# Stuck? `hint("02.4")`, and in the end `solution("02.4")`. Hints look like this:
+
+# %%
+hint("02.4")
+
+# %% [markdown]
+# ## Recap
+#
+# | symbol | code | meaning |
+# | --- | --- | --- |
+# | $d$, $h = d/2$ | `dim`, `half` | length of the encoding; number of frequencies |
+# | $P$ | `max_period` | $1/P$ is the lowest frequency; 10,000 everywhere |
+# | $\omega_i = P^{-i/(h-1)}$ | `frequencies` | radians per timestep of hand $i$ |
+# | $\mathrm{PE}(t)$ | `sinusoidal_embedding(t, dim)` | sines, then cosines, of $\omega_i t$ |
+# | $a_t, \sigma_t$ | `signal`, `sigma` | $\sqrt{\bar\alpha_t}$ and $\sqrt{1-\bar\alpha_t}$ |
+# | $D^*(x_t, t)$ | `best_denoiser` | $\mathbb E[x_0 \mid x_t]$, the denoiser with the least squared error |
+#
+# Three sentences. The best denoiser is a different function at every $t$, so the network must be told $t$, and where
+# it is not, the loss cannot fall below a floor that we computed. The sinusoidal encoding writes $t$ as a clock with
+# many hands, and the dot product of two encodings depends on the distance of the timesteps only. On our problem raw
+# $t$ does nearly as well, because the best denoiser changes slowly with $t$; the encoding is the safe choice,
+# because it needs no scale, no training, and copes with slow and fast functions.
+#
+# **Next:** [03 U-Net](03_unet.ipynb) builds the network that receives this encoding, in every one of its blocks.
+#
+# **References**
+# - Vaswani et al. 2017, *Attention Is All You Need*, arXiv 1706.03762, section 3.5: the encoding.
+# - Ho et al. 2020, *Denoising Diffusion Probabilistic Models*, arXiv 2006.11239, section 4 and appendix B: the
+#   encoding for $t$, added in every residual block; eq. 4 and Algorithm 2.
+# - Tancik et al. 2020, *Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains*,
+#   arXiv 2006.10739: random frequencies, and how their scale matters.
+# - Rahaman et al. 2019, *On the Spectral Bias of Neural Networks*, arXiv 1806.08734.
+# - Efron 2011, *Tweedie's Formula and Selection Bias*, Journal of the American Statistical Association 106: eq. (2).
+# - Sun et al. 2025, *Is Noise Conditioning Necessary for Denoising Generative Models?*, arXiv 2502.13129: images
+#   without $t$.
