@@ -50,6 +50,8 @@ def jupyterlab(folder: Path, scratch: Path) -> Iterator[tuple[str, str]]:
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    # Ends by itself some time after the tests were killed and could not end it.
+    command += ["--MappingKernelManager.cull_idle_timeout=600", "--ServerApp.shutdown_no_activity_timeout=900"]
     with log.open("w") as stream:
         server = subprocess.Popen(
             command, env=settings(scratch), stdout=stream, stderr=stream, start_new_session=True
