@@ -70,13 +70,18 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
     return Runtime(profile, device, precision, root, build)
 
 
-def find_device() -> torch.device:
-    """The first of CUDA, MPS and CPU that is present."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+def find_device(name: str | torch.device | None = None) -> torch.device:
+    """The device called `name` ("cpu", "cuda", "cuda:1", "mps"); the first of CUDA, MPS and CPU if None.
+
+    Raises ValueError where there is no such device on this machine.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [kind for kind, there in present.items() if there]
+    if name is None:
+        return torch.device(found[0])
+    if str(name).partition(":")[0] not in found:
+        raise ValueError(f"no device {str(name)!r} on this machine; choose one of {', '.join(found)}")
+    return torch.device(name)
 
 
 def find_profile(device: torch.device) -> str:

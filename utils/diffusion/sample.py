@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--out must end in .png or .pt, got {args.out.name!r}")
     if args.n < 1:
         raise ValueError(f"--n must be at least 1, got {args.n}")
-    model, diffusion = load_model(args.checkpoint, args.device or find_device())
+    model, diffusion = load_model(args.checkpoint, find_device(args.device))
     y = None
     if args.label is not None:
         y = torch.full((args.n,), args.label)

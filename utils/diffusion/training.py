@@ -72,7 +72,7 @@ def train(
         raise ValueError(f"give steps or minutes, one of the two; got steps={steps}, minutes={minutes}")
     if (minutes if steps is None else steps) <= 0:
         raise ValueError(f"steps and minutes must be above 0, got {steps if minutes is None else minutes}")
-    device = torch.device(device) if device else find_device()
+    device = find_device(device)
     run = Run(model, diffusion, Batches(images, labels, batch_size, seed), device, precision, seed)
     run.limits = (steps, minutes)
     run.rate = (learning_rate, min(warmup, steps // 10) if steps else warmup, decay)
