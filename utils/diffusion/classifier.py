@@ -104,6 +104,23 @@ def test_accuracy(classifier: Classifier, images: ImageSet) -> float:
     return sum(right) / len(images)
 
 
+def make_reference(classifier: Classifier, train_set: ImageSet, test_set: ImageSet) -> dict[str, Tensor]:
+    """What image quality is measured against: statistics of real images, and the features of some.
+
+    All features are standardised by the training set's mean and standard deviation, so that a distance does
+    not depend on the scale at which the classifier happened to arrive.
+    """
+    real, held_out = extract_features(classifier, train_set), extract_features(classifier, test_set)
+    mean, std = real.mean(0), real.std(0)
+    real, held_out = (real - mean) / std, (held_out - mean) / std
+    return {
+        "features.mean": mean, "features.std": std,
+        "train.mean": real.double().mean(0), "train.cov": real.double().T.cov(),
+        "test.mean": held_out.double().mean(0), "test.cov": held_out.double().T.cov(),
+        "train.features": real[:: len(real) // 5000].half(), "test.features": held_out.half(),
+    }  # fmt: skip
+
+
 def main() -> None:
     started = time.time()
     train_set, test_set = load_images("fashion-mnist", "train"), load_images("fashion-mnist", "test")
@@ -114,12 +131,7 @@ def main() -> None:
     weights = {name: value.contiguous() for name, value in classifier.state_dict().items()}
     header = {"notes": json.dumps(notes)}
     write_atomically(FOLDER / "classifier.safetensors", lambda part: save_file(weights, part, metadata=header))
-    real, held_out = extract_features(classifier, train_set), extract_features(classifier, test_set)
-    reference = {
-        "train.mean": real.double().mean(0), "train.cov": real.double().T.cov(),
-        "test.mean": held_out.double().mean(0), "test.cov": held_out.double().T.cov(),
-        "train.features": real[:: len(real) // 5000].half(), "test.features": held_out.half(),
-    }  # fmt: skip
+    reference = make_reference(classifier, train_set, test_set)
     write_atomically(FOLDER / "reference.safetensors", lambda part: save_file(reference, part))
     print(f"test accuracy {notes['test_accuracy']:.4f} after {EPOCHS} epochs, {time.time() - started:.0f} s")
 

@@ -105,13 +105,14 @@ class ImageQuality:
         return QualityReport(frechet, kernel, count, frechet_floor, kernel_floor)
 
     def features(self, images: Tensor | ImageSet) -> Tensor:
-        """Features (N, 64) of images; raises ValueError where they cannot be measured."""
+        """Standardised features (N, 64) of images; raises ValueError where they cannot be measured."""
         shape = tuple(images.pixels.shape if isinstance(images, ImageSet) else images.shape)
         if len(shape) != 4 or shape[1:] != (1, 28, 28) or shape[0] < 2:
             raise ValueError(f"image quality is measured on at least 2 images of shape (N, 1, 28, 28), got {shape}")
         if not isinstance(images, ImageSet) and not bool(torch.isfinite(images).all()):
             raise ValueError("some images hold NaN or infinite values; sample them again with clipping on")
-        return extract_features(self.classifier, images)
+        features = extract_features(self.classifier, images)
+        return (features - self.reference["features.mean"]) / self.reference["features.std"]
 
     def frechet(self, features: Tensor) -> float:
         """Frechet distance of features (N, 64) to the training set."""
