@@ -1,0 +1,1122 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 04 · Training
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/04_training.ipynb)
+#
+# A network (notebook 03) and a way to make noisy images (notebook 01) become a trained model. You write
+# the training loop by hand, show that it is the one in `utils/diffusion/training.py`, train on
+# Fashion-MNIST, and measure what each part of the recipe is worth.
+#
+# **At the end you have**: Algorithm 1 in about 15 lines; a trained model, saved; its loss per timestep on
+# images it never saw; a curve of image quality against training time, so that you know what to expect
+# after how long; and a training that you can stop at any moment and take up again, to the same bits.
+#
+# **You need** Python, basic PyTorch (`backward`, an optimiser), mean and variance. From notebook 01 we use
+# $x_t$ and the target $v$; both are repeated in a line. Sampling is a black box here, `generate`;
+# notebook 05 opens it.
+#
+# **Time**: about 5 minutes on a laptop CPU (2 cores); the longest cell takes about two. The GPU profile has
+# a budget of 15 minutes on a T4 (not measured here).
+
+# %% tags=["setup"]
+# Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
+NEEDED = {"accelerate", "ipywidgets", "matplotlib", "safetensors", "scipy", "tqdm"}
+
+here = Path.cwd()
+root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
+if root is None:
+    root = here / "diffusion-ner-course"
+    if not root.exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+    missing = [name for name in sorted(NEEDED) if importlib.util.find_spec(name) is None]
+    if missing:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
+sys.path.insert(0, str(root))
+
+from utils.course import start
+
+course = start(seed=0)
+
+# %%
+import copy
+import shutil
+import signal
+import statistics
+import time
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from IPython.display import display
+from safetensors import safe_open
+from tqdm.auto import tqdm
+
+from utils.course import COLOURS, check, hint, play, show_images, solution  # noqa: F401
+from utils.course.runtime import find_precision
+from utils.diffusion import (
+    GaussianDiffusion,
+    ImageQuality,
+    NoiseSchedule,
+    UNet,
+    generate,
+    load_images,
+    load_model,
+    save_model,
+    train,
+    validation_loss,
+)
+from utils.diffusion.training import update_ema
+
+# %% [markdown]
+# ## 1. The data
+#
+# **Fashion-MNIST** (Xiao et al. 2017): 28x28 grey pictures of clothes, ten classes, 60,000 to train on and
+# 10,000 that are kept apart. (Without a network and without a copy on the machine, the course's own small
+# set of 10,000 and 1,000 is used; everything below works with it.)
+#
+# They are kept as `uint8`, one byte a pixel, and each batch is turned into floats in [-1, 1] when it is
+# needed. **Predict before you run:** how much memory does that save against float32?
+
+# %%
+data, held_out = load_images("fashion-mnist", "train"), load_images("fashion-mnist", "test")
+as_bytes = data.pixels.numel()
+print(f"{len(data):,} training images: {as_bytes / 1e6:.0f} MB as uint8, {4 * as_bytes / 1e6:.0f} MB as float32")
+x_0, label = data[:1]  # one image, as training sees it
+print(f"x_0: shape {tuple(x_0.shape)}, {x_0.dtype}, from {x_0.min():.2f} to {x_0.max():.2f}")
+show_images(data[:24][0], columns=12, title="What the model is to learn to draw")
+
+# %% [markdown]
+# A factor of 4: a float32 takes four bytes. On big data sets this decides whether the data fit in memory.
+#
+# ## 2. Algorithm 1, line by line
+#
+# **Question:** what does a diffusion model do in one training step?
+#
+# Write $\bar\alpha_t$ for the share of the image's variance that is left at timestep $t$
+# (`alphas_cumprod`, falling from about 1 to about 0), and $\epsilon$ for standard normal noise. Then
+#
+# $$x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \qquad\text{(Ho et al. 2020, eq. 4)}$$
+#
+# and the network $\epsilon_\theta$ (weights $\theta$) is trained to tell the noise from $x_t$ and $t$:
+#
+# $$L(\theta) = \mathbb E_{t,\,x_0,\,\epsilon}\,
+# \lVert \epsilon - \epsilon_\theta(x_t, t)\rVert^2 \qquad\text{(eq. 14)}$$
+#
+# **What is the best that any network can do?** Fix $x_t$ and $t$. Many pairs $(x_0, \epsilon)$ could have
+# led to this $x_t$; the network must give one answer $f$ for all of them. With
+# $m = \mathbb E[\epsilon \mid x_t]$, and since $\mathbb E[\epsilon - m \mid x_t] = 0$,
+#
+# $$\mathbb E\big[\lVert\epsilon - f\rVert^2 \mid x_t\big]
+# = \mathbb E\big[\lVert\epsilon - m\rVert^2 \mid x_t\big] + \lVert m - f\rVert^2 .$$
+#
+# So the best answer is the **mean** $m$ of all the noises that are possible, and the first term stays
+# whatever the network does. Keep this for section 6: **the loss has a floor above 0, and nobody tells us
+# where it is.**
+#
+# Algorithm 1 of the paper, and the code for each line:
+#
+# | line | paper | code |
+# | --- | --- | --- |
+# | 1, 6 | repeat ... until converged | `for step in range(...)` |
+# | 2 | $x_0 \sim q(x_0)$ | the next batch of a shuffled list of images |
+# | 3 | $t \sim \mathrm{Uniform}(\{1, \dots, T\})$ | `torch.randint(T, (B,))`: 0 to $T-1$, one for **each image** |
+# | 4 | $\epsilon \sim \mathcal N(0, I)$ | `torch.randn(x_0.shape)` |
+# | 5 | gradient step on $\lVert\epsilon - \epsilon_\theta(x_t, t)\rVert^2$ | `loss.backward()`, `optimizer.step()` |
+#
+# ($B$ is the batch size. The paper sums over pixels, code takes the mean: a constant factor.) The lines 2
+# to 5, by hand:
+
+# %%
+T = 1000
+alphas_cumprod = NoiseSchedule.cosine(T).alphas_cumprod  # (T,), float64
+signal_at = alphas_cumprod.sqrt().float().view(-1, 1, 1, 1)
+sigma_at = (1 - alphas_cumprod).sqrt().float().view(-1, 1, 1, 1)
+
+
+def loss_by_hand(model, x_0, t, noise, prediction="noise"):
+    """Line 5: mean squared error of the network's answer. x_0, noise: (B, C, H, W); t: (B,)."""
+    x_t = signal_at[t] * x_0 + sigma_at[t] * noise
+    target = {"noise": noise, "v": signal_at[t] * noise - sigma_at[t] * x_0}[prediction]
+    return F.mse_loss(model(x_t, t), target)
+
+
+# %% [markdown]
+# The course trains on $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$ (Salimans & Ho 2022;
+# why, is in notebook 01, section 7). It is the same loop with another target, so both are in the function.
+#
+# **Predict before you run:** a new U-Net outputs exactly 0, because its last layer starts at zero. What is
+# its loss with target $\epsilon$? And with target $v$, where the images have
+# $\mathbb E[x_0^2] \approx 0.68$ and $\bar\alpha_t$ is 0.5 on average?
+
+# %%
+torch.manual_seed(0)
+model = UNet(channels=16)
+x_0, _ = data[:256]
+t = torch.randint(T, (len(x_0),))
+noise = torch.randn(x_0.shape)
+print(f"mean of x_0 squared {x_0.square().mean():.2f}, mean of alpha-bar {alphas_cumprod.mean():.2f}")
+with torch.no_grad():
+    for prediction in ["noise", "v"]:
+        print(f"loss before training, target {prediction}: {loss_by_hand(model, x_0, t, noise, prediction):.3f}")
+
+# %% [markdown]
+# $\mathbb E[\epsilon^2] = 1$; and $\mathbb E[v^2] = \bar\alpha_t + (1-\bar\alpha_t)\,\mathbb E[x_0^2]$,
+# because $\epsilon$ and $x_0$ are independent, so about $0.5 + 0.5 \cdot 0.68 = 0.84$. **A first loss far
+# from these numbers means a bug before the first step**, most often images in [0, 1] or uniform noise.
+#
+# Does `utils` compute the same? One thing to watch: a network that outputs 0 would hide most mistakes in
+# how it is called, so its weights are shaken first.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+with torch.no_grad():
+    for weight in model.parameters():
+        weight.add_(0.05 * torch.randn(weight.shape))
+    for prediction in ["noise", "v"]:
+        theirs = GaussianDiffusion(NoiseSchedule.cosine(T), prediction=prediction)
+        mine = loss_by_hand(model, x_0, t, noise, prediction)
+        torch.testing.assert_close(mine, theirs.loss(model, x_0, t, noise))
+        print(f"target {prediction}: the loss by hand equals diffusion.loss")
+
+# %% [markdown]
+# Now the loop. This is all of Algorithm 1:
+
+# %%
+small_batch, few_steps = 32, course.pick(test=6, cpu=12, gpu=12)
+order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))  # one epoch, shuffled
+
+
+def draw(step, rng):
+    """Lines 2 to 4: images, timesteps and noise of one step."""
+    x_0, _ = data[order[step * small_batch : (step + 1) * small_batch]]
+    t = torch.randint(T, (small_batch,), generator=rng)
+    noise = torch.randn(x_0.shape, generator=rng)
+    torch.rand(small_batch, generator=rng)  # `train` draws these too: whose label is hidden (notebook 07)
+    return x_0, t, noise
+
+
+torch.manual_seed(0)
+model = UNet(channels=16).to(memory_format=torch.channels_last)  # as `train` lays it out, for the same rounding
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+rng, losses_by_hand = torch.Generator().manual_seed(0), []
+for step in range(few_steps):
+    loss = loss_by_hand(model, *draw(step, rng), prediction="v")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses_by_hand.append(loss.item())
+print("loss:", " ".join(f"{loss:.3f}" for loss in losses_by_hand))
+
+# %% [markdown]
+# `train` in `utils` is a **generator**: it does one step, hands you its state, and goes on when you ask for
+# the next. What you do with the state (print, plot, save, stop) is yours. Everything it adds to Algorithm 1
+# can be switched off, and then it must give the same losses from the same seed:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+diffusion = GaussianDiffusion(NoiseSchedule.cosine(T), prediction="v")
+plain = dict(precision="no", device="cpu", progress=False, batch_size=small_batch)
+torch.manual_seed(0)
+model = UNet(channels=16)
+states = train(
+    model, diffusion, data, steps=few_steps, learning_rate=1e-3,
+    warmup=0, decay=False, max_gradient_norm=None, **plain,
+)  # fmt: skip
+losses_of_train = [state.loss for state in states]
+torch.testing.assert_close(torch.tensor(losses_by_hand), torch.tensor(losses_of_train), rtol=1e-4, atol=0)
+print("Algorithm 1 by hand and utils.diffusion.train give the same losses, step for step")
+
+# %% [markdown]
+# **Pitfalls**, all seen in public code: one $t$ for the whole batch (it runs, but the gradient is far
+# noisier); timesteps drawn from 1 to $T-1$, so that the least noisy one is never trained; uniform noise,
+# `torch.rand`; and `optimizer.zero_grad()` forgotten, so that gradients of all steps add up.
+#
+# ## 3. What the recipe adds: three lines
+#
+# Algorithm 1 does not say how to take "a gradient step". The usual recipe adds three things.
+#
+# **1. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
+#
+# $$\eta_k = \eta_{\text{peak}} \cdot \min\!\Big(1, \tfrac{k+1}{w}\Big) \cdot
+# \tfrac12\Big(1 + \cos\frac{\pi k}{K}\Big)$$
+#
+# The optimiser, **Adam**, divides each gradient by a running estimate of its size. In the first steps that
+# estimate rests on very few gradients; warm-up keeps steps small meanwhile. The fall at the end lets the
+# weights settle: with a constant rate they keep jumping around a minimum.
+#
+# **2. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient
+# by $c/g$. Its direction stays, and one bad batch cannot do much harm.
+#
+# **3. An exponential moving average (EMA) of the weights.** Beside the weights $\theta$ that are trained,
+# keep an average $\bar\theta$ that is only used for sampling:
+#
+# $$\bar\theta \leftarrow d\,\bar\theta + (1-d)\,\theta$$
+#
+# With decay $d$ it averages over about the last $1/(1-d)$ steps: 1000 for $d = 0.999$. A short training has
+# not many more steps than that, so the decay is warmed up: $d_k = \min\big(d, \tfrac{1+k}{10+k}\big)$.
+#
+# **Predict before you run:** after $k$ steps with $d_k = (1+k)/(10+k)$, about how far back does the average
+# reach?
+
+# %%
+def learning_rate(step, steps, peak=2e-3, warmup=100):
+    """The learning rate of the step that follows `step` finished ones."""
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return peak * rise * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
+
+
+def decay_at(step, decay=0.999):
+    """The EMA's decay in that step."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def ema_step(ema_model, model, decay):
+    """Move the average a little towards the weights."""
+    for kept, new in zip(ema_model.parameters(), model.parameters()):
+        kept.copy_(decay * kept + (1 - decay) * new)
+
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+steps = torch.arange(1000)
+left.plot(steps, [1e3 * learning_rate(int(k), 1000) for k in steps])
+left.set(xlabel="step (of 1000)", ylabel="learning rate / 0.001", title="Up in 100 steps, down along a cosine")
+for k, colour in zip([100, 400, 1000], COLOURS):
+    decays = torch.tensor([decay_at(step) for step in range(k)])
+    # A step's weights enter with 1 - d and are multiplied by every later d.
+    later = torch.cat([decays.flip(0).cumprod(0).flip(0)[1:], torch.ones(1)])
+    right.plot(range(k), (1 - decays) * later, color=colour, label=f"after {k} steps")
+right.set(xlabel="step", ylabel="share in the average", title="The EMA forgets the beginning", ylim=(0, None))
+right.legend(loc="upper center")
+plt.show()
+for k in [100, 400, 1000]:
+    print(f"after {k:4d} steps: d = {decay_at(k):.3f}, so it averages over about {1 / (1 - decay_at(k)):.0f} steps")
+
+# %% [markdown]
+# $1 - d_k = 9/(10+k)$, so the average reaches back over about a ninth of the training so far, however long
+# it is. Now all of it together, and the comparison with `utils`: losses, weights and averaged weights.
+
+# %%
+torch.manual_seed(0)
+mine = UNet(channels=16).to(memory_format=torch.channels_last)
+my_ema = copy.deepcopy(mine)
+optimizer = torch.optim.Adam(mine.parameters())
+rng, losses_by_hand, recipe_steps = torch.Generator().manual_seed(0), [], 30
+warmup = recipe_steps // 10  # `train` never warms up over more than a tenth of the steps
+for step in range(recipe_steps):
+    loss = loss_by_hand(mine, *draw(step, rng), prediction="v")
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(mine.parameters(), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, recipe_steps, warmup=warmup)
+    optimizer.step()
+    ema_step(my_ema, mine, decay_at(step))
+    losses_by_hand.append(loss.item())
+print(f"loss: {losses_by_hand[0]:.3f} at the first of {recipe_steps} steps, {losses_by_hand[-1]:.3f} at the last")
+
+# %% [markdown]
+# **Check: the same thing in `utils`.**
+
+# %%
+# NBVAL_CHECK_OUTPUT
+torch.manual_seed(0)
+theirs, losses_of_train, rates = UNet(channels=16), [], []
+for state in train(theirs, diffusion, data, steps=recipe_steps, **plain):
+    losses_of_train.append(state.loss)
+    rates.append(state.learning_rate)
+rates_by_hand = [learning_rate(step, recipe_steps, warmup=warmup) for step in range(recipe_steps)]
+torch.testing.assert_close(torch.tensor(rates_by_hand), torch.tensor(rates))
+torch.testing.assert_close(torch.tensor(losses_by_hand), torch.tensor(losses_of_train), rtol=1e-3, atol=0)
+for by_hand, in_utils in [(mine, theirs), (my_ema, state.ema_model)]:
+    for a, b in zip(by_hand.parameters(), in_utils.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+print(f"{recipe_steps} steps: learning rates, losses, weights and averaged weights agree")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+again = copy.deepcopy(my_ema)
+ema_step(my_ema, mine, decay=0.9)
+update_ema(again, mine, decay=0.9)
+for a, b in zip(my_ema.parameters(), again.parameters()):
+    torch.testing.assert_close(a, b)
+print("the EMA step by hand equals update_ema")
+
+# %% [markdown]
+# ## 4. Train
+#
+# Now for real, with a U-Net a little narrower than the standard one, because on two cores many steps of a
+# small network buy more than few steps of a large one. It takes **about two minutes** on two cores; the bar
+# shows the time that is left, and the curve is drawn anew every few seconds.
+#
+# **You can stop the kernel at any time** (the square button) and run the training cell again: it goes on
+# where it was, because `train` saves its state in the folder `out`. (Section 9 proves it.) The cell before
+# it starts from the beginning: it empties that folder. Run it only when you want that.
+#
+# At a few moments we put copies of the weights aside, those of the network and those of its EMA, to look at
+# them afterwards.
+#
+# **Predict before you run:** after half of the steps, how much of the fall of the loss will be behind us?
+
+# %%
+total_steps = course.pick(test=24, cpu=800, gpu=6000)
+batch_size = course.pick(test=16, cpu=64, gpu=128)
+channels = course.pick(test=16, cpu=32, gpu=48)
+moments = sorted({total_steps * k // 16 for k in [0, 1, 2, 4, 8, 12, 16]})
+validate_every = total_steps // 8
+
+out = course.build / "notebook04" / "main"
+shutil.rmtree(out, ignore_errors=True)  # begin anew
+torch.manual_seed(0)
+model = UNet(channels=channels)
+history = {}  # step -> (batch loss, one weight, the same weight in the EMA)
+validation_curve = {}  # step -> validation loss of the EMA
+snapshots = {0: (0.0, *[copy.deepcopy(model.state_dict()) for _ in range(2)])}  # step -> (seconds, weights, EMA's)
+print(f"U-Net of {sum(p.numel() for p in model.parameters()):,} weights, {total_steps} steps of {batch_size} images")
+print(f"snapshots after steps {moments}")
+
+
+# %%
+class LiveCurve:
+    """The loss curve so far: one figure in the page, drawn anew at most every few seconds."""
+
+    def __init__(self, every=4.0):
+        self.figure, self.axes = plt.subplots(figsize=(8, 3.2))
+        plt.close(self.figure)  # else the notebook shows it a second time when the cell ends
+        self.handle = display(self.figure, display_id=True)
+        self.every, self.drawn = every, time.perf_counter()
+
+    def update(self, title=None):
+        if title is None and time.perf_counter() - self.drawn < self.every:
+            return
+        axes, steps = self.axes, sorted(history)
+        losses = torch.tensor([history[k][0] for k in steps])
+        axes.clear()
+        axes.plot(steps, losses, color=COLOURS[5], lw=0.7, label="one batch")
+        window = min(25, len(losses))
+        axes.plot(steps[window - 1 :], losses.unfold(0, window, 1).mean(1), color=COLOURS[0], label="mean of 25")
+        checked = list(validation_curve)
+        axes.plot(checked, [validation_curve[k] for k in checked], "o", color=COLOURS[1], label="validation, EMA")
+        axes.set(xlabel="step", ylabel="loss (target v)", ylim=(0, 0.9), title=title or f"step {steps[-1]}")
+        axes.legend(loc="upper right", ncols=3)
+        self.handle.update(self.figure)
+        self.drawn = time.perf_counter()
+
+
+# %%
+live = LiveCurve()
+states = train(
+    model, diffusion, data, steps=total_steps, batch_size=batch_size, device=course.device,
+    validation=held_out, validate_every=validate_every, out=out, save_every=validate_every,
+)  # fmt: skip
+for state in states:
+    one, its_mean = (network.head[-1].weight[0, 0, 1, 1].item() for network in (state.model, state.ema_model))
+    history[state.step] = (state.loss, one, its_mean)
+    if state.step % validate_every == 0:
+        validation_curve[state.step] = state.validation_loss
+    if state.step in moments:
+        weights = [copy.deepcopy(network.state_dict()) for network in (state.model, state.ema_model)]
+        snapshots[state.step] = (state.seconds, *weights)
+    live.update()
+half = statistics.fmean(history[k][0] for k in history if abs(k - total_steps // 2) <= total_steps // 16)
+end = statistics.fmean(history[k][0] for k in history if k > total_steps * 15 // 16)
+share = (history[1][0] - half) / (history[1][0] - end)
+live.update(f"{share:.0%} of the fall of the loss comes in the first half of the training")
+print(f"{state.step} steps in {state.seconds / 60:.1f} minutes: loss {history[1][0]:.3f} -> {half:.3f} -> {end:.3f}")
+print(f"validation loss at the end: {state.validation_loss:.3f}")
+
+# %% [markdown]
+# Nearly all of the fall comes early; after that the curve looks flat. Is the rest of the training wasted?
+# The next section looks at the pictures.
+#
+# (The validation loss lies on or even below the training curve, though its images were never trained on:
+# it is measured with the averaged weights, the training loss with those of the moment.)
+#
+# ## 5. Image quality against minutes trained
+#
+# **Question:** how good are the images after how long, and when is it worth waiting?
+#
+# `generate` turns noise into images with a trained network (black box until notebook 05; here
+# DPM-Solver++(2M) with few steps). We give **the same noise** to the network of each moment, so that what
+# differs is the training alone.
+
+# %%
+sampler_steps = course.pick(test=4, cpu=10, gpu=20)
+count = course.pick(test=40, cpu=400, gpu=2000)
+probe = UNet(channels=channels).to(course.device).eval()
+
+
+def images_from(weights, count=count):
+    """Images that a network with these weights draws, from the same noise at every call."""
+    probe.load_state_dict(weights)
+    return generate(probe, diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0)
+
+
+drawn = {step: images_from(ema) for step, (_, _, ema) in snapshots.items()}  # by the EMA of each moment
+shown = torch.cat([images[:10] for images in drawn.values()])
+titles = [""] * len(shown)
+for row, (seconds, _, _) in enumerate(snapshots.values()):
+    titles[10 * row] = f"{seconds:.0f} s"
+show_images(shown, titles=titles, columns=10, scale=2, title="The same noise, after more and more training")
+
+# %% [markdown]
+# Read it downwards: from nothing, to blobs of the right brightness, to shapes that you can name, to
+# textures and straight edges. Between the last rows the loss moved little.
+#
+# **A number for it.** A small classifier, trained on real Fashion-MNIST and kept in `data/checkpoints`,
+# turns each image into 64 features. The **Fréchet distance** (FD; Heusel et al. 2017) fits one Gaussian to
+# the features of real images (mean $m_r$, covariance $C_r$) and one to those of generated images ($m_g$,
+# $C_g$):
+#
+# $$\mathrm{FD} = \lVert m_r - m_g\rVert^2 + \mathrm{tr}\big(C_r + C_g - 2\,(C_r C_g)^{1/2}\big)$$
+#
+# 0 is perfect. But even *real* images do not get 0 when there are few of them. So the same number of real,
+# held-out images is measured as well: the **floor**. FD is only comparable with the same features and the
+# same number of images; notebook 06 is about that.
+#
+# **Predict before you run:** from half of the training to its end the loss hardly moves. What does FD do?
+
+# %%
+quality = ImageQuality.load()
+
+
+def frechet(images):
+    """Frechet distance to the training set; the floor and the kernel distance are in the whole report."""
+    return quality(images).frechet
+
+
+floor = quality(drawn[0]).frechet_floor
+fd_ema = {step: frechet(images) for step, images in drawn.items()}
+print(f"{count} images each; real against real {floor:.1f}\n")
+print("  step   seconds   FD (EMA)")
+for step, (seconds, _, _) in snapshots.items():
+    print(f"{step:6d} {seconds:9.0f} {fd_ema[step]:10.1f}")
+
+# %%
+trained_file = course.root / "data" / "checkpoints" / "unet-fashion-mnist.safetensors"
+figure, axes = plt.subplots(figsize=(8, 3.4))
+minutes = [seconds / 60 for seconds, _, _ in snapshots.values()]
+axes.semilogy(minutes, list(fd_ema.values()), "o-", label="this training, EMA (one run)")
+axes.axhline(floor, color="black", ls=":", label=f"{count} real images")
+if trained_file.exists():  # the model that comes with the course, trained much longer; it knows classes
+    longer, its_diffusion = load_model(trained_file, course.device)
+    classes = torch.arange(count) % 10
+    images = generate(longer, its_diffusion, count, y=classes, sampler="dpmpp_2m", steps=sampler_steps, seed=0)
+    axes.axhline(frechet(images), color=COLOURS[1], ls="--", label="the course's trained model")
+    print(f"the course's trained model: FD {frechet(images):.1f}")
+axes.set(xlabel="minutes of training on this machine", ylabel="Fréchet distance")
+half_step = min(snapshots, key=lambda step: abs(step - total_steps // 2))
+ratio = fd_ema[half_step] / fd_ema[total_steps]
+axes.set_title(f"Images get better to the end: FD falls by a factor of {ratio:.1f} in the second half")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# So the training was not wasted: while the loss curve looks flat, the images keep getting better.
+#
+# What this tells you about patience: the first recognisable clothes come within a small part of the
+# training, the last factor takes most of it. And a curve from one run says how *this* run went. A run that
+# is planned to be half as long ends better than this one at half its time, because its learning rate is
+# lowered by then (section 8).
+#
+# ## 6. Why the loss number says so little
+#
+# **Question:** loss and quality disagree. Where does the loss hide what we see?
+#
+# **First: it is an average over timesteps that differ a lot.** `validation_loss` gives the loss at ten
+# timesteps, on the same images and the same noise at every call, so two calls differ by the network only.
+#
+# **Predict before you run:** target $v$. Is the loss highest where $x_t$ is nearly clean, nearly noise, or
+# in the middle?
+
+# %%
+points, few = 10, course.pick(test=16, cpu=128, gpu=256)
+centres = [int((k + 0.5) * T / points) for k in range(points)]
+
+
+def losses_by_t(weights, images):
+    """The loss at ten timesteps, (10,), of a network with these weights."""
+    probe.load_state_dict(weights)
+    return validation_loss(probe, diffusion, images, points=points, count=few, device=course.device)
+
+
+by_t = {step: losses_by_t(ema, held_out) for step, (_, _, ema) in snapshots.items()}
+seen_by_t = losses_by_t(snapshots[total_steps][2], data)  # the same on images that were trained on
+mean_loss = {step: losses.mean().item() for step, losses in by_t.items()}
+print("      t  " + " ".join(f"{t:6d}" for t in centres))
+print("held out " + " ".join(f"{loss:6.3f}" for loss in by_t[total_steps]))
+print("training " + " ".join(f"{loss:6.3f}" for loss in seen_by_t))
+print(f"means: held out {mean_loss[total_steps]:.4f}, training images {seen_by_t.mean():.4f}")
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4))
+shades = plt.get_cmap("viridis")(torch.linspace(0.9, 0.0, len(by_t)).numpy())
+for (step, losses), shade in zip(by_t.items(), shades):
+    left.plot(centres, losses, "o-", ms=3, color=shade, label=f"step {step}")
+left.set(xlabel="t", ylabel="loss (target v)", title="Each timestep has a floor of its own", ylim=(0, None))
+left.legend(fontsize=7)
+a_bar = alphas_cumprod[centres].float()
+final = by_t[total_steps]
+right.plot(centres, final, "o-", label=f"v: mean {final.mean():.3f}")
+right.plot(centres, a_bar * final, "s-", label=f"noise: mean {(a_bar * final).mean():.3f}")
+right.plot(centres, (1 - a_bar) * final, "^-", label=f"x_0: mean {((1 - a_bar) * final).mean():.3f}")
+right.set(xlabel="t", title="One network, three losses", ylim=(0, None))
+right.legend(fontsize=8, title="error measured in")
+plt.show()
+
+# %% [markdown]
+# For target $v$ the loss is high at **both ends**. Nearly clean images: $v \approx \epsilon$, and so little
+# noise is hard to tell from texture. Nearly pure noise: $v \approx -x_0$, and which image it will become is
+# not decided yet. These are the floors of section 2: what several answers have in common is all that can be
+# learned. The loss of a batch is the average of all that, and the part that can still be improved is a
+# small share of it.
+#
+# **Held-out and training images** have nearly the same loss: the network has seen each image about once,
+# and learned nothing by heart. Were the training loss to fall below the other and stay there, it would
+# memorise. Without a validation loss you would never know.
+#
+# **Second: the number depends on how you ask.** The right panel is *one* network and *one* set of answers.
+# From $v$ follow the noise and $x_0$ (notebook 01), and with $\delta$ for an error,
+# $\lVert\delta\epsilon\rVert^2 = \bar\alpha_t\lVert\delta v\rVert^2$ and
+# $\lVert\delta x_0\rVert^2 = (1-\bar\alpha_t)\lVert\delta v\rVert^2$. So losses of models with different
+# targets or schedules cannot be compared. Verified with the answers themselves:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+torch.manual_seed(0)
+probe.load_state_dict(snapshots[total_steps][2])
+x_0, t = held_out[:32][0].to(course.device), torch.randint(T, (32,), device=course.device)
+noise = torch.randn_like(x_0)
+x_t = diffusion.q_sample(x_0, t, noise)
+with torch.no_grad():
+    v = probe(x_t, t)
+
+
+def error(answer, truth):
+    return (answer - truth).square().flatten(1).mean(1)
+
+
+error_v = error(v, diffusion.target(x_0, noise, t))
+share = alphas_cumprod.float().to(course.device)[t]
+torch.testing.assert_close(error(diffusion.to_noise(v, x_t, t), noise), share * error_v, rtol=1e-3, atol=1e-5)
+torch.testing.assert_close(error(diffusion.to_x_0(v, x_t, t), x_0), (1 - share) * error_v, rtol=1e-3, atol=1e-5)
+print("error in the noise = alpha-bar * error in v;  error in x_0 = (1 - alpha-bar) * error in v")
+
+# %% [markdown]
+# **Third: chance.** A batch draws its images and timesteps at random, so its loss scatters although the
+# network stands still. **Predict before you run:** is that scatter smaller or larger than the whole
+# improvement of the second half of the training?
+
+# %%
+torch.manual_seed(0)
+many = course.pick(test=64, cpu=1024, gpu=4096)
+probe.load_state_dict(snapshots[half_step][2])
+per_image = []
+with torch.no_grad():
+    for start in range(0, many, 64):
+        x_0 = held_out[start % len(held_out) : start % len(held_out) + 64][0].to(course.device)
+        per_image.append(diffusion.loss(probe, x_0, reduction="none").cpu())  # t and noise drawn inside
+per_image = torch.cat(per_image)
+scatter = per_image.std() / batch_size**0.5
+gain = mean_loss[half_step] - mean_loss[total_steps]
+print(f"one network, {many} images: loss {per_image.mean():.4f}; standard deviation of one image {per_image.std():.4f}")
+print(f"a batch of {batch_size} therefore scatters by {scatter:.4f} (one standard deviation)")
+print(f"the second half of the training lowers the validation loss by {gain:.4f}, {gain / scatter:.1f} times that")
+
+# %%
+figure, axes = plt.subplots(figsize=(8, 3.4))
+steps = [step for step in snapshots if step > 0]
+for name, values, marker in [("validation loss", mean_loss, "o-"), ("Fréchet distance", fd_ema, "s-")]:
+    axes.semilogy(steps, [values[step] / values[steps[0]] for step in steps], marker, label=name)
+axes.set(xlabel="step", ylabel=f"relative to step {steps[0]}")
+by_loss, by_fd = (values[steps[0]] / values[total_steps] for values in (mean_loss, fd_ema))
+axes.set_title(f"Same networks: the loss falls by a factor of {by_loss:.1f}, the Fréchet distance by {by_fd:.0f}")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# So: **watch the validation loss for trouble** (NaN, a rise, a gap to the training loss), compare it between
+# two settings only with the same target, schedule, images and noise, and **judge quality by samples**.
+#
+# ## 7. EMA on and off
+#
+# **Question:** what does the moving average of the weights buy?
+#
+# Both sets of weights come from the same run, so this costs no training: sample with either, from the same
+# noise. **Predict before you run:** where will the difference be larger, in the middle of the training or
+# at its end, where the learning rate goes to 0?
+
+# %%
+fd_raw = {step: frechet(images_from(raw)) for step, (_, raw, _) in snapshots.items()}
+print(f"{count} images each, one run; real against real {floor:.1f}\n")
+print("  step   FD without EMA   FD with EMA")
+for step in snapshots:
+    print(f"{step:6d} {fd_raw[step]:16.1f} {fd_ema[step]:13.1f}")
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.3))
+shown = sorted(history)
+left.plot(shown, [history[k][1] for k in shown], color=COLOURS[1], lw=0.8, label="the weight")
+left.plot(shown, [history[k][2] for k in shown], color=COLOURS[0], label="its EMA")
+left.set(xlabel="step", ylabel="one weight of the last layer", title="The weight jitters, its average does not")
+left.legend()
+right.semilogy(steps, [fd_raw[k] for k in steps], "s-", color=COLOURS[1], label="without EMA")
+right.semilogy(steps, [fd_ema[k] for k in steps], "o-", color=COLOURS[0], label="with EMA")
+right.axhline(floor, color="black", ls=":", label=f"{count} real images")
+middle = max(steps[1:-1] or steps, key=lambda k: fd_raw[k] / fd_ema[k])
+gains = [fd_raw[k] / fd_ema[k] for k in (middle, total_steps)]
+right.set(xlabel="step", ylabel="Fréchet distance")
+right.set_title(f"EMA: {gains[0]:.1f} times lower at step {middle}, {gains[1]:.1f} times at the end")
+right.legend()
+plt.show()
+
+# %%
+stopped = [images_from(snapshots[half_step][k], count=12) for k in (1, 2)]
+show_images(
+    torch.cat(stopped),
+    titles=["without EMA"] + [""] * 11 + ["with EMA"] + [""] * 11,
+    columns=12,
+    scale=2,
+    title=f"Step {half_step}, the same noise: the weights of the moment, and their average",
+)
+
+# %% [markdown]
+# The weights of the moment jump around a good place: the gradient of each batch pulls them elsewhere. The
+# average stays near the middle. At the end of a training whose learning rate has gone down to 0, the jumps
+# have died out by themselves and the two are nearly the same: **decay and EMA do partly the same work**.
+# The papers train with a constant rate, and there the EMA is worth much more: without it the FID of two
+# public re-implementations of DDPM on CIFAR-10 rises from 3.2 to 12.1 and to 8.1.
+#
+# **Pitfall: an EMA that is not warmed up.** With $d = 0.999$ from the first step the average still holds
+# much of the random start, $0.999^K$ of it after $K$ steps:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for k in [100, 800, 5000]:
+    print(f"after {k:4d} steps, {0.999**k:4.0%} of the average is the random start")
+
+# %% [markdown]
+# ## 8. Each part switched off
+#
+# **Question:** what do warm-up, decay and clipping buy, each by itself?
+#
+# Short trainings of a small network, one with everything on, and one for each part that is missing, from the
+# same start and with the same batches; two seeds each. At the end: the Fréchet distance with and without
+# EMA. It takes **about a minute**. The last two rows ask what clipping is *for*: in the middle of the
+# training, one single gradient is 1000 times too large, as one broken image or a rare overflow can make it.
+#
+# **Predict before you run:** which missing part hurts most?
+
+# %%
+short_steps = course.pick(test=10, cpu=120, gpu=400)
+short_batch = course.pick(test=8, cpu=32, gpu=64)
+recipe = dict(warmup=100, decay=True, max_gradient_norm=1.0)
+
+
+def short_run(seed, spike=False, **changes):
+    """One short training: its losses, gradient norms, and FD without EMA, with it, with one not warmed up."""
+    torch.manual_seed(seed)
+    model = UNet(channels=16)
+    naive, losses, norms = copy.deepcopy(model).to(course.device), [], []
+    states = train(
+        model, diffusion, data, steps=short_steps, batch_size=short_batch, seed=seed, device=course.device,
+        progress=False, **{**recipe, **changes},
+    )  # fmt: skip
+    hooks = []
+    for state in states:
+        update_ema(naive, state.model, 0.999)
+        losses.append(state.loss)
+        norms.append(state.gradient_norm)
+        if spike and state.step == short_steps // 2:  # the next step's gradient, and only that one
+            hooks = [weight.register_hook(lambda gradient: 1000 * gradient) for weight in model.parameters()]
+        elif state.step > short_steps // 2:
+            while hooks:
+                hooks.pop().remove()
+    distances = {}
+    for name, network in [("raw", model), ("ema", state.ema_model), ("naive", naive)]:
+        images = generate(network, diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0)
+        distances[name] = frechet(images)
+    return losses, norms, distances
+
+
+# %%
+changes = {
+    "everything on": {},
+    "no warm-up": dict(warmup=0),
+    "no decay": dict(decay=False),
+    "no clipping": dict(max_gradient_norm=None),
+    "spike, clipping": dict(spike=True),
+    "spike, no clipping": dict(spike=True, max_gradient_norm=None),
+}
+seeds = course.pick(test=[0], cpu=[0, 1], gpu=[0, 1, 2])
+runs = {name: [] for name in changes}
+for name, seed in tqdm([(name, seed) for name in changes for seed in seeds], desc="short trainings"):
+    runs[name].append(short_run(seed, **changes[name]))
+
+print(f"{short_steps} steps, seeds {seeds}; Fréchet distance of {count} images, real against real {floor:.1f}\n")
+print(f"{'':<20} {'without EMA':<17} {'with EMA':<17} {'last losses':<11} largest gradient")
+for name, parts in runs.items():
+    cells = [" ".join(f"{fd[kind]:7.1f}" for _, _, fd in parts) for kind in ("raw", "ema")]
+    last = statistics.fmean(loss for losses, _, _ in parts for loss in losses[-20:])
+    print(f"{name:<20} {cells[0]:<17} {cells[1]:<17} {last:<11.4f} {max(max(norms) for _, norms, _ in parts):.1f}")
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.3))
+for k, parts in enumerate(list(runs.values())[:4]):
+    for kind, marker, shift in [("raw", "s", -0.12), ("ema", "o", 0.12)]:
+        label = {"raw": "without EMA", "ema": "with EMA"}[kind] if k == 0 else None
+        values = [fd[kind] for _, _, fd in parts]
+        left.plot([k + shift] * len(values), values, marker, color=COLOURS[kind == "raw"], label=label)
+left.set_xticks(range(4), [name.replace(" ", "\n", 1) for name in list(runs)[:4]])
+left.set(ylabel="Fréchet distance", yscale="log", title="One part missing; each mark is one seed")
+left.legend()
+for name, colour in zip(["everything on", "spike, clipping", "spike, no clipping"], [COLOURS[6], *COLOURS]):
+    losses = torch.tensor(runs[name][0][0])
+    width = min(10, len(losses))
+    right.plot(range(width, len(losses) + 1), losses.unfold(0, width, 1).mean(1), color=colour, label=name)
+right.set(xlabel="step", ylabel=f"loss, mean of {width} batches", title="One wild gradient, with and without clipping")
+right.legend()
+plt.show()
+
+# %% [markdown]
+# @@ABLATION@@
+#
+# **bf16.** *Mixed precision* runs convolutions and matrix products in a 16-bit format and keeps weights,
+# EMA and optimiser in float32. bf16 has the range of float32 but only 8 binary digits. That is why the
+# averages must not be kept in it:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for dtype in [torch.float32, torch.bfloat16]:
+    average, weight = torch.tensor(1.0, dtype=dtype), torch.tensor(2.0, dtype=dtype)
+    for _ in range(1000):
+        average = average + (weight - average) * 0.001
+    print(f"EMA of a weight of 2, from 1, after 1000 steps in {str(dtype)[6:]:<8}: {average.item():.3f}")
+
+# %% [markdown]
+# Next to 1, bf16 has no number between 1 and 1.0078, so a step of 0.001 is rounded away, a thousand times.
+#
+# Is bf16 faster? That depends on the machine: with bf16 matrix instructions (recent server processors, GPUs
+# since 2020), yes; without, the processor emulates them. So the course looks for them, and here we measure.
+# **Predict before you run:** what will this machine say?
+
+# %%
+timed_steps = course.pick(test=3, cpu=8, gpu=50)
+precisions = {"cuda": ["no", "bf16", "fp16"], "cpu": ["no", "bf16"]}.get(course.device.type, ["no"])
+measured = {}
+for precision in precisions:
+    torch.manual_seed(0)
+    model = UNet(channels=channels)
+    times, losses, began = [], [], time.perf_counter()
+    for state in train(
+        model, diffusion, data, steps=timed_steps, batch_size=batch_size, precision=precision,
+        device=course.device, progress=False,
+    ):  # fmt: skip
+        times.append(time.perf_counter() - began)
+        losses.append(state.loss)
+        began = time.perf_counter()
+    measured[precision] = (statistics.median(times[1:]), losses)
+    print(f"{precision.replace('no', 'fp32'):<5} {measured[precision][0]:.3f} s a step, last loss {losses[-1]:.4f}")
+if "bf16" in measured:
+    ratio = measured["no"][0] / measured["bf16"][0]
+    gap = max(abs(a - b) for a, b in zip(measured["no"][1], measured["bf16"][1]))
+    verdict = "faster" if ratio > 1 else "slower"
+    print(f"on this machine bf16 is {max(ratio, 1 / ratio):.1f} times {verdict}")
+    print(f"the losses differ by at most {gap:.4f}")
+print(f"the course would choose: {find_precision(course.device).replace('no', 'fp32')}")
+
+# %% [markdown]
+# The losses are nearly the same: bf16 costs no quality here. Its speed is the machine's matter, and so the
+# course never assumes it. (fp16 has more digits and less range. Small gradients vanish in it, so the loss is
+# scaled up before `backward` and the gradients down after it; that is the place where learners meet NaN. If
+# it happens to you: `precision="no"`, or bf16.)
+#
+# ## 9. Stop in the middle, and go on
+#
+# **Question:** what must be saved so that a stopped training goes on as if nothing had happened?
+#
+# More than the weights: the EMA, **Adam's running averages**, the number of steps (for the learning rate
+# and the order of the images), and the **state of the random generators**. `train` saves all of it in
+# `out/checkpoint.pt`, first under another name and then renamed, so that a half-written file never
+# replaces a whole one.
+#
+# We test it with a small network on the CPU: one training that is never stopped, and one that is stopped
+# twice: by leaving the loop, and by the stop button *in the middle of a step*. The button sends the signal
+# SIGINT; we send it from inside the network's forward pass in step 18.
+#
+# **Predict before you run:** the state is saved every 5 steps. At which step does each resume begin?
+
+# %%
+small = dict(steps=24, batch_size=16, precision="no", device="cpu", progress=False)
+pictures = data[:512][0]  # any tensor of images will do
+
+
+def new_network():
+    torch.manual_seed(0)
+    return UNet(channels=16)
+
+
+never_stopped = new_network()
+*_, state = train(never_stopped, diffusion, pictures, **small)
+ema_never_stopped = state.ema_model
+
+folder = course.build / "notebook04" / "resume"
+shutil.rmtree(folder, ignore_errors=True)
+model = new_network()
+for state in train(model, diffusion, pictures, out=folder, save_every=5, **small):
+    if state.step == 9:
+        break
+print(f"1. left the loop after step {state.step}; in the folder: {', '.join(p.name for p in folder.iterdir())}")
+
+# %%
+model = new_network()  # as after a restart of the kernel: everything comes from the file
+calls = []
+
+
+def press_stop(*_):
+    calls.append(1)
+    if len(calls) == 9:
+        signal.raise_signal(signal.SIGINT)
+
+
+button = model.register_forward_hook(press_stop)
+try:
+    for state in train(model, diffusion, pictures, out=folder, save_every=5, **small):
+        if not calls:
+            print(f"2. resumed at step {state.step}")
+except KeyboardInterrupt:
+    print(f"   stopped inside step {state.step + 1}")
+button.remove()
+
+# %%
+# NBVAL_CHECK_OUTPUT
+model = new_network()
+steps_seen = [state.step for state in train(model, diffusion, pictures, out=folder, save_every=5, **small)]
+print(f"3. resumed at step {steps_seen[0]}, finished at step {steps_seen[-1]}")
+resumed_ema, _ = load_model(folder / "model.safetensors")
+for one, other in [(never_stopped, model), (ema_never_stopped, resumed_ema)]:
+    for a, b in zip(one.parameters(), other.parameters()):
+        assert torch.equal(a, b)
+print("twice stopped or never stopped: all weights and averaged weights equal, bit for bit")
+
+# %% [markdown]
+# Leaving the loop saves at once, so that resume starts at step 9. The interrupt came in the middle of step
+# 18: that step was lost, and so were the finished ones since the last save, at step 15. They are done again,
+# with the same batches and the same noise, and the end is the same to the last bit.
+#
+# What happens when something is left out? Exercise 04.4 lets you find out. (Bit for bit holds on a CPU with
+# the same number of threads; a GPU may add numbers in another order.)
+#
+# ## 10. Save the model
+#
+# For sampling, only the averaged weights are needed. They are saved as **safetensors**: tensors and a text
+# header. A file made with `pickle` (what `torch.save` writes) can run code when it is loaded; a safetensors
+# file cannot. At the end of a training with `out`, `train` has written `model.safetensors`; half the size is
+# enough for sampling:
+
+# %%
+probe.load_state_dict(snapshots[total_steps][2])
+path = course.build / "notebook04" / "model-fp16.safetensors"
+save_model(path, probe, diffusion, dtype=torch.float16, steps=total_steps, seconds=round(snapshots[total_steps][0]))
+for file in [out / "checkpoint.pt", out / "model.safetensors", path]:
+    print(f"{file.relative_to(course.root).as_posix():<45} {file.stat().st_size / 1e6:5.1f} MB")
+with safe_open(path, framework="pt") as file:
+    header = file.metadata()
+print("header: " + ", ".join(f"{name} {header[name]}" for name in ["schedule", "prediction", "unet", "notes"]))
+
+# %%
+restored, its_diffusion = load_model(path, course.device)
+images = generate(restored, its_diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0)
+print(f"FD of the saved weights: float32 {fd_ema[total_steps]:.1f}, float16 {frechet(images):.1f}")
+show_images(images[:32], columns=16, title="Drawn by the model that was read back from the file")
+
+# %% [markdown]
+# The training state is several times larger than the model: it holds weights, averaged weights, and two
+# numbers for each weight that Adam remembers.
+#
+# From the command line, the same training without a notebook (started again, it resumes):
+#
+# ```
+# python -m utils.diffusion.train --data fashion-mnist --minutes 5 --out build/my-model
+# python -m utils.diffusion.sample build/my-model/model.safetensors --n 64 --out build/samples.png
+# ```
+#
+# ## 11. Play
+#
+# The moments of the training, one at a time: what the network draws, and its loss per timestep. First three
+# of them.
+
+# %%
+names = {f"step {step}, {seconds:.0f} s": step for step, (seconds, _, _) in snapshots.items()}
+raw_drawn = {step: images_from(raw, count=32) for step, (_, raw, _) in snapshots.items()}
+
+
+def draw_moment(moment=total_steps, ema=True):
+    """Samples of one moment, and its loss per timestep among those of the others."""
+    images = (drawn if ema else raw_drawn)[moment][:32]
+    distance = (fd_ema if ema else fd_raw)[moment]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=[1.6, 1])
+    show_images(images, columns=8, ax=left)
+    left.set_title(f"Step {moment}, {'with' if ema else 'without'} EMA: FD {distance:.1f} (real {floor:.1f})")
+    for losses in by_t.values():
+        right.plot(centres, losses, color="lightgrey", lw=1)
+    right.plot(centres, by_t[moment], "o-", color=COLOURS[0])
+    right.set(xlabel="t", ylabel="loss (target v)", ylim=(0, None), title=f"Loss, EMA: mean {mean_loss[moment]:.3f}")
+    return figure
+
+
+for moment in [moments[1], half_step, total_steps]:
+    draw_moment(moment)
+    plt.show()
+
+# %% [markdown]
+# Move through the moments, with the EMA and without. Watch one image: when is it decided what it will be?
+# Which part of the loss curve still moves between the last moments?
+
+# %%
+play(draw_moment, moment=names, ema=True)
+
+# %% [markdown]
+# ## 12. Exercises
+#
+# Write your answer in place of `raise NotImplementedError` and run the cell: `check` says whether it is
+# right, and if not, which property is broken. `hint("04.1")` gives a hint, each call the next one;
+# `solution("04.1")` shows one answer. The same goes for the other numbers.
+#
+# ### 04.1 The loss per timestep from what training has anyway
+#
+# `diffusion.loss(..., reduction="none")` gives one loss per image, and you know each image's $t$. Sort a
+# training's losses into equal parts of 0 to $T-1$, and no extra evaluation is needed.
+
+
+# %%
+def loss_by_timestep(losses, t, num_timesteps, parts):
+    """Mean loss in each of `parts` equal parts of the timesteps 0..num_timesteps - 1.
+
+    losses: (N,) floats, one for each image. t: (N,) whole numbers, its timestep. num_timesteps is a multiple
+    of parts. Returns (parts,); NaN where a part has no image.
+    """
+    raise NotImplementedError
+
+
+check("04.1", loss_by_timestep)
+
+# %%
+hint("04.1")
+
+# %% [markdown]
+# ### 04.2 What an EMA remembers
+#
+# With which weight does each step's network enter the average? The decay may be another one in every step,
+# as when it is warmed up.
+
+
+# %%
+def ema_shares(decays):
+    """How much of each network is in the average after len(decays) EMA steps.
+
+    decays: (K,) floats; step k does  average = decays[k] * average + (1 - decays[k]) * weights_k,
+    starting from the untrained network. Returns (K + 1,): first the share of the untrained network, then
+    those of the weights of step 0, 1, ..., K - 1.
+    """
+    raise NotImplementedError
+
+
+check("04.2", ema_shares)
+
+# %%
+hint("04.2")
+
+# %% [markdown]
+# ### 04.3 A large batch on a small machine
+#
+# A batch does not fit into memory. Run it in parts and let the gradients add up: the result must be the
+# gradient of the *whole* batch's mean loss, also when the last part is smaller.
+
+
+# %%
+def accumulate_gradients(model, mean_loss, batch, part_size):
+    """Leave in every parameter's .grad the gradient of mean_loss(model, batch), seeing part_size items at a time.
+
+    mean_loss(model, items) gives the mean loss of some items. batch: (N, ...). Gradients that were there
+    before are dropped. Returns the mean loss of the whole batch, a float.
+    """
+    raise NotImplementedError
+
+
+check("04.3", accumulate_gradients)
+
+# %%
+hint("04.3")
+
+# %% [markdown]
+# ### 04.4 A checkpoint that is complete
+#
+# Write what section 9 relies on. The check trains on, restores your checkpoint, trains again, and compares
+# bit for bit.
+
+
+# %%
+def take_checkpoint(model, optimizer, generator, step):
+    """Everything that a training needs to go on, as it is at this moment.
+
+    generator: the torch.Generator of timesteps and noise. Returns a dict with "model", "optimizer" (both as
+    their load_state_dict takes them), "generator" (as its set_state takes it) and "step". Training on must
+    not change it.
+    """
+    raise NotImplementedError
+
+
+check("04.4", take_checkpoint)
+
+# %%
+hint("04.4")
+
+# %% [markdown]
+# ## Recap
+#
+# | symbol | code | meaning |
+# | --- | --- | --- |
+# | $L(\theta)$ | `diffusion.loss(model, x_0)` | mean squared error of the network's answer (eq. 14) |
+# | $\epsilon_\theta(x_t, t)$ | `model(x_t, t)` | the network; here its answer is $v$ |
+# | $\eta_k$ | `state.learning_rate` | learning rate in step $k$ |
+# | $g$, $c$ | `state.gradient_norm`, `max_gradient_norm` | norm of the gradient, and its limit |
+# | $\bar\theta$, $d$ | `state.ema_model`, `ema_decay` | averaged weights, and their decay |
+# | FD | `ImageQuality.load()(images).frechet` | Fréchet distance on a classifier's features |
+# | floor | `.frechet_floor` | the same for as many real images |
+#
+# 1. Training is Algorithm 1 (a batch, a random $t$ for each image, noise, a squared error) and three lines
+#    more: a learning rate that rises and falls, clipping, an average of the weights.
+# 2. The loss has a floor that nobody knows and flattens early, while the images keep getting better: judge
+#    by samples, with the number of samples and the real-against-real floor beside every distance.
+# 3. A training that saves weights, averages, optimiser, step and random states can be stopped at any
+#    moment and ends with the same bits.
+#
+# **Next:** [05 · Sampling](05_sampling.ipynb) opens the black box: how noise becomes an image.
+#
+# ### References
+# - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: section 3.2
+#   and Algorithm 1; section 4 and appendix B for the EMA and the settings of training.
+# - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: section 4 (target $v$).
+# - Nichol, Dhariwal 2021, *Improved DDPM*, arXiv 2102.09672: section 3.3, the noise of the loss's gradient.
+# - Kingma, Ba 2015, *Adam*, arXiv 1412.6980: Algorithm 1, and section 3 on its first steps.
+# - Micikevicius et al. 2018, *Mixed precision training*, arXiv 1710.03740: what to keep in float32.
+# - Heusel et al. 2017, *GANs trained by a two time-scale update rule*, arXiv 1706.08500: eq. 6, the Fréchet
+#   distance.
+# - Xiao, Rasul, Vollgraf 2017, *Fashion-MNIST*, arXiv 1708.07747.
