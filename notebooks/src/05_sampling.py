@@ -1,0 +1,1448 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 05 · Sampling
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/05_sampling.ipynb)
+#
+# A trained network looks at a noisy picture and guesses the clean one. This notebook turns that guess into
+# new pictures, out of nothing but noise, and shows why one recipe takes 1000 looks and another 20.
+#
+# **At the end you will have**, written by hand and equal to `utils/diffusion/sampling.py` step by step:
+# DDPM (Algorithm 2 of the paper, derived from the posterior of notebook 01), DDIM, and DPM-Solver++(2M);
+# the three compared on a problem whose exact answer is known, and on images at equal cost; and some use made
+# of them: interpolation, filling in missing parts, and a test for copied training images.
+#
+# **You need** Python, basic PyTorch, and from probability: mean, variance, the normal distribution. Notebook
+# 01 helps most; its two formulas that are used here are repeated. Notebook 04 is *not* needed: a network
+# that was trained for this course lies in `data/checkpoints`.
+#
+# **Time:** about 5 minutes on a laptop CPU (2 cores), more than half of it in one cell (section 7). The GPU
+# profile has a budget of 15 minutes on a T4 (not measured here).
+
+# %% tags=["setup"]
+# Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
+NEEDED = {"accelerate", "ipywidgets", "matplotlib", "safetensors", "scipy", "tqdm"}
+
+here = Path.cwd()
+root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
+if root is None:
+    root = here / "diffusion-ner-course"
+    if not root.exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+    missing = [name for name in sorted(NEEDED) if importlib.util.find_spec(name) is None]
+    if missing:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
+sys.path.insert(0, str(root))
+
+from utils.course import start
+
+course = start(seed=0)
+
+# %%
+import math
+import time
+from functools import partial
+from itertools import islice, pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import display
+from tqdm.auto import tqdm
+
+from utils.course import COLOURS, animate, check, denoising_strip, hint, play, show_images, solution  # noqa: F401
+from utils.diffusion import ImageQuality, load_images, load_model, sample
+from utils.diffusion.sampling import keep_known, slerp, timestep_grid
+
+# %% [markdown]
+# ## 0. A trained network, and a way to measure what it makes
+#
+# The file holds the network's weights (their moving average, notebook 04), the noise schedule, and what the
+# network predicts. To use a network of your own, put the path of its `.safetensors` file here.
+
+# %%
+checkpoint = course.root / "data" / "checkpoints" / "unet-fashion-mnist.safetensors"
+device = course.device
+
+began = time.perf_counter()
+model, diffusion = load_model(checkpoint, device)
+print(f"loaded in {time.perf_counter() - began:.2f} s: {sum(p.numel() for p in model.parameters()):,} weights")
+print(f"schedule: {diffusion.schedule.name}, T = {diffusion.num_timesteps}")
+print(f"the network predicts: {diffusion.prediction}, for {model.num_classes} classes")
+
+train_set, test_set = load_images("fashion-mnist"), load_images("fashion-mnist", "test")
+quality = ImageQuality.load()
+
+# %% [markdown]
+# **What the network gives us.** Notebook 01 wrote a noisy image as
+#
+# $$x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \qquad\text{(Ho et al. 2020, eq. 4)}$$
+#
+# with the clean image $x_0$, standard normal noise $\epsilon$, and $\bar\alpha_t$ falling from nearly 1
+# (`t = 0`) to nearly 0 (`t = T-1`). The network sees $x_t$, $t$ and a class label $y$ (or none), and outputs
+# an estimate of $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$. Solving the two equations for
+# $x_0$ and $\epsilon$ turns it into an **estimate of the clean image**, $\hat x_0$, and an **estimate of the
+# noise**, $\hat\epsilon$. They are one estimate in two forms: each follows from the other and $x_t$.
+
+# %%
+schedule, T = diffusion.schedule, diffusion.num_timesteps
+betas, alphas, a_bar = (values.tolist() for values in (schedule.betas, schedule.alphas, schedule.alphas_cumprod))
+
+
+@torch.no_grad()
+def network(x_t, t, y=None):
+    """The network's v, where all images are at timestep t. x_t: (B, 1, 28, 28), y: labels (B,) or None."""
+    return model(x_t, torch.full((len(x_t),), t, device=x_t.device), y)
+
+
+def estimates(v, x_t, t):
+    """(x_0, noise) that v stands for (notebook 01, section 7)."""
+    signal, sigma = math.sqrt(a_bar[t]), math.sqrt(1 - a_bar[t])
+    return signal * x_t - sigma * v, sigma * x_t + signal * v
+
+
+def normal(shape, generator):
+    """Standard normal noise; drawn on the CPU, so that a seed gives the same numbers on every device."""
+    return torch.randn(shape, generator=generator).to(device)
+
+
+def classes_in_turn(count):
+    return (torch.arange(count) % 10).to(device)
+
+
+# %% [markdown]
+# One look is not enough. Here is $\hat x_0$ for one boot of the test set, from less and less of it:
+#
+# **Predict before you run:** at `t = 999` the input is pure noise, and all the network can know is the label.
+# Which picture has the smallest expected squared error then? And which one if there is no label either?
+
+# %%
+shown = [100, 300, 500, 700, 850, 999]
+boot = test_set[test_set.labels == 9][0][:1].to(device)
+x_t = diffusion.q_sample(
+    boot.expand(6, -1, -1, -1),
+    torch.tensor(shown, device=device),
+    normal((6, 1, 28, 28), torch.Generator().manual_seed(0)),
+)
+rows = [x_t]
+for y in [torch.tensor([9], device=device), None]:
+    rows.append(torch.cat([estimates(network(x, t, y), x, t)[0] for x, t in zip(x_t.split(1), shown)]))
+names = ["x_t", "x_0 estimate, 'boot'", "x_0 estimate, no label"]
+titles = [f"{name}" if k == 0 else f"t = {t}" for name in names for k, t in enumerate(shown)]
+show_images(torch.cat(rows), titles=titles, columns=6, scale=4, title="The noisier the input, the blurrier the guess")
+
+# %% [markdown]
+# (First column: `t = 100`.) A squared error is smallest at the **mean** of all images that are possible given
+# the input: $\hat x_0 \approx \mathbb E[x_0 \mid x_t]$. With little noise that is one image. From pure noise it
+# is the mean boot, or without a label the mean of everything. A mean of sharp images is not a sharp image, so
+# sampling cannot be a single jump to $\hat x_0$. It goes a small way towards it, looks again, and so on.
+#
+# **How good are the results?** We use the **Frechet distance** (FD): the distance between the Gaussians fitted
+# to the features of two sets of images, on the 64 features of a small classifier of the same data. And the
+# **kernel distance**, whose estimate is unbiased. Notebook 06 builds both. Two things matter here. They are
+# not comparable with FIDs in papers, which use another network's features. And the FD of *few* images is
+# biased upwards: from few images, the covariance of 64 features is poorly known. So beside every distance
+# stands the **floor**: the same measure for as many real test images.
+#
+# **Predict before you run:** the floor compares real images with real images. Is it 0?
+
+# %%
+real_features = quality.reference["test.features"].float()  # 10,000 real images that the network never saw
+
+
+def floors(count, draws=5):
+    """Frechet and kernel distance, (draws,) each, of `count` real test images to the training set."""
+    generator = torch.Generator().manual_seed(0)
+    picks = [real_features[torch.randperm(len(real_features), generator=generator)[:count]] for _ in range(draws)]
+    return torch.tensor([quality.frechet(p) for p in picks]), torch.tensor([quality.kernel(p) for p in picks])
+
+
+print("real against real   Frechet distance    kernel distance")
+for count in [100, 200, 500, 2000]:
+    frechet, kernel = floors(count)
+    print(f"{count:6d} images {frechet.mean():15.2f} ± {frechet.std():.2f} {kernel.mean():12.4f} ± {kernel.std():.4f}")
+
+# %% [markdown]
+# No: the FD of real images falls as there are more of them, and only then. The kernel distance stays at 0 up to
+# chance. So an FD means something only beside the floor of the same number of images.
+
+# %% [markdown]
+# ## 1. Algorithm 2, derived
+#
+# **Question:** we hold $x_t$. How do we draw $x_{t-1}$?
+#
+# Notebook 01 (section 6) found the answer for somebody who knows the clean image. The **posterior** is normal:
+#
+# $$q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t,\ \tilde\beta_t I),\qquad
+# \tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\,x_0
+# + \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t,\qquad
+# \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t$$
+#
+# (Ho et al. 2020, eq. 6 and 7; $\beta_t$ is the variance of the noise that step $t$ adds,
+# $\alpha_t = 1-\beta_t$.) We do not know $x_0$. So we put the estimate $\hat x_0$ in its place.
+#
+# *Why is that allowed?* $\tilde\mu_t$ is linear in $x_0$, and the mean of a linear function is the function of
+# the mean. Averaged over all $x_0$ that are possible given $x_t$,
+#
+# $$\mathbb E[x_{t-1} \mid x_t] = \mathbb E\big[\tilde\mu_t(x_t, x_0) \mid x_t\big]
+# = \tilde\mu_t\big(x_t,\ \mathbb E[x_0 \mid x_t]\big).$$
+#
+# A perfect $\hat x_0$ gives exactly the right mean of $x_{t-1}$, whatever the size of the step. What is not
+# exact is the *shape*: the true distribution of $x_{t-1}$ given $x_t$ is no normal, and it is wider, because
+# $x_0$ is uncertain. For small steps neither matters; section 2 comes back to the width.
+#
+# ### Now the paper's form
+#
+# In the paper, line 4 of Algorithm 2 contains no $x_0$ at all. Its network predicts the noise, so put
+# $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\epsilon)/\sqrt{\bar\alpha_t}$ into $\tilde\mu_t$ and collect.
+# Since $\bar\alpha_t = \alpha_t\bar\alpha_{t-1}$, the factor $\sqrt{\bar\alpha_{t-1}}/\sqrt{\bar\alpha_t}$ is
+# $1/\sqrt{\alpha_t}$.
+#
+# *Factor of $x_t$:*
+# $$\frac{1}{\sqrt{\alpha_t}}\,\frac{\beta_t}{1-\bar\alpha_t}
+# + \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}
+# = \frac{\beta_t + \alpha_t - \alpha_t\bar\alpha_{t-1}}{\sqrt{\alpha_t}\,(1-\bar\alpha_t)}
+# = \frac{1 - \bar\alpha_t}{\sqrt{\alpha_t}\,(1-\bar\alpha_t)} = \frac{1}{\sqrt{\alpha_t}}.$$
+#
+# *Factor of $\hat\epsilon$:*
+# $$-\frac{1}{\sqrt{\alpha_t}}\,\frac{\beta_t}{1-\bar\alpha_t}\,\sqrt{1-\bar\alpha_t}
+# = -\frac{1}{\sqrt{\alpha_t}}\,\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}.$$
+#
+# Together that is eq. 11 of the paper, and with noise of standard deviation $\sigma_t$ line 4 of Algorithm 2:
+#
+# $$\tilde\mu_t(x_t, \hat x_0) = \frac{1}{\sqrt{\alpha_t}}\Big(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,
+# \hat\epsilon\Big),\qquad x_{t-1} = \tilde\mu_t + \sigma_t z,\quad z \sim \mathcal N(0, I).$$
+#
+# Same thing, two spellings. We check it on the network's own estimates (in float64: at `t = 999` this schedule
+# has $1/\sqrt{\alpha_t} \approx 32$, which blows up rounding errors).
+
+# %%
+a_bar_prev = [1.0, *a_bar[:-1]]  # alpha-bar of the step before; 1 before the first
+
+
+def mean_from_x_0(x_t, x_0, t):
+    """The posterior mean of notebook 01 (eq. 7)."""
+    x_0_weight = math.sqrt(a_bar_prev[t]) * betas[t] / (1 - a_bar[t])
+    x_t_weight = math.sqrt(alphas[t]) * (1 - a_bar_prev[t]) / (1 - a_bar[t])
+    return x_0_weight * x_0 + x_t_weight * x_t
+
+
+def mean_from_noise(x_t, noise, t):
+    """The paper's form (eq. 11; Algorithm 2, line 4)."""
+    return (x_t - betas[t] / math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(alphas[t])
+
+
+print("   t   largest difference   largest value")
+for t in [999, 998, 500, 100, 10, 1, 0]:
+    noise = normal(boot.shape, torch.Generator().manual_seed(t))
+    x_t = diffusion.q_sample(boot, torch.tensor([t], device=device), noise)
+    v = network(x_t, t, torch.tensor([9], device=device))
+    x_0, noise = estimates(v.cpu().double(), x_t.cpu().double(), t)
+    first, second = mean_from_x_0(x_t.cpu().double(), x_0, t), mean_from_noise(x_t.cpu().double(), noise, t)
+    torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
+    print(f"{t:4d} {(first - second).abs().max():19.0e} {first.abs().max():15.2f}")
+
+# %% [markdown]
+# Only rounding is left. Now the whole algorithm. The comments are the paper's lines; the paper counts
+# $t = T, \dots, 1$, the code `t = T-1, ..., 0`, so its "$t > 1$" is `t > 0` here. The sampler is a generator: it
+# hands out every state, and who calls it decides what to do with them.
+
+
+# %%
+sigmas = [math.sqrt(b * (1 - before) / (1 - a)) for b, before, a in zip(betas, a_bar_prev, a_bar)]  # beta-tilde
+
+
+def algorithm_2(x_T, y, generator):
+    """Ho et al. 2020, Algorithm 2, line by line. Yields (x_{t-1}, x_0 estimate)."""
+    x_t = x_T  # line 1: x_T ~ N(0, I)
+    for t in reversed(range(T)):  # line 2: for t = T, ..., 1
+        z = normal(x_t.shape, generator) if t > 0 else 0.0  # line 3: z ~ N(0, I) if t > 1, else z = 0
+        x_0, noise = estimates(network(x_t, t, y), x_t, t)
+        x_t = (x_t - betas[t] / math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(alphas[t]) + sigmas[t] * z  # line 4
+        yield x_t, x_0  # line 5: end for; line 6: the last x_t is the sample
+
+
+# %% [markdown]
+# We run it, and beside it `sample` from `utils` with the same noise. `utils` takes the detour over $\hat x_0$,
+# we take the paper's form. 1000 looks at a few images: about 20 seconds for both.
+#
+# **Predict before you run:** the two differ by rounding only. 1000 steps, each fed with the result of the last:
+# does the difference stay small?
+
+# %%
+count = course.pick(test=2, cpu=8, gpu=8)
+compared = course.pick(test=20, cpu=T, gpu=T)
+y = torch.tensor([9, 0, 8, 3, 7, 2, 5, 1], device=device)[:count]
+x_T = normal((count, 1, 28, 28), torch.Generator().manual_seed(1))
+options = dict(sampler="ddpm", steps=T, clip=False, y=y, x_T=x_T)
+theirs = sample(model, diffusion, x_T.shape, generator=torch.Generator().manual_seed(2), **options)
+mine = algorithm_2(x_T, y, torch.Generator().manual_seed(2))
+
+states, guesses, differences = [x_T.cpu()], [], []
+for x_t, x_0 in tqdm(mine, total=T, desc="Algorithm 2"):
+    states.append(x_t.cpu())
+    guesses.append(x_0.cpu())
+    for other in islice(theirs, 1 if len(guesses) <= compared else 0):
+        differences.append(float((other.x_t - x_t).abs().max()))
+theirs.close()
+
+print(f"largest difference over {len(differences)} steps: {max(differences):.0e}, at the last: {differences[-1]:.0e}")
+torch.testing.assert_close(torch.tensor(max(differences)), torch.tensor(0.0), atol=5e-3, rtol=0)
+
+# %% [markdown]
+# It stays small: rounding errors are not blown up on the way, and Algorithm 2 as the paper prints it *is* the
+# `ddpm` sampler of `utils`. Here is the run, first as a strip ...
+
+# %%
+columns = [0, 300, 500, 600, 700, 800, 900, T]
+chosen = states if count < 4 else [s[:4] for s in states]
+denoising_strip(
+    [chosen[k] for k in columns],
+    titles=[f"{k} steps" for k in columns],
+    title="1000 small steps from noise to a boot, a shirt, a bag and a dress",
+)
+
+# %% [markdown]
+# ... and as a film: above $x_t$, below the network's guess $\hat x_0$ at the same moment. **Predict before you
+# press play:** which of the two rows looks like clothes first, and what do the first frames of the lower row
+# look like?
+
+# %%
+frames = [*range(0, 600, 24), *range(600, T, 10), T - 1]
+animate(
+    [torch.cat([states[k], guesses[k]]) for k in frames],
+    titles=[f"t = {T - 1 - k}: above x_t, below the estimate of x_0" for k in frames],
+    columns=count,
+    title="The guess is a garment long before x_t shows one",
+)
+
+# %% [markdown]
+# The guess begins as a blurred mean of its class and gains detail as $x_t$ commits itself: first the outline,
+# then the pattern. $x_t$ itself looks like noise for most of the run.
+
+# %% [markdown]
+# ## 2. How much noise? $\sigma_t$, and why none in the last step
+#
+# **Question:** the paper offers two variances, $\sigma_t^2 = \beta_t$ and $\sigma_t^2 = \tilde\beta_t$, and
+# finds "similar results" (section 3.2). Where do they come from, and does it matter?
+#
+# The true variance of $x_{t-1}$ given $x_t$ has two parts (the law of total variance): the posterior's own,
+# and what the uncertainty about $x_0$ adds, through the factor $w = \sqrt{\bar\alpha_{t-1}}\,\beta_t/(1-\bar\alpha_t)$
+# of $x_0$ in $\tilde\mu_t$:
+#
+# $$\mathrm{Var}(x_{t-1} \mid x_t) = \tilde\beta_t + w^2\,\mathrm{Var}(x_0 \mid x_t).$$
+#
+# - If there is only one possible $x_0$, the second part is 0: the variance is $\tilde\beta_t$, the smallest
+#   possible.
+# - If $x_0$ is itself standard normal, then $\mathrm{Var}(x_0 \mid x_t) = 1-\bar\alpha_t$, and with
+#   $\bar\alpha_t = \alpha_t \bar\alpha_{t-1}$ the sum is
+#   $\beta_t\,\frac{(1-\bar\alpha_{t-1}) + \bar\alpha_{t-1}\beta_t}{1-\bar\alpha_t}
+#   = \beta_t\,\frac{1 - \bar\alpha_{t-1}\alpha_t}{1-\bar\alpha_t} = \beta_t$.
+#
+# Images lie in between. And **at the last step** $\bar\alpha_{t-1} = 1$, so $\tilde\beta_t = 0$: the mean is
+# $\hat x_0$ itself, and noise on top of it would be noise in the picture. The paper says so in section 3.3
+# ("we display $\mu_\theta(x_1, 1)$ noiselessly"); in the algorithm it is the "else $z = 0$".
+#
+# ### Jumps
+#
+# Nothing above needs neighbouring steps. From $t$ to any earlier $s$, use $\alpha_{t|s} = \bar\alpha_t/\bar\alpha_s$
+# for $\alpha_t$, $1-\alpha_{t|s}$ for $\beta_t$, and $\bar\alpha_s$ for $\bar\alpha_{t-1}$. So 20 steps can
+# replace 1000. The timesteps to visit: evenly spaced and *starting at* $T-1$, since it is there that $x_t$ is
+# noise (Lin et al. 2023). One loop serves for every sampler of this notebook; what differs is `step`.
+
+
+# %%
+def grid_of(steps):
+    """`steps` timesteps, evenly spaced, from T-1 down."""
+    return [round(T * (1 - k / steps)) - 1 for k in range(steps)]
+
+
+def x_0_from_network(x_t, t, y):
+    return estimates(network(x_t, t, y), x_t, t)[0]
+
+
+def run(step, x_T, y=None, steps=20, clip=True, generator=None, predict=x_0_from_network, grid=None):
+    """Yields (x_s, x_0 estimate) after each network evaluation. `step` goes from alpha-bar a_t to a_s."""
+    grid = grid or grid_of(steps)
+    generator = generator or torch.Generator().manual_seed(0)
+    x_t, previous = x_T, None
+    for t, s in zip(grid, [*grid[1:], None]):
+        a_t, a_s = a_bar[t], 1.0 if s is None else a_bar[s]  # after the last step nothing of the noise is left
+        x_0 = predict(x_t, t, y)
+        x_0 = x_0.clamp(-1, 1) if clip else x_0
+        x_s = step(x_t, x_0, a_t, a_s, normal(x_t.shape, generator), previous)
+        x_t, previous = x_s, (x_0, a_t)
+        yield x_t, x_0
+
+
+def ddpm_step(x_t, x_0, a_t, a_s, z, previous=None, variance="small"):
+    """A draw from q(x_s | x_t, x_0); `variance` "large" is beta, "large, also last" never switches it off."""
+    a_ts = a_t / a_s
+    small = (1 - a_ts) * (1 - a_s) / (1 - a_t)
+    sigma = math.sqrt(small if variance == "small" or (a_s == 1 and variance == "large") else 1 - a_ts)
+    x_0_weight, x_t_weight = math.sqrt(a_s) * (1 - a_ts) / (1 - a_t), math.sqrt(a_ts) * (1 - a_s) / (1 - a_t)
+    return x_0_weight * x_0 + x_t_weight * x_t + sigma * z
+
+
+assert all(grid_of(steps) == timestep_grid(T, steps) for steps in range(1, T + 1))
+print(f"10 steps visit t = {grid_of(10)}")
+
+
+# %%
+def last_of(states):
+    """The sample: x_t after the last step."""
+    for state in states:
+        x_t = state[0]
+    return x_t
+
+
+def draw_images(step, steps, count, seed=0, **options):
+    """`count` images, classes in turn. The starting noise depends on the seed only: all samplers share it."""
+    generator = torch.Generator().manual_seed(seed)
+    x_T = normal((count, 1, 28, 28), generator)
+    parts = []
+    for start in range(0, count, 200):
+        part = x_T[start : start + 200]
+        y = classes_in_turn(count)[start : start + 200]
+        parts.append(last_of(run(step, part, y, steps, generator=generator, **options)))
+    return torch.cat(parts).clamp(-1, 1).cpu()
+
+
+def frechet_of(images):
+    return quality.frechet(quality.features(images))
+
+
+# %% [markdown]
+# **Predict before you run:** a long chain takes 1000 small steps, a short one 20 large ones. In which does the
+# choice between $\beta$ and $\tilde\beta$ matter more? And how visible is noise that is left on in the last step?
+
+# %%
+steps_tried = course.pick(test=[3, 5], cpu=[20, 50], gpu=[20, 50, 200])
+count = course.pick(test=10, cpu=100, gpu=1000)
+kinds = {"small": "beta-tilde", "large": "beta", "large, also last": "beta, also in the last step"}
+results, kept = {}, []
+for steps in steps_tried:
+    for variance in kinds:
+        images = draw_images(partial(ddpm_step, variance=variance), steps, count)
+        results[variance, steps] = frechet_of(images)
+        kept.append(images[7:10] if steps == steps_tried[0] else images[:0])
+
+left_over = [math.sqrt(1 - a_bar[grid_of(steps)[-1]]) for steps in [*steps_tried, T]]
+print(f"Frechet distance, {count} images (floor {floors(count)[0].mean():.1f}); DDPM with sigma^2 =\n")
+print("steps " + "".join(f"{name:>30}" for name in kinds.values()))
+for steps in steps_tried:
+    print(f"{steps:5d} " + "".join(f"{results[variance, steps]:30.1f}" for variance in kinds))
+noise_levels = ", ".join(f"{s:.3f} ({n} steps)" for s, n in zip(left_over, [*steps_tried, T]))
+print(f"\nstandard deviation of the noise in the last step, where it is left on: {noise_levels}")
+
+# %%
+show_images(
+    torch.cat(kept),
+    titles=[name for kind in kinds.values() for name in (kind.replace("also in the ", "+ "), "", "")],
+    columns=9,
+    title=f"{steps_tried[0]} steps: beta is too wide, and noise in the last step stays in the picture",
+)
+
+# %% [markdown]
+# With few steps the choice matters a lot: the last table row against the first shows it shrinking as steps get
+# smaller, which is why the paper, at $T = 1000$, saw little of it. In Song et al. (2020, Table 1) it is far more
+# dramatic: on CIFAR-10 with 10 steps, FID 41 with $\tilde\beta$ and 367 with $\beta$, and at 1000 steps 4.7
+# against 3.2, the other way round. Noise in the last step is the plainest bug of all: whatever its standard
+# deviation is, it stays in the picture. With 1000 steps the eye misses it (see the last line printed), with 20
+# it does not. It comes from code whose loop runs from $T$ to 1 and tests `if t > 0`.
+#
+# From here on DDPM means $\tilde\beta$, as in `utils`.
+
+# %% [markdown]
+# ## 3. Clipping the guess
+#
+# **Question:** the authors' code contains a line that Algorithm 2 does not: in every step it turns
+# $\hat\epsilon$ into $\hat x_0$, **clamps $\hat x_0$ to $[-1, 1]$**, and uses the posterior mean of eq. 7
+# (`clip_denoised=True` in `diffusion_utils.py` of github.com/hojonathanho/diffusion). Why, and why does the
+# paper not say so?
+#
+# In exact arithmetic it would do nothing. Every image lies in $[-1,1]^{784}$, so does every mean of images, and
+# $\mathbb E[x_0 \mid x_t]$ is one. The algorithm is derived for a perfect network, so the derivation has no
+# place for it. A trained network errs. Then clamping can only help a pixel: the true value lies in $[-1, 1]$,
+# and moving an outside guess to the border moves it nearer to everything inside.
+#
+# How badly a guess errs depends on what the network predicts. From noise,
+# $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\epsilon)/\sqrt{\bar\alpha_t}$ divides by nearly 0 at high $t$
+# (notebook 01, section 7): the authors' network needs the clamp. Ours predicts $v$, which divides by nothing. To
+# see both we give our network's output an error of known size, a normal one of standard deviation 0.02, once in
+# $v$ and once in $\hat\epsilon$.
+#
+# **Predict before you run:** four combinations, $v$ or $\hat\epsilon$, clipped or not. Which one fails?
+
+
+# %%
+def x_0_from_v_with_error(x_t, t, y, size=0.02):
+    v = network(x_t, t, y)
+    return estimates(v + size * normal(v.shape, torch.Generator().manual_seed(t)), x_t, t)[0]
+
+
+def x_0_from_noise_with_error(x_t, t, y, size=0.02):
+    noise = estimates(network(x_t, t, y), x_t, t)[1]
+    noise = noise + size * normal(noise.shape, torch.Generator().manual_seed(t))
+    return (x_t - math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(a_bar[t])
+
+
+steps = course.pick(test=5, cpu=50, gpu=50)
+predictions = {
+    "v, as it is": x_0_from_network,
+    "v, error 0.02": x_0_from_v_with_error,
+    "noise, error 0.02": x_0_from_noise_with_error,
+}
+kept = []
+print(f"Frechet distance of {count} images, DDPM with {steps} steps (floor {floors(count)[0].mean():.1f})\n")
+print("network predicts        clipped    not clipped")
+for name, predict in predictions.items():
+    pair = [draw_images(ddpm_step, steps, count, clip=clip, predict=predict) for clip in (True, False)]
+    kept += [images[[9, 8, 0]] for images in pair]
+    print(f"{name:<18} {frechet_of(pair[0]):12.1f} {frechet_of(pair[1]):14.1f}")
+
+# %%
+titles = [f"{name}\n{clipped}" for name in predictions for clipped in ("clipped", "not clipped")]
+show_images(
+    torch.cat(kept),
+    titles=[text for title in titles for text in ("", title, "")],
+    columns=9,
+    title="Noise prediction without clipping fails; v hardly needs the clamp",
+)
+
+# %%
+x_T = normal((count, 1, 28, 28), torch.Generator().manual_seed(3))
+outside = []
+for _, x_0 in run(ddpm_step, x_T, classes_in_turn(count), steps, clip=False):
+    outside.append((float((x_0.abs() > 1.02).float().mean()), float(x_0.abs().max())))
+share, largest = zip(*outside)
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+left.plot(grid_of(steps), [100 * value for value in share])
+left.set(xlabel="t", ylabel="% of pixels beyond ±1.02", title="How many guesses leave [-1, 1] (network's own v)")
+right.plot(grid_of(steps), largest)
+right.axhline(1, color="grey", lw=0.8)
+right.set(xlabel="t", ylabel="largest |x_0 estimate|", title="... and how far the worst pixel gets")
+for axes in (left, right):
+    axes.invert_xaxis()
+plt.show()
+
+# %% [markdown]
+# Noise prediction without the clamp fails, as the arithmetic said; the other three differ little. The last two
+# curves show what our own network does when nothing stops it (sampling runs from left to right). So: if
+# somebody's samples are saturated blobs, ask first whether $\hat x_0$ is clipped. (An exception: images that
+# are not bounded, such as the latents of a latent diffusion model, must not be clipped.)
+
+# %% [markdown]
+# ## 4. DDIM: less noise, or none
+#
+# **Question:** must a sampler add fresh noise at every step?
+#
+# Look at what training used: pairs $(x_0, x_t)$ with $q(x_t \mid x_0)$ of eq. 4, one $t$ at a time. It never
+# looked at two neighbouring steps together. So any process with the same $q(x_t \mid x_0)$ at every $t$ has the
+# same trained network, also one in which $x_t$ depends on more than its neighbour (is *non-Markovian*). Song et
+# al. (2020) write down a whole family. Given $x_0$ and $x_t$, the noise in $x_t$ is known,
+# $\epsilon = (x_t - \sqrt{\bar\alpha_t}\,x_0)/\sqrt{1-\bar\alpha_t}$. Use part of it again, and fill up with new
+# noise $z$:
+#
+# $$x_s = \underbrace{\sqrt{\bar\alpha_s}\;x_0}_{\text{the image}}
+# + \underbrace{\sqrt{1-\bar\alpha_s-\sigma^2}\;\epsilon}_{\text{direction pointing to } x_t}
+# + \underbrace{\sigma z}_{\text{new noise}}
+# \qquad\text{(Song et al. 2020, eq. 12; their } \alpha \text{ is our } \bar\alpha).$$
+#
+# *Does it keep eq. 4?* Given $x_0$, $\epsilon$ and $z$ are independent standard normals, so $x_s$ has mean
+# $\sqrt{\bar\alpha_s}\,x_0$ and variance $(1-\bar\alpha_s-\sigma^2) + \sigma^2 = 1-\bar\alpha_s$. Yes, for every
+# $\sigma$ from 0 to $\sqrt{1-\bar\alpha_s}$, and for every $s < t$. Sampling puts $\hat x_0$ in the place of $x_0$.
+# Then $\sigma$ is measured in units of DDPM's:
+#
+# $$\sigma = \eta\,\sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}\Big(1-\frac{\bar\alpha_t}{\bar\alpha_s}\Big)}
+# \qquad\text{(eq. 16)},$$
+#
+# so $\eta = 1$ has the variance $\tilde\beta$ of a DDPM step, and $\eta = 0$ adds nothing: the picture is then a
+# function of $x_T$ alone.
+#
+# **Predict before you run:** at $\eta = 1$ the variance is DDPM's. Is the mean as well?
+
+
+# %%
+def ddim_step(x_t, x_0, a_t, a_s, z, previous=None, eta=0.0):
+    """Song et al. 2020, eq. 12 and 16."""
+    noise = (x_t - math.sqrt(a_t) * x_0) / math.sqrt(1 - a_t)
+    sigma = eta * math.sqrt((1 - a_s) / (1 - a_t) * (1 - a_t / a_s))
+    direction = math.sqrt(max(0.0, 1 - a_s - sigma**2)) * noise
+    return math.sqrt(a_s) * x_0 + direction + sigma * z
+
+
+x_t, x_0, z = torch.randn(3, 1000, dtype=torch.float64)
+print("  t ->  s   largest difference, DDIM with eta = 1 against DDPM")
+for t, s in [(999, 949), (500, 499), (500, 300), (49, 0)]:
+    pair = [step(x_t, x_0, a_bar[t], a_bar[s], z) for step in (ddpm_step, partial(ddim_step, eta=1.0))]
+    print(f"{t:4d}  {s:3d} {(pair[0] - pair[1]).abs().max():20.0e}")
+    torch.testing.assert_close(*pair)
+
+
+# %% [markdown]
+# Yes: the same step. (By hand: with $\sigma^2 = \tilde\beta$ one finds
+# $1-\bar\alpha_s-\sigma^2 = \alpha_{t|s}(1-\bar\alpha_s)^2/(1-\bar\alpha_t)$, and its root over
+# $\sqrt{1-\bar\alpha_t}$ is exactly DDPM's weight of $x_t$.) DDPM is one member of the family. Now the check
+# against `utils`, step by step with the same noise:
+
+
+# %%
+def check_against_utils(name, step, steps, **options):
+    y = classes_in_turn(4)
+    x_T = normal((4, 1, 28, 28), torch.Generator().manual_seed(5))
+    mine = run(step, x_T, y, steps, generator=torch.Generator().manual_seed(6))
+    g = torch.Generator().manual_seed(6)
+    theirs = sample(model, diffusion, x_T.shape, sampler=name, steps=steps, y=y, x_T=x_T, generator=g, **options)
+    for (x_t, x_0), other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(x_t, other.x_t, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(x_0, other.x_0, atol=1e-4, rtol=1e-4)
+    print(f"{name} {options or ''}: all {steps} steps agree")
+
+
+check_against_utils("ddpm", ddpm_step, steps=10)
+for eta in [0.0, 0.5, 1.0]:
+    check_against_utils("ddim", partial(ddim_step, eta=eta), steps=10, eta=eta)
+
+# %% [markdown]
+# **Predict before you run:** the same starting noise, 5 to 100 steps. With $\eta = 0$, does another number of
+# steps give another picture? And with $\eta = 1$?
+
+# %%
+y = torch.tensor([9, 8, 0, 3], device=device)
+x_T = normal((4, 1, 28, 28), torch.Generator().manual_seed(7))
+step_counts = course.pick(test=[2, 4], cpu=[5, 10, 20, 50, 100], gpu=[5, 10, 20, 50, 100, 500])
+ends = {}
+for eta in [0.0, 1.0]:
+    for steps in step_counts:
+        g = torch.Generator().manual_seed(8)
+        ends[eta, steps] = last_of(run(partial(ddim_step, eta=eta), x_T, y, steps, generator=g)).cpu()
+rows = torch.stack(list(ends.values())).transpose(0, 1)  # image, run, ...
+titles = [f"eta {eta:.0f}, {steps} steps" for eta, steps in ends] + [""] * (3 * len(ends))
+show_images(rows.flatten(0, 1), titles=titles, columns=len(ends), title="Without noise, x_T decides the picture")
+
+# %%
+print("root mean squared difference from the picture with the most steps")
+for eta in [0.0, 1.0]:
+    gaps = [float((ends[eta, steps] - ends[eta, step_counts[-1]]).square().mean().sqrt()) for steps in step_counts]
+    print(f"eta = {eta:.0f}: " + "  ".join(f"{steps} steps {gap:.2f}" for steps, gap in zip(step_counts, gaps)))
+
+# %% [markdown]
+# With $\eta = 0$ more steps give *the same picture, better drawn*: the runs approach a limit, and the differences
+# fall. With $\eta = 1$ each number of steps is another random walk to another picture. The limit of $\eta = 0$ is
+# an ordinary differential equation, and an equation can be run **backwards**: a picture goes in, its noise comes
+# out. The step is the same formula, with $s > t$.
+#
+# **Predict before you run:** encode real test images, decode again. What sets the error: the network's quality,
+# or the number of steps? (No clipping: it could not be undone.)
+
+
+# %%
+def there_and_back(images, y, steps):
+    """Encode to x_T along DDIM's path, then decode. Returns (x_T, reconstruction)."""
+    x, rising = images, [0, *reversed(grid_of(steps))]
+    for t, s in pairwise(rising):  # the clean image counts as x_t at t = 0
+        x = ddim_step(x, x_0_from_network(x, t, y), a_bar[t], a_bar[s], 0.0)
+    return x, last_of(run(ddim_step, x, y, steps, clip=False))
+
+
+count = course.pick(test=2, cpu=8, gpu=8)
+images, y = test_set[:count]
+images, y = images.to(device), y.to(device)
+shown = [images.cpu()]
+for steps in course.pick(test=[5], cpu=[10, 50, 200], gpu=[10, 50, 200, 1000]):
+    x_T, decoded = there_and_back(images, y, steps)
+    error = (decoded - images).square().mean().sqrt()
+    print(f"{steps:4d} steps: error {error:.3f} (root mean square), x_T: mean {x_T.mean():.2f}, std {x_T.std():.2f}")
+    shown.append(decoded.cpu())
+show_images(torch.cat(shown), columns=count, title="Test images (top), and decoded again with more and more steps")
+
+# %% [markdown]
+# The number of steps: the same network serves every row, and the error falls with the size of the step (Song et
+# al. 2020, Table 2, measure the same on CIFAR-10). The real images become something close to standard normal
+# noise: for $\eta = 0$ the sampler is a two-way map between noise and pictures.
+
+# %% [markdown]
+# ## 5. DPM-Solver++(2M): a line instead of a constant
+#
+# **Question:** DDIM needs many steps because each uses one guess, held fixed during the step. Can we do better
+# without more network evaluations?
+#
+# Take DDIM's step at $\eta = 0$, write $\sigma_t = \sqrt{1-\bar\alpha_t}$, $a_t = \sqrt{\bar\alpha_t}$ and divide by
+# $\sigma_s$:
+#
+# $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t} + \Big(\frac{a_s}{\sigma_s} - \frac{a_t}{\sigma_t}\Big)\,\hat x_0 .$$
+#
+# The ratio $a/\sigma$ is the root of the signal-to-noise ratio. Name its logarithm
+# $\lambda = \log(a/\sigma) = \tfrac12\log\mathrm{SNR}$, so that the bracket is $e^{\lambda_s} - e^{\lambda_t}$; it
+# rises during sampling. For infinitely many steps, this is the integral
+#
+# $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t} + \int_{\lambda_t}^{\lambda_s} e^{\lambda}\,\hat x_0(\lambda)\,d\lambda
+# \qquad\text{(Lu et al. 2022b, Proposition 4.1)}$$
+#
+# and it is exact. The linear part, $x_t\,\sigma_s/\sigma_t$, needs no approximation at all. All we do not know is
+# how $\hat x_0(\lambda)$ goes on between $t$ and $s$.
+#
+# - **Constant** $\hat x_0$: the integral of $e^\lambda$ is $e^{\lambda_s} - e^{\lambda_t}$. That is DDIM, of first
+#   order.
+# - **A straight line** through the guess of this step and that of the step before, $\hat x_0'$ at
+#   $\lambda'$, costs no further evaluation. With $h = \lambda_s - \lambda_t$ and $h' = \lambda_t - \lambda'$ the
+#   line has slope $(\hat x_0 - \hat x_0')/h'$. Its value half-way through the step is
+#
+# $$D = \hat x_0 + \frac{h}{2h'}\,(\hat x_0 - \hat x_0'),$$
+#
+# and 2M uses that one value for the whole step ("2": second order; "M": multistep, since it looks back):
+#
+# $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \sigma_s\big(e^{\lambda_s} - e^{\lambda_t}\big) D
+# = \frac{\sigma_s}{\sigma_t}\,x_t - a_s\,(e^{-h} - 1)\,D
+# \qquad\text{(Lu et al. 2022b, Algorithm 2).}$$
+#
+# The first step has no guess before it, so it is a DDIM step. The last one goes to $\sigma_s = 0$, where $\lambda$
+# is infinite; it ends at $\hat x_0$ itself.
+
+
+# %%
+def half_log_snr(a):
+    return 0.5 * math.log(a / (1 - a))
+
+
+def dpmpp_2m_step(x_t, x_0, a_t, a_s, z, previous):
+    """Lu et al. 2022b, Algorithm 2. `previous` is (x_0 estimate, alpha-bar) of the step before, or None."""
+    if a_s == 1:
+        return x_0
+    h, line = half_log_snr(a_s) - half_log_snr(a_t), x_0
+    if previous is not None:
+        x_0_before, a_before = previous
+        h_before = half_log_snr(a_t) - half_log_snr(a_before)
+        line = x_0 + h / (2 * h_before) * (x_0 - x_0_before)
+    return math.sqrt((1 - a_s) / (1 - a_t)) * x_t - math.sqrt(a_s) * math.expm1(-h) * line
+
+
+check_against_utils("dpmpp_2m", dpmpp_2m_step, steps=10)
+
+x_t, x_0 = torch.randn(2, 1000, dtype=torch.float64)
+first_step = dpmpp_2m_step(x_t, x_0, a_bar[500], a_bar[300], None, None)
+torch.testing.assert_close(first_step, ddim_step(x_t, x_0, a_bar[500], a_bar[300], 0.0))
+print("without a step before it, a 2M step is a DDIM step")
+
+# %% [markdown]
+# ## 6. An exact test: where the perfect network is known
+#
+# **Question:** how wrong is each sampler with $N$ steps, when the network makes no errors?
+#
+# Take data that are normal, $x_0 \sim \mathcal N(m, c^2)$. Then $x_0$ and $x_t$ are jointly normal and the perfect
+# guess is a formula:
+#
+# $$\mathbb E[x_0 \mid x_t] = m + \frac{\sqrt{\bar\alpha_t}\,c^2}{\bar\alpha_t c^2 + 1 - \bar\alpha_t}\,
+# \big(x_t - \sqrt{\bar\alpha_t}\,m\big).$$
+#
+# Every step is then linear in $x_T$ and in the noises $z_1, z_2, \dots$, so the result of a whole run is
+# $b + k_0 x_T + k_1 z_1 + k_2 z_2 + \dots$: a normal with mean $b$ and variance $k_0^2 + k_1^2 + \dots$ We let the
+# samplers work on that list of coefficients in place of images. *Our step functions stay as they are*, and the
+# answer is exact: no random numbers, no averaging. The error is the Wasserstein-2 distance between the result
+# $\mathcal N(b, k^2)$ and what it should be, $\mathcal N(m, c^2)$: $\sqrt{(b-m)^2 + (k-c)^2}$.
+#
+# **Order.** An error that behaves like $N^{-p}$ has order $p$: twice the steps, half the error for $p = 1$, a
+# quarter for $p = 2$. On two log axes it is a straight line of slope $-p$.
+#
+# **Predict before you run:** which slopes do you expect for DDPM, DDIM and 2M?
+
+# %%
+m, c = 0.3, 0.5
+
+
+def coefficients_of_guess(x_t, a_t):
+    """E[x_0 | x_t] for x_t given as coefficients (constant, of x_T, of z_1, z_2, ...)."""
+    k = math.sqrt(a_t) * c**2 / (a_t * c**2 + 1 - a_t)
+    x_0 = k * x_t
+    x_0[0] += m - k * math.sqrt(a_t) * m
+    return x_0
+
+
+def exact_result(step, path, mean, std):
+    """Mean and standard deviation after the steps along `path`, alpha-bars from noisy to clean."""
+    x_t, previous = torch.zeros(len(path) + 1, dtype=torch.float64), None
+    x_t[0], x_t[1] = mean, std
+    for k, (a_t, a_s) in enumerate(pairwise(path)):
+        z = torch.zeros_like(x_t)
+        z[k + 2] = 1.0
+        x_0 = coefficients_of_guess(x_t, a_t)
+        x_t, previous = step(x_t, x_0, a_t, a_s, z, previous), (x_0, a_t)
+    return float(x_t[0]), float(x_t[1:].norm())
+
+
+samplers = {"DDPM (eta = 1)": ddpm_step, "DDIM, eta = 0.5": partial(ddim_step, eta=0.5),
+            "DDIM, eta = 0": ddim_step, "DPM-Solver++(2M)": dpmpp_2m_step}  # fmt: skip
+looks = dict(zip(samplers, zip(COLOURS, ["-", "-.", "--", "-"], "osD^")))
+
+
+# %%
+def error_in_the_middle(step, n):
+    """From SNR 1/100 to SNR 100, in n steps of equal length in lambda, starting from the exact distribution."""
+    path = torch.linspace(-2.3, 2.3, n + 1, dtype=torch.float64).mul(2).sigmoid().tolist()
+    ends = [(math.sqrt(a) * m, math.sqrt(a * c**2 + 1 - a)) for a in (path[0], path[-1])]
+    return math.dist(exact_result(step, path, *ends[0]), ends[1])
+
+
+def error_of_sampler(step, n):
+    """The whole way, as a sampler goes it: from N(0, 1) at T-1 over the grid to the clean end."""
+    return math.dist(exact_result(step, [a_bar[t] for t in grid_of(n)] + [1.0], 0.0, 1.0), (m, c))
+
+
+numbers = [4, 6, 10, 16, 25, 40, 64, 100, 160, 250, 400]
+errors = {
+    (kind, name): [measure(step, n) for n in numbers]
+    for kind, measure in {"middle": error_in_the_middle, "all": error_of_sampler}.items()
+    for name, step in samplers.items()
+}
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("order (minus the slope from 40 to 400 steps), SNR from 1/100 to 100")
+at = [numbers.index(n) for n in (40, 400)]
+for name in samplers:
+    first, last = (errors["middle", name][k] for k in at)
+    print(f"{name:<17} {math.log10(first / last):.1f}")
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+titles = ["The middle, SNR 1/100 to 100: slopes 1 and 2", "The whole sampler: the ends count too"]
+for ax, kind, title in zip(axes, ["middle", "all"], titles):
+    for name, (colour, style, marker) in looks.items():
+        ax.loglog(numbers, errors[kind, name], style, color=colour, marker=marker, ms=4, label=name)
+    ax.set(xlabel="steps", title=title)
+for order, height in [(1, 0.25), (2, 0.04)]:
+    line = [height * (numbers[0] / n) ** order for n in numbers]
+    axes[0].loglog(numbers, line, ":", color="grey", lw=1)
+    axes[0].text(numbers[-1], line[-1], f" -{order}", color="dimgrey", va="center")
+axes[0].set_ylabel("distance from the right distribution")
+axes[0].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# First order for DDPM and DDIM, with a smaller constant for DDIM; second order for 2M. On the right is the
+# whole sampler. 2M is still far ahead, but its line is no longer clean: the first step leaves pure noise in one
+# large leap, the last one jumps to $\hat x_0$, and both are first-order steps. The dent where its error
+# changes sign is chance, no merit.
+#
+# All errors here have one direction that is good to know: compare the standard deviations.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print(f"standard deviation of the samples (right: {c})\n")
+print("steps " + "".join(f"{name:>18}" for name in samplers))
+for n in [5, 10, 20, 50, 1000]:
+    path = [a_bar[t] for t in grid_of(n)] + [1.0]
+    print(f"{n:5d} " + "".join(f"{exact_result(step, path, 0.0, 1.0)[1]:18.4f}" for step in samplers.values()))
+
+# %% [markdown]
+# DDPM and DDIM with few steps make data that are **too narrow**: samples that are too alike and too smooth. For
+# DDPM the reason is section 2: $\tilde\beta$ is the smallest possible variance, right only if $x_0$ were certain.
+#
+# One normal distribution has one place to go. With several, the sampler has to choose. A mixture of normals in
+# two dimensions also has a perfect guess in closed form: a mean of the single guesses, weighted by the
+# probability that $x_t$ came from each.
+
+# %%
+angles = torch.arange(6, dtype=torch.float64) * math.pi / 3
+centres, width = torch.stack([angles.cos(), angles.sin()], dim=1), 0.12  # six blobs on a circle
+
+
+def mixture_guess(x_t, t, y=None):
+    """E[x_0 | x_t] for the mixture; x_t (B, 2)."""
+    signal, variance = math.sqrt(a_bar[t]), a_bar[t] * width**2 + 1 - a_bar[t]
+    offsets = x_t[:, None] - signal * centres  # (B, 6, 2)
+    weights = (-offsets.square().sum(2) / (2 * variance)).softmax(dim=1)
+    guesses = centres + signal * width**2 / variance * offsets
+    return (weights[:, :, None] * guesses).sum(1)
+
+
+def mixture_samples(count, generator):
+    which = torch.randint(6, (count,), generator=generator)
+    return centres[which] + width * torch.randn(count, 2, generator=generator, dtype=torch.float64)
+
+
+def energy_distance(a, b):
+    """0 for equal distributions, else positive (Szekely & Rizzo 2013)."""
+    return float(2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean())
+
+
+def mixture_run(step, steps, count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x_T = torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    return [x_T] + [x for x, _ in run(step, x_T, steps=steps, clip=False, generator=generator, predict=mixture_guess)]
+
+
+# %%
+steps, points = 10, course.pick(test=300, cpu=1500, gpu=1500)
+figure, axes = plt.subplots(1, 4, figsize=(9.4, 2.9), sharex=True, sharey=True)
+right_ones = mixture_samples(points, torch.Generator().manual_seed(1))
+axes[0].plot(*right_ones.T, ".", ms=2, color="grey", alpha=0.6)
+axes[0].set(title="The data", ylabel="second coordinate")
+for ax, name in zip(axes[1:], ["DDPM (eta = 1)", "DDIM, eta = 0", "DPM-Solver++(2M)"]):
+    states = torch.stack(mixture_run(samplers[name], steps, points))
+    ax.plot(*states[-1].T, ".", ms=2, color="grey", alpha=0.6)
+    for k in range(8):
+        ax.plot(*states[:, k].T, "-", lw=1, color=looks[name][0])
+        ax.plot(*states[0, k], "o", ms=3, color="black")
+    ax.set(title=f"{name}")
+for ax in axes:
+    ax.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xlabel="first coordinate", aspect="equal")
+figure.suptitle(f"Eight paths of {steps} steps from noise (black): DDPM wanders, the ODE glides", fontsize=11)
+plt.show()
+
+# %%
+print(f"energy distance x 1000 to {points} right samples, mean of 3 seeds (smaller is better)\n")
+others = [mixture_samples(points, torch.Generator().manual_seed(k)) for k in (2, 3, 4)]
+real = torch.tensor([energy_distance(other, right_ones) for other in others])
+print("steps " + "".join(f"{name:>18}" for name in samplers))
+for steps in course.pick(test=[5, 10], cpu=[5, 10, 20, 50], gpu=[5, 10, 20, 50, 100]):
+    means = [np.mean([energy_distance(mixture_run(step, steps, points, seed)[-1], right_ones) for seed in (2, 3, 4)])
+             for step in samplers.values()]  # fmt: skip
+    print(f"{steps:5d} " + "".join(f"{1000 * value:18.2f}" for value in means))
+print(f"floor: {1000 * real.mean():.2f} ± {1000 * real.std():.2f} (right samples against right samples)")
+
+# %% [markdown]
+# With a perfect network every sampler reaches the floor, given steps enough; they differ in how many that
+# takes. A path with noise turns corners until the end; the paths of the ODE are smooth curves, which is why a
+# line through two guesses predicts them so well.
+
+# %% [markdown]
+# ## 7. One trained network, all samplers, equal cost
+#
+# **Question:** does the ranking hold for images and a network that errs?
+#
+# The cost of sampling is the number of network evaluations (NFE); the rest is small change. Each sampler
+# gets the same NFE, the same starting noise and the same labels; several seeds give error bars; the floor is in
+# the same figure. This is the long cell: about three minutes on two cores.
+#
+# **Predict before you run:** who wins with 5 evaluations, who with 50? And what can no sampler reach?
+
+# %%
+evaluations = course.pick(test=[2, 4], cpu=[5, 10, 20, 50], gpu=[5, 10, 20, 50, 100])
+count, seeds = course.pick(test=10, cpu=150, gpu=2000), course.pick(test=2, cpu=3, gpu=5)
+table = {}  # (name, NFE) to tensors (seeds,): Frechet and kernel distance
+began = time.perf_counter()
+with tqdm(total=len(samplers) * sum(evaluations) * count * seeds, unit="look", desc="all samplers") as bar:
+    for name, step in samplers.items():
+        for nfe in evaluations:
+            features = [quality.features(draw_images(step, nfe, count, seed)) for seed in range(seeds)]
+            table[name, nfe] = (
+                torch.tensor([quality.frechet(f) for f in features]),
+                torch.tensor([quality.kernel(f) for f in features]),
+            )
+            bar.update(nfe * count * seeds)
+seconds = time.perf_counter() - began
+looks_taken = len(samplers) * sum(evaluations) * count * seeds
+print(f"{seconds:.0f} s, {1000 * seconds / looks_taken:.2f} ms for one network evaluation of one image")
+
+# %%
+floor = floors(count, draws=10)
+for k, (title, digits) in enumerate([("Frechet distance", 1), ("kernel distance", 3)]):
+    print(f"{title}, {count} images, mean ± standard deviation over {seeds} seeds")
+    print("NFE  " + "".join(f"{name:>20}" for name in samplers))
+    for nfe in evaluations:
+        values = [table[name, nfe][k] for name in samplers]
+        print(f"{nfe:4d} " + "".join(f"{f'{v.mean():.{digits}f} ± {v.std():.{digits}f}':>20}" for v in values))
+    print(f"floor (real against real): {floor[k].mean():.{digits}f} ± {floor[k].std():.{digits}f}\n")
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
+for k, (ax, label) in enumerate(zip(axes, ["Frechet distance (log axis)", "kernel distance (log axis)"])):
+    for number, (name, (colour, style, marker)) in enumerate(looks.items()):
+        values = torch.stack([table[name, nfe][k] for nfe in evaluations])
+        place = [nfe * 1.03 ** (number - 1.5) for nfe in evaluations]  # side by side, so that the bars can be seen
+        look = dict(ls=style, color=colour, marker=marker, ms=4, capsize=2, label=name)
+        ax.errorbar(place, values.mean(1), values.std(1), **look)
+    ax.set(xscale="log", yscale="log", xlabel="network evaluations per image", ylabel=label)
+    ax.set_xticks(evaluations, [str(nfe) for nfe in evaluations])
+    ax.minorticks_off()
+low, high = (float(floor[0].mean() + s * floor[0].std()) for s in (-1, 1))
+axes[0].axhspan(low, high, color="grey", alpha=0.4, lw=0, label="floor: real images")
+axes[0].set_title("Few evaluations: the sampler decides; many: the network")
+axes[1].set_title(f"The same, unbiased (floor {floor[1].mean():.3f} ± {floor[1].std():.3f})")
+axes[0].legend(fontsize=8)
+plt.show()
+
+# %%
+y, rows, titles = torch.tensor([9, 0], device=device), [], []
+x_T = normal((2, 1, 28, 28), torch.Generator().manual_seed(11))
+for step in samplers.values():
+    for nfe in evaluations:
+        rows.append(last_of(run(step, x_T, y, nfe, generator=torch.Generator().manual_seed(12))).cpu())
+        titles += [f"NFE {nfe}", ""]
+show_images(
+    torch.cat(rows),
+    titles=titles,
+    columns=2 * len(evaluations),
+    title="One noise, one label. Top to bottom: DDPM, DDIM (eta = 0.5), DDIM (eta = 0), 2M",
+)
+
+# %%
+best = {nfe: min(samplers, key=lambda name: table[name, nfe][0].mean()) for nfe in evaluations}
+for nfe, name in best.items():
+    print(f"NFE {nfe:3d}: smallest mean Frechet distance by {name}")
+few, many = evaluations[0], evaluations[-1]
+gap = {nfe: [float(table[name, nfe][0].mean()) for name in samplers] for nfe in (few, many)}
+print(f"worst over best sampler: {max(gap[few]) / min(gap[few]):.1f} with {few} evaluations, "
+      f"{max(gap[many]) / min(gap[many]):.1f} with {many}")  # fmt: skip
+print(f"best with {many} evaluations, over the floor: {min(gap[many]) / float(floor[0].mean()):.1f}")
+
+# %% [markdown]
+# The printed lines answer: with few evaluations the order is that of section 6, and DDPM comes last; with many,
+# the samplers move together. What remains above the floor then is the *network's* error, and no sampler can
+# remove it. That is also where a little noise may help: fresh noise covers up earlier errors, an ODE carries
+# them along (Karras et al. 2022, section 4). In Song et al.'s Table 1, $\eta = 0$ wins at every number of steps
+# up to 100, and 1000 steps of the original DDPM end slightly ahead of it. Read the error bars before you call a
+# winner, and the grey band before you call a sampler bad. Distances of 10,000 images are in the model card,
+# `data/checkpoints/unet-fashion-mnist.md`.
+
+# %% [markdown]
+# ## 8. Between two noises: spherical interpolation
+#
+# **Question:** with $\eta = 0$ each $x_T$ is a picture. Which noise lies "half-way" between two?
+#
+# The straight line $(1-w)\,a + w\,b$ looks natural and is wrong. $a$ and $b$ are independent standard normals in
+# $d = 784$ dimensions. Their norms are close to $\sqrt{d} = 28$, because $\lVert a \rVert^2$ is a sum of 784 squares
+# with mean 1. The variance of the mixture is $(1-w)^2 + w^2$, which is $\tfrac12$ half-way: the norm has dropped to
+# $28/\sqrt2 \approx 20$. No noise that the network ever saw was that weak. **Slerp** (Shoemake 1985) walks along
+# the arc instead. With $\theta$ the angle between $a$ and $b$:
+#
+# $$\mathrm{slerp}(a, b, w) = \frac{\sin((1-w)\theta)}{\sin\theta}\,a + \frac{\sin(w\theta)}{\sin\theta}\,b .$$
+#
+# **Predict before you run:** what is the angle between two independent noises of 784 pixels? And what will the
+# network make of noise that is too weak?
+
+
+# %%
+def my_slerp(a, b, weight):
+    cosine = float((a * b).sum() / (a.norm() * b.norm()))
+    theta = math.acos(cosine)
+    return (math.sin((1 - weight) * theta) * a + math.sin(weight * theta) * b) / math.sin(theta)
+
+
+pairs, points = course.pick(test=2, cpu=20, gpu=20), course.pick(test=3, cpu=9, gpu=9)
+noises = normal((2, pairs, 1, 28, 28), torch.Generator().manual_seed(13))
+weights = torch.linspace(0, 1, points).tolist()
+angles = [math.degrees(math.acos(float((a * b).sum() / (a.norm() * b.norm())))) for a, b in zip(*noises)]
+print(f"angle between two noises: {np.mean(angles):.1f} ± {np.std(angles):.1f} degrees, over {pairs} pairs")
+torch.testing.assert_close(my_slerp(noises[0, 0], noises[1, 0], 0.3), slerp(noises[0, 0], noises[1, 0], 0.3))
+
+ways = {"straight line": lambda a, b, w: (1 - w) * a + w * b, "slerp": my_slerp}
+y = torch.tensor([9, 0, 3, 8, 7], device=device).repeat(pairs)[:pairs]  # the label is the same along the way
+measured, pictures = {}, {}
+for name, between in ways.items():
+    for w in weights:
+        x_T = torch.stack([between(a, b, w) for a, b in zip(*noises)])
+        images = last_of(run(dpmpp_2m_step, x_T, y, steps=15)).cpu()
+        detail = (images[..., 1:] - images[..., :-1]).abs().mean()  # mean difference of horizontal neighbours
+        measured[name, w] = float(x_T.flatten(1).norm(dim=1).mean()), float(detail)
+        pictures[name, w] = images
+
+# %%
+rows = [torch.cat([pictures[name, w][k : k + 1] for w in weights]) for k in range(2) for name in ways]
+titles = [f"{name}, w = {w:.2f}" if w == 0 else f"{w:.2f}" for _ in range(2) for name in ways for w in weights]
+show_images(
+    torch.cat(rows), titles=titles, columns=points, title="Two pairs of noises: straight line above, slerp below"
+)
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+for name, (colour, style) in zip(ways, [(COLOURS[1], "--"), (COLOURS[0], "-")]):
+    for ax, k in zip(axes, range(2)):
+        ax.plot(weights, [measured[name, w][k] for w in weights], style, color=colour, marker="o", ms=4, label=name)
+formula = [28 * math.hypot(1 - w, w) for w in weights]
+axes[0].plot(weights, formula, ":", color="black", label=r"$28\sqrt{(1-w)^2+w^2}$")
+axes[0].set(xlabel="weight w", ylabel="norm of the noise", title="A straight line leaves the sphere")
+axes[1].set(xlabel="weight w", ylabel="mean difference\nof neighbouring pixels")
+axes[1].set_title(f"... and loses detail half-way ({pairs} pairs)")
+axes[0].legend(fontsize=8)
+plt.show()
+print("half-way, straight line against slerp: norm {:.1f} and {:.1f}, detail {:.3f} and {:.3f}".format(
+    *(measured[name, 0.5][k] for k in range(2) for name in ways)))  # fmt: skip
+
+# %% [markdown]
+# The angle is 90 degrees to within a few: in high dimensions independent directions are orthogonal. The norms
+# follow the formula. Noise that is too weak reads as "there is an image in it already, a smooth one": its
+# pictures lose detail half-way (right panel), while slerp keeps the level of the two ends.
+
+# %% [markdown]
+# ## 9. Filling in: inpainting without training
+#
+# **Question:** half of an image is known. Can the same network invent the other half?
+#
+# At every noise level we know what the known half should look like: eq. 4 says how to noise it. So after each
+# step we **put the known pixels back, at the noise level of the moment** (Lugmayr et al. 2022, eq. 8), and let
+# the network see both halves together at the next look.
+#
+# **Predict before you run:** compared with generating a whole picture and pasting the known half over it at the
+# end, what should improve?
+
+
+# %%
+def inpaint(known, mask, y, steps, generator, noise_generator):
+    """DDPM; where `mask` is true the pixels of `known` are put back after every step."""
+    x_t = normal(known.shape, generator)
+    grid = grid_of(steps)
+    for t, s in zip(grid, [*grid[1:], None]):
+        a_t, a_s = a_bar[t], 1.0 if s is None else a_bar[s]
+        x_0 = x_0_from_network(x_t, t, y).clamp(-1, 1)
+        x_s = ddpm_step(x_t, x_0, a_t, a_s, normal(x_t.shape, generator) if a_s < 1 else 0.0)
+        noisy = math.sqrt(a_s) * known + math.sqrt(1 - a_s) * normal(x_t.shape, noise_generator)
+        x_t = torch.where(mask, noisy, x_s)
+    return x_t
+
+
+per_image, steps = course.pick(test=1, cpu=5, gpu=5), course.pick(test=5, cpu=50, gpu=250)
+originals = torch.stack([test_set[test_set.labels == k][0][0] for k in (9, 0, 8, 3, 2, 7)]).to(device)
+known = originals.repeat_interleave(per_image, 0)
+y = torch.tensor((9, 0, 8, 3, 2, 7), device=device).repeat_interleave(per_image)
+mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=device)
+mask[..., :14] = True  # the left half is known
+
+two = [torch.Generator().manual_seed(k) for k in (20, 21)]
+filled = inpaint(known, mask, y, steps, *two)
+
+two = [torch.Generator().manual_seed(k) for k in (20, 21)]
+options = dict(steps=steps, y=y, generator=two[0], constrain=keep_known(known, mask, two[1]))
+theirs = last_of(sample(model, diffusion, known.shape, sampler="ddpm", **options))
+torch.testing.assert_close(filled, theirs, atol=1e-3, rtol=1e-3)
+torch.testing.assert_close(filled[mask.expand_as(filled)], known[mask.expand_as(known)])
+print("equal to keep_known of utils, and the known half is untouched")
+
+# %%
+free = last_of(run(ddpm_step, normal(known.shape, torch.Generator().manual_seed(20)), y, steps))
+pasted = torch.where(mask, known, free)
+holes = torch.where(mask, originals, torch.zeros_like(originals))
+rows = []
+for k in range(3):
+    own = slice(k * per_image, (k + 1) * per_image)
+    rows += [originals[k : k + 1], holes[k : k + 1], filled[own], pasted[own]]
+titles = ["original", "known"] + ["filled in"] * per_image + ["pasted"] * per_image
+show_images(
+    torch.cat(rows).cpu(),
+    titles=titles + [""] * (2 * len(titles)),
+    columns=len(titles),
+    title="Given the left half: right halves that fit, and a paste-up that does not",
+)
+
+
+# %%
+def jump_at_border(images):
+    """Mean absolute difference of the two columns left and right of the border."""
+    return (images[..., 14] - images[..., 13]).abs().mean((1, 2))
+
+
+for name, images in {"real images": originals, "filled in": filled, "pasted at the end": pasted}.items():
+    jumps = jump_at_border(images)
+    print(f"{name:<18} jump at the border {jumps.mean():.2f} ± {jumps.std() / len(jumps) ** 0.5:.2f} (standard error)")
+
+# %% [markdown]
+# The right halves fit the left ones: sole meets sole, and the jump at the border is far below that of the
+# paste-up. Several fillings of the same half differ, as they should.
+#
+# **The known weakness.** The pixels that are put back come from the noised original, drawn *independently* of
+# what the sampler is inventing beside them. The two halves agree only as far as the next look can make them, and
+# at low noise little can be changed any more. RePaint (Lugmayr et al. 2022, section 4.2) therefore goes back:
+# it noises $x_s$ up to $t$ again and repeats the step, several times, so that the halves can settle, at several
+# times the cost. `keep_known` does not do this; exercise 05.3 builds the missing piece.
+
+# %% [markdown]
+# ## 10. New pictures, or copies?
+#
+# **Question:** is the network drawing, or reciting the training set?
+#
+# For each sample find the **nearest training image**, by distance of pixels and by distance of features. A number
+# alone says nothing, so we compare with what is honest: the distances of *real test images* to the training
+# set. And since a test that cannot fail proves nothing, a third group are copies: training images with a little
+# noise on them.
+#
+# **Predict before you run:** the network's samples tend to be smooth. Does that make their *pixel* distance to
+# the nearest training image larger or smaller than that of a real test image?
+
+# %%
+limit, count = course.pick(test=500, cpu=60_000, gpu=60_000), course.pick(test=10, cpu=200, gpu=2000)
+train_images = train_set[:limit][0]
+generator = torch.Generator().manual_seed(30)
+samples = draw_images(dpmpp_2m_step, 20, count, seed=31)
+held_out = test_set[torch.randperm(len(test_set), generator=generator)[:count]][0]
+copies = train_images[torch.randperm(len(train_images), generator=generator)[:count]]
+copies = (copies + 0.1 * torch.randn(copies.shape, generator=generator)).clamp(-1, 1)
+groups = {"samples": samples, "real test images": held_out, "noisy copies": copies}
+print(f"{len(train_images):,} training images; three groups of {count}")
+
+
+def nearest(queries, base):
+    """Distance to the nearest row of `base`, and its index; queries (Q, D), base (N, D)."""
+    return torch.cdist(queries, base).min(1)
+
+
+spaces = {"pixels": lambda x: x.flatten(1) / 28, "features": quality.features}  # /28: root mean square per pixel
+distances, indices = {}, {}
+for space, describe in spaces.items():
+    base = describe(train_images)
+    for name, images in groups.items():
+        distances[space, name], indices[space, name] = nearest(describe(images), base)
+    del base
+
+# %%
+print("median distance to the nearest training image")
+for space in spaces:
+    print(f"{space:<9}" + "".join(f"{name:>18}: {distances[space, name].median():5.2f}" for name in groups))
+below = {s: distances[s, "real test images"].quantile(0.01) for s in spaces}
+for space in spaces:
+    share = (distances[space, "samples"] < below[space]).double().mean()
+    caught = (distances[space, "noisy copies"] < below[space]).double().mean()
+    print(f"{space}: nearer than 99% of real test images: {share:.1%} of the samples, {caught:.0%} of the copies")
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+for ax, space in zip(axes, spaces):
+    edges = np.linspace(0, float(max(distances[space, name].quantile(0.99) for name in groups)), 40)
+    for name, colour, style in zip(groups, COLOURS, ["-", "--", ":"]):
+        look = dict(histtype="step", color=colour, ls=style, lw=1.8, label=name)
+        ax.hist(distances[space, name], bins=edges, density=True, **look)
+    ax.set(xlabel=f"distance to the nearest training image ({space})", ylabel="density")
+axes[0].set_title("Copies would stand far left")
+axes[1].set_title("The same by features")
+axes[0].legend(fontsize=8)
+plt.show()
+
+# %%
+closest = distances["pixels", "samples"].argsort()[: course.pick(test=4, cpu=4, gpu=4)]
+chosen = torch.cat([closest, torch.arange(6)])
+rows = [samples[chosen]] + [train_images[indices[space, "samples"][chosen]] for space in spaces]
+show_images(
+    torch.cat(rows),
+    columns=len(chosen),
+    title="Samples (top), nearest by pixels, nearest by features. Left four: the closest of all",
+)
+
+# %% [markdown]
+# The copies are caught, so the test works. The samples are no copies: their neighbours are garments of the same
+# cut with other details, and even the four closest samples, which are the four most likely copies, differ from
+# theirs. If samples are *nearer* in pixels than real test images are, that is no proof of copying: a smooth picture is
+# near to everything, because it lacks the details that make real images differ. The features are less easily
+# fooled. Notebook 06 goes on from here.
+
+# %% [markdown]
+# ## 11. What goes wrong when $x_T$ is not noise
+#
+# Notebook 01 (section 4) met a common mistake: $T = 200$ with betas made for 1000 leaves
+# $\sqrt{\bar\alpha_T} = 0.364$ of the image in $x_T$. Training then never shows the network pure noise, but
+# sampling starts from it. What comes out? No new training is needed to see it: our schedule passes the same
+# noise level on its way. A network trained on that short schedule has learned what ours knows *from there
+# down*. So we start ours in the middle, once from pure noise, as that sampler would, and once as it should be:
+# from real images noised to that level.
+#
+# **Predict before you run:** real images have a dark background, so their mean pixel is far below 0. Pure noise
+# has mean 0. What will the network, which takes the missing darkness for a message, draw?
+
+# %%
+start = int((torch.tensor(a_bar).sqrt() - 0.364).abs().argmin())
+steps, count = course.pick(test=3, cpu=25, gpu=25), course.pick(test=10, cpu=150, gpu=1000)
+grid = [round(start * (1 - k / steps)) for k in range(steps)]
+print(f"sqrt(alpha-bar) = {math.sqrt(a_bar[start]):.3f} at t = {start}")
+y, noise = classes_in_turn(count), normal((count, 1, 28, 28), torch.Generator().manual_seed(40))
+own_class = [torch.nonzero(test_set.labels == k).flatten() for k in range(10)]
+real = test_set[torch.stack([own_class[k % 10][k // 10] for k in range(count)])][0].to(device)
+starts = {
+    "pure noise": noise,
+    "noised real images": math.sqrt(a_bar[start]) * real + math.sqrt(1 - a_bar[start]) * noise,
+}
+kept = []
+for name, x_T in starts.items():
+    images = last_of(run(ddim_step, x_T, y, grid=grid)).clamp(-1, 1).cpu()
+    kept.append(images[:10])
+    print(f"start from {name:<19} mean pixel {images.mean():.2f}, Frechet distance {frechet_of(images):.1f}")
+images = draw_images(ddim_step, steps, count, seed=40)
+kept.append(images[:10])
+print(f"from T-1, where x_T is noise   mean pixel {images.mean():.2f}, Frechet distance {frechet_of(images):.1f}")
+print(f"real images                    mean pixel {real.mean():.2f}, floor {floors(count)[0].mean():.1f}")
+
+# %%
+show_images(
+    torch.cat(kept),
+    columns=10,
+    title="Started too late from pure noise (top), from noised images (middle), from T-1 (bottom)",
+)
+
+# %% [markdown]
+# From pure noise the pictures come out too bright and without contrast: the network took the mean of 0 for what
+# it would be in its training, a property of the image. The middle row shows that starting in the middle is not
+# itself the trouble, and the bottom row that a schedule which reaches noise needs no such care. The mistake raises
+# no error and the training loss does not show it.
+
+# %% [markdown]
+# ## 12. Play
+#
+# Sampler, number of steps and $\eta$, from one fixed noise, one image for each class. First for three settings.
+
+# %%
+fixed_x_T = normal((10, 1, 28, 28), torch.Generator().manual_seed(50))
+
+
+def draw(sampler="ddim", steps=10, eta=0.0, clip=True):
+    """Ten images, one for each class, from a fixed noise; eta counts for DDIM only."""
+    options = dict(sampler=sampler, steps=steps, eta=eta, clip=clip, y=classes_in_turn(10), x_T=fixed_x_T)
+    images = last_of(sample(model, diffusion, fixed_x_T.shape, generator=torch.Generator().manual_seed(51), **options))
+    detail = f", eta = {eta:.1f}" if sampler == "ddim" else ""
+    return show_images(images.cpu(), columns=10, scale=2, title=f"{sampler}{detail}: {steps} network evaluations")
+
+
+for sampler, steps in [("ddpm", 10), ("ddim", 10), ("dpmpp_2m", 10)]:
+    display(draw(sampler, steps))
+
+# %% [markdown]
+# Things to try. DDIM with $\eta = 0$: raise the steps from 2 to 30; the ten pictures get better and stay the same
+# ones. Then raise $\eta$ at 30 steps: they change. Find the smallest number of steps at which 2M satisfies you,
+# and look at DDPM with as many.
+
+# %%
+play(draw, sampler=["ddpm", "ddim", "dpmpp_2m"], steps=(2, 30), eta=(0.0, 1.0, 0.1), clip=True)
+
+# %% [markdown]
+# ## 13. Exercises
+#
+# Write your answer in place of `raise NotImplementedError` and run the cell: `check` says whether it is right,
+# and if not, which property is broken.
+#
+# ### 05.1 Algorithm 2 with jumps
+#
+# Algorithm 2 goes one step at a time. Write its line 4 for a step from $\bar\alpha_t$ to any larger $\bar\alpha_s$, in
+# terms of the noise estimate. `hint("05.1")` gives a hint, each call the next one; `solution("05.1")` shows an answer.
+
+
+# %%
+def jump(x_t, noise, a_t, a_s):
+    """Mean and standard deviation of DDPM's x_s, given x_t and the estimate of the noise in it.
+
+    x_t, noise: tensors of one shape. a_t, a_s: alpha-bar before and after the step, numbers with
+    0 < a_t < a_s <= 1. Returns (mean, standard deviation): a tensor like x_t, and a number.
+    """
+    raise NotImplementedError
+
+
+check("05.1", jump)
+
+# %%
+hint("05.1")
+
+# %% [markdown]
+# ### 05.2 Slerp for a batch
+#
+# `slerp` in `utils` takes two noises and treats each as one long vector. Given two *batches*, it would use one
+# angle for all. Write a slerp in which every image has its own. `hint("05.2")`, `solution("05.2")`.
+
+
+# %%
+def slerp_batch(a, b, weight):
+    """Spherical interpolation, each image with its own angle: weight 0 gives a, 1 gives b.
+
+    a, b: (B, C, H, W), where a[k] and b[k] have the same norm. weight: a number from 0 to 1.
+    Where a[k] equals b[k], so does the result.
+    """
+    raise NotImplementedError
+
+
+check("05.2", slerp_batch)
+
+# %%
+hint("05.2")
+
+# %% [markdown]
+# ### 05.3 The missing piece of RePaint
+#
+# RePaint goes back from $x_s$ to the noisier $x_t$ ($\bar\alpha_t < \bar\alpha_s$) by adding noise, as the forward
+# process would. It does not know $x_0$. Write that step. With it you can repeat each step of `inpaint` a few
+# times; try it on the bags. `hint("05.3")`, `solution("05.3")`.
+
+
+# %%
+def noise_again(x_s, a_s, a_t, z):
+    """From x_s at alpha-bar a_s back to the noisier x_t at alpha-bar a_t, where 0 < a_t < a_s <= 1.
+
+    z: standard normal noise of the shape of x_s.
+    """
+    raise NotImplementedError
+
+
+check("05.3", noise_again)
+
+# %%
+hint("05.3")
+
+# %% [markdown]
+# ### 05.4 The line, integrated exactly
+#
+# 2M takes the line's value half-way through the step and treats it as constant. The integral of
+# $e^\lambda$ times a straight line has a closed form. Derive it and write the step. (It is a different second-order
+# method. Put it into `error_in_the_middle` to see which has the smaller error.) `hint("05.4")`, `solution("05.4")`.
+
+
+# %%
+def line_step(x_t, x_0, x_0_before, lambda_before, lambda_t, lambda_s):
+    """x_s after a step along the ODE, where the estimate of x_0 is a straight line in lambda.
+
+    The line goes through x_0_before at lambda_before and x_0 at lambda_t. x_t, x_0, x_0_before: tensors of
+    one shape; the lambdas: half the log of the SNR, rising numbers. sigma = 1 / sqrt(1 + exp(2 lambda)).
+    """
+    raise NotImplementedError
+
+
+check("05.4", line_step)
+
+# %%
+hint("05.4")
+
+# %% [markdown]
+# ## Recap
+#
+# | symbol | code | meaning |
+# | --- | --- | --- |
+# | $\hat x_0$, $\hat\epsilon$ | `x_0`, `noise` | the network's estimate of the clean image, of the noise |
+# | $t \to s$ | `t`, `s` | a step from timestep $t$ to an earlier $s$ |
+# | $\bar\alpha_t$, $\bar\alpha_s$ | `a_t`, `a_s` | alpha-bar before and after the step; `a_s` is 1 after the last |
+# | $z$ | `z` | fresh standard normal noise |
+# | $\sigma$ | `sigma` | its standard deviation in a step |
+# | $\eta$ | `eta` | $\sigma$ in units of DDPM's: 1 is DDPM, 0 is deterministic |
+# | $\lambda = \frac12\log\mathrm{SNR}$ | `half_log_snr(a)` | the time in which the ODE is simple |
+# | NFE | `steps` | network evaluations, the cost of a sample |
+#
+# 1. Algorithm 2 is the posterior of notebook 01 with the network's guess in the place of $x_0$; clip the guess,
+#    and add no noise in the last step.
+# 2. DDIM needs no noise at all, so the picture is a function of $x_T$; DPM-Solver++(2M) follows the same path
+#    with a line through two guesses and needs far fewer looks.
+# 3. With few evaluations the sampler decides how good the pictures are, with many the network; measure against
+#    the floor, with error bars.
+#
+# **Next:** [06 · Evaluation](06_evaluation.ipynb) builds the Frechet distance and asks what such a number can
+# and cannot say.
+#
+# ### References
+# - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: Algorithm 2; eq. 6, 7, 11;
+#   sections 3.2 (the two variances) and 3.3 (the last step).
+# - Song, Meng, Ermon 2020, *Denoising diffusion implicit models*, arXiv 2010.02502: eq. 12, 16; Tables 1 and 2.
+# - Lu et al. 2022a, *DPM-Solver*, arXiv 2206.00927; Lu et al. 2022b, *DPM-Solver++*, arXiv 2211.01095: Proposition
+#   4.1, Algorithm 2.
+# - Karras, Aittala, Aila, Laine 2022, *Elucidating the design space of diffusion-based generative models*, arXiv
+#   2206.00364: section 4 (what noise does for a network that errs).
+# - Lin, Liu, Li, Yang 2023, *Common diffusion noise schedules and sample steps are flawed*, arXiv 2305.08891.
+# - Lugmayr et al. 2022, *RePaint*, arXiv 2201.09865: eq. 8, section 4.2.
+# - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: the target $v$.
+# - Shoemake 1985, *Animating rotation with quaternion curves*: slerp.
+# - Szekely, Rizzo 2013, *Energy statistics*: the energy distance.
