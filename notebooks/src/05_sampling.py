@@ -9,7 +9,8 @@
 # %% [markdown]
 # # 05 · Sampling
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/05_sampling.ipynb)
+# [![Open in
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/05_sampling.ipynb)
 #
 # A trained network looks at a noisy picture and guesses the clean one. This notebook turns that guess into
 # new pictures, out of nothing but noise, and shows why one recipe takes 1000 looks and another 20.
@@ -146,10 +147,11 @@ titles = [f"{name}, t = {t}" if k == 0 else f"t = {t}" for name in names for k, 
 show_images(torch.cat(rows), titles=titles, columns=6, scale=4, title="The noisier the input, the blurrier the guess")
 
 # %% [markdown]
-# (Top row: what the network sees; below: its guesses, with the label and without.) A squared error is smallest at the **mean** of all images that are possible given
-# the input: $\hat x_0 \approx \mathbb E[x_0 \mid x_t]$. With little noise that is one image. From pure noise it
-# is the mean boot, or without a label the mean of everything. A mean of sharp images is not a sharp image, so
-# sampling cannot be a single jump to $\hat x_0$. It goes a small way towards it, looks again, and so on.
+# (Top row: what the network sees; below: its guesses, with the label and without.) A squared error is smallest at
+# the **mean** of all images that are possible given the input: $\hat x_0 \approx \mathbb E[x_0 \mid x_t]$. With
+# little noise that is one image. From pure noise it is the mean boot, or without a label the mean of everything.
+# A mean of sharp images is not a sharp image, so sampling cannot be a single jump to $\hat x_0$. It goes a small
+# way towards it, looks again, and so on.
 #
 # **How good are the results?** We use the **Frechet distance** (FD): the distance between the Gaussians fitted
 # to the features of two sets of images, on the 64 features of a small classifier of the same data. And the
@@ -921,18 +923,20 @@ print(f"floor: {1000 * real.mean():.2f} ± {1000 * real.std():.2f} (right sample
 
 # %% [markdown]
 # With a perfect network every sampler reaches the floor, given steps enough. With the fewest steps 2M is ahead;
-# further down the table the differences drown in chance (see the floor's ±). A path with noise turns corners until the end; the paths of the ODE are smooth curves, which is why a
-# line through two guesses predicts them so well.
+# further down the table the differences drown in chance (see the floor's ±). A path with noise turns corners
+# until the end; the paths of the ODE are smooth curves, which is why a line through two guesses predicts them so
+# well.
 
 # %% [markdown]
 # ## 7. One trained network, all samplers, equal cost
 #
 # **Question:** does the ranking hold for images and a network that errs?
 #
-# The cost of sampling is the number of network evaluations (NFE); the rest is small change. Each sampler
-# gets the same NFE, the same starting noise and the same labels; several seeds give error bars; the floor is in
-# the same figure. (Labels are drawn at random, as the classes of the floor's real images are. Sets that hold
-# every class equally often would come nearer to the training set than a random set of real images.) This is the long cell: about three minutes on two cores.
+# The cost of sampling is the number of network evaluations (NFE); the rest is small change. Each sampler gets the
+# same NFE, the same starting noise and the same labels; several seeds give error bars; the floor is in the same
+# figure. (Labels are drawn at random, as the classes of the floor's real images are. Sets that hold every class
+# equally often would come nearer to the training set than a random set of real images.) This is the long cell:
+# about three minutes on two cores.
 #
 # **Predict before you run:** who wins with 5 evaluations, who with 50? And what can no sampler reach?
 
@@ -966,19 +970,22 @@ for k, (title, digits) in enumerate([("Frechet distance", 1), ("kernel distance"
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
-for k, (ax, label) in enumerate(zip(axes, ["Frechet distance (log axis)", "kernel distance (log axis)"])):
+for k, (ax, label) in enumerate(zip(axes, ["Frechet distance (log axis)", "kernel distance"])):
     for number, (name, (colour, style, marker)) in enumerate(looks.items()):
         values = torch.stack([table[name, nfe][k] for nfe in evaluations])
         place = [nfe * 1.03 ** (number - 1.5) for nfe in evaluations]  # side by side, so that the bars can be seen
         look = dict(ls=style, color=colour, marker=marker, ms=4, capsize=2, label=name)
         ax.errorbar(place, values.mean(1), values.std(1), **look)
-    ax.set(xscale="log", yscale="log", xlabel="network evaluations per image", ylabel=label)
+    ax.set(xscale="log", xlabel="network evaluations per image", ylabel=label)
     ax.set_xticks(evaluations, [str(nfe) for nfe in evaluations])
     ax.minorticks_off()
 low, high = (float(floor[0].mean() + s * floor[0].std()) for s in (-1, 1))
 axes[0].axhspan(low, high, color="grey", alpha=0.4, lw=0, label="floor: real images")
+axes[0].set_yscale("log")
+axes[1].axhspan(*(float(floor[1].mean() + s * floor[1].std()) for s in (-1, 1)), color="grey", alpha=0.4, lw=0)
+axes[1].set_yscale("symlog", linthresh=0.1)  # linear below 0.1: the unbiased estimate can be below 0
 axes[0].set_title("Few evaluations: the sampler decides; many: the network")
-axes[1].set_title(f"The same, unbiased (floor {floor[1].mean():.3f} ± {floor[1].std():.3f})")
+axes[1].set_title("The same by the unbiased kernel distance")
 axes[0].legend(fontsize=8)
 plt.show()
 
