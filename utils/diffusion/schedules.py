@@ -73,7 +73,8 @@ class NoiseSchedule:
         """
         _check_num_timesteps(num_timesteps)
         scale = 1000 / num_timesteps if rescale else 1.0
-        betas = torch.linspace(scale * beta_start, scale * beta_end, num_timesteps, dtype=torch.float64)
+        # Counted from the end, so that a schedule of one step has the largest beta, not the smallest.
+        betas = torch.linspace(scale * beta_end, scale * beta_start, num_timesteps, dtype=torch.float64).flip(0)
         return cls(betas.clamp(max=MAX_BETA), "linear")
 
     @classmethod
