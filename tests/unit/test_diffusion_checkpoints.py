@@ -1,0 +1,210 @@
+"""Files on disk: written whole or not at all, refused when they are damaged, foreign or dangerous."""
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.tiny import tiny_diffusion, tiny_training, tiny_unet
+from utils.diffusion.checkpoints import (
+    load_model,
+    load_state,
+    read_notes,
+    save_model,
+    save_state,
+    write_atomically,
+)
+from utils.diffusion.process import GaussianDiffusion
+from utils.diffusion.schedules import NoiseSchedule
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_model_there_and_back(tmp_path, dtype):
+    model, diffusion = tiny_unet(3), GaussianDiffusion(NoiseSchedule.sigmoid(77), "noise")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_model(tmp_path / "m.safetensors", model, diffusion, dtype=dtype, steps=5, words="two words")
+    loaded, process = load_model(tmp_path / "m.safetensors")
+    assert loaded.config == model.config and not loaded.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.to(dtype).float())
+    assert process.prediction == "noise" and process.schedule.name == "sigmoid"
+    assert torch.equal(process.schedule.betas, diffusion.schedule.betas)  # float64, to the last bit
+    assert read_notes(tmp_path / "m.safetensors") == {"steps": 5, "words": "two words"}
+
+
+def test_state_there_and_back(tmp_path):
+    state = {"a": torch.randn(3), "nested": {"b": [1, 2.5, "text", None]}, "rng": torch.get_rng_state()}
+    save_state(tmp_path / "s.pt", state)
+    loaded = load_state(tmp_path / "s.pt")
+    assert torch.equal(loaded["a"], state["a"]) and loaded["nested"] == state["nested"]
+
+
+def test_absent_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint m.safetensors in .*; train one, or check the path"):
+        load_model(tmp_path / "m.safetensors")
+    with pytest.raises(FileNotFoundError):
+        load_state(tmp_path / "s.pt")
+
+
+# -- damaged and foreign files ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    save_model(folder / "model.safetensors", tiny_unet(), tiny_diffusion())
+    save_state(folder / "checkpoint.pt", {"model": tiny_unet().state_dict(), "step": 3})
+    return folder
+
+
+@pytest.mark.parametrize("share", [0.0, 0.00001, 0.001, 0.3, 0.9, 0.9999])
+def test_a_file_cut_short(tmp_path, saved, share):
+    for name, load, message in [("model.safetensors", load_model, "get a whole copy"),
+                                ("checkpoint.pt", load_state, "elete it to start anew")]:  # fmt: skip
+        whole = (saved / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=f"{name} (is cut short|was refused).*{message}"):
+            load(tmp_path / name)
+
+
+def test_model_of_another_architecture(saved):
+    with pytest.raises(ValueError, match="another architecture: .* tensors differ, such as .* in the file, "):
+        load_model(saved / "model.safetensors", model=tiny_unet(channels=64))
+
+
+def test_safetensors_of_another_program(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors is no model of this course: its format is None"):
+        load_model(tmp_path / "other.safetensors")
+
+
+class Malicious:
+    """What an attacker puts into a pickle: code that runs while it is read."""
+
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.victim),)
+
+
+@pytest.mark.parametrize("as_torch_file", [True, False])
+@pytest.mark.parametrize("load", [load_state, load_model])
+def test_a_pickle_that_wants_to_run_code(tmp_path, load, as_torch_file):
+    path, victim = tmp_path / "evil.pt", tmp_path / "code-ran"
+    content = {"step": 3, "model": Malicious(victim)}
+    if as_torch_file:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match="evil.pt (was refused|is a pickle).*run code"):
+        load(path)
+    assert not victim.exists()
+    pickle.loads(pickle.dumps(content))  # the same bytes do run code where nobody refuses them
+    assert victim.exists()
+
+
+def test_training_refuses_a_dangerous_state(tmp_path):
+    torch.save({"model": Malicious(tmp_path / "code-ran")}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="checkpoint.pt was refused"):
+        next(tiny_training(out=tmp_path))
+    assert not (tmp_path / "code-ran").exists()
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(model=tiny_unet(channels=64)), "config .*64.*use another folder, or the same settings"),
+    (dict(diffusion=tiny_diffusion("noise")), "prediction 'v', but this training has 'noise'"),
+    (dict(diffusion=tiny_diffusion(num_timesteps=60)), "schedule 'cosine, 50 timesteps', but this .* 60 timesteps"),
+])  # fmt: skip
+def test_resuming_with_other_settings(tmp_path, change, message):
+    from tests.tiny import OPTIONS, digits
+    from utils.diffusion.training import train
+
+    for _ in tiny_training(steps=1, out=tmp_path):
+        pass
+    arguments = {"model": tiny_unet(), "diffusion": tiny_diffusion(), **change}
+    with pytest.raises(ValueError, match=message):
+        next(train(arguments["model"], arguments["diffusion"], digits(), steps=3, out=tmp_path, **OPTIONS))
+
+
+def test_resuming_from_something_else(tmp_path):
+    save_state(tmp_path / "checkpoint.pt", {"weights": torch.zeros(2)})
+    with pytest.raises(ValueError, match="is no training state: it has no config, ema_model, .*; use another folder"):
+        next(tiny_training(out=tmp_path))
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(part):
+        part.write_bytes(b"half of the n")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="could not save file: .*No space left.*the old file stays.*Is the disk full?"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+    with pytest.raises(OSError, match="nothing was written"):
+        write_atomically(tmp_path / "new", fail)
+
+
+def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def interrupt(part):
+        part.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, interrupt)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path):
+    (tmp_path / ".file.12345.part").write_bytes(b"half")
+    (tmp_path / ".other.12345.part").write_bytes(b"someone else's")
+    write_atomically(tmp_path / "file", lambda part: part.write_bytes(b"new"))
+    assert sorted(os.listdir(tmp_path)) == [".other.12345.part", "file"]
+
+
+FULL_DISK = """
+    import resource, sys
+    from pathlib import Path
+    from tests.tiny import tiny_diffusion, tiny_unet
+    from utils.diffusion.checkpoints import save_model, save_state
+
+    folder, model = Path(sys.argv[1]), tiny_unet()
+    # No file may grow beyond this: writes fail in the middle, as they do on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    for name, save in [("checkpoint.pt", lambda path: save_state(path, {"model": model.state_dict()})),
+                       ("model.safetensors", lambda path: save_model(path, model, tiny_diffusion()))]:
+        try:
+            save(folder / name)
+        except OSError as error:
+            print(error)
+"""
+
+
+def test_a_full_disk(tmp_path, saved, root):
+    """In a process of its own, because the limit cannot be taken back: torch and safetensors fail half-way."""
+    pytest.importorskip("resource")
+    for name in ("checkpoint.pt", "model.safetensors"):
+        (tmp_path / name).write_bytes((saved / name).read_bytes())
+    program = [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path)]
+    done = subprocess.run(program, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name in ("checkpoint.pt", "model.safetensors"):
+        assert f"could not save {name}: " in done.stdout
+        assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
+    assert done.stdout.count("the old file stays as it was. Is the disk full?") == 2
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint.pt", "model.safetensors"]
