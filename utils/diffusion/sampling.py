@@ -231,7 +231,8 @@ def keep_known(
     """
 
     def constrain(x_s: Tensor, a_s: float) -> Tensor:
-        noise = torch.randn(known.shape, generator=generator).to(x_s)
+        where = generator.device if generator else None
+        noise = torch.randn(known.shape, generator=generator, device=where).to(x_s)
         noisy = math.sqrt(a_s) * known.to(x_s) + math.sqrt(1 - a_s) * noise
         return torch.where(mask.to(x_s.device).bool(), noisy, x_s)
 
