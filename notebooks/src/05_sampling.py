@@ -179,8 +179,8 @@ for count in [100, 200, 500, 2000]:
     print(f"{count:6d} images {frechet.mean():15.2f} ± {frechet.std():.2f} {kernel.mean():12.4f} ± {kernel.std():.4f}")
 
 # %% [markdown]
-# No: the FD of real images falls as there are more of them, and only then. The kernel distance stays at 0 up to
-# chance. So an FD means something only beside the floor of the same number of images.
+# No. The FD of real images is far from 0 when they are few, and falls as there are more; the kernel distance is 0
+# up to chance at every number. So an FD means something only beside the floor of the same number of images.
 
 # %% [markdown]
 # ## 1. Algorithm 2, derived
@@ -687,14 +687,16 @@ show_images(torch.cat(shown), columns=count, title="Test images (top), and decod
 # **Question:** DDIM needs many steps because each uses one guess, held fixed during the step. Can we do better
 # without more network evaluations?
 #
-# Take DDIM's step at $\eta = 0$, write $\sigma_t = \sqrt{1-\bar\alpha_t}$, $a_t = \sqrt{\bar\alpha_t}$ and divide by
-# $\sigma_s$:
+# Take DDIM's step at $\eta = 0$, write $\sigma_t = \sqrt{1-\bar\alpha_t}$ for the noise level at $t$ (in this section
+# $\sigma$ is not the fresh noise, of which there is none), and divide by $\sigma_s$:
 #
-# $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t} + \Big(\frac{a_s}{\sigma_s} - \frac{a_t}{\sigma_t}\Big)\,\hat x_0 .$$
+# $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t}
+# + \Big(\frac{\sqrt{\bar\alpha_s}}{\sigma_s} - \frac{\sqrt{\bar\alpha_t}}{\sigma_t}\Big)\,\hat x_0 .$$
 #
-# The ratio $a/\sigma$ is the root of the signal-to-noise ratio. Name its logarithm
-# $\lambda = \log(a/\sigma) = \tfrac12\log\mathrm{SNR}$, so that the bracket is $e^{\lambda_s} - e^{\lambda_t}$; it
-# rises during sampling. For infinitely many steps, this is the integral
+# The ratio $\sqrt{\bar\alpha}/\sigma$ is the root of the signal-to-noise ratio. Name its logarithm
+# $\lambda = \log(\sqrt{\bar\alpha}/\sigma) = \tfrac12\log\mathrm{SNR}$; it rises during sampling. The bracket is
+# $e^{\lambda_s} - e^{\lambda_t}$. For infinitely many steps, the sum of all these brackets times their guesses is an
+# integral, because $e^\lambda$ has the derivative $e^\lambda$:
 #
 # $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t} + \int_{\lambda_t}^{\lambda_s} e^{\lambda}\,\hat x_0(\lambda)\,d\lambda
 # \qquad\text{(Lu et al. 2022b, Proposition 4.1)}$$
@@ -713,7 +715,7 @@ show_images(torch.cat(shown), columns=count, title="Test images (top), and decod
 # and 2M uses that one value for the whole step ("2": second order; "M": multistep, since it looks back):
 #
 # $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \sigma_s\big(e^{\lambda_s} - e^{\lambda_t}\big) D
-# = \frac{\sigma_s}{\sigma_t}\,x_t - a_s\,(e^{-h} - 1)\,D
+# = \frac{\sigma_s}{\sigma_t}\,x_t - \sqrt{\bar\alpha_s}\,(e^{-h} - 1)\,D
 # \qquad\text{(Lu et al. 2022b, Algorithm 2).}$$
 #
 # The first step has no guess before it, so it is a DDIM step. The last one goes to $\sigma_s = 0$, where $\lambda$
@@ -1118,6 +1120,7 @@ def inpaint(known, mask, y, steps, generator, noise_generator):
     return x_t
 
 
+# %%
 per_image, steps = course.pick(test=1, cpu=5, gpu=5), course.pick(test=5, cpu=50, gpu=250)
 originals = torch.stack([test_set[test_set.labels == k][0][0] for k in (9, 0, 8, 3, 2, 7)]).to(device)
 known = originals.repeat_interleave(per_image, 0)
@@ -1125,9 +1128,7 @@ y = torch.tensor((9, 0, 8, 3, 2, 7), device=device).repeat_interleave(per_image)
 mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=device)
 mask[..., :14] = True  # the left half is known
 
-two = [torch.Generator().manual_seed(k) for k in (20, 21)]
-filled = inpaint(known, mask, y, steps, *two)
-
+filled = inpaint(known, mask, y, steps, *(torch.Generator().manual_seed(k) for k in (20, 21)))
 two = [torch.Generator().manual_seed(k) for k in (20, 21)]
 options = dict(steps=steps, y=y, generator=two[0], constrain=keep_known(known, mask, two[1]))
 theirs = last_of(sample(model, diffusion, known.shape, sampler="ddpm", **options))
@@ -1234,7 +1235,7 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %%
-closest = distances["pixels", "samples"].argsort()[: course.pick(test=4, cpu=4, gpu=4)]
+closest = distances["pixels", "samples"].argsort()[:4]
 chosen = torch.cat([closest, torch.arange(6)])
 rows = [samples[chosen]] + [train_images[indices[space, "samples"][chosen]] for space in spaces]
 show_images(
@@ -1401,8 +1402,17 @@ hint("05.3")
 # ### 05.4 The line, integrated exactly
 #
 # 2M takes the line's value half-way through the step and treats it as constant. The integral of
-# $e^\lambda$ times a straight line has a closed form. Derive it and write the step. (It is a different second-order
-# method. Put it into `error_in_the_middle` to see which has the smaller error.) `hint("05.4")`, `solution("05.4")`.
+# $e^\lambda$ times a straight line has a closed form. Derive it and write the step. `hint("05.4")`,
+# `solution("05.4")`. It makes another second-order method. To see which of the two has the smaller error, put this
+# into `error_in_the_middle` of section 6:
+#
+# ```python
+# def exact_line_step(x_t, x_0, a_t, a_s, z, previous):
+#     if previous is None or a_s == 1:
+#         return dpmpp_2m_step(x_t, x_0, a_t, a_s, z, previous)
+#     lambdas = [half_log_snr(a) for a in (previous[1], a_t, a_s)]
+#     return line_step(x_t, x_0, previous[0], *lambdas)
+# ```
 
 
 # %%
