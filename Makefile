@@ -91,8 +91,11 @@ $(VENV)/.test-deps: $(VENV)/.run-deps
 	$(call pip_install,the test packages,-e '.[test]')
 	@touch $@
 
+# The peer comes without what it depends on: torchvision has no build for every build of torch, and nothing that
+# is measured needs it (tests/benchmarks/peers.py).
 $(VENV)/.bench-deps: $(VENV)/.run-deps
-	$(call pip_install,the benchmarks' packages,-e '.[bench]')
+	$(call pip_install,diffusers,diffusers)
+	$(call pip_install,denoising-diffusion-pytorch,--no-deps denoising-diffusion-pytorch ema-pytorch einops pytorch-fid)
 	@touch $@
 
 # Sets $found to a Python 3.10 to 3.13 that can make virtual environments, or says what is missing and stops.

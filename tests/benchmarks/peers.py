@@ -24,7 +24,8 @@ def lucidrains() -> types.ModuleType:
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError):
-        for name in ("torchvision", "torchvision.transforms", "torchvision.datasets", "torchvision.utils"):
+        for name in ("", ".transforms", ".datasets", ".utils", ".models"):
+            name = f"torchvision{name}"
             stand_in = MagicMock()
             stand_in.__spec__ = importlib.machinery.ModuleSpec(name, None)
             sys.modules[name] = stand_in
