@@ -1,7 +1,8 @@
 """How good are generated images? Frechet and kernel distance on the features of a small classifier.
 
-Both are 0 for two equal distributions and grow as they part. Both depend on the number of samples, so each
-is reported with that number and with the floor: the same measure for as many real images.
+Both are 0 for two equal distributions and grow as they part. The number of samples matters to both: with few,
+the Frechet distance is too large on average, and the kernel distance, though right on average, scatters. So
+each is reported with that number and with the floor: the same measure for as many real images.
 """
 
 from dataclasses import dataclass

@@ -106,7 +106,10 @@ class GaussianDiffusion:
         y: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """Mean squared error between the network's output and its target (Ho et al. 2020, eq. 14, Algorithm 1).
+        """Mean squared error between the network's output and its target (Ho et al. 2020, Algorithm 1).
+
+        With prediction "noise" this is their eq. 14. With "v" the error of x_0 counts SNR + 1 times, with "x_0"
+        once, with "noise" SNR times (Salimans & Ho 2022, section 4).
 
         Args:
             model: called as model(x_t, t), or model(x_t, t, y) when labels are given.
@@ -130,7 +133,7 @@ class GaussianDiffusion:
 
     @staticmethod
     def _at(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-        """values[t] in the dtype of `like`, shaped (B, 1, ...). Looked up in float64 on the CPU's table,
+        """values[t] as float32 (float64 where `like` is), shaped (B, 1, ...). Looked up in float64 on the CPU's table,
         converted before the move: some devices have no float64."""
         dtype = like.dtype if like.dtype == torch.float64 else torch.float32
         return values.to(dtype).to(t.device)[t].view(-1, *[1] * (like.ndim - 1))

@@ -2,11 +2,14 @@
 
 `training.train` drives it. One code path for CPU, GPU, mixed precision and several processes, through
 Hugging Face accelerate. All randomness of a step (timesteps, noise, dropped labels) is drawn for the whole
-batch from one generator, and each process takes its part: two processes see what one process would see.
+batch from one generator, and each process takes its part: two processes see what one process would see. Only
+the masks of dropout, if the network has any, are each process's own.
 """
 
 import copy
+import hashlib
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +51,8 @@ class Run:
     """One training: network, EMA, optimiser, random state, and a step that moves them on."""
 
     def __init__(self, model, diffusion, batches: Batches, device: torch.device, precision: str | None, seed: int):
-        # accelerate keeps its settings for the whole process; another training may want another precision.
-        AcceleratorState._reset_state()
         precision = precision or find_precision(device)
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+        self.accelerator = make_accelerator(device, precision)
         processes = self.accelerator.num_processes
         if batches.batch_size % processes:
             raise ValueError(f"batch_size {batches.batch_size} must be a multiple of the {processes} processes")
@@ -63,7 +64,8 @@ class Run:
         ema_model = copy.deepcopy(model).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
-        self.rng = torch.Generator(self.device).manual_seed(seed)
+        self.seed, self.rng = seed, torch.Generator(self.device).manual_seed(seed)
+        self.seed_dropout()
         self.state = TrainState(0, math.nan, 0.0, math.nan, 0.0, model, ema_model)
 
     # -- how far ---------------------------------------------------------------------------------------
@@ -135,6 +137,11 @@ class Run:
                 "checkpoint is kept. Try a lower learning rate, or precision='no'"
             )
 
+    def seed_dropout(self) -> None:
+        """Other masks on every further process; the first goes on with the random state as it is."""
+        if self.accelerator.process_index:
+            torch.manual_seed(1_000_003 * self.accelerator.process_index + 1_009 * self.seed + self.state.step)
+
     # -- saving ----------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
@@ -146,15 +153,18 @@ class Run:
             "optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None,
             "step": state.step, "seconds": state.seconds, "loss": state.loss,
             "validation_loss": state.validation_loss, "rng": self.rng.get_state(),
-            "torch_rng": torch.get_rng_state(), **self.settings_saved(),
+            "torch_rng": torch.get_rng_state(), "device_rng": device_rng(self.device).get_rng_state(),
+            "device": self.device.type, **self.settings_saved(),
         })  # fmt: skip
 
     def settings_saved(self) -> dict:
         """What has to be the same when training resumes."""
-        schedule = self.diffusion.schedule
+        schedule, batches = self.diffusion.schedule, self.batches
+        betas = hashlib.sha256(schedule.betas.numpy().tobytes()).hexdigest()[:8]
         return {
             "config": getattr(self.state.model, "config", None), "prediction": self.diffusion.prediction,
-            "schedule": f"{schedule.name}, {schedule.num_timesteps} timesteps",
+            "schedule": f"{schedule.name}, {schedule.num_timesteps} timesteps, betas {betas}",
+            "seed": self.seed, "batch_size": batches.batch_size, "number of images": len(batches.images),
         }  # fmt: skip
 
     def restore(self, saved: dict, path: Path) -> None:
@@ -180,8 +190,18 @@ class Run:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         state.step, state.seconds, state.loss = saved["step"], saved["seconds"], saved["loss"]
         state.validation_loss = saved["validation_loss"]
-        self.rng.set_state(saved["rng"])
-        torch.set_rng_state(saved["torch_rng"])
+        self.restore_random(saved)
+
+    def restore_random(self, saved: dict) -> None:
+        """On the same kind of device everything goes on as it would have; on another, from a new seed."""
+        if self.device.type == saved["device"]:
+            self.rng.set_state(saved["rng"])
+            torch.set_rng_state(saved["torch_rng"])
+            device_rng(self.device).set_rng_state(saved["device_rng"])
+            self.seed_dropout()
+        else:
+            self.rng.manual_seed(self.seed + saved["step"])
+            print(f"saved on {saved['device']}, resumed on {self.device.type}: the noise from here on is other noise")
 
     def save_model(self, path: Path) -> None:
         if self.accelerator.is_main_process:
@@ -192,6 +212,25 @@ class Run:
         """Take accelerate's wrappers off the network, so that the caller has it as it was given."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
+
+
+def make_accelerator(device: torch.device, precision: str) -> Accelerator:
+    """accelerate's object for this device and precision; raises ValueError where accelerate has another device."""
+    # accelerate keeps both for the whole process; another training may want others. Under `accelerate launch`
+    # the processes are connected already, and which device is whose was settled there.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    AcceleratorState._reset_state(reset_partial_state=alone)
+    if alone and device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    if accelerator.device.type != device.type:
+        raise ValueError(f"device {device.type!r} was asked for, but accelerate was set up for {accelerator.device}")
+    return accelerator
+
+
+def device_rng(device: torch.device):
+    """The module whose random state dropout uses on that device."""
+    return {"cuda": torch.cuda, "mps": torch.mps}.get(device.type, torch)
 
 
 @torch.no_grad()

@@ -3,6 +3,10 @@
 This file is a command, not a module to import: `from utils.diffusion import sample` is the function.
 """
 
+if __name__ != "__main__":
+    # Importing it would put this module in the place of the function of the same name.
+    raise ImportError("utils.diffusion.sample is a command; `from utils.diffusion import sample` is the function")
+
 import argparse
 import sys
 from pathlib import Path

@@ -175,7 +175,9 @@ def predict_x_0(
 ) -> Tensor:
     """The network's estimate of x_0, (B, C, H, W), where all images are at the same timestep t; not clipped."""
     ts = torch.full((len(x_t),), t, device=x_t.device)
-    output = model(x_t, ts) if y is None else model(x_t, ts, y)
+    weight = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
+    x = x_t if weight is None else x_t.to(weight.dtype)  # the samples stay in float32 beside a shorter network
+    output = model(x, ts) if y is None else model(x, ts, y)
     return diffusion.to_x_0(output.to(x_t.dtype), x_t, ts)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 MAX_BETA = 0.999
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The variances beta_t of the forward process (Ho et al. 2020, eq. 2) and what follows from them.
 
@@ -35,7 +35,8 @@ class NoiseSchedule:
     snr: Tensor = field(init=False, repr=False)
 
     def __post_init__(self):
-        betas = torch.as_tensor(self.betas, dtype=torch.float64)
+        # A copy of our own: nothing done to the caller's tensor later may part betas from what follows from them.
+        betas = torch.as_tensor(self.betas).detach().to("cpu").to(torch.float64).clone()
         if betas.ndim != 1 or len(betas) == 0:
             raise ValueError(f"betas must be a list of at least one number, got shape {tuple(betas.shape)}")
         if not bool(((betas > 0) & (betas < 1)).all()):
@@ -50,7 +51,7 @@ class NoiseSchedule:
             "snr": alphas_cumprod / (1.0 - alphas_cumprod),
         }
         for key, value in values.items():
-            object.__setattr__(self, key, value)  # the dataclass is frozen: nobody else may write
+            object.__setattr__(self, key, value)
 
     @property
     def num_timesteps(self) -> int:
@@ -60,7 +61,7 @@ class NoiseSchedule:
     @classmethod
     def from_betas(cls, betas: Tensor, name: str = "custom") -> "NoiseSchedule":
         """A schedule from any betas of shape (T,). Raises ValueError where one is not between 0 and 1."""
-        return cls(torch.as_tensor(betas, dtype=torch.float64), name)
+        return cls(betas, name)
 
     @classmethod
     def linear(

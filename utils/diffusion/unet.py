@@ -3,8 +3,8 @@
     (B, C, H, W) -> stem -> [down level]* -> middle -> [up level]* -> head -> (B, C, H, W)
 
 Every tensor that a down level pushes as a skip is popped by exactly one block of the up level of the
-same size. Ho et al. 2020, appendix B, with scale-shift conditioning (Nichol & Dhariwal 2021, section 3.1)
-and an optional space-to-depth stem.
+same size. Ho et al. 2020, appendix B, with scale-shift conditioning (Nichol & Dhariwal 2021,
+appendix A; Dhariwal & Nichol 2021, section 3.1) and an optional space-to-depth stem.
 """
 
 import torch
