@@ -124,7 +124,7 @@ plt.show()
 # | $\beta_T$, $x_T$ | `betas[T-1]`, `x_t` with `t = T-1` | after the last step: noise |
 #
 # So "`x_t` at `t = 0`" is *not* `x_0`. Forget that, and the least noisy step is never trained, or noise is
-# added once too often when sampling; both bugs exist in public code.
+# added once too often when sampling; both are easy to write.
 #
 # Why multiply by $\sqrt{1-\beta_t}$ before adding noise? Look at one pixel with variance $V$ over the data
 # set. After the step its variance is $(1-\beta_t)V + \beta_t$, since a factor $c$ multiplies a variance by
@@ -401,7 +401,7 @@ for (name, make), colour in zip(schedules.items(), ["#000000", *COLOURS]):
     if name != "linear, unscaled":  # at T = 1000 it is the same as linear
         right.semilogy((torch.arange(1000) + 1) / 1000, make(1000), color=colour)
 left.plot([], [], "o", color="grey", ms=3, label="the same with T = 50")
-left.set(xlabel="(t + 1) / T", ylabel=r"$\bar\alpha_t$", title="Scaled, the curve does not depend on T")
+left.set(xlabel="(t + 1) / T", ylabel=r"$\bar\alpha_t$", title="Scaled, the curve hardly depends on T")
 left.legend(fontsize=8)
 right.set(xlabel="(t + 1) / T", ylabel=r"$\beta_t$ at T = 1000")
 right.set_title("Cosine and sigmoid keep large betas for the end")
@@ -446,7 +446,7 @@ animate(frames, titles=[f"t = {t}" for t in steps.tolist()], fps=6, title="Linea
 # %% [markdown]
 # ## 4. What goes wrong: 200 steps, betas left as they were
 #
-# Many tutorials shorten the chain to $T = 200$ to save time and keep betas from $10^{-4}$ to $0.02$.
+# It is tempting to shorten the chain to $T = 200$ to save time, and to keep betas from $10^{-4}$ to $0.02$.
 # Nothing crashes, so the mistake stays unseen. We measure it.
 #
 # The **signal-to-noise ratio** compares the squared factors of image and noise in eq. 4:
@@ -544,13 +544,14 @@ plt.show()
 
 # %% [markdown]
 # That is the answer to the question above: with unscaled betas $x_T$ in training is a faded photograph. The
-# class can be read from it nearly as well as from the clean image, and its mean pixel gives away most
+# class can be read from it nearly as well as from the clean image, by the crude guess used here, and its mean pixel gives away most
 # images, while noise has neither. Scaled betas pass both tests. A sampler that starts from noise on the
 # unscaled schedule begins outside of what the network was trained on.
 #
 # A milder form is common: even at $T = 1000$ the linear schedule keeps $\sqrt{\bar\alpha_T} = 0.0064$. In 28×28
-# images that is invisible. In large images, where averages over a million pixels are precise, it shows as
-# samples that are never very dark or very bright (Lin et al. 2023).
+# images that is invisible. Lin et al. (2023) show what it does to large images, where averages over very many
+# pixels are precise, on Stable Diffusion's schedule, which keeps ten times as much ($0.068$): samples that are
+# never very dark or very bright.
 
 # %% [markdown]
 # ## 5. The signal-to-noise ratio on a log axis
@@ -773,7 +774,7 @@ for name, colour in zip(["linear", "cosine"], COLOURS):
     left.semilogx(t, second, color=colour, ls="--", label=f"weight of x_t, {name}")
     right.semilogx(t, (var / betas_1000), color=colour, label=name)
 left.set(xlabel="t + 1 (log axis)", ylabel="weight in the posterior mean")
-left.set_title("x_0 decides only at the very end of sampling")
+left.set_title("In one step, x_0 outweighs x_t only at the very end")
 left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.57, 0.5))
 right.set(xlabel="t + 1 (log axis)", ylabel=r"$\tilde\beta_t \,/\, \beta_t$")
 right.set_title("The two variances differ only at small t")
@@ -783,9 +784,10 @@ plt.show()
 # %% [markdown]
 # At `t = 0` the weight of $x_0$ is 1, that of $x_t$ is 0 and the variance is 0: the posterior is the
 # clean image and **no noise is added in the last step of sampling**. (Code that adds some there, because
-# its loop starts at 1 and its test is `if t > 0`, leaves that noise in the samples.) Everywhere else a step goes only
-# a little way from $x_t$ towards $x_0$: that is why sampling takes many steps, and why a poor $x_0$
-# estimate at high $t$ can still be mended later. (The drop of the
+# its loop starts at 1 and its test is `if t > 0`, leaves that noise in the samples.) Everywhere else one step goes only
+# a little way from $x_t$ towards $x_0$, so a poor $x_0$ estimate at high $t$ can still be mended later. (The
+# many small steps add up, of course: what the image will be is decided much earlier than this figure suggests
+# at first sight. The drop of the
 # cosine at the right end comes from its last beta, capped at 0.999: the last state is nearly all new noise
 # and says almost nothing about the state before it.)
 #
@@ -976,8 +978,7 @@ print("targets and conversions agree")
 # %% [markdown]
 # ## 9. A museum of bugs
 #
-# Five mistakes, the first four of them found in widely read tutorials. Each runs without an error message. Here
-# is what each does to the numbers.
+# Five mistakes that are easy to make. Each runs without an error message. Here is what each does to the numbers.
 #
 # - **uint8 wrap-around.** $x_t$ leaves [-1, 1]; written to 8 bits without clamping, 256 becomes 0.
 # - **Images in [0, 1]** instead of [-1, 1].
@@ -1155,7 +1156,7 @@ hint("01.3")
 
 # %%
 def is_forward_process(forward):
-    """True if forward(x_0, alpha_bar) draws x_t as eq. 4 says, False if it does not.
+    """True if x_t = forward(x_0, alpha_bar) has the mean and the variance of eq. 4, False if it has not.
 
     forward takes a float tensor of any shape and a number alpha_bar in (0, 1); it returns x_t of that shape.
     """

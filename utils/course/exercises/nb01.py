@@ -150,7 +150,7 @@ def check_posterior(posterior_mean_from_noise: Callable) -> None:
 
 TEST_STUB = '''\
 def is_forward_process(forward):
-    """True if forward(x_0, alpha_bar) draws x_t as eq. 4 says, False if it does not.
+    """True if x_t = forward(x_0, alpha_bar) has the mean and the variance of eq. 4, False if it has not.
 
     forward takes a float tensor of any shape and a number alpha_bar in (0, 1); it returns x_t of that shape.
     """
