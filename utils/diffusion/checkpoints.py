@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from utils.diffusion.process import GaussianDiffusion
@@ -70,7 +70,8 @@ def save_model(
         "prediction": diffusion.prediction,
         "notes": json.dumps(notes),
     }
-    write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
+    content = _in_fixed_order(save(tensors, metadata=header))
+    write_atomically(path, lambda part: part.write_bytes(content))
 
 
 def load_model(
@@ -124,6 +125,17 @@ def load_state(path: str | Path) -> dict[str, Any]:
             f"{path.name} is cut short or damaged: {_first_line(error)}. Delete it to start anew, or put back "
             "a whole copy."
         ) from error
+
+
+def _in_fixed_order(content: bytes) -> bytes:
+    """The same safetensors file with its notes sorted: the library writes them in an order that changes from call
+    to call, and equal models have to be equal files."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

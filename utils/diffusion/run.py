@@ -170,7 +170,8 @@ class Run:
     def restore(self, saved: dict, path: Path) -> None:
         """Go on from a saved state. Raises ValueError where it is none, or of other settings."""
         name, state = f"{path.name} in {path.parent.name}", self.state
-        missing = sorted({"model", "ema_model", "optimizer", "step", "rng", "config", "prediction"} - saved.keys())
+        needed = {"model", "ema_model", "optimizer", "step", "rng", "device", "config", "prediction"}
+        missing = sorted(needed - saved.keys())
         if missing:
             raise ValueError(f"{name} is no training state: it has no {', '.join(missing)}; use another folder")
         for key, here in self.settings_saved().items():
