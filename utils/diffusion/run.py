@@ -170,8 +170,7 @@ class Run:
     def restore(self, saved: dict, path: Path) -> None:
         """Go on from a saved state. Raises ValueError where it is none, or of other settings."""
         name, state = f"{path.name} in {path.parent.name}", self.state
-        needed = {"model", "ema_model", "optimizer", "step", "rng", "device", "config", "prediction"}
-        missing = sorted(needed - saved.keys())
+        missing = sorted({"model", "ema_model", "optimizer", "step", "rng", "config", "prediction"} - saved.keys())
         if missing:
             raise ValueError(f"{name} is no training state: it has no {', '.join(missing)}; use another folder")
         for key, here in self.settings_saved().items():
@@ -195,10 +194,11 @@ class Run:
 
     def restore_random(self, saved: dict) -> None:
         """On the same kind of device everything goes on as it would have; on another, from a new seed."""
-        if self.device.type == saved["device"]:
+        if self.device.type == saved.get("device", self.device.type):
             self.rng.set_state(saved["rng"])
             torch.set_rng_state(saved["torch_rng"])
-            device_rng(self.device).set_rng_state(saved["device_rng"])
+            if "device_rng" in saved:
+                device_rng(self.device).set_rng_state(saved["device_rng"])
             self.seed_dropout()
         else:
             self.rng.manual_seed(self.seed + saved["step"])
