@@ -1,0 +1,154 @@
+"""Sentences, entities and tags: offsets give back the surface, tags round-trip through spans, losses are named."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.ner.tags import TagError, convert_tags, from_tags, losses, spans_to_tags, tags_to_spans, to_layers, to_tags
+from utils.ner.text import Token, tokenize
+from utils.ner.types import Entity, Sentence
+
+KINDS = ("Gene", "creative-work")
+BIO = st.lists(st.sampled_from(["O", *(f"{p}-{kind}" for p in "BI" for kind in KINDS)]), max_size=12)
+BIOES = st.lists(st.sampled_from(["O", *(f"{p}-{kind}" for p in "BIES" for kind in KINDS)]), max_size=12)
+WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4), max_size=8)
+
+
+@st.composite
+def flat_spans(draw):
+    edges = draw(st.lists(st.integers(0, 15), unique=True, max_size=10).map(sorted))
+    return [(a, b, draw(st.sampled_from(KINDS))) for a, b in zip(edges[::2], edges[1::2])]
+
+
+@given(flat_spans(), st.sampled_from(["BIO", "BIOES"]), st.sampled_from(["repair", "drop", "refuse"]))
+def test_spans_to_tags_and_back(spans, scheme, orphan):
+    assert tags_to_spans(spans_to_tags(spans, 15, scheme), scheme, orphan) == spans
+
+
+@given(BIO)
+def test_any_bio_sequence_round_trips_once_repaired(tags):
+    spans = tags_to_spans(tags)
+    whole = spans_to_tags(spans, len(tags))
+    assert tags_to_spans(whole, orphan="refuse") == spans
+    assert [tag == "O" for tag in whole] == [tag == "O" for tag in tags]
+    assert convert_tags(convert_tags(whole, "BIO", "BIOES"), "BIOES", "BIO", "refuse") == whole
+    assert set(tags_to_spans(tags, orphan="drop")) <= set(spans)
+
+
+@given(BIOES)
+def test_any_bioes_sequence_round_trips_once_repaired(tags):
+    spans = tags_to_spans(tags, "BIOES")
+    assert tags_to_spans(spans_to_tags(spans, len(tags), "BIOES"), "BIOES", "refuse") == spans
+    kept = tags_to_spans(tags, "BIOES", "drop")
+    assert all(tags[start:end] == spans_to_tags([(0, end - start, kind)], end - start, "BIOES")
+               for start, end, kind in kept)  # fmt: skip
+
+
+@pytest.mark.parametrize("tags, scheme, repaired, dropped", [
+    (["I-X", "I-X", "O"], "BIO", [(0, 2, "X")], []),
+    (["B-X", "I-Y"], "BIO", [(0, 1, "X"), (1, 2, "Y")], [(0, 1, "X")]),
+    (["B-X", "B-X"], "BIO", [(0, 1, "X"), (1, 2, "X")], [(0, 1, "X"), (1, 2, "X")]),
+    (["B-X", "O"], "BIOES", [(0, 1, "X")], []),
+    (["O", "E-X"], "BIOES", [(1, 2, "X")], []),
+    (["S-X", "I-X", "E-X"], "BIOES", [(0, 1, "X"), (1, 3, "X")], [(0, 1, "X")]),
+])  # fmt: skip
+def test_orphans(tags, scheme, repaired, dropped):
+    assert tags_to_spans(tags, scheme, "repair") == repaired
+    assert tags_to_spans(tags, scheme, "drop") == dropped
+    if repaired != dropped:
+        with pytest.raises(TagError, match="expected"):
+            tags_to_spans(tags, scheme, "refuse")
+
+
+def test_bad_tags_and_choices():
+    for tag in ("X", "B", "B-", "-X", "E-X", "b-X", "", "BI-X"):
+        with pytest.raises(TagError, match="tag 1: .* is no BIO tag; expected O, B-TYPE, I-TYPE") as caught:
+            tags_to_spans(["O", tag])
+        assert caught.value.index == 1
+    with pytest.raises(ValueError, match="unknown scheme 'IO'; choose one of BIO, BIOES"):
+        tags_to_spans([], "IO")
+    with pytest.raises(ValueError, match="unknown orphan 'mend'; choose one of repair, drop, refuse"):
+        tags_to_spans([], orphan="mend")
+    with pytest.raises(ValueError, match="shares a token"):
+        spans_to_tags([(0, 2, "X"), (1, 3, "Y")], 3)
+    with pytest.raises(ValueError, match="outside the 3 tokens"):
+        spans_to_tags([(2, 4, "X")], 3)
+
+
+def test_what_tags_cannot_hold():
+    text = "human IL-2 receptor alpha chain"
+    words = tokenize(text)
+    whole, inner = Entity(6, 19, "protein"), Entity(6, 10, "protein")
+    crossing, cut = Entity(11, 31, "protein"), Entity(7, 10, "DNA")
+    pieces = Entity(0, 31, "protein", fragments=((0, 5), (20, 31)))
+    sentence = Sentence(text, words, [whole, inner, crossing, cut, pieces])
+    found = {loss.entity: loss.reason for loss in losses(sentence)}
+    assert found == {whole: "crossing", cut: "misaligned", pieces: "discontinuous"}
+    with pytest.raises(ValueError, match="of 5 entities .* do not fit into 1 layer"):
+        to_tags(sentence)
+    flat = sentence.with_entities([whole, inner])
+    assert [loss.reason for loss in losses(flat)] == ["nested"] and losses(flat, 2) == []
+    outer, within = to_layers(flat, 2)
+    assert outer == ["O", "B-protein", "I-protein", "I-protein", "I-protein", "O", "O"]
+    assert within == ["O", "B-protein", "I-protein", "I-protein", "O", "O", "O"]
+    assert to_tags(flat, on_loss="drop") == outer
+    assert from_tags(flat, outer).entities == (whole,)
+
+
+@given(WORDS, BIO)
+def test_offsets_always_give_back_the_surface(words, tags):
+    tags = (tags + ["O"] * len(words))[: len(words)]
+    spans = tags_to_spans(tags)
+    sentence = Sentence.from_words(words, spans)
+    assert sentence.words == words
+    assert all(sentence.text[token.start : token.end] == token.text for token in sentence.tokens)
+    assert all(sentence.text[entity.start : entity.end] == entity.text for entity in sentence.entities)
+    assert tags_to_spans(to_tags(sentence)) == spans
+    assert from_tags(sentence, tags) == sentence
+
+
+@given(st.text())
+def test_tokens_cover_every_visible_character(text):
+    tokens = tokenize(text)
+    covered = {i for token in tokens for i in range(token.start, token.end)}
+    assert covered == {i for i, letter in enumerate(text) if not letter.isspace()}
+    assert Sentence(text).tokens == tuple(tokens)
+
+
+def test_tokens_of_a_name():
+    assert [token.text for token in tokenize("IL-2Rα, p53-/- (5 mg)")] == [
+        "IL", "-", "2Rα", ",", "p53", "-", "/", "-", "(", "5", "mg", ")"]  # fmt: skip
+
+
+def test_a_very_long_and_an_empty_sentence():
+    long = Sentence.from_words(["word"] * 10_000, [(0, 10_000, "Gene")])
+    assert tags_to_spans(to_tags(long)) == [(0, 10_000, "Gene")] and len(long.entities[0].text) == 49_999
+    empty = Sentence("")
+    assert empty.tokens == () and empty.entities == () and to_tags(empty) == []
+
+
+def test_sentences_sort_and_fill_in():
+    sentence = Sentence("a b c", [(0, 1), (4, 5)], [Entity(4, 5, "X"), Entity(0, 1, "X"), Entity(0, 1, "X")], "7")
+    assert sentence.tokens == (Token(0, 1, "a"), Token(4, 5, "c"))
+    assert [entity.text for entity in sentence.entities] == ["a", "c"]
+    assert Entity(0, 5, "X", fragments=((0, 1), (4, 5))).cut("a b c") == "a c"
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: Entity(3, 3, "X"), "0 <= start < end, got start 3 and end 3"),
+    (lambda: Entity(-1, 3, "X"), "got start -1"),
+    (lambda: Entity(0, 3, ""), "type must be a word"),
+    (lambda: Entity(0, 3, "a b"), "type must be a word"),
+    (lambda: Entity(0, 5, "X", fragments=((0, 2), (1, 5))), "do not go in order from 0 to 5"),
+    (lambda: Entity(0, 5, "X", fragments=((0, 2), (3, 4))), "do not go in order from 0 to 5"),
+    (lambda: Sentence("abc", None, [Entity(0, 4, "X")], "s1"), "X 0 to 4 reaches beyond sentence 's1' of 3"),
+    (lambda: Sentence("abc", None, [Entity(0, 2, "X", "zz")]), "the text at 0:2 is 'ab'"),
+    (lambda: Sentence("abc", [(0, 2), (1, 3)]), "out of order or outside"),
+    (lambda: Sentence("abc", [Token(0, 2, "zz")]), "the text at 0:2 is 'ab'"),
+    (lambda: Sentence("abc", [(0, 4)]), "out of order or outside"),
+    (lambda: Sentence.from_words(["a", ""]), "word 1 is empty"),
+    (lambda: from_tags(Sentence("a b"), ["O"]), "1 tags for the 2 tokens"),
+])  # fmt: skip
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

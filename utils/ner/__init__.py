@@ -1,0 +1,62 @@
+"""Biomedical named entity recognition: corpora, formats, tags, scores, taggers."""
+
+from utils.ner.bc2 import OfficialGold, read_official, write_official
+from utils.ner.corpora import Corpus, corpus_names, load_corpus
+from utils.ner.evaluation import Report, Scores, evaluate
+from utils.ner.formats.brat import read_brat, write_brat
+from utils.ner.formats.conll import read_conll, write_conll
+from utils.ner.formats.files import FormatError
+from utils.ner.formats.jsonl import read_jsonl, write_jsonl
+from utils.ner.formats.pubtator import read_pubtator, write_pubtator
+from utils.ner.taggers import DictionaryTagger, RegexTagger, Tagger
+from utils.ner.tags import (
+    Loss,
+    TagError,
+    convert_tags,
+    from_tags,
+    losses,
+    spans_to_tags,
+    tags_to_spans,
+    to_layers,
+    to_tags,
+)
+from utils.ner.text import Token, join_words, tokenize
+from utils.ner.types import Entity, Sentence
+
+__all__ = [
+    "Corpus",
+    "DictionaryTagger",
+    "Entity",
+    "FormatError",
+    "Loss",
+    "OfficialGold",
+    "RegexTagger",
+    "Report",
+    "Scores",
+    "Sentence",
+    "TagError",
+    "Tagger",
+    "Token",
+    "convert_tags",
+    "corpus_names",
+    "evaluate",
+    "from_tags",
+    "join_words",
+    "load_corpus",
+    "losses",
+    "read_brat",
+    "read_conll",
+    "read_jsonl",
+    "read_official",
+    "read_pubtator",
+    "spans_to_tags",
+    "tags_to_spans",
+    "to_layers",
+    "to_tags",
+    "tokenize",
+    "write_brat",
+    "write_conll",
+    "write_jsonl",
+    "write_official",
+    "write_pubtator",
+]

@@ -1,0 +1,77 @@
+"""The scoring rules of BioCreative II gene mention (Smith et al. 2008, Genome Biology 9:S2), and its files.
+
+A line of GENE.eval is `sentence id|start end|text`. Offsets count the characters that are not white space, and the end
+is the last character of the mention, not the one behind it. ALTGENE.eval lists, in the same form, further spans that
+the annotators accept in place of a gold mention.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.ner.formats.files import FormatError, read_lines, write_atomically
+from utils.ner.types import Entity, Sentence
+
+Place = tuple[int, int]  # first and last character, white space not counted
+
+
+@dataclass(frozen=True)
+class OfficialGold:
+    """What the task's organisers score against: for each sentence id its mentions and their alternatives."""
+
+    genes: dict[str, list[Place]]
+    alternatives: dict[str, list[Place]] = field(default_factory=dict)
+
+
+def read_official(genes: str | Path, alternatives: str | Path) -> OfficialGold:
+    """GENE.eval and ALTGENE.eval. Raises FormatError for a line in another form."""
+    return OfficialGold(_read_eval(Path(genes)), _read_eval(Path(alternatives)))
+
+
+def _read_eval(path: Path) -> dict[str, list[Place]]:
+    found: dict[str, list[Place]] = {}
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            name, offsets, *_ = line.split("|")
+            start, end = map(int, offsets.split())
+        except ValueError as error:
+            raise FormatError(path, number, line, "id|start end|text") from error
+        if not 0 <= start <= end:
+            raise FormatError(path, number, line, "0 <= start <= end")
+        found.setdefault(name, []).append((start, end))
+    return found
+
+
+def official_place(entity: Entity, text: str) -> Place:
+    """An entity's first and last character, counted without white space."""
+    before = sum(not letter.isspace() for letter in text[: entity.start])
+    inside = sum(not letter.isspace() for letter in text[entity.start : entity.end])
+    return before, before + inside - 1
+
+
+def write_official(sentences: Iterable[Sentence], path: str | Path) -> None:
+    """Predictions as the task's own scorer reads them, whatever their type."""
+    lines = []
+    for sentence in sentences:
+        for entity in sentence.entities:
+            start, end = official_place(entity, sentence.text)
+            lines.append(f"{sentence.id}|{start} {end}|{entity.text}\n")
+    write_atomically(path, "".join(lines))
+
+
+def official_counts(gold: list[Place], alternatives: list[Place], predicted: list[Place]) -> tuple[int, int, int]:
+    """Correct, predicted and gold mentions of one sentence.
+
+    A gold mention is found when it, or an alternative that overlaps it, is predicted; however many of them are, it
+    counts once. A prediction is wrong when it is neither a gold mention nor an alternative. "Predicted" is found plus
+    wrong, so that correct / predicted is the official precision.
+    """
+    given = set(predicted)
+    accepted = set(alternatives) & given
+    found = sum(
+        place in given or any(start <= place[1] and place[0] <= end for start, end in accepted) for place in gold
+    )
+    wrong = len(given - set(gold) - accepted)
+    return found, found + wrong, len(gold)

@@ -1,0 +1,179 @@
+"""`load_corpus(name)`: the corpora of the course, from wherever this machine can get them.
+
+Looked for in this order: the course's cache (data/cache/ner), a copy the machine has (COURSE_DATA/ner), the public
+source that data/ner/sources.json names, and at last the small corpus written for this course (data/course-corpus), with
+the types that stand in for the wanted ones. One printed line says which it was.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from utils.course.download import download
+from utils.ner.bc2 import OfficialGold, read_official
+from utils.ner.formats.conll import read_conll
+from utils.ner.formats.files import read_lines
+from utils.ner.formats.jsonl import read_jsonl
+from utils.ner.types import Sentence
+
+ROOT = Path(__file__).resolve().parents[2]
+SPLITS = ("train", "dev", "test")
+COURSE_CORPUS = "course-corpus"
+
+
+@dataclass
+class Corpus:
+    """Three lists of sentences, each read when first asked for.
+
+    Attributes:
+        name: as given to `load_corpus`.
+        source: where it came from, in a few words. splits: the names of the splits it has.
+        stands_in: True when this is the course's own small corpus in place of one that could not be had.
+    """
+
+    name: str
+    source: str
+    splits: tuple[str, ...]
+    read: Callable[[str], list[Sentence]] = field(repr=False)
+    folder: Path = field(repr=False)
+    stands_in: bool = False
+    _seen: dict[str, list[Sentence]] = field(default_factory=dict, repr=False)
+
+    def split(self, name: str) -> list[Sentence]:
+        """The sentences of "train", "dev" or "test". Raises ValueError where the corpus has no such split."""
+        if name not in self.splits:
+            raise ValueError(f"{self.name} has no split {name!r}; choose one of {', '.join(self.splits)}")
+        if name not in self._seen:
+            self._seen[name] = self.read(name)
+        return self._seen[name]
+
+    @property
+    def train(self) -> list[Sentence]:
+        return self.split("train")
+
+    @property
+    def dev(self) -> list[Sentence]:
+        return self.split("dev")
+
+    @property
+    def test(self) -> list[Sentence]:
+        return self.split("test")
+
+    @property
+    def types(self) -> list[str]:
+        """The entity types in all splits; reads them all."""
+        return sorted({entity.type for name in self.splits for one in self.split(name) for entity in one.entities})
+
+    def official(self, split: str) -> OfficialGold:
+        """BioCreative II's own mentions and alternatives, for `evaluate(..., mode="bc2")`.
+
+        Raises ValueError where the corpus does not have them: only dev and test of bc2gm do.
+        """
+        paths = [self.folder / "official" / f"{split}.{kind}.eval" for kind in ("GENE", "ALTGENE")]
+        if self.stands_in or not all(path.exists() for path in paths):
+            raise ValueError(
+                f"no official alternatives for {self.name} {split} ({self.source}); bc2gm has them for dev and test: "
+                f"official/{split}.GENE.eval and official/{split}.ALTGENE.eval beside its {split}.tsv"
+            )
+        return read_official(*paths)
+
+
+def corpus_names() -> list[str]:
+    """What `load_corpus` knows."""
+    return [*_sources(), COURSE_CORPUS]
+
+
+def load_corpus(name: str) -> Corpus:
+    """A corpus by name; prints one line that says where it came from.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones. For a file of your own use `read_conll`.
+    """
+    sources = _sources()
+    if name == COURSE_CORPUS:
+        corpus = _own_corpus(name, "the small corpus written for this course", None)
+    elif name in sources:
+        corpus = _find(name, sources[name])
+    else:
+        raise ValueError(
+            f"unknown corpus {name!r}; choose one of {', '.join([*sources, COURSE_CORPUS])}, or read your own file "
+            "with read_conll(path)"
+        )
+    print(f"{name}: {corpus.source} ({', '.join(corpus.splits)})")
+    return corpus
+
+
+def _sources() -> dict[str, dict]:
+    return json.loads((ROOT / "data" / "ner" / "sources.json").read_text("utf-8"))
+
+
+def _find(name: str, about: dict) -> Corpus:
+    cache = ROOT / "data" / "cache" / "ner" / name
+    needed = [f"{split}.tsv" for split in about["splits"]]
+    if all(_is_whole(cache / file, about["files"].get(file)) for file in needed):
+        return _columns(name, about, cache, "from the cache")
+    if os.environ.get("COURSE_DATA"):
+        folder = Path(os.environ["COURSE_DATA"]) / "ner" / name
+        if all((folder / file).exists() for file in needed):
+            return _columns(name, about, folder, "from COURSE_DATA")
+    try:
+        _download_all(name, about, cache)
+        return _columns(name, about, cache, "downloaded")
+    except OSError as error:
+        reason = f"no copy here and none to be had ({error})"
+    own = f"the small corpus written for this course: {reason}; COURSE_DATA=FOLDER says where a copy is"
+    return _own_corpus(name, own, about["stand_in"])
+
+
+def _is_whole(path: Path, about: dict | None) -> bool:
+    if not path.exists() or about is None:
+        return False
+    whole = hashlib.sha256(path.read_bytes()).hexdigest() == about["sha256"]
+    if not whole:
+        warnings.warn(f"{path} is damaged (its SHA-256 is wrong) and is passed over; delete it", stacklevel=2)
+    return whole
+
+
+def _download_all(name: str, about: dict, cache: Path) -> None:
+    """The splits, or OSError; then what else the source has, whose absence is borne."""
+    files = about["files"]
+    if not files:
+        raise OSError(f"{name} has no file to download in the form used here, see {about['page']}")
+    for file in sorted(files, key=lambda file: "/" in file):
+        try:
+            download(files[file]["url"], cache / file, files[file]["sha256"])
+        except OSError:
+            if "/" not in file:
+                raise
+
+
+def _columns(name: str, about: dict, folder: Path, source: str) -> Corpus:
+    def read(split: str) -> list[Sentence]:
+        return read_conll(folder / f"{split}.tsv", tags=about.get("tags", -1), ids=_official_ids(folder, split))
+
+    return Corpus(name, source, tuple(about["splits"]), read, folder)
+
+
+def _official_ids(folder: Path, split: str) -> Sequence[str] | None:
+    path = folder / "official" / f"{split}.in"
+    return [line.split(" ", 1)[0] for _, line in read_lines(path)] if path.exists() else None
+
+
+def _own_corpus(name: str, source: str, names: dict[str, str] | None) -> Corpus:
+    """The course's own corpus; its types under the names of the corpus it stands in for, the others left out."""
+    folder = ROOT / "data" / COURSE_CORPUS
+
+    def read(split: str) -> list[Sentence]:
+        sentences = read_jsonl(folder / f"{split}.jsonl")
+        return sentences if not names else [_renamed(sentence, names) for sentence in sentences]
+
+    return Corpus(name, source, SPLITS, read, folder, stands_in=names is not None)
+
+
+def _renamed(sentence: Sentence, names: dict[str, str]) -> Sentence:
+    kept = [replace(entity, type=names[entity.type]) for entity in sentence.entities if entity.type in names]
+    return sentence.with_entities(kept)

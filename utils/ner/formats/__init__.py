@@ -1,0 +1,1 @@
+"""Readers and writers: CoNLL columns, JSON lines, PubTator, brat."""

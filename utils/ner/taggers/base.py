@@ -1,0 +1,70 @@
+"""What every tagger can do: fit, predict, save, load."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.ner.formats.files import write_atomically
+from utils.ner.types import Entity, Sentence
+
+HEADER = "tagger.json"
+
+
+class Tagger(ABC):
+    """A tagger learns from sentences and marks entities in others.
+
+    A kind of tagger gives itself a `name` and a `version` (raised when the saved form changes), and fills in `fit`,
+    `_tag`, `_save` and `_load`.
+    """
+
+    name: str
+    version = 1
+
+    @abstractmethod
+    def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = ()) -> Tagger:
+        """Learn from `train`; `dev` is for choosing only. Returns the tagger itself."""
+
+    def predict(self, sentences: Sequence[Sentence]) -> list[Sentence]:
+        """The same sentences, in order, with the entities found in them; those they came with are not looked at."""
+        return [one.with_entities(found) for one, found in zip(sentences, self._tag(sentences), strict=True)]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tagger into a folder, which is made where there is none."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save(folder)
+        write_atomically(folder / HEADER, json.dumps({"tagger": self.name, "version": self.version}) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tagger:
+        """The tagger that `save` wrote.
+
+        Raises:
+            ValueError: the folder holds no tagger, one of another kind, or one of another version.
+        """
+        path = Path(folder) / HEADER
+        try:
+            header = json.loads(path.read_text("utf-8"))
+            found = header["tagger"], header["version"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{folder} holds no tagger: {path.name} cannot be read ({error})") from error
+        if found != (cls.name, cls.version):
+            raise ValueError(
+                f"{folder} holds a tagger {found[0]}, version {found[1]}; expected {cls.name}, version {cls.version}; "
+                "load it with its own class, or train and save it again"
+            )
+        return cls._load(Path(folder))
+
+    @abstractmethod
+    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+        """For each sentence its entities."""
+
+    @abstractmethod
+    def _save(self, folder: Path) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def _load(cls, folder: Path) -> Tagger: ...

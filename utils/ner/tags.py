@@ -1,0 +1,185 @@
+"""One tag a token (BIO, BIOES) and spans of tokens, in both directions; and what tags cannot say.
+
+BIO (also IOB2): B- opens an entity, I- continues it, O is outside. BIOES adds E- for the last token of an entity and
+S- for an entity of one token. A span is (first token, token behind the last, type).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from utils.ner.types import Entity, Sentence
+
+Span = tuple[int, int, str]
+SCHEMES = {"BIO": "BI", "BIOES": "BIES"}
+ORPHANS = ("repair", "drop", "refuse")
+ON_LOSS = ("raise", "drop")
+
+
+class TagError(ValueError):
+    """A tag that is none, or one that cannot stand where it stands; `index` is its place in the sequence."""
+
+    def __init__(self, index: int, problem: str, expected: str) -> None:
+        super().__init__(f"tag {index}: {problem}; expected {expected}")
+        self.index, self.problem, self.expected = index, problem, expected
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An entity that tags cannot hold, and why: "discontinuous", "misaligned" with the tokens, "nested", "crossing"."""
+
+    entity: Entity
+    reason: str
+
+
+def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> list[Span]:
+    """The entities of a tag sequence, as spans of tokens in order.
+
+    Args:
+        orphan: what becomes of a piece of an entity that has no beginning (I- or E- after O, or after another type),
+            and under BIOES of one that has no end. "repair" takes it as an entity, as CoNLL's own scorer does;
+            "drop" leaves it out, as strict scoring does (seqeval, `mode="strict"`); "refuse" raises.
+    Raises:
+        TagError: a string that is no tag of the scheme, or an orphan when refused.
+        ValueError: an unknown scheme, or another word for `orphan`.
+    """
+    _choose("scheme", scheme, SCHEMES)
+    _choose("orphan", orphan, ORPHANS)
+    spans: list[Span] = []
+    start, kind = -1, ""  # of the open entity; start is -1 where none is open
+    for i, tag in enumerate([*tags, "O"]):
+        prefix, here = _split(i, tag, scheme)
+        joins = prefix in ("I", "E") and start >= 0 and here == kind
+        if start >= 0 and not joins:
+            if scheme == "BIO" or _keeps(orphan, i - 1, f"{tags[i - 1]!r} does not end its entity", f"E-{kind}"):
+                spans.append((start, i, kind))
+            start = -1
+        opens = prefix in ("B", "S")
+        if prefix in ("I", "E") and not joins:
+            opens = _keeps(orphan, i, f"{tag!r} continues nothing", f"B-{here} or O")
+        if opens:
+            start, kind = i, here
+        if prefix in ("E", "S") and start >= 0:
+            spans.append((start, i + 1, kind))
+            start = -1
+    return spans
+
+
+def _choose(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+
+
+def _split(index: int, tag: str, scheme: str) -> tuple[str, str]:
+    if tag == "O":
+        return "O", ""
+    prefix, dash, kind = tag.partition("-")
+    if prefix not in SCHEMES[scheme] or len(prefix) != 1 or not dash or not kind:
+        forms = ", ".join(f"{letter}-TYPE" for letter in SCHEMES[scheme])
+        raise TagError(index, f"{tag!r} is no {scheme} tag", f"O, {forms}")
+    return prefix, kind
+
+
+def _keeps(orphan: str, index: int, problem: str, expected: str) -> bool:
+    if orphan == "refuse":
+        raise TagError(index, problem, expected)
+    return orphan == "repair"
+
+
+def spans_to_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[str]:
+    """The tags, one for each of `length` tokens, of spans that do not overlap.
+
+    Raises:
+        ValueError: two spans that share a token, or one outside 0..length.
+    """
+    _choose("scheme", scheme, SCHEMES)
+    tags = ["O"] * length
+    for start, end, kind in spans:
+        if not 0 <= start < end <= length:
+            raise ValueError(f"span ({start}, {end}, {kind!r}) is outside the {length} tokens")
+        if any(tag != "O" for tag in tags[start:end]):
+            raise ValueError(f"span ({start}, {end}, {kind!r}) shares a token with another span")
+        tags[start:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - start - 1)
+        if scheme == "BIOES":
+            tags[end - 1] = f"S-{kind}" if end - start == 1 else f"E-{kind}"
+    return tags
+
+
+def convert_tags(tags: Sequence[str], source: str, target: str, orphan: str = "repair") -> list[str]:
+    """Tags of one scheme in another; `orphan` as in `tags_to_spans`."""
+    return spans_to_tags(tags_to_spans(tags, source, orphan), len(tags), target)
+
+
+# -- sentences -------------------------------------------------------------------------------------
+
+
+def from_tags(sentence: Sentence, tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> Sentence:
+    """The sentence with the entities that its tags name, instead of those it has.
+
+    Raises:
+        ValueError: not one tag a token; and what `tags_to_spans` raises.
+    """
+    if len(tags) != len(sentence.tokens):
+        raise ValueError(f"{len(tags)} tags for the {len(sentence.tokens)} tokens of sentence {sentence.id!r}")
+    return sentence.with_entities(
+        Entity(sentence.tokens[start].start, sentence.tokens[end - 1].end, kind)
+        for start, end, kind in tags_to_spans(tags, scheme, orphan)
+    )
+
+
+def to_tags(sentence: Sentence, scheme: str = "BIO", on_loss: str = "raise") -> list[str]:
+    """One tag a token. Of nested or crossing entities the longest is kept, of equals the first.
+
+    Args:
+        on_loss: "raise" when an entity does not fit into tags, or "drop" it; `losses(sentence)` lists them.
+    """
+    return to_layers(sentence, 1, scheme, on_loss)[0]
+
+
+def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str = "raise") -> list[list[str]]:
+    """Several tag sequences that together hold nested entities: longest first, each in the first layer with room.
+
+    Raises:
+        ValueError: an entity does not fit and `on_loss` is "raise".
+    """
+    _choose("on_loss", on_loss, ON_LOSS)
+    placed, lost = _place(sentence, layers)
+    if lost and on_loss == "raise":
+        one = lost[0]
+        raise ValueError(
+            f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r} do not fit into {layers} "
+            f'layer(s) of tags; the first is {one.entity.text!r}, {one.reason}; use more layers, or on_loss="drop"'
+        )
+    return [spans_to_tags(spans, len(sentence.tokens), scheme) for spans in placed]
+
+
+def losses(sentence: Sentence, layers: int = 1) -> list[Loss]:
+    """The entities that so many layers of tags cannot hold."""
+    return _place(sentence, layers)[1]
+
+
+def token_spans(sentence: Sentence) -> dict[Entity, Span]:
+    """Each entity in one piece that begins and ends where tokens do, as a span of tokens."""
+    starts = {token.start: i for i, token in enumerate(sentence.tokens)}
+    ends = {token.end: i + 1 for i, token in enumerate(sentence.tokens)}
+    return {
+        entity: (starts[entity.start], ends[entity.end], entity.type)
+        for entity in sentence.entities
+        if entity.start in starts and entity.end in ends and not entity.fragments
+    }
+
+
+def _place(sentence: Sentence, layers: int) -> tuple[list[list[Span]], list[Loss]]:
+    spans = token_spans(sentence)
+    placed: list[list[Entity]] = [[] for _ in range(layers)]
+    lost = []
+    for entity in sorted(sentence.entities, key=lambda entity: (entity.start - entity.end, entity)):
+        if entity not in spans:
+            lost.append(Loss(entity, "discontinuous" if entity.fragments else "misaligned"))
+            continue
+        blockers = [next((other for other in layer if entity.overlaps(other)), None) for layer in placed]
+        if None in blockers:
+            placed[blockers.index(None)].append(entity)
+        else:
+            inside = any(other.start <= entity.start and entity.end <= other.end for other in blockers)
+            lost.append(Loss(entity, "nested" if inside else "crossing"))
+    return [[spans[entity] for entity in layer] for layer in placed], lost
