@@ -7,9 +7,7 @@ the repository carries. One printed line says which it was.
 
 import gzip
 import hashlib
-import http.client
 import os
-import urllib.request
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -21,6 +19,8 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from utils.course.download import download as fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("fashion-mnist", "digits")
@@ -183,33 +183,8 @@ def write_idx(array: Tensor, path: Path) -> None:
 
 
 def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
-    """Fetch a gzipped file, check it, and only then put it at `path`; with a progress bar.
-
-    Raises OSError where there is no network, the download breaks off, or the SHA-256 of the unpacked bytes
-    is another one. Nothing is left behind then.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
-            total = int(answer.headers.get("Content-Length", 0))
-            with tqdm(total=total, unit="B", unit_scale=True, desc=path.name, leave=False) as bar:
-                while block := answer.read(1 << 16):
-                    file.write(block)
-                    bar.update(len(block))
-        if total and part.stat().st_size != total:
-            raise OSError(f"{url} broke off after {part.stat().st_size:,} of {total:,} bytes; try again")
-        try:
-            seen = hashlib.sha256(_unpack(part)).hexdigest()
-        except (EOFError, zlib.error) as error:
-            raise OSError(f"{url} did not arrive whole ({error}); try again") from error
-        if seen != sha256:
-            raise OSError(f"{url} has SHA-256 {seen}, expected {sha256}; it was not kept")
-        os.replace(part, path)
-    except http.client.HTTPException as error:
-        raise OSError(f"{url} broke off ({error}); try again") from error
-    finally:
-        part.unlink(missing_ok=True)
+    """Fetch a gzipped file, all of it or nothing; `sha256` is of the unpacked bytes. Raises OSError."""
+    fetch(url, path, sha256, timeout, unpack=_unpack)
 
 
 # -- other sources ---------------------------------------------------------------------------------
