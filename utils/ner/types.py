@@ -92,7 +92,7 @@ class Sentence:
             if len(token) > 2 and token[2] != surface:
                 raise ValueError(f"token {token[2]!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")
             last = end
-            yield Token(start, end, surface)
+            yield token if isinstance(token, Token) else Token(start, end, surface)
 
     def _checked(self, entity: Entity) -> Entity:
         if entity.end > len(self.text):

@@ -68,7 +68,7 @@ class DictionaryTagger(Tagger):
         found, i = [], 0
         while i < len(words):
             lengths = self._lengths.get(words[i], ())
-            length = next((n for n in lengths if words[i : i + n] in self._types), 0)
+            length = next((n for n in lengths if i + n <= len(words) and words[i : i + n] in self._types), 0)
             if length:
                 first, last = sentence.tokens[i], sentence.tokens[i + length - 1]
                 found.append(Entity(first.start, last.end, self._types[words[i : i + length]]))

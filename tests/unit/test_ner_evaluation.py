@@ -1,0 +1,142 @@
+"""Scores by hand, their bounds, the bootstrap, the rules of BioCreative II."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.ner.bc2 import OfficialGold, official_place, read_official, write_official
+from utils.ner.corpora import load_corpus
+from utils.ner.evaluation import MODES, evaluate
+from utils.ner.formats.files import FormatError
+from utils.ner.taggers import DictionaryTagger
+from utils.ner.types import Entity, Sentence
+
+ENTITY = st.builds(lambda start, length, kind: Entity(start, start + length, kind),
+                   st.integers(0, 12), st.integers(1, 5), st.sampled_from("XYZ"))  # fmt: skip
+ANNOTATION = st.lists(ENTITY, max_size=5)
+PAIRS = st.lists(st.tuples(ANNOTATION, ANNOTATION), max_size=5)
+TEXT = "the IL 2 receptor gene of mice"
+
+
+def entities(*spans):
+    return [Entity(start, end, kind) for start, end, kind in spans]
+
+
+@pytest.mark.parametrize("mode, correct, per_type", [
+    ("strict", 1, {"X": 1, "Y": 0}), ("partial", 2.5, {"X": 1.5, "Y": 0}), ("type", 2, {"X": 2, "Y": 0}),
+])  # fmt: skip
+def test_modes_by_hand(mode, correct, per_type):
+    """One exact, one with the right type and a wrong end, one with the wrong type, one spurious; one gold missed."""
+    gold = [entities((0, 3, "X"), (5, 9, "X")), entities((0, 4, "Y"), (6, 8, "Y"))]
+    found = [entities((0, 3, "X"), (5, 8, "X")), entities((0, 4, "X"), (20, 22, "X"))]
+    report = evaluate(gold, found, mode)
+    assert (report.correct, report.predicted, report.support) == (correct, 4, 4)
+    assert report.precision == report.recall == report.f1 == correct / 4
+    assert {name: one.correct for name, one in report.per_type.items()} == per_type
+    assert report.per_type["X"].predicted == 4 and report.per_type["X"].support == 2
+
+
+@given(PAIRS, st.sampled_from(MODES))
+def test_scores_lie_between_0_and_1_and_equal_input_scores_1(pairs, mode):
+    text = "x" * 20
+    gold = [Sentence(text, None, one) for one, _ in pairs]
+    found = [Sentence(text, None, other) for _, other in pairs]
+    report = evaluate(gold, found, mode, resamples=20)
+    for one in (report, *report.per_type.values()):
+        assert 0 <= one.precision <= 1 and 0 <= one.recall <= 1 and 0 <= one.f1 <= 1
+        assert all(0 <= low <= high <= 1 for low, high in one.intervals.values())
+    same = evaluate(gold, gold, mode, resamples=0)
+    assert same.f1 == (1 if same.support else 0)
+
+
+@given(PAIRS)
+def test_order_and_duplicates_of_entities_do_not_matter(pairs):
+    gold, found = [one for one, _ in pairs], [other for _, other in pairs]
+    for mode in ("strict", "partial", "type"):
+        shuffled = [[*reversed(other), *other] for other in found]
+        assert evaluate(gold, found, mode, resamples=0) == evaluate(gold, shuffled, mode, resamples=0)
+
+
+def test_intervals_hold_the_score_narrow_with_data_and_follow_the_seed():
+    gold = [entities((0, 2, "X"))] * 40
+    found = [entities((0, 2, "X"))] * 30 + [entities((0, 3, "X"))] * 10
+    few, many = evaluate(gold, found), evaluate(gold * 9, found * 9)
+    width = {name: high - low for name, (low, high) in few.intervals.items()}
+    assert few.intervals["f1"][0] < few.f1 == 0.75 < few.intervals["f1"][1]
+    # A proportion: the standard error is sqrt(p (1 - p) / n), 95% within 1.96 of them.
+    assert width["recall"] == pytest.approx(2 * 1.96 * (0.75 * 0.25 / 40) ** 0.5, rel=0.15)
+    assert many.intervals["f1"][1] - many.intervals["f1"][0] == pytest.approx(width["f1"] / 3, rel=0.2)
+    assert evaluate(gold, found).intervals == few.intervals != evaluate(gold, found, seed=1).intervals
+    assert evaluate(gold, found, resamples=0).intervals == {}
+    lower, upper = evaluate(gold, found, confidence=0.5).intervals["f1"]
+    assert few.intervals["f1"][0] < lower < upper < few.intervals["f1"][1]
+
+
+def test_the_report_prints_types_and_total():
+    report = evaluate([entities((0, 2, "X"))], [entities((0, 2, "X"), (3, 4, "Y"))])
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["strict", "precision", "recall", "f1", "support", "f1", "interval"]
+    assert lines[1].split()[:5] == ["X", "1.0000", "1.0000", "1.0000", "1"] and lines[3].split()[1] == "0.5000"
+
+
+def test_bad_calls():
+    one, other = Sentence("a b"), Sentence("a c")
+    for call, message in [
+        (lambda: evaluate([], [], "exact"), "unknown mode 'exact'; choose one of strict, partial, type, bc2"),
+        (lambda: evaluate([one], []), "1 gold sentences and 0 predicted"),
+        (lambda: evaluate([one], [other]), "sentence 0 is 'a b' in gold and 'a c' in predicted"),
+        (lambda: evaluate([[]], [[]], "bc2"), "gold must be sentences; got list"),
+        (lambda: evaluate([one], [one], official=OfficialGold({})), 'official gold is for mode="bc2"'),
+        (lambda: evaluate([one], [one], confidence=95), "0 < confidence < 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+# -- BioCreative II --------------------------------------------------------------------------------
+
+
+def test_official_offsets_count_no_spaces_and_include_the_end():
+    assert official_place(Entity(4, 17, "GENE"), TEXT) == (3, 13)  # "IL 2 receptor"
+    assert official_place(Entity(4, 17, "GENE"), TEXT.replace(" ", "  ")) != (3, 13)
+
+
+@pytest.mark.parametrize("found, counts", [
+    ([(4, 17)], (1, 1, 1)),  # the gold mention
+    ([(4, 22)], (1, 1, 1)),  # the alternative instead of it
+    ([(4, 17), (4, 22)], (1, 1, 1)),  # both: found once, nothing wrong
+    ([(4, 8)], (0, 1, 1)),  # neither
+    ([(26, 30)], (0, 0, 1)),  # an alternative that overlaps no gold mention: not wrong, and nothing found
+    ([], (0, 0, 1)),
+])  # fmt: skip
+def test_official_rules(found, counts):
+    gold = [Sentence(TEXT, None, [Entity(4, 17, "GENE")], "s")]
+    official = OfficialGold({"s": [(3, 13)]}, {"s": [(3, 17), (20, 23)]})
+    report = evaluate(gold, [[Entity(*one, "GENE") for one in found]], "bc2", official=official)
+    assert (report.correct, report.predicted, report.support) == counts
+    assert report.mode == "bc2" and report.per_type == {}
+
+
+def test_official_files_there_and_back(tmp_path):
+    write_official([Sentence(TEXT, None, [Entity(4, 17, "GENE")], "s")], tmp_path / "a.eval")
+    assert (tmp_path / "a.eval").read_text() == "s|3 13|IL 2 receptor\n"
+    assert read_official(tmp_path / "a.eval", tmp_path / "a.eval").genes == {"s": [(3, 13)]}
+    for bad in ("s|3", "s|3 x|IL", "s|5 3|IL"):
+        (tmp_path / "bad.eval").write_text(f"\n{bad}\n")
+        with pytest.raises(FormatError, match="bad.eval, line 2"):
+            read_official(tmp_path / "bad.eval", tmp_path / "a.eval")
+
+
+@pytest.mark.slow
+def test_one_dictionary_two_scores_on_bc2gm():
+    """The training mentions as a dictionary: 44.7 strict, 58.9 by the official rules, on the same predictions."""
+    if not os.environ.get("COURSE_DATA"):
+        pytest.skip("needs BC2GM; COURSE_DATA=FOLDER with ner/bc2gm/train.tsv, test.tsv and official/ runs it")
+    corpus = load_corpus("bc2gm")
+    predicted = DictionaryTagger().fit(corpus.train, corpus.dev).predict(corpus.test)
+    strict = evaluate(corpus.test, predicted, resamples=0)
+    by_rules = evaluate(corpus.test, predicted, "bc2", official=corpus.official("test"), resamples=0)
+    assert round(100 * strict.precision, 1) == 51.5 and round(100 * strict.recall, 1) == 39.4
+    assert round(100 * strict.f1, 1) == 44.7 and round(100 * by_rules.f1, 1) == 58.9

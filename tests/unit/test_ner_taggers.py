@@ -1,0 +1,75 @@
+"""The protocol of the taggers, and the two that need no training."""
+
+import json
+
+import pytest
+
+from utils.ner.taggers import DictionaryTagger, RegexTagger, Tagger
+from utils.ner.types import Entity, Sentence
+
+
+def found(tagger, text):
+    (one,) = tagger.predict([Sentence(text, id="s")])
+    assert one.id == "s" and one.text == text
+    return [(entity.text, entity.type) for entity in one.entities]
+
+
+def make_dictionary():
+    train = [Sentence("IL-2 binds IL-2 receptor", None, [Entity(0, 4, "Drug"), Entity(11, 24, "Gene")])]
+    more = [Sentence("IL-2", None, [Entity(0, 4, "Gene")])] * 2
+    return DictionaryTagger([("aspirin", "Drug"), ("...", "Mark"), (" ", "None")]).fit(train, more)
+
+
+def test_dictionary_takes_the_longest_name_and_the_frequent_type():
+    tagger = make_dictionary()
+    assert len(tagger) == 4
+    assert found(tagger, "aspirin and IL - 2 receptor, IL-2") == [
+        ("aspirin", "Drug"), ("IL - 2 receptor", "Gene"), ("IL-2", "Gene")]  # fmt: skip
+    assert found(tagger, "") == found(tagger, "Aspirin, IL-") == []
+    assert found(tagger, "IL-2") == [("IL-2", "Gene")]  # a longer name reaches beyond the end
+
+
+def test_dictionary_in_either_case():
+    assert found(DictionaryTagger([("Aspirin", "Drug")], lower=True), "ASPIRIN") == [("ASPIRIN", "Drug")]
+
+
+def test_names_seen_with_two_types_equally_often():
+    assert found(DictionaryTagger([("was", "Gene"), ("was", "Disease")]), "was") == [("was", "Disease")]
+
+
+def test_regex_takes_the_first_and_longest():
+    tagger = RegexTagger({"Gene": r"[A-Z]{2,}\d*", "Long": r"BRCA1 gene", "Nothing": "x*"}).fit([])
+    assert found(tagger, "the BRCA1 gene and TP53") == [("BRCA1 gene", "Long"), ("TP53", "Gene")]
+    with pytest.raises(ValueError, match=r"the pattern of Gene, '\(', is no regular expression"):
+        RegexTagger({"Gene": "("})
+
+
+@pytest.mark.parametrize("tagger", [make_dictionary(), RegexTagger({"Gene": "IL-[0-9α]+"})], ids=lambda one: one.name)
+def test_saved_and_loaded(tagger, tmp_path):
+    tagger.save(tmp_path / "deep" / "model")
+    again = type(tagger).load(tmp_path / "deep" / "model")
+    text = "aspirin, IL-2 receptor and IL-2"
+    assert found(again, text) == found(tagger, text) != []
+    again.save(tmp_path / "again")
+    for one in (tmp_path / "again").iterdir():
+        assert one.read_bytes() == (tmp_path / "deep" / "model" / one.name).read_bytes()
+
+
+def test_models_that_cannot_be_loaded(tmp_path):
+    RegexTagger({"X": "x"}).save(tmp_path)
+    with pytest.raises(ValueError, match="holds a tagger regex, version 1; expected dictionary, version 1"):
+        DictionaryTagger.load(tmp_path)
+    (tmp_path / "tagger.json").write_text(json.dumps({"tagger": "regex", "version": 99}))
+    with pytest.raises(ValueError, match="version 99; expected regex, version 1; load it with its own class, or train"):
+        RegexTagger.load(tmp_path)
+    for content in ("", "[]", "{}"):
+        (tmp_path / "tagger.json").write_text(content)
+        with pytest.raises(ValueError, match="holds no tagger: tagger.json cannot be read"):
+            RegexTagger.load(tmp_path)
+    with pytest.raises(ValueError, match="holds no tagger"):
+        RegexTagger.load(tmp_path / "nowhere")
+
+
+def test_the_base_class_cannot_be_made():
+    with pytest.raises(TypeError, match="abstract"):
+        Tagger()
