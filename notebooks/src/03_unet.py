@@ -117,8 +117,8 @@ show_images(torch.cat([x_t, v]).cpu(), titles=titles, columns=6, scale=4,
 #   \text{out} = \mathrm{shortcut}(x) + \mathrm{conv}_2(\mathrm{SiLU}(h'))$$
 #
 # This is the block of Ho et al. 2020 (appendix B), with the *scale* $s(t)$ and *shift* $b(t)$ of Nichol &
-# Dhariwal 2021 (appendix A; "AdaGN" in Dhariwal & Nichol 2021, section 3.1): two numbers per channel, from one linear layer on the timestep's vector.
-# Its three ingredients, one at a time.
+# Dhariwal 2021 (appendix A; "AdaGN" in Dhariwal & Nichol 2021, section 3.1): two numbers per channel, from
+# one linear layer on the timestep's vector. Its three ingredients, one at a time.
 #
 # **GroupNorm** (Wu & He 2018, eq. 1) splits the $C$ channels into groups and brings each group of each
 # image to mean 0 and variance 1, over the group's channels and all pixels. Then each channel has its own
@@ -611,7 +611,8 @@ plt.show()
 
 # %% [markdown]
 # ### What goes wrong: a skip that is pushed and never popped
-# A loop that is one turn too short is easy to write: three levels push, only two pop. Nothing complains, because the channel numbers still fit.
+# A loop that is one turn too short is easy to write: three levels push, only two pop. Nothing complains,
+# because the channel numbers still fit.
 
 # %%
 # NBVAL_CHECK_OUTPUT
