@@ -159,7 +159,7 @@ def check_accumulate(accumulate_gradients: Callable) -> None:
         if returned is None:
             raise Wrong(f"{case}: the gradient is right, but the mean loss of the batch was not returned")
         value = _as_float64(returned, ()).item()
-        if abs(value - whole.item()) > 1e-4 * whole.item():
+        if not abs(value - whole.item()) <= 1e-4 * whole.item():  # true of NaN as well
             raise Wrong(f"{case}: the mean loss of the batch is {whole.item():.4f}, but {value:.4f} was returned")
 
 

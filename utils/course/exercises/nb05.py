@@ -61,7 +61,7 @@ def check_jump(jump: Callable) -> None:
         where = f"from a_t = {a_t} to a_s = {a_s}"
         if not _close(mean, right):
             _explain_mean(mean, x_t, noise, a_t, a_s, where)
-        if abs(std - math.sqrt(variance)) > 1e-6:
+        if not abs(std - math.sqrt(variance)) <= 1e-6:  # true of NaN as well
             if abs(std - variance) < 1e-6:
                 raise Wrong(f"{where} you return the variance, {std:.4f}; its square root is asked for")
             if abs(std - math.sqrt(1 - alpha)) < 1e-6:
@@ -170,13 +170,13 @@ def check_again(noise_again: Callable) -> None:
         if not _close(seen, signal * x_s + sigma * z):
             raise Wrong("the result should be a number times x_s plus a number times z, and nothing else")
         where = f"from a_s = {a_s} to a_t = {a_t}"
-        if abs(signal**2 * a_s - a_t) > 1e-6:
+        if not abs(signal**2 * a_s - a_t) <= 1e-6:
             raise Wrong(
                 f"{where}: x_s holds {math.sqrt(a_s):.4f} of the image and x_t should hold {math.sqrt(a_t):.4f}; "
                 f"with your factor of x_s, {signal:.4f}, it holds {signal * math.sqrt(a_s):.4f}"
             )
         variance = signal**2 * (1 - a_s) + sigma**2
-        if signal < 0 or abs(variance - (1 - a_t)) > 1e-6:
+        if signal < 0 or not abs(variance - (1 - a_t)) <= 1e-6:
             raise Wrong(
                 f"{where}: the noise in x_s (variance {1 - a_s:.4f}) and yours together have the variance "
                 f"{variance:.4f}; x_t should have {1 - a_t:.4f}"
