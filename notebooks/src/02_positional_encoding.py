@@ -712,7 +712,8 @@ for name in ["no t", *names]:
 # treatments are not differences between draws.
 #
 # **Predict before you run.** Write down an order, from the largest excess to the smallest. And: at which timesteps
-# will a denoiser without $t$ lose most, and at which least? The cell takes about WAIT on two cores.
+# will a denoiser without $t$ lose most, and at which least? The cell takes a minute or two
+# on two cores.
 
 # %%
 train_steps, batch_size = course.pick(test=40, cpu=2000, gpu=3000), 256
