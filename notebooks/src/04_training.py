@@ -242,7 +242,7 @@ torch.testing.assert_close(torch.tensor(losses_by_hand), torch.tensor(losses_of_
 print("Algorithm 1 by hand and utils.diffusion.train give the same losses, step for step")
 
 # %% [markdown]
-# **Pitfalls**, all seen in public code: one $t$ for the whole batch (it runs, but the gradient is far
+# **Pitfalls**, all easy to write: one $t$ for the whole batch (it runs, but the gradient is far
 # noisier); timesteps drawn from 1 to $T-1$, so that the least noisy one is never trained; uniform noise,
 # `torch.rand`; and `optimizer.zero_grad()` forgotten, so that gradients of all steps add up.
 #
@@ -598,9 +598,10 @@ plt.show()
 # learned. The loss of a batch is the average of all that, and the part that can still be improved is a
 # small share of it.
 #
-# **Held-out and training images** have nearly the same loss: nothing was learned by heart. (How often each
-# training image was seen is printed below the training curve.) Were the loss on training images to fall
-# well below the other, the network would be memorising. Without a validation loss you would never know.
+# **Held-out and training images** have nearly the same loss: no overfitting yet. (How often each training image
+# was seen is printed below the training curve; with few images and many steps this changes.) Were the loss on
+# training images to fall well below the other, the network would fit these images and not the rest. Without a
+# validation loss you would never know. Whether samples are *copies* is another question: notebook 05 looks.
 #
 # **Second: the number depends on how you ask.** The right panel is *one* network and *one* set of answers.
 # From $v$ follow the noise and $x_0$ (notebook 01), and with $\delta$ for an error,

@@ -48,7 +48,8 @@ def test_there_are_hints(exercise):
 def test_the_notebook_poses_the_exercise_with_its_stub(exercise):
     source = SOURCES[exercise.id[:2]].read_text()
     assert f'check("{exercise.id}"' in source
-    assert f'hint("{exercise.id}")' in source and f'solution("{exercise.id}")' in source
+    notebook = exercise.id[:2]
+    assert f'hint("{notebook}.' in source and f'solution("{notebook}.' in source
     assert _code(exercise.stub) in _code(source)
 
 
