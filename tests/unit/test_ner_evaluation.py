@@ -119,6 +119,14 @@ def test_official_rules(found, counts):
     assert report.mode == "bc2" and report.per_type == {}
 
 
+def test_one_alternative_may_find_two_gold_mentions():
+    """As in the task's own scorer: "IL 2 receptor gene" stands for "IL 2" and for "receptor gene"."""
+    gold = [Sentence(TEXT, None, [], "s")]
+    official = OfficialGold({"s": [(3, 5), (6, 17)]}, {"s": [(3, 17)]})
+    report = evaluate(gold, [[Entity(4, 22, "GENE")]], "bc2", official=official)
+    assert (report.correct, report.predicted, report.support) == (2, 2, 2)
+
+
 def test_official_files_there_and_back(tmp_path):
     write_official([Sentence(TEXT, None, [Entity(4, 17, "GENE")], "s")], tmp_path / "a.eval")
     assert (tmp_path / "a.eval").read_text() == "s|3 13|IL 2 receptor\n"
@@ -131,7 +139,11 @@ def test_official_files_there_and_back(tmp_path):
 
 @pytest.mark.slow
 def test_one_dictionary_two_scores_on_bc2gm():
-    """The training mentions as a dictionary: 44.7 strict, 58.9 by the official rules, on the same predictions."""
+    """The training mentions as a dictionary, the same predictions: 44.7 strict, 59.0 by the official rules.
+
+    Where each prediction may pay for one gold mention only, the second is 58.9; the task's own scorer, whose rule is
+    used here, lets an alternative that covers two gold mentions find both.
+    """
     if not os.environ.get("COURSE_DATA"):
         pytest.skip("needs BC2GM; COURSE_DATA=FOLDER with ner/bc2gm/train.tsv, test.tsv and official/ runs it")
     corpus = load_corpus("bc2gm")
@@ -139,4 +151,4 @@ def test_one_dictionary_two_scores_on_bc2gm():
     strict = evaluate(corpus.test, predicted, resamples=0)
     by_rules = evaluate(corpus.test, predicted, "bc2", official=corpus.official("test"), resamples=0)
     assert round(100 * strict.precision, 1) == 51.5 and round(100 * strict.recall, 1) == 39.4
-    assert round(100 * strict.f1, 1) == 44.7 and round(100 * by_rules.f1, 1) == 58.9
+    assert round(100 * strict.f1, 1) == 44.7 and round(100 * by_rules.f1, 2) == 58.97
