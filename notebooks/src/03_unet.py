@@ -22,7 +22,7 @@
 # notebook 01 (what $x_t$ is) and 02 (how a timestep becomes a vector); the two facts used here are
 # repeated.
 #
-# **Time:** about 4 minutes on a laptop CPU (2 cores), most of it in one cell that trains small networks.
+# **Time:** about 5 minutes on a laptop CPU (2 cores), most of it in one cell that trains small networks.
 # The GPU profile has a budget of 15 minutes on a T4 (not measured here).
 
 # %% tags=["setup"]
@@ -935,12 +935,12 @@ plt.show()
 # %% [markdown]
 # In equal *steps* the network without the stem is far ahead. It computes on four times as many positions,
 # and it can treat the four pixels of a patch alike, where the stem has to learn each of them anew. It
-# pays four times the multiply-adds for that. In equal *seconds* its lead shrinks, and how much is left
-# depends on the machine. The third network spends what the stem saves on twice the width: about as many
-# multiply-adds as without the stem, in fewer and larger pieces, which run faster. That is what a stem
-# buys: cheap steps, or four times the parameters for the time of the narrow network at full size. A
-# training of a hundred steps is too short to fill these parameters, so the race here favours the network
-# without a stem; do not take it for the verdict on a long one.
+# pays four times the multiply-adds for that. In equal *seconds* its lead shrinks but does not vanish here,
+# and how much is left depends on the machine. The third network spends what the stem saves on twice the
+# width: about as many multiply-adds as without the stem, in fewer and larger pieces, which run faster. So
+# what a stem buys is cheap steps, or four times the parameters at the price of a narrow network at full
+# size. At these widths and in so short a training that was not enough to win; a hundred steps decide
+# nothing about a long training.
 #
 # ### Skips, timestep, zero initialisation
 
