@@ -27,7 +27,7 @@
 # **You need** Python, basic PyTorch (`nn.Module`, an optimiser), Bayes' rule. Helpful: notebook 01 (what $x_t$
 # is); the one formula used from there is repeated.
 #
-# **Time:** about MINUTES minutes on a laptop CPU (2 cores), nearly all of it in one cell. The networks are so
+# **Time:** about 4 minutes on a laptop CPU (2 cores), nearly all of it in one cell. The networks are so
 # small that all work stays on the CPU; the GPU profile only trains more seeds for longer, within a budget of 15
 # minutes on a T4 machine (not measured here).
 
@@ -620,8 +620,8 @@ plt.show()
 # - *The table* can be anything on timesteps it has seen, and fails on the held-out ones: their rows were never
 #   touched and are still random. This is why a table cannot serve a process with continuous time, nor one whose $T$
 #   changes between training and sampling.
-# - *Raw t, not scaled*: **the pitfall.** The very same number as raw $t$, but 500 times as large, is the worst input
-#   of all. Scale what you feed a network.
+# - *Raw t, not scaled*: **the pitfall.** The very same number as raw $t$, but 500 times as large, and even the slow
+#   function comes out hundreds of times worse. Scale what you feed a network.
 #
 # So features matter *if the function of $t$ that is wanted has fine detail*. Does denoising want such a function?
 #
@@ -770,14 +770,17 @@ ax.set(
 plt.show()
 
 # %% [markdown]
-# **What just happened.** Three things, in order of size.
+# **What just happened.** Four things, in order of size.
 #
-# 1. *Not knowing $t$ costs most*, and the loss sits close to the dashed line. So hardly any of it is a matter of
-#    training or of size: by eq. (3) nothing that sees only $x_t$ can do better.
-# 2. *Any sensible form of $t$ removes nearly all of that.* What is left is a small fraction of the optimal loss.
-# 3. *Raw $t$ does nearly as well as the sinusoidal encoding.* That may surprise, as so much is made of the encoding.
-#    The reason is section 6: the best denoiser, eq. (1), depends on $t$ only through $a_t$ and $\sigma_t$, which are
-#   slow,  smooth curves, and slow functions of $t$ are what raw $t$ is good at.
+# 1. *Not knowing $t$ costs most* of all that is not a plain mistake, and the loss sits close to the dashed line. So
+#    hardly any of it is a matter of training or of size: by eq. (3) nothing that sees only $x_t$ can do better.
+# 2. *Any sensible form of $t$ removes nearly all of that.* What is left is well below one percent of the optimal
+#    loss.
+# 3. *The pitfall is worse than no $t$ at all*, on average: with inputs up to 999 the hidden units start in the
+#    hundreds, and what training makes of them is a matter of luck. Look at how far apart the seeds are.
+# 4. *Raw $t$ does as well as the sinusoidal encoding*, or nearly so. That may surprise, as so much is made of the
+#    encoding. The reason is section 6: the best denoiser, eq. (1), depends on $t$ only through $a_t$ and $\sigma_t$,
+#    which are slow, smooth curves, and slow functions of $t$ are what raw $t$ is good at.
 #
 # Are the small differences real? All treatments saw the same data seed by seed, so subtract seed by seed:
 
@@ -800,27 +803,27 @@ axes[0].plot(axis_t, floor_without_t.view(-1, 4).mean(1), "--", color="0.4", lab
 for ax, shown in zip(axes, (["no t", "raw t, not scaled", "sinusoidal"], names[1:])):
     for name in shown:
         curve = excess[name].unflatten(1, (-1, 4)).mean(2)  # (seeds, 25)
-        middle, spread = curve.mean(0), curve.std(0)
-        ax.plot(axis_t, middle, color=colour_of[name], label=name)
-        ax.fill_between(axis_t, (middle - spread).clamp(min=1e-6), middle + spread, color=colour_of[name], alpha=0.2)
-    ax.set(yscale="log", xlabel="timestep t", ylim=(5e-5, 0.3))
+        ax.plot(axis_t, curve.mean(0), color=colour_of[name], label=name)
+        ax.fill_between(axis_t, curve.amin(0), curve.amax(0), color=colour_of[name], alpha=0.2)
+    ax.set(yscale="log", xlabel="timestep t", ylim=(5e-5, 0.9))
     ax.legend(fontsize=8, ncols=2)
-axes[0].set(ylabel="excess loss", title="Without t: blind at both ends")
+axes[0].set(ylabel="excess loss (mean; band: range of seeds)", title="Without t: blind at both ends")
 axes[1].set_title("With t: small everywhere")
 plt.show()
 
 # %% [markdown]
 # **Without $t$** (left), the loss is large at both ends and has a dip in between. Near $t = 0$ the denoiser should
 # leave $x_t$ nearly alone, and near $t = 999$ it should ignore $x_t$ and answer with the mean; the compromise of eq.
-# (3) does neither, and at some timestep in the middle it happens to be about right. The measured curve lies on the
-# exact one.
+# (3) does neither, and at some timestep in the middle it happens to be about right. The measured curve follows the
+# exact one. At some timesteps it runs below: only the *average* over $t$ cannot be beaten, and a network that is
+# worse at small $t$ can be better elsewhere.
 #
-# **With $t$** (right), most of what is left is at small and middle $t$, for *all* features alike: there the best
-# denoiser has sharp borders between the eight centres, and a network of this size rounds them off. That part has
-# nothing to do with how $t$ is written. The features differ at large $t$, where the answer hardly depends on
-# $x_t$: *the learned table* has to find out every row by itself. Each row was seen `train_steps * batch_size / T`
-# times, and what one row learns is of no use to its neighbour. *Fourier features at scale 16* do a milder version of
-# the same: timesteps 50 apart have nothing in common.
+# **With $t$** (right), most of what is left is at small $t$, for *all* features alike: there the best denoiser has
+# sharp borders between the eight centres, and a network of this size, trained this briefly, rounds them off. That is
+# spectral bias again, in $x_t$ this time, and has nothing to do with how $t$ is written. The features differ at
+# larger $t$. *The learned table* loses most there: each row is seen `train_steps * batch_size / T` times, and what
+# one row learns is of no use to its neighbour. *Fourier features at scale 16* lie between: timesteps 50 apart have
+# nothing in common.
 #
 # **What follows for practice?** That *some* usable form of $t$ is there matters far more than which one. The
 # sinusoidal encoding is the safe choice: it is among the best here, has no weights to learn, needs no scale to be
@@ -860,9 +863,12 @@ figure.suptitle("Without t nearly clean points are damaged, and noise is taken f
 plt.show()
 
 # %% [markdown]
-# **Without $t$** the nearly clean points of the first row are pulled off their centres: the denoiser cannot know
-# that they are clean, and the same points might be a lucky draw at a late timestep. In the last row the best answer
-# is near the middle, and the denoiser without $t$ still answers as if there were something to see.
+# **Without $t$** the nearly clean points of the first row are all pulled inwards: the same points might be a lucky
+# draw at a late timestep, and the denoiser cannot know. In the last row the best answer is near the middle, and the
+# denoiser without $t$ still answers as if there were something to see: its three answers have the same reach.
+#
+# Look also at what is *not* right with $t$: in the first row the eight clusters begin to run together into a ring.
+# These are the rounded borders of section 7.
 #
 # And what comes of it when one **samples**? Sampling (notebook 05) starts from pure noise and walks from $t = 999$
 # down to 0; at each step it asks the denoiser for $x_0$ and draws $x_{t-1}$ from the posterior
@@ -889,9 +895,9 @@ def first_seed(name):
 
 samplers = {"best denoiser": lambda x, t: best_denoiser(x, t)[0], "sinusoidal": first_seed("sinusoidal")}
 samplers |= {name: first_seed(name) for name in ("raw t", "no t")}
-figure, axes = plt.subplots(1, 4, figsize=(10, 3), sharex=True, sharey=True)
+figure, axes = plt.subplots(1, 4, figsize=(10, 3.4), sharex=True, sharey=True)
 for ax, (name, denoise) in zip(axes, samplers.items()):
-    samples = sample_points(denoise, course.pick(test=100, cpu=1000, gpu=1000))
+    samples = sample_points(denoise, course.pick(test=100, cpu=500, gpu=1000))
     nearest = torch.cdist(samples, CENTRES).min(1).values
     ax.plot(*samples.T, ".", color=COLOURS[0], markersize=2)
     ax.set(title=f"{name}\n{(nearest < 3 * SPREAD).float().mean():.0%} near a centre", aspect="equal")
@@ -900,8 +906,11 @@ figure.suptitle("Sampling adds up the errors of all timesteps", x=0.01, ha="left
 plt.show()
 
 # %% [markdown]
-# "Near" means within three standard deviations of a centre; of real data nearly all points are. With $t$, in either
-# form, the samples are close to those of the best denoiser. Without $t$ they are not.
+# "Near" means within three standard deviations of a centre; of real data nearly all points are. **Without $t$** the
+# samples collapse to the middle. **With $t$**, in either form, they lie at the right distance from the origin, but
+# on a ring: sampling takes a thousand steps with the rounded borders, and the gaps between the centres fill up. How
+# $t$ is written makes no difference to that; a larger network and longer training do (try `hidden=128` and more
+# steps).
 #
 # ### What did the learned table learn?
 #
@@ -931,13 +940,14 @@ for table, name, colour in ((start, "before", COLOURS[4]), (tables[0], "after", 
     axes[2].plot(range(1, 400), curve, color=colour, label=name)
 axes[2].set(title="mean cosine of two rows", xlabel="distance |t - u|", ylabel="cosine")
 axes[2].legend()
-figure.suptitle("The table has discovered the order of time", x=0.01, ha="left")
+figure.suptitle("The table has found out, roughly, which times are near", x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
-# Before training, two different rows have nothing in common, however near. Afterwards neighbours are alike, and the
-# likeness falls with distance: training has rediscovered, roughly and with much effort, what eq. (5) gives for
-# nothing.
+# The two pictures compare means over ten neighbouring rows. Before training they have nothing in common; afterwards
+# early times are like early ones and unlike late ones. Single rows (right) are still mostly the random numbers they
+# started from: the likeness of neighbours is there, falls with distance, and is small. With much effort training has
+# begun to rediscover what eq. (5) gives for nothing.
 
 # %% [markdown]
 # ## Exercises
