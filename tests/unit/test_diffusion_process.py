@@ -1,0 +1,261 @@
+"""Schedules, the forward process, its posterior, conversions and the loss."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
+from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
+
+LENGTHS = [1, 10, 200, 1000]
+
+
+@pytest.mark.parametrize("num_timesteps", LENGTHS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_is_consistent(name, num_timesteps):
+    s = NoiseSchedule.named(name, num_timesteps)
+    assert s.num_timesteps == num_timesteps and s.name == name
+    product = 1.0
+    for t in range(num_timesteps):  # alpha-bar by its definition, one factor at a time
+        assert s.alphas_cumprod_prev[t].item() == pytest.approx(product, rel=1e-12)
+        product *= 1 - s.betas[t].item()
+        assert s.alphas_cumprod[t].item() == pytest.approx(product, rel=1e-12)
+        assert s.snr[t].item() == pytest.approx(product / (1 - product), rel=1e-9)
+    for tensor in (s.betas, s.alphas, s.alphas_cumprod, s.alphas_cumprod_prev, s.snr):
+        assert tensor.dtype == torch.float64 and tensor.shape == (num_timesteps,)
+    assert (s.betas > 0).all() and (s.betas < 1).all()
+    assert (s.alphas_cumprod.diff() < 0).all() and (s.snr.diff() < 0).all()
+
+
+@pytest.mark.parametrize("num_timesteps", LENGTHS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_last_image_is_noise_whatever_the_length(name, num_timesteps):
+    signal = NoiseSchedule.named(name, num_timesteps).alphas_cumprod[-1].sqrt().item()
+    assert signal < 0.05  # one step of the largest beta, 0.999, leaves 0.032
+
+
+def test_unscaled_betas_leave_signal_in_a_short_schedule():
+    """What goes wrong with betas made for 1000 steps at T = 200: more than a third of the image is left."""
+    signal = NoiseSchedule.linear(200, rescale=False).alphas_cumprod[-1].sqrt().item()
+    assert signal == pytest.approx(0.364, abs=5e-4)
+    assert NoiseSchedule.linear(200).alphas_cumprod[-1].sqrt().item() < 0.01
+
+
+def test_linear_and_cosine_formulas():
+    linear = NoiseSchedule.linear(1000)
+    assert linear.betas[0].item() == pytest.approx(1e-4) and linear.betas[-1].item() == pytest.approx(0.02)
+    assert linear.betas.diff().std() < 1e-12
+
+    def curve(u):
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    cosine = NoiseSchedule.cosine(100).alphas_cumprod
+    for t in range(99):
+        assert cosine[t].item() == pytest.approx(curve((t + 1) / 100) / curve(0), rel=1e-9)
+
+
+def test_schedule_is_frozen():
+    with pytest.raises(AttributeError):
+        NoiseSchedule.cosine(10).betas = torch.ones(10)
+
+
+def test_from_betas_keeps_what_it_is_given():
+    betas = [0.1, 0.5, 0.2]
+    schedule = NoiseSchedule.from_betas(betas)
+    assert schedule.betas.tolist() == betas and schedule.name == "custom"
+
+
+@pytest.mark.parametrize("betas, seen", [([0.1, 1.0], "1.0"), ([0.1, 0.0], "0.0"), ([-0.5], "-0.5"),
+                                         ([0.1, float("nan")], "nan")])  # fmt: skip
+def test_bad_betas_are_named(betas, seen):
+    with pytest.raises(ValueError, match=f"between 0 and 1.*{seen}"):
+        NoiseSchedule.from_betas(betas)
+
+
+def test_empty_or_nested_betas():
+    for betas in ([], [[0.1]]):
+        with pytest.raises(ValueError, match="list of at least one number, got shape"):
+            NoiseSchedule.from_betas(torch.tensor(betas))
+
+
+def test_unknown_schedule_lists_the_valid_ones():
+    with pytest.raises(ValueError, match="unknown schedule 'quadratic'; choose one of linear, cosine, sigmoid"):
+        NoiseSchedule.named("quadratic")
+
+
+@pytest.mark.parametrize("num_timesteps", [0, -3, 2.5, "10"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_bad_number_of_timesteps(name, num_timesteps):
+    with pytest.raises(ValueError, match=f"num_timesteps must be a whole number of at least 1, got {num_timesteps!r}"):
+        NoiseSchedule.named(name, num_timesteps)
+
+
+# -- forward process and posterior -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_closed_form_equals_noise_added_step_by_step(name):
+    """Mean and variance of T small steps (Ho et al. 2020, eq. 2), followed exactly, are those of eq. 4."""
+    schedule = NoiseSchedule.named(name, 50)
+    diffusion, x_0 = GaussianDiffusion(schedule), torch.full((1, 1), 0.7, dtype=torch.float64)
+    mean, variance = 0.7, 0.0
+    for t, beta in enumerate(schedule.betas.tolist()):
+        mean, variance = math.sqrt(1 - beta) * mean, (1 - beta) * variance + beta
+        ts = torch.tensor([t])
+        without, with_one = (diffusion.q_sample(x_0, ts, torch.full_like(x_0, z)).item() for z in (0.0, 1.0))
+        assert without == pytest.approx(mean, rel=1e-10)
+        assert (with_one - without) ** 2 == pytest.approx(variance, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_posterior_is_bayes_rule(name):
+    """q(x_{t-1} | x_t, x_0) from the product of two Gaussian densities, written with precisions."""
+    schedule = NoiseSchedule.named(name, 30)
+    diffusion = GaussianDiffusion(schedule)
+    x_0, x_t = torch.tensor([[0.3]], dtype=torch.float64), torch.tensor([[-1.1]], dtype=torch.float64)
+    for t in range(1, 30):
+        beta, before = schedule.betas[t].item(), schedule.alphas_cumprod[t - 1].item()
+        # x_{t-1} ~ N(sqrt(before) x_0, 1 - before), and x_t ~ N(sqrt(1 - beta) x_{t-1}, beta).
+        precision = 1 / (1 - before) + (1 - beta) / beta
+        mean = (math.sqrt(before) * 0.3 / (1 - before) + math.sqrt(1 - beta) * -1.1 / beta) / precision
+        seen_mean, seen_variance = diffusion.q_posterior(x_0, x_t, torch.tensor([t]))
+        assert seen_mean.item() == pytest.approx(mean, rel=1e-8)
+        assert seen_variance.item() == pytest.approx(1 / precision, rel=1e-8)
+
+
+def test_posterior_at_the_first_step_is_x_0():
+    x_0, x_t = torch.randn(3, 1, 2, 2), torch.randn(3, 1, 2, 2)
+    mean, variance = GaussianDiffusion(NoiseSchedule.cosine(10)).q_posterior(x_0, x_t, torch.zeros(3, dtype=torch.long))
+    torch.testing.assert_close(mean, x_0)
+    assert variance.shape == (3, 1, 1, 1) and (variance == 0).all()
+
+
+def test_each_image_gets_its_own_timestep():
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(100))
+    x_0, noise, t = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5), torch.tensor([0, 30, 60, 99])
+    together = diffusion.q_sample(x_0, t, noise)
+    for i in range(4):
+        one = slice(i, i + 1)
+        torch.testing.assert_close(together[one], diffusion.q_sample(x_0[one], t[one], noise[one]))
+
+
+def test_q_sample_draws_its_own_noise():
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(100))
+    x_t = diffusion.q_sample(torch.zeros(20_000, 1), torch.full((20_000,), 50))
+    expected = 1 - diffusion.schedule.alphas_cumprod[50].item()
+    assert x_t.var().item() == pytest.approx(expected, rel=5 * math.sqrt(2 / 20_000))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_dtype_of_the_images_is_kept(prediction, dtype):
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(10), prediction)
+    x, t = torch.randn(2, 1, 4, 4, dtype=dtype), torch.tensor([1, 9])
+    results = [diffusion.q_sample(x, t), *diffusion.q_posterior(x, x, t), diffusion.target(x, x, t),
+               diffusion.to_x_0(x, x, t), diffusion.to_noise(x, x, t)]  # fmt: skip
+    assert {r.dtype for r in results} == {dtype}
+
+
+# -- targets ---------------------------------------------------------------------------------------
+
+
+@given(
+    t=st.integers(0, 99), prediction=st.sampled_from(PREDICTIONS), name=st.sampled_from(SCHEDULES),
+    x=st.floats(-1, 1), z=st.floats(-4, 4),
+)  # fmt: skip
+def test_conversions_go_there_and_back(t, prediction, name, x, z):
+    diffusion = GaussianDiffusion(NoiseSchedule.named(name, 100), prediction)
+    x_0, noise, ts = (torch.tensor([[value]], dtype=torch.float64) for value in (x, z, 0))
+    ts = torch.tensor([t])
+    x_t = diffusion.q_sample(x_0, ts, noise)
+    output = diffusion.target(x_0, noise, ts)
+    # Dividing by sqrt(alpha-bar), 5e-4 and more here, costs four of the sixteen digits.
+    torch.testing.assert_close(diffusion.to_x_0(output, x_t, ts), x_0, rtol=0, atol=1e-10)
+    torch.testing.assert_close(diffusion.to_noise(output, x_t, ts), noise, rtol=0, atol=1e-10)
+
+
+def test_v_is_the_definition_of_salimans_and_ho():
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(100), "v")
+    x_0, noise, t = torch.randn(5, 2), torch.randn(5, 2), torch.tensor([0, 20, 50, 80, 99])
+    a = diffusion.schedule.alphas_cumprod[t].float()[:, None]
+    torch.testing.assert_close(diffusion.target(x_0, noise, t), a.sqrt() * noise - (1 - a).sqrt() * x_0)
+
+
+def test_unknown_prediction_lists_the_valid_ones():
+    with pytest.raises(ValueError, match="unknown prediction 'score'; choose one of noise, x_0, v"):
+        GaussianDiffusion(NoiseSchedule.cosine(10), "score")
+
+
+# -- loss ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_loss_is_the_mean_squared_error_to_the_target(prediction):
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(100), prediction)
+    x_0, noise, t = torch.rand(4, 1, 3, 3) * 2 - 1, torch.randn(4, 1, 3, 3), torch.tensor([0, 10, 50, 99])
+    output = torch.randn(4, 1, 3, 3)
+    each = (output - diffusion.target(x_0, noise, t)).square().mean((1, 2, 3))
+    torch.testing.assert_close(diffusion.loss(lambda x, t: output, x_0, t, noise, reduction="none"), each)
+    torch.testing.assert_close(diffusion.loss(lambda x, t: output, x_0, t, noise), each.mean())
+    perfect = diffusion.loss(lambda x, t: diffusion.target(x_0, noise, t), x_0, t, noise)
+    assert perfect.item() == 0
+
+
+def test_loss_shows_the_network_the_noisy_image_and_labels():
+    diffusion, seen = GaussianDiffusion(NoiseSchedule.cosine(100), "noise"), {}
+
+    def model(x_t, t, y=None):
+        seen.update(x_t=x_t, t=t, y=y)
+        return torch.zeros_like(x_t)
+
+    x_0, noise = torch.randn(3, 1, 2, 2), torch.randn(3, 1, 2, 2)
+    t, y = torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6])
+    diffusion.loss(model, x_0, t, noise, y)
+    torch.testing.assert_close(seen["x_t"], diffusion.q_sample(x_0, t, noise))
+    assert seen["t"] is t and seen["y"] is y
+    diffusion.loss(model, x_0, t, noise)
+    assert seen["y"] is None
+
+
+def test_loss_draws_all_timesteps_equally_often():
+    diffusion, drawn = GaussianDiffusion(NoiseSchedule.cosine(5), "noise"), []
+
+    def model(x_t, t):
+        drawn.append(t)
+        return x_t
+
+    diffusion.loss(model, torch.zeros(20_000, 1))
+    share = torch.bincount(drawn[0], minlength=5) / 20_000
+    assert (share - 0.2).abs().max() < 5 * math.sqrt(0.2 * 0.8 / 20_000)
+
+
+def test_unknown_reduction():
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(5))
+    with pytest.raises(ValueError, match="reduction must be 'mean' or 'none', got 'sum'"):
+        diffusion.loss(lambda x, t: x, torch.zeros(2, 1), reduction="sum")
+
+
+# -- bad timesteps ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [-1, 100, 1000])
+@pytest.mark.parametrize("method", ["q_sample", "q_posterior", "to_x_0", "to_noise", "loss"])
+def test_timestep_outside_the_schedule(method, bad):
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(100))
+    x, t = torch.zeros(2, 1, 4, 4), torch.tensor([5, bad])
+    calls = {
+        "q_sample": lambda: diffusion.q_sample(x, t), "q_posterior": lambda: diffusion.q_posterior(x, x, t),
+        "to_x_0": lambda: diffusion.to_x_0(x, x, t), "to_noise": lambda: diffusion.to_noise(x, x, t),
+        "loss": lambda: diffusion.loss(lambda x, t: x, x, t),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=rf"t must lie in 0..99 \(T = 100\), got {bad}"):
+        calls[method]()
+
+
+@pytest.mark.parametrize("t", [torch.tensor([1.0, 2.0]), torch.tensor([1]), torch.tensor(1), 3, [1, 2]])
+def test_timestep_of_the_wrong_kind(t):
+    with pytest.raises(ValueError, match=r"integer tensor of shape \(2,\), one timestep per image"):
+        GaussianDiffusion(NoiseSchedule.cosine(10)).q_sample(torch.zeros(2, 1), t)

@@ -1,0 +1,277 @@
+"""Training: the generator, its options, the average of the weights, and what it does with bad input."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
+from utils.diffusion.checkpoints import load_model, load_state
+from utils.diffusion.training import TrainingDiverged, train, update_ema, validation_loss
+
+
+def run(*args, **options):
+    """The last state of a training."""
+    return list(train(*args, **{**OPTIONS, **options}))[-1]
+
+
+def test_yields_a_state_after_every_step():
+    losses = []
+    for k, state in enumerate(tiny_training(steps=5)):
+        assert state.step == k + 1
+        assert math.isfinite(state.loss) and state.gradient_norm > 0 and state.seconds > 0
+        assert state.validation_loss is None
+        losses.append(state.loss)
+    assert len(losses) == 5 and len(set(losses)) == 5
+
+
+def test_loss_falls():
+    losses = [state.loss for state in tiny_training(steps=60, model=tiny_unet(dropout=0.0), learning_rate=3e-3)]
+    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+
+
+def test_trains_the_model_it_was_given_and_hands_it_back_plain():
+    model = tiny_unet()
+    before = copy.deepcopy(model.state_dict())
+    for state in tiny_training(steps=3, model=model):
+        assert state.model is model and state.ema_model is not model
+        assert not state.ema_model.training and not any(p.requires_grad for p in state.ema_model.parameters())
+    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert type(model.forward(torch.zeros(1, 1, 8, 8), torch.tensor([0]))) is torch.Tensor
+
+
+def test_seed_decides_everything():
+    def weights(seed):
+        state = run(tiny_unet(), tiny_diffusion(), digits(), steps=3, seed=seed)
+        return torch.cat([p.detach().flatten() for p in state.model.parameters()])
+
+    torch.manual_seed(0)
+    first = weights(1)
+    assert torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(2))
+
+
+def test_learning_rate_rises_and_falls_along_a_cosine():
+    rates = [s.learning_rate for s in tiny_training(steps=40, model=Recorder(), warmup=4, learning_rate=1e-3)]
+    for k in range(40):
+        expected = 1e-3 * min(1, (k + 1) / 4) * 0.5 * (1 + math.cos(math.pi * k / 40))
+        assert rates[k] == pytest.approx(expected)
+    flat = tiny_training(steps=5, model=Recorder(), warmup=0, learning_rate=1e-3, decay=False)
+    assert [s.learning_rate for s in flat] == pytest.approx([1e-3] * 5)
+
+
+def test_first_step_has_the_size_of_the_learning_rate():
+    """Adam's first step has the size of the learning rate, however small the gradient was clipped."""
+    model = tiny_unet(dropout=0.0)
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    state = next(iter(tiny_training(steps=1, model=model, warmup=0, learning_rate=1e-3, decay=False)))
+    moved = torch.cat([p.detach().flatten() for p in state.model.parameters()]) - before
+    assert moved.abs().max().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_ema_is_the_average_computed_by_hand():
+    model = tiny_unet(dropout=0.0)
+    kept = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    for k, state in enumerate(tiny_training(steps=8, model=model, ema_decay=0.5)):
+        decay = min(0.5, (1 + k) / (10 + k))
+        kept = decay * kept + (1 - decay) * torch.cat([p.detach().flatten() for p in state.model.parameters()])
+        seen = torch.cat([p.flatten() for p in state.ema_model.parameters()])
+        torch.testing.assert_close(seen, kept, rtol=1e-5, atol=1e-7)
+
+
+def test_update_ema_copies_buffers():
+    a, b = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    b.running_mean.fill_(3.0)
+    update_ema(a, b, 0.9)
+    assert a.running_mean.tolist() == [3, 3]
+
+
+class Recorder(nn.Module):
+    """Keeps what it is shown."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.zeros(1)), []
+        if num_classes:
+            self.num_classes = num_classes
+
+    def forward(self, x_t, t, y=None):
+        self.seen.append((x_t.detach(), t, y))
+        return x_t * self.weight
+
+
+def test_labels_are_dropped_one_by_one():
+    model, images = Recorder(), digits(640)
+    run(model, tiny_diffusion(), images, steps=10, batch_size=64, label_dropout=0.25)
+    labels = torch.stack([y for _, _, y in model.seen])
+    dropped = labels == 10
+    assert dropped.float().mean().item() == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / 640))
+    assert (dropped.any(1) & ~dropped.all(1)).all()  # of every batch some and not all
+    assert not (labels[~dropped] == 10).any()
+    kept = Recorder()
+    run(kept, tiny_diffusion(), images, steps=10, batch_size=64, label_dropout=0.0)
+    every = torch.cat([y for _, _, y in kept.seen])
+    assert torch.equal(every.sort().values, images.labels.sort().values)  # one epoch, all labels as they are
+    assert torch.equal(torch.stack([y for _, _, y in kept.seen])[~dropped], labels[~dropped])
+
+
+def test_timesteps_cover_the_schedule():
+    model = Recorder()
+    run(model, tiny_diffusion(num_timesteps=4), digits(64), steps=30, batch_size=64)
+    share = torch.bincount(torch.cat([t for _, t, _ in model.seen]), minlength=4) / (30 * 64)
+    assert (share - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / (30 * 64))
+
+
+def test_kinds_of_images_give_the_same_training():
+    found = digits()
+    sources = [(found, None), (found.images, found.labels), (TensorDataset(found.images, found.labels), None)]
+    losses = [run(tiny_unet(), tiny_diffusion(), images, labels=labels, steps=2).loss for images, labels in sources]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] == pytest.approx(losses[2], rel=1e-6)
+
+
+def test_images_without_labels_and_a_plain_network():
+    model = Recorder(num_classes=None)
+    run(model, tiny_diffusion(), digits(), steps=1)
+    assert model.seen[0][2] is None
+    run(tiny_unet(num_classes=None), tiny_diffusion(), digits().images, steps=1)
+    run(tiny_unet(), tiny_diffusion(), digits().images, steps=1)
+
+
+def test_minutes_end_the_training():
+    states = list(train(tiny_unet(), tiny_diffusion(), digits(), minutes=0.02, **OPTIONS))
+    assert states[-1].seconds >= 1.2 and len(states) == states[-1].step
+    assert states[-1].learning_rate < 2e-3
+
+
+def test_minutes_count_those_of_the_first_part(tmp_path):
+    options = dict(**OPTIONS, out=tmp_path, minutes=0.02)
+    first = list(train(tiny_unet(), tiny_diffusion(), digits(), **options))[-1]
+    again = list(train(tiny_unet(), tiny_diffusion(), digits(), **options))
+    assert len(again) == 1 and again[0].step == first.step
+
+
+def test_validation_loss_is_measured_on_the_average():
+    seen = {}
+    for state in tiny_training(steps=4, validation=digits(32, "test"), validate_every=2):
+        seen[state.step] = (state.validation_loss, copy.deepcopy(state.ema_model))
+    assert seen[1][0] is None and seen[2][0] == seen[3][0] != seen[4][0]
+    expected = validation_loss(seen[4][1], tiny_diffusion(), digits(32, "test")).mean().item()
+    assert seen[4][0] == pytest.approx(expected, rel=1e-5)
+
+
+class Zero(nn.Module):
+    def forward(self, x_t, t, y=None):
+        return torch.zeros_like(x_t)
+
+
+def test_validation_loss_by_timestep():
+    """A network that says 0 has the loss E[v^2], which is 1 - alpha-bar times E[x_0^2] plus alpha-bar."""
+    diffusion, images = tiny_diffusion(num_timesteps=100), digits(297, "test")
+    losses = validation_loss(Zero(), diffusion, images, points=5, count=297)
+    t = torch.tensor([10, 30, 50, 70, 90])
+    a = diffusion.schedule.alphas_cumprod[t].float()
+    expected = a + (1 - a) * images.images.square().mean()
+    torch.testing.assert_close(losses, expected, rtol=0.05, atol=0)
+    assert torch.equal(losses, validation_loss(Zero(), diffusion, images, points=5, count=297))
+
+
+def test_validation_loss_knows_no_dropout():
+    model = tiny_unet(dropout=0.9)
+    nn.init.normal_(model.head[-1].weight)
+    nn.init.normal_(model.middle[0].block.conv2.weight)
+    a, b = (validation_loss(model.train(), tiny_diffusion(), digits(16)) for _ in range(2))
+    assert torch.equal(a, b) and model.training
+
+
+def test_bf16_trains_too():
+    state = run(tiny_unet(), tiny_diffusion(), digits(), steps=2, precision="bf16")
+    assert math.isfinite(state.loss) and next(state.model.parameters()).dtype == torch.float32
+
+
+# -- what is saved ---------------------------------------------------------------------------------
+
+
+def test_model_safetensors_holds_the_average(tmp_path):
+    for state in tiny_training(steps=4, out=tmp_path):
+        last = state
+    model, diffusion = load_model(tmp_path / "model.safetensors")
+    for name, value in last.ema_model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert diffusion.prediction == "v" and diffusion.num_timesteps == 50
+    assert load_state(tmp_path / "checkpoint.pt")["step"] == 4
+
+
+def test_leaving_the_loop_saves(tmp_path):
+    for state in tiny_training(steps=50, out=tmp_path, save_every=1000):
+        if state.step == 3:
+            break
+    del state
+    assert load_state(tmp_path / "checkpoint.pt")["step"] == 3
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_first_state_after_resuming_is_the_restored_one(tmp_path):
+    for _ in tiny_training(steps=3, out=tmp_path):
+        pass
+    steps = [state.step for state in tiny_training(steps=6, out=tmp_path)]
+    assert steps == [3, 4, 5, 6]
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps, minutes", [(None, None), (3, 3)])
+def test_steps_or_minutes(steps, minutes):
+    with pytest.raises(ValueError, match=f"one of the two; got steps={steps}, minutes={minutes}"):
+        run(tiny_unet(), tiny_diffusion(), digits(), steps=steps, minutes=minutes)
+
+
+@pytest.mark.parametrize("length", [dict(steps=0), dict(steps=-5), dict(minutes=0), dict(minutes=-1.5)])
+def test_length_must_be_above_0(length):
+    with pytest.raises(ValueError, match=f"above 0, got {next(iter(length.values()))}"):
+        run(tiny_unet(), tiny_diffusion(), digits(), **length)
+
+
+@pytest.mark.parametrize("bad", [10, -1])
+def test_training_labels_outside_the_classes(bad):
+    labels = torch.full((64,), bad)
+    with pytest.raises(ValueError, match=f"label {bad} is outside the classes 0..9; number the classes from 0"):
+        run(tiny_unet(), tiny_diffusion(), digits().images, labels=labels, steps=1)
+
+
+def test_images_outside_the_range():
+    with pytest.raises(ValueError, match=r"images must lie in \[-1, 1\], got values from 0 to 255"):
+        run(tiny_unet(), tiny_diffusion(), digits().pixels.float(), steps=1)
+
+
+class Diverging(nn.Module):
+    """A network whose output becomes NaN, or whose gradient does, at one step."""
+
+    def __init__(self, at, what):
+        super().__init__()
+        self.weight, self.at, self.what, self.calls = nn.Parameter(torch.ones(1)), at, what, 0
+
+    def forward(self, x_t, t, y=None):
+        self.calls += 1
+        if self.calls <= self.at:
+            return x_t * self.weight
+        if self.what == "loss":
+            return x_t * self.weight * math.nan
+        return x_t + (self.weight - self.weight.detach()).abs().sqrt()  # the root's slope at 0 is infinite
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient norm"])
+def test_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path, what):
+    reached = []
+    message = f"the {what} became .* at step 5: .*last good checkpoint is kept. Try a lower"
+    with pytest.raises(TrainingDiverged, match=message):
+        for state in train(Diverging(5, what), tiny_diffusion(), digits(), steps=10, out=tmp_path, save_every=2,
+                           **OPTIONS):  # fmt: skip
+            reached.append(state.step)
+    assert reached == [1, 2, 3, 4, 5]
+    saved = load_state(tmp_path / "checkpoint.pt")
+    assert saved["step"] == 4 and all(torch.isfinite(value).all() for value in saved["model"].values())
+    assert not (tmp_path / "model.safetensors").exists()
