@@ -355,7 +355,8 @@ animate(
 #   $\beta_t\,\frac{(1-\bar\alpha_{t-1}) + \bar\alpha_{t-1}\beta_t}{1-\bar\alpha_t}
 #   = \beta_t\,\frac{1 - \bar\alpha_{t-1}\alpha_t}{1-\bar\alpha_t} = \beta_t$.
 #
-# Images lie in between. And **at the last step** $\bar\alpha_{t-1} = 1$, so $\tilde\beta_t = 0$: the mean is
+# For data whose pixels have a variance of at most 1, the variance lies in between, pixel by pixel and on average
+# over $x_t$. And **at the last step** $\bar\alpha_{t-1} = 1$, so $\tilde\beta_t = 0$: the mean is
 # $\hat x_0$ itself, and noise on top of it would be noise in the picture. The paper says so in section 3.3
 # ("we display $\mu_\theta(x_1, 1)$ noiselessly"); in the algorithm it is the "else $z = 0$".
 #
@@ -679,7 +680,8 @@ show_images(torch.cat(shown), columns=count, title="Test images (top), and decod
 # %% [markdown]
 # The number of steps: the same network serves every row, and the error falls with the size of the step (Song et
 # al. 2020, Table 2, measure the same on CIFAR-10). The real images become something close to standard normal
-# noise: for $\eta = 0$ the sampler is a two-way map between noise and pictures.
+# noise in mean and spread (neighbouring pixels may still hang together): for $\eta = 0$ the sampler is a two-way map
+# between noise and pictures.
 
 # %% [markdown]
 # ## 5. DPM-Solver++(2M): a line instead of a constant
@@ -1245,11 +1247,14 @@ show_images(
 )
 
 # %% [markdown]
-# The copies are caught, so the test works. The samples are no copies: their neighbours are garments of the same
-# cut with other details, and even the four closest samples, which are the four most likely copies, differ from
-# theirs. If samples are *nearer* in pixels than real test images are, that is no proof of copying: a smooth picture is
-# near to everything, because it lacks the details that make real images differ. The features are less easily
-# fooled. Notebook 06 goes on from here.
+# By pixels the noisy copies are caught at once, so that test works, and it finds no sign of copying: no sample is
+# as near to a training image as the copies are, and even the four closest samples, which are the four most likely
+# copies, differ from theirs. By features the noisy copies are *not* caught: a little noise moves an image further
+# in this feature space than the nearest other garment is. So the features add nothing here but a warning, and a
+# test that cannot find planted copies must not be trusted when it finds none. (Copies can be found only among the
+# images we have: with the small set, which the first cell of this section says, most of them are out of sight.)
+# If samples are *nearer* in pixels than real test images are, that is no proof of copying: a smooth picture is
+# near to everything, because it lacks the details that make real images differ. Notebook 06 goes on from here.
 
 # %% [markdown]
 # ## 11. What goes wrong when $x_T$ is not noise

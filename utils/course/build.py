@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from utils.course.convert import clean, convert, source_sha256
 from utils.course.execute import FailedCell, execute
+from utils.course.prose import refresh_prose
 from utils.course.runtime import PROFILES
 from utils.course.set_repo import set_repo
 from utils.course.setup_cell import ROOT, setup_cell
@@ -56,6 +57,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="sizes; another than cpu needs --out (default: cpu)",
     )
     add("--figures", type=Path, metavar="DIR", help="also write every picture as DIR/NN_cell_k.png")
+    add("--prose", action="store_true", help="only the text has changed: keep the outputs, execute nothing")
     add("--check", action="store_true", help="build nothing; fail if a notebook is not of its current source")
     add("--summary", action="store_true", help="build nothing; print time and memory of the built notebooks")
     add("--setup-cell", action="store_true", help="print the set-up cell that every notebook has")
@@ -95,8 +97,8 @@ def build_all(sources: list[Path], root: Path, options: argparse.Namespace) -> i
     for source in sources:
         target = built_path(source, folder)
         try:
-            notebook = build(source, root, options.profile)
-        except FailedCell as error:
+            notebook = refresh_prose(source, target) if options.prose else build(source, root, options.profile)
+        except (FailedCell, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
@@ -115,6 +117,8 @@ def build(source: Path, root: Path, profile: str) -> NotebookNode:
     # The hash is taken before the run: an edit during the run then shows as a stale notebook.
     sha256 = source_sha256(source)
     bar = tqdm(total=len(notebook.cells), desc=source.stem, unit="cell", disable=not sys.stderr.isatty())
+    if not sys.stderr.isatty():
+        print(f"executing {source.stem} on the {profile} profile", flush=True)  # a log has no progress bar
     with bar:
         seconds, memory = execute(notebook, source.stem, root / "notebooks", profile, bar.update)
     clean(notebook)

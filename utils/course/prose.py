@@ -1,0 +1,26 @@
+"""Edited prose without a new run: allowed where every code cell is what it was when the outputs were made."""
+
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from utils.course.convert import convert, source_sha256
+
+
+def refresh_prose(source: Path, built: Path) -> NotebookNode:
+    """The notebook of `source` with the outputs, the times and the profile of `built`.
+
+    Raises:
+        ValueError: `built` is missing, or a code cell has changed, so that the notebook has to be executed.
+    """
+    if not built.exists():
+        raise ValueError(f"{built.name} is missing; build it first")
+    old, new = nbformat.read(built, as_version=4), convert(source)
+    old_code, new_code = ([cell for cell in book.cells if cell.cell_type == "code"] for book in (old, new))
+    if [cell.source for cell in old_code] != [cell.source for cell in new_code]:
+        raise ValueError(f"code in src/{source.name} changed since {built.name} was run; build it without --prose")
+    for was, now in zip(old_code, new_code):
+        now.outputs, now.execution_count = was.outputs, was.execution_count
+    new.metadata.course = {**old.metadata.course, "source_sha256": source_sha256(source)}
+    return new
