@@ -545,8 +545,8 @@ plt.show()
 # %% [markdown]
 # That is the answer to the question above: with unscaled betas $x_T$ in training is a faded photograph. The
 # class can be read from it nearly as well as from the clean image, by the crude guess used here, and its mean
-# pixel gives away most images, while noise has neither. Scaled betas pass both tests. A sampler that starts from noise on the
-# unscaled schedule begins outside of what the network was trained on.
+# pixel gives away most images, while noise has neither. Scaled betas pass both tests. A sampler that starts from
+# noise on the unscaled schedule begins outside of what the network was trained on.
 #
 # A milder form is common: even at $T = 1000$ the linear schedule keeps $\sqrt{\bar\alpha_T} = 0.0064$. In 28×28
 # images that is invisible. Lin et al. (2023) show what it does to large images, where averages over very many

@@ -217,3 +217,21 @@ def test_pieces_of_one_stream_become_one_and_warnings_stay():
 def test_the_setup_cell_is_printed_for_authors(checkout, capsys):
     assert main(["--setup-cell"], checkout) == 0
     assert capsys.readouterr().out == setup_cell() + "\n"
+
+
+def test_prose_keeps_the_outputs_of_unchanged_code(checkout):
+    source = checkout / "notebooks" / "src" / "01_tiny.py"
+    assert main(["01"], checkout) == 0
+    built = checkout / "notebooks" / "01_tiny.ipynb"
+    before = [cell.outputs for cell in nbformat.read(built, as_version=4).cells if cell.cell_type == "code"]
+    longer = "# # A small notebook\n\n# %% [markdown]\n# More."
+    source.write_text(source.read_text().replace("# # A tiny notebook", longer))
+    assert why_stale(source, built) is not None
+    assert main(["--prose", "01"], checkout) == 0
+    after = nbformat.read(built, as_version=4)
+    assert why_stale(source, built) is None
+    assert "small" in after.cells[0].source
+    assert [cell.outputs for cell in after.cells if cell.cell_type == "code"] == before
+    source.write_text(source.read_text().replace("import sys", "import sys, io"))
+    assert main(["--prose", "01"], checkout) == 1, "code that was not run must not get old outputs"
+    assert why_stale(source, built) is not None
