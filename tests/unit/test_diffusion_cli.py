@@ -69,7 +69,7 @@ def test_sampling_writes_a_picture(trained, root, tmp_path):
 
 @pytest.mark.parametrize("options, shape", [
     (["--n", "5", "--sampler", "ddim", "--steps", "2"], (5, 1, 8, 8)),
-    (["--n", "3", "--sampler", "ddpm", "--size", "12", "--label", "3"], (3, 1, 12, 12)),
+    (["--n", "3", "--sampler", "ddpm", "--steps", "5", "--size", "12", "--label", "3"], (3, 1, 12, 12)),
 ])  # fmt: skip
 def test_sampling_writes_a_tensor(trained, monkeypatch, tmp_path, options, shape):
     out, _ = trained

@@ -65,8 +65,8 @@ class Run:
         self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.seed, self.rng = seed, torch.Generator(self.device).manual_seed(seed)
-        self.seed_dropout()
         self.state = TrainState(0, math.nan, 0.0, math.nan, 0.0, model, ema_model)
+        self.seed_dropout()
 
     # -- how far ---------------------------------------------------------------------------------------
 

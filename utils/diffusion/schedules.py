@@ -36,7 +36,8 @@ class NoiseSchedule:
 
     def __post_init__(self):
         # A copy of our own: nothing done to the caller's tensor later may part betas from what follows from them.
-        betas = torch.as_tensor(self.betas).detach().to("cpu").to(torch.float64).clone()
+        given = self.betas if isinstance(self.betas, Tensor) else torch.tensor(self.betas, dtype=torch.float64)
+        betas = given.detach().to("cpu").to(torch.float64).clone()
         if betas.ndim != 1 or len(betas) == 0:
             raise ValueError(f"betas must be a list of at least one number, got shape {tuple(betas.shape)}")
         if not bool(((betas > 0) & (betas < 1)).all()):

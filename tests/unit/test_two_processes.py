@@ -1,0 +1,40 @@
+"""Two processes under `accelerate launch` train as one process does with the same total batch."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+TRAIN = ["-m", "utils.diffusion.train", "--data", "digits", "--steps", "8", "--batch-size", "32", "--channels", "32",
+         "--device", "cpu", "--precision", "no", "--log-every", "1", "--out"]  # fmt: skip
+# --multi_gpu is what makes accelerate start several processes on one machine; --device cpu puts them on the CPU.
+# Port 0: any that is free.
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+
+
+def losses(root, *arguments):
+    """Losses by step, and the number of processes that the command says."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=root, env=environment,
+                          capture_output=True, text=True, timeout=900)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^step +(\d+)  loss ([\d.]+)", done.stdout, re.MULTILINE)
+    assert [int(step) for step, _ in found] == list(range(1, 9))  # printed by one process only
+    return [float(loss) for _, loss in found], re.search(r"processes: (\d+)", done.stdout).group(1)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(root, tmp_path):
+    alone, one = losses(root, *TRAIN, tmp_path / "one")
+    together, two = losses(root, *LAUNCH, *TRAIN, tmp_path / "two")
+    assert (one, two) == ("1", "2")
+    assert len(set(alone)) == 8
+    assert together == pytest.approx(alone, abs=1e-4)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    for name, value in weights[0].items():
+        # Sums are rounded in another order, and Adam makes steps of one size of gradients however small: the mean.
+        assert (weights[1][name] - value).abs().mean() < 1e-4, name
