@@ -679,9 +679,9 @@ show_images(torch.cat(shown), columns=count, title="Test images (top), and decod
 
 # %% [markdown]
 # The number of steps: the same network serves every row, and the error falls with the size of the step (Song et
-# al. 2020, Table 2, measure the same on CIFAR-10). The real images become something close to standard normal
-# noise in mean and spread (neighbouring pixels may still hang together): for $\eta = 0$ the sampler is a two-way map
-# between noise and pictures.
+# al. 2020, Table 2, measure the same on CIFAR-10). The real images become something like
+# noise, though with a smaller spread than standard normal noise has, as printed: for $\eta = 0$ the sampler is a
+# two-way map between pictures and noise, as good as the network is.
 
 # %% [markdown]
 # ## 5. DPM-Solver++(2M): a line instead of a constant
@@ -1023,7 +1023,7 @@ print(f"best with {many} evaluations, over the floor: {min(gap[many]) / float(fl
 # remove it. That is also where a little noise may help: fresh noise covers up earlier errors, an ODE carries
 # them along (Karras et al. 2022, section 4). In Song et al.'s Table 1, $\eta = 0$ wins at every number of steps
 # up to 100, and 1000 steps of the original DDPM end slightly ahead of it. Read the error bars before you call a
-# winner, and the grey band before you call a sampler bad. Distances of 10,000 images are in the model card,
+# winner, and the grey band before you call a sampler bad. The same table is in the model card,
 # `data/checkpoints/unet-fashion-mnist.md`.
 
 # %% [markdown]
