@@ -23,8 +23,8 @@
 # $x_t$ and the target $v$; both are repeated in a line. Sampling is a black box here, `generate`;
 # notebook 05 opens it.
 #
-# **Time**: about 5 minutes on a laptop CPU (2 cores); the longest cell takes about two. The GPU profile has
-# a budget of 15 minutes on a T4 (not measured here).
+# **Time**: about 8 minutes on two cores that had other work besides; the longest cell takes about three. The GPU
+# profile has a budget of 15 minutes on a T4 (not measured here).
 
 # %% tags=["setup"]
 # Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
@@ -361,9 +361,9 @@ print("the EMA step by hand equals update_ema")
 # %% [markdown]
 # ## 4. Train
 #
-# Now for real, with a U-Net a little narrower than the standard one, because on two cores many steps of a
-# small network buy more than few steps of a large one. It takes **about two minutes** on two cores; the bar
-# shows the time that is left, and the curve is drawn anew every few seconds.
+# Now for real, with a U-Net a little narrower than the standard one, so that a few minutes hold more steps. It
+# takes **two to three minutes** on two cores; the bar shows the time that is left, and the curve is drawn anew
+# every few seconds.
 #
 # **You can stop the kernel at any time** (the square button) and run the training cell again: it goes on
 # where it was, because `train` saves its state in the folder `out`. (Section 9 proves it.) The cell before
@@ -447,8 +447,9 @@ print(f"each training image was seen {total_steps * batch_size / len(data):.1f} 
 # Nearly all of the fall comes early; after that the curve looks flat. Is the rest of the training wasted?
 # The next section looks at the pictures.
 #
-# (The validation loss lies on or even below the training curve, though its images were never trained on:
-# it is measured with the averaged weights, the training loss with those of the moment.)
+# (The validation loss is measured in another way: always on the same images, at ten fixed timesteps, by the
+# averaged weights. So compare its dots with each other, not with the line. Section 6 measures training images in
+# the same way.)
 #
 # ## 5. Image quality against minutes trained
 #
@@ -478,8 +479,8 @@ for row, (seconds, _, _) in enumerate(snapshots.values()):
 show_images(shown, titles=titles, columns=10, scale=2, title="The same noise, after more and more training")
 
 # %% [markdown]
-# Read it downwards: from nothing, to blobs of the right brightness, to shapes that you can name, to
-# textures and straight edges. Between the last rows the loss moved little.
+# Read it downwards: noise, blobs of the right brightness, silhouettes, then clothes that you can name, and from
+# there on less dirt and firmer outlines. Good they are not yet. Between the last rows the loss moved little.
 #
 # **A number for it.** A small classifier, trained on real Fashion-MNIST and kept in `data/checkpoints`,
 # turns each image into 64 features. The **Fréchet distance** (FD; Heusel et al. 2017) fits one Gaussian to
@@ -539,16 +540,18 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# So the training was not wasted: while the loss curve looks flat, the images keep getting better.
+# So the second half was not wasted: while the loss curve looks flat, the images keep getting better.
 #
-# What this tells you about patience: the first recognisable clothes come within a small part of the
-# training, the last factor takes most of it. And a curve from one run says how *this* run went. A run that
-# is planned to be half as long ends better than this one at half its time, because its learning rate is
-# lowered by then (section 8).
+# What this tells you about patience: clothes that you can name come within a small part of the training, and the
+# rest of the way is long. These minutes leave a distance far above that of real images; the dashed line is what
+# about an hour on the same kind of machine reaches, with a network twice as large (see its model card). If yours is
+# well above this curve after the same number of steps, look for a bug; if not, train longer. One more caution: this
+# is one run, planned for this length. Its learning rate is still high in the middle, so a run planned to be half as
+# long need not end where this one was at half its time.
 #
 # ## 6. Why the loss number says so little
 #
-# **Question:** loss and quality disagree. Where does the loss hide what we see?
+# **Question:** the loss looks flat while the images improve. Where does it hide what we see?
 #
 # **First: it is an average over timesteps that differ a lot.** `validation_loss` gives the loss at ten
 # timesteps, on the same images and the same noise at every call, so two calls differ by the network only.
@@ -664,6 +667,11 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
+# One batch scatters by about as much as the whole second half of the training gains, so in the losses of single
+# batches that gain cannot be seen at all; only the fixed images and noise of the validation loss show it. And in the
+# last figure the two curves fall together while the network learns the coarse things; then they part: the loss bends
+# towards its floor, the Fréchet distance goes on.
+#
 # So: **watch the validation loss for trouble** (NaN, a rise, a gap to the training loss), compare it between
 # two settings only with the same target, schedule, images and noise, and **judge quality by samples**.
 #
@@ -711,11 +719,16 @@ show_images(
 )
 
 # %% [markdown]
-# The weights of the moment jump around a good place: the gradient of each batch pulls them elsewhere. The
-# average stays near the middle. At the end of a training whose learning rate has gone down to 0, the jumps
-# have died out by themselves and the two are nearly the same: **decay and EMA do partly the same work**.
-# DDPM's training keeps its rate to the end, and there the EMA is worth much more: public re-implementations
-# on CIFAR-10 report an FID of 3.21 with it, and of 12.14 and 8.06 without.
+# **Here the EMA buys nothing that these images can show**: the two curves lie on each other, and at one of the
+# early moments the average is even behind. The left panel says why. While the network learns fast, the average over
+# the past lags behind what the network knows now. And at the end the learning rate has gone down to 0, so there is
+# no jitter left to average away.
+#
+# So why keep it? Its place is a long training at a rate that stays high: there the weights jump around
+# a good place, because each batch pulls them elsewhere, and the average stays near the middle. Public
+# re-implementations of DDPM report, on CIFAR-10, an FID of 3.21 with it, and of 12.14 and 8.06
+# without. It costs one line and a copy of the weights, and it lets you sample at any moment of a long training.
+# Decay and EMA are two ways to weights that stand still; where the rate falls to 0, do not expect much of the EMA.
 #
 # **Pitfall: an EMA that is not warmed up.** With $d = 0.999$ from the first step the average still holds
 # much of the random start, $0.999^K$ of it after $K$ steps:
@@ -733,7 +746,7 @@ for k in [100, 700, 5000]:
 # Short trainings of a small network: everything on, then one part missing, from the same start and with the
 # same batches, two seeds each. Two pairs of rows ask what a part is *for*: warm-up, at five times the learning
 # rate; clipping, when in the middle of the training one single gradient is 1000 times too large, as a
-# broken image or a rare overflow can make it. It takes **about a minute and a half**.
+# broken image or a rare overflow can make it. It takes **about two minutes**.
 #
 # **Predict before you run:** which missing part hurts most?
 
@@ -820,20 +833,27 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# How to read this. On the left, the lower the mark, the better the images. A ratio above 1 says that the missing
-# part was worth something; where the two seeds disagree, or their marks overlap with those of the full recipe, this
-# measurement does not tell the two apart. The runs are short, so that each can be repeated: they say what
-# matters *early*. What each part is for:
+# How to read this: on the left, the lower the mark, the better the images. A ratio above 1 says that the missing part
+# was worth something; where the two seeds disagree, or their marks overlap with those of the full recipe, this
+# measurement does not tell the two apart.
 #
-# - **Decay** settles the weights. Compare its two lines: what its absence costs *without* EMA and *with* EMA.
-#   The average does part of the decay's work, and the decay part of the average's.
-# - **Warm-up** and **clipping** are insurance. At a modest learning rate with a network whose last layers
-#   start at zero, little goes wrong that they could prevent. They pay when something does: a rate that is too
-#   high for the first steps, or one wild gradient.
-# - Why does one wild gradient do lasting harm? Adam divides by the root of a running average of *squared*
-#   gradients. A gradient 1000 times too large adds a million times too much to it, and the average forgets
-#   over about 1000 steps ($\beta_2 = 0.999$): all that time the steps are far too **small**, and training
-#   nearly stands still. Clipping to norm 1 before Adam sees it prevents this.
+# - **The full recipe loses here.** After these few steps all networks still draw blobs, so what counts is how far
+#   the weights have come. Warm-up and decay both hold them back (their ratios are below 1), and five times the
+#   rate beats all. A recipe for thousands of steps is too careful for a hundred: never choose settings in runs much
+#   shorter than the one you mean to make. What decay is for, settling the weights at the end, is not seen here,
+#   because there is nothing to settle yet.
+# - **Warm-up is an insurance.** At five times the rate one of the seeds does as well without it, and the other is
+#   thrown back so far that most of the gain of the higher rate is gone.
+# - **Clipping is another.** On ordinary gradients it changes next to nothing. With one wild gradient (right
+#   panel) the clipped training goes on as if nothing had happened; without clipping the loss climbs, and at the end
+#   it is far above the others.
+# - **And look at that row of the table again:** its loss is by far the worst, but its Fréchet distance is not. Among
+#   blobs, FD does not tell good from bad. A distance is worth something once the samples look like something.
+#
+# Why does *one* gradient do lasting harm? Adam keeps two running averages. That of the gradients, over about 10
+# steps, now points along that one gradient, so for about ten steps the weights are carried away with it. That
+# of the *squared* gradients, over about 1000 steps ($\beta_2 = 0.999$), has become huge, and Adam divides by its root:
+# after that the steps are too small to come back soon.
 #
 # **bf16.** *Mixed precision* runs convolutions and matrix products in a 16-bit format and keeps weights,
 # EMA and optimiser in float32. bf16 has the range of float32 but only 8 binary digits. That is why the
@@ -880,8 +900,8 @@ if "bf16" in measured:
 print(f"the course would choose: {find_precision(course.device).replace('no', 'fp32')}")
 
 # %% [markdown]
-# The losses are nearly the same: bf16 costs no quality here. Its speed is the machine's matter, and so the
-# course never assumes it. (fp16 has more digits and less range. Small gradients vanish in it, so the loss is
+# Over these few steps the losses are nearly the same. The speed is the machine's matter, and so the course never
+# assumes it. (fp16 has more digits and less range. Small gradients vanish in it, so the loss is
 # scaled up before `backward` and the gradients down after it; that is the place where learners meet NaN. If
 # it happens to you: `precision="no"`, or bf16.)
 #
