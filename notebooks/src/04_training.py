@@ -35,7 +35,8 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = {"accelerate", "ipywidgets", "matplotlib", "safetensors", "scipy", "tqdm"}
+NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer", "spacy",
+          "tqdm", "transformers"]
 
 here = Path.cwd()
 root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
@@ -43,9 +44,10 @@ if root is None:
     root = here / "diffusion-ner-course"
     if not root.exists():
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
-    missing = [name for name in sorted(NEEDED) if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
+        packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
 sys.path.insert(0, str(root))
 
 from utils.course import start

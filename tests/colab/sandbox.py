@@ -26,12 +26,16 @@ NEEDED = [
     "huggingface-hub",
     "ipython-genutils",
     "pillow",
+    "python-crfsuite",
     "pyyaml",
     "safetensors",
     "scikit-learn",
     "scipy",
     "setuptools<81",  # IPython 7 imports pkg_resources
+    "snowballstemmer",
+    "spacy",
     "tqdm",
+    "transformers",
 ]
 WITHOUT_DEPENDENCIES = ("accelerate", "ipywidgets")
 OFFLINE_SIGNS = ("NewConnectionError", "NameResolutionError", "ConnectTimeout", "Network is unreachable")
