@@ -381,25 +381,26 @@ def x_0_from_network(x_t, t, y):
 
 
 def run(step, x_T, y=None, steps=20, clip=True, generator=None, predict=x_0_from_network, grid=None):
-    """Yields (x_s, x_0 estimate) after each network evaluation. `step` goes from alpha-bar a_t to a_s."""
+    """Yields (x_s, x_0 estimate) after each network evaluation. `step` goes from alpha-bar a_bar_t to a_bar_s."""
     grid = grid or grid_of(steps)
     generator = generator or torch.Generator().manual_seed(0)
     x_t, previous = x_T, None
     for t, s in zip(grid, [*grid[1:], None]):
-        a_t, a_s = a_bar[t], 1.0 if s is None else a_bar[s]  # after the last step nothing of the noise is left
+        a_bar_t, a_bar_s = a_bar[t], 1.0 if s is None else a_bar[s]  # after the last step nothing of the noise is left
         x_0 = predict(x_t, t, y)
         x_0 = x_0.clamp(-1, 1) if clip else x_0
-        x_s = step(x_t, x_0, a_t, a_s, normal(x_t.shape, generator).to(x_t), previous)
-        x_t, previous = x_s, (x_0, a_t)
+        x_s = step(x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator).to(x_t), previous)
+        x_t, previous = x_s, (x_0, a_bar_t)
         yield x_t, x_0
 
 
-def ddpm_step(x_t, x_0, a_t, a_s, z, previous=None, variance="small"):
+def ddpm_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, variance="small"):
     """A draw from q(x_s | x_t, x_0); `variance` "large" is beta, "large, also last" never switches it off."""
-    a_ts = a_t / a_s
-    small = (1 - a_ts) * (1 - a_s) / (1 - a_t)
-    sigma = math.sqrt(small if variance == "small" or (a_s == 1 and variance == "large") else 1 - a_ts)
-    x_0_weight, x_t_weight = math.sqrt(a_s) * (1 - a_ts) / (1 - a_t), math.sqrt(a_ts) * (1 - a_s) / (1 - a_t)
+    alpha_ts = a_bar_t / a_bar_s
+    small = (1 - alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
+    sigma = math.sqrt(small if variance == "small" or (a_bar_s == 1 and variance == "large") else 1 - alpha_ts)
+    x_0_weight = math.sqrt(a_bar_s) * (1 - alpha_ts) / (1 - a_bar_t)
+    x_t_weight = math.sqrt(alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
     return x_0_weight * x_0 + x_t_weight * x_t + sigma * z
 
 
@@ -585,13 +586,13 @@ plt.show()
 
 
 # %%
-def ddim_step(x_t, x_0, a_t, a_s, z, previous=None, eta=0.0):
+def ddim_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, eta=0.0):
     """Song et al. 2020, eq. 12 and 16."""
-    noise = (x_t - math.sqrt(a_t) * x_0) / math.sqrt(1 - a_t)
+    noise = (x_t - math.sqrt(a_bar_t) * x_0) / math.sqrt(1 - a_bar_t)
     # max: the bracket is negative only where DDIM runs backwards (below), and eta is 0 there
-    sigma = eta * math.sqrt(max(0.0, (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)))
-    direction = math.sqrt(max(0.0, 1 - a_s - sigma**2)) * noise
-    return math.sqrt(a_s) * x_0 + direction + sigma * z
+    sigma = eta * math.sqrt(max(0.0, (1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s)))
+    direction = math.sqrt(max(0.0, 1 - a_bar_s - sigma**2)) * noise
+    return math.sqrt(a_bar_s) * x_0 + direction + sigma * z
 
 
 x_t, x_0, z = torch.randn(3, 1000, dtype=torch.float64)
@@ -731,16 +732,16 @@ def half_log_snr(a):
     return 0.5 * math.log(a / (1 - a))
 
 
-def dpmpp_2m_step(x_t, x_0, a_t, a_s, z, previous):
+def dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
     """Lu et al. 2022b, Algorithm 2. `previous` is (x_0 estimate, alpha-bar) of the step before, or None."""
-    if a_s == 1:
+    if a_bar_s == 1:
         return x_0
-    h, line = half_log_snr(a_s) - half_log_snr(a_t), x_0
+    h, line = half_log_snr(a_bar_s) - half_log_snr(a_bar_t), x_0
     if previous is not None:
-        x_0_before, a_before = previous
-        h_before = half_log_snr(a_t) - half_log_snr(a_before)
+        x_0_before, a_bar_before = previous
+        h_before = half_log_snr(a_bar_t) - half_log_snr(a_bar_before)
         line = x_0 + h / (2 * h_before) * (x_0 - x_0_before)
-    return math.sqrt((1 - a_s) / (1 - a_t)) * x_t - math.sqrt(a_s) * math.expm1(-h) * line
+    return math.sqrt((1 - a_bar_s) / (1 - a_bar_t)) * x_t - math.sqrt(a_bar_s) * math.expm1(-h) * line
 
 
 check_against_utils("dpmpp_2m", dpmpp_2m_step, steps=10)
@@ -776,11 +777,11 @@ print("without a step before it, a 2M step is a DDIM step")
 m, c = 0.3, 0.5
 
 
-def coefficients_of_guess(x_t, a_t):
+def coefficients_of_guess(x_t, a_bar_t):
     """E[x_0 | x_t] for x_t given as coefficients (constant, of x_T, of z_1, z_2, ...)."""
-    k = math.sqrt(a_t) * c**2 / (a_t * c**2 + 1 - a_t)
+    k = math.sqrt(a_bar_t) * c**2 / (a_bar_t * c**2 + 1 - a_bar_t)
     x_0 = k * x_t
-    x_0[0] += m - k * math.sqrt(a_t) * m
+    x_0[0] += m - k * math.sqrt(a_bar_t) * m
     return x_0
 
 
@@ -788,11 +789,11 @@ def exact_result(step, path, mean, std):
     """Mean and standard deviation after the steps along `path`, alpha-bars from noisy to clean."""
     x_t, previous = torch.zeros(len(path) + 1, dtype=torch.float64), None
     x_t[0], x_t[1] = mean, std
-    for k, (a_t, a_s) in enumerate(pairwise(path)):
+    for k, (a_bar_t, a_bar_s) in enumerate(pairwise(path)):
         z = torch.zeros_like(x_t)
         z[k + 2] = 1.0
-        x_0 = coefficients_of_guess(x_t, a_t)
-        x_t, previous = step(x_t, x_0, a_t, a_s, z, previous), (x_0, a_t)
+        x_0 = coefficients_of_guess(x_t, a_bar_t)
+        x_t, previous = step(x_t, x_0, a_bar_t, a_bar_s, z, previous), (x_0, a_bar_t)
     return float(x_t[0]), float(x_t[1:].norm())
 
 
@@ -1116,10 +1117,10 @@ def inpaint(known, mask, y, steps, generator, noise_generator):
     x_t = normal(known.shape, generator)
     grid = grid_of(steps)
     for t, s in zip(grid, [*grid[1:], None]):
-        a_t, a_s = a_bar[t], 1.0 if s is None else a_bar[s]
+        a_bar_t, a_bar_s = a_bar[t], 1.0 if s is None else a_bar[s]
         x_0 = x_0_from_network(x_t, t, y).clamp(-1, 1)
-        x_s = ddpm_step(x_t, x_0, a_t, a_s, normal(x_t.shape, generator) if a_s < 1 else 0.0)
-        noisy = math.sqrt(a_s) * known + math.sqrt(1 - a_s) * normal(x_t.shape, noise_generator)
+        x_s = ddpm_step(x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator) if a_bar_s < 1 else 0.0)
+        noisy = math.sqrt(a_bar_s) * known + math.sqrt(1 - a_bar_s) * normal(x_t.shape, noise_generator)
         x_t = torch.where(mask, noisy, x_s)
     return x_t
 
@@ -1347,11 +1348,11 @@ play(draw, sampler=["ddpm", "ddim", "dpmpp_2m"], steps=(2, 30), eta=(0.0, 1.0, 0
 
 
 # %%
-def jump(x_t, noise, a_t, a_s):
+def jump(x_t, noise, a_bar_t, a_bar_s):
     """Mean and standard deviation of DDPM's x_s, given x_t and the estimate of the noise in it.
 
-    x_t, noise: tensors of one shape. a_t, a_s: alpha-bar before and after the step, numbers with
-    0 < a_t < a_s <= 1. Returns (mean, standard deviation): a tensor like x_t, and a number.
+    x_t, noise: tensors of one shape. a_bar_t, a_bar_s: alpha-bar before and after the step, numbers with
+    0 < a_bar_t < a_bar_s <= 1. Returns (mean, standard deviation): a tensor like x_t, and a number.
     """
     raise NotImplementedError
 
@@ -1392,8 +1393,8 @@ hint("05.2")
 
 
 # %%
-def noise_again(x_s, a_s, a_t, z):
-    """From x_s at alpha-bar a_s back to the noisier x_t at alpha-bar a_t, where 0 < a_t < a_s <= 1.
+def noise_again(x_s, a_bar_s, a_bar_t, z):
+    """From x_s at alpha-bar a_bar_s back to the noisier x_t at alpha-bar a_bar_t, where 0 < a_bar_t < a_bar_s <= 1.
 
     z: standard normal noise of the shape of x_s.
     """
@@ -1414,10 +1415,10 @@ hint("05.3")
 # into `error_in_the_middle` of section 6:
 #
 # ```python
-# def exact_line_step(x_t, x_0, a_t, a_s, z, previous):
-#     if previous is None or a_s == 1:
-#         return dpmpp_2m_step(x_t, x_0, a_t, a_s, z, previous)
-#     lambdas = [half_log_snr(a) for a in (previous[1], a_t, a_s)]
+# def exact_line_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
+#     if previous is None or a_bar_s == 1:
+#         return dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous)
+#     lambdas = [half_log_snr(a) for a in (previous[1], a_bar_t, a_bar_s)]
 #     return line_step(x_t, x_0, previous[0], *lambdas)
 # ```
 
@@ -1444,7 +1445,7 @@ hint("05.4")
 # | --- | --- | --- |
 # | $\hat x_0$, $\hat\epsilon$ | `x_0`, `noise` | the network's estimate of the clean image, of the noise |
 # | $t \to s$ | `t`, `s` | a step from timestep $t$ to an earlier $s$ |
-# | $\bar\alpha_t$, $\bar\alpha_s$ | `a_t`, `a_s` | alpha-bar before and after the step; `a_s` is 1 after the last |
+# | $\bar\alpha_t$, $\bar\alpha_s$ | `a_bar_t`, `a_bar_s` | alpha-bar before and after the step; 1 after the last |
 # | $z$ | `z` | fresh standard normal noise |
 # | $\sigma$ | `sigma` | its standard deviation in a step |
 # | $\eta$ | `eta` | $\sigma$ in units of DDPM's: 1 is DDPM, 0 is deterministic |

@@ -177,10 +177,13 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):
-    (tmp_path / ".file.12345.part").write_bytes(b"half")
-    (tmp_path / ".other.12345.part").write_bytes(b"someone else's")
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        ended.wait()
+    (tmp_path / f".file.{ended.pid}.part").write_bytes(b"half")
+    (tmp_path / f".other.{ended.pid}.part").write_bytes(b"of another file")
+    (tmp_path / f".file.{os.getppid()}.part").write_bytes(b"of a process that is still writing")
     write_atomically(tmp_path / "file", lambda part: part.write_bytes(b"new"))
-    assert sorted(os.listdir(tmp_path)) == [".other.12345.part", "file"]
+    assert sorted(os.listdir(tmp_path)) == sorted([f".file.{os.getppid()}.part", f".other.{ended.pid}.part", "file"])
 
 
 FULL_DISK = """

@@ -36,14 +36,14 @@ class SampleState(NamedTuple):
 class Step:
     """What a sampler may use to go from timestep t to an earlier s.
 
-    a_t and a_s are alpha-bar at t and s (a_s is 1 for the last step); draw() gives standard normal noise;
+    a_bar_t and a_bar_s are alpha-bar at t and s (a_bar_s is 1 for the last step); draw() gives standard normal noise;
     previous is the step before, None at first.
     """
 
     x_t: Tensor
     x_0: Tensor
-    a_t: float
-    a_s: float
+    a_bar_t: float
+    a_bar_s: float
     eta: float
     draw: Callable[[], Tensor]
     previous: "Step | None"
@@ -51,19 +51,19 @@ class Step:
 
 def ddpm_step(s: Step) -> Tensor:
     """A draw from q(x_s | x_t, x_0) (Ho et al. 2020, eq. 6 and 7, for s = t - 1: Algorithm 2)."""
-    a_ts = s.a_t / s.a_s  # alpha_t itself when s = t - 1
-    x_0_weight = math.sqrt(s.a_s) * (1 - a_ts) / (1 - s.a_t)
-    x_t_weight = math.sqrt(a_ts) * (1 - s.a_s) / (1 - s.a_t)
-    variance = (1 - a_ts) * (1 - s.a_s) / (1 - s.a_t)
+    alpha_ts = s.a_bar_t / s.a_bar_s  # alpha_t itself when s = t - 1
+    x_0_weight = math.sqrt(s.a_bar_s) * (1 - alpha_ts) / (1 - s.a_bar_t)
+    x_t_weight = math.sqrt(alpha_ts) * (1 - s.a_bar_s) / (1 - s.a_bar_t)
+    variance = (1 - alpha_ts) * (1 - s.a_bar_s) / (1 - s.a_bar_t)
     mean = x_0_weight * s.x_0 + x_t_weight * s.x_t
     return mean + math.sqrt(variance) * s.draw() if variance > 0 else mean
 
 
 def ddim_step(s: Step) -> Tensor:
     """Song et al. 2020, eq. 12 and 16: eta = 0 adds no noise, eta = 1 has the variance of `ddpm_step`."""
-    noise = (s.x_t - math.sqrt(s.a_t) * s.x_0) / math.sqrt(1 - s.a_t)
-    sigma = s.eta * math.sqrt((1 - s.a_s) / (1 - s.a_t) * (1 - s.a_t / s.a_s))
-    x_s = math.sqrt(s.a_s) * s.x_0 + math.sqrt(max(0.0, 1 - s.a_s - sigma**2)) * noise
+    noise = (s.x_t - math.sqrt(s.a_bar_t) * s.x_0) / math.sqrt(1 - s.a_bar_t)
+    sigma = s.eta * math.sqrt((1 - s.a_bar_s) / (1 - s.a_bar_t) * (1 - s.a_bar_t / s.a_bar_s))
+    x_s = math.sqrt(s.a_bar_s) * s.x_0 + math.sqrt(max(0.0, 1 - s.a_bar_s - sigma**2)) * noise
     return x_s + sigma * s.draw() if sigma > 0 else x_s
 
 
@@ -72,14 +72,14 @@ def dpmpp_2m_step(s: Step) -> Tensor:
 
     The first step has one estimate only, and so has the last, which ends at the estimate itself.
     """
-    if s.a_s == 1:
+    if s.a_bar_s == 1:
         return s.x_0
-    h = _half_log_snr(s.a_s) - _half_log_snr(s.a_t)
+    h = _half_log_snr(s.a_bar_s) - _half_log_snr(s.a_bar_t)
     estimate = s.x_0
     if s.previous is not None:
-        r = (_half_log_snr(s.a_t) - _half_log_snr(s.previous.a_t)) / h
+        r = (_half_log_snr(s.a_bar_t) - _half_log_snr(s.previous.a_bar_t)) / h
         estimate = (1 + 1 / (2 * r)) * s.x_0 - 1 / (2 * r) * s.previous.x_0
-    return math.sqrt((1 - s.a_s) / (1 - s.a_t)) * s.x_t - math.sqrt(s.a_s) * math.expm1(-h) * estimate
+    return math.sqrt((1 - s.a_bar_s) / (1 - s.a_bar_t)) * s.x_t - math.sqrt(s.a_bar_s) * math.expm1(-h) * estimate
 
 
 def _half_log_snr(a: float) -> float:
@@ -161,7 +161,7 @@ def sample(
             step = Step(x_t, x_0, alphas_cumprod[t], alphas_cumprod[s], eta, draw, previous)
             x_t = SAMPLERS[sampler](step)
             if constrain is not None:
-                x_t = constrain(x_t, step.a_s)
+                x_t = constrain(x_t, step.a_bar_s)
             step.previous = None  # only one step back is ever looked at
             previous = step
             yield SampleState(x_t, x_0, t, k + 1)
@@ -232,10 +232,10 @@ def keep_known(
     2022 (RePaint), eq. 8, without its resampling.
     """
 
-    def constrain(x_s: Tensor, a_s: float) -> Tensor:
+    def constrain(x_s: Tensor, a_bar_s: float) -> Tensor:
         where = generator.device if generator else None
         noise = torch.randn(known.shape, generator=generator, device=where).to(x_s)
-        noisy = math.sqrt(a_s) * known.to(x_s) + math.sqrt(1 - a_s) * noise
+        noisy = math.sqrt(a_bar_s) * known.to(x_s) + math.sqrt(1 - a_bar_s) * noise
         return torch.where(mask.to(x_s.device).bool(), noisy, x_s)
 
     return constrain
