@@ -24,7 +24,7 @@ PRECISIONS = ("fp32", "bf16")
 def measure(name: str, precision: str, steps: int) -> dict:
     """Median seconds of a training step of 128 images, peak memory, parameters, floating-point operations."""
     torch.manual_seed(0)
-    network, loss = build(name)
+    network, loss = build(name, precision)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     x_0 = torch.rand(BATCH, 1, 28, 28) * 2 - 1
 
