@@ -93,7 +93,7 @@ from utils.diffusion.embeddings import (
 #
 # The forward process of notebook 01 (Ho et al. 2020, eq. 4) with the cosine schedule adds more:
 #
-# $$ x_t = a_t\, x_0 + \sigma_t\, \varepsilon, \qquad a_t = \sqrt{\bar\alpha_t}, \quad
+# $$ x_t = \sqrt{\bar\alpha_t}\, x_0 + \sigma_t\, \varepsilon, \qquad
 # \sigma_t = \sqrt{1 - \bar\alpha_t}, \quad \varepsilon \sim \mathcal N(0, I). $$
 
 # %%
@@ -103,7 +103,7 @@ angles = 2 * math.pi * torch.arange(K) / K
 CENTRES = torch.stack([angles.cos(), angles.sin()], dim=1)  # (K, 2)
 
 schedule = NoiseSchedule.cosine(T)
-signal = schedule.alphas_cumprod.sqrt().float()  # a_t, (T,)
+signal = schedule.alphas_cumprod.sqrt().float()  # sqrt(alpha-bar_t), (T,)
 sigma = (1 - schedule.alphas_cumprod).sqrt().float()  # sigma_t, (T,)
 
 
@@ -124,15 +124,18 @@ def add_noise(x_0, t, noise):
 # three steps.
 #
 # 1. *Each component stays a Gaussian.* If $x_0$ came from component $k$, then $x_t$ is a scaled Gaussian plus an
-#    independent one: $x_t \mid k \sim \mathcal N(a_t \mu_k,\, v_t I)$ with $v_t = a_t^2 s^2 + \sigma_t^2$.
+#    independent one: $x_t \mid k \sim \mathcal N(\sqrt{\bar\alpha_t}\, \mu_k,\, v_t I)$ with
+#    $v_t = \bar\alpha_t s^2 + \sigma_t^2$.
 # 2. *Which component was it?* Bayes' rule with equal weights $1/K$: $r_k(x_t) = p(k \mid x_t)$ is proportional to
-#    $\exp\!\big(-\|x_t - a_t\mu_k\|^2 / 2v_t\big)$, and the $r_k$ sum to one. That is a softmax.
-# 3. *Where in the component?* $x_0$ and $x_t$ are jointly Gaussian given $k$, with covariance $a_t s^2$ in each
-#    coordinate, so $\mathbb E[x_0 \mid x_t, k] = \mu_k + \frac{a_t s^2}{v_t}\,(x_t - a_t\mu_k)$.
+#    $\exp\!\big(-\|x_t - \sqrt{\bar\alpha_t}\,\mu_k\|^2 / 2v_t\big)$, and the $r_k$ sum to one. That is a softmax.
+# 3. *Where in the component?* $x_0$ and $x_t$ are jointly Gaussian given $k$, with covariance
+#    $\sqrt{\bar\alpha_t}\, s^2$ in each coordinate, so
+#    $\mathbb E[x_0 \mid x_t, k] = \mu_k + \frac{\sqrt{\bar\alpha_t}\, s^2}{v_t}\,(x_t - \sqrt{\bar\alpha_t}\,\mu_k)$.
 #
 # Averaging step 3 with the weights of step 2:
 #
-# $$ D^*(x_t, t) = \sum_k r_k(x_t) \Big[\mu_k + \frac{a_t s^2}{v_t}\,(x_t - a_t\mu_k)\Big]. \tag{1} $$
+# $$ D^*(x_t, t) = \sum_k r_k(x_t) \Big[\mu_k + \frac{\sqrt{\bar\alpha_t}\, s^2}{v_t}\,
+# (x_t - \sqrt{\bar\alpha_t}\,\mu_k)\Big]. \tag{1} $$
 
 
 # %%
@@ -152,11 +155,12 @@ def best_denoiser(x_t, t):
 # How do we know that no slip was made? There is an independent way to the same answer. The **score** is the
 # gradient of $\log p(x_t)$, and *Tweedie's formula* (Efron 2011) ties it to the posterior mean:
 #
-# $$ \nabla \log p(x_t) = \frac{a_t\, D^*(x_t, t) - x_t}{\sigma_t^2}. \tag{2} $$
+# $$ \nabla \log p(x_t) = \frac{\sqrt{\bar\alpha_t}\, D^*(x_t, t) - x_t}{\sigma_t^2}. \tag{2} $$
 #
-# (Write $p(x_t) = \int p(x_0)\, \mathcal N(x_t; a_t x_0, \sigma_t^2 I)\, dx_0$ and differentiate under the integral:
-# the Gaussian brings down the factor $(a_t x_0 - x_t)/\sigma_t^2$; dividing by $p(x_t)$ turns the integral into the
-# mean over $p(x_0 \mid x_t)$.) Autograd can differentiate our log density without knowing eq. (1):
+# (Write $p(x_t) = \int p(x_0)\, \mathcal N(x_t; \sqrt{\bar\alpha_t}\, x_0, \sigma_t^2 I)\, dx_0$ and differentiate
+# under the integral: the Gaussian brings down the factor $(\sqrt{\bar\alpha_t}\, x_0 - x_t)/\sigma_t^2$; dividing by
+# $p(x_t)$ turns the integral into the mean over $p(x_0 \mid x_t)$.) Autograd can differentiate our log density
+# without knowing eq. (1):
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -179,7 +183,7 @@ print("The score by autograd and by the posterior mean agree at 1000 random poin
 point = torch.tensor([0.6, 0.1])
 for step in (100, 400, 800):
     answer = best_denoiser(point, torch.tensor(step))[0]
-    print(f"t = {step}: a_t = {signal[step]:.2f}, sigma_t = {sigma[step]:.2f}, ", end="")
+    print(f"t = {step}: signal = {signal[step]:.2f}, sigma = {sigma[step]:.2f}, ", end="")
     print(f"best x_0 = ({answer[0]:.2f}, {answer[1]:.2f}), at distance {answer.norm():.2f} from the origin")
 
 # %% [markdown]
@@ -781,8 +785,8 @@ plt.show()
 # 3. *The pitfall is worse than no $t$ at all*, on average: with inputs up to 999 the hidden units start in the
 #    hundreds, and what training makes of them is a matter of luck. Look at how far apart the seeds are.
 # 4. *Raw $t$ does as well as the sinusoidal encoding*, or nearly so. That may surprise, as so much is made of the
-#    encoding. The reason is section 6: the best denoiser, eq. (1), depends on $t$ only through $a_t$ and $\sigma_t$,
-#    which are slow, smooth curves, and slow functions of $t$ are what raw $t$ is good at.
+#    encoding. The reason is section 6: the best denoiser, eq. (1), depends on $t$ only through $\bar\alpha_t$,
+#    which is a slow, smooth curve, and slow functions of $t$ are what raw $t$ is good at.
 #
 # Are the small differences real? All treatments saw the same data seed by seed, so subtract seed by seed:
 
@@ -1036,7 +1040,7 @@ hint("02.4")
 # | $P$ | `max_period` | $1/P$ is the lowest frequency; 10,000 everywhere |
 # | $\omega_i = P^{-i/(h-1)}$ | `frequencies` | radians per timestep of hand $i$ |
 # | $\mathrm{PE}(t)$ | `sinusoidal_embedding(t, dim)` | sines, then cosines, of $\omega_i t$ |
-# | $a_t, \sigma_t$ | `signal`, `sigma` | $\sqrt{\bar\alpha_t}$ and $\sqrt{1-\bar\alpha_t}$ |
+# | $\sqrt{\bar\alpha_t}, \sigma_t$ | `signal`, `sigma` | $\sqrt{\bar\alpha_t}$ and $\sqrt{1-\bar\alpha_t}$ |
 # | $D^*(x_t, t)$ | `best_denoiser` | $\mathbb E[x_0 \mid x_t]$, the denoiser with the least squared error |
 #
 # Three sentences. The best denoiser is a different function at every $t$, so the network must be told $t$, and where

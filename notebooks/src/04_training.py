@@ -56,12 +56,14 @@ course = start(seed=0)
 
 # %%
 import copy
+import math
 import shutil
 import signal
 import statistics
 import time
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from IPython.display import display
@@ -82,6 +84,7 @@ from utils.diffusion import (
     train,
     validation_loss,
 )
+from utils.diffusion.batches import stream_seed
 from utils.diffusion.training import update_ema
 
 # %% [markdown]
@@ -200,7 +203,9 @@ with torch.no_grad():
 
 # %%
 small_batch, few_steps = course.pick(test=8, cpu=32, gpu=32), 12
-order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))  # one epoch, shuffled
+# `train` makes a seed of its own for each use of randomness, so that no two share their numbers. We take the same.
+order_seed, step_seed = stream_seed(0, "order", 0), stream_seed(0, "steps")
+order = torch.randperm(len(data), generator=torch.Generator().manual_seed(order_seed))  # one epoch, shuffled
 
 
 def draw(step, rng):
@@ -215,7 +220,7 @@ def draw(step, rng):
 torch.manual_seed(0)
 model = UNet(channels=16).to(memory_format=torch.channels_last)  # as `train` lays it out, for the same rounding
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-rng, losses_by_hand = torch.Generator().manual_seed(0), []
+rng, losses_by_hand = torch.Generator().manual_seed(step_seed), []
 for step in range(few_steps):
     loss = loss_by_hand(model, *draw(step, rng), prediction="v")
     optimizer.zero_grad()
@@ -319,7 +324,7 @@ torch.manual_seed(0)
 mine = UNet(channels=16).to(memory_format=torch.channels_last)
 my_ema = copy.deepcopy(mine)
 optimizer = torch.optim.Adam(mine.parameters())
-rng, losses_by_hand, recipe_steps = torch.Generator().manual_seed(0), [], 30
+rng, losses_by_hand, recipe_steps = torch.Generator().manual_seed(step_seed), [], 30
 warmup = recipe_steps // 10  # `train` never warms up over more than a tenth of the steps
 for step in range(recipe_steps):
     loss = loss_by_hand(mine, *draw(step, rng), prediction="v")
@@ -618,7 +623,7 @@ plt.show()
 # NBVAL_CHECK_OUTPUT
 torch.manual_seed(0)
 probe.load_state_dict(snapshots[total_steps][2])
-x_0, t = held_out[:32][0].to(course.device), torch.randint(T, (32,), device=course.device)
+x_0, t = held_out[:32][0].to(course.device), torch.randint(1, T, (32,), device=course.device)
 noise = torch.randn_like(x_0)
 x_t = diffusion.q_sample(x_0, t, noise)
 with torch.no_grad():
@@ -673,6 +678,57 @@ plt.show()
 # batches that gain cannot be seen at all; only the fixed images and noise of the validation loss show it. And in the
 # last figure the two curves fall together while the network learns the coarse things; then they part: the loss bends
 # towards its floor, the Fréchet distance goes on.
+#
+# **Fourth: it is not the likelihood.** The paper starts from a bound on the negative log-likelihood, a sum over all
+# timesteps (Ho et al. 2020, eq. 5). Each term is the Kullback-Leibler divergence between the true posterior and the
+# sampler's step, two normals with the same variance $\tilde\beta_t$ (notebook 01, section 6), and so (eq. 8)
+#
+# $$L_t = \mathbb E\,\frac{\lVert\tilde\mu_t(x_t, x_0) - \tilde\mu_t(x_t, \hat x_0)\rVert^2}{2\tilde\beta_t}
+# = \tfrac12\big(\mathrm{SNR}_{t-1} - \mathrm{SNR}_t\big)\;\mathbb E\,\lVert x_0 - \hat x_0\rVert^2 .$$
+#
+# (The paper counts timesteps from 1 and writes $L_{t-1}$.) The second form follows because $\tilde\mu_t$ is linear in
+# $x_0$ (insert eq. 7 and collect; Kingma et al. 2021, section 4, start from it). Training with eq. 14 leaves the
+# weight out. Is that a detail? First the formula, against the divergence that PyTorch computes; then the share of the
+# early timesteps in each of the two sums.
+#
+# **Predict before you run:** $\mathrm{SNR}_t$ is huge at small $t$ and falls steeply. Where does the bound get most
+# of its size from, and where the loss?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+snr_step = diffusion.schedule.snr[:-1] - diffusion.schedule.snr[1:]  # SNR_{t-1} - SNR_t, for t = 1 ... T-1
+guess = diffusion.to_x_0(v, x_t, t)
+by_formula = 0.5 * snr_step.to(x_0)[t - 1] * (guess - x_0).square().flatten(1).sum(1)
+(true_mean, variance), (our_mean, _) = (diffusion.q_posterior(image, x_t, t) for image in (x_0, guess))
+spread = variance.sqrt().expand_as(x_t)
+true_step, our_step = (torch.distributions.Normal(mean, spread) for mean in (true_mean, our_mean))
+divergence = torch.distributions.kl_divergence(true_step, our_step).flatten(1).sum(1)
+torch.testing.assert_close(by_formula, divergence, rtol=2e-3, atol=1e-3)
+print("L_t by the formula equals the Kullback-Leibler divergence, for 32 images at random t")
+
+# %%
+probed = torch.logspace(0, math.log10(T - 1), 24).round().long().unique()  # timesteps, dense at the start
+x_0 = held_out[:few][0].to(course.device)
+noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)).to(course.device)
+with torch.no_grad():
+    errors = [diffusion.loss(probe, x_0, t.expand(len(x_0)).to(course.device), noise).item() for t in probed]
+every_t = np.arange(1, T)
+error_v = np.interp(np.log(every_t), probed.log(), errors)
+weight = 0.5 * (snr_step * (1 - alphas_cumprod[1:])).numpy()  # of the squared error in v, per dimension
+figure, axes = plt.subplots(figsize=(8, 3.2))
+for name, values, style in [("loss, target v", error_v, "-"), ("bound, eq. 5", weight * error_v, "--")]:
+    share = 100 * values.cumsum() / values.sum()
+    axes.semilogx(every_t, share, style, label=f"{name}: half of it lies below t = {every_t[share >= 50][0]}")
+axes.set(xlabel="t (log axis)", ylabel="% of the sum, up to t", title="The bound is made where there is little noise")
+axes.legend()
+plt.show()
+print(f"L_1 + ... + L_(T-1) = {(weight * error_v).sum() / math.log(2):.2f} bits per dimension")
+
+# %% [markdown]
+# The two sums look at different ends of the process. The bound counts errors in the finest details most, far below
+# what the eye sees; the loss spreads its attention over all timesteps. Ho et al. (section 3.4, Table 2) found that
+# leaving the weight out makes better pictures. (The sum printed is not the whole bound: what is missing are the step
+# to 8-bit pixels at $t = 0$ and the prior's term. Notebook 06 adds them.)
 #
 # So: **watch the validation loss for trouble** (NaN, a rise, a gap to the training loss), compare it between
 # two settings only with the same target, schedule, images and noise, and **judge quality by samples**.
@@ -1171,8 +1227,9 @@ hint("04.4")
 # **Next:** [05 · Sampling](05_sampling.ipynb) opens the black box: how noise becomes an image.
 #
 # ### References
-# - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: section 3.2
+# - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: eq. 5, 8, 14; section 3.2
 #   and Algorithm 1; section 4 and appendix B for the EMA and the settings of training.
+# - Kingma, Salimans, Poole, Ho 2021, *Variational diffusion models*, arXiv 2107.00630: section 4, the bound by SNR.
 # - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: section 4 (target $v$).
 # - Nichol, Dhariwal 2021, *Improved DDPM*, arXiv 2102.09672: section 3.3, the noise of the loss's gradient.
 # - Kingma, Ba 2015, *Adam*, arXiv 1412.6980: Algorithm 1, and section 3 on its first steps.

@@ -112,8 +112,8 @@ class GaussianDiffusion:
     ) -> Tensor:
         """Mean squared error between the network's output and its target (Ho et al. 2020, Algorithm 1).
 
-        With prediction "noise" this is their eq. 14. With "v" the error of x_0 counts SNR + 1 times, with "x_0"
-        once, with "noise" SNR times (Salimans & Ho 2022, section 4).
+        With prediction "noise" this is their eq. 14, averaged over the pixels instead of summed. With "v" the error
+        of x_0 counts SNR + 1 times, with "x_0" once, with "noise" SNR times (Salimans & Ho 2022, section 4).
 
         Args:
             model: called as model(x_t, t), or model(x_t, t, y) when labels are given.

@@ -165,6 +165,8 @@ class Run:
             "config": getattr(self.state.model, "config", None), "prediction": self.diffusion.prediction,
             "schedule": f"{schedule.name}, {schedule.num_timesteps} timesteps, betas {betas}",
             "seed": self.seed, "batch_size": batches.batch_size, "number of images": len(batches.images),
+            "learning rate and its decay": [self.rate[0], self.rate[2]],
+            "clipping, EMA decay and label dropout": list(self.settings), "random streams": 2,
         }  # fmt: skip
 
     def restore(self, saved: dict, path: Path) -> None:
@@ -174,9 +176,9 @@ class Run:
         if missing:
             raise ValueError(f"{name} is no training state: it has no {', '.join(missing)}; use another folder")
         for key, here in self.settings_saved().items():
-            if saved.get(key, here) != here:
+            if {"random streams": 1, **saved}.get(key, here) != here:  # before 2, uses of a seed shared their numbers
                 raise ValueError(
-                    f"{name} was trained with {key} {saved[key]!r}, but this training has {here!r}; use another "
+                    f"{name} was trained with {key} {saved.get(key, 1)!r}, but this training has {here!r}; use another "
                     "folder, or the same settings"
                 )
         try:

@@ -60,11 +60,15 @@ def ddpm_step(s: Step) -> Tensor:
 
 
 def ddim_step(s: Step) -> Tensor:
-    """Song et al. 2020, eq. 12 and 16: eta = 0 adds no noise, eta = 1 has the variance of `ddpm_step`."""
+    """Song et al. 2020, eq. 12 and 16: eta = 0 adds no noise, eta = 1 has the variance of `ddpm_step`.
+
+    The noise is the one that belongs to x_0 as it is here, so to the clipped estimate where clipping is on; diffusers
+    does this with `use_clipped_model_output=True`.
+    """
     noise = (s.x_t - math.sqrt(s.a_bar_t) * s.x_0) / math.sqrt(1 - s.a_bar_t)
-    sigma = s.eta * math.sqrt((1 - s.a_bar_s) / (1 - s.a_bar_t) * (1 - s.a_bar_t / s.a_bar_s))
-    x_s = math.sqrt(s.a_bar_s) * s.x_0 + math.sqrt(max(0.0, 1 - s.a_bar_s - sigma**2)) * noise
-    return x_s + sigma * s.draw() if sigma > 0 else x_s
+    sigma_tilde = s.eta * math.sqrt((1 - s.a_bar_s) / (1 - s.a_bar_t) * (1 - s.a_bar_t / s.a_bar_s))
+    x_s = math.sqrt(s.a_bar_s) * s.x_0 + math.sqrt(max(0.0, 1 - s.a_bar_s - sigma_tilde**2)) * noise
+    return x_s + sigma_tilde * s.draw() if sigma_tilde > 0 else x_s
 
 
 def dpmpp_2m_step(s: Step) -> Tensor:
@@ -123,17 +127,22 @@ def sample(
         shape: (B, C, H, W) of the images.
         sampler: "ddpm" (ancestral), "ddim" (with eta), or "dpmpp_2m".
         steps: network evaluations, 1 to T; by default 1000 (at most T), 50 and 20.
-        eta: how much fresh noise DDIM adds, 0 to 1; the others have no use for it.
+        eta: how much fresh noise DDIM adds, 0 to 1; the others take 0 only.
         clip: clamp the estimate of x_0 to [-1, 1] in every step.
         y: class labels (B,), or None.
         x_T: where to start, of `shape`; drawn from a standard normal when not given.
         constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
         generator: source of all noise; its device is where noise is drawn.
         device: where to compute; that of the model's weights when not given.
-    Raises ValueError for an unknown sampler, steps outside 1..T, or a y or x_T that does not fit shape.
+    Raises ValueError for an unknown sampler, steps outside 1..T, eta outside 0..1 or for another sampler than DDIM,
+    or a y or x_T that does not fit shape.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in 0..1 (0: no fresh noise, 1: as much as DDPM), got {eta}")
+    if eta and sampler != "ddim":
+        raise ValueError(f"eta = {eta} is a setting of 'ddim', {sampler!r} has no use for it; leave it out")
     if y is not None and len(y) != shape[0]:
         raise ValueError(f"{len(y)} labels for {shape[0]} images; give one label per image")
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
