@@ -957,8 +957,9 @@ fig, ax = plt.subplots(figsize=(7.5, 3.0))
 for k, name in enumerate(kinds):
     ax.errorbar(np.mean(final[name]), k, xerr=np.std(final[name], ddof=1), fmt="o", color=COLOURS[k], capsize=4)
     ax.plot(final[name], [k + 0.22] * len(SEEDS), "|", color=COLOURS[k], ms=7)
-    ratio = np.mean(final[name]) / np.mean(final["complete"])
-    print(f"{name:<21} {mean_and_sd(final[name])}   ({ratio:.2f} times the complete network's)")
+    gap = np.subtract(final[name], final["complete"])  # seed by seed: same start, images, timesteps and noise
+    error = gap.std(ddof=1) / len(gap) ** 0.5
+    print(f"{name:<21} {mean_and_sd(final[name])}   minus complete: {gap.mean():+.3f} ± {error:.3f} (standard error)")
 ax.set_yticks(range(len(kinds)), kinds)
 ax.invert_yaxis()
 ax.set(xlabel=f"validation loss after {STEPS} steps (dot: mean, bar: ± 1 sd, ticks: the {len(SEEDS)} seeds)")
