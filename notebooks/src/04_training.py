@@ -693,9 +693,9 @@ plt.show()
 # %%
 # NBVAL_CHECK_OUTPUT
 snr_step = diffusion.schedule.snr[:-1] - diffusion.schedule.snr[1:]  # SNR_{t-1} - SNR_t, for t = 1 ... T-1
-guess = diffusion.to_x_0(v, x_t, t)
-by_formula = 0.5 * snr_step.to(x_0)[t - 1] * (guess - x_0).square().flatten(1).sum(1)
-(true_mean, variance), (our_mean, _) = (diffusion.q_posterior(image, x_t, t) for image in (x_0, guess))
+clean, guess = held_out[:32][0].to(course.device), diffusion.to_x_0(v, x_t, t)  # of the cell above: v at x_t
+by_formula = 0.5 * snr_step.to(clean)[t - 1] * (guess - clean).square().flatten(1).sum(1)
+(true_mean, variance), (our_mean, _) = (diffusion.q_posterior(image, x_t, t) for image in (clean, guess))
 spread = variance.sqrt().expand_as(x_t)
 true_step, our_step = (torch.distributions.Normal(mean, spread) for mean in (true_mean, our_mean))
 divergence = torch.distributions.kl_divergence(true_step, our_step).flatten(1).sum(1)
