@@ -591,7 +591,7 @@ frequent = edge_words.most_common(12)[::-1]
 figure, ax = plt.subplots(figsize=(7, 3.2))
 ax.barh([word for word, _ in frequent], [n for _, n in frequent], color=COLOURS[0])
 ax.set(xlabel="times the word is inside one boundary and outside the other")
-ax.set_title(f"{len(disputed) / len(accepted):.0%} of the mentions have a second accepted boundary; what is in dispute")
+ax.set_title(f"{len(disputed) / len(accepted):.0%} of the mentions have a second boundary")
 plt.show()
 
 # %% [markdown]
