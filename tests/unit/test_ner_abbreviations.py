@@ -52,7 +52,8 @@ def test_definitions(text, expected):
         "analysis of the protein (P)",  # one letter
         "the word (which is always long enough)",  # no capital letter before the bracket
         "BRCA1 (in breast cancer 1 and others)",  # the long form does not begin the bracket
-        "heat and then one and two and three and four and shock (HS)",  # more than min(|A| + 5, 2|A|) words
+        "heat and then a shock (HS)",  # five words, more than min(|A| + 5, 2|A|) = 4
+        "Large effects (of nerves (LN))",  # out of the bracket around it
         "transforming growth factor beta (TGF-β)",  # β is no letter of "beta"
     ],
 )  # fmt: skip
