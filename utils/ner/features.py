@@ -18,13 +18,11 @@ import snowballstemmer
 from utils.ner.automaton import Automaton, leftmost_longest
 from utils.ner.lexicons import Lexicon
 
-GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξοπρστυφχψω",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi "
-        "chi psi omega".split(),
-    )
-)
+GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
+    "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "ο": "omicron", "π": "pi", "ρ": "rho",
+    "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega",
+}  # fmt: skip
 GREEK_WORDS = frozenset(GREEK.values())
 ROMAN = re.compile(r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})")
 RUNS = re.compile(r"(.)\1+")
@@ -85,7 +83,7 @@ class LexiconMatcher:
 
 
 @dataclass(frozen=True)
-class TokenFeatures:
+class WordFeatures:
     """Turns the words of a sentence into one list of features for each.
 
     It is a callable, `words -> list of lists of strings`, and any other such callable can take its place in a
@@ -120,14 +118,14 @@ class TokenFeatures:
         object.__setattr__(self, "_matchers", [LexiconMatcher(lexicon) for lexicon in self.lexicons])
         object.__setattr__(self, "_stored", {})
 
-    def only(self, known: Collection[str]) -> TokenFeatures:
+    def only(self, known: Collection[str]) -> WordFeatures:
         """The same, without the features that are not in `known`: what a trained model has no weight for costs time."""
         slim = replace(self, known=frozenset(known), lexicons=())
         object.__setattr__(slim, "_matchers", self._matchers)
         return slim
 
     def options(self) -> dict:
-        """What `TokenFeatures(**options)` needs, without the lexicons; for JSON."""
+        """What `WordFeatures(**options)` needs, without the lexicons; for JSON."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("lexicons", "known")}
 
     def __call__(self, words: Sequence[str]) -> list[list[str]]:

@@ -25,12 +25,14 @@ class Lexicon:
         names: as they are written, without duplicates, in the order of the source.
         lower: whether they are to be compared without regard to case. Gene symbols are not: "was" is no gene.
         source: where they came from, in a few words.
+        stands_in: True for mentions of the course's own train split, in place of a list that is not there.
     """
 
     name: str
     names: tuple[str, ...] = field(repr=False)
     lower: bool = True
     source: str = "given"
+    stands_in: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -57,11 +59,14 @@ def _turned(headings: Iterable[str]) -> Iterable[str]:
 
 @dataclass(frozen=True)
 class _Source:
-    """Files, for each the column with the names, and what makes names of them."""
+    """Files, for each the column with the names, and what makes names of them.
+
+    The list is of an entity type that has one of `types` in its name; the first of them is the course's own type.
+    """
 
     files: dict[str, tuple[str, Callable[[Iterable[str]], Iterable[str]]]]
     lower: bool
-    types: tuple[str, ...]  # words that an entity type contains when the list is of that type; the first is the course's
+    types: tuple[str, ...]
 
 
 SOURCES = {
@@ -103,7 +108,7 @@ def load_lexicon(name: str) -> Lexicon:
     else:
         names = _own_names(source.types[0])
         found = "mentions in the course's own train split; COURSE_DATA=FOLDER says where the lists are"
-    lexicon = Lexicon(name, tuple(dict.fromkeys(names)), source.lower, found)
+    lexicon = Lexicon(name, tuple(dict.fromkeys(names)), source.lower, found, found.startswith("mentions"))
     print(f"{name}: {len(lexicon):,} names ({found})")
     return lexicon
 

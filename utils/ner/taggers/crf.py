@@ -12,7 +12,7 @@ import numpy as np
 import pycrfsuite
 from tqdm.auto import tqdm
 
-from utils.ner.features import TokenFeatures
+from utils.ner.features import WordFeatures
 from utils.ner.formats.files import write_atomically
 from utils.ner.lexicons import Lexicon
 from utils.ner.taggers.base import Tagger
@@ -30,7 +30,7 @@ class CRFTagger(Tagger):
     tagger then is what it was before `fit`.
 
     Args:
-        features: a callable from the words of a sentence to one list of feature strings for each word; `TokenFeatures()`
+        features: a callable from the words of a sentence to one list of feature strings for each word; `WordFeatures()`
             when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
         scheme: "BIO" or "BIOES".
         c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
@@ -38,9 +38,8 @@ class CRFTagger(Tagger):
         backward: read sentences from right to left. The tags are made for that direction, so "B" is an entity's last
             word. A chain has no direction of its own: under BIOES this is the same model up to the names of the tags,
             and only under BIO another one.
-        progress: show a bar with the loss of each iteration.
     Attributes:
-        labels: the tags it knows, sorted; empty before `fit`.
+        tags: the tags it knows, sorted; empty before `fit`.
     Raises:
         ValueError: an unknown scheme, or a number out of range.
     """
@@ -55,22 +54,21 @@ class CRFTagger(Tagger):
         c2: float = 0.05,
         iterations: int = 150,
         backward: bool = False,
-        progress: bool = True,
     ) -> None:
         if scheme not in SCHEMES:
             raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}")
         if c1 < 0 or c2 < 0 or iterations < 1:
             raise ValueError(f"expected c1 >= 0, c2 >= 0 and iterations >= 1, got {c1}, {c2} and {iterations}")
-        self.features: Features | None = TokenFeatures() if features is None else features
+        self.features: Features | None = WordFeatures() if features is None else features
         self.scheme, self.c1, self.c2, self.iterations = scheme, c1, c2, iterations
-        self.backward, self.progress = backward, progress
-        self.labels: list[str] = []
+        self.backward = backward
+        self.tags: list[str] = []
         self._model = b""
 
     # -- learning ----------------------------------------------------------------------------------
 
-    def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = ()) -> CRFTagger:
-        """Learn from `train`; `dev` is not looked at, since nothing is chosen here.
+    def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), progress: bool = True) -> CRFTagger:
+        """Learn from `train`, with a bar; `dev` is not looked at, since nothing is chosen here.
 
         Of nested entities the longest is learnt, and those that tags cannot hold are left out (`tags.losses`).
 
@@ -80,12 +78,12 @@ class CRFTagger(Tagger):
         sentences = [sentence for sentence in train if sentence.tokens]
         if not sentences:
             raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token")
-        trainer = _Trainer(self.iterations, self.progress)
+        trainer = _Trainer(self.iterations, progress)
         trainer.select("lbfgs")
         trainer.set_params(
             {"c1": self.c1, "c2": self.c2, "max_iterations": self.iterations, "feature.possible_transitions": True}
         )
-        for sentence in tqdm(sentences, "features", leave=False, disable=not self.progress):
+        for sentence in tqdm(sentences, "features", leave=False, disable=not progress):
             trainer.append(self._items(sentence), self._tags(sentence))
         with tempfile.TemporaryDirectory() as folder, trainer:
             trainer.train(str(Path(folder) / "model"))
@@ -119,7 +117,7 @@ class CRFTagger(Tagger):
     def _open(self, model: bytes) -> None:
         self._model, self._crf = model, pycrfsuite.Tagger()
         self._crf.open_inmemory(model)
-        self.labels = sorted(self._crf.labels())
+        self.tags = sorted(self._crf.labels())
         self._slim: Features | None = None
 
     # -- tagging -----------------------------------------------------------------------------------
@@ -128,7 +126,7 @@ class CRFTagger(Tagger):
         """Hand a sentence over to CRFsuite."""
         if not self._model:
             raise ValueError("this CRFTagger has learnt nothing yet; call fit(train) or load(folder) first")
-        if self._slim is None and isinstance(self.features, TokenFeatures):
+        if self._slim is None and isinstance(self.features, WordFeatures):
             self._slim = self.features.only(self._crf.info().attributes)
         self._crf.set(self._items(sentence, self._slim))
 
@@ -147,16 +145,16 @@ class CRFTagger(Tagger):
         """For each sentence the marginal probability of each tag at each token, by forward and backward sums.
 
         Returns:
-            Arrays (tokens, len(labels)), columns in the order of `labels`, rows summing to 1.
+            Arrays (tokens, len(tags)), columns in the order of `tags`, rows summing to 1.
         """
         return [self._marginals(sentence) for sentence in sentences]
 
     def _marginals(self, sentence: Sentence) -> np.ndarray:
         places = range(len(sentence.tokens))
         if not places:
-            return np.zeros((0, len(self.labels)))
+            return np.zeros((0, len(self.tags)))
         self._ready(sentence)
-        marginals = np.array([[self._crf.marginal(label, place) for label in self.labels] for place in places])
+        marginals = np.array([[self._crf.marginal(tag, place) for tag in self.tags] for place in places])
         return marginals[::-1] if self.backward else marginals
 
     def confidence(self, sentences: Sequence[Sentence]) -> list[float]:
@@ -172,7 +170,7 @@ class CRFTagger(Tagger):
     def _save(self, folder: Path) -> None:
         if not self._model:
             raise ValueError("this CRFTagger has learnt nothing yet; there is no model to save")
-        own = self.features if isinstance(self.features, TokenFeatures) else None
+        own = self.features if isinstance(self.features, WordFeatures) else None
         about = {
             "scheme": self.scheme, "c1": self.c1, "c2": self.c2, "iterations": self.iterations,
             "backward": self.backward, "sha256": hashlib.sha256(self._model).hexdigest(),
@@ -194,7 +192,7 @@ class CRFTagger(Tagger):
         if about["features"] is not None:
             lexicons = tuple(Lexicon(**one | {"names": tuple(one["names"])}) for one in about["lexicons"])
             options = about["features"] | {"grams": tuple(about["features"]["grams"])}
-            tagger.features = TokenFeatures(**options, lexicons=lexicons)
+            tagger.features = WordFeatures(**options, lexicons=lexicons)
         tagger._open(model)
         return tagger
 
