@@ -51,9 +51,13 @@ class Automaton:
     def matches(self, words: Sequence[str]) -> list[tuple[int, int]]:
         """Every occurrence of every name as (first word, word behind the last), by its end, then the longest first."""
         found, state = [], 0
-        for i, word in enumerate(words):
-            state = self._step(state, word)
-            found += [(i + 1 - length, i + 1) for length in self._lengths[state]]
+        following, fail, lengths = self._next, self._fail, self._lengths
+        for end, word in enumerate(words, 1):  # `_step`, written out: this loop is where look-up spends its time
+            while state and word not in following[state]:
+                state = fail[state]
+            state = following[state].get(word, 0)
+            for length in lengths[state]:
+                found.append((end - length, end))
         return found
 
     def longest(self, words: Sequence[str]) -> list[tuple[int, int]]:

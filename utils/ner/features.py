@@ -59,27 +59,33 @@ def name_parts(word: str) -> tuple[str, ...]:
 
 
 class LexiconMatcher:
-    """Looks sentences up in a list, without regard to case, hyphens and spaces (`name_parts`)."""
+    """Looks sentences up in lists, without regard to case, hyphens and spaces (`name_parts`)."""
 
-    def __init__(self, lexicon: Lexicon) -> None:
-        self.name = lexicon.name
-        self._automaton = Automaton({name_parts(name) for name in lexicon.names})
+    def __init__(self, lexicons: Sequence[Lexicon]) -> None:
+        self._automata = {one.name: Automaton({name_parts(name) for name in one.names}) for one in lexicons}
         self._parts = lru_cache(CACHE)(name_parts)
 
-    def labels(self, words: Sequence[str]) -> list[str]:
-        """For each word B, I, E or S where it stands in the longest name that begins left of it or at it; else ""."""
-        parts, first, last = [], {}, {}  # where the first part of a word stands, and behind its last
+    def labels(self, words: Sequence[str]) -> dict[str, list[str]]:
+        """For each list and word B, I, E or S where the word stands in a name of the list, else "".
+
+        Of names that overlap the first and then the longest counts; a name begins and ends where words do.
+        """
+        if not self._automata:
+            return {}
+        parts: list[str] = []
+        first, last = {}, {}  # the word that begins at a part, and the one behind the word that ends before a part
         for i, word in enumerate(words):
-            cut = self._parts(word)
-            if cut:
+            if cut := self._parts(word):
                 first[len(parts)] = i
                 parts += cut
                 last[len(parts)] = i + 1
-        whole = [(first[a], last[b]) for a, b in self._automaton.matches(parts) if a in first and b in last]
-        labels = [""] * len(words)
-        for start, end in leftmost_longest(whole):
-            labels[start:end] = ["B", *"I" * (end - start - 2), "E"] if end - start > 1 else ["S"]
-        return labels
+        found = {}
+        for name, automaton in self._automata.items():
+            whole = [(first[a], last[b]) for a, b in automaton.matches(parts) if a in first and b in last]
+            found[name] = labels = [""] * len(words)
+            for start, end in leftmost_longest(whole):
+                labels[start:end] = ["B", *"I" * (end - start - 2), "E"] if end - start > 1 else ["S"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -115,13 +121,13 @@ class WordFeatures:
             raise ValueError(
                 f"expected window >= 0, affixes >= 0 and grams >= 1, got {self.window}, {self.affixes}, {self.grams}"
             )
-        object.__setattr__(self, "_matchers", [LexiconMatcher(lexicon) for lexicon in self.lexicons])
+        object.__setattr__(self, "_matcher", LexiconMatcher(self.lexicons))
         object.__setattr__(self, "_stored", {})
 
     def only(self, known: Collection[str]) -> WordFeatures:
         """The same, without the features that are not in `known`: what a trained model has no weight for costs time."""
         slim = replace(self, known=frozenset(known), lexicons=())
-        object.__setattr__(slim, "_matchers", self._matchers)
+        object.__setattr__(slim, "_matcher", self._matcher)
         return slim
 
     def options(self) -> dict:
@@ -145,8 +151,8 @@ class WordFeatures:
             self._add_pairs(lists, [edge, edge, *described, edge, edge])
         if self.brackets:
             self._add(lists, bracket_labels(words), "brackets", (0,))
-        for matcher in self._matchers:
-            self._add(lists, matcher.labels(words), matcher.name, (-1, 0, 1))
+        for name, labels in self._matcher.labels(words).items():
+            self._add(lists, labels, name, (-1, 0, 1))
         return lists
 
     def _describe(self, word: str) -> tuple[list[str], dict[int, list[str]], str, str, str]:
@@ -207,11 +213,14 @@ class WordFeatures:
                 new += [f"stem[-1,0]={s}|{t}", f"stem[0,1]={t}|{u}"]
             found += new if known is None else [one for one in new if one in known]
 
-    def _add(self, lists: list[list[str]], labels: Sequence[str], name: str, offsets: Sequence[int]) -> None:
-        for offset in offsets:
-            for i, found in enumerate(lists):
-                if 0 <= i + offset < len(labels) and labels[i + offset]:
-                    found.append(f"{name}[{offset}]={labels[i + offset]}")
+    @staticmethod
+    def _add(lists: list[list[str]], labels: Sequence[str], name: str, offsets: Sequence[int]) -> None:
+        """Tell each word of its own label and of those of its neighbours."""
+        for i, label in enumerate(labels):
+            if label:
+                for offset in offsets:
+                    if 0 <= i - offset < len(lists):
+                        lists[i - offset].append(f"{name}[{offset}]={label}")
 
 
 def bracket_labels(words: Sequence[str]) -> list[str]:
