@@ -8,7 +8,17 @@ import sys
 import pytest
 
 from tests.benchmarks import ner as benchmark
-from utils.ner import Entity, Sentence, load_tagger, read_conll, read_jsonl, read_pubtator, write_conll, write_jsonl
+from utils.ner import (
+    CRFTagger,
+    Entity,
+    Sentence,
+    load_tagger,
+    read_conll,
+    read_jsonl,
+    read_pubtator,
+    write_conll,
+    write_jsonl,
+)
 from utils.ner.formats.any import format_of, read_sentences
 from utils.ner.tag import main as tag
 from utils.ner.taggers import RegexTagger
@@ -87,6 +97,25 @@ def test_train_on_files_of_ones_own(tmp_path, capsys):
     assert "4 training sentences with Planet, Star; 1 for choosing" in capsys.readouterr().out
     found = load_tagger(tmp_path / "m").predict(sentences[:1])
     assert [one.type for one in found[0].entities] == ["Star", "Planet"]
+
+
+def test_an_interrupted_vote_goes_on(tmp_path, monkeypatch, capsys):
+    write_conll([Sentence.from_words(["Vega", "shines"], [(0, 1, "Star")])] * 4, tmp_path / "train.conll")
+    line = ["--train", str(tmp_path / "train.conll"), "--model", "biotagger-gm", "--out", str(tmp_path / "m")]
+    fit, calls = CRFTagger.fit, []
+
+    def interrupted(self, *arguments, **options):
+        calls.append(self)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(CRFTagger, "fit", interrupted)
+    with pytest.raises(SystemExit, match="interrupted; the same command goes on"):
+        train(line)
+    train(line)
+    assert len(calls) == 5 and not (tmp_path / "m" / "training").exists()  # 2, the interrupted one, the 2 missing
+    assert load_tagger(tmp_path / "m").predict([Sentence("Vega")])[0].entities
 
 
 @pytest.mark.parametrize("arguments, message", [
