@@ -30,8 +30,8 @@ def enumerate_paths(crf, emissions):
         yield path, score + sum(transitions[a][b] for a, b in itertools.pairwise(path))
 
 
-@settings(deadline=None, max_examples=60)
-@given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=3), tags=st.integers(1, 4), seed=st.integers(0, 10**6),
+@settings(deadline=None, max_examples=30)
+@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=3), tags=st.integers(1, 4), seed=st.integers(0, 10**6),
        whole=st.booleans())  # fmt: skip
 def test_equals_enumeration(lengths, tags, seed, whole):
     crf, generator = random_crf(tags, seed)
@@ -47,9 +47,8 @@ def test_equals_enumeration(lengths, tags, seed, whole):
         paths = list(enumerate_paths(crf, emissions[b, :length]))
         scores = torch.tensor([score for _, score in paths], dtype=torch.float64)
         torch.testing.assert_close(partition[b].double(), scores.logsumexp(0), rtol=1e-5, atol=1e-5)
-        expected = torch.zeros(length, tags, dtype=torch.float64)
-        for (path, _), share in zip(paths, scores.softmax(0)):
-            expected[range(length), list(path)] += share
+        visited = torch.nn.functional.one_hot(torch.tensor([path for path, _ in paths]), tags).double()
+        expected = torch.einsum("n,ntk->tk", scores.softmax(0), visited)
         torch.testing.assert_close(marginals[b, :length].double(), expected, rtol=1e-4, atol=1e-5)
         best = dict(paths)[tuple(crf.viterbi(emissions, mask)[b])]
         assert best == pytest.approx(scores.max().item(), abs=1e-5)
