@@ -61,6 +61,10 @@ lint: $(VENV)/.test-deps ## check the style of the code and of the notebooks' so
 bench: $(VENV)/.bench-deps ## the benchmarks against other libraries, as one table (about an hour)
 	@$(PY) -m tests.benchmarks $(BENCH_ARGS)
 
+.PHONY: bench-ner
+bench-ner: $(VENV)/.run-deps ## taggers on the biomedical corpora, as one table; COURSE_DATA=FOLDER says where they are
+	@$(OFFLINE) $(PY) -m tests.benchmarks.ner $(BENCH_ARGS)
+
 .PHONY: set-repo
 set-repo: ## make set-repo URL=https://github.com/NAME/REPO: the public address in badges and set-up cells
 	@test -n "$(URL)" || { echo "Say where the course lives: make set-repo URL=https://github.com/NAME/REPO"; exit 2; }

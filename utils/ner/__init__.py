@@ -1,14 +1,19 @@
 """Biomedical named entity recognition: corpora, formats, tags, scores, taggers."""
 
+from utils.ner.automaton import Automaton
 from utils.ner.bc2 import OfficialGold, read_official, write_official
 from utils.ner.corpora import Corpus, corpus_names, load_corpus
 from utils.ner.evaluation import Report, Scores, evaluate
+from utils.ner.features import WordFeatures
+from utils.ner.formats.any import read_sentences
 from utils.ner.formats.brat import read_brat, write_brat
 from utils.ner.formats.conll import read_conll, write_conll
 from utils.ner.formats.files import FormatError
 from utils.ner.formats.jsonl import read_jsonl, write_jsonl
 from utils.ner.formats.pubtator import read_pubtator, write_pubtator
-from utils.ner.taggers import DictionaryTagger, RegexTagger, Tagger
+from utils.ner.lexicons import Lexicon, lexicon_names, load_lexicon
+from utils.ner.postprocess import postprocess
+from utils.ner.taggers import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger, make_tagger
 from utils.ner.tags import (
     Loss,
     TagError,
@@ -24,10 +29,13 @@ from utils.ner.text import Token, join_words, tokenize
 from utils.ner.types import Entity, Sentence
 
 __all__ = [
+    "Automaton",
+    "CRFTagger",
     "Corpus",
     "DictionaryTagger",
     "Entity",
     "FormatError",
+    "Lexicon",
     "Loss",
     "OfficialGold",
     "RegexTagger",
@@ -37,18 +45,25 @@ __all__ = [
     "TagError",
     "Tagger",
     "Token",
+    "WordFeatures",
     "convert_tags",
     "corpus_names",
     "evaluate",
     "from_tags",
     "join_words",
+    "lexicon_names",
     "load_corpus",
+    "load_lexicon",
+    "load_tagger",
     "losses",
+    "make_tagger",
+    "postprocess",
     "read_brat",
     "read_conll",
     "read_jsonl",
     "read_official",
     "read_pubtator",
+    "read_sentences",
     "spans_to_tags",
     "tags_to_spans",
     "to_layers",

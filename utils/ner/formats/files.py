@@ -39,13 +39,13 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             raise FormatError(path, number, shown, expected) from error
 
 
-def write_atomically(path: str | Path, text: str) -> None:
-    """Write UTF-8 with LF line ends; the file is whole or, if writing fails, what it was before."""
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write bytes, or a text in UTF-8 with LF line ends; the file is whole or, if writing fails, what it was before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(text.encode("utf-8"))
+        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""DictionaryTagger: names it was told, looked up as the longest run of tokens."""
+"""DictionaryTagger: names it was told, looked up as the longest run of tokens, all in one pass."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from utils.ner.automaton import Automaton
 from utils.ner.formats.files import write_atomically
 from utils.ner.taggers.base import Tagger
 from utils.ner.text import tokenize
@@ -53,27 +54,19 @@ class DictionaryTagger(Tagger):
         return tuple(word.lower() for word in words) if self.lower else tuple(words)
 
     def _settle(self) -> None:
-        """One type for each name, and for each first word the lengths its names have, longest first."""
+        """One type for each name, and the automaton that finds them."""
         self._types = {key: min(kinds, key=lambda kind: (-kinds[kind], kind)) for key, kinds in self._counts.items()}
-        lengths = defaultdict(set)
-        for key in self._types:
-            lengths[key[0]].add(len(key))
-        self._lengths = {word: sorted(found, reverse=True) for word, found in lengths.items()}
+        self._automaton = Automaton(self._types)
 
     def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
         return [self._look_up(sentence) for sentence in sentences]
 
     def _look_up(self, sentence: Sentence) -> list[Entity]:
-        words = self._key(sentence.words)
-        found, i = [], 0
-        while i < len(words):
-            lengths = self._lengths.get(words[i], ())
-            length = next((n for n in lengths if i + n <= len(words) and words[i : i + n] in self._types), 0)
-            if length:
-                first, last = sentence.tokens[i], sentence.tokens[i + length - 1]
-                found.append(Entity(first.start, last.end, self._types[words[i : i + length]]))
-            i += length or 1
-        return found
+        words, tokens = self._key(sentence.words), sentence.tokens
+        return [
+            Entity(tokens[start].start, tokens[end - 1].end, self._types[words[start:end]])
+            for start, end in self._automaton.longest(words)
+        ]
 
     def _save(self, folder: Path) -> None:
         names = [[list(key), dict(sorted(kinds.items()))] for key, kinds in sorted(self._counts.items())]

@@ -1,0 +1,179 @@
+"""Rules that mend what a tagger got wrong: brackets, abbreviations, one meaning in a document.
+
+Each rule takes sentences with entities and gives the same sentences with mended ones. Sentences whose ids differ only
+in the number behind the last hyphen ("cc01-1", "cc01-2") stand in one document; every other one is a document itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from utils.ner.abbreviations import find_abbreviations
+from utils.ner.types import Entity, Sentence
+
+PAIRS = {")": "(", "]": "[", "}": "{"}
+SHORT = re.compile(r"[^\W_]*[A-Z0-9][^\W_]*")  # a word with a capital or digit: an abbreviation or symbol
+
+
+def documents_of(sentences: Sequence[Sentence]) -> list[str]:
+    """For each sentence the name of its document."""
+    names = []
+    for place, sentence in enumerate(sentences):
+        numbered = re.fullmatch(r"(.+)-\d+", sentence.id)
+        names.append(numbered[1] if numbered else f"{sentence.id} at {place}")
+    return names
+
+
+# -- brackets --------------------------------------------------------------------------------------
+
+
+def repair_brackets(sentences: Iterable[Sentence]) -> list[Sentence]:
+    """No entity with an opening bracket that it does not close, or the other way round.
+
+    An entity is widened by a token where that token is the missing bracket. Otherwise it is cut: behind the last
+    bracket that has no opening one, and before the first that has no closing one. What is empty then is dropped.
+    """
+    return [_rebuilt(sentence, (_balanced(sentence, one) for one in sentence.entities)) for sentence in sentences]
+
+
+def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
+    if entity.fragments:
+        return entity
+    start, end = entity.start, entity.end
+    closing, opening = _unmatched(sentence.text[start:end])
+    if len(opening) == 1 and not closing:
+        after = next((token for token in sentence.tokens if token.start >= end), None)
+        if after and PAIRS.get(after.text) == sentence.text[start + opening[0]]:
+            return Entity(start, after.end, entity.type)
+    if len(closing) == 1 and not opening:
+        before = next((token for token in reversed(sentence.tokens) if token.end <= start), None)
+        if before and before.text == PAIRS[sentence.text[start + closing[0]]]:
+            return Entity(before.start, end, entity.type)
+    if opening:
+        end = start + opening[0]
+    if closing:
+        start += closing[-1] + 1
+    while start < end and sentence.text[start].isspace():
+        start += 1
+    while start < end and sentence.text[end - 1].isspace():
+        end -= 1
+    return Entity(start, end, entity.type) if start < end else None
+
+
+def _unmatched(text: str) -> tuple[list[int], list[int]]:
+    """Places of closing brackets without an opening one, and of opening ones without a closing one."""
+    opened: list[int] = []
+    closing = []
+    for place, letter in enumerate(text):
+        if letter in PAIRS.values():
+            opened.append(place)
+        elif letter in PAIRS:
+            if opened and text[opened[-1]] == PAIRS[letter]:
+                opened.pop()
+            else:
+                closing.append(place)
+    return closing, opened
+
+
+# -- abbreviations ---------------------------------------------------------------------------------
+
+
+def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
+    """The short and the long form of a definition get the same decision, and so does the short form later on.
+
+    The long form decides, as it has more words to judge by. Where it is marked (up to where the definition says that
+    it ends), the short form is marked with its type, in this and in all sentences of the document; where no token of
+    it is marked, the short form is not marked either. What a definition does not speak of stays as it was.
+    """
+    found: dict[str, dict[str, str]] = defaultdict(dict)  # document: short form: type, or "" for none
+    documents = documents_of(sentences)
+    for sentence, document in zip(sentences, documents):
+        for one in find_abbreviations(sentence.text):
+            inside = [other for other in sentence.entities if other.overlaps(Entity(one.long_start, one.long_end, "X"))]
+            whole = [other for other in inside if other.end == one.long_end]
+            if whole or not inside:
+                found[document].setdefault(one.short, whole[-1].type if whole else "")
+    return [_with_short_forms(sentence, found.get(document, {})) for sentence, document in zip(sentences, documents)]
+
+
+def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
+    entities = [one for one in sentence.entities if kinds.get(one.text) != ""]
+    for short, kind in kinds.items():
+        if not kind:
+            continue
+        for start, end in _occurrences(sentence, short):
+            if not any(one.start < end and start < one.end for one in entities):
+                entities.append(Entity(start, end, kind))
+    return sentence.with_entities(entities)
+
+
+def _occurrences(sentence: Sentence, text: str) -> list[tuple[int, int]]:
+    """Where a text stands in a sentence from the beginning of a token to the end of one."""
+    starts = {token.start for token in sentence.tokens}
+    ends = {token.end for token in sentence.tokens}
+    places = [match.span() for match in re.finditer(re.escape(text), sentence.text)]
+    return [(start, end) for start, end in places if start in starts and end in ends]
+
+
+# -- one sense in a document -----------------------------------------------------------------------
+
+
+def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:
+    """A symbol is in all of a document what it was mostly taken for (Gale, Church & Yarowsky 1992).
+
+    Only for words with a capital letter or a digit, which as names are rarely anything else. Occurrences inside longer
+    entities are left alone and do not count; ties leave all as it was.
+    """
+    votes: dict[str, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
+    documents = documents_of(sentences)
+    for sentence, document in zip(sentences, documents):
+        for (start, end), kind in _symbols(sentence):
+            votes[document][sentence.text[start:end]][kind] += 1
+    return [_with_one_sense(sentence, votes[document]) for sentence, document in zip(sentences, documents)]
+
+
+def _symbols(sentence: Sentence) -> list[tuple[tuple[int, int], str]]:
+    """Each token that is a symbol and not part of a longer entity, with its type or ""."""
+    marked = {(one.start, one.end): one.type for one in sentence.entities}
+    found = []
+    for token in sentence.tokens:
+        place = token.start, token.end
+        if SHORT.fullmatch(token.text) and (
+            place in marked or not any(one.start < token.end and token.start < one.end for one in sentence.entities)
+        ):
+            found.append((place, marked.get(place, "")))
+    return found
+
+
+def _with_one_sense(sentence: Sentence, votes: dict[str, Counter]) -> Sentence:
+    symbols = dict(_symbols(sentence))
+    entities = [one for one in sentence.entities if (one.start, one.end) not in symbols]
+    for (start, end), kind in symbols.items():
+        ranked = votes[sentence.text[start:end]].most_common(2)
+        if len(ranked) == 1 or ranked[0][1] > ranked[1][1]:
+            kind = ranked[0][0]
+        if kind:
+            entities.append(Entity(start, end, kind))
+    return sentence.with_entities(entities)
+
+
+def _rebuilt(sentence: Sentence, entities: Iterable[Entity | None]) -> Sentence:
+    return sentence.with_entities(one for one in entities if one)
+
+
+STEPS: dict[str, Callable[[Sequence[Sentence]], list[Sentence]]] = {
+    "brackets": repair_brackets,
+    "abbreviations": agree_on_abbreviations,
+    "one-sense": one_sense,
+}
+
+
+def postprocess(sentences: Sequence[Sentence], steps: Iterable[str]) -> list[Sentence]:
+    """The rules one after the other. Raises ValueError for an unknown one; the message lists the known ones."""
+    for step in steps:
+        if step not in STEPS:
+            raise ValueError(f"unknown step {step!r}; choose one of {', '.join(STEPS)}")
+        sentences = STEPS[step](sentences)
+    return list(sentences)

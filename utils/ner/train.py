@@ -1,0 +1,64 @@
+"""Train a tagger from the command line and save it.
+
+    python -m utils.ner.train --corpus ncbi-disease --model crf --out models/diseases
+    python -m utils.ner.train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.ner.corpora import corpus_names, load_corpus
+from utils.ner.evaluation import evaluate
+from utils.ner.formats.any import read_sentences
+from utils.ner.taggers.registry import make_tagger, model_names
+from utils.ner.types import Sentence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the sentences, train, save; print the scores on dev."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.ner.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--corpus", choices=corpus_names(), help="one of the course's corpora")
+    source.add_argument("--train", type=Path, metavar="FILE", help="your own sentences: CoNLL, .jsonl or .pubtator")
+    parser.add_argument("--dev", type=Path, metavar="FILE", help="with --train: sentences to choose settings on")
+    parser.add_argument("--model", choices=model_names(), default="crf")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained tagger")
+    parser.add_argument("--seed", type=int, default=0, help="of networks; a dictionary and a CRF draw nothing")
+    args = parser.parse_args(arguments)
+    if args.corpus and args.dev:
+        parser.error("--dev goes with --train; a corpus brings its own")
+    try:
+        _run(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{parser.prog}: interrupted; nothing was written to {args.out}")
+
+
+def _run(args: argparse.Namespace) -> None:
+    train, dev = _sentences(args)
+    types = sorted({entity.type for sentence in train for entity in sentence.entities})
+    print(f"{len(train):,} training sentences with {', '.join(types) or 'no entity'}; {len(dev):,} for choosing")
+    tagger = make_tagger(args.model, types, args.seed)
+    started = time.perf_counter()
+    tagger.fit(train, dev)
+    tagger.save(args.out)
+    print(f"{args.model} trained in {time.perf_counter() - started:.0f} s, saved in {args.out}")
+    if dev:
+        print(f"on dev:\n{evaluate(dev, tagger.predict(dev))}")
+
+
+def _sentences(args: argparse.Namespace) -> tuple[list[Sentence], list[Sentence]]:
+    if args.corpus:
+        corpus = load_corpus(args.corpus)
+        return corpus.train, corpus.dev
+    return read_sentences(args.train), read_sentences(args.dev) if args.dev else []
+
+
+if __name__ == "__main__":
+    main()
