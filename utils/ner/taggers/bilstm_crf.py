@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from utils.ner.formats.files import write_atomically
+from utils.ner.lexicons import Lexicon
 from utils.ner.taggers.encoders import find_minilm, load_encoder, pieces_of
 from utils.ner.taggers.neural import NeuralTagger, TagHead, Window
 from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
@@ -55,7 +56,7 @@ class BiLSTMNetwork(nn.Module):
     """Words (their own vectors and those of their pieces), characters and features; BiLSTM; one score a tag."""
 
     def __init__(
-        self, words: int, characters: int, pieces: tuple[int, int] | None, features: tuple[int, int],
+        self, words: int, characters: int, pieces: tuple[int, int] | None, features: Sequence[int],
         tags: Sequence[str], scheme: str, crf: bool, hidden: int, dropout: float, word_dropout: float,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -84,7 +85,7 @@ class BiLSTMNetwork(nn.Module):
         if self.pieces is not None:
             vectors = vectors + self.from_pieces(self.pieces(batch["pieces"]))
         vectors = torch.cat([vectors, self.characters(batch["characters"])], dim=1)[batch["word"]]  # (B, T, ...)
-        features = self.features(batch["shapes"], batch["lexicon"])
+        features = self.features(batch["features"])
         x = self.dropout(torch.cat([vectors, features], dim=-1))
         # Packed, so that the direction from right to left begins at the last token and not in the padding.
         lengths = batch["lengths"].cpu()
@@ -105,7 +106,7 @@ class BiLSTMCRFTagger(NeuralTagger):
             hub; None for none; "auto" for "minilm" where its package is installed, else none.
         hidden: of each direction. dropout: before and behind the LSTM. word_dropout: how often a word is taken for an
             unknown one in training.
-        names: a lexicon as (text, type), whose matches the network is told of.
+        lexicons: lists of names; the network is told which tokens stand in one.
         crf, scheme, device, recipe: as in NeuralTagger. LSTMs are computed in float32.
     """
 
@@ -117,7 +118,7 @@ class BiLSTMCRFTagger(NeuralTagger):
         hidden: int = 200,
         dropout: float = 0.5,
         word_dropout: float = 0.1,
-        names: Iterable[tuple[str, str]] = (),
+        lexicons: Sequence[Lexicon] = (),
         crf: bool = True,
         scheme: str = "BIOES",
         device: str | torch.device | None = None,
@@ -126,7 +127,7 @@ class BiLSTMCRFTagger(NeuralTagger):
         recipe = {"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, "weight_decay": 0.01, **recipe}
         super().__init__(scheme, crf, device, "no", recipe)
         self.vectors, self.hidden, self.dropout, self.word_dropout = vectors, hidden, dropout, word_dropout
-        self.features = TokenFeatures(names)
+        self.features = TokenFeatures(lexicons)
         self.tokenizer = None
         self._pieces: dict[str, list[int]] = {}
 
@@ -160,8 +161,7 @@ class BiLSTMCRFTagger(NeuralTagger):
         count = len(sentence.tokens)
         if not count:
             return []
-        shapes, lexicon = self.features(sentence)
-        return [Window(0, count, (0, count), count, {"words": sentence.words, "shapes": shapes, "lexicon": lexicon})]
+        return [Window(0, count, (0, count), count, {"words": sentence.words, "features": self.features(sentence)})]
 
     def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
         numbers: dict[str, int] = {}
@@ -172,7 +172,7 @@ class BiLSTMCRFTagger(NeuralTagger):
             "words": torch.tensor([self._word_number.get(one.lower(), UNKNOWN) for one in numbers], device=self.device),
             "characters": self._padded([[letters.get(one, UNKNOWN) for one in text[:LONGEST]] for text in numbers]),
             "lengths": torch.tensor([window.length for window in windows]),
-            **{key: self._padded([window.inputs[key] for window in windows]) for key in ("shapes", "lexicon")},
+            "features": self._padded_features(windows),
         }
         if self.tokenizer is not None:
             unseen = [one for one in numbers if one not in self._pieces]

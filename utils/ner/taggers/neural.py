@@ -6,6 +6,7 @@ a batch into emissions, a score for each token and tag, and a `TagHead` turns th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ class Window:
 
     Attributes:
         start, end: its tokens. keep: those whose emissions are taken from here, where windows overlap.
-        length: of the longest list in `inputs`. inputs: what the network reads, lists of integers.
+        length: in what the network counts, tokens or pieces. inputs: what it reads.
     """
 
     start: int
@@ -45,6 +46,12 @@ class Window:
     keep: tuple[int, int]
     length: int
     inputs: dict[str, list]
+
+
+def fingerprint(sentences: Sequence[Sentence]) -> str:
+    """The first digits of a SHA-256 that changes with any text or entity."""
+    content = repr([(one.text, one.tokens, one.entities) for one in sentences])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class TagHead(nn.Module):
@@ -72,7 +79,7 @@ class TagHead(nn.Module):
 
 
 class NeuralTagger(Tagger):
-    """A kind fills in `_build`, `_windows` and `_collate`, and the two that keep what `_build` made.
+    """A kind of neural tagger fills in what stands at the end of this class.
 
     Args:
         scheme: "BIO" or "BIOES", the tags the network tells apart.
@@ -106,25 +113,31 @@ class NeuralTagger(Tagger):
         dev: Sequence[Sentence] = (),
         folder: str | Path | None = None,
         progress: bool = True,
+        go_on: bool = False,
     ) -> NeuralTagger:
-        """Learn from `train`, anew; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
+        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
 
         Entities that tags cannot hold (nested, discontinuous) are left out of the training. An interrupt keeps the
         best so far.
 
         Args:
             folder: keeps the state of the training; the same call, made again, goes on from there.
+            go_on: begin with the weights it has, from other sentences with the same types, instead of anew.
         Raises:
-            ValueError: no sentence with a token, or a folder with another training's state.
+            ValueError: no sentence with a token, a folder with another training's state, or types that a tagger which
+                is to go on does not know.
             TrainingDiverged: the loss became NaN or infinite.
         """
         train = [sentence for sentence in train if sentence.tokens]
         if not train:
             raise ValueError("nothing to train on: expected at least one sentence with a token")
-        with seeded(self.recipe.seed, self.device):
-            types = sorted({entity.type for sentence in train for entity in sentence.entities})
-            self.tags = ["O", *(f"{prefix}-{kind}" for kind in types for prefix in SCHEMES[self.scheme])]
-            self._build(train)
+        types = sorted({entity.type for sentence in train for entity in sentence.entities})
+        if go_on:
+            self._check_knows(types)
+        else:
+            with seeded(self.recipe.seed, self.device):
+                self.tags = ["O", *(f"{prefix}-{kind}" for kind in types for prefix in SCHEMES[self.scheme])]
+                self._build(train)
         self.network.to(self.device)
         examples = [example for sentence in train for example in self._examples(sentence)]
 
@@ -138,7 +151,8 @@ class NeuralTagger(Tagger):
         self.history = train_network(
             self.network, loss, [window.length for window, _ in examples], self.recipe, score=score if dev else None,
             device=self.device, precision=self.precision, folder=folder, progress=progress,
-            settings={"tagger": self.name, "scheme": self.scheme, "tags": " ".join(self.tags)},
+            settings={"tagger": self.name, "options": json.dumps(self._options()), "sentences": fingerprint(train),
+                      "go_on": go_on},
         )  # fmt: skip
         return self
 
@@ -151,7 +165,7 @@ class NeuralTagger(Tagger):
         order = sorted(range(len(windows)), key=lengths.__getitem__)
         self.network.eval()
         for batch in cut_batches(order, lengths, self.recipe):
-            with torch.inference_mode(), autocast(self.device, self.precision):
+            with torch.no_grad(), autocast(self.device, self.precision):
                 scores = self.network(self._batch([windows[i][1] for i in batch])).float().cpu()
             for i, rows in zip(batch, scores):
                 window = windows[i][1]
@@ -202,9 +216,22 @@ class NeuralTagger(Tagger):
         longest = max(map(len, rows))
         return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], device=self.device)
 
+    def _padded_features(self, windows: Sequence[Window]) -> Tensor:
+        """`inputs["features"]`, F lists of integers for each window, as (B, T, F)."""
+        kinds = zip(*(window.inputs["features"] for window in windows))
+        return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
+
     def _check_trained(self) -> None:
         if self.network is None:
             raise ValueError(f"this {type(self).__name__} has learned nothing yet; call fit, or load a saved one")
+
+    def _check_knows(self, types: Sequence[str]) -> None:
+        self._check_trained()
+        known = sorted({tag[2:] for tag in self.tags if tag != "O"})
+        if new := sorted({*types} - {*known}):
+            raise ValueError(
+                f"cannot go on with {', '.join(new)}: it knows {', '.join(known)}; rename types, or fit anew"
+            )
 
     # -- on disk ---------------------------------------------------------------------------------------
 

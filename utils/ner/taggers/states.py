@@ -15,7 +15,7 @@ from torch import nn
 def save_weights(path: Path, network: nn.Module) -> None:
     """Write a network's weights and buffers as safetensors."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    _write(path, lambda part: save_file(tensors, part))
+    _write(path, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
 
 
 def load_weights(path: Path, network: nn.Module) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from utils.ner.features import LexiconMatcher
 from utils.ner.formats.files import write_atomically
-from utils.ner.taggers.dictionary import DictionaryTagger
-from utils.ner.tags import to_tags
+from utils.ner.lexicons import Lexicon
 from utils.ner.types import Sentence
 
+LABELS = ("", "B", "I", "E", "S")
 SHAPES = ("padding", "lower", "Title", "UPPER", "One capital", "mIxed", "digits", "d1gits inside", "other")
 
 
@@ -33,48 +34,44 @@ def shape_of(word: str) -> str:
 
 
 class TokenFeatures:
-    """Numbers (shape, lexicon tag) for every token of a sentence; 0 is for padding.
+    """Numbers for every token of a sentence, 0 being for padding: its shape, and for each list of names whether the
+    token stands in one of them (outside, begin, inside, end, single), looked up as `LexiconMatcher` does."""
 
-    The lexicon tag is the BIO tag that looking up `names`, as (text, type) and without regard to case, gives.
-    """
-
-    def __init__(self, names: Iterable[tuple[str, str]] = ()) -> None:
-        self.names = [tuple(name) for name in names]
-        types = sorted({kind for _, kind in self.names})
-        tags = ["O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI")]
-        self._dictionary = DictionaryTagger(self.names, lower=True)
-        self._tags = {tag: number for number, tag in enumerate(tags, 1)}
+    def __init__(self, lexicons: Sequence[Lexicon] = ()) -> None:
+        self.lexicons = tuple(lexicons)
+        self._matcher = LexiconMatcher(self.lexicons)
         self._shapes = {shape: number for number, shape in enumerate(SHAPES)}
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """How many numbers there are for a shape and for a lexicon tag."""
-        return len(SHAPES), len(self._tags) + 1
+    def sizes(self) -> list[int]:
+        """How many numbers there are for a shape, and for each lexicon."""
+        return [len(SHAPES), *[len(LABELS) + 1] * len(self.lexicons)]
 
-    def __call__(self, sentence: Sentence) -> tuple[list[int], list[int]]:
-        """The shapes and the lexicon tags of the tokens."""
-        shapes = [self._shapes[shape_of(word)] for word in sentence.words]
-        if not self.names:
-            return shapes, [1] * len(shapes)
-        (found,) = self._dictionary.predict([sentence])
-        return shapes, [self._tags[tag] for tag in to_tags(found)]
+    def __call__(self, sentence: Sentence) -> list[list[int]]:
+        """One list (tokens) for each of `sizes`."""
+        words = sentence.words
+        labels = self._matcher.labels(words)
+        found = [[LABELS.index(label) + 1 for label in labels[one.name]] for one in self.lexicons]
+        return [[self._shapes[shape_of(word)] for word in words], *found]
 
     def save(self, folder: Path) -> None:
-        write_atomically(folder / "lexicon.json", json.dumps(self.names, ensure_ascii=False) + "\n")
+        write_atomically(
+            folder / "lexicons.json", json.dumps(list(map(vars, self.lexicons)), ensure_ascii=False) + "\n"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> TokenFeatures:
-        return cls(json.loads((folder / "lexicon.json").read_text("utf-8")))
+        saved = json.loads((folder / "lexicons.json").read_text("utf-8"))
+        return cls([Lexicon(**one | {"names": tuple(one["names"])}) for one in saved])
 
 
 class FeatureEmbedding(nn.Module):
-    """Shapes and lexicon tags (B, T) as vectors (B, T, width)."""
+    """Features (B, T, F) as vectors (B, T, width)."""
 
-    def __init__(self, sizes: tuple[int, int]) -> None:
+    def __init__(self, sizes: Sequence[int], size: int = 12) -> None:
         super().__init__()
-        widths = (12, 12 if sizes[1] > 2 else 0)  # without a lexicon there is only O to tell
-        self.tables = nn.ModuleList(nn.Embedding(size, width, padding_idx=0) for size, width in zip(sizes, widths))
-        self.width = sum(widths)
+        self.tables = nn.ModuleList(nn.Embedding(count, size, padding_idx=0) for count in sizes)
+        self.width = size * len(sizes)
 
-    def forward(self, shapes: Tensor, lexicon: Tensor) -> Tensor:
-        return torch.cat([table(numbers) for table, numbers in zip(self.tables, (shapes, lexicon))], dim=-1)
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([table(numbers) for table, numbers in zip(self.tables, features.unbind(-1))], dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from utils.course.runtime import find_device, find_precision
+from utils.ner.lexicons import Lexicon
 from utils.ner.taggers.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
 from utils.ner.taggers.neural import NeuralTagger, TagHead, Window
+from utils.ner.taggers.states import save_weights
 from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
 from utils.ner.types import Sentence
 
@@ -60,7 +62,7 @@ class EncoderNetwork(nn.Module):
     """Encoder, one vector a token, features beside it, one score a tag."""
 
     def __init__(
-        self, encoder: PreTrainedModel, features: tuple[int, int], tags: Sequence[str], scheme: str, crf: bool,
+        self, encoder: PreTrainedModel, features: Sequence[int], tags: Sequence[str], scheme: str, crf: bool,
         pooling: str, dropout: float,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -76,7 +78,7 @@ class EncoderNetwork(nn.Module):
         return [self.features, self.scores, self.head]
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """ids and attention (B, P), first piece, count of pieces and features (B, T) to emissions (B, T, K)."""
+        """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to emissions (B, T, K)."""
         hidden = self.encoder(input_ids=batch["ids"], attention_mask=batch["attention"]).last_hidden_state  # (B, P, H)
         first, count = batch["first"], batch["count"]  # (B, T)
         width = hidden.shape[-1]
@@ -88,7 +90,7 @@ class EncoderNetwork(nn.Module):
             ends = (first + count).unsqueeze(2).expand(-1, -1, width)
             starts = first.unsqueeze(2).expand(-1, -1, width)
             tokens = (sums.gather(1, ends) - sums.gather(1, starts)) / count.clamp(min=1).unsqueeze(2)
-        features = self.features(batch["shapes"], batch["lexicon"])
+        features = self.features(batch["features"])
         return self.scores(torch.cat([self.dropout(tokens), features.to(tokens.dtype)], dim=-1))
 
 
@@ -104,7 +106,7 @@ class TransformerTagger(NeuralTagger):
         encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
         pooling: "first" or "mean".
         crf: a LinearChainCRF on top, instead of a softmax for each token.
-        names: a lexicon as (text, type), whose matches the network is told of.
+        lexicons: lists of names; the network is told which tokens stand in one.
         dropout: of the token vectors. max_pieces: of a window, at most what the encoder can read.
         scheme, device, precision, recipe: as in NeuralTagger; precision is what is fast on the device when None.
     Raises:
@@ -118,7 +120,7 @@ class TransformerTagger(NeuralTagger):
         encoder: str | Path | None = None,
         pooling: str = "first",
         crf: bool = False,
-        names: Iterable[tuple[str, str]] = (),
+        lexicons: Sequence[Lexicon] = (),
         dropout: float = 0.1,
         max_pieces: int = 256,
         scheme: str = "BIO",
@@ -132,7 +134,7 @@ class TransformerTagger(NeuralTagger):
         recipe = {"epochs": 5, "batch_size": 32, "learning_rate": 2e-4, "new_rate": 5.0, **recipe}
         super().__init__(scheme, crf, device, precision, recipe)
         self.source, self.pooling, self.dropout, self.max_pieces = encoder, pooling, dropout, max_pieces
-        self.features = TokenFeatures(names)
+        self.features = TokenFeatures(lexicons)
 
     def _build(self, train: Sequence[Sentence]) -> None:
         encoder, self.tokenizer = load_encoder(self.source)
@@ -153,36 +155,39 @@ class TransformerTagger(NeuralTagger):
         if not ids:
             ids = [self.tokenizer.unk_token_id or 0]
         spans = align([token[:2] for token in sentence.tokens], offsets)
-        shapes, lexicon = self.features(sentence)
+        features = self.features(sentence)
         stretches = cut_windows(spans, self._limit, self._limit // 4)
         edges = [0, *((a[1] + b[0]) // 2 for a, b in pairwise(stretches)), len(spans)]
-        return [
-            self._window(stretch, keep, ids, spans, shapes, lexicon)
-            for stretch, keep in zip(stretches, pairwise(edges))
-        ]
+        return [self._window(stretch, keep, ids, spans, features) for stretch, keep in zip(stretches, pairwise(edges))]
 
-    def _window(self, stretch, keep, ids, spans, shapes, lexicon) -> Window:
+    def _window(self, stretch: Span, keep: Span, ids: list[int], spans: list[Span], features: list) -> Window:
         start, end = stretch
         first, last = spans[start][0], min(spans[end - 1][1], spans[start][0] + self._limit)
-        lead = len(self._before)
         pieces = [*self._before, *ids[first:last], *self._after]
         inputs = {
             "ids": pieces,
-            "first": [lead + a - first for a, _ in spans[start:end]],
+            "first": [len(self._before) + a - first for a, _ in spans[start:end]],
             # A token of more pieces than the limit is read at those that fit.
             "count": [min(b, last) - a for a, b in spans[start:end]],
-            "shapes": shapes[start:end], "lexicon": lexicon[start:end],
-        }  # fmt: skip
+            "features": [kind[start:end] for kind in features],
+        }
         return Window(start, end, keep, len(pieces), inputs)
 
     def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        padding = {"ids": self.tokenizer.pad_token_id or 0}
-        batch = {
-            key: self._padded([window.inputs[key] for window in windows], padding.get(key, 0))
-            for key in windows[0].inputs
+        ids = [window.inputs["ids"] for window in windows]
+        return {
+            "ids": self._padded(ids, self.tokenizer.pad_token_id or 0),
+            "attention": self._padded([[1] * len(one) for one in ids]),
+            "first": self._padded([window.inputs["first"] for window in windows]),
+            "count": self._padded([window.inputs["count"] for window in windows]),
+            "features": self._padded_features(windows),
         }
-        batch["attention"] = self._padded([[1] * len(window.inputs["ids"]) for window in windows])
-        return batch
+
+    def save_encoder(self, folder: str | Path) -> None:
+        """Write the encoder as it is now, to begin another tagger with: `TransformerTagger(encoder=folder)`."""
+        self._check_trained()
+        save_encoder(Path(folder), self.network.encoder, self.tokenizer)
+        save_weights(Path(folder) / "model.safetensors", self.network.encoder)
 
     def _options(self) -> dict[str, Any]:
         return {"encoder": None if self.source is None else str(self.source), "pooling": self.pooling, "crf": self.crf,
