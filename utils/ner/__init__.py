@@ -1,5 +1,7 @@
 """Biomedical named entity recognition: corpora, formats, tags, scores, taggers."""
 
+from importlib import import_module
+
 from utils.ner.automaton import Automaton
 from utils.ner.bc2 import OfficialGold, read_official, write_official
 from utils.ner.corpora import Corpus, corpus_names, load_corpus
@@ -28,14 +30,31 @@ from utils.ner.tags import (
 from utils.ner.text import Token, join_words, tokenize
 from utils.ner.types import Entity, Sentence
 
+# These load PyTorch and transformers, which takes seconds; they are imported when they are first asked for.
+LAZY = {
+    "BiLSTMCRFTagger": "utils.ner.taggers.bilstm_crf",
+    "LinearChainCRF": "utils.ner.linear_chain",
+    "TransformerTagger": "utils.ner.taggers.transformer",
+    "continue_pretraining": "utils.ner.taggers.pretraining",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(LAZY[name]), name)
+
+
 __all__ = [
     "Automaton",
+    "BiLSTMCRFTagger",
     "CRFTagger",
     "Corpus",
     "DictionaryTagger",
     "Entity",
     "FormatError",
     "Lexicon",
+    "LinearChainCRF",
     "Loss",
     "OfficialGold",
     "RegexTagger",
@@ -45,7 +64,9 @@ __all__ = [
     "TagError",
     "Tagger",
     "Token",
+    "TransformerTagger",
     "WordFeatures",
+    "continue_pretraining",
     "convert_tags",
     "corpus_names",
     "evaluate",

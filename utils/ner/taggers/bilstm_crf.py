@@ -1,0 +1,204 @@
+"""BiLSTMCRFTagger: words and characters, a bidirectional LSTM, a CRF (Lample et al. 2016; Ma & Hovy 2016)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from utils.ner.formats.files import write_atomically
+from utils.ner.lexicons import Lexicon
+from utils.ner.taggers.encoders import find_minilm, load_encoder, pieces_of
+from utils.ner.taggers.neural import NeuralTagger, Window
+from utils.ner.taggers.tag_head import TagHead
+from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
+from utils.ner.types import Sentence
+
+PADDING, UNKNOWN = 0, 1  # the first two numbers of words and of characters
+LONGEST = 30  # characters of a word that are read
+
+
+class CharacterCNN(nn.Module):
+    """The characters of words (N, L) as one vector each (N, width): convolutions, and the maximum over the word."""
+
+    def __init__(self, count: int, size: int = 32, width: int = 96) -> None:
+        super().__init__()
+        self.table = nn.Embedding(count, size, padding_idx=PADDING)
+        self.convolutions = nn.ModuleList(nn.Conv1d(size, width // 2, kernel, padding="same") for kernel in (3, 5))
+        self.width = width
+
+    def forward(self, characters: Tensor) -> Tensor:
+        x = self.table(characters).transpose(1, 2)  # (N, size, L)
+        read = [one(x).relu() * (characters != PADDING).unsqueeze(1) for one in self.convolutions]
+        return torch.cat(read, dim=1).amax(2)
+
+
+class PieceVectors(nn.Module):
+    """Fixed vectors of word pieces; a word is the mean of its pieces (N, width). No word is without a vector."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(count, width, dtype=torch.float16))
+        self.width = width
+
+    def forward(self, pieces: Tensor) -> Tensor:
+        """pieces (N, P), 0 in the padding, where the first row of the table is never a word's."""
+        there = (pieces != PADDING).unsqueeze(2)
+        return (self.table[pieces].float() * there).sum(1) / there.sum(1).clamp(min=1)
+
+
+class BiLSTMNetwork(nn.Module):
+    """Words (their own vectors and those of their pieces), characters and features; BiLSTM; one score a tag."""
+
+    def __init__(
+        self, words: int, characters: int, pieces: tuple[int, int] | None, features: Sequence[int],
+        tags: Sequence[str], scheme: str, crf: bool, hidden: int, dropout: float, word_dropout: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.words = nn.Embedding(words, 100, padding_idx=PADDING)
+        self.characters = CharacterCNN(characters)
+        self.pieces = PieceVectors(*pieces) if pieces else None
+        self.from_pieces = nn.Linear(pieces[1], 100, bias=False) if pieces else None
+        if pieces:
+            nn.init.zeros_(self.words.weight)  # what a word means beyond its pieces is learned
+        self.features = FeatureEmbedding(features)
+        self.dropout, self.word_dropout = nn.Dropout(dropout), word_dropout
+        self.lstm = nn.LSTM(
+            100 + self.characters.width + self.features.width, hidden, bidirectional=True, batch_first=True
+        )
+        self.scores = nn.Linear(2 * hidden, len(tags))
+        self.head = TagHead(tags, scheme, crf)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Emissions (B, T, K). `word` (B, T) numbers the distinct words of the batch, whose characters (N, L), pieces
+        (N, P) and places in the vocabulary (N) stand in the others."""
+        words = batch["words"]
+        if self.training:
+            dropped = torch.rand(words.shape, device=words.device) < self.word_dropout
+            words = words.masked_fill(dropped, UNKNOWN)
+        vectors = self.words(words)
+        if self.pieces is not None:
+            vectors = vectors + self.from_pieces(self.pieces(batch["pieces"]))
+        vectors = torch.cat([vectors, self.characters(batch["characters"])], dim=1)[batch["word"]]  # (B, T, ...)
+        features = self.features(batch["features"])
+        x = self.dropout(torch.cat([vectors, features], dim=-1))
+        # Packed, so that the direction from right to left begins at the last token and not in the padding.
+        lengths = batch["lengths"].cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        return self.scores(self.dropout(y))
+
+
+class BiLSTMCRFTagger(NeuralTagger):
+    """The neural tagger of before Transformers, trained from scratch but for the vectors of its words.
+
+    A token is its lower-cased word (those seen once in training count as unknown), its characters, its casing, and,
+    with `vectors`, the mean of the vectors that a pretrained encoder has for the word's pieces: only its first layer's
+    table, so nothing here knows a word's context but the LSTM.
+
+    Args:
+        vectors: "minilm" for the table of all-MiniLM-L6-v2, as `load_encoder` finds it; another folder or name of the
+            hub; None for none; "auto" for "minilm" where its package is installed, else none.
+        hidden: of each direction. dropout: before and behind the LSTM. word_dropout: how often a word is taken for an
+            unknown one in training.
+        lexicons: lists of names; the network is told which tokens stand in one.
+        crf, scheme, device, recipe: as in NeuralTagger. LSTMs are computed in float32.
+    """
+
+    name = "bilstm-crf"
+
+    def __init__(
+        self,
+        vectors: str | Path | None = "auto",
+        hidden: int = 200,
+        dropout: float = 0.5,
+        word_dropout: float = 0.1,
+        lexicons: Sequence[Lexicon] = (),
+        crf: bool = True,
+        scheme: str = "BIOES",
+        device: str | torch.device | None = None,
+        **recipe: Any,
+    ) -> None:
+        recipe = {"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, "weight_decay": 0.01, **recipe}
+        super().__init__(scheme, crf, device, "no", recipe)
+        self.vectors, self.hidden, self.dropout, self.word_dropout = vectors, hidden, dropout, word_dropout
+        self.features = TokenFeatures(lexicons)
+        self.tokenizer = None
+        self._pieces: dict[str, list[int]] = {}
+
+    def _build(self, train: Sequence[Sentence]) -> None:
+        counts = Counter(word.lower() for sentence in train for word in sentence.words)
+        self.words = ["", "?", *sorted(word for word, count in counts.items() if count > 1)]
+        self.characters = ["", "?", *sorted({letter for one in train for letter in one.text if not letter.isspace()})]
+        table = self._load_vectors()
+        self._make_network(None if table is None else tuple(table.shape))
+        if table is not None:
+            self.network.pieces.table.copy_(table)
+
+    def _load_vectors(self) -> Tensor | None:
+        self.tokenizer = None
+        if self.vectors is None or (self.vectors == "auto" and find_minilm() is None):
+            return None
+        encoder, self.tokenizer = load_encoder(None if self.vectors in ("auto", "minilm") else self.vectors)
+        table = encoder.get_input_embeddings().weight.detach()
+        return table / table.std()
+
+    def _make_network(self, pieces: tuple[int, int] | None) -> None:
+        self._word_number = {word: number for number, word in enumerate(self.words)}
+        self._character_number = {letter: number for number, letter in enumerate(self.characters)}
+        self._pieces = {}
+        self.network = BiLSTMNetwork(
+            len(self.words), len(self.characters), pieces, self.features.sizes, self.tags, self.scheme, self.crf,
+            self.hidden, self.dropout, self.word_dropout,
+        )  # fmt: skip
+
+    def _windows(self, sentence: Sentence) -> list[Window]:
+        count = len(sentence.tokens)
+        if not count:
+            return []
+        return [Window(0, count, (0, count), count, {"words": sentence.words, "features": self.features(sentence)})]
+
+    def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
+        numbers: dict[str, int] = {}
+        word = [[numbers.setdefault(one, len(numbers)) for one in window.inputs["words"]] for window in windows]
+        letters = self._character_number
+        batch = {
+            "word": self._padded(word),
+            "words": torch.tensor([self._word_number.get(one.lower(), UNKNOWN) for one in numbers], device=self.device),
+            "characters": self._padded([[letters.get(one, UNKNOWN) for one in text[:LONGEST]] for text in numbers]),
+            "lengths": torch.tensor([window.length for window in windows]),
+            "features": self._padded_features(windows),
+        }
+        if self.tokenizer is not None:
+            unseen = [one for one in numbers if one not in self._pieces]
+            self._pieces.update(
+                (one, ids[:LONGEST]) for one, (ids, _) in zip(unseen, pieces_of(self.tokenizer, unseen))
+            )
+            batch["pieces"] = self._padded([self._pieces[one] or [PADDING] for one in numbers])
+        return batch
+
+    def _options(self) -> dict[str, Any]:
+        return {"vectors": None if self.vectors is None else str(self.vectors), "hidden": self.hidden, "crf": self.crf,
+                "dropout": self.dropout, "word_dropout": self.word_dropout, "scheme": self.scheme}  # fmt: skip
+
+    def _save_parts(self, folder: Path) -> None:
+        pieces = None if self.tokenizer is None else list(self.network.pieces.table.shape)
+        parts = {"words": self.words, "characters": self.characters, "pieces": pieces}
+        write_atomically(folder / "vocabulary.json", json.dumps(parts, ensure_ascii=False) + "\n")
+        self.features.save(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder / "pieces")
+
+    def _load_parts(self, folder: Path) -> None:
+        parts = json.loads((folder / "vocabulary.json").read_text("utf-8"))
+        self.words, self.characters = parts["words"], parts["characters"]
+        self.features = TokenFeatures.load(folder)
+        if parts["pieces"]:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder / "pieces", local_files_only=True)
+        self._make_network(parts["pieces"] and tuple(parts["pieces"]))

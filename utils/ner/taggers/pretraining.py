@@ -1,0 +1,157 @@
+"""Continued pretraining: an encoder reads raw text of the target domain before it sees a label.
+
+The task is BERT's masked language model (Devlin et al. 2019, section 3.1): 15% of the pieces are chosen, of these 80%
+are replaced by [MASK], 10% by a random piece and 10% left, and the network has to say what stood there.
+Gururangan et al. (2020) measured what this gives on biomedical and other text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from utils.course.runtime import find_device, find_precision
+from utils.ner.taggers.encoders import load_encoder, pieces_of, save_encoder
+from utils.ner.taggers.recipe import Recipe, cut_batches
+from utils.ner.taggers.states import save_weights
+from utils.ner.taggers.training import autocast, seeded, train_network
+from utils.ner.types import Sentence
+
+NOT_CHOSEN = -100
+
+
+class MaskedLanguageModel(nn.Module):
+    """An encoder and a head that scores every piece of the vocabulary.
+
+    The head's matrix is the encoder's own table of piece vectors (tied weights, as in BERT), so that the encoder goes
+    without a trained head: all-MiniLM-L6-v2 was published as a sentence encoder and has none. New are only a linear
+    layer, which begins as the identity, and a bias.
+    """
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+        pieces, width = encoder.get_input_embeddings().weight.shape
+        self.turn = nn.Linear(encoder.config.hidden_size, width)
+        nn.init.eye_(self.turn.weight)
+        nn.init.zeros_(self.turn.bias)
+        self.bias = nn.Parameter(torch.zeros(pieces))
+
+    def forward(self, ids: Tensor, attention: Tensor, wanted: Tensor) -> Tensor:
+        """The mean of -log p(piece) at the chosen places, 0 where none is: ids, attention and wanted (B, P)."""
+        hidden = self.encoder(input_ids=ids, attention_mask=attention).last_hidden_state  # (B, P, H)
+        chosen = wanted != NOT_CHOSEN
+        table = self.encoder.get_input_embeddings().weight
+        scores = self.turn(hidden[chosen]) @ table.T + self.bias  # (chosen, pieces)
+        losses = nn.functional.cross_entropy(scores.float(), wanted[chosen], reduction="sum")
+        return losses / max(len(scores), 1)
+
+
+def mask_pieces(
+    ids: Tensor, special: Tensor, mask_id: int, count: int, share: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """(what the network reads, what it has to say), both (B, P) like `ids`; NOT_CHOSEN where nothing is asked.
+
+    Args:
+        special: True at pieces that are never chosen. mask_id: of [MASK]. count: pieces in the vocabulary.
+        share: of the pieces that are chosen.
+    """
+    draw = torch.rand(ids.shape, generator=generator)
+    chosen = (draw < share) & ~special
+    read = ids.masked_fill(chosen & (draw < 0.8 * share), mask_id)
+    anything = torch.randint(count, ids.shape, generator=generator)
+    read = torch.where(chosen & (draw >= 0.9 * share), anything, read)
+    return read, ids.masked_fill(~chosen, NOT_CHOSEN)
+
+
+def continue_pretraining(
+    texts: Sequence[str | Sentence],
+    out: str | Path,
+    encoder: str | Path | None = None,
+    *,
+    dev: Sequence[str | Sentence] = (),
+    share: float = 0.15,
+    max_pieces: int = 128,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+    **recipe: Any,
+) -> list[dict[str, float]]:
+    """Train an encoder further as a masked language model and save it in `out`: `TransformerTagger(encoder=out)`.
+
+    Args:
+        texts: raw sentences (labels are not looked at). Never give it the test split.
+        encoder: a folder or name, as `load_encoder` takes it.
+        dev: texts to measure the loss on after every epoch, with the same masks each time; the best epoch is kept.
+        share: of the pieces that are masked. max_pieces: longer texts are cut.
+        device, precision: the best there is when None. folder: for resuming, as in `train_network`.
+        recipe: numbers of `Recipe`; by default 3 epochs at a learning rate of 1e-4.
+    Returns:
+        The history of the training; "score" is minus the loss on dev.
+    Raises:
+        ValueError: no text with a piece, a tokenizer without [MASK], a number out of its range.
+    """
+    device = find_device(device)
+    precision = precision or find_precision(device)
+    recipe = Recipe(**{"epochs": 3, "batch_size": 32, "learning_rate": 1e-4, **recipe})
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie between 0 and 1, got {share}")
+    with seeded(recipe.seed, device):
+        pretrained, tokenizer = load_encoder(encoder)
+        model = MaskedLanguageModel(pretrained).to(device)
+    task = _Task(model, tokenizer, share, device)
+    train, held_out = (_cut(tokenizer, part, max_pieces) for part in (texts, dev))
+    if not train:
+        raise ValueError(f"nothing to train on: {len(texts)} texts, none with a word piece")
+
+    def score() -> float:
+        generator = torch.Generator().manual_seed(recipe.seed)
+        batches = cut_batches(range(len(held_out)), list(map(len, held_out)), recipe)
+        with torch.no_grad(), autocast(device, precision):
+            losses = [task.loss([held_out[i] for i in batch], generator).item() for batch in batches]
+        return -sum(losses) / len(losses)
+
+    history = train_network(
+        model, lambda numbers: task.loss([train[i] for i in numbers]), list(map(len, train)), recipe,
+        score=score if held_out else None, device=device, precision=precision, folder=folder,
+        settings={"task": "masked language model", "share": share, "pieces": sum(map(len, train))}, progress=progress,
+    )  # fmt: skip
+    save_encoder(Path(out), pretrained, tokenizer)
+    save_weights(Path(out) / "model.safetensors", pretrained)
+    return history
+
+
+class _Task:
+    """The loss of a batch of pieces."""
+
+    def __init__(
+        self, model: MaskedLanguageModel, tokenizer: PreTrainedTokenizerBase, share: float, device: torch.device
+    ) -> None:
+        if tokenizer.mask_token_id is None:
+            raise ValueError(
+                "this encoder's tokenizer has no mask piece; choose one pretrained as a masked language model"
+            )
+        self.model, self.tokenizer, self.share, self.device = model, tokenizer, share, device
+
+    def loss(self, rows: list[list[int]], generator: torch.Generator | None = None) -> Tensor:
+        before, after, padding = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.tokenizer.pad_token_id
+        longest = max(map(len, rows))
+        ids = torch.tensor([[before, *row, after, *[padding] * (longest - len(row))] for row in rows])
+        attention = torch.tensor([[1] * (len(row) + 2) + [0] * (longest - len(row)) for row in rows])
+        special = torch.isin(ids, torch.tensor([before, after, padding]))
+        read, wanted = mask_pieces(
+            ids, special, self.tokenizer.mask_token_id, len(self.model.bias), self.share, generator
+        )
+        return self.model(read.to(self.device), attention.to(self.device), wanted.to(self.device))
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sentence], limit: int) -> list[list[int]]:
+    """The pieces of the texts, in stretches of at most `limit`."""
+    found = pieces_of(tokenizer, [one if isinstance(one, str) else one.text for one in texts])
+    return [ids[i : i + limit] for ids, _ in found for i in range(0, len(ids), limit)]

@@ -1,0 +1,204 @@
+"""TransformerTagger: a pretrained encoder, read at the first (or all) word pieces of each token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from utils.course.runtime import find_device, find_precision
+from utils.ner.lexicons import Lexicon
+from utils.ner.taggers.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
+from utils.ner.taggers.neural import NeuralTagger, Window
+from utils.ner.taggers.states import save_weights
+from utils.ner.taggers.tag_head import TagHead
+from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
+from utils.ner.types import Sentence
+
+POOLINGS = ("first", "mean")
+Span = tuple[int, int]
+
+
+def align(tokens: Sequence[Span], pieces: Sequence[Span]) -> list[Span]:
+    """For each token (first piece, piece behind the last), all given by (start, end) in characters.
+
+    A piece belongs to every token it shares a character with. A token that no piece covers (a control character, which
+    tokenizers drop) gets the piece before it, or the first of all; where there are no pieces at all, (0, 1).
+    """
+    spans, i = [], 0
+    for start, end in tokens:
+        while i < len(pieces) and pieces[i][1] <= start:
+            i += 1
+        last = i
+        while last < len(pieces) and pieces[last][0] < end:
+            last += 1
+        spans.append((i, last) if last > i else (max(i - 1, 0), max(i, 1)))
+    return spans
+
+
+def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
+    """Stretches of tokens of at most `limit` pieces (or one token), each beginning `overlap` pieces or so before the
+    end of the one before."""
+    windows, start = [], 0
+    while start < len(spans):
+        end = start + 1
+        while end < len(spans) and spans[end][1] - spans[start][0] <= limit:
+            end += 1
+        windows.append((start, end))
+        if end == len(spans):
+            break
+        # Back by the overlap, as far as the next window still reaches one token farther than this one.
+        start, behind = end, spans[end][1]
+        while behind - spans[start - 1][0] <= limit and spans[end - 1][1] - spans[start - 1][0] <= overlap:
+            start -= 1
+    return windows
+
+
+class EncoderNetwork(nn.Module):
+    """Encoder, one vector a token, features beside it, one score a tag."""
+
+    def __init__(
+        self, encoder: PreTrainedModel, features: Sequence[int], tags: Sequence[str], scheme: str, crf: bool,
+        pooling: str, dropout: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.encoder, self.pooling = encoder, pooling
+        self.features = FeatureEmbedding(features)
+        self.dropout = nn.Dropout(dropout)
+        self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, len(tags))
+        self.head = TagHead(tags, scheme, crf)
+
+    @property
+    def new(self) -> list[nn.Module]:
+        """The layers that begin from random weights."""
+        return [self.features, self.scores, self.head]
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to emissions (B, T, K)."""
+        hidden = self.encoder(input_ids=batch["ids"], attention_mask=batch["attention"]).last_hidden_state  # (B, P, H)
+        first, count = batch["first"], batch["count"]  # (B, T)
+        width = hidden.shape[-1]
+        if self.pooling == "first":
+            tokens = hidden.gather(1, first.unsqueeze(2).expand(-1, -1, width))  # (B, T, H)
+        else:
+            # The sum up to a token's last piece less the sum before its first.
+            sums = nn.functional.pad(hidden.float().cumsum(1), (0, 0, 1, 0))  # (B, P + 1, H)
+            ends = (first + count).unsqueeze(2).expand(-1, -1, width)
+            starts = first.unsqueeze(2).expand(-1, -1, width)
+            tokens = (sums.gather(1, ends) - sums.gather(1, starts)) / count.clamp(min=1).unsqueeze(2)
+        features = self.features(batch["features"])
+        return self.scores(torch.cat([self.dropout(tokens), features.to(tokens.dtype)], dim=-1))
+
+
+class TransformerTagger(NeuralTagger):
+    """Any encoder of the Hugging Face hub with a score for each tag on top; all of it is trained.
+
+    Sub-word alignment: the encoder's tokenizer cuts the text into pieces by its own rules, and the offsets of both say
+    which pieces a token has (`align`). A token is read at its first piece, or as the mean of its pieces. Sentences of
+    more pieces than the encoder can read are cut into windows that overlap, and each token's scores come from the
+    window where it stands farther from the edge.
+
+    Args:
+        encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
+        pooling: "first" or "mean".
+        crf: a LinearChainCRF on top, instead of a softmax for each token.
+        lexicons: lists of names; the network is told which tokens stand in one.
+        dropout: of the token vectors. max_pieces: of a window, at most what the encoder can read.
+        scheme, device, precision, recipe: as in NeuralTagger; precision is what is fast on the device when None.
+    Raises:
+        ValueError: an unknown pooling, and what NeuralTagger and `load_encoder` raise.
+    """
+
+    name = "transformer"
+
+    def __init__(
+        self,
+        encoder: str | Path | None = None,
+        pooling: str = "first",
+        crf: bool = False,
+        lexicons: Sequence[Lexicon] = (),
+        dropout: float = 0.1,
+        max_pieces: int = 256,
+        scheme: str = "BIO",
+        device: str | torch.device | None = None,
+        precision: str | None = None,
+        **recipe: Any,
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+        precision = precision or find_precision(find_device(device))
+        recipe = {"epochs": 5, "batch_size": 32, "learning_rate": 2e-4, "new_rate": 5.0, **recipe}
+        super().__init__(scheme, crf, device, precision, recipe)
+        self.source, self.pooling, self.dropout, self.max_pieces = encoder, pooling, dropout, max_pieces
+        self.features = TokenFeatures(lexicons)
+
+    def _build(self, train: Sequence[Sentence]) -> None:
+        encoder, self.tokenizer = load_encoder(self.source)
+        self._make_network(encoder)
+
+    def _make_network(self, encoder: PreTrainedModel) -> None:
+        self.network = EncoderNetwork(
+            encoder, self.features.sizes, self.tags, self.scheme, self.crf, self.pooling, self.dropout
+        )
+        tokenizer = self.tokenizer
+        self._before = [one for one in (tokenizer.cls_token_id,) if one is not None]
+        self._after = [one for one in (tokenizer.sep_token_id,) if one is not None]
+        readable = min(getattr(encoder.config, "max_position_embeddings", self.max_pieces), tokenizer.model_max_length)
+        self._limit = min(self.max_pieces, readable) - len(self._before) - len(self._after)
+
+    def _windows(self, sentence: Sentence) -> list[Window]:
+        ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
+        if not ids:
+            ids = [self.tokenizer.unk_token_id or 0]
+        spans = align([token[:2] for token in sentence.tokens], offsets)
+        features = self.features(sentence)
+        stretches = cut_windows(spans, self._limit, self._limit // 4)
+        edges = [0, *((a[1] + b[0]) // 2 for a, b in pairwise(stretches)), len(spans)]
+        return [self._window(stretch, keep, ids, spans, features) for stretch, keep in zip(stretches, pairwise(edges))]
+
+    def _window(self, stretch: Span, keep: Span, ids: list[int], spans: list[Span], features: list) -> Window:
+        start, end = stretch
+        first, last = spans[start][0], min(spans[end - 1][1], spans[start][0] + self._limit)
+        pieces = [*self._before, *ids[first:last], *self._after]
+        inputs = {
+            "ids": pieces,
+            "first": [len(self._before) + a - first for a, _ in spans[start:end]],
+            # A token of more pieces than the limit is read at those that fit.
+            "count": [min(b, last) - a for a, b in spans[start:end]],
+            "features": [kind[start:end] for kind in features],
+        }
+        return Window(start, end, keep, len(pieces), inputs)
+
+    def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
+        ids = [window.inputs["ids"] for window in windows]
+        return {
+            "ids": self._padded(ids, self.tokenizer.pad_token_id or 0),
+            "attention": self._padded([[1] * len(one) for one in ids]),
+            "first": self._padded([window.inputs["first"] for window in windows]),
+            "count": self._padded([window.inputs["count"] for window in windows]),
+            "features": self._padded_features(windows),
+        }
+
+    def save_encoder(self, folder: str | Path) -> None:
+        """Write the encoder as it is now, to begin another tagger with: `TransformerTagger(encoder=folder)`."""
+        self._check_trained()
+        save_encoder(Path(folder), self.network.encoder, self.tokenizer)
+        save_weights(Path(folder) / "model.safetensors", self.network.encoder)
+
+    def _options(self) -> dict[str, Any]:
+        return {"encoder": None if self.source is None else str(self.source), "pooling": self.pooling, "crf": self.crf,
+                "dropout": self.dropout, "max_pieces": self.max_pieces, "scheme": self.scheme}  # fmt: skip
+
+    def _save_parts(self, folder: Path) -> None:
+        save_encoder(folder / "encoder", self.network.encoder, self.tokenizer)
+        self.features.save(folder)
+
+    def _load_parts(self, folder: Path) -> None:
+        encoder, self.tokenizer = rebuild_encoder(folder / "encoder")
+        self.features = TokenFeatures.load(folder)
+        self._make_network(encoder)
