@@ -23,8 +23,8 @@
 # $x_t$ and the target $v$; both are repeated in a line. Sampling is a black box here, `generate`;
 # notebook 05 opens it.
 #
-# **Time**: about 8 minutes on two cores that had other work besides; the longest cell takes about three. The GPU
-# profile has a budget of 15 minutes on a T4 (not measured here).
+# **Time**: about 7 minutes on two cores; the longest cell takes about two. The GPU profile has a budget of 15 minutes on
+# a T4 (not measured here).
 
 # %% tags=["setup"]
 # Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
@@ -666,7 +666,8 @@ for name, values, marker in [("validation loss", mean_loss, "o-"), ("Frechet dis
 axes.set(xlabel="step", ylabel=f"relative to step {steps[0]}")
 by_loss, by_fd = (values[steps[0]] / values[total_steps] for values in (mean_loss, fd_ema))
 axes.set_title(f"Same networks: the loss falls by a factor of {by_loss:.1f}, the Frechet distance by {by_fd:.1f}")
-plain_ticks(axes)
+axes.set_yticks([0.2, 0.3, 0.4, 0.5, 0.7, 1], ["0.2", "0.3", "0.4", "0.5", "0.7", "1"])
+axes.minorticks_off()
 axes.legend()
 plt.show()
 
@@ -773,12 +774,11 @@ show_images(
 )
 
 # %% [markdown]
-# **Here the EMA buys nothing that these images can show**: the two curves lie on each other, and at one of the
-# early moments the average is even behind. The left panel says why. While the network learns fast, the average over
-# the past lags behind what the network knows now. And at the end the learning rate has gone down to 0, so there is
-# no jitter left to average away.
-#
-# And the average is short: its decay is warmed up, so that after $k$ steps it reaches back over about $k/9$ of them.
+# **Here the EMA buys little.** While the network learns fast, the average over the past lags behind what the network
+# knows now (left panel), so early in the training its images are the worse ones. And at the end the learning rate has
+# gone down to 0, so there is no jitter left to average away, and the two are level. If it helps at all, then in
+# between, where the rate is still high; this is one run, and the differences are small. Besides, the average is short:
+# its decay is warmed up, so that after $k$ steps it reaches back over about $k/9$ of them.
 #
 # So why keep it? Its place is a long training at a rate that stays high: there the weights jump around a good place,
 # because each batch pulls them elsewhere, and the average stays near the middle. Of the DDPM authors' own CIFAR-10
@@ -1048,7 +1048,7 @@ print("header: " + ", ".join(f"{name} {header[name]}" for name in ["schedule", "
 restored, its_diffusion = load_model(path, course.device)
 images = generate(restored, its_diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0)
 print(f"FD of the saved weights: float32 {fd_ema[total_steps]:.1f}, float16 {frechet(images):.1f}")
-show_images(images[:32], columns=16, title="Drawn by the model that was read back from the file")
+show_images(images[:24], columns=12, scale=2, title="Drawn by the model that was read back from the file")
 
 # %% [markdown]
 # The training state is several times larger than the model: it holds weights, averaged weights, and two
