@@ -23,7 +23,7 @@
 # $x_t$ and the target $v$; both are repeated in a line. Sampling is a black box here, `generate`;
 # notebook 05 opens it.
 #
-# **Time**: about 7 minutes on two cores; the longest cell takes about two. The GPU profile has a budget of 15 minutes
+# **Time**: about 5 minutes on two cores; the longest cell takes about two. The GPU profile has a budget of 15 minutes
 # on a T4 (not measured here).
 
 # %% tags=["setup"]
@@ -369,7 +369,7 @@ print("the EMA step by hand equals update_ema")
 # ## 4. Train
 #
 # Now for real, with a U-Net a little narrower than the standard one, so that a few minutes hold more steps. It
-# takes **two to three minutes** on two cores; the bar shows the time that is left, and the curve is drawn anew
+# takes **about two minutes** on two cores; the bar shows the time that is left, and the curve is drawn anew
 # every few seconds.
 #
 # **You can stop the kernel at any time** (the square button) and run the training cell again: it goes on
