@@ -28,7 +28,7 @@
 # **You need** Python, basic PyTorch (`nn.Module`, an optimiser), Bayes' rule. Helpful: notebook 01 (what $x_t$
 # is); the one formula used from there is repeated.
 #
-# **Time:** about 4 minutes on a laptop CPU (2 cores), nearly all of it in one cell. The networks are so
+# **Time:** about 2 minutes on a laptop CPU (2 cores), nearly all of it in one cell. The networks are so
 # small that all work stays on the CPU; the GPU profile only trains more seeds for longer, within a budget of 15
 # minutes on a T4 machine (not measured here).
 
