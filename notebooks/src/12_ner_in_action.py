@@ -145,6 +145,7 @@ def abstracts(corpus, split, file, one_type=None):
     return found
 
 
+# %%
 reading = abstracts(bc5cdr, "test", "sample50.pubtator.txt")
 pool = abstracts(ncbi, "train", "train.pubtator.txt", "Disease")
 exam = abstracts(ncbi, "test", "test.pubtator.txt", "Disease")
@@ -223,7 +224,7 @@ def read(tagger, text):
 found = [read(tagger, one.text) for one in reading]
 report = evaluate(reading, found)
 in_one_piece = evaluate(reading, tagger.predict(reading), resamples=0)
-print(f"{len(reading)} abstracts, found against annotated:\n{report}\n")
+print(f"{len(reading)} abstracts, found against annotated, intervals from resampled abstracts (section 4):\n{report}\n")
 print(f"the same, each abstract tagged as one long sentence: f1 {in_one_piece.f1:.4f}")
 
 # %% [markdown]
@@ -444,6 +445,7 @@ def interval(values):
     return np.quantile(values, [0.025, 0.975])
 
 
+# %%
 test = bc5cdr.test[: course.pick(test=200, cpu=2500, gpu=5000)]
 test_found = tagger.predict(test)
 rows = strict_rows(test, test_found)
@@ -503,9 +505,9 @@ axes.set(xlabel="sentences in the test set", ylabel="intervals that hold the tru
 axes.set_xticks([BLOCK * size for size in sizes], [str(BLOCK * size) for size in sizes])
 axes.minorticks_off()
 axes.legend()
-first, last = ([100 * np.mean(held[unit, size]) for unit in ("sentences", "blocks")] for size in (sizes[0], sizes[-1]))
-axes.set_title(f"A 95% interval from sentences holds the truth {last[0]:.0f}% of the time, from blocks {last[1]:.0f}%\n"
-               f"({BLOCK * sizes[-1]} sentences; ± 2 standard errors)")  # fmt: skip
+largest = [100 * np.mean(held[unit, sizes[-1]]) for unit in ("sentences", "blocks")]
+axes.set_title(f"{BLOCK * sizes[-1]} sentences: a 95% interval from sentences holds the truth {largest[0]:.1f}%\n"
+               f"of the time, from blocks {largest[1]:.1f}% (± 2 standard errors)")  # fmt: skip
 plt.show()
 
 # %% [markdown]
@@ -515,18 +517,18 @@ plt.show()
 #
 # **Comparing two taggers.** Both are judged on the same sentences, and a hard sentence is hard for both. So the
 # question is not whether two intervals overlap but what the **difference** does when both are resampled *together*
-# (paired). Below: the same training sentences, with the shapes of words among the features and without.
+# (paired). Below: the same training sentences, with the beginnings and ends of words among the features and without.
 
 # %%
-plain = train_crf(train, WordFeatures(window=1, affixes=4, grams=(), stems=False, pairs=False, shapes=False))
+plain = train_crf(train, WordFeatures(window=1, affixes=0, grams=(), stems=False, pairs=False))
 plain_rows = strict_rows(test, plain.predict(test))
 drawn, plain_drawn = f1_of(bootstrap(rows)), f1_of(bootstrap(plain_rows))  # the same seed: the same sentences
 apart = f1_of(bootstrap(plain_rows, seed=1))  # another seed: other sentences
 difference = f1_of(rows.sum(0)) - f1_of(plain_rows.sum(0))
-print(f"with shapes    {f1_of(rows.sum(0)):.4f}, interval {interval(drawn).round(4)}")
-print(f"without shapes {f1_of(plain_rows.sum(0)):.4f}, interval {interval(plain_drawn).round(4)}")
-print(f"difference     {difference:+.4f}, paired interval {interval(drawn - plain_drawn).round(4)}")
-print(f"               unpaired, which is wrong here: {interval(drawn - apart).round(4)}")
+print(f"with affixes    {f1_of(rows.sum(0)):.4f}, interval {interval(drawn).round(4)}")
+print(f"without affixes {f1_of(plain_rows.sum(0)):.4f}, interval {interval(plain_drawn).round(4)}")
+print(f"difference      {difference:+.4f}, paired interval {interval(drawn - plain_drawn).round(4)}")
+print(f"                unpaired, which is wrong here: {interval(drawn - apart).round(4)}")
 widths = [np.diff(interval(values))[0] for values in (drawn - plain_drawn, drawn - apart)]
 print(f"the paired interval is {widths[1] / widths[0]:.1f} times narrower")
 
@@ -579,6 +581,7 @@ def share_of(table):
     return (hits / mentions, *interval(draws[:, 0] / draws[:, 1])) if mentions else (np.nan, np.nan, np.nan)
 
 
+# %%
 kind_of = novelty(train)
 small_dictionary = DictionaryTagger(lower=True).fit(train)
 taggers = {"CRF": test_found, "dictionary": small_dictionary.predict(test)}
@@ -607,10 +610,11 @@ axes.set_title(f"The CRF finds {seen:.0f}% of seen names, {new:.0f}% of new ones
 plt.show()
 
 # %% [markdown]
-# A dictionary cannot find a name that it does not hold, so outside "seen" its bars are at zero by construction. What the
-# CRF finds there it found by letters and neighbours. (What a tagger *predicts* can be sorted the same way, which gives
+# A dictionary cannot find a name that it does not hold, so outside "seen" its bars are at zero by construction. What
+# the CRF finds there it found by letters and neighbours. (What a tagger *predicts* can be sorted likewise, which gives
 # the third series.) One total F1 hides this split, and the split decides how the tagger does on next year's abstracts,
-# whose names are newer. A test set whose names were mostly seen flatters; say the share of unseen ones beside the score.
+# whose names are newer. A test set whose names were mostly seen flatters; say the share of unseen ones beside the
+# score.
 #
 # ## 6. What kinds of errors?
 #
@@ -878,6 +882,7 @@ def grow(seed, strategy, sizes):
         yield len(chosen), sum(len(d.tokens) for d in documents), sum(len(d.entities) for d in documents), f1
 
 
+# %%
 SEEDS = range(course.pick(test=2, cpu=4, gpu=8))
 few = course.pick(test=[3, 6, 12], cpu=[10, 20, 40, 80], gpu=[10, 20, 40, 80, 160])
 few = [size for size in few if size <= len(pool) // 2]
@@ -932,7 +937,8 @@ for name, law in laws.items():
 figure, axes = plt.subplots(figsize=(6.5, 3.3))
 for run in runs["random"].values():
     axes.plot([r[0] for r in run], [r[3] for r in run], color=COLOURS[0], alpha=0.25, lw=1)
-axes.errorbar(n, f, [standard_error(values) for values in curve.values()], marker="o", capsize=3, color=COLOURS[0], label="mean of the seeds ± SE")
+error = [standard_error(values) for values in curve.values()]
+axes.errorbar(n, f, error, marker="o", capsize=3, color=COLOURS[0], label="mean of the seeds ± SE")
 grid = np.geomspace(n[0], 2 * n[-1], 100)
 for k, (name, law) in enumerate(laws.items()):
     axes.plot(grid, law(grid), ls="--", lw=1.2, color=COLOURS[k + 1], label=f"{name}, fitted to the left part")
@@ -1003,9 +1009,10 @@ for axes, column, unit in zip(panels, (0, 1), ("abstracts", "tokens")):
     last = [100 * np.mean([gain_over_random(name, seed, len(few) - 1)[column] for seed in SEEDS])
             for name in ("doubt", "doubt per token")]  # fmt: skip
     axes.set_title(f"At equal {unit}, last step: doubt {last[0]:+.1f},\ndoubt per token {last[1]:+.1f} points")
+    ticks = np.mean([[r[column] for r in run[: len(many) - 1]] for run in runs["random"].values()], axis=0)
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.minorticks_off()
 panels[0].set_ylabel("F1 on the test abstracts (± SE)")
-panels[0].set_xticks(many[:-1], [str(size) for size in many[:-1]])
-panels[0].minorticks_off()
 panels[0].legend(fontsize=9)
 plt.show()
 
@@ -1023,8 +1030,8 @@ plt.show()
 # Two texts are the same here if they are equal without white space and without regard to case. Beside exact copies we
 # look for **near copies**: at least half of a test sentence's runs of eight words stand in the training sentences.
 #
-# **Predict before you run:** BC2GM consists of single sentences from MEDLINE. How many of the test split's stand in train
-# word for word: none, a few, or one in ten?
+# **Predict before you run:** BC2GM consists of single sentences from MEDLINE. How many of the test split's stand in
+# train word for word: none, a few, or one in ten?
 
 
 # %%
@@ -1097,7 +1104,7 @@ moved = share * (effect["copied"][0] - effect["copied"][1]) * 100
 print(f"\ncopies are {share:.1%} of the test sentences, so they lift the whole score by roughly {moved:.2f} points")
 
 # %% [markdown]
-# On the copies themselves the effect is large, on the whole score it is that effect times their share. The dangerous
+# The difference on the copies is what memory is worth; the whole score moves by that times their share. The dangerous
 # leak is another: whole documents. A careless split by sentence puts neighbours of one abstract into train and test;
 # and the 50 abstracts of section 2 stand in the training split. How good would the reading tool have looked, had we not
 # checked?
@@ -1282,6 +1289,7 @@ def draw_threshold(threshold=0.5):
     return figure
 
 
+# %%
 for threshold in (0.0, 0.9):
     draw_threshold(threshold)
     plt.show()
@@ -1340,10 +1348,10 @@ check("12.2", paired_interval)
 # ### 12.3 Calibration without the bias
 #
 # Eq. 3 takes absolute values. Take squares instead, and the part that is due to chance can be subtracted. In a bin of
-# $n_m$ predictions of which a share $\mathrm{acc}_m$ is right, chance alone gives $(\mathrm{acc}_m - \mathrm{conf}_m)^2$
-# an expected size; if all predictions of the bin have the same chance of being right,
-# $\mathrm{acc}_m (1 - \mathrm{acc}_m) / (n_m - 1)$ estimates it without bias (Bröcker 2012; Ferro & Fricker 2012; Kumar
-# et al. 2019). Return
+# $n_m$ predictions of which a share $\mathrm{acc}_m$ is right, chance alone gives
+# $(\mathrm{acc}_m - \mathrm{conf}_m)^2$ an expected size; if all predictions of the bin have the same chance of being
+# right, $\mathrm{acc}_m (1 - \mathrm{acc}_m) / (n_m - 1)$ estimates it without bias (Bröcker 2012; Ferro & Fricker
+# 2012; Kumar et al. 2019). Return
 #
 # $$ \sum_m \frac{n_m}{n}\Big[(\mathrm{acc}_m - \mathrm{conf}_m)^2 -
 # \frac{\mathrm{acc}_m (1 - \mathrm{acc}_m)}{n_m - 1}\Big], $$
