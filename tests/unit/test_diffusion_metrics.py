@@ -78,7 +78,7 @@ def test_not_a_number_and_too_many():
     images[3, 0, 2, 2] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
         quality(images)
-    with pytest.raises(ValueError, match="41 images, but the floor is known for at most 40"):
+    with pytest.raises(ValueError, match="41 images, but the floor is known for 2 to 40"):
         quality(torch.zeros(41, 1, 28, 28))
 
 
