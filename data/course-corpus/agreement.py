@@ -1,13 +1,13 @@
-"""How far the two passes of annotation agree, from the files in `passes/`: `python data/course-corpus/agreement.py`.
+"""How far the passes of annotation agree, from the files in `passes/`: `python data/course-corpus/agreement.py`.
 
 Two measures, because they answer different questions:
 
-- F1 on spans, with the first pass as reference: a span counts when start, end and type are all equal. Exchanging the
-  passes exchanges precision and recall and leaves F1 as it is.
+- F1 on spans, with one of the two as reference: a span counts when start, end and type are all equal. Exchanging the
+  two exchanges precision and recall and leaves F1 as it is.
 - Cohen's kappa on BIO tags of tokens (Cohen 1960): (p_o - p_e) / (1 - p_e), where p_o is the share of tokens that
   carry the same tag and p_e the share expected if both passes drew tags at random from their own frequencies.
 
-`--differences` lists every sentence on which the passes differ, with what was decided.
+`--differences` lists every sentence on which the first and second pass differ, with what was decided.
 """
 
 import json
@@ -107,16 +107,22 @@ def token_agreement(sentences, first, second):
     return cohen_kappa(*zip(*pairs)), sum(a == b for a, b in pairs) / len(pairs), len(pairs)
 
 
-def report(folder=FOLDER):
-    """The lines of the table that the README shows."""
-    sentences, first, second = load_twice_annotated(folder)
-    lines = ["| | first pass | second pass | precision | recall | F1 |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+def table(sentences, first, second, names):
+    """A markdown table with a row for each type and one for all, `first` as reference, and a line with kappa."""
+    lines = [f"| | {names[0]} | {names[1]} | precision | recall | F1 |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for kind in (*TYPES, None):
         precision, recall, f1, in_first, in_second = span_scores(first, second, kind)
         cells = f"{100 * precision:.1f} | {100 * recall:.1f} | {100 * f1:.1f}"
         lines.append(f"| {kind or 'all'} | {in_first} | {in_second} | {cells} |")
     kappa, equal, tokens = token_agreement(sentences, first, second)
     lines.append(f"Cohen's kappa on {tokens:,} tokens: {kappa:.3f} ({100 * equal:.1f}% of them have equal tags)")
+    return lines
+
+
+def report(folder=FOLDER):
+    """The lines of the first table that the README shows: the first pass against the second."""
+    sentences, first, second = load_twice_annotated(folder)
+    lines = table(sentences, first, second, ("first pass", "second pass"))
     final = final_spans(sentences)
     for name, spans in (("first", first), ("second", second)):
         lines.append(f"F1 of the {name} pass against the final annotation: {100 * span_scores(final, spans)[2]:.1f}")
@@ -125,8 +131,22 @@ def report(folder=FOLDER):
     return lines
 
 
+def report_third(folder=FOLDER):
+    """The lines of the README's other two tables: the third pass against the final annotation, and against the first.
+
+    Where the final annotation is the reference, all sentences count; the first pass covers fewer.
+    """
+    sentences = load_sentences(folder)
+    third = load_pass("third", sentences, folder)
+    if third.keys() != sentences.keys():
+        raise ValueError(f"the third pass has {len(third)} of {len(sentences)} sentences; it needs them all")
+    lines = table(sentences, final_spans(sentences), third, ("final", "third pass"))
+    twice, first, _ = load_twice_annotated(folder)
+    return lines + table(twice, first, {name: third[name] for name in twice}, ("first pass", "third pass"))
+
+
 def differences(folder=FOLDER):
-    """For each sentence on which the passes differ: its text and what stands in one pass only, `*` if it was kept."""
+    """For each sentence on which the two passes differ: its text and what stands in one only, `*` if it was kept."""
     sentences, first, second = load_twice_annotated(folder)
     final = final_spans(sentences)
     for name, row in sentences.items():
@@ -140,4 +160,4 @@ def differences(folder=FOLDER):
 
 
 if __name__ == "__main__":
-    print("\n".join(differences() if "--differences" in sys.argv[1:] else report()))
+    print("\n".join(differences() if "--differences" in sys.argv[1:] else report() + report_third()))

@@ -113,6 +113,30 @@ def test_readme_agreement_is_what_the_script_prints(agreement, readme):
         assert line in readme
 
 
+def test_readme_agreement_of_the_third_pass_is_what_the_script_prints(agreement, readme):
+    lines = agreement.report_third()
+    assert len(lines) == 14 and all(line in readme for line in lines)
+
+
+def test_the_third_pass_has_every_sentence_and_no_overlap(agreement):
+    sentences = agreement.load_sentences()
+    third = agreement.load_pass("third", sentences)
+    assert list(third) == list(sentences)
+    for name, spans in third.items():
+        assert {span[2] for span in spans} <= set(TYPES), name
+        assert all(before[1] <= after[0] for before, after in zip(sorted(spans), sorted(spans)[1:])), name
+
+
+def test_a_third_pass_with_a_sentence_missing_is_refused(agreement, folder, tmp_path):
+    for path in (*folder.glob("*.jsonl"), *folder.glob("passes/*.jsonl")):
+        copy = tmp_path / path.relative_to(folder)
+        copy.parent.mkdir(exist_ok=True)
+        lines = path.read_text("utf-8").splitlines()
+        copy.write_text("\n".join(lines[: -1 if path.name == "third.jsonl" else None]) + "\n", "utf-8")
+    with pytest.raises(ValueError, match="289 of 290"):
+        agreement.report_third(tmp_path)
+
+
 def test_readme_says_how_differences_were_decided(agreement, readme):
     sentences, first, second = agreement.load_twice_annotated()
     final = agreement.final_spans(sentences)

@@ -8,62 +8,29 @@ Left out are part-of-speech tags, for which the course has no tagger.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
-
-import snowballstemmer
+from typing import NamedTuple
 
 from utils.ner.automaton import Automaton, leftmost_longest
 from utils.ner.lexicons import Lexicon
+from utils.ner.words import CACHE, GREEK, GREEK_WORDS, ROMAN, name_parts, normalise, shape, short_shape, stem
 
-GREEK = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
-    "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "ο": "omicron", "π": "pi", "ρ": "rho",
-    "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega",
-}  # fmt: skip
-GREEK_WORDS = frozenset(GREEK.values())
-ROMAN = re.compile(r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})")
-RUNS = re.compile(r"(.)\1+")
-PARTS = re.compile(r"[^\W\d_]+|\d+")
-CACHE = 200_000  # words whose features are kept; beyond it the store is emptied, so that memory stays bounded
-
-_stem = lru_cache(CACHE)(snowballstemmer.stemmer("english").stemWord)
-
-
-def shape(word: str) -> str:
-    """Each capital as A, other letter as a, digit as 0; the rest as it is: "IL-2Ralpha" is "AA-0Aaaaaa"."""
-    return "".join(
-        "A" if letter.isupper() else "a" if letter.isalpha() else "0" if letter.isdigit() else letter for letter in word
-    )
-
-
-def short_shape(word: str) -> str:
-    """The shape with runs of one sign cut to one: "IL-2Ralpha" is "A-0Aa"."""
-    return RUNS.sub(r"\1", shape(word))
-
-
-def normalise(word: str) -> str:
-    """Lower case, each number as 0, Greek letters spelt out: "TGFβ12" is "tgfbeta0"."""
-    return re.sub(r"\d+", "0", "".join(GREEK.get(letter, letter) for letter in word.lower()))
-
-
-def name_parts(word: str) -> tuple[str, ...]:
-    """A word cut for look-up: runs of letters and of digits, lower case, Greek spelt out, marks left out.
-
-    So IL2, IL-2 and il 2 are all ("il", "2").
-    """
-    spelt = "".join(f" {GREEK[letter]} " if letter in GREEK else letter for letter in word.lower())
-    return tuple(PARTS.findall(spelt))
+# Strings of neighbours side by side: which of a word's strings, and at which offsets.
+JOINED = (
+    ("lower", (-1, 0)), ("lower", (0, 1)), ("lower", (-2, -1)), ("lower", (1, 2)), ("lower", (-1, 1)),
+    ("short", (-1, 0, 1)), ("short", (-2, -1, 0)), ("short", (0, 1, 2)), ("stem", (-1, 0)), ("stem", (0, 1)),
+)  # fmt: skip
+REACH = 2  # the farthest of these offsets
 
 
 class LexiconMatcher:
     """Looks sentences up in lists, without regard to case, hyphens and spaces (`name_parts`)."""
 
     def __init__(self, lexicons: Sequence[Lexicon]) -> None:
-        self._automata = {one.name: Automaton({name_parts(name) for name in one.names}) for one in lexicons}
-        self._parts = lru_cache(CACHE)(name_parts)
+        # Without the store of `name_parts`: names come once, words again and again.
+        cut = name_parts.__wrapped__
+        self._automata = {one.name: Automaton({cut(name) for name in one.names}) for one in lexicons}
 
     def labels(self, words: Sequence[str]) -> dict[str, list[str]]:
         """For each list and word B, I, E or S where the word stands in a name of the list, else "".
@@ -75,7 +42,7 @@ class LexiconMatcher:
         parts: list[str] = []
         first, last = {}, {}  # the word that begins at a part, and the one behind the word that ends before a part
         for i, word in enumerate(words):
-            if cut := self._parts(word):
+            if cut := name_parts(word):
                 first[len(parts)] = i
                 parts += cut
                 last[len(parts)] = i + 1
@@ -86,6 +53,16 @@ class LexiconMatcher:
             for start, end in leftmost_longest(whole):
                 labels[start:end] = ["B", *"I" * (end - start - 2), "E"] if end - start > 1 else ["S"]
         return found
+
+
+class _Described(NamedTuple):
+    """A word's own features, those its neighbours get (for each offset but 0), and its strings."""
+
+    own: list[str]
+    around: list[list[str]]
+    lower: str
+    short: str
+    stem: str
 
 
 @dataclass(frozen=True)
@@ -123,6 +100,19 @@ class WordFeatures:
             )
         object.__setattr__(self, "_matcher", LexiconMatcher(self.lexicons))
         object.__setattr__(self, "_stored", {})
+        joined = [
+            (kind, offsets, f"{kind}[{','.join(map(str, offsets))}]=")
+            for kind, offsets in JOINED
+            if self.pairs and (self.stems or kind != "stem") and (self.shapes or kind != "short")
+        ]
+        object.__setattr__(self, "_joined", [(*one, self._table(one[2], len(one[1]))) for one in joined])
+
+    def _table(self, prefix: str, count: int) -> dict[tuple[str, ...], str] | None:
+        """Known features of neighbours by their strings, so that none has to be put together to be looked up."""
+        if self.known is None:
+            return None
+        found = [one for one in self.known if one.startswith(prefix)]
+        return {parts: one for one in found for parts in _splits(one[len(prefix) :], count)}
 
     def only(self, known: Collection[str]) -> WordFeatures:
         """The same, without the features that are not in `known`: what a trained model has no weight for costs time."""
@@ -136,27 +126,24 @@ class WordFeatures:
 
     def __call__(self, words: Sequence[str]) -> list[list[str]]:
         """Features of each word, in order; an empty list for no words."""
-        around = range(-self.window, self.window + 1)
-        described = [self._describe(word) for word in words]
-        edge = self._describe("")
-        padded = [edge] * self.window + described + [edge] * self.window
-        lists = []
-        for i, (own, *_) in enumerate(described):
-            found = own.copy()
-            for place, offset in enumerate(around):
-                if offset:
-                    found += padded[i + place][1][offset]
-            lists.append(found)
-        if self.pairs:
-            self._add_pairs(lists, [edge, edge, *described, edge, edge])
+        described, edge = [self._describe(word) for word in words], self._describe("")
+        lists = [one.own.copy() for one in described]
+        for place, offset in enumerate(self._offsets()):
+            for i, found in enumerate(lists):
+                other = described[i + offset] if 0 <= i + offset < len(described) else edge
+                found += other.around[place]
+        self._add_joined(lists, [edge] * REACH + described + [edge] * REACH)
         if self.brackets:
             self._add(lists, bracket_labels(words), "brackets", (0,))
         for name, labels in self._matcher.labels(words).items():
             self._add(lists, labels, name, (-1, 0, 1))
         return lists
 
-    def _describe(self, word: str) -> tuple[list[str], dict[int, list[str]], str, str, str]:
-        """(own features, features for neighbours at each offset, lower case, stem, short shape), kept for later."""
+    def _offsets(self) -> list[int]:
+        return [offset for offset in range(-self.window, self.window + 1) if offset]
+
+    def _describe(self, word: str) -> _Described:
+        """What there is to say about a word, kept for when it comes again."""
         stored = self._stored.get(word)
         if stored is None:
             if len(self._stored) >= CACHE:
@@ -164,28 +151,27 @@ class WordFeatures:
             stored = self._stored[word] = self._compute(word)
         return stored
 
-    def _compute(self, word: str) -> tuple[list[str], dict[int, list[str]], str, str, str]:
-        lower, outline = word.lower() or "^", short_shape(word) or "^"
-        stem = _stem(lower) if self.stems else ""
-        context = {"lower": lower}
-        if self.shapes:
-            context["shape"] = outline
-        if self.stems:
-            context["stem"] = stem
-        if self.affixes:
-            context["end3"] = lower[-3:]
-        offsets = [offset for offset in range(-self.window, self.window + 1) if offset]
-        around = {
-            offset: self._kept(f"{name}[{offset}]={value}" for name, value in context.items()) for offset in offsets
-        }
-        return self._kept(self._own(word, lower, stem, outline)), around, lower, stem, outline
+    def _compute(self, word: str) -> _Described:
+        lower, short = word.lower() or "^", short_shape(word) or "^"
+        root = stem(lower) if self.stems else ""
+        around = []
+        for offset in self._offsets():
+            context = [f"lower[{offset}]={lower}"]
+            if self.shapes:
+                context.append(f"short[{offset}]={short}")
+            if self.stems:
+                context.append(f"stem[{offset}]={root}")
+            if self.affixes:
+                context.append(f"end3[{offset}]={lower[-3:]}")
+            around.append(self._kept(context))
+        return _Described(self._kept(self._own(word, lower, root, short)), around, lower, short, root)
 
-    def _own(self, word: str, lower: str, stem: str, outline: str) -> Iterable[str]:
+    def _own(self, word: str, lower: str, root: str, short: str) -> Iterable[str]:
         yield from ("bias", f"word={word}", f"lower={lower}", f"norm={normalise(word)}", f"length={min(len(word), 10)}")
         if self.stems:
-            yield f"stem={stem}"
+            yield f"stem={root}"
         if self.shapes:
-            yield from (f"shape={shape(word)[:12]}", f"short={outline}")
+            yield from (f"shape={shape(word)[:12]}", f"short={short}")
         for length in range(2, min(self.affixes, len(lower) - 1) + 1):
             yield from (f"begin={lower[:length]}", f"end={lower[-length:]}")
         framed = f"^{lower}$"
@@ -200,18 +186,20 @@ class WordFeatures:
         unique = dict.fromkeys(features)
         return list(unique) if self.known is None else [one for one in unique if one in self.known]
 
-    def _add_pairs(self, lists: list[list[str]], padded: list[tuple]) -> None:
-        """Two words side by side, to the left and right; stems likewise; three shapes in a row."""
-        known = self.known
-        for i, found in enumerate(lists):
-            (*_, a, _, p), (*_, b, s, q), (*_, c, t, r), (*_, d, u, v), (*_, e, _, w) = padded[i : i + 5]
-            new = [f"lower[-1,0]={b}|{c}", f"lower[0,1]={c}|{d}", f"lower[-2,-1]={a}|{b}", f"lower[1,2]={d}|{e}",
-                   f"lower[-1,1]={b}|{d}"]  # fmt: skip
-            if self.shapes:
-                new += [f"short[-1,0,1]={q}|{r}|{v}", f"short[-2,-1,0]={p}|{q}|{r}", f"short[0,1,2]={r}|{v}|{w}"]
-            if self.stems:
-                new += [f"stem[-1,0]={s}|{t}", f"stem[0,1]={t}|{u}"]
-            found += new if known is None else [one for one in new if one in known]
+    def _add_joined(self, lists: list[list[str]], padded: list[_Described]) -> None:
+        columns = {
+            "lower": [one.lower for one in padded],
+            "short": [one.short for one in padded],
+            "stem": [one.stem for one in padded],
+        }
+        for kind, offsets, prefix, table in self._joined:
+            column = columns[kind]
+            side_by_side = zip(*(column[REACH + offset : REACH + offset + len(lists)] for offset in offsets))
+            for found, strings in zip(lists, side_by_side):
+                if table is None:
+                    found.append(prefix + "|".join(strings))
+                elif strings in table:
+                    found.append(table[strings])
 
     @staticmethod
     def _add(lists: list[list[str]], labels: Sequence[str], name: str, offsets: Sequence[int]) -> None:
@@ -235,3 +223,12 @@ def bracket_labels(words: Sequence[str]) -> list[str]:
             if i - start == 2:
                 labels[start + 1] = "alone"
     return labels
+
+
+def _splits(text: str, count: int) -> Iterable[tuple[str, ...]]:
+    """All ways to cut a text at `count` - 1 of its "|": more than one where a word is or has such a sign itself."""
+    if count == 1:
+        yield (text,)
+    for place, sign in enumerate(text if count > 1 else ""):
+        if sign == "|":
+            yield from ((text[:place], *rest) for rest in _splits(text[place + 1 :], count - 1))

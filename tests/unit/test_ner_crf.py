@@ -1,0 +1,173 @@
+"""CRFTagger: its probabilities against enumeration, what it learns, and what it does with odd input."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from utils.ner import CRFTagger, Entity, Sentence, WordFeatures, evaluate, load_corpus, read_conll
+from utils.ner.lexicons import Lexicon
+from utils.ner.taggers import crf
+
+TRAIN = [
+    Sentence.from_words(["the", "BRCA1", "gene", "and", "p53"], [(1, 3, "Gene"), (4, 5, "Gene")]),
+    Sentence.from_words(["aspirin", "inhibits", "COX", "-", "2", "."], [(0, 1, "Drug"), (2, 5, "Gene")]),
+    Sentence.from_words(["no", "name", "here"]),
+]
+
+
+def small(**options):
+    return CRFTagger(**{"scheme": "BIO", "c1": 0.0, "c2": 0.1, "iterations": 30} | options).fit(TRAIN, progress=False)
+
+
+def enumerated(tagger, words):
+    """Every tag sequence with its probability, from the weights CRFsuite reports: no dynamic programming."""
+    info = tagger._crf.info()
+    active = [set(found) for found in tagger.features(words)]
+    scores = {}
+    for path in itertools.product(tagger.tags, repeat=len(words)):
+        state = sum(info.state_features.get((one, tag), 0.0) for found, tag in zip(active, path) for one in found)
+        scores[path] = state + sum(info.transitions.get(pair, 0.0) for pair in itertools.pairwise(path))
+    total = sum(np.exp(score) for score in scores.values())
+    return {path: np.exp(score) / total for path, score in scores.items()}
+
+
+def test_probabilities_equal_enumeration():
+    tagger = small()
+    sentence = Sentence("the COX and aspirin")
+    paths = enumerated(tagger, sentence.words)
+    assert tagger.tags == ["B-Drug", "B-Gene", "I-Gene", "O"] and len(paths) == 4**4
+    marginals = np.zeros((4, len(tagger.tags)))
+    for path, probability in paths.items():
+        for place, tag in enumerate(path):
+            marginals[place, tagger.tags.index(tag)] += probability
+    (found,) = tagger.predict_proba([sentence])
+    np.testing.assert_allclose(found, marginals, atol=1e-5)
+    best = max(paths, key=paths.get)
+    assert tagger._crf.tag() == list(best)
+    np.testing.assert_allclose(tagger.confidence([sentence]), [paths[best]], atol=1e-5)
+
+
+def test_learns_the_training_sentences():
+    for options in ({}, {"scheme": "BIOES"}, {"backward": True}, {"backward": True, "scheme": "BIOES"}):
+        assert small(**options).predict(TRAIN) == TRAIN
+
+
+def test_the_same_data_give_the_same_model():
+    assert small()._model == small()._model
+
+
+def test_direction_matters_with_bio_and_not_with_bioes():
+    sentence = Sentence("the aspirin COX and BRCA1 of p53 - 2 gene")
+    tokens = len(sentence.tokens)
+    for scheme, same in (("BIO", False), ("BIOES", True)):
+        pair = [small(scheme=scheme, backward=backward, iterations=2000) for backward in (False, True)]
+        outside = [tagger.predict_proba([sentence])[0][:, tagger.tags.index("O")] for tagger in pair]
+        assert outside[0].shape == (tokens,)
+        assert np.allclose(*outside, atol=2e-3) == same
+
+
+def test_course_corpus():
+    corpus = load_corpus("course-corpus")
+    tagger = CRFTagger(iterations=60).fit(corpus.train, corpus.dev, progress=False)
+    report = evaluate(corpus.test, tagger.predict(corpus.test), resamples=0)
+    assert report.f1 > 0.5
+    assert set(report.per_type) == {"GENE", "DISEASE", "CHEMICAL"}
+
+
+def test_a_corpus_and_a_type_never_named(tmp_path):
+    path = tmp_path / "stars.conll"
+    path.write_text("Vega\tB-Star\nshines\tO\n\nnear\tO\nAlpha\tB-Star\nLyrae\tI-Star\n\n" * 3)
+    sentences = read_conll(path)
+    tagger = CRFTagger(iterations=30).fit(sentences, progress=False)
+    report = evaluate(sentences, tagger.predict(sentences))
+    assert report.f1 == 1 and list(report.per_type) == ["Star"]
+
+
+def test_odd_sentences():
+    tagger = small()
+    empty = Sentence("", id="empty")
+    unknown = Sentence("p53 here", None, [Entity(0, 3, "NeverSeen")])
+    blank = Sentence(" \n ")
+    found = tagger.predict([empty, unknown, blank])
+    assert found[0] == empty and found[2] == blank
+    assert [one.type for one in found[1].entities] in ([], ["Gene"])
+    assert [one.shape for one in tagger.predict_proba([empty, unknown])] == [(0, 4), (2, 4)]
+    assert tagger.confidence([empty]) == [1.0]
+    assert tagger.predict([]) == []
+
+
+def test_ten_thousand_tokens():
+    words = ["the", "BRCA1", "gene", "and"] * 2500
+    (found,) = small().predict([Sentence.from_words(words)])
+    assert len(found.entities) == 2500
+    (marginals,) = small(backward=True).predict_proba([Sentence.from_words(words)])
+    np.testing.assert_allclose(marginals.sum(1), 1, atol=1e-6)
+
+
+def test_saved_and_loaded(tmp_path):
+    lexicon = Lexicon("genes", ("p53", "COX-2"), False, "given")
+    tagger = small(features=WordFeatures(window=1, lexicons=(lexicon,)), backward=True)
+    tagger.save(tmp_path / "model")
+    again = CRFTagger.load(tmp_path / "model")
+    sentences = [Sentence("a p53 gene and COX-2, aspirin")]
+    assert again.predict(sentences) == tagger.predict(sentences) != sentences
+    assert again.features == tagger.features and again.tags == tagger.tags and again.backward
+    again.save(tmp_path / "again")
+    for one in (tmp_path / "model").iterdir():
+        assert one.read_bytes() == (tmp_path / "again" / one.name).read_bytes()
+
+
+def test_models_that_cannot_be_used(tmp_path):
+    with pytest.raises(ValueError, match="learnt nothing yet; call fit"):
+        CRFTagger().predict([Sentence("x")])
+    with pytest.raises(ValueError, match="no model to save"):
+        CRFTagger().save(tmp_path)
+    small().save(tmp_path)
+    model = tmp_path / "model.crfsuite"
+    model.write_bytes(model.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="model.crfsuite is damaged"):
+        CRFTagger.load(tmp_path)
+    (tmp_path / "tagger.json").write_text(json.dumps({"tagger": "crf", "version": CRFTagger.version + 1}))
+    with pytest.raises(ValueError, match=f"version {CRFTagger.version + 1}; expected crf, version"):
+        CRFTagger.load(tmp_path)
+
+
+def test_features_of_ones_own(tmp_path):
+    def first_letters(words):
+        return [[f"first={word[0]}"] for word in words]
+
+    tagger = small(features=first_letters)
+    assert tagger.predict(TRAIN)[0].text == TRAIN[0].text
+    tagger.save(tmp_path)
+    again = CRFTagger.load(tmp_path)
+    with pytest.raises(ValueError, match="trained with features of its own; set `tagger.features`"):
+        again.predict(TRAIN)
+    again.features = first_letters
+    assert again.predict(TRAIN) == tagger.predict(TRAIN)
+    with pytest.raises(ValueError, match="features gave 1 lists for the 5 tokens"):
+        small(features=lambda words: [["x"]])
+
+
+def test_bad_settings():
+    for options, message in (({"scheme": "IOB"}, "unknown scheme 'IOB'; choose one of BIO, BIOES"),
+                             ({"c1": -1}, "got -1, 0.05 and 150"), ({"iterations": 0}, "iterations >= 1")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            CRFTagger(**options)
+    with pytest.raises(ValueError, match="nothing to learn from: 1 sentences, none with a token"):
+        CRFTagger().fit([Sentence("")])
+
+
+def test_an_interruption_leaves_the_tagger_as_it_was(monkeypatch):
+    tagger = small()
+    before = tagger._model
+
+    def interrupt(self, line):
+        if line.startswith("***** Iteration #2"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(crf._Trainer, "message", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tagger.fit(TRAIN[:1], progress=False)
+    assert tagger._model == before and tagger.predict(TRAIN) == TRAIN

@@ -1,0 +1,86 @@
+"""Rules that mend entities: brackets, abbreviations, one sense in a document."""
+
+import pytest
+
+from utils.ner.postprocess import documents_of, postprocess
+from utils.ner.taggers import DictionaryTagger, RegexTagger
+from utils.ner.taggers.corrected import CorrectedTagger
+from utils.ner.taggers.registry import load_tagger
+from utils.ner.types import Entity, Sentence
+
+
+def marked(text, *names, kind="X", id=""):
+    """A sentence with the first occurrence of each name as an entity."""
+    return Sentence(text, None, [Entity(text.index(name), text.index(name) + len(name), kind) for name in names], id)
+
+
+def texts(sentence):
+    return [entity.text for entity in sentence.entities]
+
+
+@pytest.mark.parametrize("text, name, mended", [
+    ("the BRCA1 (gene) here", "BRCA1 (gene", ["BRCA1 (gene)"]),      # widened to the right
+    ("the ( alpha ) chain", "alpha ) chain", ["( alpha ) chain"]),   # and to the left
+    ("a BRCA1 ( see text here", "BRCA1 ( see", ["BRCA1"]),           # cut before
+    ("a b) BRCA1 gene", "b) BRCA1", ["BRCA1"]),                      # and behind
+    ("a) here", "a)", []),                                           # nothing is left
+    ("a ( [ b ) c", "( [ b )", []), ("1,25(OH)2D3 is", "1,25(OH)2D3", ["1,25(OH)2D3"]), ("p53 is", "p53", ["p53"]),
+])  # fmt: skip
+def test_brackets(text, name, mended):
+    (found,) = postprocess([marked(text, name)], ["brackets"])
+    assert texts(found) == mended and found.text == text
+
+
+def test_brackets_leave_pieces_alone():
+    entity = Entity(0, 9, "X", "", ((0, 3), (8, 9)))
+    sentence = Sentence("a (b c d e", None, [entity])
+    assert postprocess([sentence], ["brackets"]) == [sentence]
+
+
+def test_the_long_form_decides():
+    text = "familial adenomatous polyposis (FAP) and FAP"
+    both = ["familial adenomatous polyposis", "FAP", "FAP"]
+    assert texts(postprocess([marked(text, both[0], kind="Disease")], ["abbreviations"])[0]) == both
+    assert texts(postprocess([marked(text, "FAP")], ["abbreviations"])[0]) == []
+    part = marked(text, "familial adenomatous", "FAP")  # the long form is marked in part: nothing is known
+    assert postprocess([part], ["abbreviations"]) == [part]
+
+
+def test_a_definition_holds_in_its_document_only():
+    sentences = [marked("adenomatous polyposis coli (APC) is known", "adenomatous polyposis coli", id="d1-1"),
+                 marked("mutated APC", id="d1-2"), marked("mutated APC", id="d2-1"), marked("mutated APC"),
+                 marked("XAPCX", id="d1-3")]  # fmt: skip
+    assert list(map(texts, postprocess(sentences, ["abbreviations"]))) == [
+        ["adenomatous polyposis coli", "APC"], ["APC"], [], [], []]  # fmt: skip
+
+
+def test_one_sense_in_a_document():
+    sentences = [
+        marked("p53 and WAS", "p53", id="d-1"), marked("p53 was", "p53", id="d-2"), marked("p53 here", id="d-3"),
+        marked("the p53 gene", "p53 gene", id="d-4"), marked("p53", id="e-1"), marked("p53", "p53", id="e-2"),
+    ]  # fmt: skip
+    found = list(map(texts, postprocess(sentences, ["one-sense"])))
+    assert found == [["p53"], ["p53"], ["p53"], ["p53 gene"], [], ["p53"]]
+
+
+def test_documents():
+    ids = ["cc01-1", "cc01-2", "x", "x", "", "a-b", "BC2GM0-b-12"]
+    names = documents_of([Sentence("", id=one) for one in ids])
+    assert names[0] == names[1] == "cc01" and names[6] == "BC2GM0-b" and len(set(names)) == 6
+
+
+def test_unknown_rules_are_refused():
+    with pytest.raises(ValueError, match="unknown step 'spelling'; choose one of brackets, abbreviations, one-sense"):
+        CorrectedTagger(RegexTagger({}), ["spelling"])
+
+
+def test_corrected_tagger_keeps_the_rules_that_help(tmp_path):
+    tagger = CorrectedTagger(RegexTagger({"X": r"\w+ \(\w+"}))
+    text = "a gene (TP53) here"
+    assert texts(tagger.predict([Sentence(text)])[0]) == ["gene (TP53)"]
+    tagger.fit([], [marked(text, "gene (TP53)")])
+    assert tagger.steps == ["brackets"]
+    tagger.save(tmp_path)
+    again = load_tagger(tmp_path)
+    assert again.steps == ["brackets"] and texts(again.predict([Sentence(text)])[0]) == ["gene (TP53)"]
+    assert CorrectedTagger(DictionaryTagger()).fit([marked("p53", "p53")], [marked("p53", "p53")]).steps == []

@@ -1,0 +1,312 @@
+"""Exercises of notebook 09, biomedical NER. The checks use enumeration and closed forms, nothing of utils.ner."""
+
+import itertools
+import random
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any
+
+from utils.course.exercises import Exercise, Wrong
+
+Span = tuple[int, int, str]
+
+
+def _random_spans(generator: random.Random, count: int, length: int = 12) -> list[Span]:
+    """Spans of up to 4 tokens anywhere in a sentence, no two equal; they may nest and cross."""
+    found = set()
+    while len(found) < count:
+        start = generator.randrange(length)
+        found.add((start, min(length, start + generator.randint(1, 4)), generator.choice("XY")))
+    return sorted(found)
+
+
+# -- 09.1 ------------------------------------------------------------------------------------------
+
+IOB1_STUB = '''\
+def iob1_to_bio(tags):
+    """BIO tags of IOB1 tags. tags: list of "O", "I-X", "B-X". Returns a list as long; `tags` stays as it is."""
+    raise NotImplementedError'''
+
+IOB1_SOLUTION = """\
+def iob1_to_bio(tags):
+    result, before = [], "O"
+    for tag in tags:
+        # An I- begins a mention unless the tag before it belongs to a mention of the same type.
+        if tag[0] == "I" and before[2:] != tag[2:]:
+            result.append("B" + tag[1:])
+        else:
+            result.append(tag)
+        before = tag
+    return result"""
+
+# IOB1, and the same mentions in BIO.
+IOB1_CASES = [
+    ([], []),
+    (["O", "O"], ["O", "O"]),
+    (["I-X", "I-X", "O"], ["B-X", "I-X", "O"]),
+    (["O", "I-X", "O", "I-X"], ["O", "B-X", "O", "B-X"]),
+    (["I-X", "B-X", "I-X"], ["B-X", "B-X", "I-X"]),
+    (["I-X", "I-Y", "I-Y"], ["B-X", "B-Y", "I-Y"]),
+    (["I-X", "B-X", "B-X", "I-Y"], ["B-X", "B-X", "B-X", "B-Y"]),
+    (["O", "I-cell_line", "I-cell-type"], ["O", "B-cell_line", "B-cell-type"]),
+]
+
+
+def check_iob1(iob1_to_bio: Callable) -> None:
+    for tags, right in IOB1_CASES:
+        given = list(tags)
+        seen = iob1_to_bio(given)
+        if given != tags:
+            raise Wrong(f"your function changed the list it was given, {tags}; make a new one")
+        seen = _list_of_tags(seen, len(tags))
+        if seen == right:
+            continue
+        i = next(i for i, (one, other) in enumerate(zip(seen, right)) if one != other)
+        why = {
+            "B": "a mention begins there, so BIO writes B-",
+            "I": "the mention goes on there, so it stays I-",
+            "O": "no mention is there",
+        }[right[i][0]]
+        raise Wrong(f"for {tags}, tag {i} is {seen[i]!r} and should be {right[i]!r}: {why}")
+
+
+def _list_of_tags(seen: Any, length: int) -> list[str]:
+    if not isinstance(seen, (list, tuple)) or not all(isinstance(tag, str) for tag in seen):
+        raise Wrong(f"the result should be a list of strings, got {seen!r}")
+    if len(seen) != length:
+        raise Wrong(f"{length} tags went in and {len(seen)} came out; every token needs one")
+    return list(seen)
+
+
+# -- 09.2 ------------------------------------------------------------------------------------------
+
+LAYERS_STUB = '''\
+def layers_needed(spans):
+    """The smallest number of layers. spans: list of (start, end, type), `end` behind the last token; may be empty."""
+    raise NotImplementedError'''
+
+LAYERS_SOLUTION = """\
+def layers_needed(spans):
+    # All spans over one token need layers of their own; and as many as meet at the busiest token are enough.
+    tokens = range(max((end for _, end, _ in spans), default=0))
+    return max((sum(start <= i < end for start, end, _ in spans) for i in tokens), default=0)"""
+
+
+def fewest_layers(spans: list[Span]) -> int:
+    """By trying every assignment of spans to layers: the definition, slow."""
+    clash = [
+        (i, j)
+        for (i, one), (j, other) in itertools.combinations(enumerate(spans), 2)
+        if one[0] < other[1] and other[0] < one[1]
+    ]
+    for layers in range(1, len(spans) + 1):
+        for chosen in itertools.product(range(layers), repeat=len(spans)):
+            if all(chosen[i] != chosen[j] for i, j in clash):
+                return layers
+    return 0
+
+
+def check_layers(layers_needed: Callable) -> None:
+    generator = random.Random(0)
+    cases: list[list[Span]] = [
+        [],
+        [(0, 2, "X")],
+        [(0, 2, "X"), (2, 4, "X")],
+        [(0, 3, "X"), (1, 2, "Y")],
+        [(0, 2, "X"), (1, 4, "X"), (3, 6, "X")],
+        [(0, 9, "X"), (0, 2, "X"), (4, 6, "X")],
+        *(_random_spans(generator, generator.randint(2, 6)) for _ in range(40)),
+    ]
+    for spans in cases:
+        generator.shuffle(spans)
+        right = fewest_layers(spans)
+        seen = layers_needed(list(spans))
+        if isinstance(seen, bool) or not isinstance(seen, Integral):
+            raise Wrong(f"for {spans} the result should be a whole number, got {seen!r}")
+        if seen < right:
+            raise Wrong(f"{seen} layers do not hold {spans}: some two in one layer share a token; {right} are needed")
+        if seen > right:
+            touch = " (spans that only touch, like 0-2 and 2-4, share no token)" if right == 1 else ""
+            raise Wrong(f"{right} layer(s) are enough for {spans}, you answer {seen}{touch}")
+
+
+# -- 09.3 ------------------------------------------------------------------------------------------
+
+KAPPA_STUB = '''\
+def span_kappa(first, second, candidates):
+    """Cohen's kappa over `candidates` items. first, second: sets of spans (start, end, type), the marked ones."""
+    raise NotImplementedError'''
+
+KAPPA_SOLUTION = """\
+def span_kappa(first, second, candidates):
+    both = len(first & second)
+    neither = candidates - len(first | second)
+    observed = (both + neither) / candidates
+    p, q = len(first) / candidates, len(second) / candidates  # how often each says "marked"
+    expected = p * q + (1 - p) * (1 - q)
+    return (observed - expected) / (1 - expected)"""
+
+
+def _kappa_of_labels(first: set, second: set, candidates: int) -> float:
+    """From the definition: one label for each item, items without a mark included."""
+    items = sorted(first | second) + [None] * (candidates - len(first | second))
+    one, other = [item in first for item in items], [item in second for item in items]
+    observed = sum(a == b for a, b in zip(one, other)) / candidates
+    expected = sum(one.count(label) * other.count(label) for label in (True, False)) / candidates**2
+    return (observed - expected) / (1 - expected)
+
+
+def check_kappa(span_kappa: Callable) -> None:
+    generator = random.Random(0)
+    for _ in range(20):
+        spans = _random_spans(generator, 10)
+        first, second = set(spans[:7]), set(spans[generator.randint(1, 6) :])
+        f1 = 2 * len(first & second) / (len(first) + len(second))
+        for candidates in (50, 12, 5000):
+            seen = _number(span_kappa(set(first), set(second), candidates))
+            right = _kappa_of_labels(first, second, candidates)
+            if abs(seen - right) < 1e-6:
+                continue
+            where = (
+                f"with {len(first & second)} spans in both, {len(first - second)} only in the first, "
+                f"{len(second - first)} only in the second and {candidates} candidates"
+            )
+            if abs(seen - f1) < 1e-6:
+                raise Wrong(f"{where} you return F1, {f1:.4f}; kappa is {right:.4f} and only approaches it")
+            if abs(seen - (1 - len(first ^ second) / candidates)) < 1e-6:
+                raise Wrong(f"{where} this is the observed agreement; what chance alone would give is not taken off")
+            raise Wrong(f"{where} kappa is {right:.4f}, you return {seen:.4f}")
+    if abs(_number(span_kappa({(0, 1, "X")}, {(0, 1, "X")}, 10)) - 1) > 1e-6:
+        raise Wrong("two annotators who mark the same have a kappa of 1")
+
+
+def _number(seen: Any) -> float:
+    if isinstance(seen, (bool, str)) or not hasattr(seen, "__float__"):
+        raise Wrong(f"the result should be a number, got {seen!r}")
+    return float(seen)
+
+
+# -- 09.4 ------------------------------------------------------------------------------------------
+
+KINDS_STUB = '''\
+def disagreements(first, second):
+    """Counts of "type", "boundary", "both", "missing" as a dict with all four keys.
+
+    first, second: sets of spans (start, end, type) of one sentence, `end` behind the last token.
+    """
+    raise NotImplementedError'''
+
+KINDS_SOLUTION = """\
+def disagreements(first, second):
+    counts = {"type": 0, "boundary": 0, "both": 0, "missing": 0}
+    for start, end, kind in first - second:
+        touched = [other for other in second if other[0] < end and start < other[1]]
+        if any(other[:2] == (start, end) for other in touched):
+            counts["type"] += 1
+        elif any(other[2] == kind for other in touched):
+            counts["boundary"] += 1
+        elif touched:
+            counts["both"] += 1
+        else:
+            counts["missing"] += 1
+    return counts"""
+
+KINDS = ("type", "boundary", "both", "missing")
+ONE: set[Span] = {(2, 5, "X")}
+# What the second annotator marked where the first has tokens 2 to 4 as X, and the kind of that disagreement.
+KIND_CASES: list[tuple[set[Span], str | None]] = [
+    ({(2, 5, "X")}, None),
+    ({(2, 5, "Y")}, "type"),
+    ({(2, 4, "X")}, "boundary"),
+    ({(4, 9, "X")}, "boundary"),
+    ({(0, 9, "X")}, "boundary"),
+    ({(3, 4, "Y")}, "both"),
+    (set(), "missing"),
+    ({(5, 7, "X")}, "missing"),
+    ({(0, 2, "X")}, "missing"),
+    ({(2, 5, "Y"), (2, 4, "X")}, "type"),
+    ({(1, 3, "Y"), (4, 6, "X")}, "boundary"),
+]
+
+
+def check_kinds(disagreements: Callable) -> None:
+    for second, right in KIND_CASES:
+        seen = _counts(disagreements(set(ONE), set(second)))
+        expected = {kind: int(kind == right) for kind in KINDS}
+        if seen != expected:
+            said = next((kind for kind in KINDS if seen[kind]), "no disagreement")
+            raise Wrong(
+                f"the first marked {sorted(ONE)}, the second {sorted(second) or 'nothing'}: this is "
+                f"{right or 'no disagreement'}, you count {said if sum(seen.values()) < 2 else seen}"
+            )
+    several = {(0, 2, "X"), (3, 4, "X"), (6, 8, "Y"), (9, 10, "X")}
+    others = {(0, 2, "X"), (3, 4, "Y"), (6, 7, "Y"), (11, 12, "X")}
+    seen = _counts(disagreements(set(several), set(others)))
+    expected = {"type": 1, "boundary": 1, "both": 0, "missing": 1}
+    if seen != expected:
+        raise Wrong(f"for {sorted(several)} and {sorted(others)} the counts are {expected}, you return {seen}")
+
+
+def _counts(seen: Any) -> dict[str, int]:
+    try:
+        return {kind: seen[kind] for kind in KINDS}
+    except KeyError as error:
+        raise Wrong(f"the dict needs all four keys, also where the count is 0; it lacks {error}") from error
+    except TypeError as error:
+        raise Wrong(f"the result should be a dict, got {type(seen).__name__}") from error
+
+
+EXERCISES = [
+    Exercise(
+        id="09.1",
+        title="an old scheme",
+        stub=IOB1_STUB,
+        hints=[
+            "Only I- tags can change: in which case does an I- begin a mention?",
+            "It begins one when the tag before it is O, or of another type. tag[2:] is the type, and '' for O.",
+            "Go through the tags and remember the one before: if tag[0] == 'I' and before[2:] != tag[2:], write B-.",
+        ],
+        solution=IOB1_SOLUTION,
+        entry="iob1_to_bio",
+        check=check_iob1,
+    ),
+    Exercise(
+        id="09.2",
+        title="as many layers as it takes",
+        stub=LAYERS_STUB,
+        hints=[
+            "Look at one token: how many layers do the spans that cover it need?",
+            "The largest such number over all tokens is needed, and for intervals it is also enough.",
+            "max over i of sum(start <= i < end for start, end, kind in spans), and 0 without spans.",
+        ],
+        solution=LAYERS_SOLUTION,
+        entry="layers_needed",
+        check=check_layers,
+    ),
+    Exercise(
+        id="09.3",
+        title="kappa on spans",
+        stub=KAPPA_STUB,
+        hints=[
+            "Fill the table of section 12 first: a = len(first & second); what is d, out of `candidates`?",
+            "d = candidates - len(first | second). p_o = (a + d) / candidates.",
+            "With p and q the shares that each marks: p_e = p q + (1 - p) (1 - q). Then eq. (5); or eq. (8).",
+        ],
+        solution=KAPPA_SOLUTION,
+        entry="span_kappa",
+        check=check_kappa,
+    ),
+    Exercise(
+        id="09.4",
+        title="what did they disagree about?",
+        stub=KINDS_STUB,
+        hints=[
+            "first - second are the spans to sort. For each, collect the spans of the second that overlap it.",
+            "Two spans overlap if each begins before the other ends: other[0] < end and start < other[1].",
+            "The order of the questions matters: same boundaries, then an overlap of the same type, then any overlap.",
+        ],
+        solution=KINDS_SOLUTION,
+        entry="disagreements",
+        check=check_kinds,
+    ),
+]
