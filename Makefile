@@ -12,6 +12,8 @@ PYTHON ?=
 PIP_ARGS ?=
 PROFILE := $(or $(COURSE_PROFILE),cpu)
 NOTEBOOKS ?=
+DIFFUSION := 01 02 03 04 05
+NER := $(foreach source,$(sort $(wildcard notebooks/src/09_*.py notebooks/src/1[0-3]_*.py)),$(firstword $(subst _, ,$(notdir $(source)))))
 VENV := .venv
 PY := $(VENV)/bin/python
 LOG := build/install.log
@@ -32,11 +34,16 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .PHONY: run
-run: $(VENV)/.run-deps ## install, execute the notebooks on this machine, sample from the trained model
-	@$(OFFLINE) $(PY) -m utils.course.build --profile $(PROFILE) --out build/notebooks $(NOTEBOOKS)
+run: $(VENV)/.run-deps ## install, execute the diffusion notebooks on this machine, sample from the trained model
+	@$(OFFLINE) $(PY) -m utils.course.build --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(DIFFUSION))
 	@$(OFFLINE) $(PY) -m utils.diffusion.sample $(CHECKPOINT) --n 64 --out build/samples.png
 	@echo && echo "Executed notebooks: build/notebooks" && echo "64 sampled images:  build/samples.png" \
 	&& echo "Next: \`make lab\` opens the first notebook."
+
+.PHONY: run-ner
+run-ner: $(VENV)/.run-deps ## install, execute the NER notebooks on this machine
+	@$(OFFLINE) $(PY) -m utils.course.build --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(NER))
+	@echo && echo "Executed notebooks: build/notebooks"
 
 .PHONY: lab
 lab: $(VENV)/.run-deps ## open JupyterLab on notebook 01

@@ -37,10 +37,10 @@ class GaussianModel(PerfectModel):
         variance = self.std**2
         return self.mean + a.sqrt() * variance / (a * variance + 1 - a) * (x_t - a.sqrt() * self.mean)
 
-    def flow(self, x_t: Tensor, a_t: float, a_s: float) -> Tensor:
-        """Where the probability-flow equation takes x_t, from alpha-bar a_t to a_s: quantiles stay quantiles."""
-        before, after = ((a * self.std**2 + 1 - a) ** 0.5 for a in (a_t, a_s))
-        return a_s**0.5 * self.mean + after / before * (x_t - a_t**0.5 * self.mean)
+    def flow(self, x_t: Tensor, a_bar_t: float, a_bar_s: float) -> Tensor:
+        """Where the probability-flow equation takes x_t, from a_bar_t to a_bar_s: quantiles stay quantiles."""
+        before, after = ((a * self.std**2 + 1 - a) ** 0.5 for a in (a_bar_t, a_bar_s))
+        return a_bar_s**0.5 * self.mean + after / before * (x_t - a_bar_t**0.5 * self.mean)
 
 
 class MixtureModel(PerfectModel):

@@ -329,7 +329,8 @@ plt.show()
 # $$\bar\alpha_T = \prod_t (1-\beta_t) \approx e^{-\sum_t \beta_t},\qquad
 # \sum_t \beta_t = T \cdot \tfrac{10^{-4} + 0.02}{2} \approx 10 \text{ at } T = 1000 .$$
 #
-# To keep the sum for another $T$, multiply all betas by $1000/T$.
+# To keep the sum for another $T$, multiply all betas by $1000/T$. (Below $T = 20$ the largest would pass 1; the course
+# caps betas at 0.999.)
 #
 # *Fix the curve and read the betas off.* Let $u = t/T$ run from 0 to 1 and choose $\bar\alpha(u)$ directly;
 # then $\beta_t = 1 - \bar\alpha(t/T)\,/\,\bar\alpha((t-1)/T)$ with the paper's $t = 1 \dots T$.
@@ -486,7 +487,7 @@ show_images(
     titles=["x_0", "x_T, unscaled", "mean of 2000", "x_T, scaled", "mean of 2000"],
     columns=5,
     scale=4,
-    title="Unscaled at T = 200, the boot still shines through x_T",
+    title="Unscaled at T = 200, x_T is a boot on average; scaled, it is nothing",
 )
 
 # %%
@@ -565,7 +566,7 @@ plt.show()
 # of ten, so it belongs on a log axis.
 #
 # **Predict before you run:** which schedule spends the largest share of its steps where the SNR is below
-# 0.01, that is, where the noise has 100 times the weight of the image or more?
+# 0.01, that is, where the noise has at least 100 times the variance of the image (its factor is 10 times as large)?
 
 
 # %%
@@ -776,7 +777,7 @@ for name, colour in zip(["linear", "cosine"], COLOURS):
     left.semilogx(t, second, color=colour, ls="--", label=f"weight of x_t, {name}")
     right.semilogx(t, (var / betas_1000), color=colour, label=name)
 left.set(xlabel="t + 1 (log axis)", ylabel="weight in the posterior mean")
-left.set_title("In one step, x_0 outweighs x_t only at the very end")
+left.set_title("x_0 outweighs x_t only in the last steps of sampling")
 left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.57, 0.5))
 right.set(xlabel="t + 1 (log axis)", ylabel=r"$\tilde\beta_t \,/\, \beta_t$")
 right.set_title("The two variances differ only at small t")
@@ -795,8 +796,8 @@ plt.show()
 #
 # On the right: Ho et al. (2020, section 3.2) try both $\beta_t$ and $\tilde\beta_t$ as the sampler's
 # variance and report similar results. The ratio shows why one would expect that at $T = 1000$: beyond the
-# first few dozen steps they are nearly the same. With few steps they are not (the dashed line in the figure
-# before).
+# first few dozen steps they are nearly the same. With few steps they are not (the dashed line in section 6's first
+# figure).
 
 # %% [markdown]
 # ## 7. What should a network predict: noise, x_0 or v?
@@ -1084,8 +1085,9 @@ play(draw, schedule=["linear", "linear, unscaled", "cosine", "sigmoid"], num_tim
 # ## 11. Exercises
 #
 # Write your answer in place of `raise NotImplementedError` and run the cell: `check` says whether it is
-# right, and if not, which property is broken. `hint("01.1")` gives a hint, each call the next one;
-# `solution("01.1")` shows one answer. The same goes for the other numbers.
+# right, and if not, which property is broken. Stuck? `hint("01.1")` gives a hint, each call the next one;
+# `solution("01.1")` shows one answer. The same goes for the other numbers. (Comments such as `NBVAL_CHECK_OUTPUT`,
+# `fmt: skip` and `noqa` in the cells speak to the course's tests and to the formatter; pass over them.)
 #
 # ### 01.1 A shorter chain out of a long one
 #
@@ -1123,8 +1125,6 @@ def betas_from_snr(snr):
 
 check("01.2", betas_from_snr)
 
-# %%
-hint("01.2")
 
 # %% [markdown]
 # ### 01.3 The posterior mean in terms of the noise
@@ -1145,14 +1145,12 @@ def posterior_mean_from_noise(x_t, noise, beta, alpha_bar):
 
 check("01.3", posterior_mean_from_noise)
 
-# %%
-hint("01.3")
 
 # %% [markdown]
 # ### 01.4 A test that catches the bugs
 #
 # Somebody hands you `forward(x_0, alpha_bar)`, which claims to draw $x_t$ from eq. 4. Write a test that
-# is passed by the right one, every time, and by none of the bugs of section 9. You may call it as often
+# is passed by the right one, every time, and by none of the last four bugs of section 9. You may call it as often
 # as you like, with any images you make up.
 
 
@@ -1167,8 +1165,6 @@ def is_forward_process(forward):
 
 check("01.4", is_forward_process)
 
-# %%
-hint("01.4")
 
 # %% [markdown]
 # ## Recap

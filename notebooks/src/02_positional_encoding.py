@@ -11,9 +11,10 @@
 # ---
 
 # %% [markdown]
-# # 02 Positional encoding: telling the network what time it is
+# # 02 · Positional encoding: telling the network what time it is
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/02_positional_encoding.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/02_positional_encoding.ipynb)
 #
 # One network denoises at all thousand timesteps, so it must be told which one it is looking at. Nearly every
 # diffusion model does that with the same odd-looking vector of sines and cosines. Why that vector? And what
@@ -81,7 +82,7 @@ from utils.diffusion.embeddings import (
 )
 
 # %% [markdown]
-# ## 1 Does the network need to know $t$?
+# ## 1. Does the network need to know $t$?
 #
 # **The question: is the best answer to "what was $x_0$?" different at different $t$, for one and the same $x_t$?**
 #
@@ -93,8 +94,8 @@ from utils.diffusion.embeddings import (
 #
 # The forward process of notebook 01 (Ho et al. 2020, eq. 4) with the cosine schedule adds more:
 #
-# $$ x_t = a_t\, x_0 + \sigma_t\, \varepsilon, \qquad a_t = \sqrt{\bar\alpha_t}, \quad
-# \sigma_t = \sqrt{1 - \bar\alpha_t}, \quad \varepsilon \sim \mathcal N(0, I). $$
+# $$ x_t = \sqrt{\bar\alpha_t}\, x_0 + \sigma_t\, \epsilon, \qquad
+# \sigma_t = \sqrt{1 - \bar\alpha_t}, \quad \epsilon \sim \mathcal N(0, I). $$
 
 # %%
 T = 1000  # number of timesteps, numbered 0 (least noise) to 999
@@ -103,7 +104,7 @@ angles = 2 * math.pi * torch.arange(K) / K
 CENTRES = torch.stack([angles.cos(), angles.sin()], dim=1)  # (K, 2)
 
 schedule = NoiseSchedule.cosine(T)
-signal = schedule.alphas_cumprod.sqrt().float()  # a_t, (T,)
+signal = schedule.alphas_cumprod.sqrt().float()  # sqrt(alpha-bar_t), (T,)
 sigma = (1 - schedule.alphas_cumprod).sqrt().float()  # sigma_t, (T,)
 
 
@@ -124,22 +125,25 @@ def add_noise(x_0, t, noise):
 # three steps.
 #
 # 1. *Each component stays a Gaussian.* If $x_0$ came from component $k$, then $x_t$ is a scaled Gaussian plus an
-#    independent one: $x_t \mid k \sim \mathcal N(a_t \mu_k,\, v_t I)$ with $v_t = a_t^2 s^2 + \sigma_t^2$.
+#    independent one: $x_t \mid k \sim \mathcal N(\sqrt{\bar\alpha_t}\, \mu_k,\, v_t I)$ with
+#    $v_t = \bar\alpha_t s^2 + \sigma_t^2$.
 # 2. *Which component was it?* Bayes' rule with equal weights $1/K$: $r_k(x_t) = p(k \mid x_t)$ is proportional to
-#    $\exp\!\big(-\|x_t - a_t\mu_k\|^2 / 2v_t\big)$, and the $r_k$ sum to one. That is a softmax.
-# 3. *Where in the component?* $x_0$ and $x_t$ are jointly Gaussian given $k$, with covariance $a_t s^2$ in each
-#    coordinate, so $\mathbb E[x_0 \mid x_t, k] = \mu_k + \frac{a_t s^2}{v_t}\,(x_t - a_t\mu_k)$.
+#    $\exp\!\big(-\|x_t - \sqrt{\bar\alpha_t}\,\mu_k\|^2 / 2v_t\big)$, and the $r_k$ sum to one. That is a softmax.
+# 3. *Where in the component?* $x_0$ and $x_t$ are jointly Gaussian given $k$, with covariance
+#    $\sqrt{\bar\alpha_t}\, s^2$ in each coordinate, so
+#    $\mathbb E[x_0 \mid x_t, k] = \mu_k + \frac{\sqrt{\bar\alpha_t}\, s^2}{v_t}\,(x_t - \sqrt{\bar\alpha_t}\,\mu_k)$.
 #
 # Averaging step 3 with the weights of step 2:
 #
-# $$ D^*(x_t, t) = \sum_k r_k(x_t) \Big[\mu_k + \frac{a_t s^2}{v_t}\,(x_t - a_t\mu_k)\Big]. \tag{1} $$
+# $$ D^*(x_t, t) = \sum_k r_k(x_t) \Big[\mu_k + \frac{\sqrt{\bar\alpha_t}\, s^2}{v_t}\,
+# (x_t - \sqrt{\bar\alpha_t}\,\mu_k)\Big]. \tag{1} $$
 
 
 # %%
 def best_denoiser(x_t, t):
     """Eq. (1): E[x_0 | x_t] for x_t (..., 2) and t (...); also log p(x_t) (...), which we need later."""
-    a, s = signal[t], sigma[t]
-    variance = a**2 * SPREAD**2 + s**2  # v_t
+    a, noise_std = signal[t], sigma[t]
+    variance = a**2 * SPREAD**2 + noise_std**2  # v_t
     difference = x_t[..., None, :] - a[..., None, None] * CENTRES  # (..., K, 2)
     log_weights = -difference.square().sum(-1) / (2 * variance[..., None])  # (..., K)
     log_density = log_weights.logsumexp(-1) - torch.log(2 * math.pi * variance * K)
@@ -152,16 +156,17 @@ def best_denoiser(x_t, t):
 # How do we know that no slip was made? There is an independent way to the same answer. The **score** is the
 # gradient of $\log p(x_t)$, and *Tweedie's formula* (Efron 2011) ties it to the posterior mean:
 #
-# $$ \nabla \log p(x_t) = \frac{a_t\, D^*(x_t, t) - x_t}{\sigma_t^2}. \tag{2} $$
+# $$ \nabla \log p(x_t) = \frac{\sqrt{\bar\alpha_t}\, D^*(x_t, t) - x_t}{\sigma_t^2}. \tag{2} $$
 #
-# (Write $p(x_t) = \int p(x_0)\, \mathcal N(x_t; a_t x_0, \sigma_t^2 I)\, dx_0$ and differentiate under the integral:
-# the Gaussian brings down the factor $(a_t x_0 - x_t)/\sigma_t^2$; dividing by $p(x_t)$ turns the integral into the
-# mean over $p(x_0 \mid x_t)$.) Autograd can differentiate our log density without knowing eq. (1):
+# (Write $p(x_t) = \int p(x_0)\, \mathcal N(x_t; \sqrt{\bar\alpha_t}\, x_0, \sigma_t^2 I)\, dx_0$ and differentiate
+# under the integral: the Gaussian brings down the factor $(\sqrt{\bar\alpha_t}\, x_0 - x_t)/\sigma_t^2$; dividing by
+# $p(x_t)$ turns the integral into the mean over $p(x_0 \mid x_t)$.) Autograd can differentiate our log density
+# without knowing eq. (1):
 
 # %%
 # NBVAL_CHECK_OUTPUT
 generator = torch.Generator().manual_seed(0)
-t = torch.randint(50, T, (1000,), generator=generator)
+t = torch.randint(50, T, (1000,), generator=generator)  # below 50, sigma_t^2 is so small that float32 loses digits
 x_t = torch.randn(1000, 2, generator=generator).requires_grad_()
 denoised, log_density = best_denoiser(x_t, t)
 (score,) = torch.autograd.grad(log_density.sum(), x_t)
@@ -179,7 +184,7 @@ print("The score by autograd and by the posterior mean agree at 1000 random poin
 point = torch.tensor([0.6, 0.1])
 for step in (100, 400, 800):
     answer = best_denoiser(point, torch.tensor(step))[0]
-    print(f"t = {step}: a_t = {signal[step]:.2f}, sigma_t = {sigma[step]:.2f}, ", end="")
+    print(f"t = {step}: signal = {signal[step]:.2f}, sigma = {sigma[step]:.2f}, ", end="")
     print(f"best x_0 = ({answer[0]:.2f}, {answer[1]:.2f}), at distance {answer.norm():.2f} from the origin")
 
 # %% [markdown]
@@ -224,7 +229,7 @@ plt.show()
 # At $t=100$ the arrows end near the nearest centre (orange); at $t=400$ on a ring inside the circle, at $t=800$ all
 # near the middle. The last panel is a compromise that fits none of them.
 #
-# ## 2 Writing $t$ as a vector
+# ## 2. Writing $t$ as a vector
 #
 # **The question: how do you hand a number between 0 and 999 to a network?**
 #
@@ -279,9 +284,11 @@ print("Loop, batch and utils agree on all", T, "timesteps. t = 0 gives", my_enco
 #
 # | who | order | exponent | in diffusers' terms |
 # | --- | --- | --- | --- |
-# | DDPM, diffusers, this course | sines, cosines | $i/(h-1)$ | `flip_sin_to_cos=False`, `downscale_freq_shift=1` |
-# | Stable Diffusion | cosines, sines | $i/h$ | `flip_sin_to_cos=True`, `downscale_freq_shift=0` |
+# | DDPM, this course, diffusers (1) | sines, cosines | $i/(h-1)$ | `flip_sin_to_cos=False`, `downscale_freq_shift=1` |
+# | Stable Diffusion, diffusers (2) | cosines, sines | $i/h$ | `flip_sin_to_cos=True`, `downscale_freq_shift=0` |
 # | the Transformer paper | taking turns | $i/h$ | none (exercise 02.1) |
+#
+# (1) The bare function `get_timestep_embedding`. (2) Its network `UNet2DModel` by default.
 #
 # If diffusers is installed, the next cell compares with it; the course's tests always do.
 
@@ -294,11 +301,11 @@ else:
     theirs = get_timestep_embedding(t, 32)
     torch.testing.assert_close(my_encoding(t, dim=32), theirs)
     other = get_timestep_embedding(t, 32, flip_sin_to_cos=True, downscale_freq_shift=0)
-    print(f"diffusers' default: largest difference {(my_encoding(t, 32) - theirs).abs().max():.0e}")
+    print(f"diffusers' bare function: largest difference {(my_encoding(t, 32) - theirs).abs().max():.0e}")
     print(f"the other arrangement: largest difference {(my_encoding(t, 32) - other).abs().max():.1f}")
 
 # %% [markdown]
-# ## 3 Reading the heat map
+# ## 3. Reading the heat map
 #
 # **The question: what do all those columns say?**
 #
@@ -367,7 +374,7 @@ print(f"The slowest sine at t = 999 is {slowest[999]:.4f}; 999/10000 = {999 / 10
 # sine is simply $t/10{,}000$. **The encoding contains the raw timestep**, in a small font, next to finer and finer
 # versions of it. That is worth remembering when sections 6 and 7 compare the two.
 #
-# ## 4 Dot products measure distance
+# ## 4. Dot products measure distance
 #
 # **The question: do near timesteps get similar vectors?**
 #
@@ -458,7 +465,7 @@ play(draw_encoding, dim=[8, 16, 32, 64, 128], max_period=[100, 1_000, 10_000, 10
 # fastest hand has just come round. Then `dim` 128: many hands, and the ripple shrinks. Then `max_period` 100,000:
 # more hands fall asleep, and the curve moves up.
 #
-# ## 5 The alternatives
+# ## 5. The alternatives
 #
 # **The question: what else could one hand to the network?** Four ways, all in `utils/diffusion/embeddings.py`:
 #
@@ -502,7 +509,7 @@ plt.show()
 #
 # This does not yet say which is *better*. For that we have to train something.
 #
-# ## 6 What can a small network make of $t$?
+# ## 6. What can a small network make of $t$?
 #
 # **The question: which functions of $t$ does a small MLP learn from which features?**
 #
@@ -617,7 +624,7 @@ plt.show()
 #
 # - *Raw t* learns the slow function and not the fast one. That is spectral bias: with one smooth input the network
 #   would have to build twenty turns out of the few bends that its units make. *Fourier features at scale 1* have the
-#   same trouble, only less of it: hardly any of their random frequencies reaches twenty turns.
+#   same trouble, only less of it: none of their random frequencies comes near twenty turns.
 # - *Sinusoidal* and *Fourier at scale 16* contain frequencies near the wanted one and learn both functions.
 # - *The table* can be anything on timesteps it has seen, and fails on the held-out ones: their rows were never
 #   touched and are still random. This is why a table cannot serve a process with continuous time, nor one whose $T$
@@ -627,7 +634,7 @@ plt.show()
 #
 # So features matter *if the function of $t$ that is wanted has fine detail*. Does denoising want such a function?
 #
-# ## 7 The measurement: a denoiser with and without $t$
+# ## 7. The measurement: a denoiser with and without $t$
 #
 # **The question: how much worse than the best possible is a denoiser, for each way to tell it $t$?**
 #
@@ -781,8 +788,8 @@ plt.show()
 # 3. *The pitfall is worse than no $t$ at all*, on average: with inputs up to 999 the hidden units start in the
 #    hundreds, and what training makes of them is a matter of luck. Look at how far apart the seeds are.
 # 4. *Raw $t$ does as well as the sinusoidal encoding*, or nearly so. That may surprise, as so much is made of the
-#    encoding. The reason is section 6: the best denoiser, eq. (1), depends on $t$ only through $a_t$ and $\sigma_t$,
-#    which are slow, smooth curves, and slow functions of $t$ are what raw $t$ is good at.
+#    encoding. The reason is section 6: the best denoiser, eq. (1), depends on $t$ only through $\bar\alpha_t$,
+#    which is a slow, smooth curve, and slow functions of $t$ are what raw $t$ is good at.
 #
 # Are the small differences real? All treatments saw the same data seed by seed, so subtract seed by seed:
 
@@ -796,6 +803,9 @@ for name in names:
         print(f"{name:<18}{difference.mean():>+10.5f} ± {error:.5f}   ({ratio:+.1f} standard errors)")
 
 # %% [markdown]
+# With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of freedom).
+# Read the printed ratios by that yardstick: a way of writing $t$ within it is not told apart from the sinusoidal one.
+#
 # ### Where does each one lose?
 
 # %%
@@ -836,7 +846,7 @@ plt.show()
 # thousands of pixels, and the noise level can be read off them; then a network that is not told $t$ can guess it.
 # Sun et al. (2025) found that many image models lose little without $t$. Notebook 03 measures it on images.
 #
-# ## 8 See it
+# ## 8. See it
 #
 # Numbers such as 0.05 are hard to feel. Here are 600 noisy points at three timesteps, and where each denoiser (the
 # first seed) puts them.
@@ -904,15 +914,16 @@ for ax, (name, denoise) in zip(axes, samplers.items()):
     ax.plot(*samples.T, ".", color=COLOURS[0], markersize=2)
     ax.set(title=f"{name}\n{(nearest < 3 * SPREAD).float().mean():.0%} near a centre", aspect="equal")
     ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8))
-figure.suptitle("Sampling adds up the errors of all timesteps", x=0.01, ha="left")
+figure.suptitle("With t: the right radius, but a ring; without t: a blob", x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
-# "Near" means within three standard deviations of a centre; of real data nearly all points are. **Without $t$** the
-# samples collapse to the middle. **With $t$**, in either form, they lie at the right distance from the origin, but
-# on a ring: sampling takes a thousand steps with the rounded borders, and the gaps between the centres fill up. How
-# $t$ is written makes no difference to that; a larger network and longer training do (try `hidden=128` and more
-# steps).
+# "Near" means within three standard deviations of a centre; of real data nearly all points are, of points spread
+# evenly on the circle 77% (8 arcs of $4\arcsin 0.15$). So about 77% is the right radius and *nothing* of the clusters.
+# **Without $t$** the samples collapse to the middle. **With $t$**, in either form, they lie at the right distance from
+# the origin, but on a ring: sampling takes a thousand steps with the rounded borders, and the gaps between the centres
+# fill up. How $t$ is written makes no difference to that; a larger network and longer training do (try `hidden=128`
+# and more steps).
 #
 # ### What did the learned table learn?
 #
@@ -1022,10 +1033,8 @@ def denoise_without_t(x_t, signals, sigmas):
 check("02.4", denoise_without_t)
 
 # %% [markdown]
-# Stuck? `hint("02.4")`, and in the end `solution("02.4")`. Hints look like this:
+# Stuck? `hint("02.4")`, and in the end `solution("02.4")`.
 
-# %%
-hint("02.4")
 
 # %% [markdown]
 # ## Recap
@@ -1036,7 +1045,7 @@ hint("02.4")
 # | $P$ | `max_period` | $1/P$ is the lowest frequency; 10,000 everywhere |
 # | $\omega_i = P^{-i/(h-1)}$ | `frequencies` | radians per timestep of hand $i$ |
 # | $\mathrm{PE}(t)$ | `sinusoidal_embedding(t, dim)` | sines, then cosines, of $\omega_i t$ |
-# | $a_t, \sigma_t$ | `signal`, `sigma` | $\sqrt{\bar\alpha_t}$ and $\sqrt{1-\bar\alpha_t}$ |
+# | $\sqrt{\bar\alpha_t}, \sigma_t$ | `signal`, `sigma` | $\sqrt{\bar\alpha_t}$ and $\sqrt{1-\bar\alpha_t}$ |
 # | $D^*(x_t, t)$ | `best_denoiser` | $\mathbb E[x_0 \mid x_t]$, the denoiser with the least squared error |
 #
 # Three sentences. The best denoiser is a different function at every $t$, so the network must be told $t$, and where

@@ -9,7 +9,8 @@
 # %% [markdown]
 # # 03 · The U-Net
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/03_unet.ipynb)
+# [![Open in
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/03_unet.ipynb)
 #
 # The network that removes the noise: built by hand, with every skip accounted for.
 #
@@ -71,7 +72,7 @@ from utils.diffusion.embeddings import TimestepEmbedding
 from utils.diffusion.unet import Downsample, ResidualBlock, SelfAttention, Upsample
 
 # %% [markdown]
-# ## 1 What the network has to do
+# ## 1. What the network has to do
 #
 # A diffusion model adds noise to an image $x_0$. At timestep $t$ (0 to $T-1$) it has become
 #
@@ -95,6 +96,7 @@ from utils.diffusion.unet import Downsample, ResidualBlock, SelfAttention, Upsam
 # %%
 device = course.device
 diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="v")
+# `.pixels` are bytes, 0 to 255; indexing the set itself would convert them, as in notebook 01.
 train_images = load_images("fashion-mnist").pixels[: course.pick(test=256, cpu=10_000, gpu=60_000)]
 test_images = load_images("fashion-mnist", split="test").pixels[: course.pick(test=64, cpu=256, gpu=1000)]
 train_images = (train_images.float() / 127.5 - 1).to(device)  # (N, 1, 28, 28), values in [-1, 1]
@@ -110,7 +112,7 @@ show_images(torch.cat([x_t, v]).cpu(), titles=titles, columns=6, scale=4,
             title="What goes in (above) and what should come out (below)")  # fmt: skip
 
 # %% [markdown]
-# ## 2 The residual block
+# ## 2. The residual block
 #
 # **The question.** What is the brick that the network is made of?
 #
@@ -201,8 +203,8 @@ x, emb = torch.randn(4, 16, 14, 14), torch.randn(4, 64)
 print("A fresh block changes its input by", (mine(x, emb) - x).abs().max().item())
 
 # %% [markdown]
-# By nothing at all: a fresh block is the identity, and a deep stack of them passes the image (and the
-# gradient) through untouched. Sections 9 and 11 measure what that buys.
+# By nothing at all: a fresh block whose width does not change is the identity (else it is its 1x1 shortcut), and a
+# deep stack of them passes the image (and the gradient) through untouched. Sections 9 and 11 measure what that buys.
 #
 # ### Check against `utils`
 # A comparison of two fresh blocks would prove nothing, since both are the identity. So `wake` first gives
@@ -226,7 +228,7 @@ for in_channels, out_channels in [(16, 16), (48, 32)]:
 print("My residual block is the course's.")
 
 # %% [markdown]
-# ## 3 Self-attention
+# ## 3. Self-attention
 #
 # **The question.** A 3x3 convolution sees its neighbours. How can the left sleeve see the right one?
 #
@@ -303,7 +305,7 @@ for name, scale in {"with 1/sqrt(d)": d**-0.5, "without": 1.0}.items():
     print(f"{name:>14}: the largest of 49 weights is {weights.max(-1).values.mean():.2f} on average")
 
 # %% [markdown]
-# ## 4 Down and up
+# ## 4. Down and up
 #
 # **The question.** How do we halve the size and double it again? Down: a 3x3 convolution with stride 2.
 # Up: repeat each pixel 2x2 (nearest neighbour), then a 3x3 convolution. Each is one line.
@@ -358,7 +360,7 @@ plt.show()
 # checkerboard: its kernel of 3 covers the positions of a grid of 2 unevenly, one, two or four times
 # (Odena et al. 2016). Training can learn to undo this; it is simpler not to start with it.
 #
-# ## 5 The space-to-depth stem
+# ## 5. The space-to-depth stem
 #
 # **The question.** A convolution on 28x28 costs four times one on 14x14. Can the whole network work at
 # half the size without losing a pixel?
@@ -385,7 +387,7 @@ show_images(folded[:, None], titles=["top left", "top right", "bottom left", "bo
 # The cost: the first convolution sees patches, not pixels, and the last one must write four pixels from one
 # position. Section 11 measures both sides, cost and benefit.
 #
-# ## 6 The whole network
+# ## 6. The whole network
 #
 # **The question.** How do the parts fit together? Two levels, at 14x14 with $c$ channels and at 7x7 with
 # $2c$. On the way down we keep four tensors, `s0` to `s3`. On the way up each is joined to what comes
@@ -436,7 +438,7 @@ torch.testing.assert_close(mine(x_t, t), theirs(x_t, t))
 print(f"MyUNet is the course's UNet: {sum(p.numel() for p in mine.parameters()):,} parameters, equal outputs.")
 
 # %% [markdown]
-# ## 7 The table: shapes, parameters, multiply-adds
+# ## 7. The table: shapes, parameters, multiply-adds
 #
 # **The question.** Where do the parameters sit, and where does the time go? Not typed in: a *forward
 # hook* is a function that PyTorch calls whenever a module has run, with its inputs and its output. We
@@ -537,7 +539,7 @@ for size in (14, 7):
 # parameters gather at the bottom, the work is spread evenly. A network that kept twice the channels at
 # 14x14 would pay four times the work instead.
 #
-# ## 8 Every skip that is pushed is popped
+# ## 8. Every skip that is pushed is popped
 #
 # **The question.** `forward` pushes tensors on a list and pops them later. How do we *know* that each one
 # arrives, at the right block? We look at the tensors of a real run. What a stage receives beyond the
@@ -658,7 +660,7 @@ print("never popped:", ", ".join(name for name in pushed if name not in dict(fou
 # %% [markdown]
 # Both skips at 14x14 are gone. Section 11 trains this network beside the complete one.
 #
-# ## 9 Zero-initialised outputs
+# ## 9. Zero-initialised outputs
 #
 # **The question.** The last convolution of every residual branch, of attention and of the whole network
 # starts at zero (Ho et al. 2020 do so in their code; Dhariwal & Nichol 2021 keep it). The network outputs
@@ -731,7 +733,7 @@ for gate_start in (1.0, 0.0):
     print(f"gate starts at {gate_start}: gradient reaches", ", ".join(moves) or "nothing")
 
 # %% [markdown]
-# ## 10 Overfit one batch
+# ## 10. Overfit one batch
 #
 # **The question.** Before hours of training: can the network learn *anything*? Give it one batch with
 # fixed timesteps and fixed noise, again and again. A network of this size must learn such a batch by
@@ -777,7 +779,7 @@ plt.show()
 # help. (The spikes come from a high, constant learning rate; notebook 04 lets it decay.)
 
 # %% [markdown]
-# ## 11 What is each part worth?
+# ## 11. What is each part worth?
 #
 # **The question.** Skips, timestep, zero initialisation, the stem: which of them matter in a short
 # training? First a question of speed, since it decides how many steps we can afford. PyTorch can keep
@@ -942,7 +944,9 @@ plt.show()
 # width: about as many multiply-adds as without the stem, in fewer and larger pieces, which run faster. So
 # what a stem buys is cheap steps, or four times the parameters at the price of a narrow network at full
 # size. At these widths and in so short a training that was not enough to win; a hundred steps decide
-# nothing about a long training.
+# nothing about a long training. The course keeps the stem for its trained model because a wider network (48 channels,
+# 1.5 million weights) then still makes a step in well under a second on two cores: section 7's table has the
+# multiply-adds, and without a stem they would be four times as many.
 #
 # ### Skips, timestep, zero initialisation
 
@@ -953,8 +957,9 @@ fig, ax = plt.subplots(figsize=(7.5, 3.0))
 for k, name in enumerate(kinds):
     ax.errorbar(np.mean(final[name]), k, xerr=np.std(final[name], ddof=1), fmt="o", color=COLOURS[k], capsize=4)
     ax.plot(final[name], [k + 0.22] * len(SEEDS), "|", color=COLOURS[k], ms=7)
-    ratio = np.mean(final[name]) / np.mean(final["complete"])
-    print(f"{name:<21} {mean_and_sd(final[name])}   ({ratio:.2f} times the complete network's)")
+    gap = np.subtract(final[name], final["complete"])  # seed by seed: same start, images, timesteps and noise
+    error = gap.std(ddof=1) / len(gap) ** 0.5
+    print(f"{name:<21} {mean_and_sd(final[name])}   minus complete: {gap.mean():+.3f} ± {error:.3f} (standard error)")
 ax.set_yticks(range(len(kinds)), kinds)
 ax.invert_yaxis()
 ax.set(xlabel=f"validation loss after {STEPS} steps (dot: mean, bar: ± 1 sd, ticks: the {len(SEEDS)} seeds)")
@@ -994,7 +999,7 @@ plt.show()
 # nothing. The timestep matters less anywhere, and least around t = 700.
 
 # %% [markdown]
-# ## 12 The receptive field
+# ## 12. The receptive field
 #
 # **The question.** Which input pixels can change the middle pixel, at each depth? By calculus: those
 # where the gradient of the middle value with respect to the input is not zero. The network is
@@ -1054,9 +1059,10 @@ axes[0].tick_params(axis="x", rotation=60)
 axes[0].set_title("Attention sees all; so does GroupNorm")
 for k, model in enumerate(cases.values()):
     seen = influence(model, big, t, "head")[80]
-    axes[1].semilogy(np.arange(-80, 80), seen.clamp_min(1e-12) / seen.max(), color=COLOURS[k], lw=1)
+    seen = (seen / seen.max()).masked_fill(seen == 0, float("nan"))  # where there is no influence there is no line
+    axes[1].semilogy(np.arange(-80, 80), seen, color=COLOURS[k], lw=1)
 axes[1].set(xlabel="distance from the middle, pixels", ylabel="influence (largest = 1)")
-axes[1].set_title("Far away: all, but thinly")
+axes[1].set_title("Far away: attention and GroupNorm, thinly")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
 plt.show()
 
@@ -1068,7 +1074,7 @@ plt.show()
 # norms the convolutions' field has a sharp edge, and even inside it the influence falls off fast: the
 # *effective* receptive field is much smaller than the possible one (Luo et al. 2016).
 #
-# ## 13 Inside a trained network
+# ## 13. Inside a trained network
 #
 # **The question.** That is what the network *can* see. What does it *use*? We take the complete network
 # trained in section 11 and ask for the influence of each input pixel on the middle output pixel, averaged
@@ -1188,7 +1194,7 @@ play(draw, stage=names, t=(0, 999, 50), image=(0, len(examples) - 1))
 
 # %%
 def depth_to_space(x, r):
-    """Undo the stem: (B, C*r*r, H, W) -> (B, C, H*r, W*r), with reshape and permute only."""
+    """Undo the stem: (B, C*r*r, H, W) -> (B, C, H*r, W*r), by reshape and permute."""
     raise NotImplementedError
 
 
@@ -1252,7 +1258,7 @@ check("03.4", up_widths)
 #
 # | symbol | code | meaning |
 # | --- | --- | --- |
-# | $\epsilon_\theta$ | `model(x_t, t)` | the network; here it is trained to output $v$ |
+# | $v_\theta$ | `model(x_t, t)` | the network, which is trained to output $v$ |
 # | $v$ | `v` | $\sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$, the target |
 # | $s(t), b(t)$ | `scale, shift` | two numbers per channel, from the timestep's vector |
 # | $q, k, v$ in attention | `q, k, v` | query, key and value of each position |

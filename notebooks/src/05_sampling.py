@@ -24,8 +24,9 @@
 # 01 helps most; its two formulas that are used here are repeated. Notebook 04 is *not* needed: a network
 # that was trained for this course lies in `data/checkpoints`.
 #
-# **Time:** about 5 minutes on a laptop CPU (2 cores), more than half of it in one cell (section 7). The GPU
-# profile has a budget of 15 minutes on a T4 (not measured here).
+# **Time:** about 6 minutes on a laptop CPU (2 cores), a third of it in one cell (section 7). The GPU profile has a
+# budget of 15 minutes on a T4 (not measured here). Sections 0 to 7 are the core and build on each other; of 8 to 11
+# take what you like.
 
 # %% tags=["setup"]
 # Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
@@ -65,9 +66,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import display
+from scipy.integrate import solve_ivp
 from tqdm.auto import tqdm
 
-from utils.course import COLOURS, animate, check, denoising_strip, hint, play, show_images, solution  # noqa: F401
+from utils.course import COLOURS, animate, check, denoising_strip, hint, plain_ticks, play, show_images, solution  # noqa: F401
 from utils.diffusion import ImageQuality, load_images, load_model, sample
 from utils.diffusion.sampling import keep_known, slerp, timestep_grid
 
@@ -100,6 +102,9 @@ quality = ImageQuality.load()
 # an estimate of $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$. Solving the two equations for
 # $x_0$ and $\epsilon$ turns it into an **estimate of the clean image**, $\hat x_0$, and an **estimate of the
 # noise**, $\hat\epsilon$. They are one estimate in two forms: each follows from the other and $x_t$.
+#
+# *How does the label get in?* As one more learned vector, added to the timestep's (notebook 03). In training it was
+# hidden from one image in ten, so the network also works without.
 
 # %%
 schedule, T = diffusion.schedule, diffusion.num_timesteps
@@ -155,26 +160,23 @@ show_images(torch.cat(rows), titles=titles, columns=6, scale=4, title="The noisi
 # A mean of sharp images is not a sharp image, so sampling cannot be a single jump to $\hat x_0$. It goes a small
 # way towards it, looks again, and so on.
 #
-# **How good are the results?** We use the **Frechet distance** (FD): the distance between the Gaussians fitted
-# to the features of two sets of images, on the 64 features of a small classifier of the same data. And the
-# **kernel distance**, whose estimate is unbiased. Notebook 06 builds both. Two things matter here. They are
-# not comparable with FIDs in papers, which use another network's features. And the FD of *few* images is
-# biased upwards: from few images, the covariance of 64 features is poorly known. So beside every distance
-# stands the **floor**: the same measure for as many real test images.
+# **How good are the results?** Two distances, both between the features of our images and of the real training set,
+# on the 64 features of a small classifier of the same data.
+#
+# - The **Frechet distance** (FD; Heusel et al. 2017, eq. 6) fits a Gaussian to each set and compares means and
+#   covariances: $\lVert m_1 - m_2\rVert^2 + \mathrm{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$.
+# - The **kernel distance** (KID; Binkowski et al. 2018) calls $k(f, g) = (f\cdot g/64 + 1)^3$ the similarity of two
+#   feature vectors. It is the mean similarity of two images within one set, plus that within the other, minus twice
+#   that between the sets. The estimate is unbiased: 0 on average for equal distributions, by chance below 0.
+#
+# Two things matter here. They are not comparable with FIDs in papers, which use another network's features. And the
+# FD of *few* images is biased upwards: from few images, the covariance of 64 features is poorly known. So beside every
+# distance stands the **floor**: the same measure for as many real test images.
 #
 # **Predict before you run:** the floor compares real images with real images. Is it 0?
 
 # %%
-real_features = quality.reference["test.features"].float()  # 10,000 real images that the network never saw
-
-
-def floors(count, draws=5):
-    """Frechet and kernel distance, (draws,) each, of `count` real test images to the training set."""
-    generator = torch.Generator().manual_seed(0)
-    picks = [real_features[torch.randperm(len(real_features), generator=generator)[:count]] for _ in range(draws)]
-    return torch.tensor([quality.frechet(p) for p in picks]), torch.tensor([quality.kernel(p) for p in picks])
-
-
+floors = quality.floor  # real test images, which the network never saw, in random sets
 print("real against real   Frechet distance    kernel distance")
 for count in [100, 200, 500, 2000]:
     frechet, kernel = floors(count)
@@ -207,7 +209,7 @@ for count in [100, 200, 500, 2000]:
 #
 # A perfect $\hat x_0$ gives exactly the right mean of $x_{t-1}$, whatever the size of the step. What is not
 # exact is the *shape*: the true distribution of $x_{t-1}$ given $x_t$ is no normal, and it is wider, because
-# $x_0$ is uncertain. For small steps neither matters; section 2 comes back to the width.
+# $x_0$ is uncertain. For small steps neither matters. The end of this section measures the shape, section 2 the width.
 #
 # ### Now the paper's form
 #
@@ -226,10 +228,14 @@ for count in [100, 200, 500, 2000]:
 # $$-\frac{1}{\sqrt{\alpha_t}}\,\frac{\beta_t}{1-\bar\alpha_t}\,\sqrt{1-\bar\alpha_t}
 # = -\frac{1}{\sqrt{\alpha_t}}\,\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}.$$
 #
-# Together that is eq. 11 of the paper, and with noise of standard deviation $\sigma_t$ line 4 of Algorithm 2:
+# Together that is eq. 11 of the paper, and with fresh noise of standard deviation $\tilde\sigma_t$ it is line 4 of
+# Algorithm 2:
 #
 # $$\tilde\mu_t(x_t, \hat x_0) = \frac{1}{\sqrt{\alpha_t}}\Big(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,
-# \hat\epsilon\Big),\qquad x_{t-1} = \tilde\mu_t + \sigma_t z,\quad z \sim \mathcal N(0, I).$$
+# \hat\epsilon\Big),\qquad x_{t-1} = \tilde\mu_t + \tilde\sigma_t z,\quad z \sim \mathcal N(0, I).$$
+#
+# (The papers write $\sigma_t$ for it. In this course $\sigma_t = \sqrt{1-\bar\alpha_t}$ is how much noise there is
+# in $x_t$, as in notebooks 01 and 02, and $\tilde\sigma_t$ is how much a sampling step adds.)
 #
 # Same thing, two spellings. We check it on the network's own estimates (in float64: at `t = 999` this schedule
 # has $1/\sqrt{\alpha_t} \approx 32$, which blows up rounding errors).
@@ -259,15 +265,54 @@ for t in [999, 998, 500, 100, 10, 1, 0]:
     first, second = mean_from_x_0(x_t.cpu().double(), x_0, t), mean_from_noise(x_t.cpu().double(), noise, t)
     torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
     print(f"{t:4d} {(first - second).abs().max():19.0e} {first.abs().max():15.2f}")
+print("\nOnly rounding is left.")
 
 # %% [markdown]
-# Only rounding is left. Now the whole algorithm. The comments are the paper's lines; the paper counts
+# **How wrong is the shape?** Take the simplest data with two possible answers, $x_0 = -1$ or $x_0 = +1$, half and
+# half. Given $x_t$, the true $q(x_s \mid x_t)$ is a mixture of the two posteriors, weighted by the probability of
+# each answer. Beside it the normal with the same mean and variance, for three sizes of step from one undecided
+# $x_t$. The **total variation distance** is the largest error in any probability, from 0 to 1.
+#
+# **Predict before you run:** for which step is the true distribution furthest from a normal?
+
+# %%
+x_t, t = 0.1, 600  # an x_t that could still become either
+points = torch.linspace(-1.6, 1.6, 4001, dtype=torch.float64)
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
+for ax, s in zip(axes, [599, 450, 150]):
+    ratio = a_bar[t] / a_bar[s]  # alpha of the step from s to t
+    variance = (1 - ratio) * (1 - a_bar[s]) / (1 - a_bar[t])
+    answers = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    chances = (-((x_t - math.sqrt(a_bar[t]) * answers) ** 2) / (2 * (1 - a_bar[t]))).softmax(0)
+    means = (math.sqrt(a_bar[s]) * (1 - ratio) * answers + math.sqrt(ratio) * (1 - a_bar[s]) * x_t) / (1 - a_bar[t])
+    mean = (chances * means).sum()
+    total = variance + (chances * (means - mean) ** 2).sum()
+    normals = [torch.distributions.Normal(m, v**0.5) for m, v in zip([*means, mean], [variance, variance, total])]
+    low, high, single = (normal.log_prob(points).exp() for normal in normals)
+    true = chances[0] * low + chances[1] * high
+    distance = 0.5 * torch.trapezoid((true - single).abs(), points)
+    ax.plot(points, true, label="true")
+    ax.plot(points, single, "--", label="normal")
+    ax.set(title=f"{t} → {s}: distance {distance:.3f}", xlabel="$x_s$", yticks=[])
+axes[0].set_ylabel("density")
+axes[0].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# The large step: there the answer is decided within one step, and the truth has two humps. A small step cannot decide
+# anything, so its normal is nearly the truth. That is why Algorithm 2 takes 1000 steps, and why Sohl-Dickstein et al.
+# (2015) could say that the reverse of a small Gaussian step is again nearly Gaussian.
+
+# %% [markdown]
+# ### Algorithm 2, whole
+#
+# Now the whole algorithm. The comments are the paper's lines; the paper counts
 # $t = T, \dots, 1$, the code `t = T-1, ..., 0`, so its "$t > 1$" is `t > 0` here. The sampler is a generator: it
 # hands out every state, and who calls it decides what to do with them.
 
 
 # %%
-sigmas = [math.sqrt(b * (1 - before) / (1 - a)) for b, before, a in zip(betas, a_bar_prev, a_bar)]  # beta-tilde
+sigma_tildes = [math.sqrt(b * (1 - prev) / (1 - a)) for b, prev, a in zip(betas, a_bar_prev, a_bar)]
 
 
 def algorithm_2(x_T, y, generator):
@@ -276,7 +321,8 @@ def algorithm_2(x_T, y, generator):
     for t in reversed(range(T)):  # line 2: for t = T, ..., 1
         z = normal(x_t.shape, generator) if t > 0 else 0.0  # line 3: z ~ N(0, I) if t > 1, else z = 0
         x_0, noise = estimates(network(x_t, t, y), x_t, t)
-        x_t = (x_t - betas[t] / math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(alphas[t]) + sigmas[t] * z  # line 4
+        mean = (x_t - betas[t] / math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(alphas[t])
+        x_t = mean + sigma_tildes[t] * z  # line 4
         yield x_t, x_0  # line 5: end for; line 6: the last x_t is the sample
 
 
@@ -309,7 +355,7 @@ torch.testing.assert_close(torch.tensor(max(differences)), torch.tensor(0.0), at
 
 # %% [markdown]
 # It stays small: rounding errors are not blown up on the way, and Algorithm 2 as the paper prints it *is* the
-# `ddpm` sampler of `utils`. Here is the run, first as a strip ...
+# `ddpm` sampler of `utils` with `clip=False` (section 3 is about that switch). Here is the run, first as a strip ...
 
 # %%
 columns = [0, 300, 500, 600, 700, 800, 900, T]
@@ -339,9 +385,9 @@ animate(
 # then the pattern. $x_t$ itself looks like noise for most of the run.
 
 # %% [markdown]
-# ## 2. How much noise? $\sigma_t$, and why none in the last step
+# ## 2. How much noise? $\tilde\sigma_t$, and why none in the last step
 #
-# **Question:** the paper offers two variances, $\sigma_t^2 = \beta_t$ and $\sigma_t^2 = \tilde\beta_t$, and
+# **Question:** the paper offers two variances, $\tilde\sigma_t^2 = \beta_t$ and $\tilde\sigma_t^2 = \tilde\beta_t$, and
 # finds "similar results" (section 3.2). Where do they come from, and does it matter?
 #
 # The true variance of $x_{t-1}$ given $x_t$ has two parts (the law of total variance): the posterior's own,
@@ -381,26 +427,27 @@ def x_0_from_network(x_t, t, y):
 
 
 def run(step, x_T, y=None, steps=20, clip=True, generator=None, predict=x_0_from_network, grid=None):
-    """Yields (x_s, x_0 estimate) after each network evaluation. `step` goes from alpha-bar a_t to a_s."""
+    """Yields (x_s, x_0 estimate) after each network evaluation. `step` goes from alpha-bar a_bar_t to a_bar_s."""
     grid = grid or grid_of(steps)
     generator = generator or torch.Generator().manual_seed(0)
     x_t, previous = x_T, None
     for t, s in zip(grid, [*grid[1:], None]):
-        a_t, a_s = a_bar[t], 1.0 if s is None else a_bar[s]  # after the last step nothing of the noise is left
+        a_bar_t, a_bar_s = a_bar[t], 1.0 if s is None else a_bar[s]  # after the last step nothing of the noise is left
         x_0 = predict(x_t, t, y)
         x_0 = x_0.clamp(-1, 1) if clip else x_0
-        x_s = step(x_t, x_0, a_t, a_s, normal(x_t.shape, generator).to(x_t), previous)
-        x_t, previous = x_s, (x_0, a_t)
+        x_s = step(x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator).to(x_t), previous)
+        x_t, previous = x_s, (x_0, a_bar_t)
         yield x_t, x_0
 
 
-def ddpm_step(x_t, x_0, a_t, a_s, z, previous=None, variance="small"):
+def ddpm_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, variance="small"):
     """A draw from q(x_s | x_t, x_0); `variance` "large" is beta, "large, also last" never switches it off."""
-    a_ts = a_t / a_s
-    small = (1 - a_ts) * (1 - a_s) / (1 - a_t)
-    sigma = math.sqrt(small if variance == "small" or (a_s == 1 and variance == "large") else 1 - a_ts)
-    x_0_weight, x_t_weight = math.sqrt(a_s) * (1 - a_ts) / (1 - a_t), math.sqrt(a_ts) * (1 - a_s) / (1 - a_t)
-    return x_0_weight * x_0 + x_t_weight * x_t + sigma * z
+    alpha_ts = a_bar_t / a_bar_s
+    small = (1 - alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
+    sigma_tilde = math.sqrt(small if variance == "small" or (a_bar_s == 1 and variance == "large") else 1 - alpha_ts)
+    x_0_weight = math.sqrt(a_bar_s) * (1 - alpha_ts) / (1 - a_bar_t)
+    x_t_weight = math.sqrt(alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
+    return x_0_weight * x_0 + x_t_weight * x_t + sigma_tilde * z
 
 
 assert all(grid_of(steps) == timestep_grid(T, steps) for steps in range(1, T + 1))
@@ -443,10 +490,10 @@ for steps in steps_tried:
     for variance in kinds:
         images = draw_images(partial(ddpm_step, variance=variance), steps, count)
         results[variance, steps] = frechet_of(images)
-        kept.append(images[:3] if steps == steps_tried[0] else images[:0])
+        kept.append(images[:2] if steps == steps_tried[0] else images[:0])
 
 left_over = [math.sqrt(1 - a_bar[grid_of(steps)[-1]]) for steps in [*steps_tried, T]]
-print(f"Frechet distance, {count} images (floor {floors(count)[0].mean():.1f}); DDPM with sigma^2 =\n")
+print(f"Frechet distance, {count} images, one seed (floor {floors(count)[0].mean():.1f}); DDPM with variance\n")
 print("steps " + "".join(f"{name:>30}" for name in kinds.values()))
 for steps in steps_tried:
     print(f"{steps:5d} " + "".join(f"{results[variance, steps]:30.1f}" for variance in kinds))
@@ -456,8 +503,9 @@ print(f"\nstandard deviation of the noise in the last step, where it is left on:
 # %%
 show_images(
     torch.cat(kept),
-    titles=[name for kind in kinds.values() for name in (kind.replace("also in the ", "+ "), "", "")],
-    columns=9,
+    titles=[name for kind in kinds.values() for name in (kind.replace("also in the ", "+ "), "")],
+    columns=6,
+    scale=4,
     title=f"{steps_tried[0]} steps: beta is too wide, and noise in the last step stays in the picture",
 )
 
@@ -487,40 +535,44 @@ show_images(
 # How badly a guess errs depends on what the network predicts. From noise,
 # $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\epsilon)/\sqrt{\bar\alpha_t}$ divides by nearly 0 at high $t$
 # (notebook 01, section 7): the authors' network needs the clamp. Ours predicts $v$, which divides by nothing. To
-# see both we give our network's output an error of known size, a normal one of standard deviation 0.02, once in
+# see both we give our network's output an error of known size, a normal one of standard deviation 0.05, once in
 # $v$ and once in $\hat\epsilon$.
 #
-# **Predict before you run:** four combinations, $v$ or $\hat\epsilon$, clipped or not. Which one fails?
+# **Predict before you run:** the network's $v$ as it is, $v$ with an error, $\hat\epsilon$ with an error; each clipped
+# and not. Where does the clamp change most?
 
 
 # %%
-def x_0_from_v_with_error(x_t, t, y, size=0.02):
+def x_0_from_v_with_error(x_t, t, y, size=0.05):
     v = network(x_t, t, y)
     return estimates(v + size * normal(v.shape, torch.Generator().manual_seed(t)), x_t, t)[0]
 
 
-def x_0_from_noise_with_error(x_t, t, y, size=0.02):
+def x_0_from_noise_with_error(x_t, t, y, size=0.05):
     noise = estimates(network(x_t, t, y), x_t, t)[1]
     noise = noise + size * normal(noise.shape, torch.Generator().manual_seed(t))
     return (x_t - math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(a_bar[t])
 
 
-steps = course.pick(test=5, cpu=50, gpu=50)
+steps, seeds = course.pick(test=5, cpu=20, gpu=50), course.pick(test=2, cpu=3, gpu=5)
 predictions = {
     "v, as it is": x_0_from_network,
-    "v, error 0.02": x_0_from_v_with_error,
-    "noise, error 0.02": x_0_from_noise_with_error,
+    "v, error 0.05": x_0_from_v_with_error,
+    "noise, error 0.05": x_0_from_noise_with_error,
 }
 kept = {True: [], False: []}
-print(f"Frechet distance of {count} images, DDPM with {steps} steps (floor {floors(count)[0].mean():.1f})\n")
-print("network predicts        clipped    not clipped")
+print(f"Frechet distance of {count} images, DDPM with {steps} steps, mean of {seeds} seeds (floor "
+      f"{floors(count)[0].mean():.1f}); difference ± standard error, seed by seed\n")  # fmt: skip
+print("network predicts        clipped    not clipped        difference")
 for name, predict in predictions.items():
-    distances = []
+    distances = {}
     for clip in kept:
-        images = draw_images(ddpm_step, steps, count, clip=clip, predict=predict)
-        distances.append(frechet_of(images))
-        kept[clip].append(images[:3])
-    print(f"{name:<18} {distances[0]:12.1f} {distances[1]:14.1f}")
+        sets = [draw_images(ddpm_step, steps, count, seed, clip=clip, predict=predict) for seed in range(seeds)]
+        distances[clip] = torch.tensor([frechet_of(images) for images in sets])
+        kept[clip].append(sets[0][:3])
+    gap = distances[False] - distances[True]
+    means = f"{distances[True].mean():12.1f} {distances[False].mean():14.1f}"
+    print(f"{name:<18} {means} {gap.mean():+12.1f} ± {gap.std() / seeds**0.5:.1f}")
 
 # %%
 titles = [text for name in predictions for text in ("", name, "")]
@@ -528,7 +580,7 @@ show_images(
     torch.cat(kept[True] + kept[False]),
     titles=titles + [""] * 9,
     columns=9,
-    title="Above clipped, below not: noise prediction without the clamp fails",
+    title="Above clipped, below not clipped: look at the right third",
 )
 
 # %%
@@ -548,10 +600,11 @@ for axes in (left, right):
 plt.show()
 
 # %% [markdown]
-# Noise prediction without the clamp fails, as the arithmetic said; the other three differ little. The last two
-# curves show what our own network does when nothing stops it (sampling runs from left to right). So: if
-# somebody's samples are saturated blobs, ask first whether $\hat x_0$ is clipped. (An exception: images that
-# are not bounded, such as the latents of a latent diffusion model, must not be clipped.)
+# An error in the noise is where the clamp counts, as the arithmetic said: read the last column of the table. For $v$ it
+# matters far less, and need not help at all: pixel by pixel the clamp can only lower the squared error, but that is not
+# the same as a better distribution. The last two curves show what our own network does when nothing stops it (sampling
+# runs from left to right). So: if somebody's samples are saturated blobs, ask first whether $\hat x_0$ is clipped. (An
+# exception: images that are not bounded, such as the latents of a latent diffusion model, must not be clipped.)
 
 # %% [markdown]
 # ## 4. DDIM: less noise, or none
@@ -566,16 +619,16 @@ plt.show()
 # noise $z$:
 #
 # $$x_s = \underbrace{\sqrt{\bar\alpha_s}\;x_0}_{\text{the image}}
-# + \underbrace{\sqrt{1-\bar\alpha_s-\sigma^2}\;\epsilon}_{\text{direction pointing to } x_t}
-# + \underbrace{\sigma z}_{\text{new noise}}
+# + \underbrace{\sqrt{1-\bar\alpha_s-\tilde\sigma^2}\;\epsilon}_{\text{direction pointing to } x_t}
+# + \underbrace{\tilde\sigma z}_{\text{new noise}}
 # \qquad\text{(Song et al. 2020, eq. 12; their } \alpha \text{ is our } \bar\alpha).$$
 #
 # *Does it keep eq. 4?* Given $x_0$, $\epsilon$ and $z$ are independent standard normals, so $x_s$ has mean
-# $\sqrt{\bar\alpha_s}\,x_0$ and variance $(1-\bar\alpha_s-\sigma^2) + \sigma^2 = 1-\bar\alpha_s$. Yes, for every
-# $\sigma$ from 0 to $\sqrt{1-\bar\alpha_s}$, and for every $s < t$. Sampling puts $\hat x_0$ in the place of $x_0$.
-# Then $\sigma$ is measured in units of DDPM's:
+# $\sqrt{\bar\alpha_s}\,x_0$ and variance $(1-\bar\alpha_s-\tilde\sigma^2) + \tilde\sigma^2 = 1-\bar\alpha_s$. Yes, for
+# every $\tilde\sigma$ from 0 to $\sqrt{1-\bar\alpha_s}$, and for every $s < t$. Sampling puts $\hat x_0$ in the place
+# of $x_0$. Then $\tilde\sigma$ is measured in units of DDPM's:
 #
-# $$\sigma = \eta\,\sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}\Big(1-\frac{\bar\alpha_t}{\bar\alpha_s}\Big)}
+# $$\tilde\sigma = \eta\,\sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}\Big(1-\frac{\bar\alpha_t}{\bar\alpha_s}\Big)}
 # \qquad\text{(eq. 16)},$$
 #
 # so $\eta = 1$ has the variance $\tilde\beta$ of a DDPM step, and $\eta = 0$ adds nothing: the picture is then a
@@ -585,13 +638,13 @@ plt.show()
 
 
 # %%
-def ddim_step(x_t, x_0, a_t, a_s, z, previous=None, eta=0.0):
+def ddim_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, eta=0.0):
     """Song et al. 2020, eq. 12 and 16."""
-    noise = (x_t - math.sqrt(a_t) * x_0) / math.sqrt(1 - a_t)
+    noise = (x_t - math.sqrt(a_bar_t) * x_0) / math.sqrt(1 - a_bar_t)
     # max: the bracket is negative only where DDIM runs backwards (below), and eta is 0 there
-    sigma = eta * math.sqrt(max(0.0, (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)))
-    direction = math.sqrt(max(0.0, 1 - a_s - sigma**2)) * noise
-    return math.sqrt(a_s) * x_0 + direction + sigma * z
+    sigma_tilde = eta * math.sqrt(max(0.0, (1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s)))
+    direction = math.sqrt(max(0.0, 1 - a_bar_s - sigma_tilde**2)) * noise
+    return math.sqrt(a_bar_s) * x_0 + direction + sigma_tilde * z
 
 
 x_t, x_0, z = torch.randn(3, 1000, dtype=torch.float64)
@@ -603,8 +656,8 @@ for t, s in [(999, 949), (500, 499), (500, 300), (49, 0)]:
 
 
 # %% [markdown]
-# Yes: the same step. (By hand: with $\sigma^2 = \tilde\beta$ one finds
-# $1-\bar\alpha_s-\sigma^2 = \alpha_{t|s}(1-\bar\alpha_s)^2/(1-\bar\alpha_t)$, and its root over
+# Yes: the same step. (By hand: with $\tilde\sigma^2 = \tilde\beta$ one finds
+# $1-\bar\alpha_s-\tilde\sigma^2 = \alpha_{t|s}(1-\bar\alpha_s)^2/(1-\bar\alpha_t)$, and its root over
 # $\sqrt{1-\bar\alpha_t}$ is exactly DDPM's weight of $x_t$.) DDPM is one member of the family. Now the check
 # against `utils`, step by step with the same noise:
 
@@ -639,9 +692,11 @@ for eta in [0.0, 1.0]:
     for steps in step_counts:
         g = torch.Generator().manual_seed(8)
         ends[eta, steps] = last_of(run(partial(ddim_step, eta=eta), x_T, y, steps, generator=g)).cpu()
-rows = torch.stack(list(ends.values())).transpose(0, 1)  # image, run, ...
-titles = [f"eta {eta:.0f}, {steps} steps" for eta, steps in ends] + [""] * (3 * len(ends))
-show_images(rows.flatten(0, 1), titles=titles, columns=len(ends), title="Without noise, x_T decides the picture")
+findings = {0.0: "eta = 0: x_T decides the picture", 1.0: "eta = 1: each number of steps, another picture"}
+for eta, finding in findings.items():
+    rows = torch.stack([ends[eta, steps] for steps in step_counts], dim=1).flatten(0, 1)  # a row for each x_T
+    titles = [f"{steps} steps" for steps in step_counts] + [""] * (3 * len(step_counts))
+    display(show_images(rows, titles=titles, columns=len(step_counts), scale=3, title=finding))
 
 # %%
 print("root mean squared difference from the picture with the most steps")
@@ -663,7 +718,7 @@ for eta in [0.0, 1.0]:
 def there_and_back(images, y, steps):
     """Encode to x_T along DDIM's path, then decode. Returns (x_T, reconstruction)."""
     x, rising = images, [0, *reversed(grid_of(steps))]
-    for t, s in pairwise(rising):  # the clean image counts as x_t at t = 0
+    for t, s in pairwise(rising):  # the image counts as x_t at t = 0
         x = ddim_step(x, x_0_from_network(x, t, y), a_bar[t], a_bar[s], 0.0)
     return x, last_of(run(ddim_step, x, y, steps, clip=False))
 
@@ -671,19 +726,25 @@ def there_and_back(images, y, steps):
 count = course.pick(test=2, cpu=8, gpu=8)
 images, y = test_set[:count]
 images, y = images.to(device), y.to(device)
-shown = [images.cpu()]
+trace = normal(images.shape, torch.Generator().manual_seed(10))
+starts = {"clean": images, "noised to t = 0": diffusion.q_sample(images, torch.zeros_like(y), trace)}
+flat, shown = images == -1, [images.cpu()]  # the black background, about half of the pixels
+print("steps   start             error    std of x_T: background   elsewhere")
 for steps in course.pick(test=[5], cpu=[10, 50, 200], gpu=[10, 50, 200, 1000]):
-    x_T, decoded = there_and_back(images, y, steps)
-    error = (decoded - images).square().mean().sqrt()
-    print(f"{steps:4d} steps: error {error:.3f} (root mean square), x_T: mean {x_T.mean():.2f}, std {x_T.std():.2f}")
+    for name, begin in starts.items():
+        x_T, decoded = there_and_back(begin, y, steps)
+        error = (decoded - images).square().mean().sqrt()
+        print(f"{steps:5d}   {name:<15} {error:7.3f} {x_T[flat].std():24.2f} {x_T[~flat].std():11.2f}")
     shown.append(decoded.cpu())
 show_images(torch.cat(shown), columns=count, title="Test images (top), and decoded again with more and more steps")
 
 # %% [markdown]
-# The number of steps: the same network serves every row, and the error falls with the size of the step (Song et
-# al. 2020, Table 2, measure the same on CIFAR-10). The real images become something like
-# noise, though with a smaller spread than standard normal noise has, as printed: for $\eta = 0$ the sampler is a
-# two-way map between pictures and noise, as good as the network is.
+# The number of steps: the same network serves every row, and the error falls with the size of the step (Song et al.
+# 2020, Table 2, measure the same on CIFAR-10). And look at $x_T$. Started from the clean image, its background is far
+# from standard normal: the state at $t = 0$ is not the image but the image with a trace of noise (standard deviation
+# 0.006), the map turns that trace into the noise of $x_T$, and a background that is exactly -1 has none to turn. With
+# the trace, $x_T$ comes much nearer to noise; what is still missing from 1 is the work of the network's errors and of
+# the steps. So for $\eta = 0$ the sampler is a two-way map between pictures and noise, as good as the network is.
 
 # %% [markdown]
 # ## 5. DPM-Solver++(2M): a line instead of a constant
@@ -691,8 +752,8 @@ show_images(torch.cat(shown), columns=count, title="Test images (top), and decod
 # **Question:** DDIM needs many steps because each uses one guess, held fixed during the step. Can we do better
 # without more network evaluations?
 #
-# Take DDIM's step at $\eta = 0$, write $\sigma_t = \sqrt{1-\bar\alpha_t}$ for the noise level at $t$ (in this section
-# $\sigma$ is not the fresh noise, of which there is none), and divide by $\sigma_s$:
+# Take DDIM's step at $\eta = 0$, write $\sigma_t = \sqrt{1-\bar\alpha_t}$ again for the noise level at $t$, and divide
+# by $\sigma_s$:
 #
 # $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t}
 # + \Big(\frac{\sqrt{\bar\alpha_s}}{\sigma_s} - \frac{\sqrt{\bar\alpha_t}}{\sigma_t}\Big)\,\hat x_0 .$$
@@ -731,16 +792,16 @@ def half_log_snr(a):
     return 0.5 * math.log(a / (1 - a))
 
 
-def dpmpp_2m_step(x_t, x_0, a_t, a_s, z, previous):
+def dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
     """Lu et al. 2022b, Algorithm 2. `previous` is (x_0 estimate, alpha-bar) of the step before, or None."""
-    if a_s == 1:
+    if a_bar_s == 1:
         return x_0
-    h, line = half_log_snr(a_s) - half_log_snr(a_t), x_0
+    h, line = half_log_snr(a_bar_s) - half_log_snr(a_bar_t), x_0
     if previous is not None:
-        x_0_before, a_before = previous
-        h_before = half_log_snr(a_t) - half_log_snr(a_before)
+        x_0_before, a_bar_before = previous
+        h_before = half_log_snr(a_bar_t) - half_log_snr(a_bar_before)
         line = x_0 + h / (2 * h_before) * (x_0 - x_0_before)
-    return math.sqrt((1 - a_s) / (1 - a_t)) * x_t - math.sqrt(a_s) * math.expm1(-h) * line
+    return math.sqrt((1 - a_bar_s) / (1 - a_bar_t)) * x_t - math.sqrt(a_bar_s) * math.expm1(-h) * line
 
 
 check_against_utils("dpmpp_2m", dpmpp_2m_step, steps=10)
@@ -776,11 +837,11 @@ print("without a step before it, a 2M step is a DDIM step")
 m, c = 0.3, 0.5
 
 
-def coefficients_of_guess(x_t, a_t):
+def coefficients_of_guess(x_t, a_bar_t):
     """E[x_0 | x_t] for x_t given as coefficients (constant, of x_T, of z_1, z_2, ...)."""
-    k = math.sqrt(a_t) * c**2 / (a_t * c**2 + 1 - a_t)
+    k = math.sqrt(a_bar_t) * c**2 / (a_bar_t * c**2 + 1 - a_bar_t)
     x_0 = k * x_t
-    x_0[0] += m - k * math.sqrt(a_t) * m
+    x_0[0] += m - k * math.sqrt(a_bar_t) * m
     return x_0
 
 
@@ -788,11 +849,11 @@ def exact_result(step, path, mean, std):
     """Mean and standard deviation after the steps along `path`, alpha-bars from noisy to clean."""
     x_t, previous = torch.zeros(len(path) + 1, dtype=torch.float64), None
     x_t[0], x_t[1] = mean, std
-    for k, (a_t, a_s) in enumerate(pairwise(path)):
+    for k, (a_bar_t, a_bar_s) in enumerate(pairwise(path)):
         z = torch.zeros_like(x_t)
         z[k + 2] = 1.0
-        x_0 = coefficients_of_guess(x_t, a_t)
-        x_t, previous = step(x_t, x_0, a_t, a_s, z, previous), (x_0, a_t)
+        x_0 = coefficients_of_guess(x_t, a_bar_t)
+        x_t, previous = step(x_t, x_0, a_bar_t, a_bar_s, z, previous), (x_0, a_bar_t)
     return float(x_t[0]), float(x_t[1:].norm())
 
 
@@ -850,7 +911,7 @@ plt.show()
 # large leap, the last one jumps to $\hat x_0$, and both are first-order steps. The dent where its error
 # changes sign is chance, no merit.
 #
-# All errors here have one direction that is good to know: compare the standard deviations.
+# Nearly all errors here have one direction that is good to know: compare the standard deviations.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -862,7 +923,8 @@ for n in [5, 10, 20, 50, 1000]:
 
 # %% [markdown]
 # DDPM and DDIM with few steps make data that are **too narrow**: samples that are too alike and too smooth. For
-# DDPM the reason is section 2: $\tilde\beta$ is the smallest possible variance, right only if $x_0$ were certain.
+# DDPM the reason is section 2: $\tilde\beta$ is the smallest possible variance, right only if $x_0$ were certain. For
+# DDIM: each step holds on to the guess of its noisier end, and that guess lies too near the mean.
 #
 # One normal distribution has one place to go. With several, the sampler has to choose. A mixture of normals in
 # two dimensions also has a perfect guess in closed form: a mean of the single guesses, weighted by the
@@ -873,13 +935,18 @@ angles = torch.arange(6, dtype=torch.float64) * math.pi / 3
 centres, width = torch.stack([angles.cos(), angles.sin()], dim=1), 0.12  # six blobs on a circle
 
 
-def mixture_guess(x_t, t, y=None):
-    """E[x_0 | x_t] for the mixture; x_t (B, 2)."""
-    signal, variance = math.sqrt(a_bar[t]), a_bar[t] * width**2 + 1 - a_bar[t]
+def mixture_guess_at(x_t, a_bar_t):
+    """E[x_0 | x_t] for the mixture; x_t (B, 2), at this alpha-bar."""
+    signal, variance = math.sqrt(a_bar_t), a_bar_t * width**2 + 1 - a_bar_t
     offsets = x_t[:, None] - signal * centres  # (B, 6, 2)
     weights = (-offsets.square().sum(2) / (2 * variance)).softmax(dim=1)
     guesses = centres + signal * width**2 / variance * offsets
     return (weights[:, :, None] * guesses).sum(1)
+
+
+def mixture_guess(x_t, t, y=None):
+    """The same at timestep t, as `run` calls it."""
+    return mixture_guess_at(x_t, a_bar[t])
 
 
 def mixture_samples(count, generator):
@@ -888,8 +955,9 @@ def mixture_samples(count, generator):
 
 
 def energy_distance(a, b):
-    """0 for equal distributions, else positive (Szekely & Rizzo 2013)."""
-    return float(2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean())
+    """An unbiased estimate: 0 up to chance for equal distributions, else above (Szekely & Rizzo 2013)."""
+    within = sum(torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)) for x in (a, b))
+    return float(2 * torch.cdist(a, b).mean() - within)
 
 
 def mixture_run(step, steps, count, seed=0):
@@ -913,25 +981,91 @@ for ax, name in zip(axes[1:], ["DDPM (eta = 1)", "DDIM, eta = 0", "DPM-Solver++(
     ax.set(title=f"{name}")
 for ax in axes:
     ax.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xlabel="first coordinate", aspect="equal")
-figure.suptitle(f"Eight paths of {steps} steps from noise (black): DDPM wanders, the ODE glides", fontsize=11)
+figure.suptitle(f"Eight paths of {steps} steps from noise (black): DDPM wanders, the ODE glides\n", x=0.01, ha="left")
 plt.show()
 
 # %%
-print(f"energy distance x 1000 to {points} right samples, mean of 3 seeds (smaller is better)\n")
-others = [mixture_samples(points, torch.Generator().manual_seed(k)) for k in (2, 3, 4)]
-real = torch.tensor([energy_distance(other, right_ones) for other in others])
+seeds = range(2, course.pick(test=4, cpu=8, gpu=8))
+
+
+def show_row(label, distances):
+    """Mean ± standard error over the seeds, times 1000, for each list of distances."""
+    cells = [f"{1000 * np.mean(d):.2f} ± {1000 * np.std(d, ddof=1) / len(d) ** 0.5:.2f}" for d in distances]
+    print(f"{label:<6}" + "".join(f"{cell:>18}" for cell in cells))
+
+
+print(f"energy distance x 1000 to {points} right samples, mean ± standard error of {len(seeds)} seeds\n")
 print("steps " + "".join(f"{name:>18}" for name in samplers))
 for steps in course.pick(test=[5, 10], cpu=[5, 10, 20, 50], gpu=[5, 10, 20, 50, 100]):
-    means = [np.mean([energy_distance(mixture_run(step, steps, points, seed)[-1], right_ones) for seed in (2, 3, 4)])
-             for step in samplers.values()]  # fmt: skip
-    print(f"{steps:5d} " + "".join(f"{1000 * value:18.2f}" for value in means))
-print(f"floor: {1000 * real.mean():.2f} ± {1000 * real.std():.2f} (right samples against right samples)")
+    ends = [[mixture_run(step, steps, points, seed)[-1] for seed in seeds] for step in samplers.values()]
+    show_row(steps, [[energy_distance(x, right_ones) for x in sets] for sets in ends])
+others = [mixture_samples(points, torch.Generator().manual_seed(seed)) for seed in seeds]
+show_row("right", [[energy_distance(other, right_ones) for other in others]])
 
 # %% [markdown]
-# With a perfect network every sampler reaches the floor, given steps enough. With the fewest steps 2M is ahead;
-# further down the table the differences drown in chance (see the floor's ±). A path with noise turns corners
+# The last row compares right samples with right samples: 0 up to chance. With a perfect network every sampler gets
+# there, given steps enough. With the fewest steps 2M is ahead; further down the table the differences drown in chance
+# (read the ±). A path with noise turns corners
 # until the end; the paths of the ODE are smooth curves, which is why a line through two guesses predicts them so
 # well.
+
+# %% [markdown]
+# ### The equation behind $\eta = 0$
+#
+# Section 4 said that DDIM without noise approaches a differential equation. Which? Divide the step by
+# $\sqrt{\bar\alpha_s}$ and write $\bar x = x/\sqrt{\bar\alpha}$ and $\bar\sigma = \sigma/\sqrt{\bar\alpha}$:
+#
+# $$\bar x_s = \bar x_t + (\bar\sigma_s - \bar\sigma_t)\,\hat\epsilon
+# \qquad\text{(Song et al. 2020, eq. 13), so}\qquad
+# \frac{d\bar x}{d\bar\sigma} = \hat\epsilon = \frac{\bar x - \hat x_0}{\bar\sigma}
+# \qquad\text{(eq. 14)}.$$
+#
+# A DDIM step is one **Euler step** of it. And $\hat\epsilon$ has a second name: by Tweedie's formula (notebook 02,
+# section 1), $\nabla \log p(x_t) = (\sqrt{\bar\alpha_t}\,\hat x_0 - x_t)/\sigma_t^2 = -\hat\epsilon/\sigma_t$. The
+# noise that the network predicts is the **score**, up to a factor. So this is the *probability-flow ODE* of Song et al.
+# (2021, eq. 13), in another time: its solutions carry noise to data without any randomness.
+#
+# If that is right, an ODE solver that knows nothing of diffusion must reach the same points. We ask SciPy's, with
+# tight tolerances, on the six blobs, and compare DDIM and 2M with it.
+#
+# **Predict before you run:** twice the steps: what becomes of DDIM's distance to SciPy's answer, and of 2M's?
+
+
+# %%
+def slope(sigma_bar, flat):
+    """d x_bar / d sigma_bar for 20 points in the plane; alpha-bar is 1 / (1 + sigma_bar^2)."""
+    x_bar, a_bar_t = torch.from_numpy(flat).view(-1, 2), 1 / (1 + sigma_bar**2)
+    x_0 = mixture_guess_at(math.sqrt(a_bar_t) * x_bar, a_bar_t)
+    return ((x_bar - x_0) / sigma_bar).flatten().numpy()
+
+
+def follow(step, x_t, path):
+    previous = None
+    for a_bar_t, a_bar_s in pairwise(path):
+        x_0 = mixture_guess_at(x_t, a_bar_t)
+        x_t, previous = step(x_t, x_0, a_bar_t, a_bar_s, 0.0, previous), (x_0, a_bar_t)
+    return x_t
+
+
+start = torch.randn(20, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+first, last = (1 / (1 + math.exp(-2 * value)) for value in (-2.3, 2.3))  # alpha-bar at SNR 1/100 and 100
+sigma_bars = [math.sqrt((1 - a) / a) for a in (first, last)]
+x_bar = (start / math.sqrt(first)).flatten().numpy()
+solved = solve_ivp(slope, sigma_bars, x_bar, method="DOP853", rtol=1e-10, atol=1e-10)
+answer = math.sqrt(last) * torch.from_numpy(solved.y[:, -1]).view(-1, 2)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("largest distance to SciPy's answer, 20 points\nsteps   DDIM, eta = 0   DPM-Solver++(2M)")
+for n in [10, 20, 40, 80, 160]:
+    path = torch.linspace(-2.3, 2.3, n + 1, dtype=torch.float64).mul(2).sigmoid().tolist()
+    gaps = [float((follow(step, start, path) - answer).norm(dim=1).max()) for step in (ddim_step, dpmpp_2m_step)]
+    print(f"{n:5d} {gaps[0]:15.4f} {gaps[1]:18.5f}")
+
+# %% [markdown]
+# Both come to SciPy's points, DDIM's distance falling by half with twice the steps and 2M's by about a quarter, as
+# orders 1 and 2 should. Any ODE solver can be a sampler; what makes a good one is how few looks at the network it
+# needs.
 
 # %% [markdown]
 # ## 7. One trained network, all samplers, equal cost
@@ -942,14 +1076,14 @@ print(f"floor: {1000 * real.mean():.2f} ± {1000 * real.std():.2f} (right sample
 # same NFE, the same starting noise and the same labels; several seeds give error bars; the floor is in the same
 # figure. (Labels are drawn at random, as the classes of the floor's real images are. Sets that hold every class
 # equally often would come nearer to the training set than a random set of real images.) This is the long cell:
-# about three minutes on two cores.
+# about two minutes on two cores.
 #
 # **Predict before you run:** who wins with 5 evaluations, who with 50? And what can no sampler reach?
 
 # %%
-evaluations = course.pick(test=[2, 4], cpu=[5, 10, 20, 50], gpu=[5, 10, 20, 50, 100])
-count, seeds = course.pick(test=10, cpu=150, gpu=2000), course.pick(test=2, cpu=3, gpu=5)
-table = {}  # (name, NFE) to tensors (seeds,): Frechet and kernel distance
+evaluations = course.pick(test=[2, 4], cpu=[5, 10, 25], gpu=[5, 10, 20, 50, 100])
+count, seeds = course.pick(test=10, cpu=100, gpu=2000), course.pick(test=2, cpu=5, gpu=5)
+table, pooled = {}, {}  # (name, NFE) to tensors (seeds,): Frechet and kernel distance; to one FD of all seeds
 began = time.perf_counter()
 with tqdm(total=len(samplers) * sum(evaluations) * count * seeds, unit="look", desc="all samplers") as bar:
     for name, step in samplers.items():
@@ -959,6 +1093,7 @@ with tqdm(total=len(samplers) * sum(evaluations) * count * seeds, unit="look", d
                 torch.tensor([quality.frechet(f) for f in features]),
                 torch.tensor([quality.kernel(f) for f in features]),
             )
+            pooled[name, nfe] = quality.frechet(torch.cat(features))
             bar.update(nfe * count * seeds)
 seconds = time.perf_counter() - began
 looks_taken = len(samplers) * sum(evaluations) * count * seeds
@@ -974,6 +1109,11 @@ for k, (title, digits) in enumerate([("Frechet distance", 1), ("kernel distance"
         print(f"{nfe:4d} " + "".join(f"{f'{v.mean():.{digits}f} ± {v.std():.{digits}f}':>20}" for v in values))
     print(f"floor (real against real): {floor[k].mean():.{digits}f} ± {floor[k].std():.{digits}f}\n")
 
+all_floor = floors(count * seeds, draws=10)[0]
+print(f"Frechet distance of all {count * seeds} images together (floor {all_floor.mean():.2f} ± {all_floor.std():.2f})")
+for nfe in evaluations:
+    print(f"{nfe:4d} " + "".join(f"{pooled[name, nfe]:20.2f}" for name in samplers))
+
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
 for k, (ax, label) in enumerate(zip(axes, ["Frechet distance (log axis)", "kernel distance"])):
@@ -988,10 +1128,12 @@ for k, (ax, label) in enumerate(zip(axes, ["Frechet distance (log axis)", "kerne
 low, high = (float(floor[0].mean() + s * floor[0].std()) for s in (-1, 1))
 axes[0].axhspan(low, high, color="grey", alpha=0.4, lw=0, label="floor: real images")
 axes[0].set_yscale("log")
+plain_ticks(axes[0])
 axes[1].axhspan(*(float(floor[1].mean() + s * floor[1].std()) for s in (-1, 1)), color="grey", alpha=0.4, lw=0)
 axes[1].set_yscale("symlog", linthresh=0.1)  # linear below 0.1: the unbiased estimate can be below 0
-axes[0].set_title("Few evaluations: the sampler decides; many: the network")
-axes[1].set_title("The same by the unbiased kernel distance")
+axes[1].set_yticks([0, 0.05, 0.1, 0.2, 0.5], ["0", "0.05", "0.1", "0.2", "0.5"])
+axes[0].set_title("Few looks: the sampler decides")
+axes[1].set_title("The same by the kernel distance")
 axes[0].legend(fontsize=8)
 plt.show()
 
@@ -1010,23 +1152,23 @@ show_images(
 )
 
 # %%
-best = {nfe: min(samplers, key=lambda name: table[name, nfe][0].mean()) for nfe in evaluations}
-for nfe, name in best.items():
-    print(f"NFE {nfe:3d}: smallest mean Frechet distance by {name}")
-few, many = evaluations[0], evaluations[-1]
-gap = {nfe: [float(table[name, nfe][0].mean()) for name in samplers] for nfe in (few, many)}
-print(f"worst over best sampler: {max(gap[few]) / min(gap[few]):.1f} with {few} evaluations, "
-      f"{max(gap[many]) / min(gap[many]):.1f} with {many}")  # fmt: skip
-print(f"best with {many} evaluations, over the floor: {min(gap[many]) / float(floor[0].mean()):.1f}")
+base = "DPM-Solver++(2M)"
+print(f"Frechet distance minus that of {base}: mean ± standard error over {seeds} seeds")
+print("NFE  " + "".join(f"{name:>20}" for name in samplers if name != base))
+for nfe in evaluations:
+    gaps = [table[name, nfe][0] - table[base, nfe][0] for name in samplers if name != base]
+    print(f"{nfe:4d} " + "".join(f"{f'{gap.mean():+.2f} ± {gap.std() / seeds**0.5:.2f}':>20}" for gap in gaps))
 
 # %% [markdown]
-# The printed lines answer: with few evaluations the order is that of section 6, and DDPM comes last; with many,
-# the samplers move together. What remains above the floor then is the *network's* error, and no sampler can
-# remove it. That is also where a little noise may help: fresh noise covers up earlier errors, an ODE carries
-# them along (Karras et al. 2022, section 4). In Song et al.'s Table 1, $\eta = 0$ wins at every number of steps
-# up to 100, and 1000 steps of the original DDPM end slightly ahead of it. Read the error bars before you call a
-# winner, and the grey band before you call a sampler bad. The same table is in the model card,
-# `data/checkpoints/unet-fashion-mnist.md`.
+# Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common, such as difficult labels,
+# drops out of the difference, and its error is far smaller than the ± of the table above suggests. With 5 seeds, a
+# difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of freedom, 5%).
+#
+# With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. What
+# remains above the floor then is mostly the *network's* error. An ODE carries it along; fresh noise can partly repair
+# it, if enough steps are left (Karras et al. 2022, section 4). In Song et al.'s Table 1 (CIFAR-10), $\eta = 0$ wins at
+# every number of steps up to 100, and 1000 steps of the original DDPM end slightly ahead of it. Read the error bars
+# before you call a winner, and the grey band before you call a sampler bad.
 
 # %% [markdown]
 # ## 8. Between two noises: spherical interpolation
@@ -1066,22 +1208,22 @@ for name, between in ways.items():
     for w in weights:
         x_T = torch.stack([between(a, b, w) for a, b in zip(*noises)])
         images = last_of(run(dpmpp_2m_step, x_T, y, steps=15)).cpu()
-        detail = (images[..., 1:] - images[..., :-1]).abs().mean()  # mean difference of horizontal neighbours
-        measured[name, w] = float(x_T.flatten(1).norm(dim=1).mean()), float(detail)
+        detail = (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3))  # mean difference of horizontal neighbours
+        measured[name, w] = x_T.flatten(1).norm(dim=1), detail  # (pairs,) each
         pictures[name, w] = images
 
 # %%
 rows = [torch.cat([pictures[name, w][k : k + 1] for w in weights]) for k in range(2) for name in ways]
-titles = [f"{name}, w = {w:.2f}" if w == 0 else f"{w:.2f}" for _ in range(2) for name in ways for w in weights]
-show_images(
-    torch.cat(rows), titles=titles, columns=points, title="Two pairs of noises: straight line above, slerp below"
-)
+titles = [f"w = {w:.2f}" for w in weights] + [""] * (3 * points)
+finding = "Two pairs of noises: rows 1 and 3 straight line, 2 and 4 slerp"
+show_images(torch.cat(rows), titles=titles, columns=points, title=finding)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
 for name, (colour, style) in zip(ways, [(COLOURS[1], "--"), (COLOURS[0], "-")]):
     for ax, k in zip(axes, range(2)):
-        ax.plot(weights, [measured[name, w][k] for w in weights], style, color=colour, marker="o", ms=4, label=name)
+        means = [float(measured[name, w][k].mean()) for w in weights]
+        ax.plot(weights, means, style, color=colour, marker="o", ms=4, label=name)
 formula = [28 * math.hypot(1 - w, w) for w in weights]
 axes[0].plot(weights, formula, ":", color="black", label=r"$28\sqrt{(1-w)^2+w^2}$")
 axes[0].set(xlabel="weight w", ylabel="norm of the noise", title="A straight line leaves the sphere")
@@ -1089,13 +1231,16 @@ axes[1].set(xlabel="weight w", ylabel="mean difference\nof neighbouring pixels")
 axes[1].set_title(f"... and loses detail half-way ({pairs} pairs)")
 axes[0].legend(fontsize=8)
 plt.show()
+gap = measured["slerp", 0.5][1] - measured["straight line", 0.5][1]
 print("half-way, straight line against slerp: norm {:.1f} and {:.1f}, detail {:.3f} and {:.3f}".format(
-    *(measured[name, 0.5][k] for k in range(2) for name in ways)))  # fmt: skip
+    *(measured[name, 0.5][k].mean() for k in range(2) for name in ways)))  # fmt: skip
+error = gap.std() / pairs**0.5
+print(f"detail, slerp minus straight line, pair by pair: {gap.mean():.3f} ± {error:.3f} (standard error)")
 
 # %% [markdown]
 # The angle is 90 degrees to within a few: in high dimensions independent directions are orthogonal. The norms
-# follow the formula. Noise that is too weak reads as "there is an image in it already, a smooth one": its
-# pictures lose detail half-way (right panel), while slerp keeps the level of the two ends.
+# follow the formula. The network treats noise that is too weak as if there were an image in it already, a smooth one:
+# its pictures lose detail half-way (right panel), while slerp keeps the level of the two ends.
 
 # %% [markdown]
 # ## 9. Filling in: inpainting without training
@@ -1116,10 +1261,10 @@ def inpaint(known, mask, y, steps, generator, noise_generator):
     x_t = normal(known.shape, generator)
     grid = grid_of(steps)
     for t, s in zip(grid, [*grid[1:], None]):
-        a_t, a_s = a_bar[t], 1.0 if s is None else a_bar[s]
+        a_bar_t, a_bar_s = a_bar[t], 1.0 if s is None else a_bar[s]
         x_0 = x_0_from_network(x_t, t, y).clamp(-1, 1)
-        x_s = ddpm_step(x_t, x_0, a_t, a_s, normal(x_t.shape, generator) if a_s < 1 else 0.0)
-        noisy = math.sqrt(a_s) * known + math.sqrt(1 - a_s) * normal(x_t.shape, noise_generator)
+        x_s = ddpm_step(x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator) if a_bar_s < 1 else 0.0)
+        noisy = math.sqrt(a_bar_s) * known + math.sqrt(1 - a_bar_s) * normal(x_t.shape, noise_generator)
         x_t = torch.where(mask, noisy, x_s)
     return x_t
 
@@ -1163,9 +1308,15 @@ def jump_at_border(images):
     return (images[..., 14] - images[..., 13]).abs().mean((1, 2))
 
 
-for name, images in {"real images": originals, "filled in": filled, "pasted at the end": pasted}.items():
-    jumps = jump_at_border(images)
-    print(f"{name:<18} jump at the border {jumps.mean():.2f} ± {jumps.std() / len(jumps) ** 0.5:.2f} (standard error)")
+per_original = {  # the fillings of one image are no independent measurements: average them first
+    name: jump_at_border(images).view(len(originals), -1).mean(1)
+    for name, images in {"real images": originals, "filled in": filled, "pasted at the end": pasted}.items()
+}
+for name, jumps in per_original.items():
+    print(f"{name:<18} jump at the border {jumps.mean():.2f}")
+gap = per_original["pasted at the end"] - per_original["filled in"]
+error = gap.std() / len(gap) ** 0.5
+print(f"pasted minus filled in: {gap.mean():.2f} ± {error:.2f} (standard error, {len(gap)} images)")
 
 # %% [markdown]
 # The right halves fit the left ones: sole meets sole, and the jump at the border is far below that of the
@@ -1234,7 +1385,7 @@ for ax, space in zip(axes, spaces):
         ax.hist(distances[space, name], bins=edges, density=True, **look)
     ax.set(xlabel=f"distance to the nearest training image ({space})", ylabel="density")
 axes[0].set_title("Copies would stand far left")
-axes[1].set_title("The same by features")
+axes[1].set_title("By features planted copies go unseen")
 axes[0].legend(fontsize=8)
 plt.show()
 
@@ -1255,8 +1406,9 @@ show_images(
 # in this feature space than the nearest other garment is. So the features add nothing here but a warning, and a
 # test that cannot find planted copies must not be trusted when it finds none. (Copies can be found only among the
 # images we have: with the small set, which the first cell of this section says, most of them are out of sight.)
-# If samples are *nearer* in pixels than real test images are, that is no proof of copying: a smooth picture is
-# near to everything, because it lacks the details that make real images differ. Notebook 06 goes on from here.
+# And your prediction? The first printed line answers it. Beware of reading a smaller median as copying: a smooth
+# picture is near to everything, because it lacks the details that make real images differ; and left-over grain moves a
+# sample away from everything.
 
 # %% [markdown]
 # ## 11. What goes wrong when $x_T$ is not noise
@@ -1301,10 +1453,10 @@ show_images(
 )
 
 # %% [markdown]
-# From pure noise the pictures come out too bright and without contrast: the network took the mean of 0 for what
-# it would be in its training, a property of the image. The middle row shows that starting in the middle is not
-# itself the trouble, and the bottom row that a schedule which reaches noise needs no such care. The mistake raises
-# no error and the training loss does not show it.
+# From pure noise the pictures come out too bright, with ragged textures where black background should be: the network
+# took the mean of 0 for what it would be in its training, a property of the image. The middle row shows that starting
+# in the middle is not itself the trouble, and the bottom row that a schedule which reaches noise needs no such care.
+# The mistake raises no error and the training loss does not show it.
 
 # %% [markdown]
 # ## 12. Play
@@ -1317,6 +1469,7 @@ fixed_x_T = normal((10, 1, 28, 28), torch.Generator().manual_seed(50))
 
 def draw(sampler="ddim", steps=10, eta=0.0, clip=True):
     """Ten images, one for each class, from a fixed noise; eta counts for DDIM only."""
+    eta = eta if sampler == "ddim" else 0.0
     options = dict(sampler=sampler, steps=steps, eta=eta, clip=clip, y=classes_in_turn(10), x_T=fixed_x_T)
     images = last_of(sample(model, diffusion, fixed_x_T.shape, generator=torch.Generator().manual_seed(51), **options))
     detail = f", eta = {eta:.1f}" if sampler == "ddim" else ""
@@ -1347,19 +1500,17 @@ play(draw, sampler=["ddpm", "ddim", "dpmpp_2m"], steps=(2, 30), eta=(0.0, 1.0, 0
 
 
 # %%
-def jump(x_t, noise, a_t, a_s):
+def jump(x_t, noise, a_bar_t, a_bar_s):
     """Mean and standard deviation of DDPM's x_s, given x_t and the estimate of the noise in it.
 
-    x_t, noise: tensors of one shape. a_t, a_s: alpha-bar before and after the step, numbers with
-    0 < a_t < a_s <= 1. Returns (mean, standard deviation): a tensor like x_t, and a number.
+    x_t, noise: tensors of one shape. a_bar_t, a_bar_s: alpha-bar before and after the step, numbers with
+    0 < a_bar_t < a_bar_s <= 1. Returns (mean, standard deviation): a tensor like x_t, and a number.
     """
     raise NotImplementedError
 
 
 check("05.1", jump)
 
-# %%
-hint("05.1")
 
 # %% [markdown]
 # ### 05.2 Slerp for a batch
@@ -1380,8 +1531,6 @@ def slerp_batch(a, b, weight):
 
 check("05.2", slerp_batch)
 
-# %%
-hint("05.2")
 
 # %% [markdown]
 # ### 05.3 The missing piece of RePaint
@@ -1392,8 +1541,8 @@ hint("05.2")
 
 
 # %%
-def noise_again(x_s, a_s, a_t, z):
-    """From x_s at alpha-bar a_s back to the noisier x_t at alpha-bar a_t, where 0 < a_t < a_s <= 1.
+def noise_again(x_s, a_bar_s, a_bar_t, z):
+    """From x_s at alpha-bar a_bar_s back to the noisier x_t at alpha-bar a_bar_t, where 0 < a_bar_t < a_bar_s <= 1.
 
     z: standard normal noise of the shape of x_s.
     """
@@ -1402,8 +1551,6 @@ def noise_again(x_s, a_s, a_t, z):
 
 check("05.3", noise_again)
 
-# %%
-hint("05.3")
 
 # %% [markdown]
 # ### 05.4 The line, integrated exactly
@@ -1411,13 +1558,13 @@ hint("05.3")
 # 2M takes the line's value half-way through the step and treats it as constant. The integral of
 # $e^\lambda$ times a straight line has a closed form. Derive it and write the step. `hint("05.4")`,
 # `solution("05.4")`. It makes another second-order method. To see which of the two has the smaller error, put this
-# into `error_in_the_middle` of section 6:
+# into `error_in_the_middle` of section 6. Which one wins? Why need the exact integral of a wrong line not be better?
 #
 # ```python
-# def exact_line_step(x_t, x_0, a_t, a_s, z, previous):
-#     if previous is None or a_s == 1:
-#         return dpmpp_2m_step(x_t, x_0, a_t, a_s, z, previous)
-#     lambdas = [half_log_snr(a) for a in (previous[1], a_t, a_s)]
+# def exact_line_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
+#     if previous is None or a_bar_s == 1:
+#         return dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous)
+#     lambdas = [half_log_snr(a) for a in (previous[1], a_bar_t, a_bar_s)]
 #     return line_step(x_t, x_0, previous[0], *lambdas)
 # ```
 
@@ -1434,8 +1581,6 @@ def line_step(x_t, x_0, x_0_before, lambda_before, lambda_t, lambda_s):
 
 check("05.4", line_step)
 
-# %%
-hint("05.4")
 
 # %% [markdown]
 # ## Recap
@@ -1444,29 +1589,35 @@ hint("05.4")
 # | --- | --- | --- |
 # | $\hat x_0$, $\hat\epsilon$ | `x_0`, `noise` | the network's estimate of the clean image, of the noise |
 # | $t \to s$ | `t`, `s` | a step from timestep $t$ to an earlier $s$ |
-# | $\bar\alpha_t$, $\bar\alpha_s$ | `a_t`, `a_s` | alpha-bar before and after the step; `a_s` is 1 after the last |
+# | $\bar\alpha_t$, $\bar\alpha_s$ | `a_bar_t`, `a_bar_s` | alpha-bar before and after the step; 1 after the last |
+# | $\nabla\log p(x_t)$ | `-noise / sigma` | the score |
 # | $z$ | `z` | fresh standard normal noise |
-# | $\sigma$ | `sigma` | its standard deviation in a step |
-# | $\eta$ | `eta` | $\sigma$ in units of DDPM's: 1 is DDPM, 0 is deterministic |
+# | $\tilde\sigma$ | `sigma_tilde` | its standard deviation in a step |
+# | $\eta$ | `eta` | $\tilde\sigma$ in units of DDPM's: 1 is DDPM, 0 is deterministic |
 # | $\lambda = \frac12\log\mathrm{SNR}$ | `half_log_snr(a)` | the time in which the ODE is simple |
 # | NFE | `steps` | network evaluations, the cost of a sample |
 #
-# 1. Algorithm 2 is the posterior of notebook 01 with the network's guess in the place of $x_0$; clip the guess,
-#    and add no noise in the last step.
+# 1. Algorithm 2 is the posterior of notebook 01 with the network's guess in the place of $x_0$; clip the guess where
+#    the network predicts noise, and add no noise in the last step.
 # 2. DDIM needs no noise at all, so the picture is a function of $x_T$; DPM-Solver++(2M) follows the same path
 #    with a line through two guesses and needs far fewer looks.
 # 3. With few evaluations the sampler decides how good the pictures are, with many the network; measure against
 #    the floor, with error bars.
 #
-# **Next:** [06 · Evaluation](06_evaluation.ipynb) builds the Frechet distance and asks what such a number can
-# and cannot say.
+# **Next:** this is the last notebook of the first track so far. Evaluation (06), guidance (07) and the wider family of
+# models (08) are being written.
 #
 # ### References
 # - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: Algorithm 2; eq. 6, 7, 11;
 #   sections 3.2 (the two variances) and 3.3 (the last step).
-# - Song, Meng, Ermon 2020, *Denoising diffusion implicit models*, arXiv 2010.02502: eq. 12, 16; Tables 1 and 2.
+# - Sohl-Dickstein et al. 2015, *Deep unsupervised learning using nonequilibrium thermodynamics*, arXiv 1503.03585.
+# - Song, Meng, Ermon 2020, *Denoising diffusion implicit models*, arXiv 2010.02502: eq. 12, 13, 14, 16; Tables 1, 2.
+# - Song et al. 2021, *Score-based generative modeling through stochastic differential equations*, arXiv 2011.13456:
+#   eq. 13, the probability-flow ODE.
 # - Lu et al. 2022a, *DPM-Solver*, arXiv 2206.00927; Lu et al. 2022b, *DPM-Solver++*, arXiv 2211.01095: Proposition
 #   4.1, Algorithm 2.
+# - Heusel et al. 2017, *GANs trained by a two time-scale update rule*, arXiv 1706.08500: eq. 6, the Frechet distance;
+#   Binkowski, Sutherland, Arbel, Gretton 2018, *Demystifying MMD GANs*, arXiv 1801.01401: the kernel distance.
 # - Karras, Aittala, Aila, Laine 2022, *Elucidating the design space of diffusion-based generative models*, arXiv
 #   2206.00364: section 4 (what noise does for a network that errs).
 # - Lin, Liu, Li, Yang 2023, *Common diffusion noise schedules and sample steps are flawed*, arXiv 2305.08891.

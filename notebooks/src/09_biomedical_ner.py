@@ -1038,12 +1038,11 @@ plt.show()
 #
 # Four annotations of the course's corpus are in the repository. The *first* and *second* pass are by the annotator
 # who had also written the text, soon after each other; the *final* annotation came from comparing them. The *third*
-# pass was made afterwards by a second reader, from the raw text and the guideline alone; that reader had seen neither
-# the text's annotation nor the other passes, and the third pass did not change the final annotation
-# ([README](../data/course-corpus/README.md)).
+# pass was made afterwards from the raw text and the guideline alone, without sight of the annotation or of the other
+# passes; it did not change the final annotation ([README](../data/course-corpus/README.md)).
 #
-# **Predict before you run:** the second reader had a guideline that the first comparison had made more precise. Which
-# pair agrees best: first and second (one person, twice), first and third, or final and third?
+# **Predict before you run:** the third pass had a guideline that the first comparison had made more precise. Which
+# pair agrees best: first and second (one annotator, twice), first and third, or final and third?
 
 # %%
 pairs = [("first", "second"), ("first", "third"), ("final", "third")]
@@ -1068,9 +1067,9 @@ show_entities(
 )
 
 # %% [markdown]
-# Read the figures with care. The first two passes are one person's: their agreement says how steady that person is.
+# Read the figures with care. The first two passes are one annotator's: their agreement says how steady that one is.
 # The third pass used a guideline in which cases from these very sentences had already been settled, so its agreement
-# with the final annotation is more than two readers should expect on new text. And where a name is simply a name,
+# with the final annotation is more than two annotators should expect on new text. And where a name is simply a name,
 # everybody marks it: what is left are boundaries and borderline cases, as section 8 found in BC2GM.
 #
 # For comparison, a corpus of real abstracts: BC5CDR's makers report agreement between two independent annotators of
@@ -1190,8 +1189,6 @@ def iob1_to_bio(tags):
 
 check("09.1", iob1_to_bio)
 
-# %%
-hint("09.1")
 
 # %% [markdown]
 # ### 09.2 As many layers as it takes
@@ -1208,8 +1205,6 @@ def layers_needed(spans):
 
 check("09.2", layers_needed)
 
-# %%
-hint("09.2")
 
 # %% [markdown]
 # ### 09.3 Kappa on spans
@@ -1226,8 +1221,6 @@ def span_kappa(first, second, candidates):
 
 check("09.3", span_kappa)
 
-# %%
-hint("09.3")
 
 # %% [markdown]
 # ### 09.4 What did they disagree about?
@@ -1248,8 +1241,6 @@ def disagreements(first, second):
 
 check("09.4", disagreements)
 
-# %%
-hint("09.4")
 
 # %% [markdown]
 # ## Recap

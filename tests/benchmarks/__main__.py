@@ -13,7 +13,6 @@ import torch
 from tests.benchmarks import quality, samplers, throughput
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("throughput", "quality", "samplers")
 
 
 def in_own_process(module: str, *arguments: str):
@@ -35,27 +34,38 @@ def machine() -> str:
             f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}")  # fmt: skip
 
 
+def throughput_part(args: argparse.Namespace) -> str:
+    return "### Training speed at equal size\n\n" + throughput.report(args.rounds, args.steps)
+
+
+def quality_part(args: argparse.Namespace) -> str:
+    title = f"### Image quality after {args.seconds:.0f} seconds of training"
+    return f"{title}\n\n{quality.report(args.seconds, args.count, in_own_process)}"
+
+
+def samplers_part(args: argparse.Namespace) -> str:
+    rows = in_own_process("tests.benchmarks.samplers", "--count", str(args.count), "--parts", "2")
+    return f"### Samplers\n\n{samplers.report(rows, args.count, 2)}"
+
+
+PARTS = {"throughput": throughput_part, "quality": quality_part, "samplers": samplers_part}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--rounds", type=int, default=3, help="of the throughput measurement")
     parser.add_argument("--steps", type=int, default=6, help="timed steps of each network in a round")
     parser.add_argument("--seconds", type=float, default=300, help="of training, for the quality measurement")
-    parser.add_argument("--count", type=int, default=500, help="samples for each Frechet distance")
+    parser.add_argument("--count", type=int, default=250, help="samples of a recipe; each sampler draws twice that")
     args = parser.parse_args()
     texts = [f"Machine: {machine()}."]
-    if "throughput" in args.only:
-        texts += ["### Training speed at equal size", throughput.report(args.rounds, args.steps)]
-    if "quality" in args.only:
-        title = f"### Image quality after {args.seconds:.0f} seconds of training"
-        texts += [title, quality.report(args.seconds, args.count, in_own_process)]
-    if "samplers" in args.only:
-        rows = in_own_process("tests.benchmarks.samplers", "--count", str(args.count))
-        texts += ["### Samplers", samplers.report(rows, args.count)]
-    text = "\n\n".join(texts) + "\n"
+    for part in args.only:
+        texts.append(PARTS[part](args))
+        text = "\n\n".join(texts) + "\n"
+        (ROOT / "build").mkdir(exist_ok=True)
+        (ROOT / "build" / "bench.md").write_text(text)  # after each part, so that an interrupted run keeps its tables
     print(text)
-    (ROOT / "build").mkdir(exist_ok=True)
-    (ROOT / "build" / "bench.md").write_text(text)
 
 
 if __name__ == "__main__":

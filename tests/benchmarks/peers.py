@@ -34,11 +34,13 @@ def lucidrains() -> types.ModuleType:
     return denoising_diffusion_pytorch
 
 
-def build(name: str) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+def build(name: str, precision: str = "fp32") -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
     """A network for 28x28 grey images, and its library's default loss of images (B, 1, 28, 28) in [-1, 1]."""
     if name == "course":
         diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000))
-        return UNet().to(memory_format=torch.channels_last), diffusion.loss
+        network = UNet()
+        # The memory format that `train` chooses on a CPU (utils/diffusion/run.py).
+        return network.to(memory_format=torch.channels_last) if precision == "fp32" else network, diffusion.loss
     if name == "denoising-diffusion-pytorch":
         peer = lucidrains()
         network = peer.Unet(dim=24, dim_mults=(1, 2, 4), channels=1)

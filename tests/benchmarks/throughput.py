@@ -24,7 +24,7 @@ PRECISIONS = ("fp32", "bf16")
 def measure(name: str, precision: str, steps: int) -> dict:
     """Median seconds of a training step of 128 images, peak memory, parameters, floating-point operations."""
     torch.manual_seed(0)
-    network, loss = build(name)
+    network, loss = build(name, precision)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     x_0 = torch.rand(BATCH, 1, 28, 28) * 2 - 1
 
@@ -101,8 +101,15 @@ def report(rounds: int, steps: int) -> str:
             f"| {name} | {precision} | {rows[0]['parameters']:,} | {spread(seconds)} | {spread(ratios)} | "
             f"{memory:,.0f} | {statistics.median(share):.0%} |"
         )
+    asked = [(name, [row["seconds"] for row in found[name, "fp32"]]) for name in NAMES[1:]]
+    own = {p: [row["seconds"] for row in found["course", p]] for p in PRECISIONS}
+    fastest = min(own, key=lambda precision: statistics.median(own[precision]))
+    users = "; ".join(
+        f"{name} {spread([theirs / mine for theirs, mine in zip(seconds, own[fastest])], 1)}" for name, seconds in asked
+    )
     best = ", ".join(f"{p} {statistics.median(peaks[p]) / 1e9:,.0f} GFLOP/s" for p in PRECISIONS)
-    return "\n".join([*lines, "", f"Matrix-multiply peak, 2048 x 2048: {best}. {rounds} rounds of {steps} steps."])
+    note = f"Matrix-multiply peak, 2048 x 2048: {best}. {rounds} rounds of {steps} steps: median (min to max)."
+    return "\n".join([*lines, "", f"As users run them, peers in fp32 over the course in {fastest}: {users}.", "", note])
 
 
 if __name__ == "__main__":

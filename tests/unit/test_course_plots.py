@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.course import COLOURS, animate, denoising_strip, save_grid, show_images
+from utils.course import COLOURS, animate, denoising_strip, plain_ticks, save_grid, show_images
 from utils.course.player import MAX_BYTES
 from utils.course.plots import use_course_style
 from utils.course.tiles import tile, to_uint8
@@ -113,6 +113,16 @@ def test_save_grid_writes_the_images_as_a_png(tmp_path):
     assert grid.shape == (8, (3 * 5 + 2 * 2) * 2, 3)
     assert (grid[::2, 14:24:2] == to_uint8(images)[1]).all()
     assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
+
+
+def test_plain_ticks_writes_plain_numbers():
+    figure, ax = plt.subplots()
+    ax.semilogy([1, 2], [0.4, 60])
+    ax.set_ylim(0.4, 60)
+    plain_ticks(ax)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    plt.close(figure)
+    assert labels == ["0.5", "1", "2", "5", "10", "20", "50"]
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

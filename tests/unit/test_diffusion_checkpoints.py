@@ -126,6 +126,8 @@ def test_training_refuses_a_dangerous_state(tmp_path):
 @pytest.mark.parametrize("change, message", [
     (dict(model=tiny_unet(channels=64)), "config .*64.*use another folder, or the same settings"),
     (dict(diffusion=tiny_diffusion("noise")), "prediction 'v', but this training has 'noise'"),
+    (dict(learning_rate=0.5), "learning rate and its decay .*, but this training has .0.5, "),
+    (dict(ema_decay=0.5), "clipping, EMA decay and label dropout .*0.5"),
     (dict(diffusion=tiny_diffusion(num_timesteps=60)), "schedule 'cosine, 50 timesteps.*, but this .* 60 timesteps"),
 ])  # fmt: skip
 def test_resuming_with_other_settings(tmp_path, change, message):
@@ -134,9 +136,19 @@ def test_resuming_with_other_settings(tmp_path, change, message):
 
     for _ in tiny_training(steps=1, out=tmp_path):
         pass
-    arguments = {"model": tiny_unet(), "diffusion": tiny_diffusion(), **change}
+    arguments = {"model": tiny_unet(), "diffusion": tiny_diffusion(), **OPTIONS, **change}
     with pytest.raises(ValueError, match=message):
-        next(train(arguments["model"], arguments["diffusion"], digits(), steps=3, out=tmp_path, **OPTIONS))
+        next(train(images=digits(), steps=3, out=tmp_path, **arguments))
+
+
+def test_a_state_with_the_old_random_streams_is_refused(tmp_path):
+    for _ in tiny_training(steps=1, out=tmp_path):
+        pass
+    state = load_state(tmp_path / "checkpoint.pt")
+    del state["random streams"]
+    save_state(tmp_path / "checkpoint.pt", state)
+    with pytest.raises(ValueError, match="random streams 1, but this training has 2"):
+        next(tiny_training(steps=3, out=tmp_path))
 
 
 def test_resuming_from_something_else(tmp_path):
@@ -177,10 +189,13 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):
-    (tmp_path / ".file.12345.part").write_bytes(b"half")
-    (tmp_path / ".other.12345.part").write_bytes(b"someone else's")
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        ended.wait()
+    (tmp_path / f".file.{ended.pid}.part").write_bytes(b"half")
+    (tmp_path / f".other.{ended.pid}.part").write_bytes(b"of another file")
+    (tmp_path / f".file.{os.getppid()}.part").write_bytes(b"of a process that is still writing")
     write_atomically(tmp_path / "file", lambda part: part.write_bytes(b"new"))
-    assert sorted(os.listdir(tmp_path)) == [".other.12345.part", "file"]
+    assert sorted(os.listdir(tmp_path)) == sorted([f".file.{os.getppid()}.part", f".other.{ended.pid}.part", "file"])
 
 
 FULL_DISK = """

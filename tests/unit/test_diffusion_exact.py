@@ -136,9 +136,9 @@ def flow_error(step, steps):
     alphas = torch.sigmoid(2 * half_log_snr).tolist()
     start = torch.tensor([[0.3, -1.2, 0.9]], dtype=torch.float64)
     x, previous = start, None
-    for a_t, a_s in itertools.pairwise(alphas):
-        x_0 = model.posterior_mean(x, torch.tensor(a_t, dtype=torch.float64))
-        previous = Step(x, x_0, a_t, a_s, 0.0, lambda: None, previous)
+    for a_bar_t, a_bar_s in itertools.pairwise(alphas):
+        x_0 = model.posterior_mean(x, torch.tensor(a_bar_t, dtype=torch.float64))
+        previous = Step(x, x_0, a_bar_t, a_bar_s, 0.0, lambda: None, previous)
         x = step(previous)
     return (x - model.flow(start, alphas[0], alphas[-1])).abs().max().item()
 

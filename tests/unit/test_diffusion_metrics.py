@@ -35,6 +35,22 @@ def test_report_is_the_distances_and_the_floor():
     assert str(report).endswith("300 images") and "real against real" in str(report)
 
 
+def test_floor_is_the_mean_of_draws_of_real_images():
+    quality, _ = made_up_quality()
+    frechet, kernel = quality.floor(100, draws=4, seed=3)
+    report = quality(torch.rand(100, 1, 28, 28) * 2 - 1, seed=3)
+    more = quality.floor(100, draws=10, seed=3)[0]
+    assert frechet.shape == kernel.shape == (4,) and torch.equal(more[:4], frechet)
+    assert report.frechet_floor == pytest.approx(more.mean().item())
+    assert report.frechet_spread == pytest.approx(more.std().item()) and report.frechet_spread > 0
+
+
+@pytest.mark.parametrize("count", [1, 401])
+def test_floor_of_more_images_than_there_are_is_refused(count):
+    with pytest.raises(ValueError, match=f"{count} images, but the floor is known for 2 to 400"):
+        made_up_quality(400)[0].floor(count)
+
+
 def test_floor_depends_on_the_seed_and_the_number():
     quality, _ = made_up_quality()
     images = torch.rand(100, 1, 28, 28) * 2 - 1

@@ -83,6 +83,18 @@ def test_which_samplers_draw_noise():
         assert torch.equal(a, b) != noisy, sampler
 
 
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+def test_eta_outside_0_to_1_is_refused(eta):
+    with pytest.raises(ValueError, match="eta must lie in 0..1"):
+        last(sampler="ddim", eta=eta, steps=2)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
+def test_eta_is_refused_where_it_would_do_nothing(sampler):
+    with pytest.raises(ValueError, match=f"eta = 0.5 is a setting of 'ddim', '{sampler}' has no use"):
+        last(sampler=sampler, eta=0.5, steps=2)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_clipping(sampler):
     def bold(x_t, t):

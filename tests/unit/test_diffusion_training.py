@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
+from utils.diffusion.batches import stream_seed
 from utils.diffusion.checkpoints import load_model, load_state
 from utils.diffusion.training import TrainingDiverged, train, update_ema, validation_loss
 
@@ -275,3 +276,21 @@ def test_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_pat
     saved = load_state(tmp_path / "checkpoint.pt")
     assert saved["step"] == 4 and all(torch.isfinite(value).all() for value in saved["model"].values())
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_which_image_and_which_timestep_are_independent():
+    # torch draws both from the same kind of generator: from equal seeds a permutation's r_i and a timestep's r_i are
+    # one number, and agree modulo every common divisor of their ranges.
+    images, agreements = 60_000, []
+    for seed in range(5):
+        order = torch.randperm(images, generator=torch.Generator().manual_seed(stream_seed(seed, "order", 0)))
+        t = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(stream_seed(seed, "steps")))
+        drawn = order[:64] - torch.arange(64)  # the first entries, before later swaps: Fisher-Yates draws i + r_i
+        agreements.append(((drawn - t) % 4 == 0)[::4].double().mean())
+    assert max(agreements) < 0.75 and sum(agreements) / 5 < 0.45
+
+
+def test_seeds_of_uses_differ_and_fit_a_generator():
+    seeds = {stream_seed(seed, use, k) for seed in (0, 1, 2**32) for use in ("order", "dropout") for k in range(50)}
+    assert len(seeds) == 300 and all(0 <= seed < 2**32 for seed in seeds)
+    assert stream_seed(0, "order", 0) == stream_seed(0, "order", 0)

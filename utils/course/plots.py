@@ -18,7 +18,7 @@ from PIL import Image
 from utils.course.player import animate
 from utils.course.tiles import tile, to_uint8
 
-__all__ = ["COLOURS", "animate", "denoising_strip", "save_grid", "show_images", "use_course_style"]
+__all__ = ["COLOURS", "animate", "denoising_strip", "plain_ticks", "save_grid", "show_images", "use_course_style"]
 
 # Okabe & Ito (2008), "Color universal design": readers with any common colour blindness can tell them apart.
 # Their yellow is left out: it is too pale for a line on white.
@@ -49,6 +49,15 @@ MAX_WIDTH = 720  # pixels of the figure
 def use_course_style() -> None:
     """Give every later matplotlib figure the course's style."""
     plt.rcParams.update(STYLE)
+
+
+def plain_ticks(ax: Axes) -> None:
+    """Label a logarithmic y axis at 1, 2 and 5 times the powers of ten, as plain numbers instead of powers."""
+    low, high = ax.get_ylim()
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [k * 10.0**power for power in powers for k in (1, 2, 5) if low <= k * 10.0**power <= high]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
 
 
 class ImageFigure(Figure):

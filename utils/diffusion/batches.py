@@ -1,5 +1,7 @@
 """Batches for training: any image tensor or data set, in an order that depends on nothing but the seed."""
 
+import hashlib
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -41,7 +43,7 @@ class Batches:
         """Images (B, C, H, W) in [-1, 1] and labels (B,) or None of that step, on the CPU."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
             self._epoch, self._order = epoch, torch.randperm(len(self.images), generator=generator)
         return self.at(self._order[position * self.batch_size : (position + 1) * self.batch_size])
 
@@ -61,6 +63,16 @@ class Batches:
         labels = torch.tensor([int(item[1]) for item in items]) if pairs else None
         labels = labels if self.labels is None else self.labels[index]
         return (to_float(x_0) if x_0.dtype == torch.uint8 else x_0), labels
+
+
+def stream_seed(seed: int, *use: str | int) -> int:
+    """A seed for one use of randomness, 32 bits (as many as torch's CPU generator keeps).
+
+    Were the order of the images and the timesteps drawn from equal seeds, they would be the same random numbers: the
+    first image's index modulo T would be its timestep.
+    """
+    digest = hashlib.sha256(repr((seed, *use)).encode()).digest()
+    return int.from_bytes(digest[:4], "little")
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

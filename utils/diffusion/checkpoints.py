@@ -35,8 +35,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        left.unlink(missing_ok=True)  # by a process that was killed while it saved
+    _remove_left_over(path)
     try:
         write(part)
         with open(part, "rb+") as file:
@@ -48,6 +47,27 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
         raise OSError(f"could not save {path.name}: {error}; {kept}. Is the disk full?") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Delete the temporary files of processes that were killed while they saved `path`, not those of living ones."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        writer = part.name.split(".")[-2]
+        if writer.isdecimal() and not _is_alive(int(writer)):
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether that process runs; where it cannot be known without ending it (Windows), yes."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def save_model(

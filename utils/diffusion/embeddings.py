@@ -12,7 +12,8 @@ from torch import Tensor, nn
 def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     """Sines, then cosines, of t at dim/2 frequencies falling geometrically from 1 to 1/max_period.
 
-    Vaswani et al. 2017, section 3.5, in the arrangement of the DDPM code (and the default of diffusers).
+    Vaswani et al. 2017, section 3.5, in the arrangement of the DDPM code and of diffusers' `get_timestep_embedding` as
+    it stands (its UNet2DModel turns both details round: cosines first, exponent i/half).
     Returns float32 (B, dim) with values in [-1, 1]. Raises ValueError where dim is odd or below 4.
     """
     if dim % 2 or dim < 4:

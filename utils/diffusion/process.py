@@ -27,6 +27,15 @@ class GaussianDiffusion:
             raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
         self.schedule = schedule
         self.prediction = prediction
+        a_bar, a_bar_prev = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
+        self._coefficients = {
+            "signal": a_bar.sqrt(),
+            "sigma": (1 - a_bar).sqrt(),
+            "posterior x_0": a_bar_prev.sqrt() * schedule.betas / (1 - a_bar),
+            "posterior x_t": schedule.alphas.sqrt() * (1 - a_bar_prev) / (1 - a_bar),
+            "posterior variance": schedule.betas * (1 - a_bar_prev) / (1 - a_bar),
+        }
+        self._on_device: dict[tuple, Tensor] = {}
 
     @property
     def num_timesteps(self) -> int:
@@ -36,9 +45,8 @@ class GaussianDiffusion:
     # -- forward process ---------------------------------------------------------------------------
 
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha-bar_t) and sqrt(1 - alpha-bar_t), shaped (B, 1, ...) to multiply `like`."""
-        alphas_cumprod = self.schedule.alphas_cumprod
-        return self._at(alphas_cumprod.sqrt(), t, like), self._at((1 - alphas_cumprod).sqrt(), t, like)
+        """sqrt(alpha-bar_t) and sigma_t = sqrt(1 - alpha-bar_t), shaped (B, 1, ...) to multiply `like`."""
+        return self._at("signal", t, like), self._at("sigma", t, like)
 
     def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """x_t ~ q(x_t | x_0): sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) noise (Ho et al. 2020, eq. 4).
@@ -57,12 +65,8 @@ class GaussianDiffusion:
         At t = 0 the mean is x_0 and the variance 0.
         """
         self._check_t(t, x_t)
-        s = self.schedule
-        x_0_weight = s.alphas_cumprod_prev.sqrt() * s.betas / (1 - s.alphas_cumprod)
-        x_t_weight = s.alphas.sqrt() * (1 - s.alphas_cumprod_prev) / (1 - s.alphas_cumprod)
-        variance = s.betas * (1 - s.alphas_cumprod_prev) / (1 - s.alphas_cumprod)
-        mean = self._at(x_0_weight, t, x_t) * x_0 + self._at(x_t_weight, t, x_t) * x_t
-        return mean, self._at(variance, t, x_t)
+        mean = self._at("posterior x_0", t, x_t) * x_0 + self._at("posterior x_t", t, x_t) * x_t
+        return mean, self._at("posterior variance", t, x_t)
 
     # -- what the network predicts -----------------------------------------------------------------
 
@@ -108,8 +112,8 @@ class GaussianDiffusion:
     ) -> Tensor:
         """Mean squared error between the network's output and its target (Ho et al. 2020, Algorithm 1).
 
-        With prediction "noise" this is their eq. 14. With "v" the error of x_0 counts SNR + 1 times, with "x_0"
-        once, with "noise" SNR times (Salimans & Ho 2022, section 4).
+        With prediction "noise" this is their eq. 14, averaged over the pixels instead of summed. With "v" the error
+        of x_0 counts SNR + 1 times, with "x_0" once, with "noise" SNR times (Salimans & Ho 2022, section 4).
 
         Args:
             model: called as model(x_t, t), or model(x_t, t, y) when labels are given.
@@ -131,12 +135,17 @@ class GaussianDiffusion:
 
     # -- helpers -----------------------------------------------------------------------------------
 
-    @staticmethod
-    def _at(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-        """values[t] as float32 (float64 where `like` is), shaped (B, 1, ...). Looked up in float64 on the CPU's table,
-        converted before the move: some devices have no float64."""
+    def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
+        """That coefficient at t, as float32 (float64 where `like` is), shaped (B, 1, ...).
+
+        The tables are float64 on the CPU; each device gets its copy once, converted before the move, since some
+        devices have no float64.
+        """
         dtype = like.dtype if like.dtype == torch.float64 else torch.float32
-        return values.to(dtype).to(t.device)[t].view(-1, *[1] * (like.ndim - 1))
+        key = name, dtype, t.device
+        if key not in self._on_device:
+            self._on_device[key] = self._coefficients[name].to(dtype).to(t.device)
+        return self._on_device[key][t].view(-1, *[1] * (like.ndim - 1))
 
     def _check_t(self, t: Tensor, x: Tensor) -> None:
         if not isinstance(t, Tensor) or t.dtype.is_floating_point or t.shape != (len(x),):

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from utils.course.runtime import find_precision
-from utils.diffusion.batches import Batches, check_labels
+from utils.diffusion.batches import Batches, check_labels, stream_seed
 from utils.diffusion.checkpoints import save_model, save_state
 
 
@@ -64,7 +64,7 @@ class Run:
         ema_model = copy.deepcopy(model).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
-        self.seed, self.rng = seed, torch.Generator(self.device).manual_seed(seed)
+        self.seed, self.rng = seed, torch.Generator(self.device).manual_seed(stream_seed(seed, "steps"))
         self.state = TrainState(0, math.nan, 0.0, math.nan, 0.0, model, ema_model)
         self.seed_dropout()
 
@@ -140,7 +140,7 @@ class Run:
     def seed_dropout(self) -> None:
         """Other masks on every further process; the first goes on with the random state as it is."""
         if self.accelerator.process_index:
-            torch.manual_seed(1_000_003 * self.accelerator.process_index + 1_009 * self.seed + self.state.step)
+            torch.manual_seed(stream_seed(self.seed, "dropout", self.accelerator.process_index, self.state.step))
 
     # -- saving ----------------------------------------------------------------------------------------
 
@@ -165,6 +165,8 @@ class Run:
             "config": getattr(self.state.model, "config", None), "prediction": self.diffusion.prediction,
             "schedule": f"{schedule.name}, {schedule.num_timesteps} timesteps, betas {betas}",
             "seed": self.seed, "batch_size": batches.batch_size, "number of images": len(batches.images),
+            "learning rate and its decay": [self.rate[0], self.rate[2]],
+            "clipping, EMA decay and label dropout": list(self.settings), "random streams": 2,
         }  # fmt: skip
 
     def restore(self, saved: dict, path: Path) -> None:
@@ -174,9 +176,9 @@ class Run:
         if missing:
             raise ValueError(f"{name} is no training state: it has no {', '.join(missing)}; use another folder")
         for key, here in self.settings_saved().items():
-            if saved.get(key, here) != here:
+            if {"random streams": 1, **saved}.get(key, here) != here:  # before 2, uses of a seed shared their numbers
                 raise ValueError(
-                    f"{name} was trained with {key} {saved[key]!r}, but this training has {here!r}; use another "
+                    f"{name} was trained with {key} {saved.get(key, 1)!r}, but this training has {here!r}; use another "
                     "folder, or the same settings"
                 )
         try:
@@ -201,7 +203,7 @@ class Run:
                 device_rng(self.device).set_rng_state(saved["device_rng"])
             self.seed_dropout()
         else:
-            self.rng.manual_seed(self.seed + saved["step"])
+            self.rng.manual_seed(stream_seed(self.seed, "steps", saved["step"]))
             print(f"saved on {saved['device']}, resumed on {self.device.type}: the noise from here on is other noise")
 
     def save_model(self, path: Path) -> None:

@@ -36,14 +36,14 @@ class SampleState(NamedTuple):
 class Step:
     """What a sampler may use to go from timestep t to an earlier s.
 
-    a_t and a_s are alpha-bar at t and s (a_s is 1 for the last step); draw() gives standard normal noise;
+    a_bar_t and a_bar_s are alpha-bar at t and s (a_bar_s is 1 for the last step); draw() gives standard normal noise;
     previous is the step before, None at first.
     """
 
     x_t: Tensor
     x_0: Tensor
-    a_t: float
-    a_s: float
+    a_bar_t: float
+    a_bar_s: float
     eta: float
     draw: Callable[[], Tensor]
     previous: "Step | None"
@@ -51,20 +51,24 @@ class Step:
 
 def ddpm_step(s: Step) -> Tensor:
     """A draw from q(x_s | x_t, x_0) (Ho et al. 2020, eq. 6 and 7, for s = t - 1: Algorithm 2)."""
-    a_ts = s.a_t / s.a_s  # alpha_t itself when s = t - 1
-    x_0_weight = math.sqrt(s.a_s) * (1 - a_ts) / (1 - s.a_t)
-    x_t_weight = math.sqrt(a_ts) * (1 - s.a_s) / (1 - s.a_t)
-    variance = (1 - a_ts) * (1 - s.a_s) / (1 - s.a_t)
+    alpha_ts = s.a_bar_t / s.a_bar_s  # alpha_t itself when s = t - 1
+    x_0_weight = math.sqrt(s.a_bar_s) * (1 - alpha_ts) / (1 - s.a_bar_t)
+    x_t_weight = math.sqrt(alpha_ts) * (1 - s.a_bar_s) / (1 - s.a_bar_t)
+    variance = (1 - alpha_ts) * (1 - s.a_bar_s) / (1 - s.a_bar_t)
     mean = x_0_weight * s.x_0 + x_t_weight * s.x_t
     return mean + math.sqrt(variance) * s.draw() if variance > 0 else mean
 
 
 def ddim_step(s: Step) -> Tensor:
-    """Song et al. 2020, eq. 12 and 16: eta = 0 adds no noise, eta = 1 has the variance of `ddpm_step`."""
-    noise = (s.x_t - math.sqrt(s.a_t) * s.x_0) / math.sqrt(1 - s.a_t)
-    sigma = s.eta * math.sqrt((1 - s.a_s) / (1 - s.a_t) * (1 - s.a_t / s.a_s))
-    x_s = math.sqrt(s.a_s) * s.x_0 + math.sqrt(max(0.0, 1 - s.a_s - sigma**2)) * noise
-    return x_s + sigma * s.draw() if sigma > 0 else x_s
+    """Song et al. 2020, eq. 12 and 16: eta = 0 adds no noise, eta = 1 has the variance of `ddpm_step`.
+
+    The noise is the one that belongs to x_0 as it is here, so to the clipped estimate where clipping is on; diffusers
+    does this with `use_clipped_model_output=True`.
+    """
+    noise = (s.x_t - math.sqrt(s.a_bar_t) * s.x_0) / math.sqrt(1 - s.a_bar_t)
+    sigma_tilde = s.eta * math.sqrt((1 - s.a_bar_s) / (1 - s.a_bar_t) * (1 - s.a_bar_t / s.a_bar_s))
+    x_s = math.sqrt(s.a_bar_s) * s.x_0 + math.sqrt(max(0.0, 1 - s.a_bar_s - sigma_tilde**2)) * noise
+    return x_s + sigma_tilde * s.draw() if sigma_tilde > 0 else x_s
 
 
 def dpmpp_2m_step(s: Step) -> Tensor:
@@ -72,14 +76,14 @@ def dpmpp_2m_step(s: Step) -> Tensor:
 
     The first step has one estimate only, and so has the last, which ends at the estimate itself.
     """
-    if s.a_s == 1:
+    if s.a_bar_s == 1:
         return s.x_0
-    h = _half_log_snr(s.a_s) - _half_log_snr(s.a_t)
+    h = _half_log_snr(s.a_bar_s) - _half_log_snr(s.a_bar_t)
     estimate = s.x_0
     if s.previous is not None:
-        r = (_half_log_snr(s.a_t) - _half_log_snr(s.previous.a_t)) / h
+        r = (_half_log_snr(s.a_bar_t) - _half_log_snr(s.previous.a_bar_t)) / h
         estimate = (1 + 1 / (2 * r)) * s.x_0 - 1 / (2 * r) * s.previous.x_0
-    return math.sqrt((1 - s.a_s) / (1 - s.a_t)) * s.x_t - math.sqrt(s.a_s) * math.expm1(-h) * estimate
+    return math.sqrt((1 - s.a_bar_s) / (1 - s.a_bar_t)) * s.x_t - math.sqrt(s.a_bar_s) * math.expm1(-h) * estimate
 
 
 def _half_log_snr(a: float) -> float:
@@ -123,17 +127,22 @@ def sample(
         shape: (B, C, H, W) of the images.
         sampler: "ddpm" (ancestral), "ddim" (with eta), or "dpmpp_2m".
         steps: network evaluations, 1 to T; by default 1000 (at most T), 50 and 20.
-        eta: how much fresh noise DDIM adds, 0 to 1; the others have no use for it.
+        eta: how much fresh noise DDIM adds, 0 to 1; the others take 0 only.
         clip: clamp the estimate of x_0 to [-1, 1] in every step.
         y: class labels (B,), or None.
         x_T: where to start, of `shape`; drawn from a standard normal when not given.
         constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
         generator: source of all noise; its device is where noise is drawn.
         device: where to compute; that of the model's weights when not given.
-    Raises ValueError for an unknown sampler, steps outside 1..T, or a y or x_T that does not fit shape.
+    Raises ValueError for an unknown sampler, steps outside 1..T, eta outside 0..1 or for another sampler than DDIM,
+    or a y or x_T that does not fit shape.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in 0..1 (0: no fresh noise, 1: as much as DDPM), got {eta}")
+    if eta and sampler != "ddim":
+        raise ValueError(f"eta = {eta} is a setting of 'ddim', {sampler!r} has no use for it; leave it out")
     if y is not None and len(y) != shape[0]:
         raise ValueError(f"{len(y)} labels for {shape[0]} images; give one label per image")
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
@@ -161,7 +170,7 @@ def sample(
             step = Step(x_t, x_0, alphas_cumprod[t], alphas_cumprod[s], eta, draw, previous)
             x_t = SAMPLERS[sampler](step)
             if constrain is not None:
-                x_t = constrain(x_t, step.a_s)
+                x_t = constrain(x_t, step.a_bar_s)
             step.previous = None  # only one step back is ever looked at
             previous = step
             yield SampleState(x_t, x_0, t, k + 1)
@@ -232,10 +241,10 @@ def keep_known(
     2022 (RePaint), eq. 8, without its resampling.
     """
 
-    def constrain(x_s: Tensor, a_s: float) -> Tensor:
+    def constrain(x_s: Tensor, a_bar_s: float) -> Tensor:
         where = generator.device if generator else None
         noise = torch.randn(known.shape, generator=generator, device=where).to(x_s)
-        noisy = math.sqrt(a_s) * known.to(x_s) + math.sqrt(1 - a_s) * noise
+        noisy = math.sqrt(a_bar_s) * known.to(x_s) + math.sqrt(1 - a_bar_s) * noise
         return torch.where(mask.to(x_s.device).bool(), noisy, x_s)
 
     return constrain

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from utils.diffusion.batches import stream_seed
 from utils.diffusion.images import load_images
 from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     images = load_images(args.data, "train", size=args.size)
     validation = load_images(args.data, "test", size=args.size) if not Path(args.data).is_dir() else None
     classes = len(images.classes) or None
-    torch.manual_seed(args.seed)
+    torch.manual_seed(stream_seed(args.seed, "weights"))
     model = UNet(
         in_channels=images.pixels.shape[1],
         channels=args.channels,

@@ -14,7 +14,7 @@ from utils.course.exercises import Exercise, Wrong
 
 DEPTH_TO_SPACE_STUB = '''\
 def depth_to_space(x, r):
-    """Undo the stem: (B, C*r*r, H, W) -> (B, C, H*r, W*r), with reshape and permute only."""
+    """Undo the stem: (B, C*r*r, H, W) -> (B, C, H*r, W*r), by reshape and permute."""
     raise NotImplementedError
 '''
 

@@ -28,60 +28,60 @@ def _close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
 # -- 05.1 ------------------------------------------------------------------------------------------
 
 JUMP_STUB = '''\
-def jump(x_t, noise, a_t, a_s):
+def jump(x_t, noise, a_bar_t, a_bar_s):
     """Mean and standard deviation of DDPM's x_s, given x_t and the estimate of the noise in it.
 
-    x_t, noise: tensors of one shape. a_t, a_s: alpha-bar before and after the step, numbers with
-    0 < a_t < a_s <= 1. Returns (mean, standard deviation): a tensor like x_t, and a number.
+    x_t, noise: tensors of one shape. a_bar_t, a_bar_s: alpha-bar before and after the step, numbers with
+    0 < a_bar_t < a_bar_s <= 1. Returns (mean, standard deviation): a tensor like x_t, and a number.
     """
     raise NotImplementedError'''
 
 JUMP_SOLUTION = """\
-def jump(x_t, noise, a_t, a_s):
-    alpha = a_t / a_s
-    mean = (x_t - (1 - alpha) / math.sqrt(1 - a_t) * noise) / math.sqrt(alpha)
-    return mean, math.sqrt((1 - alpha) * (1 - a_s) / (1 - a_t))"""
+def jump(x_t, noise, a_bar_t, a_bar_s):
+    alpha = a_bar_t / a_bar_s
+    mean = (x_t - (1 - alpha) / math.sqrt(1 - a_bar_t) * noise) / math.sqrt(alpha)
+    return mean, math.sqrt((1 - alpha) * (1 - a_bar_s) / (1 - a_bar_t))"""
 
 
 def check_jump(jump: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
     x_t, noise = torch.randn(2, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
-    for a_t, a_s in [(0.3, 0.5), (0.01, 0.2), (0.9, 0.99), (0.6, 1.0)]:
-        answer = jump(x_t.clone(), noise.clone(), a_t, a_s)
+    for a_bar_t, a_bar_s in [(0.3, 0.5), (0.01, 0.2), (0.9, 0.99), (0.6, 1.0)]:
+        answer = jump(x_t.clone(), noise.clone(), a_bar_t, a_bar_s)
         if answer is None:
             return  # the stub, or a missing return: the caller says so
         if not isinstance(answer, (tuple, list)) or len(answer) != 2:
             raise Wrong(f"two values are asked for, (mean, standard deviation); got {type(answer).__name__}")
         mean = _tensor(answer[0], "the mean", tuple(x_t.shape))
         std = float(torch.as_tensor(answer[1], dtype=torch.float64).flatten()[0])
-        x_0 = (x_t - math.sqrt(1 - a_t) * noise) / math.sqrt(a_t)
-        alpha = a_t / a_s
-        variance = (1 - alpha) * (1 - a_s) / (1 - a_t)
-        right = (math.sqrt(a_s) * (1 - alpha) * x_0 + math.sqrt(alpha) * (1 - a_s) * x_t) / (1 - a_t)
-        where = f"from a_t = {a_t} to a_s = {a_s}"
+        x_0 = (x_t - math.sqrt(1 - a_bar_t) * noise) / math.sqrt(a_bar_t)
+        alpha = a_bar_t / a_bar_s
+        variance = (1 - alpha) * (1 - a_bar_s) / (1 - a_bar_t)
+        right = (math.sqrt(a_bar_s) * (1 - alpha) * x_0 + math.sqrt(alpha) * (1 - a_bar_s) * x_t) / (1 - a_bar_t)
+        where = f"from a_bar_t = {a_bar_t} to a_bar_s = {a_bar_s}"
         if not _close(mean, right):
-            _explain_mean(mean, x_t, noise, a_t, a_s, where)
+            _explain_mean(mean, x_t, noise, a_bar_t, a_bar_s, where)
         if not abs(std - math.sqrt(variance)) <= 1e-6:  # true of NaN as well
             if abs(std - variance) < 1e-6:
                 raise Wrong(f"{where} you return the variance, {std:.4f}; its square root is asked for")
             if abs(std - math.sqrt(1 - alpha)) < 1e-6:
                 raise Wrong(
                     f"{where} your standard deviation is that of beta; that of the posterior (beta-tilde) is asked "
-                    f"for, and it is 0 at a_s = 1"
+                    f"for, and it is 0 at a_bar_s = 1"
                 )
             raise Wrong(f"{where} your standard deviation is {std:.4f}; the posterior's is {math.sqrt(variance):.4f}")
 
 
-def _explain_mean(mean: Tensor, x_t: Tensor, noise: Tensor, a_t: float, a_s: float, where: str) -> None:
-    if a_s == 1.0:
+def _explain_mean(mean: Tensor, x_t: Tensor, noise: Tensor, a_bar_t: float, a_bar_s: float, where: str) -> None:
+    if a_bar_s == 1.0:
         raise Wrong(f"{where} nothing of the noise is left, so the mean should be the estimate of x_0; yours is not")
     design = torch.stack([x_t, noise]).flatten(1).T
     own = torch.linalg.lstsq(design, mean.flatten()[:, None]).solution.flatten().tolist()
-    alpha = a_t / a_s
-    right = [1 / math.sqrt(alpha), -(1 - alpha) / math.sqrt(1 - a_t) / math.sqrt(alpha)]
+    alpha = a_bar_t / a_bar_s
+    right = [1 / math.sqrt(alpha), -(1 - alpha) / math.sqrt(1 - a_bar_t) / math.sqrt(alpha)]
     raise Wrong(
         f"{where} your mean has the weight {own[0]:.4f} of x_t and {own[1]:.4f} of the noise; line 4 with "
-        f"alpha = a_t / a_s = {alpha:.4f} has {right[0]:.4f} and {right[1]:.4f}"
+        f"alpha = a_bar_t / a_bar_s = {alpha:.4f} has {right[0]:.4f} and {right[1]:.4f}"
     )
 
 
@@ -144,24 +144,24 @@ def check_slerp(slerp_batch: Callable) -> None:
 # -- 05.3 ------------------------------------------------------------------------------------------
 
 AGAIN_STUB = '''\
-def noise_again(x_s, a_s, a_t, z):
-    """From x_s at alpha-bar a_s back to the noisier x_t at alpha-bar a_t, where 0 < a_t < a_s <= 1.
+def noise_again(x_s, a_bar_s, a_bar_t, z):
+    """From x_s at alpha-bar a_bar_s back to the noisier x_t at alpha-bar a_bar_t, where 0 < a_bar_t < a_bar_s <= 1.
 
     z: standard normal noise of the shape of x_s.
     """
     raise NotImplementedError'''
 
 AGAIN_SOLUTION = """\
-def noise_again(x_s, a_s, a_t, z):
-    alpha = a_t / a_s
+def noise_again(x_s, a_bar_s, a_bar_t, z):
+    alpha = a_bar_t / a_bar_s
     return math.sqrt(alpha) * x_s + math.sqrt(1 - alpha) * z"""
 
 
 def check_again(noise_again: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
     x_s, z = torch.randn(2, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
-    for a_s, a_t in [(0.5, 0.3), (1.0, 0.4), (0.02, 0.001), (0.99, 0.98)]:
-        answer = noise_again(x_s.clone(), a_s, a_t, z.clone())
+    for a_bar_s, a_bar_t in [(0.5, 0.3), (1.0, 0.4), (0.02, 0.001), (0.99, 0.98)]:
+        answer = noise_again(x_s.clone(), a_bar_s, a_bar_t, z.clone())
         if answer is None:
             return  # the stub, or a missing return: the caller says so
         seen = _tensor(answer, "the result", tuple(x_s.shape))
@@ -169,17 +169,17 @@ def check_again(noise_again: Callable) -> None:
         signal, sigma = weights.flatten().tolist()
         if not _close(seen, signal * x_s + sigma * z):
             raise Wrong("the result should be a number times x_s plus a number times z, and nothing else")
-        where = f"from a_s = {a_s} to a_t = {a_t}"
-        if not abs(signal**2 * a_s - a_t) <= 1e-6:
+        where = f"from a_bar_s = {a_bar_s} to a_bar_t = {a_bar_t}"
+        if not abs(signal**2 * a_bar_s - a_bar_t) <= 1e-6:
             raise Wrong(
-                f"{where}: x_s holds {math.sqrt(a_s):.4f} of the image and x_t should hold {math.sqrt(a_t):.4f}; "
-                f"with your factor of x_s, {signal:.4f}, it holds {signal * math.sqrt(a_s):.4f}"
+                f"{where}: x_s holds {math.sqrt(a_bar_s):.4f} of the image, x_t should hold {math.sqrt(a_bar_t):.4f}; "
+                f"with your factor of x_s, {signal:.4f}, it holds {signal * math.sqrt(a_bar_s):.4f}"
             )
-        variance = signal**2 * (1 - a_s) + sigma**2
-        if signal < 0 or not abs(variance - (1 - a_t)) <= 1e-6:
+        variance = signal**2 * (1 - a_bar_s) + sigma**2
+        if signal < 0 or not abs(variance - (1 - a_bar_t)) <= 1e-6:
             raise Wrong(
-                f"{where}: the noise in x_s (variance {1 - a_s:.4f}) and yours together have the variance "
-                f"{variance:.4f}; x_t should have {1 - a_t:.4f}"
+                f"{where}: the noise in x_s (variance {1 - a_bar_s:.4f}) and yours together have the variance "
+                f"{variance:.4f}; x_t should have {1 - a_bar_t:.4f}"
             )
 
 
@@ -244,10 +244,10 @@ EXERCISES = [
         stub=JUMP_STUB,
         hints=[
             "Everything in line 4 carries over if you find what takes the place of alpha_t and beta_t.",
-            "The step from s to t keeps sqrt(a_t / a_s) of x_s: alpha = a_t / a_s, beta = 1 - alpha. "
-            "alpha-bar_{t-1} becomes a_s.",
-            "mean = (x_t - beta / sqrt(1 - a_t) * noise) / sqrt(alpha); "
-            "variance = beta * (1 - a_s) / (1 - a_t). Return its root.",
+            "The step from s to t keeps sqrt(a_bar_t / a_bar_s) of x_s: alpha = a_bar_t / a_bar_s, beta = 1 - alpha. "
+            "alpha-bar_{t-1} becomes a_bar_s.",
+            "mean = (x_t - beta / sqrt(1 - a_bar_t) * noise) / sqrt(alpha); "
+            "variance = beta * (1 - a_bar_s) / (1 - a_bar_t). Return its root.",
         ],
         solution=JUMP_SOLUTION,
         entry="jump",
@@ -275,9 +275,9 @@ EXERCISES = [
         stub=AGAIN_STUB,
         hints=[
             "One forward step is sqrt(1 - beta) x + sqrt(beta) z. Several at once have the same form.",
-            "x_s holds sqrt(a_s) of the image, x_t must hold sqrt(a_t): that gives the factor of x_s. Its square "
-            "is alpha = a_t / a_s.",
-            "x_s brings the noise variance alpha (1 - a_s) along. What is missing to 1 - a_t?",
+            "x_s holds sqrt(a_bar_s) of the image, x_t must hold sqrt(a_bar_t): that gives the factor of x_s. "
+            "Its square is alpha = a_bar_t / a_bar_s.",
+            "x_s brings the noise variance alpha (1 - a_bar_s) along. What is missing to 1 - a_bar_t?",
         ],
         solution=AGAIN_SOLUTION,
         entry="noise_again",
