@@ -1264,10 +1264,9 @@ for name, rung in rungs.items():
     wall, processor = rung.training
     cost = f"{wall:>8.1f}{processor:>7.1f}{len(test) / rung.tagging[1]:>9,.0f}{rung.size / 2**20:>8.2f}"
     print(f"{name:<30}{cost}{numbers}{f'{low:.1f} to {high:.1f}':>15}")
-own = " (the own corpus stands in)" if corpus.stands_in else ""
-print(f"\n{corpus.name}{own}: {len(train):,} training sentences unless the name says otherwise, {len(test):,} test sentences;")
-print("exact spans, one seed. wall s, CPU s: training on the wall and of the processor; sent./s: sentences tagged in a")
-print("processor second.")
+print(f"\n{corpus.name}{' (the own corpus stands in)' if corpus.stands_in else ''}, exact spans, one seed")
+print(f"{len(train):,} training sentences unless the name says otherwise, {len(test):,} test sentences")
+print("wall s, CPU s: training on the wall and of the processor; sent./s: sentences tagged in a processor second")
 
 # %%
 figure, ax = plt.subplots(figsize=(9, 4.2))
