@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 
 import nbformat
 import pytest
@@ -152,6 +153,17 @@ def test_a_kernel_that_dies_is_an_error_too(checkout, capsys):
     add_source(checkout, "02_dies", HEADER + "# %%\nimport os\n\nos._exit(1)\n")
     assert main(["02"], checkout) == 1
     assert "02_dies, cell 0" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asks POSIX whether a process lives")
+@pytest.mark.parametrize("then", ["", "raise ValueError"])
+def test_no_kernel_is_left_running(checkout, then):
+    code = 'import os\nfrom pathlib import Path\n\nPath("pid").write_text(str(os.getpid()))\n'
+    add_source(checkout, "02_pid", f"{HEADER}# %%\n{code}{then}\n")
+    main(["02"], checkout)
+    pid = int((checkout / "notebooks" / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_another_profile_goes_to_another_folder(checkout, capsys):

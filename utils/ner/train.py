@@ -2,9 +2,14 @@
 
     python -m utils.ner.train --corpus ncbi-disease --model crf --out models/diseases
     python -m utils.ner.train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
+
+Training can be interrupted. The same command goes on where networks and votes stopped (their states are in DIR/training
+until the end); a CRF or a dictionary begins again.
 """
 
 import argparse
+import inspect
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{parser.prog}: interrupted; nothing was written to {args.out}")
+        sys.exit(f"{parser.prog}: interrupted; the same command goes on or, where it cannot, begins again")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -46,8 +51,11 @@ def _run(args: argparse.Namespace) -> None:
     print(f"{len(train):,} training sentences with {', '.join(types) or 'no entity'}; {len(dev):,} for choosing")
     tagger = make_tagger(args.model, types, args.seed)
     started = time.perf_counter()
-    tagger.fit(train, dev)
+    states = args.out / "training"
+    resumes = "folder" in inspect.signature(tagger.fit).parameters
+    tagger.fit(train, dev, **({"folder": states} if resumes else {}))
     tagger.save(args.out)
+    shutil.rmtree(states, ignore_errors=True)
     print(f"{args.model} trained in {time.perf_counter() - started:.0f} s, saved in {args.out}")
     if dev:
         print(f"on dev:\n{evaluate(dev, tagger.predict(dev))}")

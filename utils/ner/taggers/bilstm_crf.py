@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 from utils.ner.formats.files import write_atomically
 from utils.ner.lexicons import Lexicon
 from utils.ner.taggers.encoders import find_minilm, load_encoder, pieces_of
-from utils.ner.taggers.neural import NeuralTagger, TagHead, Window
+from utils.ner.taggers.neural import NeuralTagger, Window
+from utils.ner.taggers.tag_head import TagHead
 from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
 from utils.ner.types import Sentence
 

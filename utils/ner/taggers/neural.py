@@ -21,15 +21,13 @@ from torch import Tensor, nn
 from utils.course.runtime import find_device
 from utils.ner.evaluation import evaluate
 from utils.ner.formats.files import write_atomically
-from utils.ner.linear_chain import LinearChainCRF
 from utils.ner.taggers.base import Tagger
 from utils.ner.taggers.recipe import Recipe, cut_batches
 from utils.ner.taggers.states import load_weights, save_weights
+from utils.ner.taggers.tag_head import IGNORED
 from utils.ner.taggers.training import DTYPES, autocast, seeded, train_network
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.types import Entity, Sentence
-
-IGNORED = -100  # the tag of padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +50,6 @@ def fingerprint(sentences: Sequence[Sentence]) -> str:
     """The first digits of a SHA-256 that changes with any text or entity."""
     content = repr([(one.text, one.tokens, one.entities) for one in sentences])
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-class TagHead(nn.Module):
-    """Emissions to tags. With `crf` a trained LinearChainCRF; without, every token has its own softmax, and the CRF,
-    its scores left at 0, only keeps the steps out that the scheme forbids."""
-
-    def __init__(self, tags: Sequence[str], scheme: str, crf: bool) -> None:
-        super().__init__()
-        self.chain = LinearChainCRF(tags, scheme).requires_grad_(crf)
-        self.crf = crf
-
-    def loss(self, emissions: Tensor, tags: Tensor) -> Tensor:
-        """The mean over tokens (softmax) or over sentences (CRF) of -log p; tags (B, T), IGNORED in the padding."""
-        if self.crf:
-            return -self.chain(emissions, tags, tags != IGNORED).mean()
-        return nn.functional.cross_entropy(emissions.float().flatten(0, 1), tags.flatten(), ignore_index=IGNORED)
-
-    def decode(self, emissions: Tensor, mask: Tensor) -> list[list[int]]:
-        """The best tags of each sentence that the scheme allows."""
-        return self.chain.viterbi(emissions, mask)
-
-    def probabilities(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """p(tag) of every token, (B, T, K)."""
-        return self.chain.marginals(emissions, mask) if self.crf else emissions.float().softmax(-1)
 
 
 class NeuralTagger(Tagger):

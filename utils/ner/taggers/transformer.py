@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from utils.course.runtime import find_device, find_precision
 from utils.ner.lexicons import Lexicon
 from utils.ner.taggers.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
-from utils.ner.taggers.neural import NeuralTagger, TagHead, Window
+from utils.ner.taggers.neural import NeuralTagger, Window
 from utils.ner.taggers.states import save_weights
+from utils.ner.taggers.tag_head import TagHead
 from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
 from utils.ner.types import Sentence
 
@@ -51,10 +52,10 @@ def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
         windows.append((start, end))
         if end == len(spans):
             break
-        next_start = end
-        while next_start > start + 1 and spans[end - 1][1] - spans[next_start - 1][0] <= overlap:
-            next_start -= 1
-        start = next_start
+        # Back by the overlap, as far as the next window still reaches one token farther than this one.
+        start, behind = end, spans[end][1]
+        while behind - spans[start - 1][0] <= limit and spans[end - 1][1] - spans[start - 1][0] <= overlap:
+            start -= 1
     return windows
 
 

@@ -56,7 +56,8 @@ class VotingTagger(Tagger):
 
         Args:
             folder: keeps each member as soon as it is trained; the same call, made again after an interruption, goes
-                on with the first that is missing. Members kept from other sentences are trained again.
+                on with the first that is missing. Members kept from other sentences are trained again. A folder is for
+                one set of members: other settings of a member are not noticed.
         """
         for number, member in enumerate(self.members):
             place = None if folder is None else Path(folder) / f"member-{number + 1}"
