@@ -107,14 +107,14 @@ from utils.ner.taggers.voting import VotingTagger
 # **Question:** what is asked of every model, and how will we know which is better?
 #
 # The corpus is BC2GM, the gene mention task of BioCreative II: sentences of MEDLINE abstracts, one entity type,
-# `GENE`, which stands for genes and proteins alike. Training all rungs on all of it would take hours on two cores, so
-# a part is drawn at random, **the same part for every rung**: what differs is the model, not the data. Where the
-# corpus is not at hand, the course's own small corpus stands in, with its genes alone. The printed lines say which it
-# is; scores on the own corpus say nothing about MEDLINE.
+# `GENE`, which stands for genes and proteins alike. Training all rungs on all of it takes too long for a lesson on
+# two cores, so a part is drawn at random, **the same part for every rung**: what differs is the model, not the data.
+# Where the corpus is not at hand, the course's own small corpus stands in, with its genes alone. The printed lines
+# say which it is; scores on the own corpus say nothing about MEDLINE.
 
 # %%
 corpus = load_corpus("bc2gm")
-counts = course.pick(test=(120, 40, 50), cpu=(1500, 400, 1500), gpu=(12_500, 2_500, 5_000))
+counts = course.pick(test=(120, 40, 50), cpu=(1000, 300, 1000), gpu=(12_500, 2_500, 5_000))
 
 
 def draw_part(sentences, count):
@@ -323,9 +323,9 @@ show_mistakes("regular expressions")
 
 # %% [markdown]
 # **What just happened.** An expression sees letters, not what they stand for: a catalogue number, a cell line and a
-# gene are all letters with a number. Much of what counts as wrong is a boundary: rules about *where a name ends* are
-# far harder to write than rules about what one looks like. Every further idea helps here and harms there; that labour
-# is what the next rungs leave to the machine.
+# gene are all letters with a number. And a rule that says what a name looks like is easier to write than one that says
+# where it ends; compare the counts. A further idea helps here and harms there. That labour is what the next rungs
+# leave to the machine.
 #
 # ## 3. Rung two: a dictionary
 #
@@ -499,15 +499,18 @@ if lexicon.stands_in:
 climb("dictionary of both", DictionaryTagger(lexicon.typed("GENE")), dev=())
 difference = compare(rungs["dictionary of both"].predicted, rungs["dictionary of training names"].predicted)
 print(f"both, against training names alone: {difference}")
+pairs = list(zip(listed.predict(train), train))
+wrong = Counter(e.text for found, gold in pairs for e in found.entities if e not in gold.entities)
+print("listed names most often wrong in train:", ", ".join(f"{name} {n}" for name, n in wrong.most_common(8)))
 
 # %%
 show_mistakes("dictionary of both")
 
 # %% [markdown]
 # **What just happened.** A dictionary cannot find a name that it does not hold, and section 1 counted how many those
-# are. A long list is no way out: the symbols of NCBI Gene were not collected from sentences, so full names are
-# missing, and among its symbols are words that mean something else nearly everywhere. *Names have no end, and a match
-# is no proof.* What is lacking is the context. (Exercise 11.1 makes a list cleaner.)
+# are. A long list is no way out. NCBI Gene's table has symbols and not the names that sentences spell out; and the line
+# above counts listed symbols that mean something else, or only a part of the name. *Names have no end, and a match is
+# no proof.* What is lacking is the context. (Exercise 11.1 makes a list cleaner.)
 
 # %% [markdown]
 # ## 4. Rung three: a linear-chain CRF
@@ -920,8 +923,8 @@ print(f"right to left, padded: largest difference {(careless - alone)[..., 16:].
 print(f"packed (the length is told): largest difference {(careful - alone).abs().max():.2g}")
 
 # %% [markdown]
-# Without packing, a sentence's tags depend on which other sentences share its batch. No error is raised, and the score
-# falls by a little. `BiLSTMCRFTagger` packs.
+# Without packing, a sentence's tags depend on which other sentences share its batch, and no error is raised.
+# `BiLSTMCRFTagger` packs.
 #
 # **Predict before you run:** the network starts with no idea of shapes or endings, and the training part is small. Will
 # it beat the CRF?
@@ -964,9 +967,10 @@ for word, row in zip(new, likeness[: len(new)] @ likeness[len(new) :].T):
 show_mistakes("BiLSTM-CRF")
 
 # %% [markdown]
-# **What just happened.** The neighbours share endings, digits and capitals: features that nobody wrote. They had to be
-# learned from the same few sentences, though, that the CRF used for weights alone, and that is this model's weakness:
-# little data. It is the reason for the next rung.
+# **What just happened.** The neighbours are words written alike, in their letters, digits or capitals: features that
+# nobody wrote. But everything in this network, down to what a capital is, had to be learned from the same sentences
+# that the CRF used for the weights of ready features. On the course's own corpus there are so few that next to nothing
+# is learned. Little data is what the next rung is for.
 #
 # ## 6. Rung five: a Transformer with a token head
 #
@@ -1060,7 +1064,7 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Three decisions follow, and each is a known source of silent errors.
+# Three decisions follow, and each can go wrong in silence.
 #
 # - **Which piece speaks for a word?** The first one, as in BERT's paper (`pooling="first"`), or the mean of all.
 #   The loss must look at words, not at pieces, or long words count several times (exercise 11.3).
@@ -1274,7 +1278,7 @@ FLOOR = 0.01  # an axis in powers of ten has no place for 0 seconds
 for k, (name, rung) in enumerate(rungs.items()):
     low, high = rung.score.intervals["f1"]
     f1, x = 100 * rung.score.f1, max(rung.training[1], FLOOR)
-    look = dict(color=COLOURS[k % 7], marker="os^Dv"[k // 7 + k % 5], markersize=8, capsize=3, linestyle="")
+    look = dict(color=COLOURS[k % 7], marker="os"[k // 7], markersize=8, capsize=3, linestyle="")
     ax.errorbar(x, f1, yerr=[[f1 - 100 * low], [100 * high - f1]], label=name, **look)
 best, classic = max(rungs, key=lambda name: rungs[name].score.f1), rungs["CRF"]
 gain, factor = 100 * (rungs[best].score.f1 - classic.score.f1), rungs[best].training[1] / classic.training[1]
