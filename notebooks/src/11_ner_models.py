@@ -1,0 +1,1474 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 11 · Models
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/11_ner_models.ipynb)
+#
+# One task, one scorer, a ladder of models. The task is to find gene and protein names in sentences from MEDLINE. We
+# climb from a regular expression to a Transformer and to several systems that vote, and measure on every rung what
+# the step has bought and what it has cost.
+#
+# **At the end you will have** built by hand, and checked against `utils/ner`: Aho and Corasick's automaton; a
+# linear-chain CRF (forward algorithm, Viterbi, training) in about 60 lines of PyTorch; a character CNN and the
+# alignment of words with word pieces; the vote of BioTagger-GM. And a figure of F1 against training time.
+#
+# **You need** Python, basic PyTorch (`nn.Module`, an optimiser), and what BIO tags and F1 on spans are (notebook 09).
+#
+# **Time:** about 8 minutes on a laptop CPU (2 cores, measured while other work ran beside it); every rung learns from a
+# part of the corpus, the same for all. The GPU profile takes all of it (not measured here). The longest cells are the
+# CRFs of sections 4 and 7 and the training of sections 5 and 6.
+
+# %% tags=["setup"]
+# Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
+NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer", "spacy",
+          "tqdm", "transformers"]
+
+here = Path.cwd()
+root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
+if root is None:
+    root = here / "diffusion-ner-course"
+    if not root.exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+sys.path.insert(0, str(root))
+
+from utils.course import start
+
+course = start(seed=0)
+
+# %%
+import itertools
+import json
+import math
+import random
+import re
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pycrfsuite
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+
+# %%
+from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
+from utils.ner import (
+    Automaton,
+    BiLSTMCRFTagger,
+    CRFTagger,
+    DictionaryTagger,
+    Entity,
+    LinearChainCRF,
+    RegexTagger,
+    Sentence,
+    TransformerTagger,
+    WordFeatures,
+    evaluate,
+    from_tags,
+    lexicon_names,
+    load_corpus,
+    load_lexicon,
+    postprocess,
+    to_tags,
+)
+from utils.ner.biotagger_gm import BioTaggerGM
+from utils.ner.display import show_entities
+from utils.ner.features import LexiconMatcher
+from utils.ner.postprocess import STEPS
+from utils.ner.taggers.bilstm_crf import CharacterCNN
+from utils.ner.taggers.encoders import INSTALL, find_minilm, load_encoder
+from utils.ner.taggers.transformer import align
+from utils.ner.taggers.voting import VotingTagger
+
+# %% [markdown]
+# ## 1. The task and the scorer
+#
+# **Question:** what is asked of every model, and how will we know which is better?
+#
+# The corpus is BC2GM, the gene mention task of BioCreative II: sentences of MEDLINE abstracts, one entity type,
+# `GENE`, which stands for genes and proteins alike. Training all rungs on all of it takes too long for a lesson on
+# two cores, so a part is drawn at random, **the same part for every rung**: what differs is the model, not the data.
+# Where the corpus is not at hand, the course's own small corpus stands in, with its genes alone. The printed lines
+# say which it is; scores on the own corpus say nothing about MEDLINE.
+
+# %%
+corpus = load_corpus("bc2gm")
+counts = course.pick(test=(120, 40, 50), cpu=(1000, 300, 1000), gpu=(12_500, 2_500, 5_000))
+
+
+def draw_part(sentences, count):
+    """`count` sentences drawn at random, in the corpus's order; all where there are fewer."""
+    chosen = random.Random(0).sample(range(len(sentences)), min(count, len(sentences)))
+    return [sentences[i] for i in sorted(chosen)]
+
+
+train, dev, test = (draw_part(corpus.split(name), n) for name, n in zip(("train", "dev", "test"), counts))
+for name, some in (("train", train), ("dev", dev), ("test", test)):
+    names = sum(len(one.entities) for one in some)
+    print(f"{name:<6}{len(some):>6,} of {len(corpus.split(name)):,} sentences, {names:,} gene names")
+
+
+def words_of(sentence, entity):
+    """The words that an entity covers."""
+    return tuple(t.text for t in sentence.tokens if entity.start < t.end and t.start < entity.end)
+
+
+mentions = {words_of(one, e) for one in train for e in one.entities}
+unseen = np.mean([words_of(one, e) not in mentions for one in test for e in one.entities])
+print(f"{unseen:.0%} of the names in test are no name in the training part, letter by letter")
+
+# %%
+with_names = [one for one in train if one.entities]
+print(f"{1 - len(with_names) / len(train):.0%} of the training sentences have no gene name; four of the others:")
+show_entities(with_names[:4])
+
+# %% [markdown]
+# **The scorer.** A mention counts as found when its first character, its last character and its type are right. With
+# $c$ correct mentions among $p$ predicted and $g$ gold ones,
+#
+# $$ P = \frac cp, \qquad R = \frac cg, \qquad F_1 = \frac{2PR}{P+R} = \frac{2c}{p+g} . \tag{1} $$
+#
+# The test part is a sample, so $F_1$ has an error. The **bootstrap** estimates it: draw as many sentences, with
+# replacement, a thousand times, and see how far $F_1$ moves (Efron 1979). To compare *two* models, take the same
+# draws for both and look at the difference: a sentence that is hard for both then cancels out. `evaluate` gives the
+# interval of one model; the difference of two is built here.
+
+
+# %%
+def f1_counts(predicted):
+    """(sentences, 3): correct, predicted and gold mentions in each sentence of the test part."""
+    pairs = [(set(one.entities), set(other.entities)) for one, other in zip(test, predicted)]
+    return np.array([(len(gold & found), len(found), len(gold)) for gold, found in pairs])
+
+
+def f1_of(totals):
+    """Eq. (1) from counts (..., 3)."""
+    correct, predicted, gold = np.moveaxis(np.asarray(totals), -1, 0)
+    return 2 * correct / np.maximum(predicted + gold, 1)
+
+
+# How often each sentence is in each of a thousand draws: (1000, sentences).
+TIMES = np.random.default_rng(0).multinomial(len(test), np.full(len(test), 1 / len(test)), size=1000)
+
+
+def compare(one, other):
+    """The difference of two predictions' F1 on the same draws, with its 95% interval, as text."""
+    first, second = f1_counts(one), f1_counts(other)
+    difference = f1_of(first.sum(0)) - f1_of(second.sum(0))
+    low, high = np.quantile(f1_of(TIMES @ first) - f1_of(TIMES @ second), [0.025, 0.975])
+    return f"{100 * difference:+.1f} (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
+
+
+# %% [markdown]
+# **Check** against `evaluate`, on a prediction that forgets every third mention:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+forgetful = [one.with_entities(e for k, e in enumerate(one.entities) if k % 3 < 2) for one in test]
+assert math.isclose(f1_of(f1_counts(forgetful).sum(0)), evaluate(test, forgetful, resamples=0).f1)
+assert compare(test, test).startswith("+0.0 ")
+print("By hand and by utils: the same F1.")
+
+# %% [markdown]
+# **The ladder.** `climb` trains a tagger, times it, saves it to see how large it is, tags the test part, and puts the
+# result on the ladder. Two clocks run. *Seconds on the wall* are what you wait; they grow when other work runs on the
+# machine, as it did when this page was made. *Processor seconds*, all cores added up, hardly do; comparisons use them.
+# On two idle cores the wait is something between half of them and all of them.
+
+
+# %%
+@dataclass
+class Rung:
+    """One measured model: its predictions, clocks of training and tagging, bytes on disk, and score on test."""
+
+    predicted: list
+    training: np.ndarray  # seconds on the wall, of the processor
+    tagging: np.ndarray
+    size: int
+    score: object
+
+
+rungs = {}
+FOLDER = course.build / "notebook11"
+
+
+def read_clocks():
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+# %%
+def add_rung(name, predict, training, size):
+    """Tag the test part with `predict`, and keep and print what comes of it."""
+    predict(test[:1])  # what is loaded or compiled once is not counted
+    started = read_clocks()
+    predicted = predict(test)
+    tagging = read_clocks() - started
+    rungs[name] = Rung(predicted, training, tagging, size, score := evaluate(test, predicted))
+    low, high = score.intervals["f1"]
+    print(f"{name}: P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%} ({low:.1%} to {high:.1%})")
+    print(f"   training {training[0]:.1f} s on the wall, {training[1]:.1f} s of the processor; {size / 2**20:.2f} MiB;")
+    print(f"   tags {len(test) / tagging[1]:,.0f} sentences a processor second")
+
+
+def bytes_in(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def climb(name, tagger, train=train, dev=dev):
+    """Train a tagger and add it to the ladder."""
+    started = read_clocks()
+    tagger.fit(train, dev)
+    training = read_clocks() - started
+    folder = FOLDER / name.replace(" ", "-")
+    tagger.save(folder)
+    add_rung(name, tagger.predict, training, bytes_in(folder))
+
+
+# %% [markdown]
+# A score alone teaches little. So for every rung, mistakes **drawn at random**, a few of each kind:
+#
+# - *missed*: a gold mention that no prediction touches,
+# - *invented*: a prediction that touches no gold mention,
+# - *boundary*: a gold mention that is touched, but not by its equal.
+
+
+# %%
+def find_mistakes(predicted):
+    """(kind, sentence, mention, what was predicted there) for every mistake on the test part."""
+    for gold, found in zip(test, predicted):
+        for e in set(gold.entities) - set(found.entities):
+            touching = [other for other in found.entities if other.overlaps(e)]
+            yield "boundary" if touching else "missed", gold, e, touching
+        for e in set(found.entities) - set(gold.entities):
+            if not any(e.overlaps(other) for other in gold.entities):
+                yield "invented", gold, e, []
+
+
+def show_mistakes(name, count=2):
+    """`count` mistakes of each kind, drawn at random from all of that rung."""
+    found = sorted(find_mistakes(rungs[name].predicted), key=lambda one: (one[1].text, one[2]))
+    for kind in ("missed", "invented", "boundary"):
+        some = [one for one in found if one[0] == kind]
+        print(f"{kind}: {len(some)}")
+        for _, sentence, e, touching in random.Random(11).sample(some, min(count, len(some))):
+            before, after = sentence.text[max(0, e.start - 45) : e.start], sentence.text[e.end : e.end + 30]
+            instead = f"   <- predicted: {' | '.join(other.text for other in touching)}" if touching else ""
+            print(f"   ...{before}[{e.text}]{after}...{instead}")
+
+
+# %% [markdown]
+# ## 2. Rung one: regular expressions
+#
+# **Question:** how far do you get with a look at the training sentences and half an hour?
+#
+# Many gene names *look* like gene names: letters with a number (`p53`), Greek letters (`TGF - beta`), a word such as
+# `kinase` at the end. (BC2GM stores its tokens apart, so hyphens come with spaces around them; `HYPHEN` allows both.)
+# Each idea is one expression. Its precision on the training part says what it is worth.
+#
+# **Predict before you run:** which of the five has the best precision? And will all five together have a better
+# recall or a better precision?
+
+# %%
+HYPHEN = r"(?: ?- ?)"
+HEADS = r"(?:protein|receptor|kinase|gene|factor|antigen|polymerase|phosphatase|oncogene)s?"
+IDEAS = {
+    "letters and number": rf"\b[A-Za-z]{{1,6}}{HYPHEN}?\d{{1,3}}[A-Za-z]?\b",
+    "capitals": r"\b(?!(?:DNA|RNA|mRNA|cDNA|ATP|PCR|CI|RT|II|III|IV|USA|HIV)\b)[a-z]?[A-Z]{3,6}\b",
+    "Greek": rf"\b[A-Z][A-Za-z]*{HYPHEN}(?:alpha|beta|gamma|delta|kappa|α|β|γ|δ|κ)\b",
+    "head word": rf"\b[A-Za-z]+{HYPHEN}?[A-Za-z\d]* {HEADS}\b",
+    "ending": r"\b[a-z]{3,}(?:ase|globin|insulin)s?\b",
+}
+
+
+def my_regex_tagger(sentence, pattern):
+    """The sentence with every match as a gene."""
+    return sentence.with_entities(Entity(*match.span(), "GENE") for match in re.finditer(pattern, sentence.text))
+
+
+# Alternatives are tried in order, so the longest names come first.
+together = "|".join(IDEAS[name] for name in ("head word", "Greek", "letters and number", "capitals", "ending"))
+print(f"{'on the training part':<22}{'matches':>8}{'precision':>11}{'recall':>8}")
+for name, pattern in (IDEAS | {"all together": together}).items():
+    score = evaluate(train, [my_regex_tagger(one, pattern) for one in train], resamples=0)
+    print(f"{name:<22}{score.predicted:>8,}{score.precision:>11.1%}{score.recall:>8.1%}")
+
+# %% [markdown]
+# **Check**, and the first rung. `RegexTagger` is the same loop, for several types.
+
+# %%
+regex = RegexTagger({"GENE": together})
+assert regex.predict(test) == [my_regex_tagger(one, together) for one in test]
+climb("regular expressions", regex)
+
+# %%
+show_mistakes("regular expressions")
+
+# %% [markdown]
+# **What just happened.** An expression sees letters, not what they stand for: a catalogue number, a cell line and a
+# gene are all letters with a number. And a rule that says what a name looks like is easier to write than one that says
+# where it ends; compare the counts. A further idea helps here and harms there. That labour is what the next rungs
+# leave to the machine.
+#
+# ## 3. Rung two: a dictionary
+#
+# **Question:** why not simply list all genes?
+#
+# Lists exist: NCBI Gene has more than a hundred thousand human symbols and synonyms. Trying each of them on each
+# sentence would take a hundred thousand scans. **Aho and Corasick (1975)** find all names of a list in one pass:
+#
+# 1. Put the names into a *trie*: a state stands for a beginning of names, an arrow for one more word.
+# 2. Give each state a *failure link*: to the longest proper ending of what was read that is a beginning of a name too.
+# 3. Read the sentence once. Where no arrow fits, follow failure links; what they lead to has been read already.
+#
+# The letters of their paper are whole words here.
+
+
+# %%
+def build_trie(names):
+    """children: for each state {word: next state}; ends: for each state, lengths of the names that end there."""
+    children, ends = [{}], [set()]
+    for name in names:
+        state = 0
+        for word in name:
+            if word not in children[state]:
+                children[state][word] = len(children)
+                children.append({})
+                ends.append(set())
+            state = children[state][word]
+        ends[state].add(len(name))
+    return children, ends
+
+
+# %%
+def step(children, fail, state, word):
+    """The state after one more word: an arrow, or the arrow of the first failure link that has one, or the root."""
+    while state and word not in children[state]:
+        state = fail[state]
+    return children[state].get(word, 0)
+
+
+def link(children, ends):
+    """Failure links, breadth first: a link leads to a shorter beginning, which then is finished already."""
+    fail, queue = [0] * len(children), deque(children[0].values())
+    while queue:
+        state = queue.popleft()
+        for word, following in children[state].items():
+            fail[following] = step(children, fail, fail[state], word)
+            ends[following] |= ends[fail[following]]  # a shorter name may end here too
+            queue.append(following)
+    return fail
+
+
+# %% [markdown]
+# **Predict before you run:** three names, `nuclear factor kappa B`, `factor kappa B kinase` and `kappa B`. Where does
+# the failure link of the state "nuclear factor kappa B" lead?
+
+# %%
+few = [name.split() for name in ("nuclear factor kappa B", "factor kappa B kinase", "kappa B")]
+children, ends = build_trie(few)
+fail = link(children, ends)
+place, words = {0: (0.0, 0.0)}, {0: "start"}
+for row, name in enumerate(few):
+    state = 0
+    for depth, word in enumerate(name, 1):
+        state = children[state][word]
+        place[state], words[state] = (depth, -row), word
+figure, ax = plt.subplots(figsize=(8.5, 3.2))
+for state, (x, y) in place.items():
+    for following in children[state].values():
+        ax.annotate("", place[following], (x, y), arrowprops=dict(arrowstyle="->", shrinkA=16, shrinkB=24))
+    if fail[state]:
+        look = dict(arrowstyle="->", color=COLOURS[1], linestyle="--", shrinkA=16, shrinkB=16)
+        ax.annotate("", place[fail[state]], (x, y), arrowprops=look)
+    box = dict(boxstyle="round", facecolor=COLOURS[4] if ends[state] else "white", edgecolor="0.5")
+    ax.text(x, y, words[state], ha="center", va="center", bbox=box)
+ax.set(xlim=(-0.4, 4.5), ylim=(-2.5, 0.5), title="A trie and its failure links (dashed; those to the start left out)")
+ax.set_axis_off()
+plt.show()
+
+# %% [markdown]
+# Filled states end a name. After "nuclear factor kappa B" the link leads to "factor kappa B", whose own link leads to
+# "kappa B": so the second name that ends here is found without reading a word twice.
+
+
+# %%
+class MyAutomaton:
+    """All occurrences of names (tuples of words) in a list of words."""
+
+    def __init__(self, names):
+        self.children, self.ends = build_trie(names)
+        self.fail = link(self.children, self.ends)
+
+    def matches(self, words):
+        state, found = 0, []
+        for end, word in enumerate(words, 1):
+            state = step(self.children, self.fail, state, word)
+            found += [(end - length, end) for length in sorted(self.ends[state], reverse=True)]
+        return found
+
+    def longest(self, words):
+        """Without overlap: the first match, of equals the longest, and so on behind its end."""
+        kept = []
+        for start, end in sorted(self.matches(words), key=lambda one: (one[0], -one[1])):
+            if not kept or start >= kept[-1][1]:
+                kept.append((start, end))
+        return kept
+
+
+mine = MyAutomaton(mentions)
+print(f"{len(mentions):,} different names in the training part, {len(mine.children):,} states")
+
+# %% [markdown]
+# **Check** against brute force, against `Automaton`, and, as a tagger, against `DictionaryTagger`. Dev is for choosing
+# only, so it stays out of the dictionary.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+dictionary, theirs = DictionaryTagger().fit(train), Automaton(mentions)
+for one, tagged in zip(test[:300], dictionary.predict(test[:300])):
+    spans = itertools.combinations(range(len(one.words) + 1), 2)
+    brute = {span for span in spans if tuple(one.words[slice(*span)]) in mentions}
+    assert set(mine.matches(one.words)) == brute
+    assert mine.matches(one.words) == theirs.matches(one.words)
+    longest = [Entity(one.tokens[a].start, one.tokens[b - 1].end, "GENE") for a, b in mine.longest(one.words)]
+    assert sorted(longest) == list(tagged.entities)
+print("By hand, brute force, Automaton and DictionaryTagger find the same names.")
+
+# %% [markdown]
+# How does the time grow with the list? A scan for each name, against one pass of the automaton, on the same sentences:
+
+# %%
+names = [" ".join(name) for name in mentions]
+lexicon = load_lexicon("genes")
+pool = list(dict.fromkeys([*names, *lexicon.names]))
+random.Random(0).shuffle(pool)
+sample = test[: course.pick(test=20, cpu=100, gpu=100)]
+scan, single_pass = {}, {}
+for size in [10**k for k in range(1, 6) if 10**k <= len(pool)]:
+    automaton = MyAutomaton([tuple(name.split()) for name in pool[:size]])
+    started = time.perf_counter()
+    for one in sample:
+        automaton.matches(one.words)
+    single_pass[size] = (time.perf_counter() - started) / len(sample)
+    if size <= 10_000:
+        started = time.perf_counter()
+        for one in sample:
+            sum(name in one.text for name in pool[:size])
+        scan[size] = (time.perf_counter() - started) / len(sample)
+
+# %%
+figure, ax = plt.subplots()
+for label, times, marker in (("a scan for each name", scan, "o"), ("one pass of the automaton", single_pass, "s")):
+    ax.plot(list(times), [1e3 * seconds for seconds in times.values()], marker=marker, label=label)
+largest = max(scan)
+ax.set(xscale="log", yscale="log", xlabel="names in the list", ylabel="milliseconds a sentence")
+ax.set_title(f"With {largest:,} names one pass is {scan[largest] / single_pass[largest]:,.0f} times as fast")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# The time of the scan grows in step with the list, that of the automaton far less: the same steps are taken, whatever
+# the number of names; only its tables grow.
+#
+# Now the rungs: the names of the training part; the term list alone; and both. **Predict before you run:** the list
+# is many times as long. Which has the better precision, which the better recall?
+
+# %%
+climb("dictionary of training names", DictionaryTagger(), dev=())
+listed = DictionaryTagger(lexicon.typed("GENE"))
+score = evaluate(test, listed.predict(test))
+print(f"the term list alone ({len(listed):,} names): P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}")
+if lexicon.stands_in:
+    print("   (no term list at hand: these are names of the course's own training sentences)")
+climb("dictionary of both", DictionaryTagger(lexicon.typed("GENE")), dev=())
+difference = compare(rungs["dictionary of both"].predicted, rungs["dictionary of training names"].predicted)
+print(f"both, against training names alone: {difference}")
+pairs = list(zip(listed.predict(train), train))
+wrong = Counter(e.text for found, gold in pairs for e in found.entities if e not in gold.entities)
+print("listed names most often wrong in train:", ", ".join(f"{name} {n}" for name, n in wrong.most_common(8)))
+
+# %%
+show_mistakes("dictionary of both")
+
+# %% [markdown]
+# **What just happened.** A dictionary cannot find a name that it does not hold, and section 1 counted how many those
+# are. A long list is no way out. NCBI Gene's table has symbols and not the names that sentences spell out; and the line
+# above counts listed symbols that mean something else, or only a part of the name. *Names have no end, and a match is
+# no proof.* What is lacking is the context. (Exercise 11.1 makes a list cleaner.)
+
+# %% [markdown]
+# ## 4. Rung three: a linear-chain CRF
+#
+# **Question:** how can a model weigh evidence for every word, and still give tags that fit together?
+#
+# Each word $t$ of a sentence gets a score $e_{t,k}$ for each tag $k$, its **emissions**. Tags also depend on their
+# neighbours (an `I` needs a `B` or `I` before it), so every step from tag $j$ to tag $k$ has a score $A_{jk}$ too, and
+# beginning and end have $a_k$ and $b_k$. A whole path $y_1 \dots y_n$ of tags scores
+#
+# $$ s(y) = a_{y_1} + \sum_{t=1}^{n} e_{t, y_t} + \sum_{t=2}^{n} A_{y_{t-1}, y_t} + b_{y_n}, \qquad
+# p(y) = \frac{e^{s(y)}}{Z}, \quad Z = \sum_{y'} e^{s(y')} \tag{2} $$
+#
+# (Lafferty, McCallum & Pereira 2001; in this form, with the emissions of a network, Lample et al. 2016, section 2.2).
+# The sum runs over all $K^n$ paths. With $K = 3$ tags (`O`, `B`, `I`) and a sentence of 25 words that is
+# $8 \cdot 10^{11}$. But the paths share their beginnings. Let $\alpha_{t,k}$ be the log of the sum over all beginnings
+# that end at word $t$ in tag $k$. Then (the **forward algorithm**)
+#
+# $$ \alpha_{1,k} = a_k + e_{1,k}, \qquad
+# \alpha_{t,k} = e_{t,k} + \log \sum_j e^{\alpha_{t-1,j} + A_{jk}}, \qquad
+# \log Z = \log \sum_k e^{\alpha_{n,k} + b_k} \tag{3} $$
+#
+# costs $nK^2$ steps. Replace the sum by a maximum, remember where each maximum came from, and the same walk gives the
+# **best** path: Viterbi's algorithm.
+
+
+# %%
+def path_score(emissions, path, start, transitions, end):
+    """s(y) of eq. (2): emissions (n, K), path a list of n tags, start and end (K), transitions (K, K) [from, to]."""
+    of_words = sum(emissions[t, tag] for t, tag in enumerate(path))
+    of_steps = sum(transitions[before, after] for before, after in itertools.pairwise(path))
+    return start[path[0]] + of_words + of_steps + end[path[-1]]
+
+
+def forward(emissions, start, transitions, end):
+    """log Z by eq. (3)."""
+    alpha = start + emissions[0]  # (K)
+    for row in emissions[1:]:
+        alpha = row + torch.logsumexp(alpha[:, None] + transitions, dim=0)
+    return torch.logsumexp(alpha + end, dim=0)
+
+
+# %%
+def viterbi(emissions, start, transitions, end):
+    """The path with the highest score, as a list."""
+    best, pointers = start + emissions[0], []
+    for row in emissions[1:]:
+        longer, came_from = (best[:, None] + transitions).max(dim=0)
+        best = row + longer
+        pointers.append(came_from.tolist())
+    path = [int((best + end).argmax())]
+    for came_from in reversed(pointers):
+        path.append(came_from[path[-1]])
+    return path[::-1]
+
+
+# %% [markdown]
+# **Check** against enumeration: for short sentences all paths can be written out.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+generator = torch.Generator().manual_seed(0)
+for length in range(1, 7):
+    emissions = torch.randn(length, 3, generator=generator).double()
+    start, transitions, end = (torch.randn(*shape, generator=generator).double() for shape in ((3,), (3, 3), (3,)))
+    paths = list(itertools.product(range(3), repeat=length))
+    scores = torch.stack([path_score(emissions, path, start, transitions, end) for path in paths])
+    torch.testing.assert_close(forward(emissions, start, transitions, end), torch.logsumexp(scores, 0))
+    assert viterbi(emissions, start, transitions, end) == list(paths[int(scores.argmax())])
+    print(f"{length} words, {len(paths):>3} paths: log Z and the best path are those of the enumeration")
+
+# %% [markdown]
+# **Training** maximises $\log p(y) = s(y) - \log Z$ of the annotated paths. No backward algorithm has to be written:
+# autograd differentiates eq. (3). To be quick, a batch goes through at once; sentences differ in length, so a mask says
+# where words are. This class is the rest of the sixty lines.
+
+
+# %%
+class ChainCRF(nn.Module):
+    """Eqs. (2) and (3) for a batch: emissions (B, T, K), tags (B, T), mask (B, T) True at words, False behind them."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.start, self.end = nn.Parameter(torch.zeros(count)), nn.Parameter(torch.zeros(count))
+        self.transitions = nn.Parameter(torch.zeros(count, count))
+
+    def log_partition(self, emissions, mask):
+        alpha = self.start + emissions[:, 0]  # (B, K)
+        for t in range(1, emissions.shape[1]):
+            longer = torch.logsumexp(alpha[:, :, None] + self.transitions, dim=1) + emissions[:, t]
+            alpha = torch.where(mask[:, t, None], longer, alpha)  # a sentence that is over keeps what it has
+        return torch.logsumexp(alpha + self.end, dim=1)
+
+    def forward(self, emissions, tags, mask):
+        """log p(tags) of each sentence (B)."""
+        last = tags.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
+        of_words = (emissions.gather(2, tags[:, :, None])[:, :, 0] * mask).sum(1)
+        of_steps = (self.transitions[tags[:, :-1], tags[:, 1:]] * mask[:, 1:]).sum(1)
+        score = self.start[tags[:, 0]] + of_words + of_steps + self.end[last]
+        return score - self.log_partition(emissions, mask)
+
+
+# %% [markdown]
+# **Check** against `LinearChainCRF` of `utils/ner/linear_chain.py`: the same numbers, and the same gradients.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+mine, theirs = ChainCRF(5), LinearChainCRF(5)
+with torch.no_grad():
+    for parameter in mine.parameters():
+        parameter.normal_(generator=generator)
+theirs.load_state_dict(mine.state_dict())
+emissions = torch.randn(8, 12, 5, generator=generator)
+tags = torch.randint(5, (8, 12), generator=generator)
+mask = torch.arange(12) < torch.tensor([12, 1, 5, 7, 12, 3, 9, 2])[:, None]
+torch.testing.assert_close(mine(emissions, tags, mask), theirs(emissions, tags, mask))
+for crf in (mine, theirs):
+    crf(emissions, tags, mask).sum().backward()
+torch.testing.assert_close(mine.transitions.grad, theirs.transitions.grad)
+weights = mine.start, mine.transitions, mine.end
+paths = [viterbi(row[: int(n)], *weights) for row, n in zip(emissions, mask.sum(1))]
+assert paths == theirs.viterbi(emissions, mask)
+print("Log-probabilities, gradients and best paths agree.")
+
+# %% [markdown]
+# Where do emissions come from? In the classical CRF from **features**: strings that say something about a word. Every
+# feature has one weight for each tag, and an emission is the sum of the weights of the features that are present.
+# That is an embedding table of width $K$ and a sum, so PyTorch's `EmbeddingBag` does it. Eight features to begin with:
+
+
+# %%
+def shape(word):
+    """Runs of capitals as A, of small letters as a, of digits as 0: "IL2Ra" is "A0Aa"."""
+    return re.sub(r"\d+", "0", re.sub("[a-z]+", "a", re.sub("[A-Z]+", "A", word)))
+
+
+def my_features(words):
+    """For each word of a sentence a list of strings."""
+    lower = ["^", *(word.lower() for word in words), "$"]
+    return [
+        ["bias", f"word={word}", f"lower={here}", f"before={before}", f"after={after}", f"begin={here[:3]}",
+         f"end={here[-3:]}", f"shape={shape(word)}"]
+        for word, before, here, after in zip(words, lower, lower[1:], lower[2:])
+    ]  # fmt: skip
+
+
+# %%
+class HandCRF(nn.Module):
+    """Features of words to log p(tags): one weight for each feature and tag, and a chain."""
+
+    def __init__(self, features, tags):
+        super().__init__()
+        self.number, self.tags = {feature: i for i, feature in enumerate(features)}, tags
+        self.weights = nn.EmbeddingBag(len(features), len(tags), mode="sum")
+        nn.init.zeros_(self.weights.weight)
+        self.crf = ChainCRF(len(tags))
+
+    def emissions(self, sentences):
+        """For each sentence, given as its features, a tensor (words, K); unknown features say nothing."""
+        bags = [[self.number[f] for f in word if f in self.number] for sentence in sentences for word in sentence]
+        offsets = list(itertools.accumulate(map(len, bags), initial=0))[:-1]
+        flat = torch.tensor([number for bag in bags for number in bag])
+        return self.weights(flat, torch.tensor(offsets)).split([len(sentence) for sentence in sentences])
+
+
+# %%
+def pad(rows):
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def train_by_hand(model, sentences, epochs, batch_size=32):
+    """Maximise log p(tags), by Adam."""
+    features = [my_features(one.words) for one in sentences]
+    tags = [torch.tensor([model.tags.index(tag) for tag in to_tags(one)]) for one in sentences]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    for _ in tqdm(range(epochs), unit="epoch", leave=False):
+        for batch in torch.randperm(len(sentences), generator=generator).split(batch_size):
+            mask = pad([torch.ones_like(tags[i], dtype=torch.bool) for i in batch])
+            emissions = pad(model.emissions([features[i] for i in batch]))
+            loss = -model.crf(emissions, pad([tags[i] for i in batch]), mask).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model
+
+
+# %%
+@torch.no_grad()
+def tag_by_hand(sentences, model):
+    weights = model.crf.start, model.crf.transitions, model.crf.end
+    scores = model.emissions([my_features(one.words) for one in sentences])
+    paths = [viterbi(rows, *weights) for rows in scores]
+    return [from_tags(one, [model.tags[k] for k in path]) for one, path in zip(sentences, paths)]
+
+
+# %% [markdown]
+# **Predict before you run:** the dictionary knew every training name by heart. This model knows eight things about a
+# word. Which recall will be higher?
+
+# %%
+started = read_clocks()
+known_features = dict.fromkeys(f for one in train for word in my_features(one.words) for f in word)
+by_hand = HandCRF(known_features, ["O", "B-GENE", "I-GENE"])
+train_by_hand(by_hand, train, epochs=course.pick(test=3, cpu=5, gpu=5))
+training = read_clocks() - started
+folder = FOLDER / "CRF-by-hand"
+folder.mkdir(parents=True, exist_ok=True)
+save_file(by_hand.state_dict(), folder / "model.safetensors")
+(folder / "features.json").write_text(json.dumps(list(known_features)), "utf-8")
+add_rung("CRF by hand", lambda sentences: tag_by_hand(sentences, by_hand), training, bytes_in(folder))
+print(f"{len(known_features):,} features with {len(by_hand.tags)} weights each; the learned steps between tags:")
+print("   " + "".join(f"{'to ' + tag:>12}" for tag in by_hand.tags))
+for tag, row in zip(by_hand.tags, by_hand.crf.transitions.tolist()):
+    print(f"   {'from ' + tag:<13}" + "".join(f"{value:>8.1f}    " for value in row))
+
+# %%
+show_mistakes("CRF by hand")
+
+# %% [markdown]
+# From `O` to `I-GENE` is a step that never occurs in training. Nobody forbade it; compare its score with the others.
+#
+# **To see the chain at work**, a test sentence: in colour $p(y_t = k)$ of each word, as the derivative of $\log Z$
+# by the emissions; as a line the best path; as crosses what each word would get for itself, without its neighbours.
+# `strength` multiplies the scores of steps: 0 is a chain without links.
+
+# %%
+short = [one for one in test if 5 <= len(one.words) <= 14 and len(one.entities) > 0]
+shown = max(short or test[:1], key=lambda one: sum(len(words_of(one, e)) for e in one.entities) / len(one.words))
+
+
+def draw_trellis(strength=1.0):
+    """Marginals, best path and each word's own best tag in one sentence."""
+    emissions = by_hand.emissions([my_features(shown.words)])[0].detach().requires_grad_()
+    weights = [strength * one.detach() for one in (by_hand.crf.start, by_hand.crf.transitions, by_hand.crf.end)]
+    (marginals,) = torch.autograd.grad(forward(emissions, *weights), emissions)
+    path, alone = viterbi(emissions.detach(), *weights), emissions.detach().argmax(1)
+    figure, ax = plt.subplots(figsize=(9, 2.9))
+    picture = ax.imshow(marginals.T, aspect="auto", vmin=0, vmax=1, cmap="cividis")
+    ax.plot(path, "-o", color="white", linewidth=2.5)
+    ax.plot(path, "-o", color=COLOURS[1], label="best path")
+    ax.plot(alone, "x", color="white", markersize=11, markeredgewidth=4)
+    ax.plot(alone, "x", color=COLOURS[3], markersize=9, markeredgewidth=2, label="each word for itself")
+    ax.set(yticks=range(3), yticklabels=by_hand.tags, xticks=range(len(path)))
+    ax.set_xticklabels(shown.words, rotation=45, ha="right")
+    ax.grid(False)
+    differs = int((torch.tensor(path) != alone).sum())
+    ax.set_title(f"strength {strength:g}: the path differs from single decisions at {differs} of {len(path)} words")
+    figure.colorbar(picture, label="p(tag)")
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8)
+    return figure
+
+
+# %%
+for strength in (0.0, 1.0, 2.0):
+    draw_trellis(strength)
+    plt.show()
+
+# %%
+play(draw_trellis, strength=(0.0, 3.0, 0.25))
+
+# %% [markdown]
+# **CRFsuite** (Okazaki 2007) is the same model in C, with another optimiser (L-BFGS) and penalties on the weights. Is
+# it *really* the same? Train it on our eight features, read its weights out of the saved file, put them into our CRF,
+# and compare the probability of its best path.
+
+# %%
+iterations = course.pick(test=30, cpu=80, gpu=150)
+same = CRFTagger(my_features, scheme="BIO", iterations=iterations).fit(train)
+folder = FOLDER / "CRFsuite-same-features"
+same.save(folder)
+suite = pycrfsuite.Tagger()
+suite.open(str(folder / "model.crfsuite"))
+learned, tags = suite.info(), suite.labels()
+copy = HandCRF(dict.fromkeys(feature for feature, _ in learned.state_features), tags)
+with torch.no_grad():
+    for (feature, tag), weight in learned.state_features.items():
+        copy.weights.weight[copy.number[feature], tags.index(tag)] = weight
+    for (before, after), weight in learned.transitions.items():
+        copy.crf.transitions[tags.index(before), tags.index(after)] = weight
+for one in test[:50]:
+    with torch.no_grad():
+        emissions = copy.emissions([my_features(one.words)])[0]
+        best = viterbi(emissions, copy.crf.start, copy.crf.transitions, copy.crf.end)
+        mine = copy.crf(emissions[None], torch.tensor([best]), torch.ones(1, len(best), dtype=torch.bool))
+    suite.set(my_features(one.words))
+    assert [tags[k] for k in best] == suite.tag()
+    torch.testing.assert_close(float(mine.exp()), suite.probability(suite.tag()), rtol=1e-2, atol=1e-4)
+print("With CRFsuite's weights, our Viterbi finds its tags, and our p(y) is its probability, on 50 sentences.")
+print(f"its F1 with the eight features: {evaluate(test, same.predict(test), resamples=0).f1:.1%}")
+
+# %% [markdown]
+# **Real features.** `WordFeatures` has the kinds that gene taggers of that time used: beginnings and ends, letter
+# n-grams, stems, shapes, neighbours and pairs of them, brackets. Which of them matter? They are added group by group
+# and judged on dev (test stays unseen until the end).
+#
+# **Predict before you run:** which group helps most?
+
+# %%
+nothing = dict(window=0, affixes=0, grams=(), stems=False, shapes=False, pairs=False, brackets=False)
+groups = {
+    "the word": {},
+    "+ neighbours": dict(window=2),
+    "+ shapes, ends": dict(shapes=True, affixes=5),
+    "+ n-grams, stems": dict(grams=(2, 3), stems=True),
+}
+options, on_dev = nothing, {}
+for group, added in groups.items():
+    options = options | added
+    tagger = CRFTagger(WordFeatures(**options), scheme="BIO", iterations=iterations).fit(train)
+    on_dev[group] = evaluate(dev, tagger.predict(dev))
+
+# %% [markdown]
+# All of them together are what `WordFeatures()` makes by itself, and this makes the rung. A penalty keeps hundreds of
+# thousands of weights from learning the training sentences by heart; with L1 in it most become zero.
+
+# %%
+crf = CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations)
+climb("CRF", crf)
+on_dev["+ pairs, brackets"] = evaluate(dev, crf.predict(dev))
+print(f"real features against eight: {compare(rungs['CRF'].predicted, rungs['CRF by hand'].predicted)}")
+
+# %%
+figure, ax = plt.subplots(figsize=(8, 2.8))
+values = np.array([100 * score.f1 for score in on_dev.values()])
+spread = np.array([[100 * edge for edge in score.intervals["f1"]] for score in on_dev.values()]).T
+ax.errorbar(values, range(len(values)), xerr=abs(spread - values), fmt="o", color=COLOURS[0], capsize=3)
+steps = np.diff(values)
+ax.set(yticks=range(len(values)), yticklabels=list(on_dev), xlabel="F1 on dev, per cent (95% intervals)")
+ax.invert_yaxis()
+most = list(on_dev)[int(steps.argmax()) + 1].removeprefix("+ ")
+ax.set_title(f"From {values[0]:.0f} to {values[-1]:.0f}; the largest step here is {most} ({steps.max():+.1f})")
+plt.show()
+
+# %% [markdown]
+# The order matters: a group added late has less left to explain. And the bars are wide next to most of the steps.
+
+# %%
+show_mistakes("CRF")
+
+# %% [markdown]
+# **What just happened.** The same names as before are there to be learned from, but now as evidence (`ase` at the
+# end, a number, `expression` to the left) that carries over to names never seen. Boundaries remain: whether `human`,
+# `gene` or `protein` belongs to the name is a habit of the annotators.
+#
+# More sentences instead of a better model? The CRF is cheap enough to try: the same on three times as many.
+
+# %%
+more = draw_part(corpus.train, 3 * len(train))
+name = f"CRF on {len(more):,} sentences"
+climb(name, CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations), train=more)
+print("against the same CRF on the training part:", compare(rungs[name].predicted, rungs["CRF"].predicted))
+
+# %% [markdown]
+# ## 5. Rung four: BiLSTM-CRF
+#
+# **Question:** can the features be learned too?
+#
+# The neural tagger of before Transformers (Lample et al. 2016; Ma & Hovy 2016) keeps the chain on top and replaces
+# features by vectors:
+#
+# - a **vector for each word**, from a table; it starts, where the encoder of section 6 is at hand, from the vectors
+#   that this encoder has for the word's pieces, as earlier systems started from word2vec;
+# - a **character encoding**: the letters' vectors, convolutions over three and over five of them, and the maximum over
+#   the word. It stands in for `begin=`, `end=` and `shape=`, also for words never seen;
+# - a **bidirectional LSTM** that reads the sentence from both ends, so that each word's vector knows its context;
+# - a linear layer that turns it into emissions, and the CRF of section 4.
+
+
+# %%
+class MyCharacterCNN(nn.Module):
+    """Characters of words (N, L), 0 behind a word's end, as one vector each (N, width)."""
+
+    def __init__(self, count, size=32, width=96):
+        super().__init__()
+        self.table = nn.Embedding(count, size, padding_idx=0)
+        self.convolutions = nn.ModuleList(nn.Conv1d(size, width // 2, kernel, padding="same") for kernel in (3, 5))
+
+    def forward(self, characters):
+        x = self.table(characters).transpose(1, 2)  # (N, size, L)
+        there = (characters != 0)[:, None]  # (N, 1, L)
+        return torch.cat([convolution(x).relu() * there for convolution in self.convolutions], 1).amax(2)
+
+
+# %% [markdown]
+# **Check** against `utils`, and that padding does not matter: a word has one encoding, however long its neighbours are.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+mine, theirs = MyCharacterCNN(40), CharacterCNN(40)
+mine.load_state_dict(theirs.state_dict())
+characters = torch.randint(1, 40, (20, 12), generator=generator)
+characters[:, 9:] = 0
+torch.testing.assert_close(mine(characters), theirs(characters))
+torch.testing.assert_close(mine(characters), mine(characters[:, :9]))
+print("The same vectors as utils, and no trace of the padding.")
+
+# %% [markdown]
+# **The pitfall of the LSTM.** Sentences of a batch are padded to one length, and the direction from right to left
+# begins at the right: in the padding. **Predict before you run:** two copies of one sentence, one alone, one padded
+# with 30 zeros. How much do their outputs differ, if nobody tells the LSTM about the padding?
+
+# %%
+torch.manual_seed(0)
+lstm = nn.LSTM(8, 16, bidirectional=True, batch_first=True)
+sentence = torch.randn(1, 10, 8)
+padded = nn.functional.pad(sentence, (0, 0, 0, 30))
+packed = nn.utils.rnn.pack_padded_sequence(padded, torch.tensor([10]), batch_first=True)
+with torch.no_grad():
+    alone, careless = lstm(sentence)[0], lstm(padded)[0][:, :10]
+    careful = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0]
+print(f"left to right, padded: largest difference {(careless - alone)[..., :16].abs().max():.2g}")
+print(f"right to left, padded: largest difference {(careless - alone)[..., 16:].abs().max():.2g}")
+print(f"packed (the length is told): largest difference {(careful - alone).abs().max():.2g}")
+
+# %% [markdown]
+# Without packing, a sentence's tags depend on which other sentences share its batch, and no error is raised.
+# `BiLSTMCRFTagger` packs.
+#
+# **Predict before you run:** the network starts with no idea of shapes or endings, and the training part is small. Will
+# it beat the CRF?
+
+# %%
+epochs = course.pick(test=2, cpu=10, gpu=15)
+bilstm = BiLSTMCRFTagger(epochs=epochs, hidden=course.pick(test=50, cpu=150, gpu=200))
+print("word vectors:", "from the encoder's pieces" if find_minilm() else "from nothing (no encoder package here)")
+climb("BiLSTM-CRF", bilstm)
+print("against the CRF:", compare(rungs["BiLSTM-CRF"].predicted, rungs["CRF"].predicted))
+print("loss and F1 on dev, epoch by epoch:")
+print("   " + ", ".join(f"{one['loss']:.1f} / {one['score']:.0%}" for one in bilstm.history))
+
+# %% [markdown]
+# What did the characters learn? Words of the test part that no training sentence has, and the training words whose
+# character encodings are most like theirs (cosine):
+
+# %%
+number = {letter: i for i, letter in enumerate(bilstm.characters)}
+
+
+@torch.no_grad()
+def encode_letters(words):
+    """The trained character encodings, centred, of length 1: (words, width)."""
+    rows = [torch.tensor([number.get(letter, 1) for letter in word[:30]]) for word in words]
+    encoder = bilstm.network.characters
+    vectors = encoder(pad(rows).to(encoder.table.weight.device)).cpu()
+    return nn.functional.normalize(vectors - vectors.mean(0), dim=1)
+
+
+seen = sorted({word for one in train for word in one.words if len(word) > 3})
+new = {word for one in test for e in one.entities for word in words_of(one, e) if len(word) > 3} - set(seen)
+new = random.Random(5).sample(sorted(new), min(6, len(new)))
+likeness = encode_letters(new + seen)
+for word, row in zip(new, likeness[: len(new)] @ likeness[len(new) :].T):
+    nearest = [seen[i] for i in row.topk(4).indices]
+    print(f"{word:<18} {', '.join(nearest)}")
+
+# %%
+show_mistakes("BiLSTM-CRF")
+
+# %% [markdown]
+# **What just happened.** The neighbours are words written alike, in their letters, digits or capitals: features that
+# nobody wrote. But everything in this network, down to what a capital is, had to be learned from the same sentences
+# that the CRF used for the weights of ready features. On the course's own corpus there are so few that next to nothing
+# is learned. The next rung brings more than word vectors that has been learned before.
+#
+# ## 6. Rung five: a Transformer with a token head
+#
+# **Question:** what if the reading has been learned before, from text without annotation?
+#
+# A pretrained encoder gives every position of a text a vector that knows its whole context. The tagger adds one linear
+# layer, a score for each tag, and trains everything together for a few epochs (Devlin et al. 2019, section 5.3).
+# Here the encoder is all-MiniLM-L6-v2: 6 layers, 384 numbers a position, uncased, trained on general text. Without
+# the package that carries it, and without a network, a small encoder with *random* weights takes its place, so that
+# every cell runs; then this rung shows the machinery and no more.
+
+
+# %%
+def make_random_encoder(folder, sentences):
+    """A small BERT with random weights, and WordPiece trained on these sentences; the folder."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([one.text for one in sentences], trainer)
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **names).save_pretrained(folder)
+    size = dict(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192)
+    BertModel(BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=256, **size)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+try:
+    encoder, tokenizer = load_encoder()
+    source = None
+    print(f"encoder: all-MiniLM-L6-v2, {sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} million weights")
+except OSError:
+    source = make_random_encoder(FOLDER / "random-encoder", train)
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    print(f"encoder: a small one with RANDOM weights. To get the real one: {INSTALL}")
+
+# %% [markdown]
+# **Sub-word alignment.** The encoder does not see words. Its tokenizer cuts the text into pieces of its own vocabulary,
+# and a gene name falls into many. Tags belong to words; so each word has to know its pieces. Both have offsets into the
+# text, and that settles it: *a piece belongs to every word it shares a character with*.
+#
+# **Predict before you run:** into how many pieces does `IL-2Ralpha` fall?
+
+
+# %%
+def my_align(tokens, pieces):
+    """For each token (first piece, piece behind the last), all as (start, end) in characters; none is without piece."""
+    spans = []
+    for start, end in tokens:
+        inside = [i for i, (left, right) in enumerate(pieces) if left < end and start < right]
+        spans.append((inside[0], inside[-1] + 1))
+    return spans
+
+
+def cut(text):
+    """Pieces of a text, and their offsets."""
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return tokenizer.convert_ids_to_tokens(found["input_ids"]), found["offset_mapping"]
+
+
+text = "IL-2Ralpha activates p53 in hepatocytes ."
+example = Sentence(text, [match.span() for match in re.finditer(r"\S+", text)])
+pieces, offsets = cut(example.text)
+for token, (first, last) in zip(example.tokens, my_align([token[:2] for token in example.tokens], offsets)):
+    print(f"{token.text:<14}{' '.join(pieces[first:last])}")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for one in test:
+    offsets = cut(one.text)[1]
+    assert my_align([token[:2] for token in one.tokens], offsets) == align([t[:2] for t in one.tokens], offsets)
+print("By hand and by utils: the same pieces for every word of the test part.")
+
+# %%
+of_genes, of_others = [], []
+for one in test:
+    spans = my_align([token[:2] for token in one.tokens], cut(one.text)[1])
+    for token, (first, last) in zip(one.tokens, spans):
+        inside = any(e.start <= token.start < e.end for e in one.entities)
+        (of_genes if inside else of_others).append(last - first)
+figure, ax = plt.subplots(figsize=(7, 2.6))
+bins = np.arange(0.5, 9)
+for values, label in ((of_others, "other words"), (of_genes, "words in gene names")):
+    ax.hist(np.minimum(values, 8), bins, weights=np.full(len(values), 100 / len(values)), alpha=0.6, label=label)
+ax.set(xlabel="pieces (8 and more together)", ylabel="per cent of words")
+ax.set_title(f"A word in a gene name has {np.mean(of_genes):.2f} pieces, another word {np.mean(of_others):.2f}")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# Three decisions follow, and each can go wrong in silence.
+#
+# - **Which piece speaks for a word?** The first one, as in BERT's paper (`pooling="first"`), or the mean of all.
+#   The loss must look at words, not at pieces, or long words count several times (exercise 11.3).
+# - **Long sentences.** An encoder reads a limited number of pieces. What lies beyond must not be cut off in silence;
+#   `TransformerTagger` cuts windows that overlap.
+# - **What the vocabulary cannot see.** An uncased one takes `WAS` and `was` for the same. Ask it:
+
+# %%
+for word in ("WAS", "was", "CAT", "cat"):
+    print(f"{word:<6}{cut(word)[0]}")
+
+# %% [markdown]
+# Where the two rows of a pair are equal, a gene and a common word are the same to the encoder. So `TransformerTagger`
+# tells the head beside the vector how each word is written (small, capitals, digits inside ...).
+#
+# **Predict before you run:** it sees each training sentence a few times only. Where will it stand against the CRF?
+
+# %%
+epochs = course.pick(test=1, cpu=6, gpu=5)
+transformer = TransformerTagger(source, epochs=epochs, learning_rate=2e-4 if source is None else 2e-3)
+print(f"computing in {transformer.precision}, {epochs} epochs")
+climb("Transformer", transformer)
+print("against the CRF:", compare(rungs["Transformer"].predicted, rungs["CRF"].predicted))
+print("loss and F1 on dev, epoch by epoch:")
+print("   " + ", ".join(f"{one['loss']:.2f} / {one['score']:.0%}" for one in transformer.history))
+
+# %%
+show_mistakes("Transformer")
+
+# %%
+examples = random.Random(2).sample([i for i, one in enumerate(test) if one.entities and len(one.text) < 160], 2)
+titles, rows = [], []
+for i in examples:
+    for name in ("gold", "CRF", "Transformer"):
+        titles.append(name)
+        rows.append(test[i] if name == "gold" else rungs[name].predicted[i])
+show_entities(rows, titles=titles)
+
+# %% [markdown]
+# **What just happened.** The encoder can read, but what it has read is general text without capitals, and gene names
+# are not in it. How far that outweighs features made for the purpose is the difference printed above; the cost, in
+# seconds and megabytes, is certain. An encoder trained on PubMed is the better start where it can be downloaded:
+# `TransformerTagger("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract")`, in the same cell. Notebook 13 goes that
+# way. Look also at the epochs: where the loss goes on falling and F1 on dev stands still, the training sentences are
+# being learned by heart, and more epochs do not help. Boundary mistakes stay in the list, as on every rung: what the
+# annotators took for the name is learned from annotation only.
+
+# %% [markdown]
+# ## 7. Rung six: BioTagger-GM, look-up and a vote
+#
+# **Question:** the rungs so far make different mistakes. Can they be put together?
+#
+# **BioTagger-GM** (Torii, Hu, Wu & Liu 2009) has four parts, in the words of its abstract: *dictionary look-up*
+# (names of BioThesaurus and terms of the UMLS are tagged in the text); *machine learning* (systems are trained with
+# the look-up "as one type of feature"); *post-processing* ("heuristic rules"); and *system combination* ("a voting
+# scheme"). It reports F = 0.8887 on BC2GM, by cross-validation and by the task's own scoring.
+#
+# **What is not disclosed** in the abstract, on which this section rests: which systems vote, with which features and
+# parameters; how look-up is matched and encoded; what the rules are; how votes are weighed. All of that is *our*
+# choice below. And two things are replaced: the UMLS needs a licence of its own, and neither it nor BioThesaurus comes
+# with the course, so human gene symbols of NCBI Gene and names of the Disease Ontology and of MeSH stand for them,
+# much smaller lists. So this is a rebuilding of the recipe, not of the system.
+#
+# ### Look-up as a feature
+#
+# A match in a list proves little, as section 3 saw. As a *feature* it need not: the CRF learns how far to trust each
+# list. Hyphens, case and spaces are disregarded, and a word is told whether it begins, continues or ends a listed name.
+
+# %%
+lists = tuple(one for one in map(load_lexicon, lexicon_names()) if not one.stands_in)
+if not lists:
+    # Names of the course's own training sentences would be in every one of them: the CRF would trust them blindly.
+    print("No term lists are at hand: below, look-up has nothing to say, and the four CRFs are all that is left.")
+labels = LexiconMatcher(lists).labels(shown.words)
+for i, word in enumerate(shown.words):
+    print(f"{word:<20}" + "  ".join(f"{name}={found[i]}" for name, found in labels.items() if found[i]))
+
+# %% [markdown]
+# ### Four CRFs, rules, and weights
+#
+# `BioTaggerGM` trains four CRFs that differ in direction, tags and features. (Reading from right to left makes another
+# model only under BIO, where `B` then marks a name's *last* word.) For each, the rules that help on dev are kept; then
+# weights of the votes are chosen on dev.
+#
+# **Predict before you run:** what will help more, the look-up, the rules or the vote?
+
+# %%
+gm = BioTaggerGM(lists, iterations=iterations)
+climb("BioTagger-GM", gm)
+for name in ("CRF", "BiLSTM-CRF", "Transformer"):
+    print(f"   against {name}: {compare(rungs['BioTagger-GM'].predicted, rungs[name].predicted)}")
+
+# %% [markdown]
+# Part by part. The first member has the same features, tags and sentences as the rung "CRF", and the look-up besides:
+# their difference is what look-up is worth.
+
+# %%
+raw = [member.tagger.predict(test) for member in gm.members]
+votes = [postprocess(one, member.steps) for one, member in zip(raw, gm.members)]
+print(f"look-up as a feature: {compare(raw[0], rungs['CRF'].predicted)}")
+print(f"\n{'member':<26}{'F1':>7}{'with rules':>12}{'weight':>8}  rules kept")
+for member, before, after, weight in zip(gm.members, raw, votes, gm.weights):
+    name = f"{member.tagger.scheme}, {'right to left' if member.tagger.backward else 'left to right'}"
+    scores = [evaluate(test, one, resamples=0).f1 for one in (before, after)]
+    print(f"{name:<26}{scores[0]:>7.1%}{scores[1]:>12.1%}{weight:>8.1f}  {', '.join(member.steps) or 'none'}")
+print(f"a span is elected with more than {gm.threshold:.0%} of the weight")
+
+# %% [markdown]
+# **Post-processing**, rule by rule, on the first member's output, whether dev kept it or not. *brackets*: no name with
+# half a pair of brackets. *abbreviations*: in "tumour necrosis factor (TNF)" long and short form get the same
+# decision. *one-sense*: a symbol is in one document what it mostly was (BC2GM's sentences come without their
+# documents, so there a document is one sentence).
+
+# %%
+for rule in STEPS:
+    mended = postprocess(raw[0], [rule])
+    changed = [i for i, (one, other) in enumerate(zip(raw[0], mended)) if one != other]
+    print(f"{rule}: {len(changed)} sentences changed, F1 {compare(mended, raw[0])}")
+    for i in random.Random(1).sample(changed, min(1, len(changed))):
+        gone = [e.text for e in raw[0][i].entities if e not in mended[i].entities]
+        come = [e.text for e in mended[i].entities if e not in raw[0][i].entities]
+        print(f"   {' | '.join(gone) or '(nothing)'}  ->  {' | '.join(come) or '(nothing)'}")
+
+# %% [markdown]
+# **The vote**, built by hand. A vote is for a whole span. With equal weights a span needs more than half; and no two
+# spans that overlap can both have that, as one voter would have to have voted for both.
+
+
+# %%
+def my_vote(votes):
+    """Sentences with the spans that more than half of the voters have. votes: for each voter its sentences."""
+    elected = []
+    for ballots in zip(*votes):
+        count = Counter(e for one in ballots for e in one.entities)
+        elected.append(ballots[0].with_entities(e for e, n in count.items() if n > len(votes) / 2))
+    return elected
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+assert my_vote(votes) == VotingTagger(gm.members).combine(votes)
+assert gm.combine(votes) == rungs["BioTagger-GM"].predicted
+print("By hand and by utils: the same election.")
+
+# %%
+best = max(votes, key=lambda one: evaluate(test, one, resamples=0).f1)
+print(f"simple majority, against the member that is best on test: {compare(my_vote(votes), best)}")
+print(f"weights from dev, against simple majority: {compare(gm.combine(votes), my_vote(votes))}")
+
+# %% [markdown]
+# Look-up, rules, vote: the three differences stand above, each with its interval. A threshold below one half lets a
+# minority elect a span; that trades precision for recall.
+#
+# Any tagger can vote. The four CRFs, the BiLSTM-CRF and the Transformer together are something that the paper of 2009
+# could not have:
+
+# %%
+everyone = VotingTagger([*gm.members, bilstm, transformer])
+started = read_clocks()
+everyone.choose(dev)
+spent = [rungs[name] for name in ("BioTagger-GM", "BiLSTM-CRF", "Transformer")]
+training = read_clocks() - started + sum(one.training for one in spent)
+add_rung("all six vote", everyone.predict, training, sum(one.size for one in spent))
+print(f"weights {everyone.weights}, threshold {everyone.threshold:.0%}")
+for name in ("BioTagger-GM", "Transformer"):
+    print(f"   against {name}: {compare(rungs['all six vote'].predicted, rungs[name].predicted)}")
+
+# %%
+show_mistakes("all six vote")
+
+# %% [markdown]
+# ### The task's own scoring
+#
+# BioCreative II does not insist on one boundary: for many mentions the annotators listed **alternatives**
+# (`ALTGENE`). A gold mention counts as found if it, or an alternative that overlaps it, is predicted. A prediction is
+# wrong only if it is neither. Strict and official figures are two different measures: they must never stand in one
+# column.
+#
+# **Predict before you run:** how many points does the same prediction gain?
+
+# %%
+try:
+    official = corpus.official("test")
+except ValueError:
+    official = None
+    print("The task's files are not at hand, so there are no alternatives: official equals strict below.")
+scored = {}
+for name, rung in rungs.items():
+    scored[name] = evaluate(test, rung.predicted, mode="bc2", official=official)
+    low, high = scored[name].intervals["f1"]
+    strict = f"strict {rung.score.f1:>6.1%}"
+    print(f"{name:<30}{strict}   official {scored[name].f1:>6.1%} ({low:.1%} to {high:.1%})")
+
+# %% [markdown]
+# The official figure of "BioTagger-GM" here is *not* to be set beside the paper's 0.8887: it is from a part of the
+# training sentences, a part of the official test split, other lists and other systems; theirs is from
+# cross-validation. What these parts reach on the whole corpus, `make bench-ner` measures.
+#
+# ## 8. The ladder
+#
+# **Question:** what does a point of F1 cost?
+
+# %%
+print(f"{'':<30}{'wall s':>8}{'CPU s':>7}{'sent./s':>9}{'MiB':>8}{'P':>7}{'R':>7}{'F1':>7}{'95% interval':>15}")
+for name, rung in rungs.items():
+    low, high = (100 * edge for edge in rung.score.intervals["f1"])
+    numbers = "".join(f"{100 * value:>7.1f}" for value in (rung.score.precision, rung.score.recall, rung.score.f1))
+    wall, processor = rung.training
+    cost = f"{wall:>8.1f}{processor:>7.1f}{len(test) / rung.tagging[1]:>9,.0f}{rung.size / 2**20:>8.2f}"
+    print(f"{name:<30}{cost}{numbers}{f'{low:.1f} to {high:.1f}':>15}")
+print(f"\n{corpus.name}{' (the own corpus stands in)' if corpus.stands_in else ''}, exact spans, one seed")
+print(f"{len(train):,} training sentences unless the name says otherwise, {len(test):,} test sentences")
+print("wall s, CPU s: training on the wall and of the processor; sent./s: sentences tagged in a processor second")
+
+# %%
+figure, ax = plt.subplots(figsize=(9, 4.2))
+FLOOR = 0.01  # an axis in powers of ten has no place for 0 seconds
+for k, (name, rung) in enumerate(rungs.items()):
+    low, high = rung.score.intervals["f1"]
+    f1, x = 100 * rung.score.f1, max(rung.training[1], FLOOR)
+    look = dict(color=COLOURS[k % 7], marker="os"[k // 7], markersize=8, capsize=3, linestyle="")
+    ax.errorbar(x, f1, yerr=[[f1 - 100 * low], [100 * high - f1]], label=name, **look)
+best, classic = max(rungs, key=lambda name: rungs[name].score.f1), rungs["CRF"]
+gain, factor = 100 * (rungs[best].score.f1 - classic.score.f1), rungs[best].training[1] / classic.training[1]
+ax.set(xscale="log", xlabel=f"processor seconds of training ({FLOOR:g} and less together)")
+ax.set_ylabel("F1 on test, strict, per cent")
+powers = [10.0**k for k in range(-2, math.ceil(math.log10(max(rung.training[1] for rung in rungs.values()))) + 1)]
+ax.set_xticks(powers, [f"{power:g}" for power in powers])
+ax.set_title(f'"{best}" is {gain:+.1f} points from the CRF, at {factor:.1f} times its training time')
+ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+plt.show()
+
+# %% [markdown]
+# What would have been the better use of your time: another model, or more annotation?
+
+# %%
+other = max(("BiLSTM-CRF", "Transformer", "BioTagger-GM"), key=lambda name: rungs[name].score.f1)
+larger = next(name for name in rungs if name.startswith("CRF on"))
+print(f"the same CRF on {len(more):,} sentences: {compare(rungs[larger].predicted, classic.predicted)}")
+print(f"the best other model on {len(train):,}, {other}: {compare(rungs[other].predicted, classic.predicted)}")
+print(f"all six vote on {len(train):,}: {compare(rungs['all six vote'].predicted, classic.predicted)}")
+
+# %% [markdown]
+# Read figure and lines with care. The bars are the bootstrap over test sentences; they do not hold the luck of the
+# training part and of the seed, of which there is one here. Overlapping bars do not mean that two rungs are equal:
+# the paired differences printed on the way are the sharper tool. Seconds are those of one machine.
+#
+# **What is still wrong**, rung by rung: how many mistakes of which kind, and how many of the names that no training
+# sentence has were found.
+
+# %%
+kinds = {name: Counter(one[0] for one in find_mistakes(rung.predicted)) for name, rung in rungs.items()}
+new = {(i, e) for i, one in enumerate(test) for e in one.entities if words_of(one, e) not in mentions}
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, width_ratios=[3, 2])
+left, places = np.zeros(len(rungs)), np.arange(len(rungs))
+for kind, colour in zip(("missed", "boundary", "invented"), COLOURS):
+    values = np.array([kinds[name][kind] for name in rungs])
+    axes[0].barh(places, values, left=left, color=colour, label=kind)
+    left += values
+found = [100 * np.mean([e in rung.predicted[i].entities for i, e in sorted(new)]) for rung in rungs.values()]
+axes[1].barh(places, found, color=COLOURS[5])
+last = kinds[best]
+share = last["boundary"] / max(1, last.total())
+axes[0].set(yticks=places, yticklabels=list(rungs), xlabel="mistakes on the test part")
+axes[0].set_title(f"Boundaries: {share:.0%} of the mistakes of the best rung")
+axes[1].set(xlabel="per cent found exactly", title=f"The {len(new):,} names not in training")
+axes[0].invert_yaxis()
+axes[0].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# The dictionary of training names finds none of the names on the right, by construction. On the upper rungs, look at
+# how the share of boundary mistakes moves: the better a model knows *that* something is a gene, the more what is left
+# is a matter of *where it ends*, on which the annotators themselves allowed alternatives.
+#
+# **For full-size figures** (the whole training splits, the whole test splits, three corpora, several seeds) run
+# `make bench-ner`; it prints such a table and keeps it. Notebook 12 looks at mistakes in earnest.
+#
+# ## 9. Exercises
+#
+# Write your answer in place of `raise NotImplementedError` and run the cell: `check` says whether it is right, and if
+# not, which property is broken. `hint("11.1")` gives a hint, each call the next one; `solution("11.1")` shows one
+# answer. The same goes for the other numbers.
+#
+# ### 11.1 A cleaner list
+#
+# A list holds names that are mostly something else (`WAS`). Training sentences tell which: keep the names that are
+# right in at least `threshold` of the places where they stand, and those that stand nowhere.
+
+
+# %%
+def trusted_names(names, sentences, threshold):
+    """The names that are right in at least `threshold` of their occurrences, or never occur; a set.
+
+    names: a set of tuples of words. sentences: a list of (words, genes), genes a set of spans (start, end) of words.
+    An occurrence is any place where the words of the name stand in a row; it is right if that span is in genes.
+    """
+    raise NotImplementedError
+
+
+check("11.1", trusted_names)
+
+# %% [markdown]
+# Try it on `mentions` or the term list, with `threshold=0.5`: what does the dictionary's precision gain, what does its
+# recall lose? Stuck? `hint("11.1")`.
+#
+# ### 11.2 The backward algorithm
+#
+# The trellis got its marginals from autograd. Compute them yourself: with $\beta_{n,k} = b_k$ and
+# $\beta_{t,j} = \log \sum_k e^{A_{jk} + e_{t+1,k} + \beta_{t+1,k}}$, the log of the sum over all *endings* behind word
+# $t$, the marginal is $p(y_t = k) = e^{\alpha_{t,k} + \beta_{t,k} - \log Z}$.
+
+
+# %%
+def marginals(emissions, start, transitions, end):
+    """p(y_t = k), (n, K), from emissions (n, K), start and end (K), and transitions (K, K) [from, to]."""
+    raise NotImplementedError
+
+
+check("11.2", marginals)
+
+# %% [markdown]
+# Stuck? `hint("11.2")`, and in the end `solution("11.2")`.
+#
+# ### 11.3 Labels for pieces
+#
+# Most libraries train on pieces, not on words. Then each piece needs a label: the word's tag at its first piece, and
+# -100, which PyTorch's cross-entropy ignores, at its other pieces and at special ones.
+
+
+# %%
+def piece_labels(tags, word_of_piece):
+    """One integer for each piece. tags: an integer for each word.
+
+    word_of_piece: for each piece the number of its word, in order, or None for a special piece such as [CLS].
+    """
+    raise NotImplementedError
+
+
+check("11.3", piece_labels)
+
+# %% [markdown]
+# Stuck? `hint("11.3")`, and in the end `solution("11.3")`.
+#
+# ### 11.4 Official scoring
+#
+# Count what BioCreative II counts in one sentence, by the rules of section 7. Spans are (first, last), *both inside*.
+
+
+# %%
+def official_score(gold, alternatives, predicted):
+    """(found, wrong): gold mentions found, and predictions that are wrong. All three are sets of (first, last).
+
+    A gold mention is found, once, if it or an alternative that shares a character with it is predicted.
+    """
+    raise NotImplementedError
+
+
+check("11.4", official_score)
+
+# %% [markdown]
+# Stuck? `hint("11.4")`, and in the end `solution("11.4")`.
+#
+# ## Recap
+#
+# | symbol | code | meaning |
+# | --- | --- | --- |
+# | $P, R, F_1$ | `evaluate(gold, predicted)` | precision, recall and their harmonic mean, on exact spans |
+# | $n$, $K$ | `T`, `K` in shapes | words of a sentence; tags |
+# | $e_{t,k}$ | `emissions` (n, K) | score of tag $k$ at word $t$ |
+# | $A_{jk}$ | `transitions` (K, K) | score of the step from tag $j$ to tag $k$ |
+# | $a_k, b_k$ | `start`, `end` (K) | score of beginning and ending with tag $k$ |
+# | $s(y)$, $Z$ | `path_score`, `forward` | score of a path; sum of $e^{s}$ over all paths |
+# | $\alpha_{t,k}$ | `alpha` | log of the sum over beginnings that end at word $t$ in tag $k$ |
+# | | `align` | which pieces each word has |
+#
+# 1. Rules and lists know names; a CRF weighs evidence and so finds names that it has never seen; its sums over all
+#    paths cost $nK^2$ steps, and libraries compute just what you wrote by hand.
+# 2. Neural taggers learn their features, and need sentences, seconds and megabytes for that; what they gain depends
+#    on how much they see, and on what their vectors have read before.
+# 3. Look-up, rules and votes are cheap and can be measured one by one; and what a comparison says depends on the data,
+#    the scoring and the intervals, which have to be printed beside it.
+#
+# **Next:** [12 · NER in action](12_ner_in_action.ipynb): abstracts in, entities out, and where the mistakes come from.
+#
+# ### References
+# - Aho, Corasick 1975, *Efficient string matching*, Communications of the ACM 18: 333.
+# - Efron 1979, *Bootstrap methods: another look at the jackknife*, Annals of Statistics 7: 1.
+# - Lafferty, McCallum, Pereira 2001, *Conditional random fields*, ICML: sections 2 and 3.
+# - Okazaki 2007, *CRFsuite: a fast implementation of conditional random fields*, chokkan.org/software/crfsuite.
+# - Smith et al. 2008, *Overview of BioCreative II gene mention recognition*, Genome Biology 9: S2.
+# - Torii, Hu, Wu, Liu 2009, *BioTagger-GM: a gene/protein name recognition system*, JAMIA 16: 247, PMC2649315.
+# - Lample et al. 2016, *Neural architectures for named entity recognition*, arXiv 1603.01360, section 2.
+# - Ma, Hovy 2016, *End-to-end sequence labeling via bi-directional LSTM-CNNs-CRF*, arXiv 1603.01354, section 2.
+# - Devlin et al. 2019, *BERT*, arXiv 1810.04805, section 5.3: token tagging from an encoder.
+# - Wang et al. 2020, *MiniLM*, arXiv 2002.10957.
