@@ -21,8 +21,9 @@
 #
 # **You need** Python, basic PyTorch (`nn.Module`, an optimiser), and what BIO tags and F1 on spans are (notebook 09).
 #
-# **Time:** about MINUTES on a laptop CPU (2 cores); every rung learns from a part of the corpus, the same for all. On
-# a GPU all of it is used. The biggest cells are the CRFs of sections 4 and 7 and the training of sections 5 and 6.
+# **Time:** about 8 minutes on a laptop CPU (2 cores, measured while other work ran beside it); every rung learns from a
+# part of the corpus, the same for all. The GPU profile takes all of it (not measured here). The longest cells are the
+# CRFs of sections 4 and 7 and the training of sections 5 and 6.
 
 # %% tags=["setup"]
 # Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
@@ -1118,8 +1119,9 @@ show_entities(rows, titles=titles)
 # are not in it. How far that outweighs features made for the purpose is the difference printed above; the cost, in
 # seconds and megabytes, is certain. An encoder trained on PubMed is the better start where it can be downloaded:
 # `TransformerTagger("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract")`, in the same cell. Notebook 13 goes that
-# way. Boundary mistakes stay in the list, as on every rung: what the annotators took for the name is learned from
-# annotation only.
+# way. Look also at the epochs: where the loss goes on falling and F1 on dev stands still, the training sentences are
+# being learned by heart, and more epochs do not help. Boundary mistakes stay in the list, as on every rung: what the
+# annotators took for the name is learned from annotation only.
 
 # %% [markdown]
 # ## 7. Rung six: BioTagger-GM, look-up and a vote
@@ -1345,9 +1347,10 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The dictionary of training names finds none of the names on the right, by construction. On the upper rungs, look at
-# how the share of boundary mistakes moves: the better a model knows *that* something is a gene, the more what is left
-# is a matter of *where it ends*, on which the annotators themselves allowed alternatives.
+# The dictionary of training names finds none of the names on the right, by construction. (The CRF with more sentences
+# has seen some of them.) On the upper rungs, look at how the share of boundary mistakes moves: the better a model
+# knows *that* something is a gene, the more what is left is a matter of *where it ends*, on which the annotators
+# themselves allowed alternatives.
 #
 # **For full-size figures** (the whole training splits, the whole test splits, three corpora, several seeds) run
 # `make bench-ner`; it prints such a table and keeps it. Notebook 12 looks at mistakes in earnest.
