@@ -980,7 +980,7 @@ show_mistakes("BiLSTM-CRF")
 # %% [markdown]
 # **What just happened.** The neighbours are words written alike, in their letters, digits or capitals: features that
 # nobody wrote. But everything in this network, down to what a capital is, had to be learned from the same sentences
-# that the CRF used for the weights of ready features. Compare its curve on dev: the first epochs find next to nothing.
+# that the CRF used for the weights of ready features. Look at its first epoch on dev: there is little yet.
 # The next rung brings more that has been learned before.
 #
 # ## 6. Rung five: a Transformer with a token head
