@@ -980,8 +980,8 @@ show_mistakes("BiLSTM-CRF")
 # %% [markdown]
 # **What just happened.** The neighbours are words written alike, in their letters, digits or capitals: features that
 # nobody wrote. But everything in this network, down to what a capital is, had to be learned from the same sentences
-# that the CRF used for the weights of ready features. On the course's own corpus there are so few that next to nothing
-# is learned. The next rung brings more than word vectors that has been learned before.
+# that the CRF used for the weights of ready features. Look at its first epoch on dev: there is little yet.
+# The next rung brings more that has been learned before.
 #
 # ## 6. Rung five: a Transformer with a token head
 #
@@ -1347,9 +1347,10 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The dictionary of training names finds none of the names on the right, by construction. On the upper rungs, look at
-# how the share of boundary mistakes moves: the better a model knows *that* something is a gene, the more what is left
-# is a matter of *where it ends*, on which the annotators themselves allowed alternatives.
+# The dictionary of training names finds none of the names on the right, by construction. (The CRF with more sentences
+# has seen some of them.) On the upper rungs, look at how the share of boundary mistakes moves: the better a model
+# knows *that* something is a gene, the more what is left is a matter of *where it ends*, on which the annotators
+# themselves allowed alternatives.
 #
 # **For full-size figures** (the whole training splits, the whole test splits, three corpora, several seeds) run
 # `make bench-ner`; it prints such a table and keeps it. Notebook 12 looks at mistakes in earnest.
