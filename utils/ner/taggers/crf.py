@@ -212,7 +212,9 @@ class _Trainer(pycrfsuite.Trainer):
             self._bar.set_postfix_str(f"loss {float(line[6:]):.0f}", refresh=False)
 
     def __enter__(self) -> _Trainer:
-        self._bar = tqdm(total=self._iterations, desc="CRF", unit=" iterations", disable=not self._progress, leave=False)
+        self._bar = tqdm(
+            total=self._iterations, desc="CRF", unit=" iterations", disable=not self._progress, leave=False
+        )
         return self
 
     def __exit__(self, *_) -> None:
