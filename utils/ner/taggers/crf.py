@@ -202,7 +202,7 @@ class _Trainer(pycrfsuite.Trainer):
 
     def __init__(self, iterations: int, progress: bool) -> None:
         super().__init__(verbose=False)
-        self._bar = tqdm(total=iterations, desc="CRF", unit="iteration", disable=not progress, leave=False)
+        self._iterations, self._progress = iterations, progress
 
     def message(self, line: str) -> None:
         """CRFsuite calls this with each line of its log; Ctrl-C is raised here and ends the training."""
@@ -212,6 +212,9 @@ class _Trainer(pycrfsuite.Trainer):
             self._bar.set_postfix_str(f"loss {float(line[6:]):.0f}", refresh=False)
 
     def __enter__(self) -> _Trainer:
+        self._bar = tqdm(
+            total=self._iterations, desc="CRF", unit=" iterations", disable=not self._progress, leave=False
+        )
         return self
 
     def __exit__(self, *_) -> None:
