@@ -65,6 +65,7 @@ def evaluate(
     *,
     official: OfficialGold | None = None,
     resamples: int = 1000,
+    block: int = 1,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Report:
@@ -80,6 +81,10 @@ def evaluate(
         official: for "bc2", the task's own mentions and alternatives, looked up by the gold sentences' ids; without
             it the gold entities count and there are no alternatives.
         resamples: bootstrap samples of sentences, drawn with replacement, for the percentile intervals; 0 for none.
+        block: how many neighbouring sentences are drawn together. Sentences of one document resemble each other, so on
+            a corpus of documents in order, single sentences give intervals that are too narrow; take about as many as
+            a document has (10 for an abstract). Blocks follow one another from the first sentence on, the last may be
+            shorter.
         confidence: what share of the resampled scores an interval holds, above 0 and below 1.
         seed: of the resampling.
     Raises:
@@ -89,6 +94,8 @@ def evaluate(
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
     if not 0 < confidence < 1 or resamples < 0:
         raise ValueError(f"expected 0 < confidence < 1 and resamples >= 0, got {confidence} and {resamples}")
+    if block < 1:
+        raise ValueError(f"expected block >= 1 sentences, got {block}")
     _check_pairs(gold, predicted)
     if mode == "bc2":
         counts = {"all": _official(gold, predicted, official)}
@@ -96,7 +103,7 @@ def evaluate(
         if official is not None:
             raise ValueError(f'official gold is for mode="bc2", got mode={mode!r}')
         counts = _count_all(list(map(_spans, gold)), list(map(_spans, predicted)), COUNTERS[mode])
-    intervals = _bootstrap(counts, resamples, confidence, seed)
+    intervals = _bootstrap(counts, resamples, block, confidence, seed)
     scores = {name: (*_totals(rows), intervals.get(name, {})) for name, rows in counts.items()}
     per_type = {name: Scores(*values) for name, values in scores.items() if name != "all"}
     return Report(*scores["all"], mode=mode, per_type=per_type)
@@ -199,16 +206,17 @@ def _places(entities: Iterable[Entity], text: str) -> list[tuple[int, int]]:
 # -- confidence intervals --------------------------------------------------------------------------
 
 
-def _bootstrap(counts: dict[str, np.ndarray], resamples: int, confidence: float, seed: int) -> dict:
-    """Percentile intervals (Efron 1979) from whole sentences drawn with replacement, the same draw for every type."""
+def _bootstrap(counts: dict[str, np.ndarray], resamples: int, block: int, confidence: float, seed: int) -> dict:
+    """Percentile intervals (Efron 1979) from blocks drawn with replacement, the same draw for every type."""
     sentences = len(counts["all"])
     if not resamples or not sentences:
         return {}
-    stacked = np.concatenate(list(counts.values()), axis=1)
+    stacked = np.add.reduceat(np.concatenate(list(counts.values()), axis=1), np.arange(0, sentences, block))
+    blocks = len(stacked)
     generator = np.random.default_rng(seed)
     draws = np.empty((resamples, stacked.shape[1]))
     for row in range(resamples):
-        times = np.bincount(generator.integers(sentences, size=sentences), minlength=sentences)
+        times = np.bincount(generator.integers(blocks, size=blocks), minlength=blocks)
         draws[row] = times @ stacked
     edges = [(1 - confidence) / 2, (1 + confidence) / 2]
     return {name: _intervals(draws[:, 3 * k : 3 * k + 3], edges) for k, name in enumerate(counts)}
