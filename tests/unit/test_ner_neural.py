@@ -69,6 +69,25 @@ def test_learns_saves_and_loads(kind, encoder, tmp_path):
     assert all((a == b).all() for a, b in zip(tagger.predict_proba(DEV), again.predict_proba(DEV)))
 
 
+def test_masks_pieces_in_training_only_and_never_special_ones(encoder, monkeypatch):
+    tagger = fitted("transformer", encoder, piece_dropout=0.5)
+    read = []
+    whole = tagger.network.encoder.forward
+    monkeypatch.setattr(tagger.network.encoder, "forward", lambda **batch: read.append(batch) or whole(**batch))
+    batch = tagger._batch([window for one in TRAIN for window in tagger._windows(one)])
+    for mode in (tagger.network.eval, tagger.network.train):
+        mode()(batch)
+    untouched, masked = (one["input_ids"] for one in read)
+    assert (untouched == batch["ids"]).all()
+    ordinary = batch["attention"].bool() & ~torch.isin(batch["ids"], torch.tensor(tagger.tokenizer.all_special_ids))
+    assert (masked == batch["ids"])[~ordinary].all()
+    changed = masked[ordinary] != batch["ids"][ordinary]
+    assert (masked[ordinary][changed] == tagger.tokenizer.mask_token_id).all()
+    assert changed.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(ValueError, match="0 <= piece_dropout < 1, got 1"):
+        make("transformer", encoder, piece_dropout=1)
+
+
 @KINDS
 def test_seeded(kind, encoder):
     torch.manual_seed(5)
