@@ -182,12 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         corpus = load_corpus(name)
         for model in args.models:
             for seed in args.seeds if model not in SEEDLESS else [0]:
-                path = args.out / f"{name}--{model}--{seed}.json"
+                path = args.out / f"{corpus.name}--{model}--{seed}.json"
                 before = json.loads(path.read_text("utf-8")) if path.exists() and not args.again else None
                 if before and not args.tag_again:
                     print(f"{path.name} is there; --again measures it anew")
                     continue
-                print(f"{name}: {model}, seed {seed}", flush=True)
+                print(f"{corpus.name}: {model}, seed {seed}", flush=True)
                 write_atomically(path, json.dumps(measure(model, corpus, seed, args.out, before), indent=1) + "\n")
     text = tables(collect(args.out)) + "\n"
     print(f"\n{text}")

@@ -1,6 +1,7 @@
 """Train a tagger from the command line and save it.
 
     python -m utils.ner.train --corpus ncbi-disease --model crf --out models/diseases
+    python -m utils.ner.train --corpus my/folder --model crf --out models/mine
     python -m utils.ner.train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
 
 Training can be interrupted. The same command goes on where networks and votes stopped (their states are in DIR/training
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m utils.ner.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--corpus", choices=corpus_names(), help="one of the course's corpora")
+    known = ", ".join(corpus_names())
+    source.add_argument("--corpus", help=f"one of {known}; or a folder with your own train, dev and test files")
     source.add_argument("--train", type=Path, metavar="FILE", help="your own sentences: CoNLL, .jsonl or .pubtator")
     parser.add_argument("--dev", type=Path, metavar="FILE", help="with --train: sentences to choose settings on")
     parser.add_argument("--model", choices=model_names(), default="crf")
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.corpus and args.dev:
         parser.error("--dev goes with --train; a corpus brings its own")
+    if args.corpus and args.corpus not in corpus_names() and not Path(args.corpus).is_dir():
+        parser.error(f"--corpus {args.corpus}: no folder, and not one of {known}")
     try:
         _run(args)
     except (ValueError, OSError) as error:
