@@ -162,5 +162,8 @@ def test_benchmark_measures_once_and_collects(tmp_path, capsys):
     assert "| corpus | dictionary |" in text
     assert "| course-corpus, all | 41.7 ± 11.8 |" in text  # mean and standard deviation of 33.3 and 50
     assert "| course-corpus, all | dictionary | 50.0 | 25.0 | 41.7 ± 11.8 | 30.0 to 40.0 |" in text
+    benchmark.main([*line, "--tag-again"])
+    again = json.loads(kept.read_text())
+    assert again["train_seconds"] == result["train_seconds"] and again["scores"]["all"]["f1"] != pytest.approx(1 / 3)
     with pytest.raises(SystemExit, match="voting on course-corpus needs two of crf, biotagger-gm"):
         benchmark.main([*line, "--models", "voting"])
