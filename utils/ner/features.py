@@ -118,6 +118,10 @@ class WordFeatures:
         object.__setattr__(slim, "_matcher", self._matcher)
         return slim
 
+    def forget(self) -> None:
+        """Empty the store of words, which holds some 3 KiB for each."""
+        self._stored.clear()
+
     def options(self) -> dict:
         """What `WordFeatures(**options)` needs, without the lexicons; for JSON."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("lexicons", "known")}

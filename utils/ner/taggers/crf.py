@@ -88,6 +88,8 @@ class CRFTagger(Tagger):
         with tempfile.TemporaryDirectory() as folder, trainer:
             trainer.train(str(Path(folder) / "model"))
             model = (Path(folder) / "model").read_bytes()
+        if isinstance(self.features, WordFeatures):
+            self.features.forget()  # tagging uses `_slim`, with a store of its own
         self._open(model)
         return self
 
