@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.benchmarks.__main__ import machine
 from utils.ner import Corpus, Report, Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
 from utils.ner.formats.files import write_atomically
-from utils.ner.taggers.base import HEADER, Tagger
+from utils.ner.taggers.base import HEADER, Tagger, fit_whole
 from utils.ner.taggers.registry import model_names
 from utils.ner.taggers.voting import VotingTagger
 
@@ -69,7 +69,7 @@ def _train(model: str, corpus: Corpus, seed: int, out: Path, folder: Path) -> di
 def _trained(model: str, corpus: Corpus, seed: int, out: Path) -> Tagger:
     if model != "voting":
         types = sorted({entity.type for sentence in corpus.train for entity in sentence.entities})
-        return make_tagger(model, types, seed).fit(corpus.train, corpus.dev)
+        return fit_whole(make_tagger(model, types, seed), corpus.train, corpus.dev)
     places = [out / "models" / f"{corpus.name}--{voter}--{0 if voter in SEEDLESS else seed}" for voter in VOTERS]
     members = [load_tagger(place) for place in places if (place / HEADER).exists()]
     if len(members) < 2:
