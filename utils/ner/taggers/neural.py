@@ -218,13 +218,10 @@ class NeuralTagger(Tagger):
 
     @classmethod
     def _load(cls, folder: Path) -> NeuralTagger:
-        try:
-            config = json.loads((folder / "config.json").read_text("utf-8"))
-            tagger = cls(**config["options"], **config["recipe"])
-            tagger.tags = list(config["tags"])
-            tagger._load_parts(folder)
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        tagger = cls(**config["options"], **config["recipe"])
+        tagger.tags = list(config["tags"])
+        tagger._load_parts(folder)
         load_weights(folder / "model.safetensors", tagger.network)
         tagger.network.to(tagger.device).eval()
         return tagger
