@@ -19,9 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.benchmarks.__main__ import machine
-from utils.ner import Corpus, Report, Sentence, evaluate, load_corpus, load_tagger, make_tagger
+from utils.ner import Corpus, Report, Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
 from utils.ner.formats.files import write_atomically
-from utils.ner.taggers.base import HEADER, Tagger
+from utils.ner.taggers.base import HEADER, Tagger, fit_whole
 from utils.ner.taggers.registry import model_names
 from utils.ner.taggers.voting import VotingTagger
 
@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build" / "ner_bench"
 CORPORA = ("ncbi-disease", "bc5cdr", "bc2gm")
 SEEDLESS = ("dictionary", "crf", "biotagger-gm")  # draw no random number: one seed says it all
-BLOCKS = {"ncbi-disease": 10, "bc5cdr": 10}  # whole abstracts in order: intervals draw neighbours together
+ABSTRACTS = ("ncbi-disease", "bc5cdr")  # whole abstracts, one after the other; BC2GM has single sentences
+BLOCK = 10  # sentences of an abstract, about
 TRAINING = ("train_seconds", "train_processor_seconds")
 VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # of them, those that are measured
 
@@ -68,7 +69,7 @@ def _train(model: str, corpus: Corpus, seed: int, out: Path, folder: Path) -> di
 def _trained(model: str, corpus: Corpus, seed: int, out: Path) -> Tagger:
     if model != "voting":
         types = sorted({entity.type for sentence in corpus.train for entity in sentence.entities})
-        return make_tagger(model, types, seed).fit(corpus.train, corpus.dev)
+        return fit_whole(make_tagger(model, types, seed), corpus.train, corpus.dev)
     places = [out / "models" / f"{corpus.name}--{voter}--{0 if voter in SEEDLESS else seed}" for voter in VOTERS]
     members = [load_tagger(place) for place in places if (place / HEADER).exists()]
     if len(members) < 2:
@@ -79,13 +80,36 @@ def _trained(model: str, corpus: Corpus, seed: int, out: Path) -> Tagger:
 
 def _scores(corpus: Corpus, predicted: Sequence[Sentence]) -> dict[str, dict]:
     """For each type (and "official", where the corpus has it) precision, recall, F1, and the interval of F1."""
-    strict = evaluate(corpus.test, predicted, block=BLOCKS.get(corpus.name, 1))
+    strict = evaluate(corpus.test, predicted, groups=_groups(corpus))
     found = {name: _row(one) for name, one in (strict.per_type | {"all": strict}).items()}
     if len(strict.per_type) == 1:
         del found["all"]
     if (corpus.folder / "official" / "test.GENE.eval").exists() and not corpus.stands_in:
         found["official"] = _row(evaluate(corpus.test, predicted, mode="bc2", official=corpus.official("test")))
     return found
+
+
+def _groups(corpus: Corpus) -> list | None:
+    """What the bootstrap draws: abstracts, as the original release or the sentences name them, else blocks of
+    neighbours; None for single sentences."""
+    original = corpus.folder / "original" / "test.pubtator.txt"
+    if any(sentence.document for sentence in corpus.test):
+        return [sentence.document for sentence in corpus.test]
+    if corpus.name not in ABSTRACTS:
+        return None
+    if not original.exists():
+        return [number // BLOCK for number in range(len(corpus.test))]
+    whole = {one.id: _squeezed(one.text) for one in read_pubtator(original, mismatch="skip")}
+    names: list[str] = []
+    for sentence in corpus.test:
+        found = [name for name, text in whole.items() if _squeezed(sentence.text) in text]
+        # A short sentence may stand in several; then it goes with the one before it.
+        names.append(names[-1] if names and names[-1] in found else found[0])
+    return names
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
 
 
 def _row(scores: Report) -> dict:
@@ -117,7 +141,10 @@ def tables(results: list[dict]) -> str:
         cells = [_f1(found.get(model, []), kind) for model in models]
         lines.append(f"| {corpus}, {_says(kind)} | {' | '.join(cells)} |")
     lines += ["", "Exact spans (strict); rows that say official accept the alternatives of the task.",
-              "Mean over seeds, and the standard deviation over seeds where there are several.", "",
+              "Mean over seeds, and the standard deviation over seeds where there are several.",
+              "Intervals are those of the first seed's model: bootstrap of abstracts (NCBI-disease), of blocks of "
+              f"{BLOCK} neighbouring sentences (BC5CDR, whose files do not say where an abstract ends), of sentences "
+              "(BC2GM).", "",
               "### All figures", "",
               "| corpus | model | precision | recall | F1 | 95% interval | training, processor s | sentences/s | "
               "per processor s | MiB | seeds |",
@@ -154,7 +181,7 @@ def _details(row: str, model: str, results: list[dict], kind: str) -> str:
 
     scores = [one["scores"][kind] for one in results]
     precision, recall = (100 * mean(one[name] for one in scores) for name in ("precision", "recall"))
-    low, high = (100 * mean(one["intervals"]["f1"][edge] for one in scores) for edge in (0, 1))
+    low, high = (100 * edge for edge in scores[0]["intervals"]["f1"])
     seconds = mean(one["train_processor_seconds"] for one in results)
     speed, per_processor = (
         mean(one[name] for one in results) for name in ("sentences_per_second", "sentences_per_processor_second")

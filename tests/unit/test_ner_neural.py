@@ -115,6 +115,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(kind, encoder, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(training._Run, "one_step", interrupted)
         half = fitted(kind, encoder, tmp_path, save_every=2)
+    assert half.interrupted and not whole.interrupted
     assert len(half.history) == stop_after // 8
     kept = "best one, epoch 1" if half.history else "last step"
     printed = capsys.readouterr().out
@@ -272,11 +273,11 @@ def test_the_best_epoch_is_chosen_and_patience_ends_the_training():
         return next(scores)
 
     recipe = Recipe(epochs=5, batch_size=1, learning_rate=0.1, patience=2)
-    history = training.train_network(
+    history, interrupted = training.train_network(
         network, lambda numbers: network(torch.ones(1, 1)).pow(2).mean(), [1] * 3, recipe, score=score,
         device=torch.device("cpu"), progress=False,
     )  # fmt: skip
-    assert [one["score"] for one in history] == [0.1, 0.7, 0.3, 0.2]
+    assert [one["score"] for one in history] == [0.1, 0.7, 0.3, 0.2] and not interrupted
     assert network.weight.item() == seen[1] != seen[3]
 
 

@@ -191,11 +191,16 @@ def _own_folder(folder: Path) -> Corpus:
 
 
 def _own_corpus(name: str, source: str, names: dict[str, str] | None) -> Corpus:
-    """The course's own corpus; its types under the names of the corpus it stands in for, the others left out."""
+    """The course's own corpus; its types under the names of the corpus it stands in for, the others left out.
+
+    Its ids say the document and the sentence's number in it: "cc01-2".
+    """
     folder = ROOT / "data" / COURSE_CORPUS
 
     def read(split: str) -> list[Sentence]:
-        sentences = read_jsonl(folder / f"{split}.jsonl")
+        sentences = [
+            replace(one, document=one.id.rpartition("-")[0]) for one in read_jsonl(folder / f"{split}.jsonl")
+        ]
         return sentences if not names else [_renamed(sentence, names) for sentence in sentences]
 
     return Corpus(name, source, SPLITS, read, folder, stands_in=names is not None)

@@ -9,7 +9,6 @@ until the end); a CRF or a dictionary begins again.
 """
 
 import argparse
-import inspect
 import shutil
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from utils.ner.corpora import corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
 from utils.ner.formats.any import read_sentences
+from utils.ner.taggers.base import fit_whole
 from utils.ner.taggers.registry import make_tagger, model_names
 from utils.ner.types import Sentence
 
@@ -56,8 +56,7 @@ def _run(args: argparse.Namespace) -> None:
     tagger = make_tagger(args.model, types, args.seed)
     started = time.perf_counter()
     states = args.out / "training"
-    resumes = "folder" in inspect.signature(tagger.fit).parameters
-    tagger.fit(train, dev, **({"folder": states} if resumes else {}))
+    fit_whole(tagger, train, dev, states)
     tagger.save(args.out)
     shutil.rmtree(states, ignore_errors=True)
     print(f"{args.model} trained in {time.perf_counter() - started:.0f} s, saved in {args.out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,10 +19,14 @@ class Tagger(ABC):
 
     A kind of tagger gives itself a `name` and a `version` (raised when the saved form changes), and fills in `fit`,
     `_tag`, `_save` and `_load`.
+
+    Attributes:
+        interrupted: whether the last `fit` was broken off, in a kind that then keeps what it has learnt so far.
     """
 
     name: str
     version = 1
+    interrupted = False
 
     @abstractmethod
     def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = ()) -> Tagger:
@@ -68,3 +73,18 @@ class Tagger(ABC):
     @classmethod
     @abstractmethod
     def _load(cls, folder: Path) -> Tagger: ...
+
+
+def fit_whole(tagger: Tagger, train: Sequence[Sentence], dev: Sequence[Sentence], folder: Path | None = None) -> Tagger:
+    """`tagger.fit`, for callers that save what comes of it and so have no use for a half-trained tagger.
+
+    Args:
+        folder: keeps the state of the training, in a kind whose `fit` takes one, so that the same call goes on.
+    Raises:
+        KeyboardInterrupt: the training was interrupted, also in a kind that would have kept what it had by then.
+    """
+    resumes = folder is not None and "folder" in inspect.signature(tagger.fit).parameters
+    tagger.fit(train, dev, **({"folder": folder} if resumes else {}))
+    if tagger.interrupted:
+        raise KeyboardInterrupt
+    return tagger

@@ -122,7 +122,7 @@ class NeuralTagger(Tagger):
         def score() -> float:
             return evaluate(dev, self.predict(dev), resamples=0).f1
 
-        self.history = train_network(
+        self.history, self.interrupted = train_network(
             self.network, loss, [window.length for window, _ in examples], self.recipe, score=score if dev else None,
             device=self.device, precision=self.precision, folder=folder, progress=progress,
             settings={"tagger": self.name, "options": json.dumps(self._options()), "sentences": fingerprint(train),

@@ -28,7 +28,8 @@ def align(tokens: Sequence[Span], pieces: Sequence[Span]) -> list[Span]:
     """For each token (first piece, piece behind the last), all given by (start, end) in characters.
 
     A piece belongs to every token it shares a character with. A token that no piece covers (a control character, which
-    tokenizers drop) gets the piece before it, or the first of all; where there are no pieces at all, (0, 1).
+    tokenizers drop) gets the piece before it, and so its vector, or the first of all; where there are no pieces at all,
+    (0, 1).
     """
     spans, i = [], 0
     for start, end in tokens:
