@@ -266,9 +266,9 @@ plt.show()
 # A search for one name misses what was written under the others: that is why people want recognition followed by
 # normalisation. Some of the names differ by a plural or a hyphen only, some share no word (*tumor*, *cancer*).
 #
-# The tail is not one disease with very many names. With NCBI-disease at hand the concept on top is a catch-all,
-# inherited diseases in general, and *autosomal recessive disorder* and *genetic defect* are no synonyms. Look at the
-# middle of the figure for what a usual disease has.
+# With NCBI-disease at hand the concept on top of the list is not one disease with very many names. It is a catch-all,
+# inherited diseases in general: *autosomal recessive disorder* and *genetic defect* are no synonyms. For what a usual
+# disease has, look at the highest bars of the figure.
 #
 # ## 4. Abbreviations
 #
@@ -366,8 +366,9 @@ for name, some in sentences.items():
 # the lower of the two: with $P = 0.02$ and $R = 1$ the usual mean is 0.51, F1 is 0.04. (Medicine's specificity has no
 # place here: it needs the number of things that are rightly *not* marked, and section 12 asks what that would be.)
 #
-# **Predict before you run:** below, a tagger misses the end of one name, and marks a letter that is no gene. What are
-# its precision and recall?
+# **Predict before you run:** take `cc01-3`, the third sentence of section 1. A tagger finds *warfarin* and *CYP2C9*,
+# but *cytochrome P450 2C9* without its last word, and it marks the letter *S* as a gene. What are its precision and
+# recall?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -820,8 +821,9 @@ for orphan in ["repair", "drop"]:
 # ### What gets lost
 #
 # **Predict before you run:** there are four ways to lose a mention: two neighbours of one type melt (IO), a nested one
-# has no room, a discontinuous one cannot be said, and a boundary falls inside a token. Which of the first two is more
-# frequent? *BIO, 2 layers* stands for two tag sequences, the second with the names that found no room in the first.
+# has no room, a discontinuous one cannot be said, and a boundary falls inside a token. In which of the corpora at hand
+# does BIO lose anything? (*BIO, 2 layers* stands for two tag sequences, the second with the names that found no room in
+# the first. What BIO loses, IO loses too.)
 
 
 # %%
@@ -1041,7 +1043,7 @@ for times in [0, 1, 5, 50]:
 
 # %% [markdown]
 # Not one judgement on a name has changed; F1 has not moved, kappa has, and plain agreement goes towards 100%. And
-# corpora do differ in their share of `O`:
+# the share of `O` is a property of the text that was chosen:
 
 # %%
 for name, part in sentences.items():
@@ -1162,7 +1164,7 @@ show_entities(
 # annotator's: their agreement says how steady that one is. The third pass used a guideline in which cases from these
 # very sentences had already been settled, so its agreement with the final annotation is more than two annotators
 # should expect on new text. And where a name is simply a name, everybody marks it: what is left are boundaries and
-# borderline cases, as section 8 found in BC2GM.
+# borderline cases, as section 8 tells of BC2GM.
 #
 # For comparison, a corpus of real abstracts: BC5CDR's makers report agreement between two independent annotators of
 # 87.5% for diseases and 96.1% for chemicals, as a Jaccard coefficient on the test set (Li et al. 2016). For one table
@@ -1170,12 +1172,14 @@ show_entities(
 #
 # The overview of the challenge that used the corpus (Wei et al. 2016) sets an agreement between people of 0.8875
 # beside an F1 of 0.8646 for the best system and 0.8889 for all systems combined. The systems had to name the disease
-# *identifiers* of an abstract, not the mentions, so these figures and those above are of two kinds.
+# *identifiers* of an abstract, not the mentions, so these figures and those above are of two kinds. (How the 0.8875
+# was computed, the overview's abstract does not say.)
 #
 # **Agreement between people is often called the ceiling of a score. It is not a strict one.** BC5CDR's gold is a
 # consensus that was reached after the two had worked apart, and a system can agree with the consensus better than the
-# two did with each other: the combined systems lie above the 0.8875. Boguslav and Cohen (2017) give more such cases.
-# But above the agreement of people be careful: what is gained there may be the habits of one corpus.
+# two did with each other: the combined systems lie just above the 0.8875. Boguslav and Cohen (2017) present data that
+# say the same of other tasks. But above the agreement of people be careful: what is gained there may be the habits of
+# one corpus.
 #
 # ## 14. A short history
 #
@@ -1218,7 +1222,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3))
 left.plot(list(official.values()), list(official), "o", color=COLOURS[0])
 for label, marker, colour, column in [("NCBI-disease", "o", COLOURS[1], 0), ("BC2GM", "s", COLOURS[0], 1)]:
     right.plot([pair[column] for pair in strict.values()], list(strict), marker, color=colour, label=label)
-left.set(xlim=(75, 92), xlabel="F1, official rules", title="BC2GM with alternatives: votes lead")
+left.set(xlim=(75, 92), xlabel="F1, official rules", title="BC2GM with alternatives: combinations lead")
 right.set(xlim=(75, 92), xlabel="F1, exact spans", title="Exact spans: PubMed text helps")
 left.margins(y=0.15)
 right.margins(y=0.15)

@@ -139,7 +139,7 @@ def _check_layer_count(spans: list[Span], seen: Any, right: int) -> None:
     if seen < right:
         raise Wrong(f"{seen} layers do not hold {spans}: some two in one layer share a token; {right} are needed")
     if seen > right:
-        why = f"no token lies in more than {right} of them (putting each into the first layer with room can waste layers)"
+        why = f"no token lies in more than {right} of them (the first layer with room is not always the best)"
         if right == 1:
             why = "spans that only touch, like 0-2 and 2-4, share no token"
         raise Wrong(f"{right} layer(s) are enough for {spans}, you answer {seen}: {why}")
