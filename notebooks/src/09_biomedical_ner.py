@@ -359,7 +359,7 @@ for name, some in sentences.items():
 # | --- | --- | --- | --- |
 # | **precision** $P$ | of what was marked, how much is right? | right / marked | positive predictive value |
 # | **recall** $R$ | of what there is to find, how much was found? | right / gold | sensitivity |
-# | **F1** | are both high? | $2PR / (P + R)$ | (none) |
+# | **F1** | are both high? | $2PR / (P + R)$ | Dice coefficient (of two outlines in an image) |
 #
 # A tagger that marks only what it is sure of has a high precision and a low recall; one that marks everything that
 # might be a gene has it the other way round. So neither says much alone. F1 is their *harmonic* mean, which stays near
@@ -662,8 +662,8 @@ plt.show()
 # In BC2GM the words in dispute are mostly generic nouns behind a name and qualifiers before it: does *protein* in
 # "the p53 protein" belong to the name? That is why BC2GM has a score of its own that accepts the alternatives, and
 # why its figures must not stand in one column with strict ones (notebook 12 computes both on the same predictions).
-# (The task's own file, used here, has 6,331 mentions in its test part. Six of them have no tag in the tokenised file,
-# so other sections count 6,325.)
+# (The task's own file, which this section reads, has 6,331 mentions in its test part. Six of them have no tag in the
+# tokenised file, so other sections count 6,325.)
 #
 # ## 9. Names never seen
 #
@@ -716,7 +716,8 @@ for colour, (name, corpus, kind) in zip(COLOURS, curves):
     print(f"{name:<14} {kind:<9} {shares[-2]:.1f}% unseen with half the text, {shares[-1]:.1f}% with all of it")
 ax.set(xscale="log", xlabel="training sentences, chosen at random", ylabel="unseen test mentions, %", ylim=(0, 100))
 gains = [half - whole for (name, _), (half, whole) in last.items() if name != own.name or len(with_train) == 1]
-ax.set_title(f"The last doubling of the text took off {min(gains):.0f} to {max(gains):.0f} points")
+which = "the public corpora" if len(with_train) > 1 else "the course's corpus"
+ax.set_title(f"The last doubling of {which} took off {min(gains):.0f} to {max(gains):.0f} points")
 highest_first = np.argsort([-whole for _, whole in last.values()])  # as the lines end on the right
 figure.legend(handles=[ax.lines[k] for k in highest_first], fontsize=8, loc="outside right center")
 plt.show()
@@ -873,9 +874,9 @@ for name, some in untokenised.items():
 # et al. 2020 report that complex schemes are unnecessary with BERT, a network that has read much text beforehand;
 # notebook 11 uses such a one.)
 #
-# NCBI-disease has another number of mentions here than in its tokenised form. The untokenised release has 6,892. One
-# document, with 11 mentions, stands in it twice and in the tokenised form once; one mention is not the text at its
-# offsets and is skipped here.
+# Where NCBI-disease is at hand, the two tables give it different numbers of mentions. The untokenised release has
+# 6,892. One document, with 11 mentions, stands in it twice and in the tokenised form once; one mention is not the text
+# at its offsets and is skipped here.
 #
 # ## 11. Two annotators, simulated
 #
@@ -1357,7 +1358,7 @@ check("09.4", disagreements)
 # | --- | --- | --- |
 # | $m$ | `Entity(start, end, type)` | a mention: offsets in characters, `end` not included |
 # | $(i, j, \text{type})$ | a span of tokens | tokens $i$ to $j - 1$ |
-# | $P$, $R$, $F_1$ | `evaluate(gold, predicted)` | share of the marked that is right, of the gold that is found; both |
+# | $P$, $R$ | `.precision`, `.recall` of `evaluate` | share of the marked that is right; of the gold that is found |
 # | B-, I-, O, E-, S- | `to_tags(sentence, "BIOES")` | begin, inside, outside, end, single |
 # | | `losses(sentence)` | mentions that tags cannot hold, and why |
 # | $n_c$ | `concepts` | different names of concept $c$ |
