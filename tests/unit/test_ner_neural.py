@@ -115,12 +115,13 @@ def test_a_folder_of_another_training_or_a_pickle_is_refused(encoder, tmp_path):
         fitted("bilstm", encoder, tmp_path, learning_rate=0.5)
     with pytest.raises(ValueError, match="with sentences '"):
         make("bilstm", encoder).fit(TRAIN[1:] + TRAIN[:1], DEV, folder=tmp_path, progress=False)
-    for content in (b"cut short", (tmp_path / "checkpoint.pt").read_bytes()[:-2000]):
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    for content, message in ((b"no such file", "was refused: it is not a training"), (whole[:-2000], "is cut short")):
         (tmp_path / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(ValueError, match="damaged or no training state"):
+        with pytest.raises(ValueError, match=f"checkpoint.pt {message}"):
             fitted("bilstm", encoder, tmp_path)
     torch.save({"x": Recipe}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="damaged or no training state"):
+    with pytest.raises(ValueError, match="was refused: it is not a training state .* could run code"):
         fitted("bilstm", encoder, tmp_path)
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.course.files import write_atomically
 from utils.course.runtime import find_device
 from utils.ner.evaluation import evaluate
-from utils.ner.formats.files import write_atomically
 from utils.ner.taggers.base import Tagger
 from utils.ner.taggers.recipe import Recipe, cut_batches
 from utils.ner.taggers.states import load_weights, save_weights

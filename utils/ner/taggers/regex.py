@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.ner.formats.files import write_atomically
+from utils.course.files import write_atomically
 from utils.ner.taggers.base import Tagger
 from utils.ner.types import Entity, Sentence
 
