@@ -126,7 +126,7 @@ class NeuralTagger(Tagger):
             self.network, loss, [window.length for window, _ in examples], self.recipe, score=score if dev else None,
             device=self.device, precision=self.precision, folder=folder, progress=progress,
             settings={"tagger": self.name, "options": json.dumps(self._options()), "sentences": fingerprint(train),
-                      "go_on": go_on},
+                      "dev sentences": fingerprint(dev), "go_on": go_on},
         )  # fmt: skip
         return self
 
