@@ -12,7 +12,7 @@ from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon
 from utils.ner.taggers.base import Tagger, read_header
 from utils.ner.taggers.dictionary import DictionaryTagger
 
-# Named, not imported: PyTorch and transformers are loaded only for a tagger that needs them.
+# Named, not imported: transformers is loaded only for a tagger that needs it.
 CLASSES = {
     "regex": "utils.ner.taggers.regex:RegexTagger",
     "dictionary": "utils.ner.taggers.dictionary:DictionaryTagger",
