@@ -134,12 +134,15 @@ def test_a_folder_of_another_training_or_a_pickle_is_refused(encoder, tmp_path):
         fitted("bilstm", encoder, tmp_path, learning_rate=0.5)
     with pytest.raises(ValueError, match="with sentences '"):
         make("bilstm", encoder).fit(TRAIN[1:] + TRAIN[:1], DEV, folder=tmp_path, progress=False)
-    for content in (b"cut short", (tmp_path / "checkpoint.pt").read_bytes()[:-2000]):
+    with pytest.raises(ValueError, match="with dev sentences '"):  # the best epoch so far was chosen on others
+        make("bilstm", encoder).fit(TRAIN, DEV[1:], folder=tmp_path, progress=False)
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    for content, message in ((b"no such file", "was refused: it is not a training"), (whole[:-2000], "is cut short")):
         (tmp_path / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(ValueError, match="damaged or no training state"):
+        with pytest.raises(ValueError, match=f"checkpoint.pt {message}"):
             fitted("bilstm", encoder, tmp_path)
     torch.save({"x": Recipe}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="damaged or no training state"):
+    with pytest.raises(ValueError, match="was refused: it is not a training state .* could run code"):
         fitted("bilstm", encoder, tmp_path)
 
 
@@ -246,6 +249,9 @@ def test_bad_arguments(encoder):
         make("transformer", encoder, precision="fp8")
     with pytest.raises(ValueError, match="unknown pooling 'last'"):
         make("transformer", encoder, pooling="last")
+    for few in (0, 2):  # no room beside [CLS] and [SEP]
+        with pytest.raises(ValueError, match=f"max_pieces must leave room for a piece .*, got {few}"):
+            make("transformer", encoder, max_pieces=few).fit(TRAIN, progress=False)
     with pytest.raises(ValueError, match="epochs must be above 0, got 0"):
         make("bilstm", encoder, epochs=0)
     with pytest.raises(ValueError, match="warmup"):

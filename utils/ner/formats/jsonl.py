@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.ner.formats.files import FormatError, read_lines, write_atomically
+from utils.course.files import write_atomically
+from utils.ner.formats.files import FormatError, read_lines
 from utils.ner.types import Entity, Sentence
 
 EXPECTED = '{"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.ner.formats.files import write_atomically
+from utils.course.files import write_atomically
 from utils.ner.types import Entity, Sentence
 
 HEADER = "tagger.json"
@@ -48,20 +48,18 @@ class Tagger(ABC):
         """The tagger that `save` wrote.
 
         Raises:
-            ValueError: the folder holds no tagger, one of another kind, or one of another version.
+            ValueError: the folder holds no tagger, one of another kind or version, or one that is not whole.
         """
-        path = Path(folder) / HEADER
-        try:
-            header = json.loads(path.read_text("utf-8"))
-            found = header["tagger"], header["version"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{folder} holds no tagger: {path.name} cannot be read ({error})") from error
+        found = read_header(folder)
         if found != (cls.name, cls.version):
             raise ValueError(
                 f"{folder} holds a tagger {found[0]}, version {found[1]}; expected {cls.name}, version {cls.version}; "
                 "load it with its own class, or train and save it again"
             )
-        return cls._load(Path(folder))
+        try:
+            return cls._load(Path(folder))
+        except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error
 
     @abstractmethod
     def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
@@ -73,6 +71,16 @@ class Tagger(ABC):
     @classmethod
     @abstractmethod
     def _load(cls, folder: Path) -> Tagger: ...
+
+
+def read_header(folder: str | Path) -> tuple[str, int]:
+    """Kind and version of the tagger in a folder. Raises ValueError where there is none."""
+    path = Path(folder) / HEADER
+    try:
+        header = json.loads(path.read_text("utf-8"))
+        return header["tagger"], header["version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder} holds no tagger: {path.name} cannot be read ({error})") from error
 
 
 def fit_whole(tagger: Tagger, train: Sequence[Sentence], dev: Sequence[Sentence], folder: Path | None = None) -> Tagger:

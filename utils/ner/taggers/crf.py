@@ -12,8 +12,8 @@ import numpy as np
 import pycrfsuite
 from tqdm.auto import tqdm
 
+from utils.course.files import write_atomically
 from utils.ner.features import WordFeatures
-from utils.ner.formats.files import write_atomically
 from utils.ner.lexicons import Lexicon
 from utils.ner.taggers.base import Tagger
 from utils.ner.tags import SCHEMES, spans_to_tags, tags_to_spans, to_tags

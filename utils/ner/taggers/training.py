@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from utils.course.files import load_state, save_state
 from utils.ner.taggers.recipe import Recipe, epoch_batches
-from utils.ner.taggers.states import load_state, save_state
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -121,7 +121,7 @@ class TransformerTagger(NeuralTagger):
             in [0, 1). max_pieces: of a window, at most what the encoder can read.
         scheme, device, precision, recipe: as in NeuralTagger; precision is what is fast on the device when None.
     Raises:
-        ValueError: an unknown pooling, and what NeuralTagger and `load_encoder` raise.
+        ValueError: an unknown pooling, (in `fit`) no room in a window, and what NeuralTagger and `load_encoder` raise.
     """
 
     name = "transformer"
@@ -166,6 +166,8 @@ class TransformerTagger(NeuralTagger):
         self._after = [one for one in (tokenizer.sep_token_id,) if one is not None]
         readable = min(getattr(encoder.config, "max_position_embeddings", self.max_pieces), tokenizer.model_max_length)
         self._limit = min(self.max_pieces, readable) - len(self._before) - len(self._after)
+        if self._limit < 1:
+            raise ValueError(f"max_pieces must leave room for a piece beside the special ones, got {self.max_pieces}")
 
     def _windows(self, sentence: Sentence) -> list[Window]:
         ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
