@@ -549,7 +549,7 @@ show_mistakes("dictionary of both")
 # from `B` to `B`, 0 for the two from `O`. There are four ways to tag the two words. The score of each is the sum along
 # the way; $e^{\text{score}}$ makes it positive; and its share of the total is its probability:
 #
-# | p53 | binds | score | $e^{\text{score}}$ | probability |
+# | p53 | binds | word + step + word | $e^{\text{score}}$ | probability |
 # | --- | --- | --- | ---: | ---: |
 # | `O` | `O` | 0 + 0 + 1 = 1 | 2.72 | 0.07 |
 # | `O` | `B` | 0 + 0 + 0 = 0 | 1.00 | 0.03 |
