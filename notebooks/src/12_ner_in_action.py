@@ -67,8 +67,6 @@ from itertools import pairwise
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
-import pycrfsuite
-import torch
 from IPython.display import display
 from scipy.optimize import minimize
 from scipy.special import expit, logit
@@ -93,7 +91,6 @@ from utils.ner import (
 )
 from utils.ner.bc2 import official_counts, official_place
 from utils.ner.display import show_entities
-from utils.ner.linear_chain import FORBIDDEN, LinearChainCRF
 
 # %% [markdown]
 # ## 1. What is read here
@@ -573,11 +570,11 @@ plt.show()
 
 # %% [markdown]
 # Read the three curves at both ends. Where those of blocks and abstracts lie above that of sentences, neighbours do
-# hang together, and the interval from sentences promised too much. Blocks recover a part of it; with few units even the
-# interval from abstracts is too narrow, since the bootstrap sees only what is in the sample. So draw whole documents
-# where you can, and report which unit you drew. In `evaluate` that is `groups`, a label for each sentence: sentences of
-# one label are drawn together. From here on, intervals on BC5CDR draw blocks, and are still somewhat too narrow. (BC2GM
-# consists of single sentences; there we draw sentences.)
+# hang together, and the interval from sentences promised too much. Blocks then recover a part of it; with few units
+# even the interval from abstracts is too narrow, since the bootstrap sees only what is in the sample. So draw whole
+# documents where you can, and report which unit you drew. In `evaluate` that is `groups`, a label for each sentence:
+# sentences of one label are drawn together. From here on, intervals on BC5CDR draw blocks, and may still be too narrow.
+# (BC2GM consists of single sentences; there we draw sentences.)
 
 # %%
 print(f"F1 on all {len(rows):,} test sentences {f1_of(rows.sum(0)):.4f}")
@@ -839,6 +836,12 @@ print(f"upper minus lower bound: mean {gap.mean():.3f}; below 0.05 for {(gap < 0
 
 
 # %%
+import pycrfsuite
+import torch
+
+from utils.ner.linear_chain import FORBIDDEN, LinearChainCRF
+
+
 def chain_of(tagger, folder):
     """CRFsuite's weights: of the steps, as a chain; of the features, as a table {feature: a weight for each tag}."""
     tagger.save(folder)
@@ -853,6 +856,7 @@ def chain_of(tagger, folder):
     return chain, weights
 
 
+# %%
 def exact_confidence(tagger, chain, weights, predicted, rows):
     """The probability that all tags of an entity hold, for each of the rows of `with_confidence`."""
     known, nothing, result = weights.keys(), np.zeros(len(tagger.tags)), []
@@ -870,17 +874,17 @@ def exact_confidence(tagger, chain, weights, predicted, rows):
     return np.array(result)
 
 
-some = entity_rows[: course.pick(test=100, cpu=1000, gpu=1000)]
+some = entity_rows[: course.pick(test=100, cpu=500, gpu=1000)]
 with torch.no_grad():
     exact_values = exact_confidence(tagger, *chain_of(tagger, course.build / "nb12" / "reader"), test_found, some)
 upper, lower = np.array([row[2:] for row in some]).T
 assert (lower - 1e-4 < exact_values).all() and (exact_values < upper + 1e-4).all()
 print(f"{len(some):,} entities, mean: lower bound {lower.mean():.4f}, exact {exact_values.mean():.4f}, "
-      f"upper bound {upper.mean():.4f}")  # fmt: skip
+      f"upper bound {upper.mean():.4f}; precision {right[: len(some)].mean():.4f}")  # fmt: skip
 
 # %% [markdown]
 # On the average the upper bound is much nearer to the exact value than the lower one: tags of one entity stand or fall
-# together.
+# together. So what follows would look much the same with the exact value.
 #
 # A **reliability diagram** puts predictions into $M$ bins by confidence and draws, for each, the share that is right.
 # The **expected calibration error** is the weighted mean distance from the diagonal (Naeini et al. 2015; Guo et al.
@@ -986,7 +990,8 @@ plt.show()
 
 # %% [markdown]
 # "No more than chance" is the weak side of a test: it does not show that the calibration is perfect. And the bands,
-# like the error bars, take entities as independent; with abstracts drawn whole they would be wider.
+# like the error bars, take entities as independent. Those of one abstract are not, so chance alone can do more than is
+# shown.
 #
 # Calibration is measured on entities that were *predicted*; it says nothing of those that were missed. And it holds for
 # texts like these: on another kind of text the confidences are not to be trusted before they are measured there.
@@ -1089,6 +1094,7 @@ def two_laws(n, f):
     }
 
 
+# %%
 n, f = np.array(many, float), np.array([np.mean(curve[size]) for size in many])
 laws = two_laws(n[:-1], f[:-1])
 generator, again = random.Random(0), defaultdict(list)
@@ -1215,10 +1221,11 @@ for strategy in ("doubt", "doubt per token"):
 # %% [markdown]
 # Before you believe that one strategy wins, look at the standard errors: every seed starts all strategies from the same
 # abstracts, so the differences are paired, but the seeds are few, and many differences are printed: some lie beyond two
-# standard errors by chance. Where the range of what random choice needs includes what the strategy used, nothing is
-# shown to be saved. Look at the columns of tokens and mentions, too: what was chosen may be longer, or fuller of names,
-# than a random choice, and an annotator's time is neither abstracts nor tokens. As in section 8, the errors hold the
-# choice of training abstracts only, not that of the exam.
+# standard errors by chance. In the run shown one lies beyond three, and it speaks *against* doubt: its first choice, at
+# equal tokens. Where the range of what random choice needs includes what the strategy used, nothing is shown to be
+# saved. Look at the columns of tokens and mentions, too: what was chosen may be longer, or fuller of names, than a
+# random choice, and an annotator's time is neither abstracts nor tokens. As in section 8, the errors hold the choice of
+# training abstracts only, not that of the exam.
 #
 # This is a weak form of active learning. There are few rounds, and each doubles the training set; the tagger is asked
 # about a random part of the pool, not about all of it; and nothing keeps it from choosing several abstracts on one
@@ -1302,14 +1309,15 @@ for name, some in [("copied", copied), ("other", others)]:
 rest = effect["other"][1] * (len(bc2gm.test) - len(copied)) / len(others)  # counts, scaled up to all other sentences
 moved = 100 * (f1_of(effect["copied"][0] + rest) - f1_of(effect["copied"][1] + rest))
 print(f"\ncopies are {len(copied) / len(bc2gm.test):.1%} of the test sentences; learnt by heart, they move the whole "
-      f"score by about {moved:+.2f} points")  # fmt: skip
+      f"score by about {moved:+.2f} points\n(twins are {len(twins) / len(clean):.1%} of the sentences trained on here; "
+      f"of all of train they would be {len(twins) / len(bc2gm.train):.1%})")  # fmt: skip
 
 # %% [markdown]
-# The difference on the copies is what memory is worth. Compare the score of the copies that were trained on with how
-# well the two annotations agree, where both are printed: the tagger cannot do better there than repeat the twin,
-# mistakes of the annotators included. The whole score moves by the difference times the share of copies. That holds for
-# a training set of the size used here; in a larger one the same twins are a smaller part, and other sentences teach the
-# same names.
+# The difference on the copies is what memory is worth. Compare the score on copies that were trained on with how well
+# the two annotations agree, where both are printed: in the run shown they are equal. The tagger has learnt the twins by
+# heart, with whatever the annotators did differently the first time. The whole score moves by the difference times the
+# share of copies. That holds for a training set of the size used here: where the twins are a smaller part of it, the
+# effect may be another.
 #
 # The dangerous leak is another: whole documents. A careless split by sentence puts neighbours of one abstract into
 # train and test; and the 50 abstracts of section 2 stand in the training split. How good would the reading tool have
