@@ -958,7 +958,7 @@ plt.show()
 for name, (_, test) in samples.items():
     wrong, right = Counter(), []
     for gold, before, after in zip(test, found[name, "as is"], found[name, "lower case"]):
-        for entity in set(after.entities) - set(before.entities):
+        for entity in sorted(set(after.entities) - set(before.entities)):
             if entity in gold.entities:
                 right.append((entity.start == gold.tokens[0].start, entity.text))
             else:
