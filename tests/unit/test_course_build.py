@@ -215,7 +215,7 @@ def test_printed_text_is_kept_as_a_terminal_would_leave_it(text, cleaned):
 
 def test_pieces_of_one_stream_become_one_and_warnings_stay():
     notebook = nbformat.v4.new_notebook()
-    pieces = [("stdout", "a\n"), ("stdout", "b\n"), ("stderr", "UserWarning: c\n"), ("stdout", "d\n")]
+    pieces = [("stdout", "a"), ("stdout", "\n"), ("stdout", "b\n"), ("stderr", "UserWarning: c\n"), ("stdout", "d\n")]
     outputs = [new_output("stream", name=name, text=text) for name, text in pieces]
     notebook.cells = [nbformat.v4.new_code_cell("", outputs=outputs)]
     clean(notebook)
