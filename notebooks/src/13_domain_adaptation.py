@@ -791,9 +791,9 @@ for k, (strategy, by_size) in enumerate(home_f1.items()):
     for n, x, y, dx, dy in zip(SIZES, there.mean(1), here.mean(1), errors[1], errors[0]):
         ax.annotate(f" n = {n}", (x, y), textcoords="offset points", xytext=(3, 5), fontsize=8, color=COLOURS[k])
         print(f"{name:<12} n = {n:>4}: BC5CDR {y:.1f} ± {dy:.1f} ({y - before:+.1f}), criteria {x:.1f} ± {dx:.1f}")
-lost = [before - np.mean(by_size[SIZES[-1]]) for by_size in home_f1.values()]
+change = [np.mean(by_size[SIZES[-1]]) - before for by_size in home_f1.values()]
 ax.set(xlabel="F1 on the criteria (target)", ylabel="F1 on BC5CDR (source)")
-ax.set_title(f"n = {SIZES[-1]}: the source changes by {-lost[0]:+.1f} points, with replay by {-lost[1]:+.1f}")
+ax.set_title(f"n = {SIZES[-1]}: the source changes by {change[0]:+.1f} points, with replay by {change[1]:+.1f}")
 ax.legend()
 plt.show()
 
