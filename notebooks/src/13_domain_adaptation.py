@@ -485,14 +485,18 @@ for n in SIZES:
 # 1. **target only**.
 # 2. **joint**: train on source and target together. With few target sentences the source drowns them, so
 # 3. **joint, target repeated** until both have the same number of sentences.
-# 4. **feature augmentation** (Daumé III 2007). Every feature $\phi(x)$ is there once for all domains, and once more for
-#    its own domain alone:
+# 4. **feature augmentation** (Daumé III 2007): every feature is there once for all domains, and once more for its own
+#    domain alone.
+# 5. **target only, with a dictionary**: a list of diseases (the one that the line below names) is looked up, and each
+#    word is told what was found. A list knows no domain.
+#
+# Feature augmentation turns the features $\phi(x)$ of a word into
+#
 # $$ \Phi_{\text{source}}(x) = \langle \phi(x), \phi(x), 0 \rangle, \qquad
-#    \Phi_{\text{target}}(x) = \langle \phi(x), 0, \phi(x) \rangle . \tag{2} $$
-#    What holds everywhere can be learnt in the first copy, from all sentences; what holds in one domain only, in its
-#    own. With features that are strings, that is one line: repeat each with the domain's name before it.
-# 5. **target only, with a dictionary**: the disease list of notebook 11 is looked up, and each word is told what was
-#    found. A list knows no domain.
+# \Phi_{\text{target}}(x) = \langle \phi(x), 0, \phi(x) \rangle . \tag{2} $$
+#
+# What holds everywhere can be learnt in the first copy, from all sentences; what holds in one domain only, in its own.
+# With features that are strings, that is one line: repeat each with the domain's name before it.
 #
 # **Predict before you run:** which of the five is best with the fewest sentences, and which with the most?
 
