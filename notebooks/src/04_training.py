@@ -35,13 +35,12 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer", "spacy",
-          "tqdm", "transformers"]
+NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
+          "spacy", "tqdm", "transformers"]
 
-here = Path.cwd()
-root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
 if root is None:
-    root = here / "diffusion-ner-course"
+    root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]

@@ -215,7 +215,7 @@ def test_printed_text_is_kept_as_a_terminal_would_leave_it(text, cleaned):
 
 def test_pieces_of_one_stream_become_one_and_warnings_stay():
     notebook = nbformat.v4.new_notebook()
-    pieces = [("stdout", "a\n"), ("stdout", "b\n"), ("stderr", "UserWarning: c\n"), ("stdout", "d\n")]
+    pieces = [("stdout", "a"), ("stdout", "\n"), ("stdout", "b\n"), ("stderr", "UserWarning: c\n"), ("stdout", "d\n")]
     outputs = [new_output("stream", name=name, text=text) for name, text in pieces]
     notebook.cells = [nbformat.v4.new_code_cell("", outputs=outputs)]
     clean(notebook)
@@ -244,6 +244,8 @@ def test_prose_keeps_the_outputs_of_unchanged_code(checkout):
     assert why_stale(source, built) is None
     assert "small" in after.cells[0].source
     assert [cell.outputs for cell in after.cells if cell.cell_type == "code"] == before
+    source.write_text(source.read_text().replace("import os\n", "import os  # the set-up cell\n"))
+    assert main(["--prose", "01"], checkout) == 0 and why_stale(source, built) is None
     source.write_text(source.read_text().replace("import sys", "import sys, io"))
     assert main(["--prose", "01"], checkout) == 1, "code that was not run must not get old outputs"
     assert why_stale(source, built) is not None

@@ -148,7 +148,7 @@ def test_the_address_stands_in_one_place():
 
 def test_the_setup_cell_can_be_read_at_a_glance():
     lines = setup_cell().splitlines()
-    assert len(lines) <= 26 and max(map(len, lines)) <= 120
+    assert len(lines) <= 25 and max(map(len, lines)) <= 110
 
 
 def run_setup_cell(monkeypatch, folder, missing=()):

@@ -11,14 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.tiny import tiny_diffusion, tiny_training, tiny_unet
-from utils.diffusion.checkpoints import (
-    load_model,
-    load_state,
-    read_notes,
-    save_model,
-    save_state,
-    write_atomically,
-)
+from utils.course.files import load_state, save_state, write_atomically
+from utils.diffusion.checkpoints import load_model, read_notes, save_model
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
 
@@ -202,7 +196,8 @@ FULL_DISK = """
     import resource, sys
     from pathlib import Path
     from tests.tiny import tiny_diffusion, tiny_unet
-    from utils.diffusion.checkpoints import save_model, save_state
+    from utils.course.files import save_state
+    from utils.diffusion.checkpoints import save_model
 
     folder, model = Path(sys.argv[1]), tiny_unet()
     # No file may grow beyond this: writes fail in the middle, as they do on a full disk.

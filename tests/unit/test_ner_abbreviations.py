@@ -29,6 +29,8 @@ def pairs(text):
         ("of ifosfamide, vincristine and dactinomycin [IVA]", ("IVA", "ifosfamide, vincristine and dactinomycin")),
         ("familial adenomatous polyposis (FAP; OMIM 175100)", ("FAP", "familial adenomatous polyposis")),
         ("APC (adenomatous polyposis coli) is lost", ("APC", "adenomatous polyposis coli")),
+        ("5 mM ATP (adenosine triphosphate; 5 mM) was", ("ATP", "adenosine triphosphate")),
+        ("CMT1A (Charcot-Marie-Tooth disease, type 1A) is", ("CMT1A", "Charcot-Marie-Tooth disease, type 1A")),
         ('so-called "restless legs syndrome" (RLS)', ("RLS", "restless legs syndrome")),
         ("the x-linked recessive non-Hodgkin lymphoma (HL)", ("HL", "non-Hodgkin lymphoma")),
         ("St. Louis encephalitis (SLE)", ("SLE", "St. Louis encephalitis")),

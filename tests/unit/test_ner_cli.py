@@ -21,7 +21,10 @@ from utils.ner import (
 )
 from utils.ner.formats.any import format_of, read_sentences
 from utils.ner.tag import main as tag
-from utils.ner.taggers import RegexTagger
+from utils.ner.taggers import RegexTagger, training
+from utils.ner.taggers.bilstm_crf import BiLSTMCRFTagger
+from utils.ner.taggers.corrected import CorrectedTagger
+from utils.ner.taggers.voting import VotingTagger
 from utils.ner.train import main as train
 
 TEXTS = "Mutated BRCA1 and p53.\n\nNothing here.\r\n"
@@ -118,6 +121,53 @@ def test_an_interrupted_vote_goes_on(tmp_path, monkeypatch, capsys):
     assert load_tagger(tmp_path / "m").predict([Sentence("Vega")])[0].entities
 
 
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Raises KeyboardInterrupt in a network's third step, once; gives the list of all steps that were begun."""
+    begun, step = [], training._Run.one_step
+
+    def interrupted(run, *given):
+        begun.append((run.epoch, run.step))
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        step(run, *given)
+
+    monkeypatch.setattr(training._Run, "one_step", interrupted)
+    return begun
+
+
+def make_small(*_):
+    return BiLSTMCRFTagger(vectors=None, hidden=4, epochs=2, batch_size=1, save_every=1, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["network", "vote", "corrected vote"])
+def test_an_interrupted_network_goes_on_too(kind, tmp_path, monkeypatch, interrupt):
+    """A network keeps what it has at Ctrl-C; it must not be saved as if it were trained."""
+    write_conll([Sentence.from_words(["Vega", "shines"], [(0, 1, "Star")])] * 4, tmp_path / "train.conll")
+
+    def make(*_):
+        member = CorrectedTagger(make_small()) if kind == "corrected vote" else make_small()
+        return member if kind == "network" else VotingTagger([member, make_small()])
+
+    monkeypatch.setattr("utils.ner.train.make_tagger", make)
+    line = ["--train", str(tmp_path / "train.conll"), "--out", str(tmp_path / "m")]
+    with pytest.raises(SystemExit, match="interrupted; the same command goes on"):
+        train(line)
+    assert not (tmp_path / "m" / "tagger.json").exists()
+    train(line)
+    whole = [(epoch, step) for epoch in range(2) for step in range(4)]
+    assert interrupt == whole[:3] + whole[2:] + (whole if kind != "network" else [])
+    assert not (tmp_path / "m" / "training").exists() and load_tagger(tmp_path / "m").predict([Sentence("Vega")])
+
+
+def test_the_benchmark_keeps_no_half_trained_network(tmp_path, monkeypatch, interrupt):
+    monkeypatch.setattr(benchmark, "make_tagger", make_small)
+    line = ["--models", "bilstm-crf", "--corpora", "course-corpus", "--out", str(tmp_path / "bench")]
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(line)
+    assert not list(tmp_path.rglob("*.json"))
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--corpus", "nowhere"], "ncbi-disease"), (["--corpus", "course-corpus", "--model", "hmm"], "biotagger-gm"),
     (["--corpus", "course-corpus", "--dev", "x"], "--dev goes with --train"), ([], "one of the arguments"),
@@ -162,5 +212,8 @@ def test_benchmark_measures_once_and_collects(tmp_path, capsys):
     assert "| corpus | dictionary |" in text
     assert "| course-corpus, all | 41.7 ± 11.8 |" in text  # mean and standard deviation of 33.3 and 50
     assert "| course-corpus, all | dictionary | 50.0 | 25.0 | 41.7 ± 11.8 | 30.0 to 40.0 |" in text
+    benchmark.main([*line, "--tag-again"])
+    again = json.loads(kept.read_text())
+    assert again["train_seconds"] == result["train_seconds"] and again["scores"]["all"]["f1"] != pytest.approx(1 / 3)
     with pytest.raises(SystemExit, match="voting on course-corpus needs two of crf, biotagger-gm"):
         benchmark.main([*line, "--models", "voting"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from utils.course.download import download
+from utils.ner import CRFTagger, evaluate
 from utils.ner import corpora as library
 from utils.ner.corpora import corpus_names, load_corpus
 
@@ -133,6 +134,30 @@ def test_unknown_names_and_missing_splits(bare):
     corpus.splits = ("dev", "test")
     with pytest.raises(ValueError, match="tiny has no split 'train'; choose one of dev, test"):
         _ = corpus.train
+
+
+def test_a_folder_of_ones_own_with_a_type_that_the_course_never_names(tmp_path, capsys):
+    """From a plain CoNLL file to a score, as a user would do it."""
+    line = "The\tO\n{}\tB-Mineral\nlies\tO\nnear\tO\nthe\tO\nriver\tO\n\n"
+    minerals = ("Quartz", "Feldspar", "Olivine", "Rutile", "Topaz", "Zircon", "Spinel", "Beryl")
+    (tmp_path / "train.conll").write_text("".join(map(line.format, minerals)) * 3)
+    (tmp_path / "test.conll").write_text(line.format("Garnet") + line.format("Topaz"))
+    corpus = load_corpus(tmp_path)
+    assert (corpus.splits, corpus.types, corpus.stands_in) == (("train", "test"), ["Mineral"], False)
+    assert capsys.readouterr().out == f"{tmp_path.name}: a folder of your own (train, test)\n"
+    tagger = CRFTagger().fit(corpus.train, progress=False)
+    assert evaluate(corpus.test, tagger.predict(corpus.test)).per_type["Mineral"].f1 == 1
+    with pytest.raises(ValueError, match="has no split 'dev'; choose one of train, test"):
+        _ = corpus.dev
+
+
+def test_a_folder_that_says_too_little_or_too_much(tmp_path):
+    with pytest.raises(ValueError, match="has no split; expected files train, dev and test or some of them, ending in"):
+        load_corpus(tmp_path)
+    for ending in ("conll", "jsonl"):
+        (tmp_path / f"dev.{ending}").write_text("")
+    with pytest.raises(ValueError, match="has dev.conll and dev.jsonl; expected one file a split"):
+        load_corpus(str(tmp_path))
 
 
 def test_the_courses_own_corpus(capsys):

@@ -58,6 +58,13 @@ def test_the_same_data_give_the_same_model():
     assert small()._model == small()._model
 
 
+def test_a_trained_tagger_keeps_no_store_of_words():
+    """Kilobytes for each word of the training sentences, which only another training would use again."""
+    tagger = small(features=WordFeatures(lexicons=(Lexicon("genes", ("p53",)),)))
+    assert not tagger.features._stored and tagger.predict(TRAIN) == TRAIN
+    assert tagger.fit(TRAIN, progress=False).predict(TRAIN) == TRAIN
+
+
 def test_direction_matters_with_bio_and_not_with_bioes():
     sentence = Sentence("the aspirin COX and BRCA1 of p53 - 2 gene")
     tokens = len(sentence.tokens)

@@ -44,7 +44,7 @@ def test_html_without_styles_still_shows_names_and_types():
 
 def test_plain_text_and_the_bundle_of_a_notebook():
     view = show_entities(SENTENCE)
-    assert str(view) == "[Warfarin]CHEMICAL inhibits [VKORC1]GENE in [atrial fibrillation]DISEASE."
+    assert str(view) == "[Warfarin | CHEMICAL] inhibits [VKORC1 | GENE] in [atrial fibrillation | DISEASE]."
     assert view._repr_mimebundle_() == {"text/html": view.html, "text/plain": view.text}
 
 
@@ -61,25 +61,25 @@ def test_nothing_to_mark_and_nothing_at_all():
 
 def test_nested_and_crossing_entities_stand_on_lines_of_their_own():
     nested = Sentence("insulin receptor gene", None, [Entity(0, 7, "protein"), Entity(0, 16, "protein")])
-    assert str(show_entities(nested)) == "[insulin receptor]protein gene\n[insulin]protein receptor gene"
+    assert str(show_entities(nested)) == "[insulin receptor | protein] gene\n↳ [insulin | protein] receptor gene"
     read = Reader(show_entities(nested).html).text.split("\n")
     assert [words(line) for line in read if line.strip()] == [
         "«insulin receptor» ‹protein› gene",
-        "«insulin» ‹protein› receptor gene",
+        "↳ «insulin» ‹protein› receptor gene",
     ]
     crossing = Sentence("a b c", None, [Entity(0, 3, "X"), Entity(2, 5, "X")])
-    assert str(show_entities(crossing)) == "[a b]X c\na [b c]X"
+    assert str(show_entities(crossing)) == "[a b | X] c\n↳ a [b c | X]"
 
 
 def test_pieces_of_a_discontinuous_entity_are_numbered():
     one = Sentence("breast and ovarian cancer", None, [Entity(0, 25, "Disease", fragments=((0, 6), (19, 25)))])
-    assert str(show_entities(one)) == "[breast]Disease 1/2 and ovarian [cancer]Disease 2/2"
+    assert str(show_entities(one)) == "[breast | Disease 1/2] and ovarian [cancer | Disease 2/2]"
     assert words(Reader(show_entities(one).html).text) == "«breast» ‹Disease 1/2› and ovarian «cancer» ‹Disease 2/2›"
 
 
 def test_titles_and_types():
     view = show_entities([SENTENCE, SENTENCE], titles=["first <1>", "second"], types=["GENE"])
-    marked = TEXT.replace("VKORC1", "[VKORC1]GENE")
+    marked = TEXT.replace("VKORC1", "[VKORC1 | GENE]")
     assert str(view) == f"first <1>\n{marked}\nsecond\n{marked}"
     assert "«first <1>»" in Reader(view.html).text
     with pytest.raises(ValueError, match="1 titles for 2 sentences"):
@@ -98,13 +98,15 @@ def test_types_have_colours_of_their_own():
     one = Sentence("a b c d e f", None, [Entity(2 * k, 2 * k + 1, kind) for k, kind in enumerate(kinds)])
     found = re.findall(r"background: (#\w+)", show_entities(one).html)
     assert found[:3] == PALETTE[:3] and len(set(found)) == len(kinds)
+    other = Sentence("a", None, [Entity(0, 1, "Modifier")])
+    assert re.findall(r"background: (#\w+)", show_entities(other).html) == [PALETTE[3]]  # not that of genes
     swapped = Sentence("a b", None, [Entity(0, 1, "DISEASE"), Entity(2, 3, "protein")])
     assert re.findall(r"background: (#\w+)", show_entities(swapped).html) == [PALETTE[1], PALETTE[0]]
 
 
 def test_spaces_are_kept_and_line_ends_are_shown():
     view = show_entities(Sentence("a    b\nc", None, [Entity(7, 8, "X")]))
-    assert "a    b<br>" in view.html and str(view) == "a    b\n[c]X"
+    assert "a    b<br>" in view.html and str(view) == "a    b\n[c | X]"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30), st.data())

@@ -74,6 +74,22 @@ def test_intervals_hold_the_score_narrow_with_data_and_follow_the_seed():
     assert few.intervals["f1"][0] < lower < upper < few.intervals["f1"][1]
 
 
+def test_groups_are_drawn_whole():
+    """Documents of four equal sentences tell no more than one sentence of each."""
+    gold = [entities((0, 2, "X"))] * 40
+    found = [entities((0, 2, "X"))] * 30 + [entities((0, 3, "X"))] * 10
+    of_one = evaluate(gold, found).intervals
+    fourfold = [[one for one in some for _ in range(4)] for some in (gold, found)]
+    documents = [f"d{k // 4}" for k in range(160)]
+    assert evaluate(*fourfold, groups=documents).intervals == of_one
+    turned = [some[::-1] for some in (*fourfold, documents)]  # in whichever order a document's sentences come
+    mixed = [[*some[::2], *some[1::2]] for some in turned]
+    assert evaluate(*mixed[:2], groups=mixed[2]).intervals == evaluate(*turned[:2], groups=turned[2]).intervals
+    (low, high), (lower, upper) = evaluate(*fourfold).intervals["f1"], of_one["f1"]
+    assert high - low == pytest.approx((upper - lower) / 2, rel=0.2)
+    assert evaluate(gold, found, groups=["all"] * 40).intervals["f1"] == (0.75, 0.75)
+
+
 def test_the_report_prints_types_and_total():
     report = evaluate([entities((0, 2, "X"))], [entities((0, 2, "X"), (3, 4, "Y"))])
     lines = str(report).splitlines()
@@ -90,6 +106,7 @@ def test_bad_calls():
         (lambda: evaluate([[]], [[]], "bc2"), "gold must be sentences; got list"),
         (lambda: evaluate([one], [one], official=OfficialGold({})), 'official gold is for mode="bc2"'),
         (lambda: evaluate([one], [one], confidence=95), "0 < confidence < 1"),
+        (lambda: evaluate([one], [one], groups=[]), "0 groups for 1 sentences; expected one for each"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

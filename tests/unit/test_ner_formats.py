@@ -116,7 +116,7 @@ def test_malformed_conll(tmp_path, content, message):
 
 
 def test_jsonl_there_and_back(tmp_path):
-    odd = Sentence("a\u2028 \0b\r\n", [(0, 1), (4, 5)], [Entity(4, 5, "X")], "odd")
+    odd = Sentence("a\u2028 \0b\r\n", [(0, 1), (4, 5)], [Entity(4, 5, "X")], "odd", "its document")
     written = [NESTED, WHOLE, EMPTY, odd]
     write_jsonl(written, tmp_path / "a.jsonl")
     assert read_jsonl(tmp_path / "a.jsonl") == written

@@ -1,10 +1,14 @@
-"""Lists of names: found, turned round, and what stands in for them."""
+"""Lists of names: found, turned round, what stands in for them, and held in memory once."""
+
+import gc
+import json
 
 import pytest
 
-from utils.ner import lexicons
+from utils.ner import CRFTagger, Sentence, WordFeatures, lexicons
 from utils.ner.formats.files import FormatError
-from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon, turn_heading
+from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon, shared, turn_heading
+from utils.ner.taggers.token_features import TokenFeatures
 
 
 @pytest.fixture
@@ -63,3 +67,38 @@ def test_names_of_lists_and_types():
     with pytest.raises(ValueError, match="unknown lexicon 'species'; choose one of genes, diseases, chemicals"):
         load_lexicon("species")
     assert Lexicon("mine", ("a", "abc")).typed("X") == [("abc", "X")]
+
+
+def automata(features):
+    return list(features._matcher._automata.values())
+
+
+def test_all_who_use_a_list_hold_one_copy(tmp_path):
+    """Four CRFs of a vote and a network with the same lists: names and automaton are in memory once."""
+    mine = Lexicon("one copy", ("p53", "IL-2"))
+    crf = CRFTagger(WordFeatures(lexicons=(mine,)), iterations=1).fit([Sentence("p53")], progress=False)
+    crf.save(tmp_path / "crf")
+    TokenFeatures([mine]).save(tmp_path)
+    loaded = [CRFTagger.load(tmp_path / "crf").features for _ in range(2)] + [TokenFeatures.load(tmp_path)]
+    assert all(one.lexicons[0] is loaded[0].lexicons[0] for one in loaded) and loaded[0].lexicons == (mine,)
+    of_one_file = automata(WordFeatures(lexicons=(Lexicon("one copy", ("p53", "IL-2")),)))
+    assert all(automata(one) == of_one_file for one in loaded)  # automata are equal where they are the same
+    assert automata(WordFeatures(lexicons=(Lexicon("one copy", ("p53",)),))) != of_one_file
+
+
+def test_a_list_that_nobody_uses_is_let_go():
+    shared(Lexicon("nobody's", ("a",)))
+    gc.collect()
+    assert not any(one.name == "nobody's" for one in lexicons._IN_USE.values())
+
+
+def test_lists_of_equal_hash_stay_apart(monkeypatch):
+    monkeypatch.setattr(Lexicon, "__hash__", lambda self: 7)
+    one, other = Lexicon("a", ("x",)), Lexicon("b", ("y",))
+    assert shared(one) is one and shared(other) is other and shared(Lexicon("a", ("x",))) is one
+
+
+def test_there_and_back():
+    mine = Lexicon("mine", ("a", "b"), False, "here", True)
+    assert Lexicon.from_json(json.loads(json.dumps(mine.to_json()))) == mine
+    assert list(mine.to_json()) == ["name", "names", "lower", "source", "stands_in"]

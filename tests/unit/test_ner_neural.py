@@ -69,6 +69,25 @@ def test_learns_saves_and_loads(kind, encoder, tmp_path):
     assert all((a == b).all() for a, b in zip(tagger.predict_proba(DEV), again.predict_proba(DEV)))
 
 
+def test_masks_pieces_in_training_only_and_never_special_ones(encoder, monkeypatch):
+    tagger = fitted("transformer", encoder, piece_dropout=0.5)
+    read = []
+    whole = tagger.network.encoder.forward
+    monkeypatch.setattr(tagger.network.encoder, "forward", lambda **batch: read.append(batch) or whole(**batch))
+    batch = tagger._batch([window for one in TRAIN for window in tagger._windows(one)])
+    for mode in (tagger.network.eval, tagger.network.train):
+        mode()(batch)
+    untouched, masked = (one["input_ids"] for one in read)
+    assert (untouched == batch["ids"]).all()
+    ordinary = batch["attention"].bool() & ~torch.isin(batch["ids"], torch.tensor(tagger.tokenizer.all_special_ids))
+    assert (masked == batch["ids"])[~ordinary].all()
+    changed = masked[ordinary] != batch["ids"][ordinary]
+    assert (masked[ordinary][changed] == tagger.tokenizer.mask_token_id).all()
+    assert changed.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(ValueError, match="0 <= piece_dropout < 1, got 1"):
+        make("transformer", encoder, piece_dropout=1)
+
+
 @KINDS
 def test_seeded(kind, encoder):
     torch.manual_seed(5)
@@ -96,6 +115,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(kind, encoder, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(training._Run, "one_step", interrupted)
         half = fitted(kind, encoder, tmp_path, save_every=2)
+    assert half.interrupted and not whole.interrupted
     assert len(half.history) == stop_after // 8
     kept = "best one, epoch 1" if half.history else "last step"
     printed = capsys.readouterr().out
@@ -114,12 +134,15 @@ def test_a_folder_of_another_training_or_a_pickle_is_refused(encoder, tmp_path):
         fitted("bilstm", encoder, tmp_path, learning_rate=0.5)
     with pytest.raises(ValueError, match="with sentences '"):
         make("bilstm", encoder).fit(TRAIN[1:] + TRAIN[:1], DEV, folder=tmp_path, progress=False)
-    for content in (b"cut short", (tmp_path / "checkpoint.pt").read_bytes()[:-2000]):
+    with pytest.raises(ValueError, match="with dev sentences '"):  # the best epoch so far was chosen on others
+        make("bilstm", encoder).fit(TRAIN, DEV[1:], folder=tmp_path, progress=False)
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    for content, message in ((b"no such file", "was refused: it is not a training"), (whole[:-2000], "is cut short")):
         (tmp_path / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(ValueError, match="damaged or no training state"):
+        with pytest.raises(ValueError, match=f"checkpoint.pt {message}"):
             fitted("bilstm", encoder, tmp_path)
     torch.save({"x": Recipe}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="damaged or no training state"):
+    with pytest.raises(ValueError, match="was refused: it is not a training state .* could run code"):
         fitted("bilstm", encoder, tmp_path)
 
 
@@ -226,6 +249,9 @@ def test_bad_arguments(encoder):
         make("transformer", encoder, precision="fp8")
     with pytest.raises(ValueError, match="unknown pooling 'last'"):
         make("transformer", encoder, pooling="last")
+    for few in (0, 2):  # no room beside [CLS] and [SEP]
+        with pytest.raises(ValueError, match=f"max_pieces must leave room for a piece .*, got {few}"):
+            make("transformer", encoder, max_pieces=few).fit(TRAIN, progress=False)
     with pytest.raises(ValueError, match="epochs must be above 0, got 0"):
         make("bilstm", encoder, epochs=0)
     with pytest.raises(ValueError, match="warmup"):
@@ -253,11 +279,11 @@ def test_the_best_epoch_is_chosen_and_patience_ends_the_training():
         return next(scores)
 
     recipe = Recipe(epochs=5, batch_size=1, learning_rate=0.1, patience=2)
-    history = training.train_network(
+    history, interrupted = training.train_network(
         network, lambda numbers: network(torch.ones(1, 1)).pow(2).mean(), [1] * 3, recipe, score=score,
         device=torch.device("cpu"), progress=False,
     )  # fmt: skip
-    assert [one["score"] for one in history] == [0.1, 0.7, 0.3, 0.2]
+    assert [one["score"] for one in history] == [0.1, 0.7, 0.3, 0.2] and not interrupted
     assert network.weight.item() == seen[1] != seen[3]
 
 

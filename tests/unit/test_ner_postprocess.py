@@ -2,6 +2,7 @@
 
 import pytest
 
+from utils.ner.corpora import load_corpus
 from utils.ner.postprocess import documents_of, postprocess
 from utils.ner.taggers import DictionaryTagger, RegexTagger
 from utils.ner.taggers.corrected import CorrectedTagger
@@ -9,9 +10,10 @@ from utils.ner.taggers.registry import load_tagger
 from utils.ner.types import Entity, Sentence
 
 
-def marked(text, *names, kind="X", id=""):
+def marked(text, *names, kind="X", document=""):
     """A sentence with the first occurrence of each name as an entity."""
-    return Sentence(text, None, [Entity(text.index(name), text.index(name) + len(name), kind) for name in names], id)
+    entities = [Entity(text.index(name), text.index(name) + len(name), kind) for name in names]
+    return Sentence(text, None, entities, document=document)
 
 
 def texts(sentence):
@@ -47,26 +49,31 @@ def test_the_long_form_decides():
 
 
 def test_a_definition_holds_in_its_document_only():
-    sentences = [marked("adenomatous polyposis coli (APC) is known", "adenomatous polyposis coli", id="d1-1"),
-                 marked("mutated APC", id="d1-2"), marked("mutated APC", id="d2-1"), marked("mutated APC"),
-                 marked("XAPCX", id="d1-3")]  # fmt: skip
+    sentences = [marked("adenomatous polyposis coli (APC) is known", "adenomatous polyposis coli", document="d1"),
+                 marked("mutated APC", document="d1"), marked("mutated APC", document="d2"), marked("mutated APC"),
+                 marked("XAPCX", document="d1")]  # fmt: skip
     assert list(map(texts, postprocess(sentences, ["abbreviations"]))) == [
         ["adenomatous polyposis coli", "APC"], ["APC"], [], [], []]  # fmt: skip
 
 
 def test_one_sense_in_a_document():
     sentences = [
-        marked("p53 and WAS", "p53", id="d-1"), marked("p53 was", "p53", id="d-2"), marked("p53 here", id="d-3"),
-        marked("the p53 gene", "p53 gene", id="d-4"), marked("p53", id="e-1"), marked("p53", "p53", id="e-2"),
+        marked("p53 and WAS", "p53", document="d"), marked("p53 was", "p53", document="d"),
+        marked("p53 here", document="d"), marked("the p53 gene", "p53 gene", document="d"),
+        marked("p53", document="e"), marked("p53", "p53", document="e"),
     ]  # fmt: skip
     found = list(map(texts, postprocess(sentences, ["one-sense"])))
     assert found == [["p53"], ["p53"], ["p53"], ["p53 gene"], [], ["p53"]]
 
 
-def test_documents():
-    ids = ["cc01-1", "cc01-2", "x", "x", "", "a-b", "BC2GM0-b-12"]
-    names = documents_of([Sentence("", id=one) for one in ids])
-    assert names[0] == names[1] == "cc01" and names[6] == "BC2GM0-b" and len(set(names)) == 6
+def test_documents_are_said_and_not_guessed_from_ids():
+    """PMID-11 and PMID-12 are two abstracts; what FAP stands for in one says nothing of the other."""
+    sentences = [Sentence("", id="PMID-11"), Sentence("", id="PMID-12"), Sentence("", document="a"),
+                 Sentence("", document="a"), Sentence(""), Sentence("")]  # fmt: skip
+    names = documents_of(sentences)
+    assert names[2] == names[3] and len(set(names)) == 5
+    own = load_corpus("course-corpus").test
+    assert {one.id.rpartition("-")[0] for one in own} == {*documents_of(own)} and len({*documents_of(own)}) < len(own)
 
 
 def test_unknown_rules_are_refused():

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from utils.ner.taggers import DictionaryTagger, RegexTagger, Tagger
+from utils.ner.taggers import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger
+from utils.ner.taggers.corrected import CorrectedTagger
+from utils.ner.taggers.voting import VotingTagger
 from utils.ner.types import Entity, Sentence
 
 
@@ -68,6 +70,25 @@ def test_models_that_cannot_be_loaded(tmp_path):
             RegexTagger.load(tmp_path)
     with pytest.raises(ValueError, match="holds no tagger"):
         RegexTagger.load(tmp_path / "nowhere")
+
+
+WHOLE = [RegexTagger({"Gene": "p53"}), make_dictionary(), CorrectedTagger(RegexTagger({"Gene": "p53"})),
+         VotingTagger([RegexTagger({"Gene": "p53"})]),
+         CRFTagger(iterations=1).fit([Sentence("p53", None, [Entity(0, 3, "Gene")])], progress=False)]  # fmt: skip
+
+
+@pytest.mark.parametrize("tagger", WHOLE, ids=lambda one: one.name)
+def test_models_that_are_not_whole(tagger, tmp_path):
+    """Whichever of its files is missing, cut short or of another form: an error that says so, and nothing else."""
+    tagger.save(tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file() and path != tmp_path / "tagger.json"]:
+        whole = path.read_bytes()
+        for content in (None, whole[:-3], b"5", b"\xff"):
+            path.unlink() if content is None else path.write_bytes(content)
+            with pytest.raises(ValueError, match="is not whole|is damaged|holds no tagger"):
+                load_tagger(tmp_path)
+        path.write_bytes(whole)
+    assert type(load_tagger(tmp_path)) is type(tagger)
 
 
 def test_the_base_class_cannot_be_made():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
-from utils.diffusion.checkpoints import load_state
+from utils.course.files import load_state
 from utils.diffusion.training import train
 
 STEPS = 7

@@ -5,7 +5,6 @@ notebooks/src/NN_name.py is converted, executed, cleaned, and written to noteboo
 
 import argparse
 import base64
-import os
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from utils.course.convert import clean, convert, source_sha256
 from utils.course.execute import FailedCell, execute
+from utils.course.files import write_atomically
 from utils.course.prose import refresh_prose
 from utils.course.runtime import PROFILES
 from utils.course.set_repo import set_repo
@@ -133,13 +133,8 @@ def build(source: Path, root: Path, profile: str) -> NotebookNode:
 
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write the notebook whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        nbformat.validate(notebook)
-        unfinished.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    nbformat.validate(notebook)
+    write_atomically(path, nbformat.writes(notebook) + "\n")
 
 
 def save_figures(notebook: NotebookNode, number: str, folder: Path) -> None:

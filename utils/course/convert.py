@@ -43,9 +43,9 @@ def clean(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
-            cell.outputs = _merge_streams(
-                [kept for output in cell.outputs if (kept := _clean_output(output))]
-            )
+            # Merged before too: a line end may have come as a piece of its own, and alone it would look empty.
+            outputs = _merge_streams(cell.outputs)
+            cell.outputs = _merge_streams([kept for output in outputs if (kept := _clean_output(output))])
 
 
 def _clean_output(output: NotebookNode) -> NotebookNode | None:

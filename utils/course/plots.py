@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from utils.course.files import write_atomically
 from utils.course.player import animate
 from utils.course.tiles import tile, to_uint8
 
@@ -160,11 +160,5 @@ def save_grid(images: Any, path: str | Path, columns: int | None = None, scale: 
     grid = tile(pictures, columns or math.ceil(math.sqrt(len(pictures))), GAP, GAP)
     grid = grid.repeat(scale, axis=0).repeat(scale, axis=1)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(grid).save(unfinished, format="PNG")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(path, lambda part: Image.fromarray(grid).save(part, format="PNG"))
     return path

@@ -1,10 +1,10 @@
 """Write the course's public address into the badges and set-up cells: `make set-repo URL=...`."""
 
-import os
 import re
 from pathlib import Path
 
 from utils.course.convert import source_sha256
+from utils.course.files import write_atomically
 from utils.course.setup_cell import repository
 
 ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]*)/([A-Za-z0-9._-]+)")
@@ -59,7 +59,5 @@ def _rewrite(path: Path, change) -> list[Path]:
     text = path.read_text(encoding="utf-8")
     if (new_text := change(text)) == text:
         return []
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(new_text, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_atomically(path, new_text)
     return [path]

@@ -1,15 +1,10 @@
-"""Models and training states on disk: whole or not at all, and never able to run code.
+"""Models on disk: whole or not at all, and never able to run code.
 
 A model is one safetensors file: the weights, the schedule's betas, and in its header how to rebuild the
-network. A training state (weights, EMA, optimiser, step, random states) is a torch file that is only ever
-read with `weights_only=True`.
+network. Training states (weights, EMA, optimiser, step, random states) are those of `utils.course.files`.
 """
 
-import glob
 import json
-import os
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from utils.course.files import write_atomically
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
 from utils.diffusion.unet import UNet
 
 FORMAT = "diffusion-course-1"
 BETAS = "schedule.betas"
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Call write(temporary file), force it to the disk, and rename it to `path`.
-
-    Where anything fails (a full disk, an interrupt) the temporary file goes and the old file stays.
-    Raises OSError that says so.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _remove_left_over(path)
-    try:
-        write(part)
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors report a full disk as errors of their own.
-        kept = "the old file stays as it was" if path.exists() else "nothing was written"
-        raise OSError(f"could not save {path.name}: {error}; {kept}. Is the disk full?") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _remove_left_over(path: Path) -> None:
-    """Delete the temporary files of processes that were killed while they saved `path`, not those of living ones."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        writer = part.name.split(".")[-2]
-        if writer.isdecimal() and not _is_alive(int(writer)):
-            part.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether that process runs; where it cannot be known without ending it (Windows), yes."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def save_model(
@@ -90,8 +42,7 @@ def save_model(
         "prediction": diffusion.prediction,
         "notes": json.dumps(notes),
     }
-    content = _in_fixed_order(save(tensors, metadata=header))
-    write_atomically(path, lambda part: part.write_bytes(content))
+    write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
 
 
 def load_model(
@@ -117,34 +68,6 @@ def load_model(
 def read_notes(path: str | Path) -> dict[str, Any]:
     """The notes that were saved with the model."""
     return json.loads(_read(Path(path))[0]["notes"])
-
-
-def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a training state: tensors, numbers, strings, lists and dictionaries of them."""
-    write_atomically(path, lambda part: torch.save(state, part))
-
-
-def load_state(path: str | Path) -> dict[str, Any]:
-    """Read a training state, tensors on the CPU.
-
-    Raises ValueError where the file is cut short or damaged, or is a pickle that wants to run code: such a
-    file is refused without running any of it.
-    """
-    path = Path(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path.name} was refused: it is not a training state of tensors and numbers, and loading it could "
-            f"run code. Use a checkpoint made by this course, or delete it to start anew. ({_first_line(error)})"
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path.name} is cut short or damaged: {_first_line(error)}. Delete it to start anew, or put back "
-            "a whole copy."
-        ) from error
 
 
 def _in_fixed_order(content: bytes) -> bytes:
@@ -192,7 +115,3 @@ def _check_same_architecture(name: str, model: nn.Module, tensors: dict[str, tor
             f"{found.get(key, 'absent')} in the file, {wanted.get(key, 'absent')} in the network. "
             f"The file was made by UNet(**{config})"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from utils.diffusion.checkpoints import write_atomically
+from utils.course.files import write_atomically
 from utils.diffusion.images import ROOT, ImageSet, load_images
 
 FOLDER = ROOT / "data" / "checkpoints"

@@ -19,9 +19,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from utils.course.files import save_state
 from utils.course.runtime import find_precision
 from utils.diffusion.batches import Batches, check_labels, stream_seed
-from utils.diffusion.checkpoints import save_model, save_state
+from utils.diffusion.checkpoints import save_model
 
 
 class TrainingDiverged(FloatingPointError):

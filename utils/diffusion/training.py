@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from utils.course.files import load_state
 from utils.course.runtime import find_device
 from utils.diffusion.batches import Batches
-from utils.diffusion.checkpoints import load_state
 from utils.diffusion.images import ImageSet
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.run import Run, TrainingDiverged, TrainState, update_ema

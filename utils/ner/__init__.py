@@ -30,7 +30,7 @@ from utils.ner.tags import (
 from utils.ner.text import Token, join_words, tokenize
 from utils.ner.types import Entity, Sentence
 
-# These load PyTorch and transformers, which takes seconds; they are imported when they are first asked for.
+# Most of these load transformers, which takes seconds; they are imported when they are first asked for.
 LAZY = {
     "BiLSTMCRFTagger": "utils.ner.taggers.bilstm_crf",
     "LinearChainCRF": "utils.ner.linear_chain",

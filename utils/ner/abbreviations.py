@@ -39,15 +39,17 @@ def find_abbreviations(text: str) -> list[Abbreviation]:
 
     "long form (SF)" is looked for first. Where the bracket cannot hold a short form, "SF (long form)" is tried: SF is
     the word before the bracket and must have a capital letter; the long form must begin where the bracket does. What
-    follows a comma or semicolon in the bracket is left out, as in "(FAP; OMIM 175100)".
+    follows a semicolon in the bracket is left out, as in "(FAP; OMIM 175100)", and behind a short form a comma ends it
+    as well.
     """
     found = []
     for opening, start, end, floor in _brackets(text):
-        head = re.split(r"\s?[,;]\s", text[start:end])[0].rstrip()
+        content = re.split(r"\s?;\s", text[start:end])[0].rstrip()
+        head = re.split(r"\s?,\s", content)[0].rstrip()
         if is_short_form(head):
             found.append(_defined_before(text, opening, start, start + len(head), floor))
         else:
-            found.append(_defined_inside(text, opening, start, end, floor))
+            found.append(_defined_inside(text, opening, start, start + len(content), floor))
     return sorted(one for one in found if one)
 
 

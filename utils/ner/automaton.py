@@ -65,10 +65,11 @@ class Automaton:
         return leftmost_longest(self.matches(words))
 
 
-def leftmost_longest(matches: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Of (start, end) pairs, the first and of those the longest; then the same behind its end."""
-    kept: list[tuple[int, int]] = []
-    for start, end in sorted(matches, key=lambda match: (match[0], -match[1])):
-        if not kept or start >= kept[-1][1]:
-            kept.append((start, end))
+def leftmost_longest(matches: Iterable[tuple]) -> list[tuple]:
+    """Of (start, end, ...) tuples, the first and of those the longest, of equals the one given first; then the same
+    behind its end."""
+    kept: list[tuple] = []
+    for match in sorted(matches, key=lambda match: (match[0], -match[1])):
+        if not kept or match[0] >= kept[-1][1]:
+            kept.append(match)
     return kept

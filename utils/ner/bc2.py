@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.ner.formats.files import FormatError, read_lines, write_atomically
+from utils.course.files import write_atomically
+from utils.ner.formats.files import FormatError, read_lines
 from utils.ner.types import Entity, Sentence
 
 Place = tuple[int, int]  # first and last character, white space not counted

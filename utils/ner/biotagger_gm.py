@@ -1,19 +1,21 @@
-"""BioTagger-GM rebuilt (Torii, Hu, Wu & Liu 2009, JAMIA 16:247-255), as far as its paper discloses it.
+"""BioTagger-GM rebuilt (Torii, Hu, Wu & Liu 2009, JAMIA 16:247-255), with the means that the course has.
 
-What the paper says, and what stands for it here:
+What the paper does, and what stands for it here:
 
 1. Dictionary look-up: gene and protein names of BioThesaurus and terms of the UMLS Metathesaurus are tagged.
    The UMLS needs a licence of its own, and neither comes with the course. Here: human gene symbols of NCBI Gene for the
    first; names of the Disease Ontology and of MeSH, diseases and chemicals, for the second. They are far smaller, and
    full names of genes and names in other species are missing.
-2. Machine learning: several systems are trained with the look-up as one kind of feature. Here: four CRFs by CRFsuite.
+2. Machine learning with the look-up as one kind of feature. The paper votes over four different kinds of system: ABNER
+   and a CRF of MALLET, a second-order maximum-entropy Markov model, and LingPipe's model of character sequences. Here:
+   four CRFs by CRFsuite, which are more alike, so that a vote has less to gain. The paper's CRF also sees parts of
+   speech, for which the course has no tagger, and a list of false positives.
 3. Post-processing: heuristic rules correct errors. Here: bracket repair and abbreviation consistency, each kept for a
    member only where it helps on dev.
 4. System combination: a voting scheme. Here: a vote of spans, weights chosen on dev.
 
-What it does not disclose in its abstract, on which this file rests: which systems vote, with which features and
-parameters, how look-up is matched and encoded, the rules, the weights. All of that is this file's choice. The paper's
-F = 0.8887 is by the task's own scoring, with alternatives, and from cross-validation, not on the official test split.
+The paper's F = 0.8887 is on the official test split by the task's own scoring, with alternatives (its Table 3); in
+cross-validation on the training corpus the vote has 0.8687 and the best CRF 0.8481 (Table 2).
 
 The members differ in direction, tags, window and features. Direction needs BIO to matter: "B" marks the first word of
 an entity when read forward and the last when read backward, whereas BIOES marks both, in either direction.

@@ -2,7 +2,7 @@
 
 Looked for in this order: the course's cache (data/cache/ner), a copy the machine has (COURSE_DATA/ner), the public
 source that data/ner/sources.json names, and at last the small corpus written for this course (data/course-corpus), with
-the types that stand in for the wanted ones. One printed line says which it was.
+the types that stand in for the wanted ones. One printed line says which it was. A folder of your own is read as it is.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from utils.course.download import download
 from utils.ner.bc2 import OfficialGold, read_official
+from utils.ner.formats.any import read_sentences
 from utils.ner.formats.conll import read_conll
 from utils.ner.formats.files import read_lines
 from utils.ner.formats.jsonl import read_jsonl
@@ -23,6 +24,7 @@ from utils.ner.types import Sentence
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "dev", "test")
 COURSE_CORPUS = "course-corpus"
+OWN_ENDINGS = (".conll", ".tsv", ".txt", ".iob", ".jsonl", ".pubtator")
 
 
 @dataclass
@@ -87,23 +89,29 @@ def corpus_names() -> list[str]:
     return [*_sources(), COURSE_CORPUS]
 
 
-def load_corpus(name: str) -> Corpus:
+def load_corpus(name: str | Path) -> Corpus:
     """A corpus by name; prints one line that says where it came from.
 
+    Args:
+        name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of
+            them: train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator.
     Raises:
-        ValueError: an unknown name; the message lists the known ones. For a file of your own use `read_conll`.
+        ValueError: an unknown name (the message lists the known ones), or a folder without a split, or with two files
+            for one.
     """
     sources = _sources()
     if name == COURSE_CORPUS:
         corpus = _own_corpus(name, "the small corpus written for this course", None)
     elif name in sources:
         corpus = _find(name, sources[name])
+    elif Path(name).is_dir():
+        corpus = _own_folder(Path(name))
     else:
         raise ValueError(
-            f"unknown corpus {name!r}; choose one of {', '.join([*sources, COURSE_CORPUS])}, or read your own file "
-            "with read_conll(path)"
+            f"unknown corpus {str(name)!r}; choose one of {', '.join([*sources, COURSE_CORPUS])}, or read your own "
+            "file with read_conll(path), or give a folder with train, dev and test files"
         )
-    print(f"{name}: {corpus.source} ({', '.join(corpus.splits)})")
+    print(f"{corpus.name}: {corpus.source} ({', '.join(corpus.splits)})")
     return corpus
 
 
@@ -163,12 +171,36 @@ def _official_ids(folder: Path, split: str) -> Sequence[str] | None:
     return [line.split(" ", 1)[0] for _, line in read_lines(path)] if path.exists() else None
 
 
+def _own_folder(folder: Path) -> Corpus:
+    """The splits that a folder has files for, in whichever format."""
+    files = {split: [path for end in OWN_ENDINGS if (path := folder / f"{split}{end}").exists()] for split in SPLITS}
+    files = {split: paths for split, paths in files.items() if paths}
+    double = next((paths for paths in files.values() if len(paths) > 1), None)
+    if double:
+        raise ValueError(f"{folder} has {' and '.join(path.name for path in double)}; expected one file a split")
+    if not files:
+        raise ValueError(
+            f"{folder} has no split; expected files train, dev and test or some of them, ending in "
+            f"{', '.join(OWN_ENDINGS)}"
+        )
+
+    def read(split: str) -> list[Sentence]:
+        return read_sentences(files[split][0])
+
+    return Corpus(folder.resolve().name, "a folder of your own", tuple(files), read, folder)
+
+
 def _own_corpus(name: str, source: str, names: dict[str, str] | None) -> Corpus:
-    """The course's own corpus; its types under the names of the corpus it stands in for, the others left out."""
+    """The course's own corpus; its types under the names of the corpus it stands in for, the others left out.
+
+    Its ids say the document and the sentence's number in it: "cc01-2".
+    """
     folder = ROOT / "data" / COURSE_CORPUS
 
     def read(split: str) -> list[Sentence]:
-        sentences = read_jsonl(folder / f"{split}.jsonl")
+        sentences = [
+            replace(one, document=one.id.rpartition("-")[0]) for one in read_jsonl(folder / f"{split}.jsonl")
+        ]
         return sentences if not names else [_renamed(sentence, names) for sentence in sentences]
 
     return Corpus(name, source, SPLITS, read, folder, stands_in=names is not None)

@@ -19,6 +19,7 @@ TEMPLATE = (
     '<b style="font-weight: normal">{text}</b> <sub style="font-size: 0.7em; vertical-align: middle; '
     'font-weight: bold">{label}</sub></mark>'
 )
+AGAIN = "\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS} "  # before a line that repeats the sentence above it
 BLACK = "#000000"  # cannot be told from the text
 PALE = 0.55  # share of white in a background, so that black text stands out on it
 PALETTE = [to_hex([PALE + (1 - PALE) * part for part in to_rgb(colour)]) for colour in COLOURS if colour != BLACK]
@@ -32,7 +33,7 @@ class EntityView:
 
     Attributes:
         html: one line for each sentence, or several where entities overlap.
-        text: the same with names in brackets, "[Warfarin]CHEMICAL is ...".
+        text: the same with names and types in brackets, "[Warfarin | CHEMICAL] is ...".
     """
 
     html: str = field(repr=False)
@@ -52,7 +53,8 @@ def show_entities(
 ) -> EntityView:
     """Sentences with their entities highlighted; make it the last line of a cell, `display` it, or `print` it.
 
-    Where entities nest or cross, the sentence stands on several lines, the longest entities on the first. The pieces of
+    Where entities nest or cross, the sentence stands on several lines, the longest entities on the first; the further
+    ones begin with an arrow. The pieces of
     a discontinuous entity are highlighted one by one and numbered: "Disease 1/2".
 
     Args:
@@ -74,9 +76,10 @@ def show_entities(
         if titles is not None:
             marked.append(f'<div style="margin-top: 0.6em"><b>{html.escape(titles[number])}</b></div>')
             plain.append(titles[number])
-        for layer in _layers(sentence):
-            marked.append(_as_html(sentence.text, layer, options))
-            plain.append(_as_text(sentence.text, layer))
+        for further, layer in enumerate(_layers(sentence)):
+            lead = AGAIN if further else ""
+            marked.append(_as_html(sentence.text, layer, options, lead))
+            plain.append(lead + _as_text(sentence.text, layer))
     # The class keeps MathJax from reading a "$" as the start of a formula.
     page = '<div class="tex2jax_ignore">' + "\n".join(marked) + "</div>"
     return EntityView(page, "\n".join(plain))
@@ -85,7 +88,8 @@ def show_entities(
 def _colours(types: set[str]) -> dict[str, str]:
     """A background for each label that displaCy may meet."""
     taken = {FIXED[one.upper()] for one in types if one.upper() in FIXED}
-    free = [index for index in range(len(PALETTE)) if index not in taken]
+    # The fixed colours come last, so that no other type looks like a gene as long as there are colours enough.
+    free = sorted({*range(len(PALETTE))} - taken, key=lambda index: (index in FIXED.values(), index))
     others = sorted(one for one in types if one.upper() not in FIXED)
     index = {one: free[k % len(free)] for k, one in enumerate(others)}
     return {one: PALETTE[index.get(one, FIXED.get(one.upper()))] for one in types}
@@ -113,19 +117,19 @@ def _pieces(layer: list[Entity]) -> list[tuple[int, int, str, str]]:
     return pieces
 
 
-def _as_html(text: str, layer: list[Entity], options: dict) -> str:
+def _as_html(text: str, layer: list[Entity], options: dict, lead: str) -> str:
     entities = []
     for start, end, kind, label in _pieces(layer):
         # displaCy escapes the text but not the label, and looks the colour up by the label in capitals.
         look = {"label": html.escape(label), "bg": options["colors"][kind]}
-        entities.append({"start": start, "end": end, "label": kind, "params": look})
-    record = {"text": text, "ents": entities}
+        entities.append({"start": start + len(lead), "end": end + len(lead), "label": kind, "params": look})
+    record = {"text": lead + text, "ents": entities}
     return displacy.render(record, style="ent", manual=True, jupyter=False, options=options)
 
 
 def _as_text(text: str, layer: list[Entity]) -> str:
     parts, last = [], 0
     for start, end, _, label in _pieces(layer):
-        parts += [text[last:start], f"[{text[start:end]}]{label}"]
+        parts += [text[last:start], f"[{text[start:end]} | {label}]"]
         last = end
     return "".join([*parts, text[last:]])

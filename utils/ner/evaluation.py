@@ -1,6 +1,6 @@
 """`evaluate`: precision, recall and F1 of entities, per type, with confidence intervals."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,6 +65,7 @@ def evaluate(
     *,
     official: OfficialGold | None = None,
     resamples: int = 1000,
+    groups: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Report:
@@ -74,29 +75,37 @@ def evaluate(
         gold, predicted: sentences, or for each sentence its entities. Duplicates count once.
         mode: "strict": same start, end and type, as seqeval (`mode="strict"`, IOB2) and nervaluate's "strict" count.
             "partial": the same characters are worth 1 and an overlap 1/2, types ignored in the total (nervaluate's
-            "partial"). "type": an overlap with the same type is worth 1 (nervaluate's "ent_type"). In both, each gold
-            entity pays for one prediction at most, predictions taken from left to right.
+            "partial"), so that the types' points need not add up to it. "type": an overlap with the same type is worth
+            1 (nervaluate's "ent_type"). In both, each gold entity pays for one prediction at most, predictions taken
+            from left to right.
             "bc2": the rules of BioCreative II (see `utils.ner.bc2`), all types taken as one.
         official: for "bc2", the task's own mentions and alternatives, looked up by the gold sentences' ids; without
             it the gold entities count and there are no alternatives.
-        resamples: bootstrap samples of sentences, drawn with replacement, for the percentile intervals; 0 for none.
+        resamples: bootstrap samples of sentences or groups, drawn with replacement, for the percentile intervals; 0 for
+            none.
+        groups: for each sentence the group it is drawn with, such as its document. Sentences of one document resemble
+            each other, so that on a corpus of documents single sentences, as drawn when None, give intervals that are
+            too narrow.
         confidence: what share of the resampled scores an interval holds, above 0 and below 1.
         seed: of the resampling.
     Raises:
-        ValueError: an unknown mode, another number of sentences, sentences whose texts differ, or "bc2" without texts.
+        ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, or "bc2"
+            without texts.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
     if not 0 < confidence < 1 or resamples < 0:
         raise ValueError(f"expected 0 < confidence < 1 and resamples >= 0, got {confidence} and {resamples}")
     _check_pairs(gold, predicted)
+    if groups is not None and len(groups) != len(gold):
+        raise ValueError(f"{len(groups)} groups for {len(gold)} sentences; expected one for each")
     if mode == "bc2":
         counts = {"all": _official(gold, predicted, official)}
     else:
         if official is not None:
             raise ValueError(f'official gold is for mode="bc2", got mode={mode!r}')
         counts = _count_all(list(map(_spans, gold)), list(map(_spans, predicted)), COUNTERS[mode])
-    intervals = _bootstrap(counts, resamples, confidence, seed)
+    intervals = _bootstrap(counts, groups, resamples, confidence, seed)
     scores = {name: (*_totals(rows), intervals.get(name, {})) for name, rows in counts.items()}
     per_type = {name: Scores(*values) for name, values in scores.items() if name != "all"}
     return Report(*scores["all"], mode=mode, per_type=per_type)
@@ -199,19 +208,32 @@ def _places(entities: Iterable[Entity], text: str) -> list[tuple[int, int]]:
 # -- confidence intervals --------------------------------------------------------------------------
 
 
-def _bootstrap(counts: dict[str, np.ndarray], resamples: int, confidence: float, seed: int) -> dict:
-    """Percentile intervals (Efron 1979) from whole sentences drawn with replacement, the same draw for every type."""
-    sentences = len(counts["all"])
-    if not resamples or not sentences:
-        return {}
+def _bootstrap(
+    counts: dict[str, np.ndarray], groups: Sequence[Hashable] | None, resamples: int, confidence: float, seed: int
+) -> dict:
+    """Percentile intervals (Efron 1979) from groups drawn with replacement, the same draw for every type."""
     stacked = np.concatenate(list(counts.values()), axis=1)
+    if groups is not None:
+        stacked = _summed(stacked, groups)
+    units = len(stacked)
+    if not resamples or not units:
+        return {}
     generator = np.random.default_rng(seed)
     draws = np.empty((resamples, stacked.shape[1]))
     for row in range(resamples):
-        times = np.bincount(generator.integers(sentences, size=sentences), minlength=sentences)
+        times = np.bincount(generator.integers(units, size=units), minlength=units)
         draws[row] = times @ stacked
     edges = [(1 - confidence) / 2, (1 + confidence) / 2]
     return {name: _intervals(draws[:, 3 * k : 3 * k + 3], edges) for k, name in enumerate(counts)}
+
+
+def _summed(rows: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
+    """The rows of each group added up, groups in the order of their first rows."""
+    numbers: dict[Hashable, int] = {}
+    places = [numbers.setdefault(group, len(numbers)) for group in groups]
+    sums = np.zeros((len(numbers), rows.shape[1]))
+    np.add.at(sums, places, rows)
+    return sums
 
 
 def _intervals(draws: np.ndarray, edges: list[float]) -> dict[str, tuple[float, float]]:

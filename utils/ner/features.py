@@ -1,20 +1,26 @@
 """What a CRF sees of a token: strings such as "lower[-1]=breast", computed for a whole sentence at once.
 
+<<<<<<< HEAD
 The kinds of features are those of published gene and disease taggers with a CRF, BANNER (Leaman & Gonzalez 2008),
-GNormPlus (Wei, Kao & Lu 2015) and BioTagger-GM (Torii et al. 2009): the word, its lower case, stem, shape, beginnings,
-ends and letter n-grams, the same of its neighbours, pairs of neighbours, brackets, and look-up in lists of names.
+GNormPlus (Wei, Kao & Lu 2015) and, for look-up, BioTagger-GM (Torii et al. 2009): the word, its lower case, stem,
+shape, beginnings, ends and letter n-grams, the same of its neighbours, pairs of neighbours, brackets, and look-up in
+lists of names. Left out are part-of-speech tags, for which the course has no tagger.
+=======
+The kinds of features are chosen here after published gene and disease taggers with a CRF, such as BANNER (Leaman &
+Gonzalez 2008): the word, its lower case, stem, shape, beginnings, ends and letter n-grams, some of these of its
+neighbours, pairs of neighbours, brackets, and look-up in lists of names, as in BioTagger-GM (Torii et al. 2009).
 Left out are part-of-speech tags, for which the course has no tagger.
+>>>>>>> tidy
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import NamedTuple
 
-from utils.ner.automaton import Automaton, leftmost_longest
-from utils.ner.lexicons import Lexicon
+from utils.ner.automaton import leftmost_longest
+from utils.ner.lexicons import Lexicon, shared
 from utils.ner.words import CACHE, GREEK, GREEK_WORDS, ROMAN, name_parts, normalise, shape, short_shape, stem
 
 # Strings of neighbours side by side: which of a word's strings, and at which offsets.
@@ -29,9 +35,7 @@ class LexiconMatcher:
     """Looks sentences up in lists, without regard to case, hyphens and spaces (`name_parts`)."""
 
     def __init__(self, lexicons: Sequence[Lexicon]) -> None:
-        # Without the store of `name_parts`: names come once, words again and again.
-        cut = name_parts.__wrapped__
-        self._automata = {one.name: Automaton({cut(name) for name in one.names}) for one in lexicons}
+        self._automata = {one.name: shared(one).automaton for one in lexicons}
 
     def labels(self, words: Sequence[str]) -> dict[str, list[str]]:
         """For each list and word B, I, E or S where the word stands in a name of the list, else "".
@@ -54,12 +58,6 @@ class LexiconMatcher:
             for start, end in leftmost_longest(whole):
                 labels[start:end] = ["B", *"I" * (end - start - 2), "E"] if end - start > 1 else ["S"]
         return found
-
-
-@lru_cache(2)
-def _matcher(lexicons: tuple[Lexicon, ...]) -> LexiconMatcher:
-    """Shared by all who look up the same lists: an automaton of 100,000 names takes a second and many megabytes."""
-    return LexiconMatcher(lexicons)
 
 
 class _Described(NamedTuple):
@@ -105,7 +103,7 @@ class WordFeatures:
             raise ValueError(
                 f"expected window >= 0, affixes >= 0 and grams >= 1, got {self.window}, {self.affixes}, {self.grams}"
             )
-        object.__setattr__(self, "_matcher", _matcher(self.lexicons))
+        object.__setattr__(self, "_matcher", LexiconMatcher(self.lexicons))
         object.__setattr__(self, "_stored", {})
         joined = [
             (kind, offsets, f"{kind}[{','.join(map(str, offsets))}]=")
@@ -126,6 +124,10 @@ class WordFeatures:
         slim = replace(self, known=frozenset(known), lexicons=())
         object.__setattr__(slim, "_matcher", self._matcher)
         return slim
+
+    def forget(self) -> None:
+        """Empty the store of words, which holds some 3 KiB for each."""
+        self._stored.clear()
 
     def options(self) -> dict:
         """What `WordFeatures(**options)` needs, without the lexicons; for JSON."""

@@ -5,13 +5,17 @@ split, which are a few hundred instead of many thousands. One printed line says 
 """
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
+from weakref import WeakValueDictionary
 
+from utils.ner.automaton import Automaton
 from utils.ner.corpora import COURSE_CORPUS, ROOT
 from utils.ner.formats.files import FormatError, read_lines
 from utils.ner.formats.jsonl import read_jsonl
+from utils.ner.words import cut_name
 
 SHORTEST = 3  # characters; shorter symbols are mostly words: "WAS" is long enough to stay, "A" and "AT" are not
 
@@ -40,6 +44,31 @@ class Lexicon:
     def typed(self, kind: str) -> list[tuple[str, str]]:
         """(name, kind) pairs as `DictionaryTagger` takes them; names of fewer than 3 characters are left out."""
         return [(name, kind) for name in self.names if len(name) >= SHORTEST]
+
+    @cached_property
+    def automaton(self) -> Automaton:
+        """Finds the names in sentences of `name_parts`. Made when it is first asked for: the list of human genes takes
+        seconds and tens of megabytes."""
+        return Automaton({cut_name(name) for name in self.names})
+
+    def to_json(self) -> dict:
+        """What `from_json` makes the list of."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @classmethod
+    def from_json(cls, saved: Mapping) -> "Lexicon":
+        """The list that `to_json` wrote, the one object of all equal ones (`shared`)."""
+        return shared(cls(**saved | {"names": tuple(saved["names"])}))
+
+
+_IN_USE: WeakValueDictionary[int, Lexicon] = WeakValueDictionary()
+
+
+def shared(lexicon: Lexicon) -> Lexicon:
+    """The same list, as the one object that all hold who use it: the members of a vote, loaded one by one, would have a
+    copy of names and automaton each."""
+    one = _IN_USE.setdefault(hash(lexicon), lexicon)
+    return one if one == lexicon else lexicon
 
 
 def turn_heading(heading: str) -> str:
@@ -103,12 +132,12 @@ def load_lexicon(name: str) -> Lexicon:
         folders["from COURSE_DATA"] = Path(os.environ["COURSE_DATA"]) / "lexicons"
     for where, folder in folders.items():
         if all((folder / file).exists() for file in source.files):
-            names, found = _read(folder, source), where
+            names, found, stands_in = _read(folder, source), where, False
             break
     else:
-        names = _own_names(source.types[0])
+        names, stands_in = _own_names(source.types[0]), True
         found = "mentions in the course's own train split; COURSE_DATA=FOLDER says where the lists are"
-    lexicon = Lexicon(name, tuple(dict.fromkeys(names)), source.lower, found, found.startswith("mentions"))
+    lexicon = shared(Lexicon(name, tuple(dict.fromkeys(names)), source.lower, found, stands_in))
     print(f"{name}: {len(lexicon):,} names ({found})")
     return lexicon
 

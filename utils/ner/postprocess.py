@@ -1,7 +1,7 @@
 """Rules that mend what a tagger got wrong: brackets, abbreviations, one meaning in a document.
 
-Each rule takes sentences with entities and gives the same sentences with mended ones. Sentences whose ids differ only
-in the number behind the last hyphen ("cc01-1", "cc01-2") stand in one document; every other one is a document itself.
+Each rule takes sentences with entities and gives the same sentences with mended ones. A sentence whose `document` is
+not known is a document by itself.
 """
 
 from __future__ import annotations
@@ -17,13 +17,9 @@ PAIRS = {")": "(", "]": "[", "}": "{"}
 SHORT = re.compile(r"[^\W_]*[A-Z0-9][^\W_]*")  # a word with a capital or digit: an abbreviation or symbol
 
 
-def documents_of(sentences: Sequence[Sentence]) -> list[str]:
-    """For each sentence the name of its document."""
-    names = []
-    for place, sentence in enumerate(sentences):
-        numbered = re.fullmatch(r"(.+)-\d+", sentence.id)
-        names.append(numbered[1] if numbered else f"{sentence.id} at {place}")
-    return names
+def documents_of(sentences: Sequence[Sentence]) -> list[str | int]:
+    """For each sentence its document, or, where that is not known, its place."""
+    return [sentence.document or place for place, sentence in enumerate(sentences)]
 
 
 # -- brackets --------------------------------------------------------------------------------------
@@ -87,7 +83,7 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
     it ends), the short form is marked with its type, in this and in all sentences of the document; where no token of
     it is marked, the short form is not marked either. What a definition does not speak of stays as it was.
     """
-    found: dict[str, dict[str, str]] = defaultdict(dict)  # document: short form: type, or "" for none
+    found: dict[str | int, dict[str, str]] = defaultdict(dict)  # document: short form: type, or "" for none
     documents = documents_of(sentences)
     for sentence, document in zip(sentences, documents):
         for one in find_abbreviations(sentence.text):
@@ -126,7 +122,7 @@ def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:
     Only for words with a capital letter or a digit, which as names are rarely anything else. Occurrences inside longer
     entities are left alone and do not count; ties leave all as it was.
     """
-    votes: dict[str, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
+    votes: dict[str | int, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
     documents = documents_of(sentences)
     for sentence, document in zip(sentences, documents):
         for (start, end), kind in _symbols(sentence):

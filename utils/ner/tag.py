@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from utils.course.files import write_atomically
 from utils.ner.formats.any import WRITERS, read_sentences
-from utils.ner.formats.files import write_atomically
 from utils.ner.taggers.registry import load_tagger
 from utils.ner.types import Sentence
 

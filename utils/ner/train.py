@@ -1,6 +1,7 @@
 """Train a tagger from the command line and save it.
 
     python -m utils.ner.train --corpus ncbi-disease --model crf --out models/diseases
+    python -m utils.ner.train --corpus my/folder --model crf --out models/mine
     python -m utils.ner.train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
 
 Training can be interrupted. The same command goes on where networks and votes stopped (their states are in DIR/training
@@ -8,7 +9,6 @@ until the end); a CRF or a dictionary begins again.
 """
 
 import argparse
-import inspect
 import shutil
 import sys
 import time
@@ -18,6 +18,7 @@ from pathlib import Path
 from utils.ner.corpora import corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
 from utils.ner.formats.any import read_sentences
+from utils.ner.taggers.base import fit_whole
 from utils.ner.taggers.registry import make_tagger, model_names
 from utils.ner.types import Sentence
 
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m utils.ner.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--corpus", choices=corpus_names(), help="one of the course's corpora")
+    known = ", ".join(corpus_names())
+    source.add_argument("--corpus", help=f"one of {known}; or a folder with your own train, dev and test files")
     source.add_argument("--train", type=Path, metavar="FILE", help="your own sentences: CoNLL, .jsonl or .pubtator")
     parser.add_argument("--dev", type=Path, metavar="FILE", help="with --train: sentences to choose settings on")
     parser.add_argument("--model", choices=model_names(), default="crf")
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.corpus and args.dev:
         parser.error("--dev goes with --train; a corpus brings its own")
+    if args.corpus and args.corpus not in corpus_names() and not Path(args.corpus).is_dir():
+        parser.error(f"--corpus {args.corpus}: no folder, and not one of {known}")
     try:
         _run(args)
     except (ValueError, OSError) as error:
@@ -52,8 +56,7 @@ def _run(args: argparse.Namespace) -> None:
     tagger = make_tagger(args.model, types, args.seed)
     started = time.perf_counter()
     states = args.out / "training"
-    resumes = "folder" in inspect.signature(tagger.fit).parameters
-    tagger.fit(train, dev, **({"folder": states} if resumes else {}))
+    fit_whole(tagger, train, dev, states)
     tagger.save(args.out)
     shutil.rmtree(states, ignore_errors=True)
     print(f"{args.model} trained in {time.perf_counter() - started:.0f} s, saved in {args.out}")

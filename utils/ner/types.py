@@ -64,6 +64,7 @@ class Sentence:
         tokens: in order, without overlap; made by `tokenize` when None. (start, end) pairs will do.
         entities: sorted by start, then end, then type; may nest and overlap; duplicates are removed.
         id: the name of the sentence in its corpus, "" where it has none.
+        document: the name of the abstract or file it is a part of, "" where that is not known or it is the whole one.
     Raises:
         ValueError: tokens out of order or outside the text, an entity outside the text, or one whose text is another
             than the text at its offsets.
@@ -73,6 +74,7 @@ class Sentence:
     tokens: Sequence[Token] | None = None
     entities: Sequence[Entity] = ()
     id: str = ""
+    document: str = ""
 
     def __post_init__(self) -> None:
         tokens = tokenize(self.text) if self.tokens is None else self._checked_tokens()

@@ -52,8 +52,7 @@ def normalise(word: str) -> str:
     return DIGITS.sub("0", spell_greek(word.lower()))
 
 
-@lru_cache(CACHE)
-def name_parts(word: str) -> tuple[str, ...]:
+def cut_name(word: str) -> tuple[str, ...]:
     """A word or name cut for look-up: runs of letters and of digits, lower case, Greek spelt out, marks left out.
 
     So IL2, IL-2 and il 2 are all ("il", "2").
@@ -61,3 +60,6 @@ def name_parts(word: str) -> tuple[str, ...]:
     lower = word.lower()
     spelt = lower if lower.isascii() else "".join(f" {GREEK[one]} " if one in GREEK else one for one in lower)
     return tuple(PARTS.findall(spelt))
+
+
+name_parts = lru_cache(CACHE)(cut_name)  # for words of sentences, which come again and again; names come once

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -12,11 +12,11 @@ Span = tuple[int, int, str]
 
 
 def _random_spans(generator: random.Random, count: int, length: int = 12) -> list[Span]:
-    """Spans of up to 4 tokens anywhere in a sentence, no two equal; they may nest and cross."""
+    """Spans of up to 5 tokens anywhere in a sentence, no two equal; they may nest and cross."""
     found = set()
     while len(found) < count:
         start = generator.randrange(length)
-        found.add((start, min(length, start + generator.randint(1, 4)), generator.choice("XY")))
+        found.add((start, min(length, start + generator.randint(1, 5)), generator.choice("XY")))
     return sorted(found)
 
 
@@ -106,6 +106,15 @@ def fewest_layers(spans: list[Span]) -> int:
     return 0
 
 
+# Spans that "each into the first layer with room" puts into one layer too many when it takes them in another order than
+# by their start: as they are given, by their end, the longest first.
+FIRST_FIT_FAILS = [
+    [(0, 1, "X"), (6, 11, "X"), (0, 5, "X"), (3, 8, "X")],
+    [(7, 8, "X"), (6, 11, "X"), (2, 6, "X"), (5, 7, "X")],
+    [(5, 10, "X"), (3, 5, "X"), (0, 4, "X"), (4, 6, "X")],
+]
+
+
 def check_layers(layers_needed: Callable) -> None:
     generator = random.Random(0)
     cases: list[list[Span]] = [
@@ -115,19 +124,25 @@ def check_layers(layers_needed: Callable) -> None:
         [(0, 3, "X"), (1, 2, "Y")],
         [(0, 2, "X"), (1, 4, "X"), (3, 6, "X")],
         [(0, 9, "X"), (0, 2, "X"), (4, 6, "X")],
-        *(_random_spans(generator, generator.randint(2, 6)) for _ in range(40)),
+        *FIRST_FIT_FAILS,
+        *(_random_spans(generator, generator.randint(2, 6)) for _ in range(200)),
     ]
     for spans in cases:
-        generator.shuffle(spans)
         right = fewest_layers(spans)
-        seen = layers_needed(list(spans))
-        if isinstance(seen, bool) or not isinstance(seen, Integral):
-            raise Wrong(f"for {spans} the result should be a whole number, got {seen!r}")
-        if seen < right:
-            raise Wrong(f"{seen} layers do not hold {spans}: some two in one layer share a token; {right} are needed")
-        if seen > right:
-            touch = " (spans that only touch, like 0-2 and 2-4, share no token)" if right == 1 else ""
-            raise Wrong(f"{right} layer(s) are enough for {spans}, you answer {seen}{touch}")
+        for order in [spans, *(generator.sample(spans, len(spans)) for _ in range(4))]:
+            _check_layer_count(order, layers_needed(list(order)), right)
+
+
+def _check_layer_count(spans: list[Span], seen: Any, right: int) -> None:
+    if isinstance(seen, bool) or not isinstance(seen, Integral):
+        raise Wrong(f"for {spans} the result should be a whole number, got {seen!r}")
+    if seen < right:
+        raise Wrong(f"{seen} layers do not hold {spans}: some two in one layer share a token; {right} are needed")
+    if seen > right:
+        why = f"no token lies in more than {right} of them (the first layer with room is not always the best)"
+        if right == 1:
+            why = "spans that only touch, like 0-2 and 2-4, share no token"
+        raise Wrong(f"{right} layer(s) are enough for {spans}, you answer {seen}: {why}")
 
 
 # -- 09.3 ------------------------------------------------------------------------------------------
@@ -175,7 +190,8 @@ def check_kappa(span_kappa: Callable) -> None:
                 raise Wrong(f"{where} you return F1, {f1:.4f}; kappa is {right:.4f} and only approaches it")
             if abs(seen - (1 - len(first ^ second) / candidates)) < 1e-6:
                 raise Wrong(f"{where} this is the observed agreement; what chance alone would give is not taken off")
-            raise Wrong(f"{where} kappa is {right:.4f}, you return {seen:.4f}")
+            same = "two spans are the same only if start, end and type are"
+            raise Wrong(f"{where} ({same}) kappa is {right:.4f}, you return {seen:.4f}")
     if abs(_number(span_kappa({(0, 1, "X")}, {(0, 1, "X")}, 10)) - 1) > 1e-6:
         raise Wrong("two annotators who mark the same have a kappa of 1")
 
@@ -248,12 +264,16 @@ def check_kinds(disagreements: Callable) -> None:
 
 
 def _counts(seen: Any) -> dict[str, int]:
-    try:
-        return {kind: seen[kind] for kind in KINDS}
-    except KeyError as error:
-        raise Wrong(f"the dict needs all four keys, also where the count is 0; it lacks {error}") from error
-    except TypeError as error:
-        raise Wrong(f"the result should be a dict, got {type(seen).__name__}") from error
+    if not isinstance(seen, Mapping):
+        raise Wrong(f"the result should be a dict, got {type(seen).__name__}")
+    lacking = [kind for kind in KINDS if kind not in seen]  # a Counter gives 0 for a key that it has not
+    if lacking:
+        raise Wrong(
+            f"the dict needs all four keys, also where the count is 0; it lacks {', '.join(map(repr, lacking))}"
+        )
+    if len(seen) > len(KINDS):
+        raise Wrong(f"the dict should have the four keys {', '.join(map(repr, KINDS))} and no other, got {dict(seen)}")
+    return {kind: seen[kind] for kind in KINDS}
 
 
 EXERCISES = [

@@ -1,5 +1,7 @@
 """Exercises of notebook 10, preprocessing. The checks use small texts and properties that any right answer has."""
 
+import re
+
 from utils.course.exercises import Exercise, Wrong
 
 
@@ -196,6 +198,9 @@ GREEK_CASES = [
     ("β2AR", "the β2-adrenergic receptor", 4),
     ("IFN-γ", "βββ interferon gamma", 4),
     ("HSP", "the heat shock protein", 4),
+    ("TGF-β", "alpha and transforming growth factor beta", 10),
+    ("TNF-α", "mutants and tumour necrosis factor alpha", 12),
+    ("PI", "the protein inhibitor", 4),
     ("TGF-β", "the transforming growth factor alpha", None),
     ("XY", "α", None),
 ]
@@ -209,10 +214,19 @@ def check_greek_long_form(function) -> None:
         if expected is None:
             raise Wrong(f"{short!r} does not stand for {before!r}; expected None, got {seen!r}")
         if seen is None:
-            raise Wrong(f"{short!r} stands for {before[expected:]!r}; got None")
-        spelt = sum(1 for letter in before[:expected] if "α" <= letter <= "ω")
-        why = f"; {spelt} Greek letters stand before it: is this an offset in the spelt-out text?" if spelt else ""
+            why = "; these two letters are not the name of π" if short == "PI" else ""
+            raise Wrong(f"{short!r} stands for {before[expected:]!r}; got None{why}")
+        why = _moved(before, expected)
         raise Wrong(f"the long form of {short!r} in {before!r} begins at {expected}, got {seen!r}{why}")
+
+
+def _moved(before: str, expected: int) -> str:
+    """What may have moved an offset: what stands before the long form and changes its length when it is replaced."""
+    if spelt := sum(1 for letter in before[:expected] if "α" <= letter <= "ω"):
+        return f"; {spelt} Greek letters stand before it: is this an offset in the spelt-out text?"
+    if name := re.search("alpha|mu", before[:expected]):
+        return f"; {name[0]!r} stands before it: is this an offset in a text with names replaced by letters?"
+    return ""
 
 
 EXERCISES = [

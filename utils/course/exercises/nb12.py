@@ -69,6 +69,8 @@ def check_one_end(one_end_correct: Callable) -> None:
                 raise Wrong(f"this counts equal spans, but only one end has to be right; {case}")
             if seen == (Counter(s[side] for s in gold) & Counter(s[side] for s in predicted)).total():
                 raise Wrong(f"the type has to be right too; {case}")
+            if seen == len(counts[0].keys() & counts[1].keys()):
+                raise Wrong(f"several spans may share that end, and each of them counts; {case}")
             if seen > right:
                 raise Wrong(f"each gold mention pays for one prediction only, and each prediction counts once; {case}")
             raise Wrong(case)
@@ -132,6 +134,8 @@ def check_paired(paired_interval: Callable) -> None:
             raise Wrong(f"the result should be two numbers, low and high; got {len(seen)}")
         if np.allclose(seen, right, rtol=1e-6, atol=1e-9):
             continue
+        if np.allclose(seen, 100 * np.quantile(gaps, [0.025, 0.975])):
+            raise Wrong(f"`confidence` is {confidence} here and is not used: yours is the interval for 0.95")
         _explain_interval(seen, right, first, second, draws, outside)
 
 
@@ -180,6 +184,10 @@ def _squared_error(confidence, right, bins, chance: Callable) -> float:
     return total
 
 
+def _one_bin(confidence, right, b) -> float:
+    return _squared_error(confidence[b], right[b], [range(len(b))], lambda p, n: p * (1 - p) / (n - 1))
+
+
 def check_debiased(debiased_squared_error: Callable) -> None:
     generator = np.random.default_rng(3)
     cases = []
@@ -199,6 +207,8 @@ def check_debiased(debiased_squared_error: Callable) -> None:
             raise Wrong("nothing is subtracted for chance")
         if np.isclose(seen, _squared_error(confidence, right, bins, lambda p, n: p * (1 - p) / n)):
             raise Wrong("the variance is divided by n_m; by n_m - 1 it is estimated without bias")
+        if np.isclose(seen, np.mean([_one_bin(confidence, right, b) for b in bins])):
+            raise Wrong("each bin counts by its share n_m / n of the predictions; these bins count alike")
         if expected < 0 and np.isclose(seen, 0):
             raise Wrong("a negative value was set to 0, which brings the bias back: it should average to 0, not above")
         raise Wrong(f"{len(confidence)} predictions in {len(bins)} bins: {expected:.6f} expected, yours is {seen:.6f}")

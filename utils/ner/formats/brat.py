@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.ner.formats.files import FormatError, read_lines, write_atomically
+from utils.course.files import write_atomically
+from utils.ner.formats.files import FormatError, read_lines
 from utils.ner.types import Entity, Sentence
 
 ENTITY = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)", re.DOTALL)

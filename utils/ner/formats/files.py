@@ -1,6 +1,5 @@
 """Files of text, read with care: every error names file, line number, the line and what was expected."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,15 +36,3 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             shown = raw.decode("utf-8", "backslashreplace")
             expected = f"UTF-8, but byte {error.start + 1} of the line is 0x{raw[error.start]:02x}"
             raise FormatError(path, number, shown, expected) from error
-
-
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write bytes, or a text in UTF-8 with LF line ends; the file is whole or, if writing fails, what it was before."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
-"""JSON lines: one sentence a line, {"id", "text", "entities": [{"start", "end", "type", "text"}], "tokens"}."""
+"""JSON lines, a sentence each: {"id", "document", "text", "entities": [{"start", "end", "type", "text"}], "tokens"}."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.ner.formats.files import FormatError, read_lines, write_atomically
+from utils.course.files import write_atomically
+from utils.ner.formats.files import FormatError, read_lines
 from utils.ner.types import Entity, Sentence
 
 EXPECTED = '{"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'
@@ -14,7 +15,7 @@ def read_jsonl(path: str | Path) -> list[Sentence]:
     """The sentences of a JSONL file; only "text" must be there. Empty lines are left out.
 
     "tokens" is a list of [start, end]; without it the text is cut by `tokenize`. An entity may have "fragments", a
-    list of [start, end]. Without "id" the line number is the id.
+    list of [start, end]. Without "id" the line number is the id; without "document" none is known.
 
     Raises:
         FormatError: a line that is no such object, or whose offsets do not fit its text.
@@ -42,7 +43,8 @@ def _sentence(record: dict, number: int) -> Sentence:
         Entity(one["start"], one["end"], one["type"], one.get("text", ""), tuple(map(tuple, one.get("fragments", ()))))
         for one in record.get("entities", ())
     ]
-    return Sentence(record["text"], record.get("tokens"), entities, str(record.get("id", number)))
+    id, document = str(record.get("id", number)), str(record.get("document", ""))
+    return Sentence(record["text"], record.get("tokens"), entities, id, document)
 
 
 def write_jsonl(sentences: Iterable[Sentence], path: str | Path) -> None:
@@ -53,6 +55,7 @@ def write_jsonl(sentences: Iterable[Sentence], path: str | Path) -> None:
         for entity in sentence.entities:
             record = {"start": entity.start, "end": entity.end, "type": entity.type, "text": entity.text}
             entities.append(record | ({"fragments": entity.fragments} if entity.fragments else {}))
-        record = {"id": sentence.id, "text": sentence.text, "tokens": [token[:2] for token in sentence.tokens]}
+        record = {"id": sentence.id} | ({"document": sentence.document} if sentence.document else {})
+        record |= {"text": sentence.text, "tokens": [token[:2] for token in sentence.tokens]}
         lines.append(json.dumps(record | {"entities": entities}, ensure_ascii=False) + "\n")
     write_atomically(path, "".join(lines))

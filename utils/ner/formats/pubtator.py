@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.ner.formats.files import FormatError, read_lines, write_atomically
+from utils.course.files import write_atomically
+from utils.ner.formats.files import FormatError, read_lines
 from utils.ner.types import Entity, Sentence
 
 HEAD = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Taggers, all with fit, predict, save and load. The neural ones are not imported here: they load PyTorch."""
+"""Taggers, all with fit, predict, save and load. The neural ones are not imported here: they load transformers."""
 
 from utils.ner.taggers.base import Tagger
 from utils.ner.taggers.crf import CRFTagger

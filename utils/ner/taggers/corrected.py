@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.course.files import write_atomically
 from utils.ner.evaluation import evaluate
-from utils.ner.formats.files import write_atomically
 from utils.ner.postprocess import postprocess
-from utils.ner.taggers.base import Tagger
+from utils.ner.taggers.base import Tagger, fit_whole
 from utils.ner.taggers.registry import load_tagger
 from utils.ner.types import Entity, Sentence
 
@@ -30,9 +30,23 @@ class CorrectedTagger(Tagger):
         self.tagger, self.steps = tagger, list(steps)
         postprocess([], self.steps)
 
-    def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = ()) -> CorrectedTagger:
-        """Train the tagger; with `dev`, keep of the rules those that raise the strict F1 there."""
-        self.tagger.fit(train, dev)
+    @property
+    def interrupted(self) -> bool:
+        return self.tagger.interrupted
+
+    def fit(
+        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: Path | None = None
+    ) -> CorrectedTagger:
+        """Train the tagger; with `dev`, keep of the rules those that raise the strict F1 there.
+
+        Args:
+            folder: keeps the state of the training, where the tagger can take it up again; an interrupt then is raised
+                (KeyboardInterrupt).
+        """
+        if folder is None:
+            self.tagger.fit(train, dev)
+        else:
+            fit_whole(self.tagger, train, dev, folder)
         return self.choose(dev) if dev else self
 
     def choose(self, dev: Sequence[Sentence]) -> CorrectedTagger:

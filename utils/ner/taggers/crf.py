@@ -12,8 +12,8 @@ import numpy as np
 import pycrfsuite
 from tqdm.auto import tqdm
 
+from utils.course.files import write_atomically
 from utils.ner.features import WordFeatures
-from utils.ner.formats.files import write_atomically
 from utils.ner.lexicons import Lexicon
 from utils.ner.taggers.base import Tagger
 from utils.ner.tags import SCHEMES, spans_to_tags, tags_to_spans, to_tags
@@ -88,6 +88,8 @@ class CRFTagger(Tagger):
         with tempfile.TemporaryDirectory() as folder, trainer:
             trainer.train(str(Path(folder) / "model"))
             model = (Path(folder) / "model").read_bytes()
+        if isinstance(self.features, WordFeatures):
+            self.features.forget()  # tagging uses `_slim`, with a store of its own
         self._open(model)
         return self
 
@@ -175,7 +177,7 @@ class CRFTagger(Tagger):
             "scheme": self.scheme, "c1": self.c1, "c2": self.c2, "iterations": self.iterations,
             "backward": self.backward, "sha256": hashlib.sha256(self._model).hexdigest(),
             "features": own.options() if own else None,
-            "lexicons": [vars(lexicon) for lexicon in own.lexicons] if own else [],
+            "lexicons": [lexicon.to_json() for lexicon in own.lexicons] if own else [],
         }  # fmt: skip
         write_atomically(folder / "model.crfsuite", self._model)
         write_atomically(folder / "crf.json", json.dumps(about, ensure_ascii=False) + "\n")
@@ -190,7 +192,7 @@ class CRFTagger(Tagger):
         tagger = cls(None, about["scheme"], about["c1"], about["c2"], about["iterations"], about["backward"])
         tagger.features = None
         if about["features"] is not None:
-            lexicons = tuple(Lexicon(**one | {"names": tuple(one["names"])}) for one in about["lexicons"])
+            lexicons = tuple(map(Lexicon.from_json, about["lexicons"]))
             options = about["features"] | {"grams": tuple(about["features"]["grams"])}
             tagger.features = WordFeatures(**options, lexicons=lexicons)
         tagger._open(model)

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from utils.course.files import write_atomically
 from utils.ner.automaton import Automaton
-from utils.ner.formats.files import write_atomically
 from utils.ner.taggers.base import Tagger
 from utils.ner.text import tokenize
 from utils.ner.types import Entity, Sentence

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.course.files import write_atomically
 from utils.course.runtime import find_device
 from utils.ner.evaluation import evaluate
-from utils.ner.formats.files import write_atomically
 from utils.ner.taggers.base import Tagger
 from utils.ner.taggers.recipe import Recipe, cut_batches
 from utils.ner.taggers.states import load_weights, save_weights
@@ -122,11 +122,11 @@ class NeuralTagger(Tagger):
         def score() -> float:
             return evaluate(dev, self.predict(dev), resamples=0).f1
 
-        self.history = train_network(
+        self.history, self.interrupted = train_network(
             self.network, loss, [window.length for window, _ in examples], self.recipe, score=score if dev else None,
             device=self.device, precision=self.precision, folder=folder, progress=progress,
             settings={"tagger": self.name, "options": json.dumps(self._options()), "sentences": fingerprint(train),
-                      "go_on": go_on},
+                      "dev sentences": fingerprint(dev), "go_on": go_on},
         )  # fmt: skip
         return self
 
@@ -218,13 +218,10 @@ class NeuralTagger(Tagger):
 
     @classmethod
     def _load(cls, folder: Path) -> NeuralTagger:
-        try:
-            config = json.loads((folder / "config.json").read_text("utf-8"))
-            tagger = cls(**config["options"], **config["recipe"])
-            tagger.tags = list(config["tags"])
-            tagger._load_parts(folder)
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        tagger = cls(**config["options"], **config["recipe"])
+        tagger.tags = list(config["tags"])
+        tagger._load_parts(folder)
         load_weights(folder / "model.safetensors", tagger.network)
         tagger.network.to(tagger.device).eval()
         return tagger

@@ -117,7 +117,7 @@ def continue_pretraining(
             losses = [task.loss([held_out[i] for i in batch], generator).item() for batch in batches]
         return -sum(losses) / len(losses)
 
-    history = train_network(
+    history, _ = train_network(
         model, lambda numbers: task.loss([train[i] for i in numbers]), list(map(len, train)), recipe,
         score=score if held_out else None, device=device, precision=precision, folder=folder,
         settings={"task": "masked language model", "share": share, "pieces": sum(map(len, train))}, progress=progress,

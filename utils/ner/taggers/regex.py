@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.ner.formats.files import write_atomically
+from utils.course.files import write_atomically
+from utils.ner.automaton import leftmost_longest
 from utils.ner.taggers.base import Tagger
 from utils.ner.types import Entity, Sentence
 
@@ -41,16 +42,12 @@ class RegexTagger(Tagger):
 
     def _search(self, text: str) -> list[Entity]:
         matches = [
-            Entity(*match.span(), kind)
+            (*match.span(), kind)
             for kind, pattern in self._compiled.items()
             for match in pattern.finditer(text)
             if match.group()
         ]
-        kept: list[Entity] = []
-        for entity in sorted(matches, key=lambda one: (one.start, -one.end)):
-            if not kept or entity.start >= kept[-1].end:
-                kept.append(entity)
-        return kept
+        return [Entity(*one) for one in leftmost_longest(matches)]
 
     def _save(self, folder: Path) -> None:
         write_atomically(folder / "patterns.json", json.dumps(self.patterns, ensure_ascii=False, indent=1) + "\n")

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from utils.course.files import write_atomically
 from utils.ner.features import LexiconMatcher
-from utils.ner.formats.files import write_atomically
 from utils.ner.lexicons import Lexicon
 from utils.ner.types import Sentence
 
@@ -55,14 +55,13 @@ class TokenFeatures:
         return [[self._shapes[shape_of(word)] for word in words], *found]
 
     def save(self, folder: Path) -> None:
-        write_atomically(
-            folder / "lexicons.json", json.dumps(list(map(vars, self.lexicons)), ensure_ascii=False) + "\n"
-        )
+        lists = [lexicon.to_json() for lexicon in self.lexicons]
+        write_atomically(folder / "lexicons.json", json.dumps(lists, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> TokenFeatures:
         saved = json.loads((folder / "lexicons.json").read_text("utf-8"))
-        return cls([Lexicon(**one | {"names": tuple(one["names"])}) for one in saved])
+        return cls(list(map(Lexicon.from_json, saved)))
 
 
 class FeatureEmbedding(nn.Module):

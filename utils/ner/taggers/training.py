@@ -12,20 +12,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from utils.course.files import load_state, save_state
 from utils.ner.taggers.recipe import Recipe, epoch_batches
-from utils.ner.taggers.states import load_state, save_state
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingDiverged(RuntimeError):
     """The loss or the gradient is no finite number any more."""
+
+
+class Training(NamedTuple):
+    """What came of a training.
+
+    Attributes:
+        history: for each finished epoch its number, mean loss, score (NaN without) and seconds.
+        interrupted: whether it was broken off.
+    """
+
+    history: list[dict[str, float]]
+    interrupted: bool
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -54,7 +66,7 @@ def train_network(
     folder: str | Path | None = None,
     settings: dict[str, Any] | None = None,
     progress: bool = True,
-) -> list[dict[str, float]]:
+) -> Training:
     """Train `network` in place and leave it, in evaluation mode, with the weights of the best epoch.
 
     An interrupt (KeyboardInterrupt) ends the training: what was best so far is kept, and a printed line says so.
@@ -67,8 +79,6 @@ def train_network(
         folder: where checkpoint.pt is kept; when it is there already, training goes on from it. On the CPU the result
             is, bit for bit, that of a training never interrupted.
         settings: what else has to be the same on resuming (numbers, strings).
-    Returns:
-        For each finished epoch its number, mean loss, score (NaN without) and seconds.
     Raises:
         ValueError: a checkpoint that is damaged or belongs to another training.
         TrainingDiverged: a loss or gradient that is not finite.
@@ -79,16 +89,18 @@ def train_network(
     with seeded(recipe.seed + 1, device):
         if run.checkpoint and run.checkpoint.exists():
             run.restore()
+        interrupted = False
         try:
             run.train(progress)
         except KeyboardInterrupt:
+            interrupted = True
             chosen = f"best one, epoch {run.best['epoch']}" if run.best else "last step"
             resume = f"; the same call goes on from {run.checkpoint}" if run.checkpoint else ""
             print(f"interrupted in epoch {run.epoch + 1} of {recipe.epochs}: kept the weights of the {chosen}{resume}")
     if run.best:
         network.load_state_dict(run.best["weights"])
     network.eval()
-    return run.history
+    return Training(run.history, interrupted)
 
 
 class _Run:

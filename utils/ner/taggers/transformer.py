@@ -28,7 +28,8 @@ def align(tokens: Sequence[Span], pieces: Sequence[Span]) -> list[Span]:
     """For each token (first piece, piece behind the last), all given by (start, end) in characters.
 
     A piece belongs to every token it shares a character with. A token that no piece covers (a control character, which
-    tokenizers drop) gets the piece before it, or the first of all; where there are no pieces at all, (0, 1).
+    tokenizers drop) gets the piece before it, and so its vector, or the first of all; where there are no pieces at all,
+    (0, 1).
     """
     spans, i = [], 0
     for start, end in tokens:
@@ -64,10 +65,12 @@ class EncoderNetwork(nn.Module):
 
     def __init__(
         self, encoder: PreTrainedModel, features: Sequence[int], tags: Sequence[str], scheme: str, crf: bool,
-        pooling: str, dropout: float,
+        pooling: str, dropout: float, piece_dropout: float, mask: int, special: Sequence[int],
     ) -> None:  # fmt: skip
         super().__init__()
         self.encoder, self.pooling = encoder, pooling
+        self.piece_dropout, self.mask = piece_dropout, mask
+        self.register_buffer("special", torch.tensor(special), persistent=False)  # pieces that are never masked
         self.features = FeatureEmbedding(features)
         self.dropout = nn.Dropout(dropout)
         self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, len(tags))
@@ -80,7 +83,8 @@ class EncoderNetwork(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to emissions (B, T, K)."""
-        hidden = self.encoder(input_ids=batch["ids"], attention_mask=batch["attention"]).last_hidden_state  # (B, P, H)
+        ids = self._masked(batch["ids"]) if self.training and self.piece_dropout else batch["ids"]
+        hidden = self.encoder(input_ids=ids, attention_mask=batch["attention"]).last_hidden_state  # (B, P, H)
         first, count = batch["first"], batch["count"]  # (B, T)
         width = hidden.shape[-1]
         if self.pooling == "first":
@@ -93,6 +97,11 @@ class EncoderNetwork(nn.Module):
             tokens = (sums.gather(1, ends) - sums.gather(1, starts)) / count.clamp(min=1).unsqueeze(2)
         features = self.features(batch["features"])
         return self.scores(torch.cat([self.dropout(tokens), features.to(tokens.dtype)], dim=-1))
+
+    def _masked(self, ids: Tensor) -> Tensor:
+        """Some pieces hidden, so that names have to be recognised by their context and by the rest of them, too."""
+        hidden = torch.rand(ids.shape, device=ids.device) < self.piece_dropout
+        return ids.masked_fill(hidden & ~torch.isin(ids, self.special), self.mask)
 
 
 class TransformerTagger(NeuralTagger):
@@ -108,10 +117,11 @@ class TransformerTagger(NeuralTagger):
         pooling: "first" or "mean".
         crf: a LinearChainCRF on top, instead of a softmax for each token.
         lexicons: lists of names; the network is told which tokens stand in one.
-        dropout: of the token vectors. max_pieces: of a window, at most what the encoder can read.
+        dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
+            in [0, 1). max_pieces: of a window, at most what the encoder can read.
         scheme, device, precision, recipe: as in NeuralTagger; precision is what is fast on the device when None.
     Raises:
-        ValueError: an unknown pooling, and what NeuralTagger and `load_encoder` raise.
+        ValueError: an unknown pooling, (in `fit`) no room in a window, and what NeuralTagger and `load_encoder` raise.
     """
 
     name = "transformer"
@@ -123,6 +133,7 @@ class TransformerTagger(NeuralTagger):
         crf: bool = False,
         lexicons: Sequence[Lexicon] = (),
         dropout: float = 0.1,
+        piece_dropout: float = 0.0,
         max_pieces: int = 256,
         scheme: str = "BIO",
         device: str | torch.device | None = None,
@@ -131,10 +142,13 @@ class TransformerTagger(NeuralTagger):
     ) -> None:
         if pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+        if not 0 <= piece_dropout < 1:
+            raise ValueError(f"expected 0 <= piece_dropout < 1, got {piece_dropout}")
         precision = precision or find_precision(find_device(device))
         recipe = {"epochs": 5, "batch_size": 32, "learning_rate": 2e-4, "new_rate": 5.0, **recipe}
         super().__init__(scheme, crf, device, precision, recipe)
-        self.source, self.pooling, self.dropout, self.max_pieces = encoder, pooling, dropout, max_pieces
+        self.source, self.pooling, self.max_pieces = encoder, pooling, max_pieces
+        self.dropout, self.piece_dropout = dropout, piece_dropout
         self.features = TokenFeatures(lexicons)
 
     def _build(self, train: Sequence[Sentence]) -> None:
@@ -142,14 +156,18 @@ class TransformerTagger(NeuralTagger):
         self._make_network(encoder)
 
     def _make_network(self, encoder: PreTrainedModel) -> None:
-        self.network = EncoderNetwork(
-            encoder, self.features.sizes, self.tags, self.scheme, self.crf, self.pooling, self.dropout
-        )
         tokenizer = self.tokenizer
+        mask = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+        self.network = EncoderNetwork(
+            encoder, self.features.sizes, self.tags, self.scheme, self.crf, self.pooling, self.dropout,
+            self.piece_dropout, mask or 0, tokenizer.all_special_ids,
+        )  # fmt: skip
         self._before = [one for one in (tokenizer.cls_token_id,) if one is not None]
         self._after = [one for one in (tokenizer.sep_token_id,) if one is not None]
         readable = min(getattr(encoder.config, "max_position_embeddings", self.max_pieces), tokenizer.model_max_length)
         self._limit = min(self.max_pieces, readable) - len(self._before) - len(self._after)
+        if self._limit < 1:
+            raise ValueError(f"max_pieces must leave room for a piece beside the special ones, got {self.max_pieces}")
 
     def _windows(self, sentence: Sentence) -> list[Window]:
         ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
@@ -191,8 +209,11 @@ class TransformerTagger(NeuralTagger):
         save_weights(Path(folder) / "model.safetensors", self.network.encoder)
 
     def _options(self) -> dict[str, Any]:
-        return {"encoder": None if self.source is None else str(self.source), "pooling": self.pooling, "crf": self.crf,
-                "dropout": self.dropout, "max_pieces": self.max_pieces, "scheme": self.scheme}  # fmt: skip
+        return {
+            "encoder": None if self.source is None else str(self.source), "pooling": self.pooling, "crf": self.crf,
+            "dropout": self.dropout, "piece_dropout": self.piece_dropout, "max_pieces": self.max_pieces,
+            "scheme": self.scheme,
+        }  # fmt: skip
 
     def _save_parts(self, folder: Path) -> None:
         save_encoder(folder / "encoder", self.network.encoder, self.tokenizer)

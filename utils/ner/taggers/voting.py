@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.ner.formats.files import write_atomically
-from utils.ner.taggers.base import Tagger
+from utils.course.files import write_atomically
+from utils.ner.taggers.base import Tagger, fit_whole
 from utils.ner.taggers.registry import load_tagger
 from utils.ner.types import Entity, Sentence
 
@@ -49,6 +50,10 @@ class VotingTagger(Tagger):
         if not 0 <= threshold < 1:
             raise ValueError(f"expected 0 <= threshold < 1, got {threshold}")
 
+    @property
+    def interrupted(self) -> bool:
+        return any(member.interrupted for member in self.members)
+
     def fit(
         self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
     ) -> VotingTagger:
@@ -56,8 +61,11 @@ class VotingTagger(Tagger):
 
         Args:
             folder: keeps each member as soon as it is trained; the same call, made again after an interruption, goes
-                on with the first that is missing. Members kept from other sentences are trained again. A folder is for
-                one set of members: other settings of a member are not noticed.
+                on with the first that is missing, and within it where it can. Members kept from other sentences are
+                trained again. A folder is for one set of members: other settings of a finished member are not noticed.
+        Raises:
+            KeyboardInterrupt: with a folder, for any interruption. Without one, a member that keeps what it has learnt
+                so far votes with that.
         """
         for number, member in enumerate(self.members):
             place = None if folder is None else Path(folder) / f"member-{number + 1}"
@@ -153,7 +161,9 @@ def _fitted(member: Tagger, train: Sequence[Sentence], dev: Sequence[Sentence], 
     mark = folder / "trained-on.txt"
     if mark.exists() and mark.read_text("utf-8") == digest:
         return load_tagger(folder)
-    member.fit(train, dev)
+    states = folder / f"training-{digest[:8]}"
+    fit_whole(member, train, dev, states)
     member.save(folder)
     write_atomically(mark, digest)
+    shutil.rmtree(states, ignore_errors=True)
     return member
