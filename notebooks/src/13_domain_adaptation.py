@@ -34,13 +34,12 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer", "spacy",
-          "tqdm", "transformers"]
+NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
+          "spacy", "tqdm", "transformers"]
 
-here = Path.cwd()
-root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
 if root is None:
-    root = here / "diffusion-ner-course"
+    root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -309,7 +308,7 @@ def draw(sentences, count, seed=0):
 
 
 # %%
-SIZE = course.pick(test=40, cpu=300, gpu=4000)
+SIZE = course.pick(test=40, cpu=250, gpu=4000)
 TESTED = course.pick(test=30, cpu=150, gpu=1000)  # of the criteria twice as many: most is measured there
 ONLY = {"NCBI": {"Disease": "Disease"}, "BC5CDR": {"Disease": "Disease"}, "criteria": MAPPING}
 domains = ["WNUT17", *ONLY]
@@ -347,6 +346,7 @@ FEATURES = WordFeatures(window=1, affixes=4, grams=(), stems=False, pairs=False)
 ITERATIONS = course.pick(test=30, cpu=50, gpu=100)
 SOURCE_EPOCHS = course.pick(test=3, cpu=3, gpu=4)
 FEW = 8  # sentences in a step, where there are few in all
+CELLS = 1024  # word pieces in a step, so that a few long sentences do not fill the memory
 RATE = 1e-3 if weights < 5e7 else 1e-4  # a small encoder bears a higher learning rate than a large one
 
 
@@ -357,7 +357,8 @@ def train_crf(sentences, features=FEATURES):
 
 def train_encoder(sentences, epochs=SOURCE_EPOCHS, seed=0, encoder=ENCODER, **recipe):
     """The encoder with a new token head, all of it trained."""
-    recipe = {"batch_size": course.pick(test=FEW, cpu=16, gpu=32), "learning_rate": 0.7 * RATE} | recipe
+    sizes = {"batch_size": course.pick(test=FEW, cpu=16, gpu=32), "batch_cells": CELLS}
+    recipe = sizes | {"learning_rate": 0.7 * RATE} | recipe
     tagger = TransformerTagger(encoder, epochs=epochs, seed=seed, **recipe).fit(sentences, progress=False)
     tagger.network.zero_grad()  # gradients are as large as the weights
     return tagger
@@ -465,7 +466,7 @@ for name, found in on_criteria.items():
 
 # %%
 SIZES = course.pick(test=[8, 16], cpu=[20, 50, 125], gpu=[20, 80, 320, 1280])
-EPOCHS = dict(zip(SIZES, course.pick(test=[2, 1], cpu=[8, 4, 2], gpu=[20, 12, 6, 4])))
+EPOCHS = dict(zip(SIZES, course.pick(test=[2, 1], cpu=[7, 4, 2], gpu=[20, 12, 6, 4])))
 CRF_SEEDS = range(course.pick(test=2, cpu=6, gpu=8))  # CRFs are cheap
 SEEDS = CRF_SEEDS[: course.pick(test=2, cpu=3, gpu=5)]
 UNLABELLED = course.pick(test=10, cpu=120, gpu=1000)
@@ -617,7 +618,7 @@ READ = course.pick(test=20, cpu=400, gpu=10_000)
 raw = draw(everything, READ, 1) + lowered(draw(corpora["NCBI"].train, READ // 2, 1))
 history = continue_pretraining(
     raw, FOLDER / "read-on", ENCODER, dev=lowered(draw(criteria.dev, 100)), progress=False,
-    epochs=course.pick(test=1, cpu=2, gpu=3),
+    epochs=course.pick(test=1, cpu=2, gpu=3), batch_size=16, batch_cells=CELLS,
 )  # fmt: skip
 print(f"{len(raw):,} sentences read; loss on the criteria's dev split, nats for each hidden piece, by epoch: "
       + ", ".join(f"{-one['score']:.2f}" for one in history))  # fmt: skip
