@@ -715,8 +715,9 @@ plt.show()
 print(f"means and standard errors of {len(CRF_SEEDS)} seeds (CRF), {len(SEEDS)} (encoder); {len(gold)} test sentences")
 
 # %% [markdown]
-# Were the teacher's labels right? For the *kept* sentences and for all of them, averaged over the seeds: precision and recall of the teacher's
-# labels against the hidden gold ones, and the share of sentences in which the teacher found any condition.
+# Were the teacher's labels right? For the *kept* sentences and for all of them, averaged over the seeds: precision and
+# recall of the teacher's labels against the hidden gold ones, and the share of sentences in which the teacher found any
+# condition.
 
 # %%
 print(f"{'':<8}{'kept':>7}{'precision':>11}{'recall':>8}{'any found':>11}   {'of all: precision':>18}{'recall':>8}"
