@@ -1,8 +1,10 @@
 """The neural taggers: learning, resuming, saving, and sentences that are empty, long or odd."""
 
+import ctypes
 import json
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,6 +287,21 @@ def test_the_best_epoch_is_chosen_and_patience_ends_the_training():
     )  # fmt: skip
     assert [one["score"] for one in history] == [0.1, 0.7, 0.3, 0.2] and not interrupted
     assert network.weight.item() == seen[1] != seen[3]
+
+
+def resident_mib():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc can hand memory back")
+def test_freed_memory_between_used_memory_is_handed_back():
+    blocks = [bytearray(b"x" * 50_000) for _ in range(4000)]
+    del blocks[::2]
+    before = resident_mib()
+    training.release_memory()
+    assert resident_mib() < before - 50  # of 95 MiB that are free
+    assert len(blocks) == 2000
 
 
 def test_lexicons_are_seen_and_kept(encoder, tmp_path):

@@ -1,0 +1,1003 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 13 · Domain adaptation
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/13_domain_adaptation.ipynb)
+#
+# The texts that are to be read are seldom of the kind that was annotated. Here the annotated ones are abstracts, and
+# the texts to be read are the eligibility criteria of clinical trials: short, lower-cased, hardly a verb. What does a
+# tagger lose on the way, and what brings it back when only a few criteria can be annotated?
+#
+# **At the end you will have** measured how far five corpora lie apart; a matrix of taggers across corpora; ways of
+# adapting a CRF and a Transformer, compared in one figure against the number of annotated criteria, with error bars:
+# training on the criteria alone, joint training, feature augmentation (built by hand), a dictionary, fine-tuning from
+# one corpus to the next, replay, continued pretraining (its masking built by hand) and self-training; and a measure of
+# what a tagger forgets meanwhile.
+#
+# **You need** Python, and what F1 on spans, a CRF and a Transformer with a token head are (notebooks 09 and 11).
+#
+# **Time:** TIMENOTE
+
+# %% tags=["setup"]
+# Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
+NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
+          "spacy", "tqdm", "transformers"]
+
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+if root is None:
+    root = Path.cwd() / "diffusion-ner-course"
+    if not root.exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+sys.path.insert(0, str(root))
+
+from utils.course import start
+
+course = start(seed=0)
+
+# %%
+import copy
+import math
+import random
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import t as student
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+# %%
+from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
+from utils.ner import (
+    CRFTagger,
+    Entity,
+    Sentence,
+    TransformerTagger,
+    WordFeatures,
+    continue_pretraining,
+    evaluate,
+    from_tags,
+    load_corpus,
+    load_lexicon,
+)
+from utils.ner.display import show_entities
+from utils.ner.taggers.encoders import INSTALL, PUBMED, load_encoder
+from utils.ner.taggers.pretraining import NOT_CHOSEN, mask_pieces
+
+# %% [markdown]
+# ## 1. How far apart are the texts?
+#
+# **Question:** what is a *domain*, in numbers?
+#
+# Five corpora. **WNUT17**: posts and comments from the web, with persons, places, products. **NCBI-disease**,
+# **BC5CDR**, **BC2GM**: sentences of PubMed abstracts, with diseases, with chemicals and diseases, with genes. And the
+# target, **ctp-eligibility**: criteria of clinical trials, from Facebook's Clinical Trial Parser, with numbers masked.
+# Where a corpus is not at hand, the course's own small corpus stands in for it. Stand-ins for all of them are *one and
+# the same* text: then there is no other domain, the target's training sentences are also the source's, and what
+# follows only shows that the code runs. The last line says how it is here.
+
+# %%
+NAMES = {"wnut17": "WNUT17", "ncbi-disease": "NCBI", "bc5cdr": "BC5CDR", "bc2gm": "BC2GM",
+         "ctp-eligibility": "criteria"}  # fmt: skip
+corpora = {short: load_corpus(name) for name, short in NAMES.items()}
+criteria = corpora["criteria"]
+print("\nthe course's own corpus stands in for:", ", ".join(n for n in corpora if corpora[n].stands_in) or "none")
+
+# %%
+shown = []
+for name in ("NCBI", "BC5CDR", "criteria", "criteria"):
+    with_names = [one for one in corpora[name].train if len(one.entities) > 1 and len(one.tokens) < 30]
+    shown.append((name, random.Random(len(shown)).choice(with_names)))
+show_entities([one for _, one in shown], titles=[name for name, _ in shown])
+
+# %% [markdown]
+# A distance between texts. Count words (in lower case) in both, so that $p$ and $q$ are their shares. The
+# **Jensen-Shannon divergence** (Lin 1991) asks how much better each is coded on its own than by their mean,
+#
+# $$ D(p, q) = H\!\left(\frac{p + q}{2}\right) - \frac{H(p) + H(q)}{2}, \qquad
+# H(p) = -\sum_w p_w \log_2 p_w , \tag{1} $$
+#
+# in bits, 0 for equal shares and 1 where no word is common. It has a trap: two samples of the *same* text do not agree
+# either, because rare words are in one of them only, and the fewer words, the worse. So all samples have the same
+# number of words, and each corpus is also compared with itself, one half with the other. That is the **floor**.
+#
+# **Predict before you run:** which of the other four is nearest to the criteria? Do you expect the abstracts to lie
+# nearer to the criteria or to the posts?
+
+
+# %%
+def entropy(p):
+    """H(p) in bits."""
+    p = p[p > 0]
+    return -(p * np.log2(p)).sum()
+
+
+def divergence(first, second):
+    """Eq. 1 of two lists of words."""
+    counts = Counter(first), Counter(second)
+    vocabulary = sorted({*first, *second})
+    p, q = (np.array([one[word] for word in vocabulary]) / one.total() for one in counts)
+    return entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
+
+
+WORDS = course.pick(test=1000, cpu=20_000, gpu=20_000)
+
+
+def words_of(sentences):
+    """`WORDS` words of the sentences, in lower case."""
+    words = [word.lower() for one in sentences for word in one.words]
+    assert len(words) >= WORDS
+    return words[:WORDS]
+
+
+halves = {}
+for name, corpus in corpora.items():
+    order = random.Random(0).sample(corpus.train, len(corpus.train))
+    halves[name] = words_of(order[::2]), words_of(order[1::2])
+apart = np.array([[divergence(halves[a][0], halves[b][1]) for b in corpora] for a in corpora])
+
+# %% [markdown]
+# **Check** against SciPy, whose function gives the square root:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for first, second in [("WNUT17", "criteria"), ("NCBI", "BC5CDR")]:
+    counts = Counter(halves[first][0]), Counter(halves[second][1])
+    p, q = ([one[word] for word in sorted(counts[0] | counts[1])] for one in counts)
+    assert math.isclose(divergence(halves[first][0], halves[second][1]), jensenshannon(p, q, base=2) ** 2)
+print("By hand and by SciPy: the same divergence.")
+
+# %% [markdown]
+# Three more measures. What share of the words of the criteria's test split does a sample of the corpus not have? What
+# share of the *mentions* of conditions (all of a mention's words as one name) is no annotated mention of the corpus?
+# And how do the texts look: words in a sentence, words with a capital, word pieces for each word.
+#
+# The pieces are those of the encoder that we shall use. **One constant chooses it.** `None` is the small general
+# all-MiniLM-L6-v2; a name is looked for on the Hugging Face hub. On the `gpu` profile that is BiomedBERT (PubMedBERT's
+# new name), pretrained on PubMed abstracts; you may set it on a CPU too, and wait. What cannot be had falls back to
+# MiniLM, and without that to a small encoder with random weights, with which the cells run but mean nothing.
+
+# %%
+WANTED = course.pick(test=None, cpu=None, gpu=PUBMED)
+FOLDER = course.build / "notebook13"
+
+
+def make_random_encoder(folder, sentences):
+    """A small BERT with random weights, and WordPiece trained on these sentences; the folder."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([one.text for one in sentences], trainer)
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **names).save_pretrained(folder)
+    size = dict(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192)
+    config = BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=256, **size)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+# %%
+for ENCODER in dict.fromkeys([WANTED, None]):
+    try:
+        encoder, tokenizer = load_encoder(ENCODER)
+        break
+    except OSError:
+        print(f"{ENCODER or 'all-MiniLM-L6-v2'} is neither here nor to be had")
+else:
+    print(f"so the encoder is a small one with RANDOM weights. To get a real one: {INSTALL}")
+    ENCODER = make_random_encoder(FOLDER / "random-encoder", corpora["BC5CDR"].train)
+    encoder, tokenizer = load_encoder(ENCODER)
+weights = sum(parameter.numel() for parameter in encoder.parameters())
+print(f"encoder: {ENCODER or 'all-MiniLM-L6-v2'}, {weights / 1e6:.1f} million weights")
+del encoder  # each tagger below loads its own
+
+# %%
+MAPPING = {"chronic_disease": "Disease", "cancer": "Disease"}  # what counts as a condition in the criteria
+conditions = [e.text.lower() for one in criteria.test for e in one.entities if e.type in MAPPING]
+test_words = [word.lower() for one in criteria.test for word in one.words]
+print(f"{'':<10}{'words in a':>12}{'with a':>9}{'pieces':>9}{'criteria: words':>17}{'conditions':>12}")
+print(f"{'':<10}{'sentence':>12}{'capital':>9}{'a word':>9}{'not in sample':>17}{'not annotated':>15}")
+unseen = {}
+for name, corpus in corpora.items():
+    sample = random.Random(0).sample(corpus.train, min(len(corpus.train), 1000))
+    words = [word for one in sample for word in one.words]
+    pieces = sum(len(ids) for ids in tokenizer([one.text for one in sample], add_special_tokens=False)["input_ids"])
+    vocabulary = {*halves[name][0]}
+    unseen[name] = np.mean([word not in vocabulary for word in test_words])
+    annotated = {e.text.lower() for one in corpus.train for e in one.entities}
+    new = np.mean([text not in annotated for text in conditions])
+    capital = np.mean([word != word.lower() for word in words])
+    print(f"{name:<10}{len(words) / len(sample):>12.1f}{capital:>9.0%}{pieces / len(words):>9.2f}"
+          f"{unseen[name]:>17.0%}{new:>15.0%}")  # fmt: skip
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[3, 2])
+left.imshow(apart, cmap="cividis_r", vmin=0, vmax=apart.max())
+left.set(xticks=range(len(corpora)), yticks=range(len(corpora)), xticklabels=corpora, yticklabels=corpora)
+for (row, column), value in np.ndenumerate(apart):
+    left.text(column, row, f"{value:.2f}", ha="center", va="center",
+              color="white" if value > 0.6 * apart.max() else "black")  # fmt: skip
+left.grid(False)
+others = [name for name in corpora if name != "criteria"]
+nearest = min(range(len(others)), key=lambda k: apart[k, -1])
+left.set_title(f"Nearest to the criteria: {others[nearest]}, {apart[nearest, -1]:.2f} bit (floor {apart[-1, -1]:.2f})")
+right.barh(range(len(unseen)), [100 * share for share in unseen.values()], color=COLOURS[0])
+right.set(yticks=range(len(unseen)), yticklabels=unseen, xlabel="per cent of the words in the criteria's test split")
+right.invert_yaxis()
+right.set_title(f"Words that a sample of {WORDS:,} does not have")
+plt.show()
+
+# %% [markdown]
+# **What just happened.** Read the matrix against its diagonal: only what is above the floor is distance. Words say
+# nothing of labels, though, and labels are the second thing that differs.
+#
+# ### What is a condition?
+#
+# The criteria have fifteen types, made for another purpose. We want *Disease* as the abstracts have it, and call
+# `chronic_disease` and `cancer` that. Is it the same thing? For each type: how many mentions are, word for word, a
+# Disease or a Chemical of BC5CDR's training split; and mentions drawn at random.
+
+# %%
+bc5 = corpora["BC5CDR"]
+known = {kind: {e.text.lower() for one in bc5.train for e in one.entities if e.type == kind}
+         for kind in ("Disease", "Chemical")}  # fmt: skip
+mentions = defaultdict(list)
+for one in criteria.train:
+    for e in one.entities:
+        mentions[e.type].append(e.text)
+print(f"{'type':<18}{'mentions':>9}{'Disease':>9}{'Chemical':>9}   drawn at random")
+for kind, texts in sorted(mentions.items(), key=lambda pair: -len(pair[1]))[:10]:
+    shares = [np.mean([text.lower() in known[other] for text in texts]) for other in known]
+    some = " | ".join(text[:28] for text in random.Random(3).sample(texts, min(4, len(texts))))
+    print(f"{kind:<18}{len(texts):>9,}{shares[0]:>9.0%}{shares[1]:>9.0%}   {some}")
+
+# %% [markdown]
+# Read the drawn mentions. `treatment` of the criteria holds drugs, but procedures and the bare word "treatment" too:
+# calling it Chemical would ask for what no chemical tagger was taught, and we leave it out. `chronic_disease` and
+# `cancer` have what any guideline calls a disease, and phrases for which guidelines differ: a whole class ("metabolic
+# disorder"), adjectives inside or outside, conditions that exclude a patient ("serious illness"). The column *Disease*
+# says how many are literally known; one that is not may be a new name or a phrase that BC5CDR's annotators would never
+# have marked. A tagger that were perfect by BC5CDR's guideline would not reach F1 100 on this target. So part of what
+# "adaptation" gains below is learning the *guideline*, not the language.
+
+
+# %%
+def renamed(sentences, names):
+    """The sentences with the types in `names` under their new names, other entities left out."""
+    return [
+        one.with_entities(Entity(e.start, e.end, names[e.type]) for e in one.entities if e.type in names)
+        for one in sentences
+    ]
+
+
+def lowered(sentences):
+    """The same sentences in lower case; a letter whose small form is longer stays, so that offsets hold."""
+    texts = ["".join(c.lower() if len(c.lower()) == 1 else c for c in one.text) for one in sentences]
+    return [
+        Sentence(text, [t[:2] for t in one.tokens], [Entity(*e.span) for e in one.entities], one.id)
+        for text, one in zip(texts, sentences)
+    ]
+
+
+def draw(sentences, count, seed=0):
+    return random.Random(seed).sample(sentences, min(count, len(sentences)))
+
+
+# %%
+SIZE = course.pick(test=40, cpu=250, gpu=4000)
+TESTED = course.pick(test=30, cpu=150, gpu=1000)  # of the criteria twice as many: most is measured there
+ONLY = {"NCBI": {"Disease": "Disease"}, "BC5CDR": {"Disease": "Disease"}, "criteria": MAPPING}
+domains = ["WNUT17", *ONLY]
+train, test = {}, {}
+for name in domains:
+    tested = TESTED * (1 + (name == "criteria"))
+    for split, part, count in [(train, corpora[name].train, SIZE), (test, corpora[name].test, tested)]:
+        part = draw(part, count)
+        split[name] = renamed(part, ONLY[name]) if name in ONLY else part  # WNUT17 keeps its types
+low_train, low_test = ({name: lowered(part) for name, part in split.items()} for split in (train, test))
+for name in domains:
+    count = sum(len(one.entities) for one in test[name])
+    print(f"{name:<9} {len(train[name]):>5,} to train on, {len(test[name]):>4,} to test on ({count:,} mentions)")
+
+# %% [markdown]
+# ## 2. Zero-shot: what a tagger is worth elsewhere
+#
+# **Question:** train on one corpus, test on another: what is left?
+#
+# Two taggers: a CRF with few features (notebook 11 has more), and the encoder with a token head. Each learns from equal
+# numbers of sentences of each corpus. WNUT17 has no diseases, so its types mean nothing on the others. To give it a
+# fair hearing, types are ignored here: a prediction is right when it covers **exactly the right words, whatever it is
+# called**.
+#
+# The criteria are in lower case (the mask `@NUMBER` apart, and where they are not stood in for). The simplest
+# adaptation of all is to write the *training* text the same way. The CRF is trained both ways. The encoder's vocabulary
+# has no capitals anyway, but `TransformerTagger` tells it how a word is written; here it gets lower-cased text
+# throughout.
+#
+# **Predict before you run:** what does lower-casing cost at home, on NCBI and BC5CDR? What does it bring on the
+# criteria? And which wins on the criteria, the tagger of NCBI or that of BC5CDR?
+
+# %%
+FEATURES = WordFeatures(window=1, affixes=4, grams=(), stems=False, pairs=False)
+ITERATIONS = course.pick(test=30, cpu=50, gpu=100)
+SOURCE_EPOCHS = course.pick(test=3, cpu=4, gpu=4)
+FEW = 8  # sentences in a step, where there are few in all
+CELLS = 1024  # word pieces in a step, so that a few long sentences do not fill the memory
+RATE = 5e-4 if weights < 5e7 else 1e-4  # a small encoder bears a higher learning rate than a large one
+
+
+def train_crf(sentences, features=FEATURES):
+    """A small CRF; the same sentences always give the same tagger."""
+    return CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS).fit(sentences, progress=False)
+
+
+def train_encoder(sentences, epochs=SOURCE_EPOCHS, seed=0, encoder=ENCODER, **recipe):
+    """The encoder with a new token head, all of it trained."""
+    sizes = {"batch_size": course.pick(test=FEW, cpu=16, gpu=32), "batch_cells": CELLS}
+    recipe = sizes | {"learning_rate": RATE} | recipe
+    return TransformerTagger(encoder, epochs=epochs, seed=seed, **recipe).fit(sentences, progress=False)
+
+
+def learn_few(sentences, epochs, seed, encoder=ENCODER):
+    """The same from a few sentences: few in a step, or there would be no time to learn."""
+    return train_encoder(sentences, epochs, seed, encoder, batch_size=FEW)
+
+
+# %%
+def untyped(sentences):
+    return [one.with_entities(Entity(e.start, e.end, "any") for e in one.entities) for one in sentences]
+
+
+def f1(gold, predicted):
+    """Exact spans and types, in per cent."""
+    return 100 * evaluate(gold, predicted, resamples=0).f1
+
+
+def row(tagger, tests):
+    """F1 of a tagger on each test set, types ignored."""
+    return [f1(untyped(some), untyped(tagger.predict(some))) for some in tests.values()]
+
+
+# %%
+gold = low_test["criteria"]
+matrices, on_criteria = {}, {}
+for case, learn, tests in [("CRF, as written", train, test), ("CRF, lower case", low_train, low_test)]:
+    rows = []
+    for name in tqdm(domains, case):
+        tagger = train_crf(learn[name])
+        rows.append(row(tagger, tests))
+        on_criteria[f"CRF, trained on {name}"] = tagger.predict(gold)  # the second kind replaces the first
+    matrices[case] = np.array(rows)
+
+# %%
+rows = []
+for name in tqdm(domains, "encoder"):
+    tagger = train_encoder(low_train[name])
+    rows.append(row(tagger, low_test))
+    on_criteria[f"encoder, trained on {name}"] = tagger.predict(gold)
+    if name == "WNUT17":
+        tagger.save_encoder(FOLDER / "wnut17")
+    elif name == "BC5CDR":
+        start_from = tagger  # the others are not needed any more
+del tagger
+matrices["encoder, lower case"] = np.array(rows)
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
+for ax, (name, values) in zip(axes, matrices.items()):
+    ax.imshow(values, cmap="cividis", vmin=0, vmax=100)
+    for (i, j), value in np.ndenumerate(values):
+        ax.text(j, i, f"{value:.0f}", ha="center", va="center", color="white" if value < 50 else "black")
+    ax.set_xticks(range(len(domains)), domains, rotation=30)
+    ax.set_yticks(range(len(domains)), domains)
+    ax.set_xlabel("tested on")
+    ax.grid(False)
+    best = max(range(len(domains) - 1), key=lambda i: values[i, -1])
+    ax.set_title(f"{name}\nto the criteria: {domains[best]}, {values[best, -1]:.0f}; home {values[-1, -1]:.0f}")
+axes[0].set_ylabel("trained on")
+figure.suptitle("F1 on exact spans, types ignored, per cent", fontsize=10)
+plt.show()
+written, low = matrices["CRF, as written"], matrices["CRF, lower case"]
+for j, name in enumerate(domains[1:], 1):
+    changes = "  ".join(f"{domains[i]} {low[i, j] - written[i, j]:+.1f}" for i in range(1, len(domains)))
+    print(f"lower case, tested on {name:<9} changes F1 of the CRF trained on: {changes}")
+
+# %% [markdown]
+# Where is the loss? A prediction that merely *touches* a gold condition is often a matter of borders. So for the
+# criteria, the share of gold mentions that are touched by any prediction, and the share of predictions that touch any
+# gold mention, beside the exact scores:
+
+
+# %%
+def touching(first, second):
+    """The share of the entities in `first` that share a character with one in `second`."""
+    found = [any(e.overlaps(other) for other in two.entities)
+             for one, two in zip(first, second) for e in one.entities]  # fmt: skip
+    return np.mean(found) if found else 0.0
+
+
+print(f"{'on the criteria':<26}{'predicted':>10}{'P':>7}{'R':>7}{'F1':>7}{'P touch':>9}{'R touch':>9}")
+for name, found in on_criteria.items():
+    score = evaluate(untyped(gold), untyped(found), resamples=0)
+    exact = "".join(f"{100 * value:>7.1f}" for value in (score.precision, score.recall, score.f1))
+    print(f"{name:<26}{score.predicted:>10}{exact}{touching(found, gold):>9.0%}{touching(gold, found):>9.0%}")
+
+# %% [markdown]
+# **What just happened.** Compare each column with its diagonal: that is what the score at home hides. Does the distance
+# of section 1 order the sources? Words are one part of it, guidelines the other; that is why touching and exact scores
+# are so unlike. Each number is one training and one sample of test sentences, so small differences mean nothing.
+#
+# From here on, the **source** is BC5CDR (diseases only) in lower case, the **target** the criteria.
+
+# %% [markdown]
+# ## 3. A few annotated criteria: what to do with them
+#
+# **Question:** with $n$ annotated sentences of the target, which way of using them is best, and does it depend on $n$?
+#
+# Error bars come from **seeds**: each seed draws another sample of $n$ criteria (a larger sample contains the smaller)
+# and other random weights. The test sentences are the same for all, so their luck is common to all lines; *differences*
+# between strategies of the same seed are what to look at.
+
+# %%
+SIZES = course.pick(test=[8, 16], cpu=[20, 50, 125], gpu=[20, 80, 320, 1280])
+EPOCHS = dict(zip(SIZES, course.pick(test=[2, 1], cpu=[7, 4, 3], gpu=[20, 12, 6, 4])))
+FRESH = 2  # times as many epochs where the head begins from random weights
+CRF_SEEDS = range(course.pick(test=2, cpu=6, gpu=8))  # CRFs are cheap
+SEEDS = CRF_SEEDS[: course.pick(test=2, cpu=3, gpu=5)]
+UNLABELLED = course.pick(test=10, cpu=120, gpu=1000)
+everything = lowered(renamed(criteria.train, MAPPING))
+shuffled = {seed: draw(everything, len(everything), seed) for seed in CRF_SEEDS}
+target = {(seed, n): shuffled[seed][:n] for seed in CRF_SEEDS for n in SIZES}
+unlabelled = {seed: shuffled[seed][max(SIZES) :][:UNLABELLED] for seed in SEEDS}
+source = low_train["BC5CDR"]
+scores = defaultdict(lambda: defaultdict(list))  # strategy -> n -> F1 for each seed
+for n in SIZES:
+    counts = [sum(len(one.entities) for one in target[seed, n]) for seed in CRF_SEEDS]
+    epochs = f"epochs of the encoder: {EPOCHS[n]}, with a new head {FRESH * EPOCHS[n]}"
+    print(f"n = {n:>4}: {np.mean(counts):.0f} mentions on average; {epochs}")
+
+# %% [markdown]
+# ### With a CRF
+#
+# 1. **target only**.
+# 2. **joint**: train on source and target together. With few target sentences the source drowns them, so
+# 3. **joint, target repeated** until both have the same number of sentences.
+# 4. **feature augmentation** (Daumé III 2007): every feature is there once for all domains, and once more for its own
+#    domain alone.
+# 5. **target only, with a dictionary**: a list of diseases (the one that the line below names) is looked up, and each
+#    word is told what was found. A list knows no domain.
+#
+# Feature augmentation turns the features $\phi(x)$ of a word into
+#
+# $$ \Phi_{\text{source}}(x) = \langle \phi(x), \phi(x), 0 \rangle, \qquad
+# \Phi_{\text{target}}(x) = \langle \phi(x), 0, \phi(x) \rangle . \tag{2} $$
+#
+# What holds everywhere can be learnt in the first copy, from all sentences; what holds in one domain only, in its own.
+# With features that are strings, that is one line: repeat each with the domain's name before it.
+#
+# **Predict before you run:** which of the five is best with the fewest sentences, and which with the most?
+
+
+# %%
+class Augmented:
+    """Eq. 2: the features of a sentence, and once more with the name of its domain before each."""
+
+    def __init__(self, source):
+        self.source = {tuple(one.words) for one in source}
+
+    def __call__(self, words):
+        domain = "source" if tuple(words) in self.source else "target"
+        return [found + [f"{domain}:{one}" for one in found] for found in FEATURES(words)]
+
+
+diseases = load_lexicon("diseases")
+augmented, looked_up = Augmented(source), replace(FEATURES, lexicons=(diseases,))
+
+
+def crf_strategies(few):
+    """(strategy, tagger trained by it) for a few target sentences."""
+    yield "CRF: target only", train_crf(few)
+    yield "CRF: target + dictionary", train_crf(few, looked_up)
+    yield "CRF: joint", train_crf(source + few)
+    yield "CRF: joint, repeated", train_crf(source + few * max(1, len(source) // len(few)))
+    yield "CRF: augmented", train_crf(source + few, augmented)
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+words = source[0].words
+plain, both = FEATURES(words), augmented(words)
+assert all(len(two) == 2 * len(one) and two[: len(one)] == one for one, two in zip(plain, both))
+assert augmented(["no", "such", "sentence"])[0][-1].startswith("target:")
+print("Every feature is there twice, once for all domains and once for its own.")
+
+# %%
+for seed, n in tqdm(list(target), "CRFs"):
+    for strategy, tagger in crf_strategies(target[seed, n]):
+        scores[strategy][n].append(f1(gold, tagger.predict(gold)))
+
+
+# %%
+def print_scores(prefix, baseline):
+    """Mean F1 of each strategy by n, and its paired difference to the baseline, over the seeds."""
+    seeds = len(scores[baseline][SIZES[0]])
+    half = student.ppf(0.975, seeds - 1) / math.sqrt(seeds)
+    print(f"{f'F1, {seeds} seeds':<28}" + "".join(f"{f'n = {n}':>26}" for n in SIZES))
+    for strategy in [one for one in scores if one.startswith(prefix)]:
+        line = f"{strategy:<28}"
+        for n in SIZES:
+            values, others = np.array(scores[strategy][n]), np.array(scores[baseline][n])
+            gap, error = (values - others).mean(), half * (values - others).std(ddof=1)
+            note = "" if strategy == baseline else f"({gap:+.1f} ± {error:.1f}{'*' if abs(gap) > error else ' '})"
+            line += f"{values.mean():>10.1f} {note:>15}"
+        print(line)
+    print(f'in brackets: difference to "{baseline}" of the same seed, ± half of its 95% interval; * does not hold 0')
+
+
+print_scores("CRF", "CRF: target only")
+
+# %% [markdown]
+# The intervals use Student's $t$ with very few degrees of freedom, and are honest about it: with so few seeds only a
+# large and steady difference earns its star. A difference without one is *not shown*, which is not the same as absent.
+# With stars one has to be careful in the other direction: many differences are looked at, and at this level one in
+# twenty gets a star by chance.
+#
+# ### With an encoder
+#
+# 1. **target only**: the pretrained encoder, a new head.
+# 2. **fine-tuned**: begin with the tagger that was trained on the source, go on with the target. "Sequential transfer".
+# 3. **with replay**: the same, but half as many source sentences as target sentences are mixed in. Joint training,
+#    begun at the source tagger; section 4 says what it is for.
+# 4. **pretrained on**: the encoder first reads *unlabelled* text of the target, then as 1.
+# 5. **self-training**: begin with 2 as a teacher; it labels unlabelled target sentences, and goes on with those that it
+#    is sure of.
+#
+# **Continued pretraining** (Gururangan et al. 2020) uses BERT's task: some pieces are hidden, and the encoder has to
+# say what stood there. Of all pieces 15% are chosen; of these 80% become `[MASK]`, 10% a random piece, and 10% stay as
+# they are (Devlin et al. 2019, section 3.1). By hand:
+
+
+# %%
+def my_mask(ids, special, mask_id, count, share, generator):
+    """(what is read, what has to be said): NOT_CHOSEN where nothing is asked."""
+    draw = torch.rand(ids.shape, generator=generator)
+    anything = torch.randint(count, ids.shape, generator=generator)
+    chosen = (draw < share) & ~special
+    # Below the share, the same number also says which of the three it is: 80%, 10%, 10%.
+    read = torch.where(draw < 0.8 * share, mask_id, torch.where(draw < 0.9 * share, ids, anything))
+    return torch.where(chosen, read, ids), torch.where(chosen, ids, NOT_CHOSEN)
+
+
+text = max(gold[:20], key=lambda one: len(one.tokens)).text
+ids = torch.tensor([tokenizer(text)["input_ids"]])
+special = torch.isin(ids, torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id]))
+sizes = tokenizer.mask_token_id, len(tokenizer)
+read, wanted = my_mask(ids, special, *sizes, 0.3, torch.Generator().manual_seed(1))
+print("read:  ", tokenizer.decode(read[0]))
+print("wanted:", ", ".join(tokenizer.convert_ids_to_tokens(wanted[wanted != NOT_CHOSEN].tolist())))
+
+# %%
+# NBVAL_CHECK_OUTPUT
+ids = torch.randint(2000, (50, 60), generator=torch.Generator().manual_seed(0))
+for seed in range(20):
+    mine, theirs = (mask(ids, ids < 100, 3, 2000, 0.15, torch.Generator().manual_seed(seed))
+                    for mask in (my_mask, mask_pieces))  # fmt: skip
+    assert all(map(torch.equal, mine, theirs))
+print("By hand and by utils: the same pieces masked.")
+
+# %% [markdown]
+# The text to read on: criteria of the training split, and half as many sentences of abstracts.
+# Their labels are not looked at, and no test sentence is among them.
+
+# %%
+READ = course.pick(test=20, cpu=400, gpu=10_000)
+raw = draw(everything, READ, 1) + lowered(draw(corpora["NCBI"].train, READ // 2, 1))
+history = continue_pretraining(
+    raw, FOLDER / "read-on", ENCODER, dev=lowered(draw(criteria.dev, 100)), progress=False,
+    epochs=course.pick(test=1, cpu=2, gpu=3), batch_size=16, batch_cells=CELLS,
+)  # fmt: skip
+print(f"{len(raw):,} sentences read; loss on the criteria's dev split, nats for each hidden piece, by epoch: "
+      + ", ".join(f"{-one['score']:.2f}" for one in history))  # fmt: skip
+print(f"guessing blindly among all pieces would cost {math.log(len(tokenizer)):.2f}")
+
+# %% [markdown]
+# **Self-training** (Yarowsky 1995): the teacher's own labels become training labels. It can only help if they are
+# right, so we keep the sentences of which the teacher is sure: with $p_k(y)$ its probability of tag $y$ at word $k$,
+#
+# $$ \text{confidence}(x) = \prod_k \max_y p_k(y) \ge 0.9 . \tag{3} $$
+#
+# Since these sentences do have labels, hidden from the teacher, we can measure how many of the kept ones are right.
+#
+# **Predict before you run:** will the kept sentences be like the others? Which sentences is a tagger sure of?
+
+# %%
+THRESHOLD = 0.9
+
+
+def pseudo(teacher, sentences):
+    """The sentences with the teacher's labels, and eq. 3 of each."""
+    chances = teacher.predict_proba(sentences)
+    labelled = [from_tags(one, [teacher.tags[k] for k in rows.argmax(1)], teacher.scheme)
+                for one, rows in zip(sentences, chances)]  # fmt: skip
+    return labelled, np.array([rows.max(1).prod() for rows in chances])
+
+
+def adapt(tagger, sentences, epochs, seed):
+    """A copy of a tagger, trained further on other sentences."""
+    tagger = copy.deepcopy(tagger)
+    tagger.recipe = replace(tagger.recipe, epochs=epochs, seed=seed, batch_size=FEW, learning_rate=0.4 * RATE)
+    return tagger.fit(sentences, progress=False, go_on=True)
+
+
+# %%
+home = low_test["BC5CDR"]  # what is forgotten is measured on the source's own test sentences
+home_f1 = defaultdict(lambda: defaultdict(list))
+labelled = {}
+
+
+def encoder_strategies(seed, n):
+    """(strategy, tagger trained by it)."""
+    few, epochs = target[seed, n], EPOCHS[n]
+    yield "encoder: target only", learn_few(few, FRESH * epochs, seed)
+    yield "encoder: pretrained on", learn_few(few, FRESH * epochs, seed, FOLDER / "read-on")
+    teacher = adapt(start_from, few, epochs, seed)
+    yield "encoder: fine-tuned", teacher
+    yield "encoder: with replay", adapt(start_from, few + draw(source, n // 2, seed), epochs, seed)
+    labels, sure = labelled[seed, n] = pseudo(teacher, unlabelled[seed])
+    kept = [one for one, confidence in zip(labels, sure) if confidence >= THRESHOLD]
+    yield "encoder: self-training", adapt(teacher, few + kept, course.pick(test=1, cpu=1, gpu=2), seed)
+
+
+for seed, n in tqdm([(seed, n) for seed in SEEDS for n in SIZES], "encoders"):
+    for strategy, tagger in encoder_strategies(seed, n):
+        scores[strategy][n].append(f1(gold, tagger.predict(gold)))
+        if strategy.split(": ")[1] in ("fine-tuned", "with replay"):
+            home_f1[strategy][n].append(f1(home, tagger.predict(home)))
+        del tagger  # or two would be kept while the next one is trained
+
+# %%
+print_scores("encoder", "encoder: target only")
+print()
+print_scores("encoder", "encoder: fine-tuned")
+
+# %% [markdown]
+# **The figure.** Dashed: the source tagger, no target sentence at all. Dotted: a tagger trained on as many sentences of
+# the target as the source tagger had of the source.
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(10.5, 5), sharey=True)
+zero, full = ({family: f1(gold, on_criteria[f"{family}, trained on {name}"]) for family in ("CRF", "encoder")}
+              for name in ("BC5CDR", "criteria"))  # fmt: skip
+for ax, family in zip(axes, zero):
+    lines = [one for one in scores if one.startswith(family)]
+    for k, strategy in enumerate(lines):
+        values = np.array([scores[strategy][n] for n in SIZES])
+        shift = 1.02 ** (k - len(lines) / 2)  # side by side, or the bars would hide each other
+        error = values.std(1, ddof=1) / math.sqrt(values.shape[1])
+        ax.errorbar(np.array(SIZES) * shift, values.mean(1), error, marker="osD^v"[k], markersize=5, capsize=3,
+                    color=COLOURS[k], label=strategy.split(": ")[1])  # fmt: skip
+    ax.axhline(zero[family], color="black", ls="--", lw=1, label="no target sentence")
+    ax.axhline(full[family], color="black", ls=":", lw=1, label=f"{len(low_train['criteria'])} target sentences")
+    ax.set(xscale="log", xlabel="annotated target sentences")
+    ax.set_xticks(SIZES, [str(n) for n in SIZES])
+    ax.minorticks_off()
+    top = [max(lines, key=lambda one: np.mean(scores[one][n])) for n in (SIZES[0], SIZES[-1])]
+    gains = [np.mean(scores[one][n]) - np.mean(scores[lines[0]][n]) for one, n in zip(top, (SIZES[0], SIZES[-1]))]
+    ax.set_title(f"{family}, highest mean at n = {SIZES[0]}: {top[0].split(': ')[1]} ({gains[0]:+.1f})\n"
+                 f"at n = {SIZES[-1]}: {top[1].split(': ')[1]} ({gains[1]:+.1f} over target only)")  # fmt: skip
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
+axes[0].set_ylabel("F1 on the criteria's test sentences")
+plt.show()
+print(f"means and standard errors of {len(CRF_SEEDS)} seeds (CRF), {len(SEEDS)} (encoder); {len(gold)} test sentences")
+
+# %% [markdown]
+# Were the teacher's labels right? For the *kept* sentences and for all of them, averaged over the seeds: precision and
+# recall of the teacher's labels against the hidden gold ones, and the share of sentences in which the teacher found any
+# condition.
+
+# %%
+print(f"{'':<8}{'kept':>7}{'precision':>11}{'recall':>8}{'any found':>11}   {'of all: precision':>18}{'recall':>8}"
+      f"{'any found':>11}")  # fmt: skip
+for n in SIZES:
+    rows = {"kept": [], "all": []}
+    for seed in SEEDS:
+        labels, sure = labelled[seed, n]
+        for name, chosen in [("kept", np.flatnonzero(sure >= THRESHOLD)), ("all", range(len(labels)))]:
+            some, truth = [labels[k] for k in chosen], [unlabelled[seed][k] for k in chosen]
+            score = evaluate(truth, some, resamples=0)
+            rows[name].append((len(some), score.precision, score.recall, np.mean([bool(s.entities) for s in some])
+                               if some else 0))  # fmt: skip
+    (size, *kept), (_, *every) = (np.mean(rows[name], axis=0) for name in rows)
+    print(f"n = {n:<4}{size:>7.0f}{kept[0]:>11.0%}{kept[1]:>8.0%}{kept[2]:>11.0%}   {every[0]:>18.0%}{every[1]:>8.0%}"
+          f"{every[2]:>11.0%}")  # fmt: skip
+
+# %% [markdown]
+# **What just happened.** The kept labels ought to be right more often than all of them: compare the two precisions. And
+# compare the shares of sentences with any condition. A tagger can be sure that a sentence has none long before it is
+# sure of both ends of a long name; then what is kept is emptier than the text, and the student learns from its
+# teacher's silence. Exercise 13.3 is about that.
+#
+# **Read the figure** together with its tables. Bars that overlap do not say that two strategies are equal: the paired
+# difference is the sharper tool, and where it has no star, more seeds might show one. Not in the bars are the luck of
+# the test sentences, the same for all, and the choice of settings: a few learning rates were tried beforehand for
+# *target only*, none for the others; training is short, so that all this fits into some minutes, and those that begin
+# with a new head have twice the epochs. Each line could be higher with more time.
+
+# %%
+MIDDLE = SIZES[1]
+both = train_encoder(source, encoder=FOLDER / "wnut17")
+chains = {"criteria": scores["encoder: target only"][MIDDLE], "WNUT17, criteria": [],
+          "BC5CDR, criteria": scores["encoder: fine-tuned"][MIDDLE], "WNUT17, BC5CDR, criteria": []}  # fmt: skip
+for seed in tqdm(SEEDS, "chains"):
+    few, epochs = target[seed, MIDDLE], EPOCHS[MIDDLE]
+    one = learn_few(few, FRESH * epochs, seed, FOLDER / "wnut17")
+    chains["WNUT17, criteria"].append(f1(gold, one.predict(gold)))
+    chains["WNUT17, BC5CDR, criteria"].append(f1(gold, adapt(both, few, epochs, seed).predict(gold)))
+print(f"no target sentence: BC5CDR {zero['encoder']:.1f}; WNUT17, BC5CDR {f1(gold, both.predict(gold)):.1f}\n")
+half = student.ppf(0.975, len(SEEDS) - 1) / math.sqrt(len(SEEDS))
+for name, values in chains.items():
+    gap = np.subtract(values, chains["criteria"])
+    print(f"{name:<26} F1 {np.mean(values):.1f}" + (f"; over criteria alone {gap.mean():+.1f} ± "
+          f"{half * gap.std(ddof=1):.1f}" if name != "criteria" else ""))  # fmt: skip
+gap = np.subtract(chains["WNUT17, BC5CDR, criteria"], chains["BC5CDR, criteria"])
+print(f"WNUT17 before BC5CDR, against BC5CDR alone: {gap.mean():+.1f} ± {half * gap.std(ddof=1):.1f} (n = {MIDDLE})")
+
+# %% [markdown]
+# **Forgetting** (McCloskey & Cohen 1989 called it catastrophic): the fine-tuned tagger was good on BC5CDR. Is it still?
+# We tested every fine-tuned tagger on BC5CDR's test sentences too, and those with replay, which saw half as many source
+# sentences as target ones in every epoch.
+#
+# **Predict before you run:** how many points does the source lose? Does replay cost the target anything?
+
+# %%
+before = f1(home, start_from.predict(home))
+print(f"before: BC5CDR {before:.1f}, criteria {zero['encoder']:.1f}")
+figure, ax = plt.subplots(figsize=(7, 4))
+ax.plot(zero["encoder"], before, "*", color="black", markersize=13, label="source tagger")
+for k, (strategy, by_size) in enumerate(home_f1.items()):
+    there = np.array([scores[strategy][n] for n in SIZES])
+    here = np.array([by_size[n] for n in SIZES])
+    errors = [one.std(1, ddof=1) / math.sqrt(len(SEEDS)) for one in (here, there)]
+    name = strategy.split(": ")[1]
+    ax.errorbar(there.mean(1), here.mean(1), *errors, marker="os"[k], capsize=3, color=COLOURS[k], label=name)
+    for n, x, y, dx, dy in zip(SIZES, there.mean(1), here.mean(1), errors[1], errors[0]):
+        ax.annotate(f" n = {n}", (x, y), textcoords="offset points", xytext=(3, 5), fontsize=8, color=COLOURS[k])
+        print(f"{name:<12} n = {n:>4}: BC5CDR {y:.1f} ± {dy:.1f} ({y - before:+.1f}), criteria {x:.1f} ± {dx:.1f}")
+change = [np.mean(by_size[SIZES[-1]]) - before for by_size in home_f1.values()]
+ax.set(xlabel="F1 on the criteria (target)", ylabel="F1 on BC5CDR (source)")
+ax.set_title(f"n = {SIZES[-1]}: the source changes by {change[0]:+.1f} points, with replay by {change[1]:+.1f}")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# **What just happened.** To the right is learning, downwards is forgetting. Part of what counts as forgetting here is a
+# second guideline learnt: whoever now leaves out what the annotators of the criteria leave out is wrong by BC5CDR's
+# rules. Replay asks for both guidelines with one label *Disease*, and where they contradict each other no tagger can
+# follow both. Features of a word's own domain (eq. 2), or a label for each corpus, can.
+#
+# ## 5. What pretraining on the domain is worth: published figures
+#
+# **Question:** our encoder read on through the sentences counted above; what if it had been all of PubMed?
+#
+# Three encoders of the same size (BERT base), the same task head, the benchmark BLURB (Gu et al. 2021). **BERT** read
+# books and Wikipedia. **BioBERT** (Lee et al. 2020) is BERT that read on, through PubMed: continued pretraining at full
+# scale. **PubMedBERT** read PubMed from the start, with a vocabulary made from it. F1 on the test splits, exact spans,
+# full training splits; these are not our numbers, and nothing above can be set beside them.
+
+# %%
+PUBLISHED = {  # BLURB; corpus: BERT base uncased, BioBERT, PubMedBERT
+    "NCBI-disease": (85.67, 89.13, 87.82),
+    "BC5CDR disease": (81.44, 84.70, 85.62),
+    "BC5CDR chemical": (89.25, 92.85, 93.33),
+    "BC2GM": (80.90, 83.82, 84.52),
+    "JNLPBA": (77.69, 78.55, 79.10),
+}
+figure, ax = plt.subplots(figsize=(7.5, 3.2))
+table = np.array(list(PUBLISHED.values()))
+for k, (name, values) in enumerate(zip(("BERT base", "BioBERT", "PubMedBERT"), table.T)):
+    ax.plot(values, range(len(table)), "osD"[k], color=COLOURS[k], label=name)
+ax.hlines(range(len(table)), table.min(1), table.max(1), color="grey", lw=1, zorder=0)
+ax.set(yticks=range(len(table)), yticklabels=PUBLISHED, xlabel="F1 on test, published")
+ax.invert_yaxis()
+gain = (table[:, 1:] - table[:, :1]).mean(0)
+ax.set_title(f"Over BERT, on average: BioBERT {gain[0]:+.1f}, PubMedBERT {gain[1]:+.1f} points")
+ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+plt.show()
+errors = (table[:, 1:] - table[:, :1]) / (100 - table[:, :1])
+for name, row_of in zip(PUBLISHED, errors):
+    print(f"{name:<16} of what BERT lacks to 100, BioBERT brings {row_of[0]:.0%}, PubMedBERT {row_of[1]:.0%}")
+
+# %% [markdown]
+# That gain comes from reading the abstracts of PubMed, not a handful of sentences, and it is measured with *full*
+# training splits. To see it with few sentences, set `WANTED = PUBMED` in section 1, where the hub can be reached, and
+# run all cells again: every cell that says "encoder" then uses it.
+#
+# ## 6. Play: how sure must the teacher be?
+#
+# The threshold of eq. 3, on the labels that the teachers of section 3 gave. First for two thresholds, then with
+# sliders.
+
+
+# %%
+def draw_threshold(threshold=0.9, n=SIZES[0]):
+    """What is kept at a threshold, and how right it is; all seeds together."""
+    sure, truth, labels = [], [], []
+    for seed in SEEDS:
+        some, confidence = labelled[seed, n]
+        sure, truth, labels = [*sure, *confidence], truth + unlabelled[seed], labels + some
+    sure, grid = np.array(sure), np.linspace(0, 0.99, 34)
+    curve = []
+    for bound in [threshold, *grid]:
+        kept = np.flatnonzero(sure >= bound)
+        score = evaluate([truth[k] for k in kept], [labels[k] for k in kept], resamples=0) if len(kept) else None
+        any_found = np.mean([bool(labels[k].entities) for k in kept]) if len(kept) else 0
+        curve.append((len(kept) / len(sure), any_found, *((score.precision, score.recall) if score else (0, 0))))
+    figure, ax = plt.subplots(figsize=(7.5, 3.2))
+    for k, name in enumerate(["sentences kept", "any condition found", "precision", "recall"]):
+        ax.plot(grid, 100 * np.array(curve[1:])[:, k], color=COLOURS[k], label=name)
+    ax.axvline(threshold, color="black", lw=1)
+    ax.set(xlabel="threshold on the confidence, eq. 3", ylabel="per cent", ylim=(0, 102))
+    kept, _, precision, _ = (100 * value for value in curve[0])
+    ax.set_title(f"n = {n}, threshold {threshold:.2f}: {kept:.0f}% of the sentences kept, precision {precision:.0f}%")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+# %%
+for threshold in (0.5, 0.9):
+    draw_threshold(threshold)
+    plt.show()
+
+# %%
+play(draw_threshold, threshold=(0.0, 0.99, 0.03), n=SIZES)
+
+# %% [markdown]
+# Where is the curve of the sentences with a condition, compared with that of all the kept ones? Exercise 13.3 does
+# something about it.
+#
+# ## 7. Exercises
+#
+# Write your answer in place of `raise NotImplementedError` and run the cell: `check` says whether it is right, and if
+# not, which property is broken. Stuck? `hint("13.1")` gives a hint, each call the next one; `solution("13.1")` shows
+# one answer. The same goes for the other numbers.
+#
+# ### 13.1 The words that make the difference
+#
+# Which words tell two domains apart? Divide the smoothed shares of each word, and take the log:
+#
+# $$ \lambda_w = \log_2 \frac{(c_w + a) / (\sum_v c_v + a V)}{(d_w + a) / (\sum_v d_v + a V)} $$
+#
+# with $c_w$, $d_w$ the counts of word $w$ in the two samples, $V$ the number of different words in both together, $a$ a
+# small number that keeps 0 away.
+
+
+# %%
+def telling_words(first, second, a=0.5):
+    """{word: log ratio in bits} for every word of two lists of words; positive where `first` has more of it."""
+    raise NotImplementedError
+
+
+check("13.1", telling_words)
+
+# %% [markdown]
+# Try it on `halves["criteria"][0]` and `halves["BC5CDR"][0]`, and look at the twenty highest and lowest.
+#
+# ### 13.2 Repeats
+#
+# "Joint, target repeated" made both domains equally large. Between that and plain joint training there is a dial, used
+# for multilingual models (Conneau et al. 2020, section 3.1): draw from a domain with $s_i$ sentences with the chance
+# $p_i = s_i^a / \sum_j s_j^a$. How often is each *single* sentence of a domain seen, on average, among `draws` drawn
+# sentences?
+
+
+# %%
+def expected_visits(sizes, a, draws):
+    """{domain: how often each of its sentences is drawn on average}. sizes: {domain: number of sentences, above 0}."""
+    raise NotImplementedError
+
+
+check("13.2", expected_visits)
+
+# %% [markdown]
+# ### 13.3 Sure, but not empty
+#
+# Where a teacher is surest of sentences without any entity, a threshold keeps too many of them. Choose `count`
+# sentences so that the share of those *with* an entity is as in all of the unlabelled text, and within each kind the
+# surest.
+
+
+# %%
+def choose_balanced(confidence, has_entity, count):
+    """The numbers of the chosen sentences, as a set.
+
+    confidence: list of numbers, no two equal. has_entity: list of bool. Of the `count` (at most all), the number with
+    an entity is count times their share in the whole list, rounded with round(); the others have none.
+    """
+    raise NotImplementedError
+
+
+check("13.3", choose_balanced)
+
+# %% [markdown]
+# ### 13.4 Between two taggers
+#
+# Another remedy for forgetting needs no training: take the mean of the two sets of weights (Wortsman et al. 2022).
+# Tensors of floating-point numbers are mixed, all others (counters, positions) are taken from the fine-tuned one.
+
+
+# %%
+def mix_weights(before, after, share):
+    """{name: tensor}: (1 - share) times `before` plus share times `after`, both state dicts with the same names.
+
+    Must not change its arguments. Tensors that do not hold floating-point numbers come from `after`.
+    """
+    raise NotImplementedError
+
+
+check("13.4", mix_weights)
+
+# %% [markdown]
+# Try it: `mixed = copy.deepcopy(start_from)`, then `mixed.network.load_state_dict(mix_weights(...))` with a tagger that
+# `adapt` gives, for shares of 0, 0.25, 0.5, 0.75 and 1. Draw F1 on source and target, as in section 4.
+#
+# ## Recap
+#
+# | symbol | code | meaning |
+# | --- | --- | --- |
+# | $D(p, q)$, $H$ | `divergence`, `entropy` | Jensen-Shannon divergence of word shares, eq. 1; entropy in bits |
+# | $\phi$, $\Phi$ | `FEATURES`, `Augmented` | features of a word; the same for all domains and for its own, eq. 2 |
+# | $n$ | `SIZES` | annotated sentences of the target |
+# | | `my_mask`, `mask_pieces` | what the encoder reads and has to say in masked language modelling |
+# | $p_k(y)$ | `tagger.predict_proba` | probability of a tag at a word |
+# | | `pseudo` | the teacher's labels, and its confidence, eq. 3 |
+# | | `adapt`, `fit(..., go_on=True)` | train a tagger further |
+#
+# 1. A score at home says little about other texts; measure on the texts that you will read, however few are annotated.
+# 2. What differs between domains is words, case and length, and also the guideline; a mapping of types hides the last.
+# 3. Compare strategies on the same samples, seed by seed: with few sentences, which ones were annotated moves F1 as
+#    much as the strategy may; and test the source again afterwards.
+#
+# **Next:** [14 · DiffusionNER](14_diffusion_ner.ipynb), where the two tracks of the course meet: entity boundaries from
+# noise.
+#
+# ### References
+# - Lin 1991, *Divergence measures based on the Shannon entropy*, IEEE Transactions on Information Theory 37: 145.
+# - Derczynski et al. 2017, *Results of the WNUT2017 shared task*, W-NUT. Doğan, Leaman, Lu 2014, *NCBI disease corpus*,
+#   J. Biomed. Inform. 47: 1. Li et al. 2016, *BioCreative V CDR task corpus*, Database, baw068. Smith et al. 2008,
+#   *Overview of BioCreative II gene mention recognition*, Genome Biology 9: S2.
+# - Facebook Research, *Clinical Trial Parser*, github.com/facebookresearch/Clinical-Trial-Parser: the criteria.
+# - Daumé III 2007, *Frustratingly easy domain adaptation*, ACL: section 3.
+# - Yarowsky 1995, *Unsupervised word sense disambiguation rivaling supervised methods*, ACL.
+# - Devlin et al. 2019, *BERT*, arXiv 1810.04805: section 3.1 (masking) and 5.3.
+# - Gururangan et al. 2020, *Don't stop pretraining*, arXiv 2004.10964: section 3 (domain) and 4 (task).
+# - Lee et al. 2020, *BioBERT*, Bioinformatics 36: 1234. Gu et al. 2021, *Domain-specific language model pretraining for
+#   biomedical natural language processing* (PubMedBERT and BLURB), arXiv 2007.15779.
+# - McCloskey, Cohen 1989, *Catastrophic interference in connectionist networks*, Psychology of Learning and Motivation
+#   24: 109.
+# - Conneau et al. 2020, *Unsupervised cross-lingual representation learning at scale*, arXiv 1911.02116: section 3.1.
+# - Wortsman et al. 2022, *Robust fine-tuning of zero-shot models*, arXiv 2109.01903.
+# - Student 1908, *The probable error of a mean*, Biometrika 6: 1.

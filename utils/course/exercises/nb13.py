@@ -1,0 +1,276 @@
+"""Exercises of notebook 13, domain adaptation. The checks count for themselves and use nothing of utils.ner."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from utils.course.exercises import Exercise, Wrong
+
+
+def _as_numbers(answer: object, names: set, what: str) -> dict:
+    """The answer as {name: finite number}, with exactly these names."""
+    if not isinstance(answer, dict):
+        raise Wrong(f"the result should be a dict, got {type(answer).__name__}")
+    if set(answer) != names:
+        missing, more = sorted(map(str, names - set(answer))), sorted(map(str, set(answer) - names))
+        raise Wrong(f"there should be one {what} for each of {len(names)}; missing {missing[:3]}, too many {more[:3]}")
+    try:
+        numbers = {name: float(value) for name, value in answer.items()}
+    except (TypeError, ValueError) as error:
+        raise Wrong(f"each {what} should be a number ({error})") from error
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise Wrong(f"the {what} of {name!r} is {value}, which is not finite")
+    return numbers
+
+
+def _differs(seen: dict, right: dict) -> str | None:
+    return next((name for name in right if not math.isclose(seen[name], right[name], rel_tol=1e-6, abs_tol=1e-9)), None)
+
+
+# -- 13.1 ------------------------------------------------------------------------------------------
+
+TELLING_STUB = '''\
+def telling_words(first, second, a=0.5):
+    """{word: log ratio in bits} for every word of two lists of words; positive where `first` has more of it."""
+    raise NotImplementedError'''
+
+TELLING_SOLUTION = """\
+def telling_words(first, second, a=0.5):
+    c, d, words = Counter(first), Counter(second), {*first, *second}
+    below = [len(part) + a * len(words) for part in (first, second)]
+    return {word: math.log2((c[word] + a) / below[0] / ((d[word] + a) / below[1])) for word in words}"""
+
+TEXTS = [
+    ("a b a c", "a d d"),
+    ("no history of stroke", "history of stroke and of cancer in the family"),
+    ("x", "y"),
+    ("p q r s t", "p q r s t"),
+]
+
+
+def _ratios(first: list, second: list, a: float, base: float = 2, size: Callable = len) -> dict:
+    words = sorted({*first, *second})
+    total = [size(part) + a * len(words) for part in (first, second)]
+    shares = [{w: (sum(x == w for x in part) + a) / total[k] for w in words} for k, part in enumerate((first, second))]
+    return {w: math.log(shares[0][w] / shares[1][w]) / math.log(base) for w in words}
+
+
+def check_telling(telling_words: Callable) -> None:
+    for texts in TEXTS:
+        first, second = (text.split() for text in texts)
+        for a in (0.5, 2.0):
+            answer = telling_words(list(first), list(second), a)
+            if answer is None:
+                return  # the caller says so
+            right = _ratios(first, second, a)
+            seen = _as_numbers(answer, set(right), "number")
+            if not (word := _differs(seen, right)):
+                continue
+            if not _differs(seen, {w: -value for w, value in right.items()}):
+                raise Wrong("the sign is turned: positive should be what `first` has more of")
+            if not _differs(seen, _ratios(first, second, a, math.e)):
+                raise Wrong("these are natural logarithms; bits are asked for, log2")
+            if not _differs(seen, _ratios(first, second, a, size=lambda part: len(set(part)))):
+                raise Wrong("the sum of c_v counts every occurrence, not every different word")
+            raise Wrong(f"{' '.join(first)!r} and {' '.join(second)!r}, a = {a}: {word!r} should have "
+                        f"{right[word]:.4f}, yours is {seen[word]:.4f}")  # fmt: skip
+
+
+# -- 13.2 ------------------------------------------------------------------------------------------
+
+VISITS_STUB = '''\
+def expected_visits(sizes, a, draws):
+    """{domain: how often each of its sentences is drawn on average}. sizes: {domain: number of sentences, above 0}."""
+    raise NotImplementedError'''
+
+VISITS_SOLUTION = """\
+def expected_visits(sizes, a, draws):
+    total = sum(size**a for size in sizes.values())
+    return {domain: draws * size**a / total / size for domain, size in sizes.items()}"""
+
+SIZES = [
+    ({"source": 900, "target": 100}, 1000),
+    ({"source": 4000, "target": 20, "web": 300}, 500),
+    ({"only": 7}, 21),
+]
+
+
+def check_visits(expected_visits: Callable) -> None:
+    for sizes, draws in SIZES:
+        for a in (1.0, 0.5, 0.0):
+            answer = expected_visits(dict(sizes), a, draws)
+            if answer is None:
+                return
+            chances = {name: size**a / sum(other**a for other in sizes.values()) for name, size in sizes.items()}
+            right = {name: draws * chances[name] / sizes[name] for name in sizes}
+            seen = _as_numbers(answer, set(right), "number")
+            if not (name := _differs(seen, right)):
+                continue
+            case = f"sizes {sizes}, a = {a:g}, {draws} draws: {name!r} should have {right[name]:.4f}"
+            if not _differs(seen, chances):
+                raise Wrong(f"these are the chances p_i of the domains; how often is one sentence seen? {case}")
+            if not _differs(seen, {one: draws * chances[one] for one in sizes}):
+                raise Wrong(f"this counts the draws of a whole domain; divide by its sentences. {case}")
+            if a == 1.0:
+                raise Wrong(f"with a = 1 every sentence of every domain has the same chance. {case}")
+            raise Wrong(f"{case}, yours is {seen[name]:.4f}")
+
+
+# -- 13.3 ------------------------------------------------------------------------------------------
+
+BALANCED_STUB = '''\
+def choose_balanced(confidence, has_entity, count):
+    """The numbers of the chosen sentences, as a set.
+
+    confidence: list of numbers, no two equal. has_entity: list of bool. Of the `count` (at most all), the number with
+    an entity is count times their share in the whole list, rounded with round(); the others have none.
+    """
+    raise NotImplementedError'''
+
+BALANCED_SOLUTION = """\
+def choose_balanced(confidence, has_entity, count):
+    order = sorted(range(len(confidence)), key=lambda k: -confidence[k])
+    full, empty = [k for k in order if has_entity[k]], [k for k in order if not has_entity[k]]
+    wanted = round(count * len(full) / len(order))
+    return {*full[:wanted], *empty[: count - wanted]}"""
+
+
+def check_balanced(choose_balanced: Callable) -> None:
+    generator = np.random.default_rng(0)
+    for size, share, count in [(10, 0.5, 4), (40, 0.3, 11), (40, 0.3, 40), (25, 0.0, 6), (25, 1.0, 6), (12, 0.5, 0)]:
+        has_entity = [bool(one) for one in generator.permutation(size) < round(share * size)]
+        # Sentences without an entity are the surer ones, as in life.
+        confidence = [float(c) for c in generator.permutation(size) / size + 0.5 * ~np.array(has_entity)]
+        answer = choose_balanced(list(confidence), list(has_entity), count)
+        if answer is None:
+            return
+        try:
+            seen = {int(one) for one in answer}
+        except (TypeError, ValueError) as error:
+            raise Wrong(f"the result should be a set of numbers, got {answer!r}") from error
+        if not seen <= set(range(size)) or len(list(answer)) != count or len(seen) != count:
+            raise Wrong(f"{count} different numbers below {size} expected, got {sorted(seen)}")
+        wanted = round(count * sum(has_entity) / size)
+        found = sum(has_entity[k] for k in seen)
+        if found != wanted:
+            raise Wrong(f"{sum(has_entity)} of {size} have an entity, so {wanted} of {count} should; yours: {found}")
+        for kind in (True, False):
+            group = [k for k in range(size) if has_entity[k] is kind]
+            surest = sorted(group, key=lambda k: -confidence[k])[: sum(has_entity[k] is kind for k in seen)]
+            if not set(surest) <= seen:
+                raise Wrong(f"of those {'with' if kind else 'without'} an entity, the surest should be chosen")
+
+
+# -- 13.4 ------------------------------------------------------------------------------------------
+
+MIX_STUB = '''\
+def mix_weights(before, after, share):
+    """{name: tensor}: (1 - share) times `before` plus share times `after`, both state dicts with the same names.
+
+    Must not change its arguments. Tensors that do not hold floating-point numbers come from `after`.
+    """
+    raise NotImplementedError'''
+
+MIX_SOLUTION = """\
+def mix_weights(before, after, share):
+    return {
+        name: (1 - share) * before[name] + share * new if new.is_floating_point() else new.clone()
+        for name, new in after.items()
+    }"""
+
+
+def _states(seed: int) -> tuple[dict, dict]:
+    generator = torch.Generator().manual_seed(seed)
+    before = {"weight": torch.randn(3, 4, generator=generator), "bias": torch.randn(3, generator=generator),
+              "half": torch.randn(2, generator=generator).bfloat16(), "count": torch.tensor(5),
+              "mask": torch.tensor([True, False])}  # fmt: skip
+    after = {name: one + 1 if one.is_floating_point() else one.clone() for name, one in before.items()}
+    return before, after | {"count": torch.tensor(8), "mask": torch.tensor([True, True])}
+
+
+def check_mix(mix_weights: Callable) -> None:
+    for seed, share in [(0, 0.0), (1, 0.25), (2, 1.0)]:
+        (before, after), (first, second) = _states(seed), _states(seed)
+        answer = mix_weights(before, after, share)
+        if answer is None:
+            return
+        if not isinstance(answer, dict) or set(answer) != set(first):
+            raise Wrong(f"the result should be a dict with the names {sorted(first)}")
+        for name in first:
+            if not torch.equal(before[name], first[name]) or not torch.equal(after[name], second[name]):
+                raise Wrong(f"{name!r} of an argument was changed; make new tensors")
+            seen = answer[name]
+            if not isinstance(seen, torch.Tensor) or seen.shape != first[name].shape:
+                raise Wrong(f"{name!r} should be a tensor of shape {tuple(first[name].shape)}, got {seen!r}")
+            if not first[name].is_floating_point():
+                if not torch.equal(seen, second[name]):
+                    raise Wrong(f"{name!r} holds no floating-point numbers and should come from `after`, got {seen}")
+                continue
+            if seen.dtype != first[name].dtype:
+                raise Wrong(f"{name!r} should stay {first[name].dtype}, got {seen.dtype}")
+            right = (1 - share) * first[name].float() + share * second[name].float()
+            turned = share * first[name].float() + (1 - share) * second[name].float()
+            if torch.allclose(seen.float(), right, atol=0.05 if name == "half" else 1e-5):
+                continue
+            if torch.allclose(seen.float(), turned, atol=0.05):
+                raise Wrong("a share of 0 should give `before`, a share of 1 `after`; it is the other way round")
+            raise Wrong(f"share {share}: {name!r} is not (1 - share) times `before` plus share times `after`")
+
+
+EXERCISES = [
+    Exercise(
+        id="13.1",
+        title="the words that make the difference",
+        stub=TELLING_STUB,
+        hints=[
+            "Counter(first)[word] is 0 for a word that is not there, so one formula serves all words of both lists.",
+            "The sum of all counts is len(first); V is len({*first, *second}), the same in both denominators.",
+        ],
+        solution=TELLING_SOLUTION,
+        entry="telling_words",
+        check=check_telling,
+        setup="import math\nfrom collections import Counter",
+    ),
+    Exercise(
+        id="13.2",
+        title="repeats",
+        stub=VISITS_STUB,
+        hints=[
+            "First the chance of each domain: p_i = s_i**a over the sum of all s_j**a. a = 1 is plain joint training, "
+            "a = 0 makes all domains equally likely.",
+            "A domain is drawn draws * p_i times on average, and these draws are spread over its s_i sentences.",
+        ],
+        solution=VISITS_SOLUTION,
+        entry="expected_visits",
+        check=check_visits,
+    ),
+    Exercise(
+        id="13.3",
+        title="sure, but not empty",
+        stub=BALANCED_STUB,
+        hints=[
+            "Sort the numbers of the sentences by confidence, the surest first, then make two lists of them: with an "
+            "entity and without.",
+            "wanted = round(count * number with an entity / number of all); take so many from the first list and "
+            "count - wanted from the second.",
+        ],
+        solution=BALANCED_SOLUTION,
+        entry="choose_balanced",
+        check=check_balanced,
+    ),
+    Exercise(
+        id="13.4",
+        title="between two taggers",
+        stub=MIX_STUB,
+        hints=[
+            "Go through the names; tensor.is_floating_point() says which of the two cases a tensor is.",
+            "(1 - share) * before[name] + share * after[name] makes a new tensor; += or mul_ would change an argument.",
+        ],
+        solution=MIX_SOLUTION,
+        entry="mix_weights",
+        check=check_mix,
+    ),
+]
