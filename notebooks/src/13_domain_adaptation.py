@@ -23,9 +23,9 @@
 #
 # **You need** Python, and what F1 on spans, a CRF and a Transformer with a token head are (notebooks 09 and 11).
 #
-# **Time:** 12 minutes with one thread on a machine that did other work besides; with two free cores expect about half.
+# **Time:** 12 minutes with one thread on a machine that did other work besides; two free cores should need less.
 # No GPU is needed; the `gpu` profile takes larger samples and another encoder (not measured here). Without the public
-# corpora only the machinery can be seen, in as many minutes.
+# corpora only the machinery can be seen.
 
 # %% tags=["setup"]
 # Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
