@@ -755,6 +755,15 @@ for n in SIZES:
 # *target only* and the others depends strongly on these settings: in the first run it was much larger. The CRF's
 # settings were not changed after that run. For a claim, choose settings on dev and score once on test sentences that
 # nobody has looked at.
+#
+# ## 4. From one to the next, and what is forgotten
+#
+# **Question:** does a step through general text help, and what becomes of the source?
+#
+# **The chain**: general (WNUT17), then biomedical (BC5CDR), then the criteria. The types of WNUT17 are of no use to the
+# next step, so only the encoder is handed on, with a new head. Four ways to the same $n$ criteria.
+#
+# **Predict before you run:** is WNUT17, annotated for other types, a better start than the pretrained encoder itself?
 
 # %%
 MIDDLE = SIZES[1]
