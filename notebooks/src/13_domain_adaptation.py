@@ -96,6 +96,9 @@ from utils.ner.taggers.pretraining import NOT_CHOSEN, mask_pieces
 # Five corpora. **WNUT17**: posts and comments from the web, with persons, places, products. **NCBI-disease**,
 # **BC5CDR**, **BC2GM**: sentences of PubMed abstracts, with diseases, with chemicals and diseases, with genes. And the
 # target, **ctp-eligibility**: criteria of clinical trials, from Facebook's Clinical Trial Parser, with numbers masked.
+# Its splits are one file, shuffled and cut by sentence: criteria of one trial may stand on both sides, and 18 of the
+# 982 test criteria stand word for word in the training split. So scores of taggers that learn from criteria are a
+# little too good.
 # Where a corpus is not at hand, the course's own small corpus stands in for it. Stand-ins for all of them are *one and
 # the same* text: then there is no other domain, the target's training sentences are also the source's, and what
 # follows only shows that the code runs. The last line says how it is here.
@@ -176,10 +179,11 @@ print("By hand and by SciPy: the same divergence.")
 # share of the *mentions* of conditions (all of a mention's words as one name) is no annotated mention of the corpus?
 # And how do the texts look: words in a sentence, words with a capital, word pieces for each word.
 #
-# The pieces are those of the encoder that we shall use. **One constant chooses it.** `None` is the small general
-# all-MiniLM-L6-v2; a name is looked for on the Hugging Face hub. On the `gpu` profile that is BiomedBERT (PubMedBERT's
-# new name), pretrained on PubMed abstracts; you may set it on a CPU too, and wait. What cannot be had falls back to
-# MiniLM, and without that to a small encoder with random weights, with which the cells run but mean nothing.
+# The pieces are those of the encoder that we shall use. **One constant chooses it.** `None` is the small
+# all-MiniLM-L6-v2, a sentence encoder for general use, whose training pairs include titles and abstracts of papers; a
+# name is looked for on the Hugging Face hub. On the `gpu` profile that is BiomedBERT (PubMedBERT's new name),
+# pretrained on PubMed abstracts; you may set it on a CPU too, and wait. What cannot be had falls back to MiniLM, and
+# without that to a small encoder with random weights, with which the cells run but mean nothing.
 
 # %%
 WANTED = course.pick(test=None, cpu=None, gpu=PUBMED)
@@ -254,14 +258,17 @@ right.set_title(f"Words that a sample of {WORDS:,} does not have")
 plt.show()
 
 # %% [markdown]
-# **What just happened.** Read the matrix against its diagonal: only what is above the floor is distance. Words say
-# nothing of labels, though, and labels are the second thing that differs.
+# **What just happened.** Read the matrix against its diagonal: what is not clearly above the floor is no distance. A
+# pair has two floors, one of each corpus; the larger of them is the careful choice. The floor is a little too low where
+# sentences of one document fall into both halves, as with the abstracts of NCBI and BC5CDR. For the second prediction
+# compare the row of WNUT17 with the row of the criteria. Words say nothing of labels, though, and labels are the second
+# thing that differs.
 #
 # ### What is a condition?
 #
 # The criteria have fifteen types, made for another purpose. We want *Disease* as the abstracts have it, and call
-# `chronic_disease` and `cancer` that. Is it the same thing? For each type: how many mentions are, word for word, a
-# Disease or a Chemical of BC5CDR's training split; and mentions drawn at random.
+# `chronic_disease` and `cancer` that. Is it the same thing? For each of the ten most frequent types: how many mentions
+# are, word for word, a Disease or a Chemical of BC5CDR's training split; and mentions drawn at random.
 
 # %%
 bc5 = corpora["BC5CDR"]
@@ -283,8 +290,8 @@ for kind, texts in sorted(mentions.items(), key=lambda pair: -len(pair[1]))[:10]
 # `cancer` have what any guideline calls a disease, and phrases for which guidelines differ: a whole class ("metabolic
 # disorder"), adjectives inside or outside, conditions that exclude a patient ("serious illness"). The column *Disease*
 # says how many are literally known; one that is not may be a new name or a phrase that BC5CDR's annotators would never
-# have marked. A tagger that were perfect by BC5CDR's guideline would not reach F1 100 on this target. So part of what
-# "adaptation" gains below is learning the *guideline*, not the language.
+# have marked. A tagger that were perfect by BC5CDR's guideline would hardly reach F1 100 on this target. So part of
+# what "adaptation" gains below may be learning the *guideline*, not the language; this is not measured here.
 
 
 # %%
@@ -336,9 +343,9 @@ for name in domains:
 # called**.
 #
 # The criteria are in lower case (the mask `@NUMBER` apart, and where they are not stood in for). The simplest
-# adaptation of all is to write the *training* text the same way. The CRF is trained both ways. The encoder's vocabulary
-# has no capitals anyway, but `TransformerTagger` tells it how a word is written; here it gets lower-cased text
-# throughout.
+# adaptation of all is to write the *training* text the same way. The CRF is trained both ways, and tested on text
+# written likewise. The encoder's vocabulary has no capitals anyway, but `TransformerTagger` tells it how a word is
+# written; here it gets lower-cased text throughout.
 #
 # **Predict before you run:** what does lower-casing cost at home, on NCBI and BC5CDR? What does it bring on the
 # criteria? And which wins on the criteria, the tagger of NCBI or that of BC5CDR?
@@ -449,20 +456,27 @@ for name, found in on_criteria.items():
     print(f"{name:<26}{score.predicted:>10}{exact}{touching(found, gold):>9.0%}{touching(gold, found):>9.0%}")
 
 # %% [markdown]
-# **What just happened.** Compare each column with its diagonal: that is what the score at home hides. Does the distance
-# of section 1 order the sources? Words are one part of it, guidelines the other; that is why touching and exact scores
-# are so unlike. Each number is one training and one sample of test sentences, so small differences mean nothing.
+# **What just happened.** Compare each column with its diagonal: that is what the score at home hides. Does the
+# distance of section 1 order the sources, and does it do so for both taggers? Words are only one part of it. Many
+# predictions touch a condition and miss its borders. Before you blame the guidelines, look at the rows trained on the
+# criteria: there the guideline is the target's own, so a gap between touching and exact scores in those rows is the
+# tagger's weakness with few sentences. Only what goes beyond it can be the guideline. Each number is one training and
+# one sample of test sentences. With about 200 gold mentions, as in the run shown, the luck of the test sentences alone
+# is worth some 7 points either way (binomial, 95%), so smaller differences mean nothing.
 #
-# From here on, the **source** is BC5CDR (diseases only) in lower case, the **target** the criteria.
+# From here on, the **source** is BC5CDR (diseases only) in lower case, the **target** the criteria. The choice does not
+# follow the scores above: where another source did better on the criteria, what follows might start higher.
 
 # %% [markdown]
 # ## 3. A few annotated criteria: what to do with them
 #
 # **Question:** with $n$ annotated sentences of the target, which way of using them is best, and does it depend on $n$?
 #
-# Error bars come from **seeds**: each seed draws another sample of $n$ criteria (a larger sample contains the smaller)
-# and other random weights. The test sentences are the same for all, so their luck is common to all lines; *differences*
-# between strategies of the same seed are what to look at.
+# Error bars come from **seeds**: each seed draws another sample of $n$ criteria (a larger sample contains the smaller,
+# so the columns are not independent). For an encoder it also draws the random numbers of the training, and the weights
+# of a head that is new; a CRF has none. Not varied: the source sentences, the one source tagger, the one encoder that
+# read on, and the test sentences. Their luck is not in the bars; that of the test sentences touches all lines, so
+# *differences* between strategies of the same seed are what to look at.
 
 # %%
 SIZES = course.pick(test=[8, 16], cpu=[20, 50, 125], gpu=[20, 80, 320, 1280])
@@ -486,12 +500,12 @@ for n in SIZES:
 # ### With a CRF
 #
 # 1. **target only**.
-# 2. **joint**: train on source and target together. With few target sentences the source drowns them, so
-# 3. **joint, target repeated** until both have the same number of sentences.
-# 4. **feature augmentation** (Daumé III 2007): every feature is there once for all domains, and once more for its own
-#    domain alone.
-# 5. **target only, with a dictionary**: a list of diseases (the one that the line below names) is looked up, and each
-#    word is told what was found. A list knows no domain.
+# 2. **target + dictionary**: a list of diseases (the one that the line below names) is looked up, and each word is told
+#    what was found. A list knows no domain.
+# 3. **joint**: train on source and target together. With few target sentences the source drowns them, so
+# 4. **joint, repeated**: the target sentences repeated until there are about as many as source sentences.
+# 5. **augmented**: feature augmentation (Daumé III 2007). Every feature is there once for all domains, and once more
+#    for its own domain alone.
 #
 # Feature augmentation turns the features $\phi(x)$ of a word into
 #
@@ -563,24 +577,36 @@ def print_scores(prefix, baseline):
 print_scores("CRF", "CRF: target only")
 
 # %% [markdown]
-# The intervals use Student's $t$ with very few degrees of freedom, and are honest about it: with so few seeds only a
-# large and steady difference earns its star. A difference without one is *not shown*, which is not the same as absent.
-# With stars one has to be careful in the other direction: many differences are looked at, and at this level one in
-# twenty gets a star by chance.
+# **What just happened.** Daumé III offers augmentation for the case that the target sentences alone already do slightly
+# better than the source alone. Compare *target only* with the dashed line of the figure below: where it lies under it,
+# the method is tried outside its own condition. All have the same penalties, though augmentation doubles the features
+# and repeating weighs the target's sentences more. And the dictionary is knowledge that the others did not get; both
+# together were not tried.
+#
+# The intervals use Student's $t$ with few degrees of freedom: a difference earns its star when it is large and steady
+# enough for so few seeds. A difference without one is *not shown*, which is not the same as absent. With stars one has
+# to be careful in the other direction: many differences are looked at, and where there is none in truth, one in twenty
+# still gets a star by chance. Each star compares with *target only*. Which of joint training and feature augmentation
+# is better, say, is another question, with its own paired differences, which this table does not give.
 #
 # ### With an encoder
 #
 # 1. **target only**: the pretrained encoder, a new head.
-# 2. **fine-tuned**: begin with the tagger that was trained on the source, go on with the target. "Sequential transfer".
-# 3. **with replay**: the same, but half as many source sentences as target sentences are mixed in. Joint training,
+# 2. **pretrained on** (pretraining goes on): the encoder first reads *unlabelled* text, two thirds of it of the target,
+#    then as 1.
+# 3. **fine-tuned**: begin with the tagger that was trained on the source, go on with the target. "Sequential transfer".
+# 4. **with replay**: the same, but half as many source sentences as target sentences are mixed in. Joint training,
 #    begun at the source tagger; section 4 says what it is for.
-# 4. **pretrained on**: the encoder first reads *unlabelled* text of the target, then as 1.
-# 5. **self-training**: begin with 2 as a teacher; it labels unlabelled target sentences, and goes on with those that it
+# 5. **self-training**: begin with 3 as a teacher; it labels unlabelled target sentences, and goes on with those that it
 #    is sure of.
+#
+# They do not train equally long. Replay takes half as many steps again as 3, self-training goes on for more epochs
+# after 3, and 1 and 2 have twice the epochs. A gain of 4 or 5 over 3 can be the longer training; to tell, 3 would have
+# to be given as many steps.
 #
 # **Continued pretraining** (Gururangan et al. 2020) uses BERT's task: some pieces are hidden, and the encoder has to
 # say what stood there. Of all pieces 15% are chosen; of these 80% become `[MASK]`, 10% a random piece, and 10% stay as
-# they are (Devlin et al. 2019, section 3.1). By hand:
+# they are (Devlin et al. 2019, section 3.1). By hand (in the example 30% are chosen, so that there is more to see):
 
 
 # %%
@@ -627,8 +653,14 @@ print(f"{len(raw):,} sentences read; loss on the criteria's dev split, nats for 
 print(f"guessing blindly among all pieces would cost {math.log(len(tokenizer)):.2f}")
 
 # %% [markdown]
-# **Self-training** (Yarowsky 1995): the teacher's own labels become training labels. It can only help if they are
-# right, so we keep the sentences of which the teacher is sure: with $p_k(y)$ its probability of tag $y$ at word $k$,
+# Blind guessing is a weak yardstick: whoever knows only how frequent each piece is does better. MiniLM comes without a
+# trained head for this task, so much of this short reading goes into the head, which is thrown away afterwards.
+# Gururangan et al. read far more text, or the task's own text for many more epochs, and measured classification, not
+# NER. If *pretrained on* gains nothing here, that says nothing about the method.
+#
+# **Self-training** (Yarowsky 1995): the teacher's own labels become training labels. (Yarowsky repeats this, and may
+# take labels back; here it is one round.) Wrong ones can do harm, so we keep the sentences of which the teacher is
+# sure: with $p_k(y)$ its probability of tag $y$ at word $k$,
 #
 # $$ \text{confidence}(x) = \prod_k \max_y p_k(y) \ge 0.9 . \tag{3} $$
 #
@@ -687,8 +719,11 @@ print()
 print_scores("encoder", "encoder: fine-tuned")
 
 # %% [markdown]
-# **The figure.** Dashed: the source tagger, no target sentence at all. Dotted: a tagger trained on as many sentences of
-# the target as the source tagger had of the source.
+# **The figure.** Dashed: the source tagger, no target sentence at all; a strategy below it would have done better to
+# use that tagger as it is. Dotted: a tagger trained on as many sentences of the target as the source tagger had of the
+# source. It is one training with the settings of section 2, and no ceiling: for the encoder its epochs, and the
+# sentences in a step, are not those of *target only*, so a strategy with fewer target sentences can lie above it. Bars:
+# one standard error, much shorter than half of the 95% interval in the tables.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10.5, 5), sharey=True)
@@ -738,13 +773,17 @@ for n in SIZES:
           f"{every[2]:>11.0%}")  # fmt: skip
 
 # %% [markdown]
-# **What just happened.** The kept labels ought to be right more often than all of them: compare the two precisions. And
-# compare the shares of sentences with any condition. A tagger can be sure that a sentence has none long before it is
-# sure of both ends of a long name; then what is kept is emptier than the text, and the student learns from its
-# teacher's silence. Exercise 13.3 is about that.
+# **What just happened.** The kept labels ought to be right more often than all of them: compare the two precisions, but
+# first work out how few sentences a precision rests on (kept, times any found). Compare the shares of sentences with
+# any condition too. A tagger can be sure that a sentence has none long before it is sure of both ends of a long name;
+# and eq. 3 is a product over the words, so a short sentence passes more easily (not measured here). Then what is kept
+# is emptier than the text, and the student learns from its teacher's silence. Exercise 13.3 is about that.
 #
 # **Read the figure** together with its tables. Bars that overlap do not say that two strategies are equal: the paired
-# difference is the sharper tool, and where it has no star, more seeds might show one. The luck of the test sentences,
+# difference is the sharper tool, and where it has no star, more seeds might show one. A title names the highest of five
+# means, which is partly the luckiest: look up in the table whether its gain has a star, and do not read a ranking out
+# of it. In the run shown the two tables of the encoder have 21 different differences and three stars; about one is
+# expected by chance alone. The luck of the test sentences,
 # the same for all, is not in the bars.
 #
 # **How the encoder's settings came about** is not in the bars either. Rates for *target only* were tried on dev
@@ -785,9 +824,13 @@ gap = np.subtract(chains["WNUT17, BC5CDR, criteria"], chains["BC5CDR, criteria"]
 print(f"WNUT17 before BC5CDR, against BC5CDR alone: {gap.mean():+.1f} ± {half * gap.std(ddof=1):.1f} (n = {MIDDLE})")
 
 # %% [markdown]
-# **Forgetting** (McCloskey & Cohen 1989 called it catastrophic): the fine-tuned tagger was good on BC5CDR. Is it still?
-# We tested every fine-tuned tagger on BC5CDR's test sentences too, and those with replay, which saw half as many source
-# sentences as target ones in every epoch.
+# **What just happened.** ± is half of the 95% interval of the paired difference, as in section 3. Where it is larger
+# than the difference, the step is shown neither to help nor to harm. The first line, without target sentences, is one
+# training each. And a longer chain is more training, not only other text.
+#
+# **Forgetting** (McCloskey & Cohen 1989: catastrophic interference): the fine-tuned tagger had learnt BC5CDR. What is
+# left? We tested every fine-tuned tagger on BC5CDR's test sentences too, and those with replay, which saw half as many
+# source sentences as target ones in every epoch.
 #
 # **Predict before you run:** how many points does the source lose? Does replay cost the target anything?
 
@@ -812,10 +855,15 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# **What just happened.** To the right is learning, downwards is forgetting. Part of what counts as forgetting here is a
-# second guideline learnt: whoever now leaves out what the annotators of the criteria leave out is wrong by BC5CDR's
-# rules. Replay asks for both guidelines with one label *Disease*, and where they contradict each other no tagger can
-# follow both. Features of a word's own domain (eq. 2), or a label for each corpus, can.
+# **What just happened.** To the right is learning, downwards is forgetting. ± and the bars are one standard error here,
+# not half of a 95% interval; a loss of the size of its bars is not shown. More target sentences need not mean more
+# forgetting: the epochs differ with $n$, and a source tagger that was not trained to its end may gain on the source
+# while it goes on with similar text. In the run shown the means fall most with the fewest sentences, where the bars are
+# longest. Some of a loss can also be a second guideline learnt: whoever leaves out what the annotators of the criteria
+# leave out is wrong by BC5CDR's rules. We did not separate the two. What replay costs or brings on the target is in the
+# second table of the encoder in section 3; mind that with replay an epoch has half as many sentences again, so that
+# tagger is also trained for more steps. Where the guidelines contradict each other, no tagger can follow both with one
+# label *Disease*. Features of a word's own domain (eq. 2), or a label for each corpus, can.
 #
 # ## 5. What pretraining on the domain is worth: published figures
 #
@@ -823,8 +871,9 @@ plt.show()
 #
 # Three encoders of the same size (BERT base), the same task head, the benchmark BLURB (Gu et al. 2021). **BERT** read
 # books and Wikipedia. **BioBERT** (Lee et al. 2020) is BERT that read on, through PubMed: continued pretraining at full
-# scale. **PubMedBERT** read PubMed from the start, with a vocabulary made from it. F1 on the test splits, exact spans,
-# full training splits; these are not our numbers, and nothing above can be set beside them.
+# scale. It began at the *cased* BERT, while the BERT of this figure is the uncased one, so its gain also holds a change
+# of case. **PubMedBERT** read PubMed from the start, with a vocabulary made from it. F1 on the test splits, exact
+# spans, full training splits; these are not our numbers, and nothing above can be set beside them.
 
 # %%
 PUBLISHED = {  # BLURB; corpus: BERT base uncased, BioBERT, PubMedBERT
@@ -850,9 +899,10 @@ for name, row_of in zip(PUBLISHED, errors):
     print(f"{name:<16} of what BERT lacks to 100, BioBERT brings {row_of[0]:.0%}, PubMedBERT {row_of[1]:.0%}")
 
 # %% [markdown]
-# That gain comes from reading the abstracts of PubMed, not a handful of sentences, and it is measured with *full*
-# training splits. To see it with few sentences, set `WANTED = PUBMED` in section 1, where the hub can be reached, and
-# run all cells again: every cell that says "encoder" then uses it.
+# That gain goes with reading the abstracts of PubMed, not a handful of sentences (PubMedBERT has its own vocabulary
+# besides, and BioBERT is the better one on NCBI-disease); it is measured with *full* training splits. To see it with
+# few sentences, set `WANTED = PUBMED` in section 1, where the hub can be reached, and run all cells again: every cell
+# that says "encoder" then uses it.
 #
 # ## 6. Play: how sure must the teacher be?
 #
@@ -894,8 +944,11 @@ for threshold in (0.5, 0.9):
 play(draw_threshold, threshold=(0.0, 0.99, 0.03), n=SIZES)
 
 # %% [markdown]
-# Where is the curve of the sentences with a condition, compared with that of all the kept ones? Exercise 13.3 does
-# something about it.
+# Follow the curve *any condition found* (a share of the **kept** sentences) from its left end, where all are kept.
+# Exercise 13.3 does something about it. Two warnings. The curves put the sentences of all seeds together, the table of
+# section 3 takes the mean over the seeds, so precision and recall at 0.9 are not quite the same in both. And at the far
+# right no condition may be left among the kept labels: precision is then drawn as 0, but there is nothing to be right
+# or wrong about.
 #
 # ## 7. Exercises
 #
@@ -926,9 +979,10 @@ check("13.1", telling_words)
 #
 # ### 13.2 Repeats
 #
-# "Joint, target repeated" made both domains equally large. Between that and plain joint training there is a dial, used
+# "Joint, repeated" made both domains equally large. Between that and plain joint training there is a dial, used
 # for multilingual models (Conneau et al. 2020, section 3.1): draw from a domain with $s_i$ sentences with the chance
-# $p_i = s_i^a / \sum_j s_j^a$. How often is each *single* sentence of a domain seen, on average, among `draws` drawn
+# $p_i = s_i^a / \sum_j s_j^a$. With $a = 1$ that is plain joint training; $a = 0$ draws from all domains equally often.
+# How often is each *single* sentence of a domain seen, on average, among `draws` drawn
 # sentences?
 
 
@@ -961,9 +1015,13 @@ def choose_balanced(confidence, has_entity, count):
 check("13.3", choose_balanced)
 
 # %% [markdown]
+# Try it: `labels, sure = labelled[0, SIZES[0]]`, `full = [bool(one.entities) for one in labels]`, then
+# `choose_balanced(list(sure), full, len(sure) // 2)`. How right are these labels, beside those above the threshold?
+# Note that the teacher's own labels have to stand in for the true share.
+#
 # ### 13.4 Between two taggers
 #
-# Another remedy for forgetting needs no training: take the mean of the two sets of weights (Wortsman et al. 2022).
+# Another remedy for forgetting needs no training: a weighted mean of the two sets of weights (Wortsman et al. 2022).
 # Tensors of floating-point numbers are mixed, all others (counters, positions) are taken from the fine-tuned one.
 
 
@@ -979,8 +1037,9 @@ def mix_weights(before, after, share):
 check("13.4", mix_weights)
 
 # %% [markdown]
-# Try it: `mixed = copy.deepcopy(start_from)`, then `mixed.network.load_state_dict(mix_weights(...))` with a tagger that
-# `adapt` gives, for shares of 0, 0.25, 0.5, 0.75 and 1. Draw F1 on source and target, as in section 4.
+# Try it: `after = adapt(start_from, target[0, SIZES[0]], EPOCHS[SIZES[0]], 0)`, `mixed = copy.deepcopy(start_from)`,
+# `states = [one.network.state_dict() for one in (start_from, after)]`; then for shares of 0, 0.25, 0.5, 0.75 and 1
+# `mixed.network.load_state_dict(mix_weights(*states, share))`. Draw F1 on source and target, as in section 4.
 #
 # ## Recap
 #
@@ -999,8 +1058,7 @@ check("13.4", mix_weights)
 # 3. Compare strategies on the same samples, seed by seed: with few sentences, which ones were annotated moves F1 as
 #    much as the strategy may; and test the source again afterwards.
 #
-# **Next:** [14 · DiffusionNER](14_diffusion_ner.ipynb), where the two tracks of the course meet: entity boundaries from
-# noise.
+# **Next:** 14 · DiffusionNER, where the two tracks of the course meet: entity boundaries from noise.
 #
 # ### References
 # - Lin 1991, *Divergence measures based on the Shannon entropy*, IEEE Transactions on Information Theory 37: 145.
@@ -1010,7 +1068,7 @@ check("13.4", mix_weights)
 # - Facebook Research, *Clinical Trial Parser*, github.com/facebookresearch/Clinical-Trial-Parser: the criteria.
 # - Daumé III 2007, *Frustratingly easy domain adaptation*, ACL: section 3.
 # - Yarowsky 1995, *Unsupervised word sense disambiguation rivaling supervised methods*, ACL.
-# - Devlin et al. 2019, *BERT*, arXiv 1810.04805: section 3.1 (masking) and 5.3.
+# - Devlin et al. 2019, *BERT*, arXiv 1810.04805: section 3.1 (masking).
 # - Gururangan et al. 2020, *Don't stop pretraining*, arXiv 2004.10964: section 3 (domain) and 4 (task).
 # - Lee et al. 2020, *BioBERT*, Bioinformatics 36: 1234. Gu et al. 2021, *Domain-specific language model pretraining for
 #   biomedical natural language processing* (PubMedBERT and BLURB), arXiv 2007.15779.
