@@ -878,7 +878,7 @@ panels = [
 for axes, title, lines in panels:
     for (name, factor, style), colour in zip(lines, COLOURS):
         axes.semilogy(t, factor, style, color=colour, label=f"network predicts {name}")
-    axes.set(xlabel="t (cosine, T = 1000)", ylim=(1e-3, 1e4))
+    axes.set(xlabel="step t (cosine, T = 1000)", ylim=(1e-3, 1e4))
     axes.set_title(title)
 left.semilogy(t, 1 / a, ":", color="black", label=r"$1/\sqrt{\bar\alpha_t}$")
 left.set_ylabel("error factor (1: as large as\nthe network's own error)")
@@ -1060,7 +1060,7 @@ def draw(schedule="linear", num_timesteps=1000, t=300):
     right.semilogy(torch.arange(num_timesteps), snr, color=COLOURS[0])
     right.plot(t, snr[t], "o", color=COLOURS[1])
     right.axhline(1, color="grey", lw=0.8)
-    right.set(xlabel=f"t (T = {num_timesteps})", ylabel="SNR", ylim=(1e-6, 1e5), title=f"SNR({t}) = {snr[t]:.2g}")
+    right.set(xlabel=f"step t (T = {num_timesteps})", ylabel="SNR", ylim=(1e-6, 1e5), title=f"SNR({t}) = {snr[t]:.2g}")
     return figure
 
 
