@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import re
 
@@ -9,9 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.transforms import Bbox
 from PIL import Image
 
-from utils.course import COLOURS, animate, denoising_strip, plain_ticks, save_grid, show_images
+from utils.course import COLOURS, animate, denoising_strip, name_bars, plain_ticks, save_grid, show_images
 from utils.course.player import MAX_BYTES
 from utils.course.plots import use_course_style
 from utils.course.tiles import tile, to_uint8
@@ -219,3 +221,27 @@ def test_colours_are_told_apart_without_red_or_green():
         seen = (rgb**2.2 @ np.array(matrix).T).clip(0, 1) ** (1 / 2.2)
         distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + np.eye(len(seen)) * 9
         assert distance.min() > 0.15
+
+
+def test_names_of_bars_keep_clear_of_each_other_of_bars_and_of_the_edge():
+    bars = {"far left": (0.01, 20, 26), "one": (20, 58, 64), "its neighbour": (30, 57, 63), "above both": (25, 66, 71)}
+    figure, ax = plt.subplots()
+    ax.set(xscale="log", xlim=(0.009, 1000), ylim=(0, 80))
+    name_bars(ax, bars)
+    figure.canvas.draw()
+    boxes = {text.get_text(): text.get_window_extent() for text in ax.texts}
+    assert set(boxes) == set(bars)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes.values(), 2))
+    for x, low, high in bars.values():
+        bar = Bbox(ax.transData.transform([(x, low), (x, high)])).padded(4)
+        assert not bar.count_overlaps(list(boxes.values()))
+    assert all(ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 for box in boxes.values())
+    assert boxes["above both"].y0 > ax.transData.transform((25, 71))[1]  # above, where there is room
+
+
+def test_a_name_without_room_stands_above_its_bar():
+    figure, ax = plt.subplots()
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    name_bars(ax, {"much too long " * 20: (0.5, 0.4, 0.6)})
+    figure.canvas.draw()
+    assert ax.texts[0].get_window_extent().y0 > ax.transData.transform((0.5, 0.6))[1]

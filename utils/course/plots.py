@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from utils.course.files import write_atomically
 from utils.course.player import animate
 from utils.course.tiles import tile, to_uint8
 
-__all__ = ["COLOURS", "animate", "denoising_strip", "plain_ticks", "save_grid", "show_images", "use_course_style"]
+__all__ = [
+    "COLOURS", "animate", "denoising_strip", "name_bars", "plain_ticks", "save_grid", "show_images", "use_course_style",
+]  # fmt: skip
 
 # Okabe & Ito (2008), "Color universal design": readers with any common colour blindness can tell them apart.
 # Their yellow is left out: it is too pale for a line on white.
@@ -43,6 +47,7 @@ STYLE = {
     "image.interpolation": "nearest",
 }
 GAP = 2  # pixels of the images between two neighbours in a grid
+ROOM = 8  # pixels between a bar and its name
 MAX_WIDTH = 720  # pixels of the figure
 
 
@@ -58,6 +63,31 @@ def plain_ticks(ax: Axes) -> None:
     ticks = [k * 10.0**power for power in powers for k in (1, 2, 5) if low <= k * 10.0**power <= high]
     ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
+
+
+def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]], fontsize: float = 8) -> None:
+    """Write the name of each error bar above it, or where there is no room below, right or left of it.
+
+    Call it last: the axes' limits and scales must be final. A name for which there is no room at all stands above.
+
+    Args:
+        bars: name: (x, lower end, upper end), in the units of the axes.
+    """
+    ax.figure.draw_without_rendering()  # the layout moves the axes when it is first drawn
+    ends = {name: ax.transData.transform([(x, low), (x, high)]) for name, (x, low, high) in bars.items()}
+    taken = [Bbox(points).padded(ROOM - 1) for points in ends.values()]
+    for name, ((x, low), (_, high)) in ends.items():
+        above, middle = ((x, high + ROOM), "center", "bottom"), (low + high) / 2
+        below = ((x, low - ROOM), "center", "top")
+        beside = ((x + ROOM, middle), "left", "center"), ((x - ROOM, middle), "right", "center")
+        text = ax.text(0, 0, name, fontsize=fontsize, transform=None, in_layout=False)  # in pixels, to find a place
+        for place, across, along in (above, below, *beside, above):
+            text.set(position=place, ha=across, va=along)
+            box = text.get_window_extent()
+            if ax.bbox.fully_containsx(box.x0) and ax.bbox.fully_containsx(box.x1) and not box.count_overlaps(taken):
+                break
+        taken.append(box)
+        text.set(position=ax.transData.inverted().transform(place), transform=ax.transData)
 
 
 class ImageFigure(Figure):

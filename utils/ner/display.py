@@ -54,8 +54,8 @@ def show_entities(
     """Sentences with their entities highlighted; make it the last line of a cell, `display` it, or `print` it.
 
     Where entities nest or cross, the sentence stands on several lines, the longest entities on the first; the further
-    ones begin with an arrow. The pieces of
-    a discontinuous entity are highlighted one by one and numbered: "Disease 1/2".
+    ones begin with an arrow. The pieces of a discontinuous entity are highlighted one by one and numbered:
+    "Disease 1/2".
 
     Args:
         sentences: one, or several; whole abstracts will do.

@@ -1,16 +1,9 @@
 """What a CRF sees of a token: strings such as "lower[-1]=breast", computed for a whole sentence at once.
 
-<<<<<<< HEAD
-The kinds of features are those of published gene and disease taggers with a CRF, BANNER (Leaman & Gonzalez 2008),
-GNormPlus (Wei, Kao & Lu 2015) and, for look-up, BioTagger-GM (Torii et al. 2009): the word, its lower case, stem,
-shape, beginnings, ends and letter n-grams, the same of its neighbours, pairs of neighbours, brackets, and look-up in
-lists of names. Left out are part-of-speech tags, for which the course has no tagger.
-=======
 The kinds of features are chosen here after published gene and disease taggers with a CRF, such as BANNER (Leaman &
 Gonzalez 2008): the word, its lower case, stem, shape, beginnings, ends and letter n-grams, some of these of its
 neighbours, pairs of neighbours, brackets, and look-up in lists of names, as in BioTagger-GM (Torii et al. 2009).
 Left out are part-of-speech tags, for which the course has no tagger.
->>>>>>> tidy
 """
 
 from __future__ import annotations

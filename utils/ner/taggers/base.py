@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from abc import ABC, abstractmethod
@@ -96,3 +97,9 @@ def fit_whole(tagger: Tagger, train: Sequence[Sentence], dev: Sequence[Sentence]
     if tagger.interrupted:
         raise KeyboardInterrupt
     return tagger
+
+
+def fingerprint(sentences: Sequence[Sentence]) -> str:
+    """The first digits of a SHA-256 that changes with any text or entity."""
+    content = repr([(one.text, one.tokens, one.entities) for one in sentences])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]

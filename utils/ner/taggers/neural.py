@@ -6,7 +6,6 @@ a batch into emissions, a score for each token and tag, and a `TagHead` turns th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -21,11 +20,11 @@ from torch import Tensor, nn
 from utils.course.files import write_atomically
 from utils.course.runtime import find_device
 from utils.ner.evaluation import evaluate
-from utils.ner.taggers.base import Tagger
+from utils.ner.taggers.base import Tagger, fingerprint
 from utils.ner.taggers.recipe import Recipe, cut_batches
-from utils.ner.taggers.states import load_weights, save_weights
 from utils.ner.taggers.tag_head import IGNORED
 from utils.ner.taggers.training import DTYPES, autocast, seeded, train_network
+from utils.ner.taggers.weights import load_weights, save_weights
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.types import Entity, Sentence
 
@@ -44,12 +43,6 @@ class Window:
     keep: tuple[int, int]
     length: int
     inputs: dict[str, list]
-
-
-def fingerprint(sentences: Sequence[Sentence]) -> str:
-    """The first digits of a SHA-256 that changes with any text or entity."""
-    content = repr([(one.text, one.tokens, one.entities) for one in sentences])
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class NeuralTagger(Tagger):

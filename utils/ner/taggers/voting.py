@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import defaultdict
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.course.files import write_atomically
-from utils.ner.taggers.base import Tagger, fit_whole
+from utils.ner.taggers.base import Tagger, fingerprint, fit_whole
 from utils.ner.taggers.registry import load_tagger
 from utils.ner.types import Entity, Sentence
 
@@ -157,11 +156,11 @@ def _fitted(member: Tagger, train: Sequence[Sentence], dev: Sequence[Sentence], 
     """The member, trained now or, from the same sentences, before."""
     if folder is None:
         return member.fit(train, dev)
-    digest = hashlib.sha256(repr([train, dev]).encode("utf-8")).hexdigest()
+    digest = f"{fingerprint(train)}-{fingerprint(dev)}"
     mark = folder / "trained-on.txt"
     if mark.exists() and mark.read_text("utf-8") == digest:
         return load_tagger(folder)
-    states = folder / f"training-{digest[:8]}"
+    states = folder / f"training-{digest}"
     fit_whole(member, train, dev, states)
     member.save(folder)
     write_atomically(mark, digest)
