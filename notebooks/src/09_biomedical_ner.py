@@ -294,7 +294,7 @@ def spelling(name):
 
 def likeness(names):
     """How alike the two least similar of some names are, from 0 to 1."""
-    return min(SequenceMatcher(None, one, other).ratio() for one, other in combinations(names, 2))
+    return min(SequenceMatcher(None, one, other).ratio() for one, other in combinations(sorted(names), 2))
 
 
 meanings, several = {}, {}

@@ -269,7 +269,7 @@ print("\n".join(listed(found[shown[1]]) or ["nothing found"]))
 # Try what the tagger cannot know: a text on genes, a menu, a text in another language.
 
 # %%
-box = ipywidgets.Textarea(reading[shown[0]].text, layout={"width": "100%", "height": "10em"}, continuous_update=False)
+box = ipywidgets.Textarea(reading[shown[0]].text, layout={"width": "98%", "height": "10em"}, continuous_update=False)
 result = ipywidgets.HTML(page(box.value))
 box.observe(lambda change: setattr(result, "value", page(change["new"])), "value")
 display(ipywidgets.VBox([box, result]))
