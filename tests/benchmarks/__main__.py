@@ -30,7 +30,8 @@ def machine() -> str:
         if info.exists() else [platform.processor()]  # fmt: skip
     flags = info.read_text() if info.exists() else ""
     bf16 = "with" if "amx_bf16" in flags or "avx512_bf16" in flags else "without"
-    return (f"{names[0]}, {os.cpu_count()} cores, {bf16} bf16 instructions, {torch.get_num_threads()} threads; "
+    threads = torch.get_num_threads()
+    return (f"{names[0]}, {os.cpu_count()} cores, {bf16} bf16 instructions, {threads} thread{'s' * (threads > 1)}; "
             f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}")  # fmt: skip
 
 
