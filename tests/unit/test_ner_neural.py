@@ -103,6 +103,20 @@ def test_seeded(kind, encoder):
 
 
 @KINDS
+def test_seeded_with_several_threads(kind, encoder):
+    """Gradients of one word in many places are added up in the same order, whichever thread is the first."""
+    long = [Sentence.from_words(["the", "p53"] * 40, [(1, 2, "Gene")])] * 32
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        one, *others = (make(kind, encoder, batch_size=16, epochs=1).fit(long, progress=False) for _ in range(4))
+    finally:
+        torch.set_num_threads(threads)
+    for other in others:
+        assert_same(one, other)
+
+
+@KINDS
 @pytest.mark.parametrize("stop_after", [3, 10])  # in the first epoch, in the second
 def test_an_interrupted_training_goes_on_bit_for_bit(kind, encoder, tmp_path, monkeypatch, capsys, stop_after):
     whole = fitted(kind, encoder)

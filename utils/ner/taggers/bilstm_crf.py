@@ -85,7 +85,9 @@ class BiLSTMNetwork(nn.Module):
         vectors = self.words(words)
         if self.pieces is not None:
             vectors = vectors + self.from_pieces(self.pieces(batch["pieces"]))
-        vectors = torch.cat([vectors, self.characters(batch["characters"])], dim=1)[batch["word"]]  # (B, T, ...)
+        vectors = torch.cat([vectors, self.characters(batch["characters"])], dim=1)
+        # Not vectors[word]: with several threads the gradient of that is added up in an order that changes.
+        vectors = nn.functional.embedding(batch["word"], vectors)  # (B, T, ...)
         features = self.features(batch["features"])
         x = self.dropout(torch.cat([vectors, features], dim=-1))
         # Packed, so that the direction from right to left begins at the last token and not in the padding.
