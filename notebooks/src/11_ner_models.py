@@ -16,7 +16,7 @@
 # the step has bought and what it has cost.
 #
 # **At the end you will have** built by hand, and checked against `utils/ner`: Aho and Corasick's automaton; a
-# linear-chain CRF (forward algorithm, Viterbi, training) in about 60 lines of PyTorch; a character CNN and the
+# linear-chain CRF (forward algorithm, Viterbi, training) in less than 60 lines of PyTorch; a character CNN and the
 # alignment of words with word pieces; the vote of BioTagger-GM. And a figure of F1 against training time.
 #
 # **You need** Python, basic PyTorch (`nn.Module`, an optimiser), what training a network means (*loss*: the number that
@@ -205,7 +205,7 @@ print("By hand and by utils: the same F1.")
 # **The ladder.** `climb` trains a tagger, times it, saves it to see how large it is, tags the test part, and puts the
 # result on the ladder. Two clocks run. *Seconds on the wall* are what you wait; they grow when other work runs on the
 # machine. *Processor seconds*, all cores added up, grow far less; comparisons use them. The networks keep both cores
-# busy, so that on two idle cores the wait is about half of their processor seconds; a CRF uses one core only.
+# busy, so that on two idle cores the wait is about half of their processor seconds; CRFsuite uses one core only.
 
 
 # %%
@@ -345,9 +345,9 @@ show_mistakes("regular expressions")
 
 # %% [markdown]
 # **What just happened.** An expression sees letters, not what they stand for: a catalogue number, a cell line and a
-# gene are all letters with a number. And a rule that says what a name looks like is easier to write than one that says
-# where it ends; compare the counts. A further idea helps here and harms there. That labour is what the next rungs
-# leave to the machine.
+# gene are all letters with a number. Compare the counts of the mistakes: invented names lead, so looks alone say too
+# little; and of the names that a rule touches, many end or begin at the wrong place. A further idea helps here and
+# harms there. That labour is what the next rungs leave to the machine.
 #
 # ## 3. Rung two: a dictionary
 #
@@ -427,8 +427,9 @@ ax.set_axis_off()
 plt.show()
 
 # %% [markdown]
-# Filled states end a name. After "nuclear factor kappa B" the link leads to "factor kappa B", whose own link leads to
-# "kappa B": so the second name that ends here is found without reading a word twice.
+# In a filled state a name ends; in "factor kappa B" it is the shorter "kappa B". After "nuclear factor kappa B" the
+# link leads to "factor kappa B", whose own link leads to "kappa B": so the second name that ends here is found without
+# reading a word twice.
 
 
 # %%
@@ -508,8 +509,9 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The time of the scan grows in step with the list, that of the automaton far less: the same steps are taken, whatever
-# the number of names; only its tables grow.
+# The time of the scan grows in step with the list, that of the automaton far less: it takes at most about two steps a
+# word, and one for each match, whatever the number of names; only its tables grow. For a short list the scan, which
+# Python does in C and which also finds names inside words, is the faster one.
 #
 # Now the rungs: the names of the training part; the term list alone; and both. **Predict before you run:** the list
 # is many times as long. Which has the better precision, which the better recall?
@@ -627,7 +629,7 @@ for length in range(1, 7):
 # %% [markdown]
 # **Training** maximises $\log p(y) = s(y) - \log Z$ of the annotated paths. No backward algorithm has to be written:
 # autograd differentiates eq. (3). To be quick, a batch goes through at once; sentences differ in length, so a mask says
-# where words are. This class is the rest of the sixty lines.
+# where words are. This class is the rest of the sixty lines or less.
 
 
 # %%
@@ -767,9 +769,9 @@ save_file(by_hand.state_dict(), folder / "model.safetensors")
 tagged = time_tagging(lambda sentences: tag_by_hand(sentences, by_hand))
 add_rung("CRF by hand", *tagged, training, bytes_in(folder))
 print(f"{len(known_features):,} features with {len(by_hand.tags)} weights each; the learned steps between tags:")
-print("   " + "".join(f"{'to ' + tag:>12}" for tag in by_hand.tags))
+print(" " * 16 + "".join(f"{'to ' + tag:>12}" for tag in by_hand.tags))
 for tag, row in zip(by_hand.tags, by_hand.crf.transitions.tolist()):
-    print(f"   {'from ' + tag:<13}" + "".join(f"{value:>8.1f}    " for value in row))
+    print(f"   {'from ' + tag:<13}" + "".join(f"{value:>12.1f}" for value in row))
 
 # %%
 show_mistakes("CRF by hand")
@@ -830,10 +832,10 @@ for strength in (0.0, 1.0, 2.0):
 play(draw_trellis, strength=(0.0, 3.0, 0.25))
 
 # %% [markdown]
-# **CRFsuite** (Okazaki 2007) is the same model in C, with another optimiser (L-BFGS, which looks at all sentences
-# before every step) and penalties on the weights (L1: on their absolute values, L2: on their squares). Is it *really*
-# the same? Train it on our eight features, read its weights out of the saved file, put them into our CRF, and compare
-# the probability of its best path.
+# **CRFsuite** (Okazaki 2007) is the same model in C (without scores for beginning and end, which stay 0), with another
+# optimiser (L-BFGS, which looks at all sentences before every step) and penalties on the weights (L1: on their absolute
+# values, L2: on their squares). Is it *really* the same? Train it on our eight features, read its weights out of the
+# saved file, put them into our CRF, and compare the probability of its best path.
 
 # %%
 iterations = course.pick(test=30, cpu=80, gpu=150)
@@ -1196,13 +1198,13 @@ show_entities(rows, titles=titles)
 # **What just happened.** The encoder can read and has met scientific abstracts; but it was trained to tell texts apart,
 # not to mark names, and its vocabulary is general English without capitals. Decoding matters, too: in the run shown,
 # keeping forbidden steps out is worth 3.3 points against letting a stray `I` begin a name, and 0.3 against leaving it
-# out. How far its reading outweighs features made for the purpose is the difference printed above; the cost, in seconds
-# and megabytes, is certain. An encoder trained on PubMed is the better start where it can be downloaded:
-# `TransformerTagger("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract")`, in the same cell. Notebook 13 goes that
-# way. Look also at the epochs: where the loss goes on falling and F1 on dev stands still or falls, the training
-# sentences are being learned by heart, and more epochs do not help. The rung has the weights of the best epoch on dev,
-# not of the last. Boundary mistakes stay in the list, as on every rung: what the annotators took for the name is
-# learned from annotation only.
+# out. Whether its reading outweighs features made for the purpose, the difference to the CRF says; where its interval
+# holds 0, that is not shown. The cost, in seconds and megabytes, is certain. An encoder trained on PubMed is the better
+# start where it can be downloaded: `TransformerTagger("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
+# learning_rate=5e-5)`. Notebook 13 goes that way. Look also at the epochs: where the loss goes on falling and F1 on dev
+# stands still or falls, the training sentences are being learned by heart, and more epochs do not help. The rung has
+# the weights of the best epoch on dev, not of the last. Boundary mistakes stay in the list, as on every rung: what the
+# annotators took for the name is learned from annotation only.
 
 # %% [markdown]
 # ## 7. Rung six: BioTagger-GM, look-up and a vote
@@ -1267,7 +1269,8 @@ for name, hits in labelled.items():
 
 # %% [markdown]
 # That is why `of` has the label `genes=S`: without regard to case it is `OF`, a synonym of three genes in the list.
-# (`DictionaryTagger` in section 3 did regard case, so `not` was its worst mistake.) The paper met the same: look-up in
+# (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which the
+# list has in small letters.) The paper met the same: look-up in
 # BioThesaurus alone has a precision of 0.2253, and of 0.5000 once a *false-positive list* takes out what is mostly
 # wrong (Table 2). A CRF can bear more than a dictionary: `word=of` is a feature too, and its weight can outweigh the
 # list's.
@@ -1479,7 +1482,7 @@ plt.show()
 # %%
 other = max(("BiLSTM-CRF", "Transformer", "BioTagger-GM"), key=lambda name: rungs[name].score.f1)
 print(f"the same CRF on {len(more):,} sentences: {compare(rungs[MORE].predicted, classic.predicted)}")
-print(f"the best other model on {len(train):,}, {other}: {compare(rungs[other].predicted, classic.predicted)}")
+print(f"{other}, the highest of three on {len(train):,}: {compare(rungs[other].predicted, classic.predicted)}")
 print(f"all six vote on {len(train):,}: {compare(rungs['all six vote'].predicted, classic.predicted)}")
 
 # %% [markdown]
@@ -1512,9 +1515,10 @@ print("boundaries among the mistakes:", ", ".join(f"{name} {part:.0%}" for name,
 
 # %% [markdown]
 # The dictionary of training names finds none of the names on the right, by construction. (The CRF with more sentences
-# has seen some of them.) On the later rungs (below), look at how the share of boundary mistakes moves: it tends to rise
-# with F1, though not in step. The better a model knows *that* something is a gene, the more what is left is a matter of
-# *where it ends*, on which the annotators themselves allowed alternatives.
+# has seen some of them.) On the later rungs (below), look at how the share of boundary mistakes moves. One would expect
+# it to rise with F1: the better a model knows *that* something is a gene, the more what is left is a matter of *where
+# it ends*, on which the annotators themselves allowed alternatives. In the run shown it does so only loosely, and so
+# few rungs of one run do not show it.
 #
 # **For full-size figures** (the whole training splits, the whole test splits, three corpora, several seeds) run
 # `make bench-ner`; its tables are kept in `data/ner/results.md`. Notebook 12 looks at mistakes in earnest.
@@ -1617,12 +1621,12 @@ check("11.4", official_score)
 # | $\alpha_{t,k}$ | `alpha` | log of the sum over beginnings that end at word $t$ in tag $k$ |
 # | | `align` | which pieces each word has |
 #
-# 1. Rules and lists know names; a CRF weighs evidence and so finds names that it has never seen; its sums over all
+# 1. Lists know names, and rules know what names look like; a CRF weighs many such hints at once; its sums over all
 #    paths cost $nK^2$ steps, and libraries compute just what you wrote by hand.
 # 2. Neural taggers learn their features, and need sentences, seconds and megabytes for that; what they gain depends
 #    on how much they see, and on what their vectors have read before.
-# 3. Look-up, rules and votes are cheap and can be measured one by one; and what a comparison says depends on the data,
-#    the scoring and the intervals, which have to be printed beside it.
+# 3. Look-up and rules are cheap, a vote costs what its members cost together, and each can be measured by itself; what
+#    a comparison says depends on the data, the scoring and the intervals, which have to be printed beside it.
 #
 # **Next:** [12 · NER in action](12_ner_in_action.ipynb): abstracts in, entities out, and where the mistakes come from.
 #
