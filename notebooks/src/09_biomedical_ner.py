@@ -432,10 +432,10 @@ ax.set_title(f"{name}: {low:.0%} of these {len(values)} names are more often no 
 plt.show()
 
 # %% [markdown]
-# `was 2/10` reads: marked as a gene twice, in ten occurrences. (Many names occur only a few times, hence the peaks at
-# simple fractions such as one half.) A dictionary that ignores case marks all of them; one that minds it still
-# stumbles over headings and over symbols written small. Some of the "elsewhere" are gene mentions that the annotators
-# passed over: a count against human annotation inherits its slips.
+# `was 2/10` reads: marked as a gene twice, in ten occurrences (those inside a longer gene name are not counted). (Many
+# names occur only a few times, hence the peaks at simple fractions such as one half.) A dictionary that ignores case
+# marks all of them; one that minds it still stumbles over headings and over symbols written small. Some of the
+# "elsewhere" may be gene mentions that the annotators passed over: a count against human annotation inherits its slips.
 #
 # ## 6. Names inside names
 #
@@ -574,7 +574,8 @@ for name, some in sentences.items():
     print(f"{name:<15}{len(joined):>5} mentions ({share:.1%}) hold 'and', 'or' or '/', for example {joined[0]!r}")
 
 # %% [markdown]
-# Rare, but not random: coordination is where several names are hidden in one mention. A corpus that drops the pieces
+# Rare, but not random: coordination is where several names are hidden in one mention. (Not every `/` joins two names:
+# `sodium / proton exchanger` is one, so the count is a little too high.) A corpus that drops the pieces
 # keeps a long mention that names no single disease. (BC5CDR's own list of names, if it is at hand, gives us
 # *opistothonus dysfunction* above. The rule is right, the list hardly: opisthotonus, an arched back, is a sign by
 # itself. Annotation is made by people.)
@@ -658,7 +659,8 @@ ax.set_title(f"{len(disputed) / len(accepted):.0%} of the mentions have a second
 plt.show()
 
 # %% [markdown]
-# In BC2GM the words in dispute are mostly generic nouns behind a name and qualifiers before it: does *protein* in
+# In BC2GM the words in dispute are mostly generic nouns (*gene*, *protein*, *promoter*), a species (*human*), and the
+# small words that join a longer name: does *protein* in
 # "the p53 protein" belong to the name? That is why BC2GM has a score of its own that accepts the alternatives, and
 # why its figures must not stand in one column with strict ones (notebook 12 computes both on the same predictions).
 # (The task's own file, which this section reads, has 6,331 mentions in its test part. Six of them have no tag in the
@@ -839,12 +841,12 @@ def at_white_space(sentence):
     return Sentence(sentence.text, words, sentence.entities, sentence.id)
 
 
-print("lost mentions                    IO     BIO   BIO, 2 layers")
+print(f"{'lost mentions':<26}{'IO':>10}{'BIO':>8}{'BIO, 2 layers':>15}")
 for name, some in sentences.items():
     total = sum(counts[name].values())
     kept = sum(len(io_spans(one) & set(token_spans(one).values())) for one in some)
     one_layer, two_layers = (sum(len(losses(one, layers)) for one in some) for layers in (1, 2))
-    print(f"{name:<15}of {total:>7,}{total - kept:>11,}{one_layer:>8,}{two_layers:>10,}")
+    print(f"{name:<15}of {total:>7,}{total - kept:>10,}{one_layer:>8,}{two_layers:>15,}")
 
 # %% [markdown]
 # The tokenised corpora cannot show the other two ways: they hold only what fits into their tags. So the untokenised
@@ -858,7 +860,7 @@ for name, paths in originals.items():
         warnings.simplefilter("ignore")
         if documents := [one for path in paths for one in read_pubtator(path, mismatch="skip")]:
             untokenised[f"{name}, original"] = documents
-print("lost in BIO, by reason         tokens at white space                   the course's tokens")
+print(f"{'lost in BIO, by reason':<34}{'tokens at white space':<40}the course's tokens")
 for name, some in untokenised.items():
     rows = [Counter(loss.reason for one in kind for loss in losses(one)) for kind in (map(at_white_space, some), some)]
     cells = [", ".join(f"{reason} {n:,}" for reason, n in sorted(row.items())) or "nothing" for row in rows]
@@ -867,11 +869,12 @@ for name, some in untokenised.items():
 # %% [markdown]
 # Tokens at white space are the expensive mistake: a comma, a bracket or a hyphen that sticks to a name makes its
 # boundary unreachable. That is notebook 10's subject. The tokenised forms of the public corpora have no nested and no
-# discontinuous mention to lose (genia-nested apart), while their untokenised releases do hold some: **what tags
-# cannot say was lost before you got the corpus.** IO loses only neighbours, which are rare, so it is not as bad as it
-# looks; BIOES says nothing more than BIO, it only gives the tagger a chance to learn what last tokens look like. (Gu
-# et al. 2020 report that complex schemes are unnecessary with BERT, a network that has read much text beforehand;
-# notebook 11 uses such a one.)
+# discontinuous mention to lose (genia-nested apart), while the untokenised sample of BC5CDR holds nested ones, and
+# coordinations with discontinuous ones in them (section 7): **what tags cannot say was lost before you got the
+# corpus.** Beyond what BIO loses, IO loses only neighbours, which are rare, so it is not as bad as it looks; BIOES says
+# nothing more than BIO, it only gives the tagger a chance to learn what last tokens look like. (Gu et al. 2020 report
+# that complex schemes are unnecessary with BERT, a network that has read much text beforehand; notebook 11 uses such a
+# one.)
 #
 # Where NCBI-disease is at hand, the two tables give it different numbers of mentions. The untokenised release has
 # 6,892. One document, with 11 mentions, stands in it twice and in the tokenised form once; one mention is not the text
@@ -1126,7 +1129,8 @@ plt.show()
 # **Question:** how far do real annotations of one text agree?
 #
 # Four annotations of the course's corpus are in the repository. The *first* and *second* pass are by the annotator
-# who had also written the text, soon after each other; the *final* annotation came from comparing them. The *third*
+# who had also written the text, soon after each other; the *final* annotation came from comparing them (37 sentences
+# were written later and annotated once, hence two numbers of sentences). The *third*
 # pass was made afterwards from the raw text and the guideline alone, without sight of the annotation or of the other
 # passes; it did not change the final annotation ([README](../data/course-corpus/README.md)).
 #
@@ -1223,7 +1227,7 @@ left.plot(list(official.values()), list(official), "o", color=COLOURS[0])
 for label, marker, colour, column in [("NCBI-disease", "o", COLOURS[1], 0), ("BC2GM", "s", COLOURS[0], 1)]:
     right.plot([pair[column] for pair in strict.values()], list(strict), marker, color=colour, label=label)
 left.set(xlim=(75, 92), xlabel="F1, official rules", title="BC2GM with alternatives: combinations lead")
-right.set(xlim=(75, 92), xlabel="F1, exact spans", title="Exact spans: PubMed text helps")
+right.set(xlim=(75, 92), xlabel="F1, exact spans", title="Exact spans: PubMed text helps BERT")
 left.margins(y=0.15)
 right.margins(y=0.15)
 figure.legend(loc="outside right center")

@@ -594,7 +594,8 @@ print(f"by offsets: {len(some_texts):,} texts come back; by decode: {decoded}; i
 #
 # $$ \phi_{\text{names}} = \frac{\sum_{w \in \text{names}} |\text{pieces}(w)|}{\#\,\text{tokens in names}}. \tag{3} $$
 #
-# **Predict before you run.** Genes, chemicals, diseases: whose names are cut into most pieces?
+# **Predict before you run.** In which corpus are names cut into most pieces: that of genes, of diseases, or of
+# chemicals and diseases?
 
 
 # %%
@@ -613,7 +614,7 @@ def pieces_per_token(tokenizer, sentences):
     return sum(sums) / (inside + outside).total(), sums[0] / inside.total(), sums[1] / outside.total()
 
 
-print(f"{encoder_name}, test splits{'all tokens':>21}{'in names':>12}{'others':>12}")
+print(f"{f'{encoder_name}, test splits':<36}{'all tokens':>12}{'in names':>12}{'others':>12}")
 general = {}
 for name, corpus in corpora.items():
     general[name] = pieces_per_token(encoder, corpus.test)
@@ -709,12 +710,12 @@ for text in ("é", "e\u0301", "\u00b5", "\u03bc", "ﬁ", "²", "½", "\u00a0", "
 
 # %% [markdown]
 # The micro sign and the Greek mu look alike and are two codes; NFKC makes them one. Hyphen, en dash and minus stay
-# three codes, and so does the sharp s that some keyboards give for a β: no normal form knows that they were meant to be
-# the same. And `½` becomes three characters with a fraction slash.
+# three codes; and the sharp s, which some type for a β, stays what it is: no normal form knows that they were meant to
+# be the same. And `½` becomes three characters with a fraction slash.
 #
 # So normalising is a step that *moves characters*. To keep (1) we need a map. Normal forms never look further than a
-# letter and the combining marks behind it (Korean letters aside, for which the assertion would speak up). So normalise
-# piece by piece, and remember for each new character which old ones it came from.
+# letter and the combining marks behind it (Korean and some Indian letters aside, for which the assertion would speak
+# up). So normalise piece by piece, and remember for each new character which old ones it came from.
 
 
 # %%
@@ -979,7 +980,8 @@ for name, (_, test) in samples.items():
 # - *Digits to 0* makes `IL-2` and `IL-3` one name. Of all folds it raises the recall of genes most (BC2GM, in the run
 #   shown), at some cost in precision. A dictionary that asks "is this a gene?" finds unseen members of known families
 #   that way. For one that asks "*which* gene?" it is ruin.
-# - *Greek letters*: nothing happens in a corpus without Greek letters. A dictionary taken from such a corpus does not
+# - *Greek letters*: nothing happens in a corpus without Greek letters; nor in the course's corpus, which has them, but
+#   no name that is found only in the other spelling. A dictionary taken from such a corpus does not
 #   find a single `TGF-β` in an abstract of today, and its score on that corpus will not tell you.
 # - *Hyphens*: these corpora write one name nearly always in one way, so there is little to gain within them: less than
 #   a point in the run shown, and clear of zero only for genes. Between a term list and an abstract it is different;
@@ -1160,8 +1162,9 @@ for name, documents in libraries.items():
 #
 # ## 6. Abbreviations
 #
-# **Question:** what does `FAP` stand for here? An abstract defines its abbreviations once and uses them ten times.
-# Schwartz and Hearst (2003) find definitions with a rule so simple that it is still in use. For "long form (SF)":
+# **Question:** what does `FAP` stand for here? An abstract defines its abbreviations once and uses them again and
+# again. Schwartz and Hearst (2003) find definitions with a rule so simple that it is still in use. For "long form
+# (SF)":
 #
 # 1. *Short form*: what is in the bracket, if it has one or two words, 2 to 10 characters, at least one letter, and
 #    begins with a letter or digit.
@@ -1311,12 +1314,14 @@ for name, pairs in compared.items():
 # - *Letters not in the long form*: synonyms, which are no abbreviations at all (`tacrolimus (FK506)`), and Greek
 #   letters (`γc`). No rule about letters can find the first. In the course's corpus and the sample of BC5CDR this is
 #   the largest group.
-# - *Letters there, no match*: most stand in another order, as in `Myotonic dystrophy (DM)`.
+# - *Letters there, no match*: some stand in another order, as in `Myotonic dystrophy (DM)`, which is nearly the whole
+#   group in NCBI-disease; some short forms are longer than step 1 allows (`Desmopressin`).
 # - *Boundaries*: the annotators marked `X-linked adrenoleukodystrophy`, and `ALD` matches from `adrenoleukodystrophy`
 #   on. Is that an error? The letters say one thing, the concept another. The row with the short form alone shows what
 #   is left when boundaries are forgiven. In NCBI-disease this group and the one before it are about equally large.
 #
-# Among what is found but not in the gold are genes whose *long* form happens to be a disease. A gold standard made from
+# Among what is found but not in the gold are genes named after a disease (`Wilson disease gene (WND)`), and diseases of
+# which only one of the two forms is marked. A gold standard made from
 # annotation for another purpose measures that annotation too, one reason why these figures are below the authors'.
 #
 # What is it good for? Of all mentions in the documents, how many are abbreviations that the same document defines?
@@ -1524,9 +1529,9 @@ for name, corpus in corpora.items():
     print(", ".join(text for text, _ in Counter(edges).most_common(12)))
 
 # %% [markdown]
-# `NO` is nitric oxide, `AS` the Angelman syndrome, `CAN` chronic allograft nephropathy; the `A` of `A-T` and
-# `cyclosporin A` is no article, and the `All` of `All-trans retinoic acid` not the pronoun. (Which of them you see
-# depends on the corpora at hand.)
+# `NO` is nitric oxide, `AS` ankylosing spondylitis in one abstract and the Angelman syndrome in another, `CAN`
+# cannabis; the `A` of `A-T` and `cyclosporin A` is no article, and the `All` of `All-trans retinoic acid` not the
+# pronoun. (Which of them you see depends on the corpora at hand.)
 #
 # And stemming? It can make two concepts one. Where there are concept ids we can ask: which names of *different*
 # concepts differ in lower case, and are equal after stemming?
@@ -1668,11 +1673,12 @@ plt.show()
 # Green: a gain. Small marks are the single training samples. (With this many intervals at 95%, one or two will miss
 # zero by chance; what counts is what repeats from corpus to corpus.)
 #
-# Throwing stop words out costs most. The edges that names lose with the stop words explain at most a part of it: in the
-# run shown 4.4% of the names of NCBI-disease lose one, and of the others about 1% or less. And *masked*, where the
-# tagger does not learn *which* word stood there either, costs little. What else is it? **Predict before you run:** with
-# stop words out, are more names overlooked altogether, or are their boundaries wrong? Mode `type` of `evaluate` takes
-# any overlap of the right type as a hit, so boundaries do not count there.
+# Of the single steps, throwing stop words out costs most (the search pipeline contains it). The edges that names lose
+# with the stop words explain at most a part of it: in the run shown 4.4% of the names of NCBI-disease lose one, and of
+# the others about 1% or less. And *masked*, where the tagger does not learn *which* word stood there either, costs
+# little. What else is it? **Predict before you run:** with stop words out, are more names overlooked altogether, or are
+# their boundaries wrong? Mode `type` of `evaluate` takes any overlap of the right type as a hit, so boundaries do not
+# count there.
 
 # %%
 losses = {}
@@ -1690,24 +1696,25 @@ for name in corpora:
         print(f"{'':<14}of the {100 * fall:.1f} points lost, {100 * (fall - fall_loose):.1f} are boundaries")
 
 # %% [markdown]
-# **What just happened.** Both. In the run shown, boundaries are three quarters of the loss in NCBI-disease and about
-# half (45% to 60%) in the other corpora; the rest are names no longer seen at all, or invented. (Means of the
+# **What just happened.** Both. In the run shown, boundaries are nearly four fifths of the loss in NCBI-disease and
+# about half (45% to 60%) in the other corpora; the rest are names no longer seen at all, or invented. (Means of the
 # training samples, without an interval.) A likely reason for the boundaries: with `of`, `and` and `with` gone, the last
 # word of one phrase stands next to the first of the next, and nothing says where the name ends. A sign in place of the
 # word (*masked*) repairs most of the loss. So a tagger needs above all to see *that* a function word stood there, and
 # only a little *which*.
 #
-# Lower case and stemming: look at the genes (BC2GM), whose symbols live on capitals and endings; there both do harm,
-# while for the chemicals and diseases of BC5CDR no difference could be shown. And there is no need to choose. A CRF can
-# have the word *and* its stem *and* its lower case as features side by side, and training finds out which to trust. The
-# features of `CRFTagger` in notebook 11 have the stem in that way.
+# Lower case harms the genes (BC2GM), whose symbols live on capitals. The step *stemming* lower-cases too and costs them
+# hardly more, so cutting endings adds little. For the chemicals and diseases of BC5CDR no difference could be shown.
+# And there is no need to choose. A CRF can have the word *and* its stem *and* its lower case as features side by side,
+# and training finds out which to trust. The features of `CRFTagger` in notebook 11 have the stem in that way.
 #
 # *Digits to 0* is the one step that might even help: in the run shown its mean is above zero everywhere, and in the
 # course's corpus, the smallest training set, the interval is too. With little training text, what is learnt from `IL-2`
 # then serves for `IL-3`.
 #
 # The limits of this experiment: one kind of model, small training samples, one stop list, one stemmer. And where only
-# the course's own corpus is at hand, 65 test sentences cannot show a difference of a point or two.
+# the course's own corpus is at hand, 65 test sentences in 12 documents can seldom show a difference of a point or two;
+# and the one gain shown there may be the one in twenty that chance allows.
 #
 # Set this beside section 7. In a search engine lower case and stemming helped or made no clear difference, and dropping
 # stop words saved space at a cost too small to be shown. They were made to throw away what does not tell documents

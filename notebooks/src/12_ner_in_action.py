@@ -662,7 +662,7 @@ small_dictionary = DictionaryTagger(lower=True).fit(train)
 taggers = {"CRF": test_found, "dictionary": small_dictionary.predict(test)}
 recall = {name: share_by_novelty(test, predicted, kind_of) for name, predicted in taggers.items()}
 precision = share_by_novelty(test_found, test, kind_of)
-print(f"{'':<14}{'mentions':>9}   recall, 95% interval")
+print(f"{'':<21}{'mentions':>9}   recall, 95% interval")
 for name, tables in recall.items():
     for kind, table in tables.items():
         share, low, high = share_of(table)
@@ -891,10 +891,10 @@ print(f"{len(some):,} entities, mean: lower bound {lower.mean():.4f}, exact {exa
 #
 # $$ \mathrm{ECE} = \sum_{m=1}^{M} \frac{n_m}{n} \, \big|\, \mathrm{acc}_m - \mathrm{conf}_m \,\big| . \tag{3} $$
 #
-# It is a mean of absolute values, so it is **biased upwards** when the truth is near: a perfectly calibrated tagger has
-# an ECE above 0, since each bin is off by chance. How much? We make its data: the same confidences, and "right" drawn
-# with exactly that probability. (And independently of each other. Entities of one abstract are not, so chance alone can
-# do somewhat more than this.)
+# It is a mean of absolute values, so it is **biased upwards** when the true gaps are small: a perfectly calibrated
+# tagger has an ECE above 0, since each bin is off by chance. How much? We make its data: the same confidences, and
+# "right" drawn with exactly that probability. (And independently of each other. Entities of one abstract are not, so
+# chance alone can do somewhat more than this.)
 #
 # **Predict before you run:** does that bias grow or shrink with the number of bins? And with the number of predictions?
 
@@ -978,7 +978,7 @@ limits = (max(0, lowest - 0.03), 1.02)
 left.plot(limits, limits, color="grey", lw=1, ls="--")
 left.set(xlabel="mean confidence in the bin", ylabel="share that is right", xlim=limits, ylim=limits)
 too = "too sure" if confidence.mean() > right.mean() else "not sure enough"
-left.set_title(f"On the whole it is {too}:\nconfidence {confidence.mean():.2f}, right {right.mean():.2f} (± 2 SE)")
+left.set_title(f"On the whole it is {too}:\nconfidence {confidence.mean():.2f}, right {right.mean():.2f}")
 left.legend(loc="upper left", fontsize=9)
 right_axes.set(xlabel="ECE, 10 bins", yticks=[0, 1], yticklabels=["as it is", "scaled"], ylim=(1.6, -0.6))
 right_axes.set_xlim(left=0)
@@ -1120,7 +1120,7 @@ error = [standard_error(values) for values in curve.values()]
 axes.errorbar(n, f, error, marker="o", capsize=3, color=COLOURS[0], label="mean of the seeds ± SE")
 grid = np.geomspace(n[0], 2 * n[-1], 100)
 for k, (name, (law, _)) in enumerate(laws.items()):
-    axes.plot(grid, law(grid), ls="--", lw=1.2, color=COLOURS[k + 1], label=f"{name}, fitted to the left part")
+    axes.plot(grid, law(grid), ls="--", lw=1.2, color=COLOURS[k + 1], label=f"{name}, fitted without the last")
 axes.set(xscale="log", xlabel="training abstracts", ylabel="F1 on the test abstracts, strict")
 axes.set_xticks(many, [str(size) for size in many])
 axes.minorticks_off()
@@ -1222,7 +1222,8 @@ for strategy in ("doubt", "doubt per token"):
 # abstracts, so the differences are paired, but the seeds are few, and many differences are printed: some lie beyond two
 # standard errors by chance. In the run shown one lies beyond three, and it speaks *against* doubt: its first choice, at
 # equal tokens. Where the range of what random choice needs includes what the strategy used, nothing is shown to be
-# saved. Look at the columns of tokens and mentions, too: what was chosen may be longer, or fuller of names, than a
+# saved. (With six seeds two standard errors are about a 90% interval, so "fewer needed" at the very edge is not much of
+# a finding.) Look at the columns of tokens and mentions, too: what was chosen may be longer, or fuller of names, than a
 # random choice, and an annotator's time is neither abstracts nor tokens. As in section 8, the errors hold the choice of
 # training abstracts only, not that of the exam.
 #
@@ -1265,8 +1266,9 @@ for corpus in (bc5cdr, bc2gm, ncbi):
     print(f"{corpus.name:<14}{len(corpus.test):>15,}{len(exact):>14}{len(near):>13}")
 
 # %% [markdown]
-# Copies are few in these corpora. First something that they are good for: the same sentence was annotated twice, once
-# for each split. Do the two annotations agree? That is one more look at how far people agree. Then the effect: we train
+# Copies are few in these corpora, and most of them are scraps such as `Biol .` without any name; the line below says
+# how many names they hold. First something that they are good for: the same sentence was annotated twice, once for each
+# split. Do the two annotations agree? That is one more, rough, look at how far people agree. Then the effect: we train
 # the CRF on a part of BC2GM twice, once with the twins of the copied test sentences and once with other sentences in
 # their place, and score copies and other test sentences apart. (Where a corpus has hardly any, we plant some: the line
 # says so.)
@@ -1281,7 +1283,9 @@ if len(exact) >= 10:
     texts = [(squeezed(a.text), squeezed(b.text)) for a, b in pairs]
     spans = [[{official_place(e, one.text) for e in one.entities} for one in pair] for pair in pairs]
     agreed = f1_of(np.array([strict_by_hand(*pair) for pair in spans], float).sum(0))
-    print(f"{len(pairs)} real copies; the train annotation scored against the test annotation: F1 {100 * agreed:.1f}")
+    held = [len(one.entities) for _, one in pairs]
+    print(f"{len(pairs)} real copies, {sum(map(bool, held))} of them with a name, {sum(held)} mentions in all")
+    print(f"the train annotation scored against the test annotation: F1 {100 * agreed:.1f}")
 else:
     planted = random.Random(0).sample(bc2gm.test, min(15, len(bc2gm.test)))
     pairs = [(one, one) for one in planted]
@@ -1307,16 +1311,18 @@ for name, some in [("copied", copied), ("other", others)]:
           f"difference {leaked - honest:+.3f}, interval {low:+.3f} to {high:+.3f}")  # fmt: skip
 rest = effect["other"][1] * (len(bc2gm.test) - len(copied)) / len(others)  # counts, scaled up to all other sentences
 moved = 100 * (f1_of(effect["copied"][0] + rest) - f1_of(effect["copied"][1] + rest))
-print(f"\ncopies are {len(copied) / len(bc2gm.test):.1%} of the test sentences; learnt by heart, they move the whole "
-      f"score by about {moved:+.2f} points\n(twins are {len(twins) / len(clean):.1%} of the sentences trained on here; "
+mentions = [sum(len(one.entities) for one in some) for some in (copied, bc2gm.test)]
+print(f"\ncopies are {len(copied) / len(bc2gm.test):.1%} of the test sentences and hold "
+      f"{mentions[0] / mentions[1]:.1%} of the mentions; learnt by heart, they move the whole\nscore by about "
+      f"{moved:+.2f} points (twins are {len(twins) / len(clean):.1%} of the sentences trained on here; "
       f"of all of train they would be {len(twins) / len(bc2gm.train):.1%})")  # fmt: skip
 
 # %% [markdown]
 # The difference on the copies is what memory is worth. Compare the score on copies that were trained on with how well
 # the two annotations agree, where both are printed: in the run shown they are equal. The tagger has learnt the twins by
-# heart, with whatever the annotators did differently the first time. The whole score moves by the difference times the
-# share of copies. That holds for a training set of the size used here: where the twins are a smaller part of it, the
-# effect may be another.
+# heart, with whatever the annotators did differently the first time. With so few mentions all of this is rough, as the
+# interval says. The whole score moves by about the difference times the copies' share of the *mentions*. That holds for
+# a training set of the size used here: where the twins are a smaller part of it, the effect may be another.
 #
 # The dangerous leak is another: whole documents. A careless split by sentence puts neighbours of one abstract into
 # train and test; and the 50 abstracts of section 2 stand in the training split. How good would the reading tool have
@@ -1332,7 +1338,8 @@ honest_rows = strict_rows(reading, found)
 drawn = f1_of(bootstrap(leaky_rows)) - f1_of(bootstrap(honest_rows))
 print(f"{len(reading)} abstracts; F1 of a tagger that was not trained on them: {f1_of(honest_rows.sum(0)):.3f}")
 print(f"F1 of one that was, on their {len(leak)} sentences among others: {f1_of(leaky_rows.sum(0)):.3f}")
-print(f"difference {drawn.mean():+.3f}, paired interval over abstracts {interval(drawn).round(3)}")
+lift = f1_of(leaky_rows.sum(0)) - f1_of(honest_rows.sum(0))
+print(f"difference {lift:+.3f}, paired interval over abstracts {interval(drawn).round(3)}")
 
 # %% [markdown]
 # No error message tells of such a leak, and the score it gives is the one people like to publish. Compare texts before
@@ -1629,7 +1636,7 @@ check("12.4", groups_that_share)
 #
 # 1. A score without its rules, its interval and its share of unseen names cannot be compared with anything.
 # 2. Errors are counted in classes and read at random; confidences are checked against what chance alone would show.
-# 3. What helps most is found by simulation on annotation that exists: how many abstracts, chosen how; and a leak
+# 3. What helps can be asked by simulation on annotation that exists: how many abstracts, chosen how; and a leak
 #    between train and test undoes all of it without a sound.
 #
 # **Next:** [13 · Domain adaptation](13_domain_adaptation.ipynb): what to do when the texts to be read are of another
