@@ -866,12 +866,12 @@ a, s, t = signal.flatten(), sigma.flatten(), torch.arange(1000)
 panels = [
     (
         left,
-        "Error in x_0: from noise, it explodes at high t",
+        "The error in x_0: from noise, it explodes at high t",
         [("noise", s / a, "-"), ("x_0", torch.ones(1000), "-."), ("v", s, "--")],
     ),
     (
         right,
-        "Error in the noise: from x_0, it grows at low t",
+        "The error in the noise: from x_0, it grows at low t",
         [("noise", torch.ones(1000), "-"), ("x_0", a / s, "-."), ("v", a, "--")],
     ),
 ]
