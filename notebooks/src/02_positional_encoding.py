@@ -41,18 +41,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -165,7 +182,9 @@ def best_denoiser(x_t, t):
 # %%
 # NBVAL_CHECK_OUTPUT
 generator = torch.Generator().manual_seed(0)
-t = torch.randint(50, T, (1000,), generator=generator)  # below 50, sigma_t^2 is so small that float32 loses digits
+t = torch.randint(
+    50, T, (1000,), generator=generator
+)  # below 50, sigma_t^2 is so small that float32 loses digits
 x_t = torch.randn(1000, 2, generator=generator).requires_grad_()
 denoised, log_density = best_denoiser(x_t, t)
 (score,) = torch.autograd.grad(log_density.sum(), x_t)
@@ -184,7 +203,9 @@ point = torch.tensor([0.6, 0.1])
 for step in (100, 400, 800):
     answer = best_denoiser(point, torch.tensor(step))[0]
     print(f"t = {step}: signal = {signal[step]:.2f}, sigma = {sigma[step]:.2f}, ", end="")
-    print(f"best x_0 = ({answer[0]:.2f}, {answer[1]:.2f}), at distance {answer.norm():.2f} from the origin")
+    print(
+        f"best x_0 = ({answer[0]:.2f}, {answer[1]:.2f}), at distance {answer.norm():.2f} from the origin"
+    )
 
 # %% [markdown]
 # Three different answers. At $t = 100$ there is little noise, so the point has strayed from the nearest centre,
@@ -215,13 +236,27 @@ grid = torch.cartesian_prod(line, line)  # (81, 2)
 steps = [100, 400, 800]
 fields = [best_denoiser(grid, torch.full((len(grid),), step))[0] for step in steps]
 figure, axes = plt.subplots(1, 4, figsize=(10, 3.1), sharex=True, sharey=True)
-for ax, field, name in zip(axes, [*fields, best_without_t(grid)], [f"t = {s}" for s in steps] + ["t unknown"]):
+for ax, field, name in zip(
+    axes, [*fields, best_without_t(grid)], [f"t = {s}" for s in steps] + ["t unknown"]
+):
     arrows = field - grid
-    ax.quiver(*grid.T, *arrows.T, angles="xy", scale_units="xy", scale=1, width=0.008, color=COLOURS[0])
+    ax.quiver(
+        *grid.T,
+        *arrows.T,
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        width=0.008,
+        color=COLOURS[0],
+    )
     ax.plot(*CENTRES.T, "o", color=COLOURS[1], markersize=5)
     ax.set(title=name, aspect="equal", xlabel="first coordinate")
 axes[0].set_ylabel("second coordinate")
-figure.suptitle("The best denoiser (arrow: from x to its answer) is another one at every t", x=0.01, ha="left")
+figure.suptitle(
+    "The best denoiser (arrow: from x to its answer) is another one at every t",
+    x=0.01,
+    ha="left",
+)
 plt.show()
 
 # %% [markdown]
@@ -259,7 +294,9 @@ def my_encoding_slowly(t, dim, max_period=10_000.0):
 def my_encoding(t, dim, max_period=10_000.0):
     """Eq. (4) for a batch: t (B,) -> (B, dim)."""
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half) / (half - 1))  # (half,)
+    frequencies = torch.exp(
+        -math.log(max_period) * torch.arange(half) / (half - 1)
+    )  # (half,)
     angles = t.float()[:, None] * frequencies  # (B, 1) * (half,) -> (B, half)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -273,7 +310,12 @@ t = torch.arange(T)
 slow = torch.tensor([my_encoding_slowly(step, dim=32) for step in range(T)])
 torch.testing.assert_close(my_encoding(t, dim=32), slow, rtol=0, atol=1e-4)
 torch.testing.assert_close(sinusoidal_embedding(t, dim=32), my_encoding(t, dim=32))
-print("Loop, batch and utils agree on all", T, "timesteps. t = 0 gives", my_encoding(t[:1], dim=8)[0].tolist())
+print(
+    "Loop, batch and utils agree on all",
+    T,
+    "timesteps. t = 0 gives",
+    my_encoding(t[:1], dim=8)[0].tolist(),
+)
 
 # %% [markdown]
 # **The pitfall: four arrangements under one name.** Implementations differ in two details: whether sines and cosines
@@ -300,8 +342,12 @@ else:
     theirs = get_timestep_embedding(t, 32)
     torch.testing.assert_close(my_encoding(t, dim=32), theirs)
     other = get_timestep_embedding(t, 32, flip_sin_to_cos=True, downscale_freq_shift=0)
-    print(f"diffusers' bare function: largest difference {(my_encoding(t, 32) - theirs).abs().max():.0e}")
-    print(f"the other arrangement: largest difference {(my_encoding(t, 32) - other).abs().max():.1f}")
+    print(
+        f"diffusers' bare function: largest difference {(my_encoding(t, 32) - theirs).abs().max():.0e}"
+    )
+    print(
+        f"the other arrangement: largest difference {(my_encoding(t, 32) - other).abs().max():.1f}"
+    )
 
 # %% [markdown]
 # ## 3. Reading the heat map
@@ -319,7 +365,9 @@ bits = (torch.arange(64)[:, None] >> torch.arange(6)) & 1  # (64, 6), fastest bi
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.6), width_ratios=[1, 4])
 axes[0].imshow(bits, aspect="auto", cmap="cividis")
 axes[0].set(title="t in binary", xlabel="bit (fast to slow)", ylabel="timestep t")
-picture = axes[1].imshow(my_encoding(t[:64], dim=32), aspect="auto", cmap="cividis", vmin=-1, vmax=1)
+picture = axes[1].imshow(
+    my_encoding(t[:64], dim=32), aspect="auto", cmap="cividis", vmin=-1, vmax=1
+)
 axes[1].axvline(15.5, color="white", linewidth=2)
 axes[1].set(title="Both count: fast columns left, slow columns right", ylabel="timestep t")
 axes[1].set_xlabel("column: sines, fast to slow  |  cosines, fast to slow")
@@ -350,8 +398,14 @@ for row, step in zip(axes, times):
         ax.spines[:].set_visible(False)
     row[0].set_ylabel(f"t = {step}", rotation=0, ha="right", va="center")
 for ax, i in zip(axes[0], hands):
-    ax.set_title(f"hand {i}\nperiod {2 * math.pi / frequencies[i]:,.0f}", fontsize=9, loc="center")
-figure.suptitle("One timestep is one row: fast hands tell near times apart, slow hands far ones", x=0.01, ha="left")
+    ax.set_title(
+        f"hand {i}\nperiod {2 * math.pi / frequencies[i]:,.0f}", fontsize=9, loc="center"
+    )
+figure.suptitle(
+    "One timestep is one row: fast hands tell near times apart, slow hands far ones",
+    x=0.01,
+    ha="left",
+)
 plt.show()
 
 # %% [markdown]
@@ -364,7 +418,9 @@ plt.show()
 for max_period in (10_000, 1_000, 100):
     frequencies = max_period ** (-torch.arange(16, dtype=torch.float64) / 15)
     lazy = int((frequencies * T < math.pi / 2).sum())
-    print(f"max_period {max_period:>6}: {lazy} of 16 hands turn less than a quarter in {T} steps")
+    print(
+        f"max_period {max_period:>6}: {lazy} of 16 hands turn less than a quarter in {T} steps"
+    )
 slowest = my_encoding(t, dim=32)[:, 15]
 print(f"The slowest sine at t = 999 is {slowest[999]:.4f}; 999/10000 = {999 / 10_000:.4f}")
 
@@ -394,11 +450,15 @@ print(f"The slowest sine at t = 999 is {slowest[999]:.4f}; 999/10000 = {999 / 10
 dim = 32
 encodings = my_encoding(t, dim)
 frequencies = 10_000.0 ** (-torch.arange(dim // 2) / (dim // 2 - 1))
-closed_form = torch.cos((t[:, None] - t)[..., None] * frequencies).sum(-1)  # eq. (5), all pairs: (T, T)
+closed_form = torch.cos((t[:, None] - t)[..., None] * frequencies).sum(
+    -1
+)  # eq. (5), all pairs: (T, T)
 torch.testing.assert_close(encodings @ encodings.T, closed_form, rtol=0, atol=2e-3)
 print("Eq. (5) holds for all", T * T, "pairs.")
 for first, second in ((100, 110), (900, 910), (100, 300)):
-    print(f"PE({first}) . PE({second}) = {encodings[first] @ encodings[second]:.2f}   (largest possible: {dim // 2})")
+    print(
+        f"PE({first}) . PE({second}) = {encodings[first] @ encodings[second]:.2f}   (largest possible: {dim // 2})"
+    )
 
 # %%
 distance = torch.arange(0, 1000)
@@ -406,7 +466,11 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 for anchor, style in ((0, "-"), (300, "--"), (600, ":")):
     values = encodings[anchor:] @ encodings[anchor] / (dim // 2)
     axes[0].plot(values[:300], style, label=f"from t = {anchor}", linewidth=2)
-axes[0].set(title="One curve, whatever the start", xlabel="distance |t - u|", ylabel="dot product / h")
+axes[0].set(
+    title="One curve, whatever the start",
+    xlabel="distance |t - u|",
+    ylabel="dot product / h",
+)
 for max_period, colour in zip((100, 1_000, 10_000), COLOURS[3:]):
     frequencies = max_period ** (-torch.arange(dim // 2) / (dim // 2 - 1))
     curve = torch.cos(distance[:, None] * frequencies).mean(1)
@@ -439,10 +503,16 @@ plt.show()
 def draw_encoding(dim=32, max_period=10_000, first=100, second=250):
     encodings = sinusoidal_embedding(torch.arange(T), dim, max_period)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
-    axes[0].imshow(encodings, aspect="auto", cmap="cividis", vmin=-1, vmax=1, interpolation="none")
+    axes[0].imshow(
+        encodings, aspect="auto", cmap="cividis", vmin=-1, vmax=1, interpolation="none"
+    )
     for step, colour in ((first, COLOURS[1]), (second, COLOURS[5])):
         axes[0].axhline(step, color=colour, linewidth=2)
-    axes[0].set(xlabel="column (sines | cosines)", ylabel="timestep t", title=f"dim {dim}, max_period {max_period:,}")
+    axes[0].set(
+        xlabel="column (sines | cosines)",
+        ylabel="timestep t",
+        title=f"dim {dim}, max_period {max_period:,}",
+    )
     axes[0].grid(False)
     similarity = encodings @ encodings[0] / (dim // 2)
     apart = abs(first - second)
@@ -457,7 +527,13 @@ draw_encoding()
 plt.show()
 
 # %%
-play(draw_encoding, dim=[8, 16, 32, 64, 128], max_period=[100, 1_000, 10_000, 100_000], first=(0, 999), second=(0, 999))
+play(
+    draw_encoding,
+    dim=[8, 16, 32, 64, 128],
+    max_period=[100, 1_000, 10_000, 100_000],
+    first=(0, 999),
+    second=(0, 999),
+)
 
 # %% [markdown]
 # Try `dim` 8, a clock with four hands: two timesteps 6 apart look more alike than two that are 3 apart, because the
@@ -491,13 +567,19 @@ for ax, (name, way) in zip(axes, ways.items()):
     with torch.no_grad():
         features = way(torch.arange(0, T, 5))  # every fifth timestep
     similarity = features @ features.T
-    picture = ax.imshow(similarity / similarity.max(), vmin=-1, vmax=1, extent=(0, T, T, 0), cmap="cividis")
+    picture = ax.imshow(
+        similarity / similarity.max(), vmin=-1, vmax=1, extent=(0, T, T, 0), cmap="cividis"
+    )
     ax.set(title=name, xlabel="timestep u", xticks=(0, 500, 1000))
     ax.title.set_fontsize(10)
     ax.grid(False)
 axes[0].set_ylabel("timestep t")
 figure.colorbar(picture, ax=axes, label="dot product / largest")
-figure.suptitle("Bands: similarity by distance. The table knows no neighbours, raw t no distance", x=0.01, ha="left")
+figure.suptitle(
+    "Bands: similarity by distance. The table knows no neighbours, raw t no distance",
+    x=0.01,
+    ha="left",
+)
 plt.show()
 
 # %% [markdown]
@@ -555,7 +637,10 @@ def train_together(models, draw_batch, steps, learning_rate, bar):
 # %%
 seeds = course.pick(test=2, cpu=5, gpu=8)
 fit_steps = course.pick(test=60, cpu=800, gpu=1500)
-targets = {"slow": torch.sin(2 * math.pi * t / T), "fast": torch.sin(20 * 2 * math.pi * t / T)}
+targets = {
+    "slow": torch.sin(2 * math.pi * t / T),
+    "fast": torch.sin(20 * 2 * math.pi * t / T),
+}
 held_out = t % 4 == 2
 seen = t[~held_out]
 
@@ -582,13 +667,19 @@ def features_by_name(seed):
 def make_mlp(name, seed):
     torch.manual_seed(seed)
     way, width = features_by_name(seed)[name]
-    return nn.Sequential(way, nn.Linear(width, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+    return nn.Sequential(
+        way, nn.Linear(width, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1)
+    )
 
 
 # %%
 names = list(features_by_name(0))
 fits = {}
-with tqdm(total=2 * len(names) * fit_steps, desc="six kinds of features, two functions", leave=False) as bar:
+with tqdm(
+    total=2 * len(names) * fit_steps,
+    desc="six kinds of features, two functions",
+    leave=False,
+) as bar:
     for kind, target in targets.items():
         batch = (seen.expand(seeds, -1),), target[seen].expand(seeds, -1)[..., None]
         for name in names:
@@ -596,8 +687,12 @@ with tqdm(total=2 * len(names) * fit_steps, desc="six kinds of features, two fun
             run, _ = train_together(models, lambda batch=batch: batch, fit_steps, 3e-3, bar)
             fits[kind, name] = run(t.expand(seeds, -1))[..., 0]  # (seeds, T)
 
-print(f"mean squared error, mean and standard deviation over {seeds} seeds (predicting 0 gives 0.5)\n")
-print(f"{'':<18}{'slow, seen':>18}{'slow, held out':>18}{'fast, seen':>18}{'fast, held out':>18}")
+print(
+    f"mean squared error, mean and standard deviation over {seeds} seeds (predicting 0 gives 0.5)\n"
+)
+print(
+    f"{'':<18}{'slow, seen':>18}{'slow, held out':>18}{'fast, seen':>18}{'fast, held out':>18}"
+)
 for name in names:
     row = ""
     for kind, target in targets.items():
@@ -615,7 +710,11 @@ for ax, name in zip(axes, shown):
     ax.plot(t[window], fits["fast", name][0, window], color=COLOURS[1])
     ax.set(title=name, xlabel="timestep t", ylim=(-2, 2))
 axes[0].set_ylabel("value")
-figure.suptitle("Twenty turns: too fast for raw t, easy for features that turn fast themselves", x=0.01, ha="left")
+figure.suptitle(
+    "Twenty turns: too fast for raw t, easy for features that turn fast themselves",
+    x=0.01,
+    ha="left",
+)
 plt.show()
 
 # %% [markdown]
@@ -663,11 +762,19 @@ def by_timestep(x, y):
     return (x - y).square().mean(-1).unflatten(-1, (-1, points_per_t)).mean(-1)
 
 
-optimal, floor_without_t = by_timestep(test_x_0, test_best), by_timestep(test_best, test_blind)
-left, right = by_timestep(test_x_0, test_blind).mean(), optimal.mean() + floor_without_t.mean()
+optimal, floor_without_t = (
+    by_timestep(test_x_0, test_best),
+    by_timestep(test_best, test_blind),
+)
+left, right = (
+    by_timestep(test_x_0, test_blind).mean(),
+    optimal.mean() + floor_without_t.mean(),
+)
 print(f"loss of predicting 0 everywhere:           {test_x_0.square().mean():.3f}")
 print(f"optimal loss, knowing t:                   {optimal.mean():.3f}")
-print(f"optimal loss, not knowing t:               {left:.3f}   (right side of eq. (6): {right:.3f})")
+print(
+    f"optimal loss, not knowing t:               {left:.3f}   (right side of eq. (6): {right:.3f})"
+)
 print(f"excess that no denoiser without t can avoid: {floor_without_t.mean():.4f}")
 
 # %% [markdown]
@@ -686,8 +793,15 @@ class Denoiser(nn.Module):
         self.way = way
         self.point = nn.Linear(2, hidden)
         if way is not None:
-            self.time = nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-        layers = [nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)]
+            self.time = nn.Sequential(
+                nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden)
+            )
+        layers = [
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+        ]
         self.body = nn.Sequential(*layers, nn.SiLU(), nn.Linear(hidden, 2))
 
     def forward(self, x_t, t):
@@ -745,7 +859,9 @@ trained, tables = {}, None
 with tqdm(total=len(treatments) * train_steps, desc="seven treatments", leave=False) as bar:
     for name in treatments:
         models = [make_denoiser(name, seed) for seed in range(seeds)]
-        trained[name], weights = train_together(models, make_batches(seed=2), train_steps, 3e-3, bar)
+        trained[name], weights = train_together(
+            models, make_batches(seed=2), train_steps, 3e-3, bar
+        )
         if name == "learned table":
             tables = weights["way.table.weight"].detach()  # (seeds, T, 32), for later
 
@@ -759,17 +875,47 @@ order = sorted(treatments, key=lambda name: excess[name].mean().item())
 print(f"{'':<18}{'excess loss':>13}{'± std of seeds':>16}{'of the optimal loss':>21}")
 for name in order:
     each = excess[name].mean(1)
-    print(f"{name:<18}{each.mean():>13.5f}{each.std():>16.5f}{(each.mean() / optimal.mean()):>21.2%}")
+    print(
+        f"{name:<18}{each.mean():>13.5f}{each.std():>16.5f}{(each.mean() / optimal.mean()):>21.2%}"
+    )
 print(f"\nleast possible without t: {floor_without_t.mean():.5f}")
-colour_of = dict(zip(treatments, [COLOURS[6], COLOURS[4], COLOURS[1], COLOURS[0], COLOURS[5], COLOURS[2], COLOURS[3]]))
+colour_of = dict(
+    zip(
+        treatments,
+        [
+            COLOURS[6],
+            COLOURS[4],
+            COLOURS[1],
+            COLOURS[0],
+            COLOURS[5],
+            COLOURS[2],
+            COLOURS[3],
+        ],
+    )
+)
 
 figure, ax = plt.subplots(figsize=(8, 3.4))
 for row, name in enumerate(order[::-1]):
     each = excess[name].mean(1)
-    ax.errorbar(each.mean(), row, xerr=each.std(), fmt="s", color=colour_of[name], capsize=5, markersize=7)
+    ax.errorbar(
+        each.mean(),
+        row,
+        xerr=each.std(),
+        fmt="s",
+        color=colour_of[name],
+        capsize=5,
+        markersize=7,
+    )
     ax.plot(each, [row - 0.25] * seeds, ".", color=colour_of[name], alpha=0.6)
 ax.axvline(floor_without_t.mean(), color="0.5", linestyle="--")
-ax.text(floor_without_t.mean() * 0.96, 1, "no denoiser without t\ncan get below", ha="right", va="center", color="0.3")
+ax.text(
+    floor_without_t.mean() * 0.96,
+    1,
+    "no denoiser without t\ncan get below",
+    ha="right",
+    va="center",
+    color="0.3",
+)
 ax.set(xscale="log", yticks=range(len(order)), yticklabels=order[::-1])
 ax.set(
     xlabel="excess loss over the exact optimum (mean ± std over seeds; dots: seeds)",
@@ -799,7 +945,9 @@ for name in names:
         difference = (excess[name] - excess["sinusoidal"]).mean(1)
         error = difference.std() / math.sqrt(seeds)
         ratio = difference.mean() / error
-        print(f"{name:<18}{difference.mean():>+10.5f} ± {error:.5f}   ({ratio:+.1f} standard errors)")
+        print(
+            f"{name:<18}{difference.mean():>+10.5f} ± {error:.5f}   ({ratio:+.1f} standard errors)"
+        )
 
 # %% [markdown]
 # With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of freedom).
@@ -809,16 +957,28 @@ for name in names:
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True, sharey=True)
-axis_t = torch.arange(0, T, 10).view(-1, 4).float().mean(1)  # four neighbouring test timesteps together
-axes[0].plot(axis_t, floor_without_t.view(-1, 4).mean(1), "--", color="0.4", label="least without t (exact)")
+axis_t = (
+    torch.arange(0, T, 10).view(-1, 4).float().mean(1)
+)  # four neighbouring test timesteps together
+axes[0].plot(
+    axis_t,
+    floor_without_t.view(-1, 4).mean(1),
+    "--",
+    color="0.4",
+    label="least without t (exact)",
+)
 for ax, shown in zip(axes, (["no t", "raw t, not scaled", "sinusoidal"], names[1:])):
     for name in shown:
         curve = excess[name].unflatten(1, (-1, 4)).mean(2)  # (seeds, 25)
         ax.plot(axis_t, curve.mean(0), color=colour_of[name], label=name)
-        ax.fill_between(axis_t, curve.amin(0), curve.amax(0), color=colour_of[name], alpha=0.2)
+        ax.fill_between(
+            axis_t, curve.amin(0), curve.amax(0), color=colour_of[name], alpha=0.2
+        )
     ax.set(yscale="log", xlabel="timestep t", ylim=(5e-5, 0.9))
     ax.legend(fontsize=8, ncols=2)
-axes[0].set(ylabel="excess loss (mean; band: range of seeds)", title="Without t: blind at both ends")
+axes[0].set(
+    ylabel="excess loss (mean; band: range of seeds)", title="Without t: blind at both ends"
+)
 axes[1].set_title("With t: small everywhere")
 plt.show()
 
@@ -863,14 +1023,23 @@ for row, step in zip(axes, show_t):
     steps = torch.full((600,), step)
     x_t = add_noise(x_0, steps, noise)
     answers = [x_t, best_denoiser(x_t, steps)[0]]
-    answers += [trained[name](x_t.expand(seeds, -1, -1), steps.expand(seeds, -1))[0] for name in ("sinusoidal", "no t")]
-    for ax, points, colour in zip(row, answers, ("0.5", COLOURS[6], COLOURS[0], COLOURS[1])):
+    answers += [
+        trained[name](x_t.expand(seeds, -1, -1), steps.expand(seeds, -1))[0]
+        for name in ("sinusoidal", "no t")
+    ]
+    for ax, points, colour in zip(
+        row, answers, ("0.5", COLOURS[6], COLOURS[0], COLOURS[1])
+    ):
         ax.plot(*points.T, ".", color=colour, markersize=2)
         ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal")
     row[0].set_ylabel(f"t = {step}")
 for ax, title in zip(axes[0], ("noisy points", "best denoiser", "sinusoidal", "no t")):
     ax.set_title(title)
-figure.suptitle("Without t nearly clean points are damaged, and noise is taken for data", x=0.01, ha="left")
+figure.suptitle(
+    "Without t nearly clean points are damaged, and noise is taken for data",
+    x=0.01,
+    ha="left",
+)
 plt.show()
 
 # %% [markdown]
@@ -904,16 +1073,24 @@ def first_seed(name):
     return lambda x, t: trained[name](x.expand(seeds, -1, -1), t.expand(seeds, -1))[0]
 
 
-samplers = {"best denoiser": lambda x, t: best_denoiser(x, t)[0], "sinusoidal": first_seed("sinusoidal")}
+samplers = {
+    "best denoiser": lambda x, t: best_denoiser(x, t)[0],
+    "sinusoidal": first_seed("sinusoidal"),
+}
 samplers |= {name: first_seed(name) for name in ("raw t", "no t")}
 figure, axes = plt.subplots(1, 4, figsize=(10, 3.4), sharex=True, sharey=True)
 for ax, (name, denoise) in zip(axes, samplers.items()):
     samples = sample_points(denoise, course.pick(test=100, cpu=500, gpu=1000))
     nearest = torch.cdist(samples, CENTRES).min(1).values
     ax.plot(*samples.T, ".", color=COLOURS[0], markersize=2)
-    ax.set(title=f"{name}\n{(nearest < 3 * SPREAD).float().mean():.0%} near a centre", aspect="equal")
+    ax.set(
+        title=f"{name}\n{(nearest < 3 * SPREAD).float().mean():.0%} near a centre",
+        aspect="equal",
+    )
     ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8))
-figure.suptitle("With t: the right radius, but a ring; without t: a blob", x=0.01, ha="left")
+figure.suptitle(
+    "With t: the right radius, but a ring; without t: a blob", x=0.01, ha="left"
+)
 plt.show()
 
 # %% [markdown]
@@ -942,11 +1119,16 @@ def smooth_similarity(table):
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), width_ratios=[1, 1, 1.15])
 for ax, table, name in zip(axes, (start, tables[0]), ("before training", "after training")):
-    picture = ax.imshow(smooth_similarity(table), vmin=-1, vmax=1, extent=(0, T, T, 0), cmap="cividis")
+    picture = ax.imshow(
+        smooth_similarity(table), vmin=-1, vmax=1, extent=(0, T, T, 0), cmap="cividis"
+    )
     ax.set(title=name, xlabel="timestep u", ylabel="timestep t")
     ax.grid(False)
 figure.colorbar(picture, ax=axes[1], label="cosine")
-for table, name, colour in ((start, "before", COLOURS[4]), (tables[0], "after", COLOURS[0])):
+for table, name, colour in (
+    (start, "before", COLOURS[4]),
+    (tables[0], "after", COLOURS[0]),
+):
     unit = nn.functional.normalize(table - table.mean(0), dim=1)
     curve = torch.stack([(unit[: T - d] * unit[d:]).sum(1).mean() for d in range(1, 400)])
     axes[2].plot(range(1, 400), curve, color=colour, label=name)

@@ -35,18 +35,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -96,9 +113,15 @@ from utils.diffusion.unet import Downsample, ResidualBlock, SelfAttention, Upsam
 device = course.device
 diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="v")
 # `.pixels` are bytes, 0 to 255; indexing the set itself would convert them, as in notebook 01.
-train_images = load_images("fashion-mnist").pixels[: course.pick(test=256, cpu=10_000, gpu=60_000)]
-test_images = load_images("fashion-mnist", split="test").pixels[: course.pick(test=64, cpu=256, gpu=1000)]
-train_images = (train_images.float() / 127.5 - 1).to(device)  # (N, 1, 28, 28), values in [-1, 1]
+train_images = load_images("fashion-mnist").pixels[
+    : course.pick(test=256, cpu=10_000, gpu=60_000)
+]
+test_images = load_images("fashion-mnist", split="test").pixels[
+    : course.pick(test=64, cpu=256, gpu=1000)
+]
+train_images = (train_images.float() / 127.5 - 1).to(
+    device
+)  # (N, 1, 28, 28), values in [-1, 1]
 test_images = (test_images.float() / 127.5 - 1).to(device)
 
 # %%
@@ -127,6 +150,7 @@ show_images(torch.cat([x_t, v]).cpu(), titles=titles, columns=6, scale=4,
 # image to mean 0 and variance 1, over the group's channels and all pixels. Then each channel has its own
 # weight and bias. Unlike BatchNorm it never looks at the other images, which here carry other amounts of
 # noise.
+
 
 # %%
 def group_norm(x, groups, weight, bias, eps=1e-5):
@@ -157,9 +181,14 @@ print("GroupNorm and SiLU by hand agree with PyTorch.")
 # %%
 clean, loud = 0.1 * torch.randn(1, 16, 14, 14), torch.randn(3, 16, 14, 14)
 neighbours = {"copies of itself": clean.expand(3, -1, -1, -1), "noisier images": loud}
-for name, norm in {"GroupNorm": nn.GroupNorm(8, 16), "BatchNorm": nn.BatchNorm2d(16)}.items():
+for name, norm in {
+    "GroupNorm": nn.GroupNorm(8, 16),
+    "BatchNorm": nn.BatchNorm2d(16),
+}.items():
     outputs = [norm(torch.cat([clean, others]))[0] for others in neighbours.values()]
-    sizes = ", ".join(f"{out.std():.2f} beside {label}" for out, label in zip(outputs, neighbours))
+    sizes = ", ".join(
+        f"{out.std():.2f} beside {label}" for out, label in zip(outputs, neighbours)
+    )
     print(f"{name}: standard deviation of the first image's features {sizes}")
 
 # %% [markdown]
@@ -170,6 +199,7 @@ for name, norm in {"GroupNorm": nn.GroupNorm(8, 16), "BatchNorm": nn.BatchNorm2d
 # decides how training starts: the second convolution begins with **all weights zero**.
 #
 # **Predict before you run.** What does a fresh block do to its input, for any $t$?
+
 
 # %%
 def zero_init(layer):
@@ -191,9 +221,12 @@ class MyResidualBlock(nn.Module):
 
     def forward(self, x, emb):
         h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.scale_shift(emb)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+        scale, shift = self.scale_shift(emb)[:, :, None, None].chunk(
+            2, dim=1
+        )  # (B, C, 1, 1) each
         h = self.norm2(h) * (1 + scale) + shift
         return self.shortcut(x) + self.conv2(F.silu(h))
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -208,6 +241,7 @@ print("A fresh block changes its input by", (mine(x, emb) - x).abs().max().item(
 # ### Check against `utils`
 # A comparison of two fresh blocks would prove nothing, since both are the identity. So `wake` first gives
 # every zeroed layer random weights. Then we copy my block's `state_dict` into the course's and compare.
+
 
 # %%
 def wake(model):
@@ -239,10 +273,13 @@ print("My residual block is the course's.")
 # (Vaswani et al. 2017, eq. 1; this $v$ has nothing to do with the target $v$). *Heads* do this several
 # times side by side on slices of the channels. The result is added to the input.
 
+
 # %%
 def attention(q, k, v):
     """(..., N, d) each -> (..., N, d)."""
-    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)  # (..., N, N), rows sum to 1
+    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(
+        dim=-1
+    )  # (..., N, N), rows sum to 1
     return weights @ v
 
 
@@ -286,7 +323,9 @@ torch.testing.assert_close(mine(shuffle(x)), shuffle(mine(x)), atol=1e-4, rtol=1
 print("attention(shuffled) = shuffled attention: it does not know where a position lies.")
 for size in (28, 14, 7):
     n = size**2
-    print(f"{size:2}x{size:<2}: {n:3}x{n:<3} weights, used twice: {2 * n * n * 64:>10,} multiply-adds at 64 channels")
+    print(
+        f"{size:2}x{size:<2}: {n:3}x{n:<3} weights, used twice: {2 * n * n * 64:>10,} multiply-adds at 64 channels"
+    )
 
 # %% [markdown]
 # The same values in the shuffled places. Attention alone is blind to place; in a U-Net it learns about
@@ -301,13 +340,16 @@ d = 128
 q, k = torch.randn(2, 49, d), torch.randn(2, 49, d)
 for name, scale in {"with 1/sqrt(d)": d**-0.5, "without": 1.0}.items():
     weights = (scale * q @ k.transpose(1, 2)).softmax(-1)
-    print(f"{name:>14}: the largest of 49 weights is {weights.max(-1).values.mean():.2f} on average")
+    print(
+        f"{name:>14}: the largest of 49 weights is {weights.max(-1).values.mean():.2f} on average"
+    )
 
 # %% [markdown]
 # ## 4. Down and up
 #
 # **The question.** How do we halve the size and double it again? Down: a 3x3 convolution with stride 2.
 # Up: repeat each pixel 2x2 (nearest neighbour), then a 3x3 convolution. Each is one line.
+
 
 # %%
 class MyDownsample(nn.Module):
@@ -329,10 +371,15 @@ class MyUpsample(nn.Module):
 
 
 x = torch.randn(4, 32, 14, 14)
-for mine, theirs in [(MyDownsample(32), Downsample(32)), (MyUpsample(32, 16), Upsample(32, 16))]:
+for mine, theirs in [
+    (MyDownsample(32), Downsample(32)),
+    (MyUpsample(32, 16), Upsample(32, 16)),
+]:
     theirs.load_state_dict(mine.state_dict())
     torch.testing.assert_close(mine(x), theirs(x))
-    print(f"{type(theirs).__name__}: {tuple(x.shape)} -> {tuple(mine(x).shape)}, the same in utils")
+    print(
+        f"{type(theirs).__name__}: {tuple(x.shape)} -> {tuple(mine(x).shape)}, the same in utils"
+    )
 
 # %% [markdown]
 # **Predict before you run.** Many U-Nets go up with a *transposed* convolution of kernel 3 and stride 2.
@@ -344,14 +391,21 @@ kernel = torch.full((1, 1, 3, 3), 1 / 9)
 nearest = F.conv2d(F.interpolate(ones, scale_factor=2), kernel, padding=1)
 transposed = F.conv_transpose2d(ones, kernel, stride=2, padding=1, output_padding=1)
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.1))
-for ax, image, name in zip(axes, (nearest, transposed), ("nearest, then convolution", "transposed convolution")):
+for ax, image, name in zip(
+    axes, (nearest, transposed), ("nearest, then convolution", "transposed convolution")
+):
     inside = image[0, 0, 2:-2, 2:-2]
     picture = ax.imshow(image[0, 0], vmin=0, vmax=1)
     ax.set_title(f"{name}:\ninside {inside.min():.2f} to {inside.max():.2f}")
     ax.set(xlabel="column", ylabel="row")
     ax.grid(False)
 fig.colorbar(picture, ax=axes, label="output for an input of ones")
-fig.suptitle("A transposed convolution turns a constant into a checkerboard", x=0.01, ha="left", fontsize=11)
+fig.suptitle(
+    "A transposed convolution turns a constant into a checkerboard",
+    x=0.01,
+    ha="left",
+    fontsize=11,
+)
 plt.show()
 
 # %% [markdown]
@@ -367,11 +421,12 @@ plt.show()
 # Fold each 2x2 patch into four channels: $(B, C, H, W) \to (B, 4C, H/2, W/2)$. Nothing is averaged or
 # dropped; it is a relabelling that `F.pixel_shuffle` undoes at the other end.
 
+
 # %%
 def space_to_depth(x, r=2):
     b, c, h, w = x.shape
     x = x.reshape(b, c, h // r, r, w // r, r)  # b c h i w j: pixel (i, j) of patch (h, w)
-    x = x.permute(0, 1, 3, 5, 2, 4)            # b c i j h w  # fmt: skip
+    x = x.permute(0, 1, 3, 5, 2, 4)  # b c i j h w  # fmt: skip
     return x.reshape(b, c * r * r, h // r, w // r)
 
 
@@ -392,36 +447,43 @@ show_images(folded[:, None], titles=["top left", "top right", "bottom left", "bo
 # $2c$. On the way down we keep four tensors, `s0` to `s3`. On the way up each is joined to what comes
 # from below, as extra channels (`torch.cat`), and used exactly once, last one first.
 
+
 # %%
 class MyUNet(nn.Module):
     def __init__(self, c=16):
         super().__init__()
         e = 4 * c
-        self.time = TimestepEmbedding(c, e)  # notebook 02: sines and cosines of t, two linear layers
+        self.time = TimestepEmbedding(
+            c, e
+        )  # notebook 02: sines and cosines of t, two linear layers
         self.stem = nn.Conv2d(4, c, 3, padding=1)
         self.down1, self.shrink = MyResidualBlock(c, c, e), MyDownsample(c)
         self.down2 = MyResidualBlock(c, 2 * c, e)
         self.middle1, self.look = MyResidualBlock(2 * c, 2 * c, e), MySelfAttention(2 * c)
         self.middle2 = MyResidualBlock(2 * c, 2 * c, e)
-        self.up2a, self.up2b = MyResidualBlock(4 * c, 2 * c, e), MyResidualBlock(3 * c, 2 * c, e)
+        self.up2a, self.up2b = (
+            MyResidualBlock(4 * c, 2 * c, e),
+            MyResidualBlock(3 * c, 2 * c, e),
+        )
         self.grow = MyUpsample(2 * c, c)
         self.up1a, self.up1b = MyResidualBlock(2 * c, c, e), MyResidualBlock(2 * c, c, e)
         last = zero_init(nn.Conv2d(c, 4, 3, padding=1))
         self.head = nn.Sequential(nn.GroupNorm(8, c), nn.SiLU(), last)
 
     def forward(self, x_t, t):
-        emb = F.silu(self.time(t))              # (B, 4c)
-        s0 = self.stem(space_to_depth(x_t))     # (B, c, 14, 14)
-        s1 = self.down1(s0, emb)                # (B, c, 14, 14)
-        s2 = self.shrink(s1)                    # (B, c, 7, 7)
-        s3 = self.down2(s2, emb)                # (B, 2c, 7, 7)
+        emb = F.silu(self.time(t))  # (B, 4c)
+        s0 = self.stem(space_to_depth(x_t))  # (B, c, 14, 14)
+        s1 = self.down1(s0, emb)  # (B, c, 14, 14)
+        s2 = self.shrink(s1)  # (B, c, 7, 7)
+        s3 = self.down2(s2, emb)  # (B, 2c, 7, 7)
         x = self.middle2(self.look(self.middle1(s3, emb)), emb)
         x = self.up2a(torch.cat([x, s3], dim=1), emb)
         x = self.up2b(torch.cat([x, s2], dim=1), emb)
-        x = self.grow(x)                        # (B, c, 14, 14)
+        x = self.grow(x)  # (B, c, 14, 14)
         x = self.up1a(torch.cat([x, s1], dim=1), emb)
         x = self.up1b(torch.cat([x, s0], dim=1), emb)
         return F.pixel_shuffle(self.head(x), 2)  # (B, 1, 28, 28)  # fmt: skip
+
 
 # %% [markdown]
 # ### Check against `utils`
@@ -431,10 +493,14 @@ class MyUNet(nn.Module):
 # %%
 # NBVAL_CHECK_OUTPUT
 mine, theirs = MyUNet(16), wake(UNet(channels=16))
-mine.load_state_dict(dict(zip(mine.state_dict(), theirs.state_dict().values(), strict=True)))
+mine.load_state_dict(
+    dict(zip(mine.state_dict(), theirs.state_dict().values(), strict=True))
+)
 x_t, t = torch.randn(8, 1, 28, 28), torch.arange(8) * 120
 torch.testing.assert_close(mine(x_t, t), theirs(x_t, t))
-print(f"MyUNet is the course's UNet: {sum(p.numel() for p in mine.parameters()):,} parameters, equal outputs.")
+print(
+    f"MyUNet is the course's UNet: {sum(p.numel() for p in mine.parameters()):,} parameters, equal outputs."
+)
 
 # %% [markdown]
 # ## 7. The table: shapes, parameters, multiply-adds
@@ -447,10 +513,16 @@ print(f"MyUNet is the course's UNet: {sum(p.numel() for p in mine.parameters()):
 # of a linear layer costs (input features), and attention over $N$ positions with $C$ channels costs
 # $2N^2C$.
 
+
 # %%
 def multiply_adds(module, output):
     if isinstance(module, nn.Conv2d):
-        return output.numel() * module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+        return (
+            output.numel()
+            * module.in_channels
+            * module.kernel_size[0]
+            * module.kernel_size[1]
+        )
     if isinstance(module, nn.Linear):
         return output.numel() * module.in_features
     if isinstance(module, SelfAttention):  # its 1x1 convolutions are counted by themselves
@@ -464,8 +536,13 @@ def stages_of(model):
     stages = {}
     for name, child in model.named_children():
         opened = isinstance(child, nn.ModuleList)
-        stages |= {f"{name}.{k}": part for k, part in enumerate(child)} if opened else {name: child}
+        stages |= (
+            {f"{name}.{k}": part for k, part in enumerate(child)}
+            if opened
+            else {name: child}
+        )
     return stages
+
 
 # %%
 def record(model, x_t, t):
@@ -493,6 +570,7 @@ def record(model, x_t, t):
 def shape(tensor):
     return "x".join(str(n) for n in tensor.shape[1:])
 
+
 # %% [markdown]
 # **Predict before you run.** The 7x7 level has twice the channels of the 14x14 level. Which of them holds
 # more parameters? Which costs more multiply-adds?
@@ -502,7 +580,9 @@ def shape(tensor):
 network = wake(UNet(channels=16))
 x_t, t = torch.randn(1, 1, 28, 28), torch.tensor([500])
 rows = record(network, x_t, t)
-print(f"{'stage':<15}{'kind':<19}{'in':>9}{'out':>10}{'parameters':>12}{'multiply-adds':>15}")
+print(
+    f"{'stage':<15}{'kind':<19}{'in':>9}{'out':>10}{'parameters':>12}{'multiply-adds':>15}"
+)
 for row in rows:
     kind = type(row["stage"]).__name__
     kind = {"_Stage": "residual block", "Sequential": "norm, SiLU, conv"}.get(kind, kind)
@@ -524,11 +604,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
     network(x_t, t)
-assert sum(row["parameters"] for row in rows) == sum(p.numel() for p in network.parameters())
+assert sum(row["parameters"] for row in rows) == sum(
+    p.numel() for p in network.parameters()
+)
 assert 2 * total == counter.get_total_flops()
 print("Hooks and PyTorch's counter agree, and no parameter is missing from the table.")
 for size in (14, 7):
-    here = [row for row in rows if row["output"].shape[-1] == size and row["output"].ndim == 4]
+    here = [
+        row for row in rows if row["output"].shape[-1] == size and row["output"].ndim == 4
+    ]
     print(f"{size:2}x{size:<2}: {sum(row['parameters'] for row in here):>8,} parameters, "
           f"{sum(row['multiply_adds'] for row in here):>10,} multiply-adds")  # fmt: skip
 
@@ -548,18 +632,28 @@ for size in (14, 7):
 # (The network is awake here. In a fresh one every residual block is the identity, so the stem's output
 # and that of the first block would be equal and no test could tell which of the two arrived.)
 
+
 # %%
 def find_skips(rows):
     """The names of what is pushed, in order, and pairs (from, to) of what is popped, in order."""
     images = [row for row in rows if row["output"].ndim == 4]
     skips = []
     for before, row in pairwise(images):
-        extra = row["input"][:, before["output"].shape[1] :]  # channels that the stage before did not make
+        extra = row["input"][
+            :, before["output"].shape[1] :
+        ]  # channels that the stage before did not make
         if extra.shape[1] == 0:
             continue
-        source = next((r["name"] for r in images if torch.equal(r["output"], extra)), "zeros, from nowhere")
+        source = next(
+            (r["name"] for r in images if torch.equal(r["output"], extra)),
+            "zeros, from nowhere",
+        )
         skips.append((source, row["name"]))
-    pushed = [row["name"] for row in images if row["name"] == "stem" or row["name"].startswith("down")]
+    pushed = [
+        row["name"]
+        for row in images
+        if row["name"] == "stem" or row["name"].startswith("down")
+    ]
     return pushed, skips
 
 
@@ -575,6 +669,7 @@ print("Each is popped once, the last pushed first.")
 # The same record is enough to draw the network. Each box is a stage: its height is the size of the
 # feature map, its width the number of channels. The dark arrows are the skips just found.
 
+
 # %%
 def draw_network(rows, skips, ax):
     images = [row for row in rows if row["output"].ndim == 4]
@@ -586,27 +681,55 @@ def draw_network(rows, skips, ax):
         moves = isinstance(row["stage"], (Downsample, Upsample))
         colour = COLOURS[1] if sees_all else COLOURS[4] if moves else COLOURS[0]
         colour = COLOURS[2] if row["name"] in ("stem", "head") else colour
-        ax.add_patch(plt.Rectangle((left, y - h / 2), width, h, color=colour, alpha=0.85, lw=0))
+        ax.add_patch(
+            plt.Rectangle((left, y - h / 2), width, h, color=colour, alpha=0.85, lw=0)
+        )
         ax.text(left + width / 2, y - h / 2 - 0.6, f"{row['name']}\n{shape(row['output'])}",
                 ha="center", va="top", fontsize=7)  # fmt: skip
         place[row["name"]] = (left, left + width, y, h)
         if left:
             end = place[list(place)[-2]]
-            ax.annotate("", (left, y), (end[1], end[2]), arrowprops={"arrowstyle": "->", "color": "0.7", "lw": 1})
+            ax.annotate(
+                "",
+                (left, y),
+                (end[1], end[2]),
+                arrowprops={"arrowstyle": "->", "color": "0.7", "lw": 1},
+            )
         left += width + 2.4
     for k, (source, target) in enumerate(skips):
         a, b = place[source], place[target]
         lift = 0.7 + 1.5 * (k % 2)
-        start, end = ((a[0] + a[1]) / 2, a[2] + a[3] / 2), ((b[0] + b[1]) / 2, b[2] + b[3] / 2)
-        ax.plot([start[0], start[0], end[0]], [start[1], start[1] + lift, start[1] + lift], color="0.35", lw=1.2)
-        ax.annotate("", end, (end[0], end[1] + lift), arrowprops={"arrowstyle": "->", "color": "0.35", "lw": 1.2})
-    ax.set(xlim=(-1, left), ylim=(min(y - h for _, _, y, h in place.values()) - 2, top / 2 + 4))
+        start, end = (
+            ((a[0] + a[1]) / 2, a[2] + a[3] / 2),
+            ((b[0] + b[1]) / 2, b[2] + b[3] / 2),
+        )
+        ax.plot(
+            [start[0], start[0], end[0]],
+            [start[1], start[1] + lift, start[1] + lift],
+            color="0.35",
+            lw=1.2,
+        )
+        ax.annotate(
+            "",
+            end,
+            (end[0], end[1] + lift),
+            arrowprops={"arrowstyle": "->", "color": "0.35", "lw": 1.2},
+        )
+    ax.set(
+        xlim=(-1, left), ylim=(min(y - h for _, _, y, h in place.values()) - 2, top / 2 + 4)
+    )
     ax.set_axis_off()
+
 
 # %%
 fig, ax = plt.subplots(figsize=(8.5, 4.2))
 draw_network(rows, skips, ax)
-for label, colour in {"residual block": 0, "with attention": 1, "down, up": 4, "stem, head": 2}.items():
+for label, colour in {
+    "residual block": 0,
+    "with attention": 1,
+    "down, up": 4,
+    "stem, head": 2,
+}.items():
     ax.bar(0, 0, color=COLOURS[colour], label=label)
 ax.legend(loc="lower left", fontsize=8)
 ax.set_title(f"{len(pushed)} skips leave the way down, {len(skips)} arrive on the way up")
@@ -623,7 +746,7 @@ stack = []
 for size in ("28x28", "14x14", "7x7"):
     stack.append(size)  # each level pushes on the way down
 for _ in range(2):
-    stack.pop()         # only the levels that are followed by an upsampling pop  # fmt: skip
+    stack.pop()  # only the levels that are followed by an upsampling pop  # fmt: skip
 print("left on the stack, and lost:", stack)
 
 # %% [markdown]
@@ -635,14 +758,18 @@ print("left on the stack, and lost:", stack)
 # stage is given. Ours replaces the last channels, the skip, by zeros. The trace from above then shows
 # what is missing.
 
+
 # %%
 def lose_skips(model, targets):
     """Feed zeros in place of the skip to those up stages. In place; returns the model."""
-    rows = record(wake(copy.deepcopy(model)).cpu(), torch.randn(1, 1, 28, 28), torch.tensor([500]))
+    rows = record(
+        wake(copy.deepcopy(model)).cpu(), torch.randn(1, 1, 28, 28), torch.tensor([500])
+    )
     images = [row for row in rows if row["output"].ndim == 4]
     for before, row in pairwise(images):
         keep = before["output"].shape[1]  # channels from below; the rest is the skip
         if row["name"] in targets:
+
             def cut(stage, inputs, keep=keep):
                 x, emb = inputs
                 return torch.cat([x[:, :keep], torch.zeros_like(x[:, keep:])], dim=1), emb
@@ -674,8 +801,12 @@ print("never popped:", ", ".join(name for name in pushed if name not in dict(fou
 # without zero initialisation have a higher or a lower first loss?
 
 # %%
-timesteps = torch.arange(len(test_images), device=device) * 1000 // len(test_images)  # spread over 0..999
-fixed_noise = torch.randn(test_images.shape, generator=torch.Generator().manual_seed(1)).to(device)
+timesteps = (
+    torch.arange(len(test_images), device=device) * 1000 // len(test_images)
+)  # spread over 0..999
+fixed_noise = torch.randn(test_images.shape, generator=torch.Generator().manual_seed(1)).to(
+    device
+)
 
 
 @torch.no_grad()
@@ -689,10 +820,19 @@ def validation(model):
 
 
 share = diffusion.schedule.alphas_cumprod.float().to(device)[timesteps]
-print(f"formula for an output of 0:     {(share + (1 - share) * test_images.square().mean((1, 2, 3))).mean():.3f}")
-for name, prepare in {"fresh, zero outputs": lambda m: m, "fresh, random outputs": wake}.items():
-    firsts = [validation(prepare(UNet(channels=16).to(device))).mean().item() for _ in range(5)]
-    print(f"{name + ':':<31} {np.mean(firsts):.3f} (spread over 5 networks {np.std(firsts):.3f})")
+print(
+    f"formula for an output of 0:     {(share + (1 - share) * test_images.square().mean((1, 2, 3))).mean():.3f}"
+)
+for name, prepare in {
+    "fresh, zero outputs": lambda m: m,
+    "fresh, random outputs": wake,
+}.items():
+    firsts = [
+        validation(prepare(UNet(channels=16).to(device))).mean().item() for _ in range(5)
+    ]
+    print(
+        f"{name + ':':<31} {np.mean(firsts):.3f} (spread over 5 networks {np.std(firsts):.3f})"
+    )
 
 # %% [markdown]
 # Zero outputs begin where the formula says, with the same loss for every seed (the small difference comes
@@ -709,7 +849,11 @@ for step in range(1, 5):
     loss = diffusion.loss(model, train_images[:32])
     optimizer.zero_grad()
     loss.backward()
-    alive = {n: p.numel() for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    alive = {
+        n: p.numel()
+        for n, p in model.named_parameters()
+        if p.grad is not None and p.grad.abs().max() > 0
+    }
     share = sum(alive.values()) / sum(p.numel() for p in model.parameters())
     print(f"step {step}: {share:6.1%} of the parameters have a gradient, among them "
           f"{', '.join(sorted({name.split('.')[0] for name in alive}))}")  # fmt: skip
@@ -726,9 +870,16 @@ for step in range(1, 5):
 # NBVAL_CHECK_OUTPUT
 x = torch.randn(8, 16, 7, 7, generator=torch.Generator().manual_seed(0))
 for gate_start in (1.0, 0.0):
-    conv, gate = zero_init(nn.Conv2d(16, 16, 3, padding=1)), nn.Parameter(torch.tensor(gate_start))
+    conv, gate = (
+        zero_init(nn.Conv2d(16, 16, 3, padding=1)),
+        nn.Parameter(torch.tensor(gate_start)),
+    )
     (gate * conv(x) - x).square().mean().backward()
-    moves = [name for name, p in {"gate": gate, "conv": conv.weight}.items() if p.grad.abs().max() > 0]
+    moves = [
+        name
+        for name, p in {"gate": gate, "conv": conv.weight}.items()
+        if p.grad.abs().max() > 0
+    ]
     print(f"gate starts at {gate_start}: gradient reaches", ", ".join(moves) or "nothing")
 
 # %% [markdown]
@@ -751,7 +902,11 @@ curves = {}
 for name in ("the network", "with tanh at the end"):
     torch.manual_seed(0)
     model = UNet(channels=course.pick(test=16, cpu=16, gpu=32)).to(device)
-    network_out = model if name == "the network" else (lambda x, t, model=model: torch.tanh(model(x, t)))
+    network_out = (
+        model
+        if name == "the network"
+        else (lambda x, t, model=model: torch.tanh(model(x, t)))
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     curves[name] = []
     for _ in tqdm(range(course.pick(test=5, cpu=300, gpu=1000)), desc=name, leave=False):
@@ -762,11 +917,15 @@ for name in ("the network", "with tanh at the end"):
         curves[name].append(loss.item())
 
 # %%
-bound = (diffusion.target(batch, batch_noise, batch_t).abs() - 1).relu().square().mean().item()
+bound = (
+    (diffusion.target(batch, batch_noise, batch_t).abs() - 1).relu().square().mean().item()
+)
 fig, ax = plt.subplots()
 for (name, losses), colour in zip(curves.items(), COLOURS):
     ax.plot(losses, label=f"{name}: ends at {losses[-1]:.4f}", color=colour)
-ax.axhline(bound, color="0.4", ls="--", lw=1, label=f"the least that tanh allows: {bound:.3f}")
+ax.axhline(
+    bound, color="0.4", ls="--", lw=1, label=f"the least that tanh allows: {bound:.3f}"
+)
 ax.set(xlabel="step, always on the same 16 images", ylabel="loss", yscale="log")
 ax.set_title("One batch is learnt by heart, unless something is broken")
 ax.legend()
@@ -810,14 +969,22 @@ def step_seconds(networks):
             fastest[name] = min(fastest[name], time.perf_counter() - began)
     return fastest
 
+
 # %%
 layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 for channels in course.pick(test=(16,), cpu=(16, 48), gpu=(16, 48)):
-    speeds = step_seconds({name: (UNet(channels=channels), layout) for name, layout in layouts.items()})
-    print(f"{channels} channels: " + ", ".join(f"{name} {1000 * s:.0f} ms a step" for name, s in speeds.items()))
+    speeds = step_seconds(
+        {name: (UNet(channels=channels), layout) for name, layout in layouts.items()}
+    )
+    print(
+        f"{channels} channels: "
+        + ", ".join(f"{name} {1000 * s:.0f} ms a step" for name, s in speeds.items())
+    )
 best = min(speeds, key=speeds.get)
 layout = layouts[best]
-print(f"From here on: {best}, {max(speeds.values()) / min(speeds.values()):.2f} times as fast here.")
+print(
+    f"From here on: {best}, {max(speeds.values()) / min(speeds.values()):.2f} times as fast here."
+)
 
 # %% [markdown]
 # ### The experiment
@@ -826,9 +993,12 @@ print(f"From here on: {best}, {max(speeds.values()) / min(speeds.values()):.2f} 
 # loss on the same test images, timesteps and noise for all. The seconds of a step are measured
 # beforehand, in turns, so that a moment in which the machine is busy hits all alike.
 
+
 # %%
 def forget_time(model):
-    model.time_embedding.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    model.time_embedding.register_forward_hook(
+        lambda module, inputs, output: torch.zeros_like(output)
+    )
     return model
 
 
@@ -851,7 +1021,12 @@ def batches(seed, size):
         index = torch.randint(len(train_images), (size,), generator=generator)
         t = torch.randint(1000, (size,), generator=generator)
         noise = torch.randn(size, 1, 28, 28, generator=generator)
-        yield (train_images[index.to(device)].to(memory_format=layout), t.to(device), noise.to(device))
+        yield (
+            train_images[index.to(device)].to(memory_format=layout),
+            t.to(device),
+            noise.to(device),
+        )
+
 
 # %%
 STEPS = course.pick(test=4, cpu=100, gpu=600)
@@ -900,6 +1075,7 @@ bar.close()
 # %% [markdown]
 # ### The stem: what it costs and what it buys
 
+
 # %%
 def loss_at(name, seed, step):
     """Validation loss of a run at that step; between two validations on a straight line."""
@@ -910,10 +1086,15 @@ def mean_and_sd(values):
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
 
-print(f"{'':<21}{'parameters':>11}{'multiply-adds':>15}{'ms a step':>11}{'equal steps':>17}{'equal seconds':>17}")
+print(
+    f"{'':<21}{'parameters':>11}{'multiply-adds':>15}{'ms a step':>11}{'equal steps':>17}{'equal seconds':>17}"
+)
 for name in trio:
     table = record(NETWORKS[name](), torch.randn(1, 1, 28, 28), torch.tensor([0]))
-    after = [mean_and_sd([loss_at(name, s, step) for s in SEEDS]) for step in (STEPS, same_seconds[name])]
+    after = [
+        mean_and_sd([loss_at(name, s, step) for s in SEEDS])
+        for step in (STEPS, same_seconds[name])
+    ]
     print(f"{name:<21}{sum(r['parameters'] for r in table):>11,}{sum(r['multiply_adds'] for r in table):>15,}"
           f"{1000 * seconds[name]:>11.0f}{after[0]:>17}{after[1]:>17}")  # fmt: skip
 
@@ -923,12 +1104,24 @@ for name, colour in zip(trio, COLOURS):
     for ax, end, unit in zip(axes, (STEPS, same_seconds[name]), (1, seconds[name])):
         grid = np.linspace(0, end, 60)
         losses = np.array([loss_at(name, s, grid) for s in SEEDS])
-        low, high = losses.mean(0) - losses.std(0, ddof=1), losses.mean(0) + losses.std(0, ddof=1)
-        ax.plot(grid * unit, losses.mean(0), color=colour, label=name.replace("complete", "with stem (complete)"))
+        low, high = (
+            losses.mean(0) - losses.std(0, ddof=1),
+            losses.mean(0) + losses.std(0, ddof=1),
+        )
+        ax.plot(
+            grid * unit,
+            losses.mean(0),
+            color=colour,
+            label=name.replace("complete", "with stem (complete)"),
+        )
         ax.fill_between(grid * unit, low, high, color=colour, alpha=0.2, lw=0)
 axes[0].set(xlabel="step", ylabel="validation loss", yscale="log", title="equal steps")
 axes[1].set(xlabel="seconds of training (steps x seconds a step)", title="equal seconds")
-axes[0].set_yticks([0.25, 0.3, 0.4, 0.5, 0.6, 0.8], ["0.25", "0.3", "0.4", "0.5", "0.6", "0.8"], minor=False)
+axes[0].set_yticks(
+    [0.25, 0.3, 0.4, 0.5, 0.6, 0.8],
+    ["0.25", "0.3", "0.4", "0.5", "0.6", "0.8"],
+    minor=False,
+)
 axes[0].minorticks_off()
 axes[0].legend(fontsize=8)
 title = f"Without the stem a step teaches more and costs more (band: ± 1 sd, {len(SEEDS)} seeds)"
@@ -954,14 +1147,27 @@ kinds = ("complete", "no zero init", "no timestep", "full-size skips lost", "no 
 final = {name: [loss_at(name, s, STEPS) for s in SEEDS] for name in kinds}
 fig, ax = plt.subplots(figsize=(7.5, 3.0))
 for k, name in enumerate(kinds):
-    ax.errorbar(np.mean(final[name]), k, xerr=np.std(final[name], ddof=1), fmt="o", color=COLOURS[k], capsize=4)
+    ax.errorbar(
+        np.mean(final[name]),
+        k,
+        xerr=np.std(final[name], ddof=1),
+        fmt="o",
+        color=COLOURS[k],
+        capsize=4,
+    )
     ax.plot(final[name], [k + 0.22] * len(SEEDS), "|", color=COLOURS[k], ms=7)
-    gap = np.subtract(final[name], final["complete"])  # seed by seed: same start, images, timesteps and noise
+    gap = np.subtract(
+        final[name], final["complete"]
+    )  # seed by seed: same start, images, timesteps and noise
     error = gap.std(ddof=1) / len(gap) ** 0.5
-    print(f"{name:<21} {mean_and_sd(final[name])}   minus complete: {gap.mean():+.3f} ± {error:.3f} (standard error)")
+    print(
+        f"{name:<21} {mean_and_sd(final[name])}   minus complete: {gap.mean():+.3f} ± {error:.3f} (standard error)"
+    )
 ax.set_yticks(range(len(kinds)), kinds)
 ax.invert_yaxis()
-ax.set(xlabel=f"validation loss after {STEPS} steps (dot: mean, bar: ± 1 sd, ticks: the {len(SEEDS)} seeds)")
+ax.set(
+    xlabel=f"validation loss after {STEPS} steps (dot: mean, bar: ± 1 sd, ticks: the {len(SEEDS)} seeds)"
+)
 ax.set_title("Losing the full-size skips is as bad as losing all of them")
 plt.show()
 
@@ -981,10 +1187,26 @@ spots, where = (edges[1:] + edges[:-1]) / 2, np.digitize(timesteps.cpu(), edges)
 zero = diffusion.loss(lambda x_t, t: torch.zeros_like(x_t), test_images, t=timesteps, noise=fixed_noise,
                       reduction="none").cpu()  # fmt: skip
 fig, ax = plt.subplots()
-ax.plot(spots, [zero[where == k].mean() for k in range(10)], color="0.4", ls=":", label="output 0")
+ax.plot(
+    spots,
+    [zero[where == k].mean() for k in range(10)],
+    color="0.4",
+    ls=":",
+    label="output 0",
+)
 for name, k in {"no skips": 4, "no timestep": 2, "complete": 0}.items():
-    losses = np.array([[singles[name, s][STEPS][where == k].mean() for k in range(10)] for s in SEEDS])
-    ax.errorbar(spots, losses.mean(0), losses.std(0, ddof=1), fmt="o-", capsize=3, color=COLOURS[k], label=name)
+    losses = np.array(
+        [[singles[name, s][STEPS][where == k].mean() for k in range(10)] for s in SEEDS]
+    )
+    ax.errorbar(
+        spots,
+        losses.mean(0),
+        losses.std(0, ddof=1),
+        fmt="o-",
+        capsize=3,
+        color=COLOURS[k],
+        label=name,
+    )
 ax.set(xlabel="timestep t (tenths of the range)", ylabel="validation loss", ylim=(0, None))
 ax.set_title("The skips matter where noise and image are both there to be seen")
 ax.legend()
@@ -1008,6 +1230,7 @@ plt.show()
 # **Predict before you run.** How wide does the network see after its first residual block, in the middle,
 # and at the end? And which part, other than attention, lets one pixel depend on *all* others?
 
+
 # %%
 def without(model, kind):
     """A copy of the model in which every module of that kind passes its input on unchanged."""
@@ -1022,14 +1245,19 @@ def without(model, kind):
 def influence(model, x_t, t, name):
     """|d (middle pixel after that stage) / d x_t|, summed over a batch: (H, W)."""
     x_t, caught = x_t.clone().requires_grad_(), {}
-    catch = stages_of(model)[name].register_forward_hook(lambda module, inputs, out: caught.update(out=out))
+    catch = stages_of(model)[name].register_forward_hook(
+        lambda module, inputs, out: caught.update(out=out)
+    )
     model(x_t, t)
     catch.remove()
     out = caught["out"]
     middle = out[:, :, out.shape[2] // 2, out.shape[3] // 2]
-    signs = torch.randn(out.shape[1], generator=torch.Generator().manual_seed(0)).to(out)  # or channels might cancel
+    signs = torch.randn(out.shape[1], generator=torch.Generator().manual_seed(0)).to(
+        out
+    )  # or channels might cancel
     (gradient,) = torch.autograd.grad((middle * signs).sum(), x_t)
     return gradient.abs().sum((0, 1)).detach().cpu()
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1058,11 +1286,15 @@ axes[0].tick_params(axis="x", rotation=60)
 axes[0].set_title("Attention sees all; so does GroupNorm")
 for k, model in enumerate(cases.values()):
     seen = influence(model, big, t, "head")[80]
-    seen = (seen / seen.max()).masked_fill(seen == 0, float("nan"))  # where there is no influence there is no line
+    seen = (seen / seen.max()).masked_fill(
+        seen == 0, float("nan")
+    )  # where there is no influence there is no line
     axes[1].semilogy(np.arange(-80, 80), seen, color=COLOURS[k], lw=1)
 axes[1].set(xlabel="distance from the middle, pixels", ylabel="influence (largest = 1)")
 axes[1].set_title("Far away: attention and GroupNorm, thinly")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+fig.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+)
 plt.show()
 
 # %% [markdown]
@@ -1106,7 +1338,9 @@ for ax, t in zip(axes, shown):
     ax.set_title(f"t = {t}: {radius:.1f} px", fontsize=10)
 axes[0].set_ylabel("row")
 fig.colorbar(picture, ax=axes, label="share of influence")
-title = "Much noise makes the trained network look further (px: mean distance of the influence)"
+title = (
+    "Much noise makes the trained network look further (px: mean distance of the influence)"
+)
 fig.suptitle(title, x=0.01, ha="left", fontsize=11)
 plt.show()
 
@@ -1118,11 +1352,14 @@ plt.show()
 # ### Feature maps
 # The same hooks give the feature maps. For each stage we draw the channel that varies most over the image.
 
+
 # %%
 def features(t, image=0):
     """x_t, the network's guess of x_0, and the output of every stage, for one test image."""
     t = torch.tensor([t])
-    x_t = diffusion.q_sample(examples[image : image + 1], t, example_noise[image : image + 1])
+    x_t = diffusion.q_sample(
+        examples[image : image + 1], t, example_noise[image : image + 1]
+    )
     with torch.no_grad():
         guess = diffusion.to_x_0(trained(x_t, t), x_t, t)
     return x_t, guess, {row["name"]: row["output"][0] for row in record(trained, x_t, t)}
@@ -1139,20 +1376,32 @@ shown = ("stem", "down.0", "down.2", "middle.1", "up.1", "up.4")
 fig, axes = plt.subplots(3, len(shown) + 2, figsize=(8.5, 3.9))
 for line, t in zip(axes, (100, 500, 900)):
     x_t, guess, maps = features(t)
-    pictures = [x_t[0, 0].clamp(-1, 1), *(busiest(maps[name])[0] for name in shown), guess[0, 0].clamp(-1, 1)]
+    pictures = [
+        x_t[0, 0].clamp(-1, 1),
+        *(busiest(maps[name])[0] for name in shown),
+        guess[0, 0].clamp(-1, 1),
+    ]
     for k, (ax, picture) in enumerate(zip(line, pictures)):
-        ax.imshow(picture, vmin=-1, vmax=1, cmap="cividis" if 0 < k <= len(shown) else "gray")
+        ax.imshow(
+            picture, vmin=-1, vmax=1, cmap="cividis" if 0 < k <= len(shown) else "gray"
+        )
         ax.set(xticks=[], yticks=[])
         if t == 100:
             ax.set_title(("x_t", *shown, "guess of x_0")[k], fontsize=8, loc="center")
     line[0].set_ylabel(f"t = {t}")
-fig.suptitle("Coarse in the middle; the way up brings the detail back", x=0.01, ha="left", fontsize=11)
+fig.suptitle(
+    "Coarse in the middle; the way up brings the detail back",
+    x=0.01,
+    ha="left",
+    fontsize=11,
+)
 plt.show()
 
 # %% [markdown]
 # ### Play
 # Choose a stage and a timestep. You see the input, the guess of $x_0$, the busiest channels after that
 # stage, and on the right which input pixels influence the middle of that stage.
+
 
 # %%
 def draw(stage="down.2", t=300, image=0):
@@ -1166,12 +1415,19 @@ def draw(stage="down.2", t=300, image=0):
         ax.imshow(picture, vmin=-1, vmax=1)
         ax.set_title(f"busy channel {k + 1}", fontsize=8)
     steps = torch.full((len(examples),), t)
-    seen = influence(trained, diffusion.q_sample(examples, steps, example_noise), steps, stage)
+    seen = influence(
+        trained, diffusion.q_sample(examples, steps, example_noise), steps, stage
+    )
     axes[8].imshow((seen / seen.sum()).clamp_min(1e-5), norm="log", vmin=1e-5, vmax=0.3)
     axes[8].set_title("influence (log)", fontsize=8)
     for ax in axes:
         ax.set(xticks=[], yticks=[])
-    fig.suptitle(f"after {stage} ({shape(maps[stage][None])}) at t = {t}", x=0.01, ha="left", fontsize=10)
+    fig.suptitle(
+        f"after {stage} ({shape(maps[stage][None])}) at t = {t}",
+        x=0.01,
+        ha="left",
+        fontsize=10,
+    )
     return fig
 
 
@@ -1191,6 +1447,7 @@ play(draw, stage=names, t=(0, 999, 50), image=(0, len(examples) - 1))
 # **03.1 Unfold the stem.** `space_to_depth` folds pixels into channels. Write the way back with `reshape`
 # and `permute` only, for any number of image channels and any patch size `r`.
 
+
 # %%
 def depth_to_space(x, r):
     """Undo the stem: (B, C*r*r, H, W) -> (B, C, H*r, W*r), by reshape and permute."""
@@ -1205,6 +1462,7 @@ check("03.1", depth_to_space)
 # **03.2 Count multiply-adds.** What section 7 read off an output, worked out beforehand from the sizes
 # alone. Mind the stride and the padding.
 
+
 # %%
 def conv_multiply_adds(in_channels, out_channels, kernel, stride, padding, height, width):
     """Multiply-adds of a square convolution on one image of in_channels x height x width (no bias)."""
@@ -1218,6 +1476,7 @@ check("03.2", conv_multiply_adds)
 #
 # **03.3 Receptive field.** The widths of section 12, without a gradient. For a chain of layers `(kernel,
 # stride)`, first layer first: how many input pixels across does one output value see?
+
 
 # %%
 def receptive_field(layers):
@@ -1235,6 +1494,7 @@ check("03.3", receptive_field)
 # **03.4 Account for every skip.** How many input channels does each block on the way up need? The
 # course's `UNet` answers this with a list that it pushes to and pops from. The names are those of its
 # arguments.
+
 
 # %%
 def up_widths(channels, multipliers, blocks):

@@ -35,18 +35,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -70,7 +87,7 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from utils.course import COLOURS, check, hint, plain_ticks, play, show_images, solution  # noqa: F401
-from utils.course.runtime import find_precision
+from utils.device import find_precision
 from utils.diffusion import (
     GaussianDiffusion,
     ImageQuality,
@@ -99,9 +116,13 @@ from utils.diffusion.training import update_ema
 # %%
 data, held_out = load_images("fashion-mnist", "train"), load_images("fashion-mnist", "test")
 as_bytes = data.pixels.numel()
-print(f"{len(data):,} training images: {as_bytes / 1e6:.0f} MB as uint8, {4 * as_bytes / 1e6:.0f} MB as float32")
+print(
+    f"{len(data):,} training images: {as_bytes / 1e6:.0f} MB as uint8, {4 * as_bytes / 1e6:.0f} MB as float32"
+)
 x_0, label = data[:1]  # one image, as training sees it
-print(f"x_0: shape {tuple(x_0.shape)}, {x_0.dtype}, from {x_0.min():.2f} to {x_0.max():.2f}")
+print(
+    f"x_0: shape {tuple(x_0.shape)}, {x_0.dtype}, from {x_0.min():.2f} to {x_0.max():.2f}"
+)
 show_images(data[:24][0], columns=12, title="What the model is to learn to draw")
 
 # %% [markdown]
@@ -173,10 +194,14 @@ model = UNet(channels=16)
 x_0, _ = data[:256]
 t = torch.randint(T, (len(x_0),))
 noise = torch.randn(x_0.shape)
-print(f"mean of x_0 squared {x_0.square().mean():.2f}, mean of alpha-bar {alphas_cumprod.mean():.2f}")
+print(
+    f"mean of x_0 squared {x_0.square().mean():.2f}, mean of alpha-bar {alphas_cumprod.mean():.2f}"
+)
 with torch.no_grad():
     for prediction in ["noise", "v"]:
-        print(f"loss before training, target {prediction}: {loss_by_hand(model, x_0, t, noise, prediction):.3f}")
+        print(
+            f"loss before training, target {prediction}: {loss_by_hand(model, x_0, t, noise, prediction):.3f}"
+        )
 
 # %% [markdown]
 # $\mathbb E[\epsilon^2] = 1$; and $\mathbb E[v^2] = \bar\alpha_t + (1-\bar\alpha_t)\,\mathbb E[x_0^2]$,
@@ -204,7 +229,9 @@ with torch.no_grad():
 small_batch, few_steps = course.pick(test=8, cpu=32, gpu=32), 12
 # `train` makes a seed of its own for each use of randomness, so that no two share their numbers. We take the same.
 order_seed, step_seed = stream_seed(0, "order", 0), stream_seed(0, "steps")
-order = torch.randperm(len(data), generator=torch.Generator().manual_seed(order_seed))  # one epoch, shuffled
+order = torch.randperm(
+    len(data), generator=torch.Generator().manual_seed(order_seed)
+)  # one epoch, shuffled
 
 
 def draw(step, rng):
@@ -212,12 +239,16 @@ def draw(step, rng):
     x_0, _ = data[order[step * small_batch : (step + 1) * small_batch]]
     t = torch.randint(T, (small_batch,), generator=rng)
     noise = torch.randn(x_0.shape, generator=rng)
-    torch.rand(small_batch, generator=rng)  # `train` draws these too: whose label to hide from networks with classes
+    torch.rand(
+        small_batch, generator=rng
+    )  # `train` draws these too: whose label to hide from networks with classes
     return x_0, t, noise
 
 
 torch.manual_seed(0)
-model = UNet(channels=16).to(memory_format=torch.channels_last)  # as `train` lays it out, for the same rounding
+model = UNet(channels=16).to(
+    memory_format=torch.channels_last
+)  # as `train` lays it out, for the same rounding
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 rng, losses_by_hand = torch.Generator().manual_seed(step_seed), []
 for step in range(few_steps):
@@ -244,7 +275,9 @@ states = train(
     warmup=0, decay=False, max_gradient_norm=None, **plain,
 )  # fmt: skip
 losses_of_train = [state.loss for state in states]
-torch.testing.assert_close(torch.tensor(losses_by_hand), torch.tensor(losses_of_train), rtol=1e-4, atol=0)
+torch.testing.assert_close(
+    torch.tensor(losses_by_hand), torch.tensor(losses_of_train), rtol=1e-4, atol=0
+)
 print("Algorithm 1 by hand and utils.diffusion.train give the same losses, step for step")
 
 # %% [markdown]
@@ -279,6 +312,7 @@ print("Algorithm 1 by hand and utils.diffusion.train give the same losses, step 
 # **Predict before you run:** after $k$ steps with $d_k = (1+k)/(10+k)$, about how far back does the average
 # reach?
 
+
 # %%
 def learning_rate(step, steps, peak=2e-3, warmup=100):
     """The learning rate of the step that follows `step` finished ones."""
@@ -302,17 +336,28 @@ def ema_step(ema_model, model, decay):
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
 steps = torch.arange(1000)
 left.plot(steps, [1e3 * learning_rate(int(k), 1000) for k in steps])
-left.set(xlabel="step (of 1000)", ylabel="learning rate / 0.001", title="Up in 100 steps, down along a cosine")
+left.set(
+    xlabel="step (of 1000)",
+    ylabel="learning rate / 0.001",
+    title="Up in 100 steps, down along a cosine",
+)
 for k, colour in zip([100, 400, 1000], COLOURS):
     decays = torch.tensor([decay_at(step) for step in range(k)])
     # A step's weights enter with 1 - d and are multiplied by every later d.
     later = torch.cat([decays.flip(0).cumprod(0).flip(0)[1:], torch.ones(1)])
     right.plot(range(k), (1 - decays) * later, color=colour, label=f"after {k} steps")
-right.set(xlabel="step", ylabel="share in the average", title="The EMA forgets the beginning", ylim=(0, None))
+right.set(
+    xlabel="step",
+    ylabel="share in the average",
+    title="The EMA forgets the beginning",
+    ylim=(0, None),
+)
 right.legend(loc="upper center")
 plt.show()
 for k in [100, 400, 1000]:
-    print(f"after {k:4d} steps: d = {decay_at(k):.3f}, so it averages over about {1 / (1 - decay_at(k)):.0f} steps")
+    print(
+        f"after {k:4d} steps: d = {decay_at(k):.3f}, so it averages over about {1 / (1 - decay_at(k)):.0f} steps"
+    )
 
 # %% [markdown]
 # $1 - d_k = 9/(10+k)$, so the average reaches back over about a ninth of the training so far, however long
@@ -335,7 +380,9 @@ for step in range(recipe_steps):
     optimizer.step()
     ema_step(my_ema, mine, decay_at(step))
     losses_by_hand.append(loss.item())
-print(f"loss: {losses_by_hand[0]:.3f} at the first of {recipe_steps} steps, {losses_by_hand[-1]:.3f} at the last")
+print(
+    f"loss: {losses_by_hand[0]:.3f} at the first of {recipe_steps} steps, {losses_by_hand[-1]:.3f} at the last"
+)
 
 # %% [markdown]
 # **Check: the same thing in `utils`.**
@@ -347,9 +394,13 @@ theirs, losses_of_train, rates = UNet(channels=16), [], []
 for state in train(theirs, diffusion, data, steps=recipe_steps, **plain):
     losses_of_train.append(state.loss)
     rates.append(state.learning_rate)
-rates_by_hand = [learning_rate(step, recipe_steps, warmup=warmup) for step in range(recipe_steps)]
+rates_by_hand = [
+    learning_rate(step, recipe_steps, warmup=warmup) for step in range(recipe_steps)
+]
 torch.testing.assert_close(torch.tensor(rates_by_hand), torch.tensor(rates))
-torch.testing.assert_close(torch.tensor(losses_by_hand), torch.tensor(losses_of_train), rtol=1e-3, atol=0)
+torch.testing.assert_close(
+    torch.tensor(losses_by_hand), torch.tensor(losses_of_train), rtol=1e-3, atol=0
+)
 for by_hand, in_utils in [(mine, theirs), (my_ema, state.ema_model)]:
     for a, b in zip(by_hand.parameters(), in_utils.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
@@ -386,7 +437,9 @@ batch_size = course.pick(test=16, cpu=64, gpu=128)
 channels = course.pick(test=16, cpu=32, gpu=48)
 moments = sorted({total_steps * k // 16 for k in [0, 1, 2, 4, 8, 12, 16]})
 validate_every = total_steps // 8
-few = course.pick(test=16, cpu=128, gpu=256)  # held-out images for the validation loss, always the same ones
+few = course.pick(
+    test=16, cpu=128, gpu=256
+)  # held-out images for the validation loss, always the same ones
 
 out = course.build / "notebook04" / "main"
 shutil.rmtree(out, ignore_errors=True)  # begin anew
@@ -394,8 +447,12 @@ torch.manual_seed(0)
 model = UNet(channels=channels)
 history = {}  # step -> (batch loss, one weight, the same weight in the EMA)
 validation_curve = {}  # step -> validation loss of the EMA
-snapshots = {0: (0.0, *[copy.deepcopy(model.state_dict()) for _ in range(2)])}  # step -> (seconds, weights, EMA's)
-print(f"U-Net of {sum(p.numel() for p in model.parameters()):,} weights, {total_steps} steps of {batch_size} images")
+snapshots = {
+    0: (0.0, *[copy.deepcopy(model.state_dict()) for _ in range(2)])
+}  # step -> (seconds, weights, EMA's)
+print(
+    f"U-Net of {sum(p.numel() for p in model.parameters()):,} weights, {total_steps} steps of {batch_size} images"
+)
 print(f"snapshots after steps {moments}")
 
 
@@ -405,7 +462,9 @@ class LiveCurve:
 
     def __init__(self, every=4.0):
         self.figure, self.axes = plt.subplots(figsize=(8, 3.2))
-        plt.close(self.figure)  # else the notebook shows it a second time when the cell ends
+        plt.close(
+            self.figure
+        )  # else the notebook shows it a second time when the cell ends
         self.handle = display(self.figure, display_id=True)
         self.every, self.drawn = every, time.perf_counter()
 
@@ -418,10 +477,26 @@ class LiveCurve:
         axes.plot(steps, losses, color=COLOURS[5], lw=0.7, label="one batch")
         window = min(25, len(losses))
         middles = steps[window // 2 : window // 2 + len(losses) - window + 1]
-        axes.plot(middles, losses.unfold(0, window, 1).mean(1), color=COLOURS[0], label="mean of 25")
+        axes.plot(
+            middles,
+            losses.unfold(0, window, 1).mean(1),
+            color=COLOURS[0],
+            label="mean of 25",
+        )
         checked = list(validation_curve)
-        axes.plot(checked, [validation_curve[k] for k in checked], "o", color=COLOURS[1], label="validation, EMA")
-        axes.set(xlabel="step", ylabel="loss (target v)", ylim=(0, 0.9), title=title or f"step {steps[-1]}")
+        axes.plot(
+            checked,
+            [validation_curve[k] for k in checked],
+            "o",
+            color=COLOURS[1],
+            label="validation, EMA",
+        )
+        axes.set(
+            xlabel="step",
+            ylabel="loss (target v)",
+            ylim=(0, 0.9),
+            title=title or f"step {steps[-1]}",
+        )
         axes.legend(loc="upper right", ncols=3)
         self.handle.update(self.figure)
         self.drawn = time.perf_counter()
@@ -434,19 +509,29 @@ states = train(
     validation=held_out[:few][0], validate_every=validate_every, out=out, save_every=validate_every,
 )  # fmt: skip
 for state in states:
-    one, its_mean = (network.head[-1].weight[0, 0, 1, 1].item() for network in (state.model, state.ema_model))
+    one, its_mean = (
+        network.head[-1].weight[0, 0, 1, 1].item()
+        for network in (state.model, state.ema_model)
+    )
     history[state.step] = (state.loss, one, its_mean)
     if state.step % validate_every == 0:
         validation_curve[state.step] = state.validation_loss
     if state.step in moments:
-        weights = [copy.deepcopy(network.state_dict()) for network in (state.model, state.ema_model)]
+        weights = [
+            copy.deepcopy(network.state_dict())
+            for network in (state.model, state.ema_model)
+        ]
         snapshots[state.step] = (state.seconds, *weights)
     live.update()
-half = statistics.fmean(history[k][0] for k in history if abs(k - total_steps // 2) <= total_steps // 16)
+half = statistics.fmean(
+    history[k][0] for k in history if abs(k - total_steps // 2) <= total_steps // 16
+)
 end = statistics.fmean(history[k][0] for k in history if k > total_steps * 15 // 16)
 share = (history[1][0] - half) / (history[1][0] - end)
 live.update(f"{share:.0%} of the fall of the loss comes in the first half of the training")
-print(f"{state.step} steps in {state.seconds / 60:.1f} minutes: loss {history[1][0]:.3f} -> {half:.3f} -> {end:.3f}")
+print(
+    f"{state.step} steps in {state.seconds / 60:.1f} minutes: loss {history[1][0]:.3f} -> {half:.3f} -> {end:.3f}"
+)
 print(f"validation loss at the end: {state.validation_loss:.3f}")
 print(f"each training image was seen {total_steps * batch_size / len(data):.1f} times")
 
@@ -475,15 +560,25 @@ probe = UNet(channels=channels).to(course.device).eval()
 def images_from(weights, count=count):
     """Images that a network with these weights draws, from the same noise at every call."""
     probe.load_state_dict(weights)
-    return generate(probe, diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0)
+    return generate(
+        probe, diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0
+    )
 
 
-drawn = {step: images_from(ema) for step, (_, _, ema) in snapshots.items()}  # by the EMA of each moment
+drawn = {
+    step: images_from(ema) for step, (_, _, ema) in snapshots.items()
+}  # by the EMA of each moment
 shown = torch.cat([images[:10] for images in drawn.values()])
 titles = [""] * len(shown)
 for row, (seconds, _, _) in enumerate(snapshots.values()):
     titles[10 * row] = f"{seconds:.0f} s"
-show_images(shown, titles=titles, columns=10, scale=2, title="The same noise, after more and more training")
+show_images(
+    shown,
+    titles=titles,
+    columns=10,
+    scale=2,
+    title="The same noise, after more and more training",
+)
 
 # %% [markdown]
 # Read it downwards: noise, blobs of the right brightness, silhouettes, then clothes that you can name, and from
@@ -524,16 +619,30 @@ figure, axes = plt.subplots(figsize=(8, 3.4))
 minutes = [seconds / 60 for seconds, _, _ in snapshots.values()]
 axes.semilogy(minutes, list(fd_ema.values()), "o-", label="this training, EMA (one run)")
 axes.axhline(floor.mean(), color="black", ls=":", label=f"{count} real images")
-if trained_file.exists():  # the model that comes with the course, trained much longer; it knows classes
+if (
+    trained_file.exists()
+):  # the model that comes with the course, trained much longer; it knows classes
     longer, its_diffusion = load_model(trained_file, course.device)
     classes = torch.randint(10, (count,), generator=torch.Generator().manual_seed(0))
-    images = generate(longer, its_diffusion, count, y=classes, sampler="dpmpp_2m", steps=sampler_steps, seed=0)
-    axes.axhline(frechet(images), color=COLOURS[1], ls="--", label="the course's trained model")
+    images = generate(
+        longer,
+        its_diffusion,
+        count,
+        y=classes,
+        sampler="dpmpp_2m",
+        steps=sampler_steps,
+        seed=0,
+    )
+    axes.axhline(
+        frechet(images), color=COLOURS[1], ls="--", label="the course's trained model"
+    )
     print(f"the course's trained model: {quality(images)}")
 axes.set(xlabel="minutes of training on this machine", ylabel="Frechet distance")
 half_step = min(snapshots, key=lambda step: abs(step - total_steps // 2))
 ratio = fd_ema[half_step] / fd_ema[total_steps]
-axes.set_title(f"Images get better to the end: FD falls by a factor of {ratio:.1f} in the second half")
+axes.set_title(
+    f"Images get better to the end: FD falls by a factor of {ratio:.1f} in the second half"
+)
 plain_ticks(axes)
 axes.legend()
 plt.show()
@@ -566,34 +675,53 @@ centres = [int((k + 0.5) * T / points) for k in range(points)]
 def losses_by_t(weights, images):
     """The loss at ten timesteps, (10,), of a network with these weights."""
     probe.load_state_dict(weights)
-    return validation_loss(probe, diffusion, images, points=points, count=few, device=course.device)
+    return validation_loss(
+        probe, diffusion, images, points=points, count=few, device=course.device
+    )
 
 
 by_t = {step: losses_by_t(ema, held_out) for step, (_, _, ema) in snapshots.items()}
 order = Batches(data, None, batch_size, seed=0)  # the batches of the training above
-trained_on = torch.cat([order(step)[0] for step in range(math.ceil(few / batch_size))])[:few]
+trained_on = torch.cat([order(step)[0] for step in range(math.ceil(few / batch_size))])[
+    :few
+]
 seen_by_t = losses_by_t(snapshots[total_steps][2], trained_on)
 mean_loss = {step: losses.mean().item() for step, losses in by_t.items()}
 print("      t  " + " ".join(f"{t:6d}" for t in centres))
 print("held out " + " ".join(f"{loss:6.3f}" for loss in by_t[total_steps]))
 print("training " + " ".join(f"{loss:6.3f}" for loss in seen_by_t))
 for name, images in {"held out": held_out[:few][0], "training": trained_on}.items():
-    groups = [validation_loss(probe, diffusion, part, points=points, device=course.device) for part in images.split(16)]
+    groups = [
+        validation_loss(probe, diffusion, part, points=points, device=course.device)
+        for part in images.split(16)
+    ]
     means = torch.stack(groups).mean(1)
-    print(f"{name}: mean {means.mean():.4f} ± {means.std() / len(means) ** 0.5:.4f} (standard error, {few} images)")
+    print(
+        f"{name}: mean {means.mean():.4f} ± {means.std() / len(means) ** 0.5:.4f} (standard error, {few} images)"
+    )
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4))
 shades = plt.get_cmap("viridis")(torch.linspace(0.9, 0.0, len(by_t)).numpy())
 for (step, losses), shade in zip(by_t.items(), shades):
     left.plot(centres, losses, "o-", ms=3, color=shade, label=f"step {step}")
-left.set(xlabel="t", ylabel="loss (target v)", title="The loss is high at both ends", ylim=(0, 1.4))
+left.set(
+    xlabel="t",
+    ylabel="loss (target v)",
+    title="The loss is high at both ends",
+    ylim=(0, 1.4),
+)
 left.legend(fontsize=7, ncols=4, loc="upper center")
 a_bar = alphas_cumprod[centres].float()
 final = by_t[total_steps]
 right.plot(centres, final, "o-", label=f"v: mean {final.mean():.3f}")
 right.plot(centres, a_bar * final, "s-", label=f"noise: mean {(a_bar * final).mean():.3f}")
-right.plot(centres, (1 - a_bar) * final, "^-", label=f"x_0: mean {((1 - a_bar) * final).mean():.3f}")
+right.plot(
+    centres,
+    (1 - a_bar) * final,
+    "^-",
+    label=f"x_0: mean {((1 - a_bar) * final).mean():.3f}",
+)
 right.set(xlabel="t", title="One network, three losses", ylim=(0, None))
 right.legend(fontsize=8, title="error measured in")
 plt.show()
@@ -619,7 +747,10 @@ plt.show()
 # NBVAL_CHECK_OUTPUT
 torch.manual_seed(0)
 probe.load_state_dict(snapshots[total_steps][2])
-x_0, t = held_out[:32][0].to(course.device), torch.randint(1, T, (32,), device=course.device)
+x_0, t = (
+    held_out[:32][0].to(course.device),
+    torch.randint(1, T, (32,), device=course.device),
+)
 noise = torch.randn_like(x_0)
 x_t = diffusion.q_sample(x_0, t, noise)
 with torch.no_grad():
@@ -632,9 +763,15 @@ def error(answer, truth):
 
 error_v = error(v, diffusion.target(x_0, noise, t))
 share = alphas_cumprod.float().to(course.device)[t]
-torch.testing.assert_close(error(diffusion.to_noise(v, x_t, t), noise), share * error_v, rtol=1e-3, atol=1e-5)
-torch.testing.assert_close(error(diffusion.to_x_0(v, x_t, t), x_0), (1 - share) * error_v, rtol=1e-3, atol=1e-5)
-print("error in the noise = alpha-bar * error in v;  error in x_0 = (1 - alpha-bar) * error in v")
+torch.testing.assert_close(
+    error(diffusion.to_noise(v, x_t, t), noise), share * error_v, rtol=1e-3, atol=1e-5
+)
+torch.testing.assert_close(
+    error(diffusion.to_x_0(v, x_t, t), x_0), (1 - share) * error_v, rtol=1e-3, atol=1e-5
+)
+print(
+    "error in the noise = alpha-bar * error in v;  error in x_0 = (1 - alpha-bar) * error in v"
+)
 
 # %% [markdown]
 # **Third: chance.** A batch draws its images and timesteps at random, so its loss scatters although the
@@ -648,23 +785,40 @@ probe.load_state_dict(snapshots[half_step][2])
 per_image = []
 with torch.no_grad():
     for start in range(0, many, 64):
-        x_0 = held_out[start % len(held_out) : start % len(held_out) + 64][0].to(course.device)
-        per_image.append(diffusion.loss(probe, x_0, reduction="none").cpu())  # t and noise drawn inside
+        x_0 = held_out[start % len(held_out) : start % len(held_out) + 64][0].to(
+            course.device
+        )
+        per_image.append(
+            diffusion.loss(probe, x_0, reduction="none").cpu()
+        )  # t and noise drawn inside
 per_image = torch.cat(per_image)
 scatter = per_image.std() / batch_size**0.5
 gain = mean_loss[half_step] - mean_loss[total_steps]
-print(f"one network, {many} images: loss {per_image.mean():.4f}; standard deviation of one image {per_image.std():.4f}")
-print(f"a batch of {batch_size} therefore scatters by {scatter:.4f} (one standard deviation)")
-print(f"the second half of the training lowers the validation loss by {gain:.4f}, {gain / scatter:.1f} times that")
+print(
+    f"one network, {many} images: loss {per_image.mean():.4f}; standard deviation of one image {per_image.std():.4f}"
+)
+print(
+    f"a batch of {batch_size} therefore scatters by {scatter:.4f} (one standard deviation)"
+)
+print(
+    f"the second half of the training lowers the validation loss by {gain:.4f}, {gain / scatter:.1f} times that"
+)
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 3.4))
 steps = [step for step in snapshots if step > 0]
-for name, values, marker in [("validation loss", mean_loss, "o-"), ("Frechet distance", fd_ema, "s-")]:
-    axes.semilogy(steps, [values[step] / values[steps[0]] for step in steps], marker, label=name)
+for name, values, marker in [
+    ("validation loss", mean_loss, "o-"),
+    ("Frechet distance", fd_ema, "s-"),
+]:
+    axes.semilogy(
+        steps, [values[step] / values[steps[0]] for step in steps], marker, label=name
+    )
 axes.set(xlabel="step", ylabel=f"relative to step {steps[0]}")
 by_loss, by_fd = (values[steps[0]] / values[total_steps] for values in (mean_loss, fd_ema))
-axes.set_title(f"Same networks: the loss falls by a factor of {by_loss:.1f}, the Frechet distance by {by_fd:.1f}")
+axes.set_title(
+    f"Same networks: the loss falls by a factor of {by_loss:.1f}, the Frechet distance by {by_fd:.1f}"
+)
 axes.set_yticks([0.2, 0.3, 0.4, 0.5, 0.7, 1], ["0.2", "0.3", "0.4", "0.5", "0.7", "1"])
 axes.minorticks_off()
 axes.legend()
@@ -692,33 +846,65 @@ plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-snr_step = diffusion.schedule.snr[:-1] - diffusion.schedule.snr[1:]  # SNR_{t-1} - SNR_t, for t = 1 ... T-1
-clean, guess = held_out[:32][0].to(course.device), diffusion.to_x_0(v, x_t, t)  # of the cell above: v at x_t
+snr_step = (
+    diffusion.schedule.snr[:-1] - diffusion.schedule.snr[1:]
+)  # SNR_{t-1} - SNR_t, for t = 1 ... T-1
+clean, guess = (
+    held_out[:32][0].to(course.device),
+    diffusion.to_x_0(v, x_t, t),
+)  # of the cell above: v at x_t
 by_formula = 0.5 * snr_step.to(clean)[t - 1] * (guess - clean).square().flatten(1).sum(1)
-(true_mean, variance), (our_mean, _) = (diffusion.q_posterior(image, x_t, t) for image in (clean, guess))
+(true_mean, variance), (our_mean, _) = (
+    diffusion.q_posterior(image, x_t, t) for image in (clean, guess)
+)
 spread = variance.sqrt().expand_as(x_t)
-true_step, our_step = (torch.distributions.Normal(mean, spread) for mean in (true_mean, our_mean))
+true_step, our_step = (
+    torch.distributions.Normal(mean, spread) for mean in (true_mean, our_mean)
+)
 divergence = torch.distributions.kl_divergence(true_step, our_step).flatten(1).sum(1)
 torch.testing.assert_close(by_formula, divergence, rtol=2e-3, atol=1e-3)
-print("L_t by the formula equals the Kullback-Leibler divergence, for 32 images at random t")
+print(
+    "L_t by the formula equals the Kullback-Leibler divergence, for 32 images at random t"
+)
 
 # %%
-probed = torch.logspace(0, math.log10(T - 1), 24).round().long().unique()  # timesteps, dense at the start
+probed = (
+    torch.logspace(0, math.log10(T - 1), 24).round().long().unique()
+)  # timesteps, dense at the start
 x_0 = held_out[:few][0].to(course.device)
 noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)).to(course.device)
 with torch.no_grad():
-    errors = [diffusion.loss(probe, x_0, t.expand(len(x_0)).to(course.device), noise).item() for t in probed]
+    errors = [
+        diffusion.loss(probe, x_0, t.expand(len(x_0)).to(course.device), noise).item()
+        for t in probed
+    ]
 every_t = np.arange(1, T)
 error_v = np.interp(np.log(every_t), probed.log(), errors)
-weight = 0.5 * (snr_step * (1 - alphas_cumprod[1:])).numpy()  # of the squared error in v, per dimension
+weight = (
+    0.5 * (snr_step * (1 - alphas_cumprod[1:])).numpy()
+)  # of the squared error in v, per dimension
 figure, axes = plt.subplots(figsize=(8, 3.2))
-for name, values, style in [("loss, target v", error_v, "-"), ("bound, eq. 5", weight * error_v, "--")]:
+for name, values, style in [
+    ("loss, target v", error_v, "-"),
+    ("bound, eq. 5", weight * error_v, "--"),
+]:
     share = 100 * values.cumsum() / values.sum()
-    axes.semilogx(every_t, share, style, label=f"{name}: half of it lies below t = {every_t[share >= 50][0]}")
-axes.set(xlabel="t (log axis)", ylabel="% of the sum, up to t", title="The bound is made where there is little noise")
+    axes.semilogx(
+        every_t,
+        share,
+        style,
+        label=f"{name}: half of it lies below t = {every_t[share >= 50][0]}",
+    )
+axes.set(
+    xlabel="t (log axis)",
+    ylabel="% of the sum, up to t",
+    title="The bound is made where there is little noise",
+)
 axes.legend()
 plt.show()
-print(f"L_1 + ... + L_(T-1) = {(weight * error_v).sum() / math.log(2):.2f} bits per dimension")
+print(
+    f"L_1 + ... + L_(T-1) = {(weight * error_v).sum() / math.log(2):.2f} bits per dimension"
+)
 
 # %% [markdown]
 # The two sums look at different ends of the process. The bound counts errors in the finest details most, far below
@@ -739,7 +925,9 @@ print(f"L_1 + ... + L_(T-1) = {(weight * error_v).sum() / math.log(2):.2f} bits 
 
 # %%
 fd_raw = {step: frechet(images_from(raw)) for step, (_, raw, _) in snapshots.items()}
-print(f"{count} images each, one run; real against real {floor.mean():.1f} ± {floor.std():.1f}\n")
+print(
+    f"{count} images each, one run; real against real {floor.mean():.1f} ± {floor.std():.1f}\n"
+)
 print("  step   FD without EMA   FD with EMA")
 for step in snapshots:
     print(f"{step:6d} {fd_raw[step]:16.1f} {fd_ema[step]:13.1f}")
@@ -747,17 +935,27 @@ for step in snapshots:
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.3))
 shown = sorted(history)
-left.plot(shown, [history[k][1] for k in shown], color=COLOURS[1], lw=0.8, label="the weight")
+left.plot(
+    shown, [history[k][1] for k in shown], color=COLOURS[1], lw=0.8, label="the weight"
+)
 left.plot(shown, [history[k][2] for k in shown], color=COLOURS[0], label="its EMA")
-left.set(xlabel="step", ylabel="one weight of the last layer", title="The average lags while the weight moves")
+left.set(
+    xlabel="step",
+    ylabel="one weight of the last layer",
+    title="The average lags while the weight moves",
+)
 left.legend()
-right.semilogy(steps, [fd_raw[k] for k in steps], "s-", color=COLOURS[1], label="without EMA")
+right.semilogy(
+    steps, [fd_raw[k] for k in steps], "s-", color=COLOURS[1], label="without EMA"
+)
 right.semilogy(steps, [fd_ema[k] for k in steps], "o-", color=COLOURS[0], label="with EMA")
 right.axhline(floor.mean(), color="black", ls=":", label=f"{count} real images")
 middle = max(steps[1:-1] or steps, key=lambda k: fd_raw[k] / fd_ema[k])
 gains = [fd_raw[k] / fd_ema[k] for k in (middle, total_steps)]
 right.set(xlabel="step", ylabel="Frechet distance")
-right.set_title(f"FD without EMA / with: {gains[0]:.2f} at step {middle}, {gains[1]:.2f} at the end")
+right.set_title(
+    f"FD without EMA / with: {gains[0]:.2f} at step {middle}, {gains[1]:.2f} at the end"
+)
 plain_ticks(right)
 right.legend()
 plt.show()
@@ -825,13 +1023,21 @@ def short_run(seed, spike=False, **changes):
     ):  # fmt: skip
         losses.append(state.loss)
         norms.append(state.gradient_norm)
-        if spike and state.step == short_steps // 2:  # the next step's gradient, and only that one
-            hooks = [weight.register_hook(lambda gradient: 1000 * gradient) for weight in model.parameters()]
+        if (
+            spike and state.step == short_steps // 2
+        ):  # the next step's gradient, and only that one
+            hooks = [
+                weight.register_hook(lambda gradient: 1000 * gradient)
+                for weight in model.parameters()
+            ]
         elif state.step > short_steps // 2:
             while hooks:
                 hooks.pop().remove()
     networks = (model, state.ema_model)
-    pair = [validation_loss(network, diffusion, held_out, count=few).mean().item() for network in networks]
+    pair = [
+        validation_loss(network, diffusion, held_out, count=few).mean().item()
+        for network in networks
+    ]
     return losses, norms, pair
 
 
@@ -848,16 +1054,24 @@ changes = {
 }
 seeds = course.pick(test=[0], cpu=[0, 1], gpu=[0, 1, 2])
 runs = {name: [] for name in changes}
-for name, seed in tqdm([(name, seed) for name in changes for seed in seeds], desc="short trainings"):
+for name, seed in tqdm(
+    [(name, seed) for name in changes for seed in seeds], desc="short trainings"
+):
     runs[name].append(short_run(seed, **changes[name]))
 
-print(f"{short_steps} steps, seeds {seeds}; validation loss, and what it has more than 'everything on', seed by seed\n")
-print(f"{'':<20} {'without EMA':<16} {'difference':<17} {'with EMA':<16} {'difference':<17} steepest gradient")
+print(
+    f"{short_steps} steps, seeds {seeds}; validation loss, and what it has more than 'everything on', seed by seed\n"
+)
+print(
+    f"{'':<20} {'without EMA':<16} {'difference':<17} {'with EMA':<16} {'difference':<17} steepest gradient"
+)
 for name, parts in runs.items():
     row = ""
     for kind in (0, 1):
         values = [pair[kind] for _, _, pair in parts]
-        gaps = [value - pair[kind] for value, (_, _, pair) in zip(values, runs["everything on"])]
+        gaps = [
+            value - pair[kind] for value, (_, _, pair) in zip(values, runs["everything on"])
+        ]
         row += f" {' '.join(f'{v:.3f}' for v in values):<16} {' '.join(f'{g:+.3f}' for g in gaps):<17}"
     print(f"{name:<20}{row} {max(max(norms) for _, norms, _ in parts):8.1f}")
 
@@ -867,17 +1081,37 @@ for k, parts in enumerate(list(runs.values())[:6]):
     for kind, label in enumerate(["without EMA", "with EMA"]):
         values = [pair[kind] for _, _, pair in parts]
         place = [k + 0.24 * kind - 0.12] * len(values)
-        left.plot(place, values, "so"[kind], color=COLOURS[1 - kind], label=label if k == 0 else None)
-labels = [name.replace(", ", ",\n").replace("everything ", "everything\n") for name in list(runs)[:6]]
+        left.plot(
+            place,
+            values,
+            "so"[kind],
+            color=COLOURS[1 - kind],
+            label=label if k == 0 else None,
+        )
+labels = [
+    name.replace(", ", ",\n").replace("everything ", "everything\n")
+    for name in list(runs)[:6]
+]
 left.set_xticks(range(6), labels, fontsize=7)
 left.set(ylabel="validation loss", title="One part missing; each mark is one seed")
 left.legend()
-for name, colour in zip(["everything on", "spike", "spike, no clipping"], [COLOURS[6], *COLOURS]):
+for name, colour in zip(
+    ["everything on", "spike", "spike, no clipping"], [COLOURS[6], *COLOURS]
+):
     for k, (losses, _, _) in enumerate(runs[name]):
         width = min(10, len(losses))
         means = torch.tensor(losses).unfold(0, width, 1).mean(1)
-        right.plot(range(width, len(losses) + 1), means, color=colour, label=name if k == 0 else None)
-right.set(xlabel="step", ylabel=f"loss, mean of {width} batches", title="One wild gradient, with and without clipping")
+        right.plot(
+            range(width, len(losses) + 1),
+            means,
+            color=colour,
+            label=name if k == 0 else None,
+        )
+right.set(
+    xlabel="step",
+    ylabel=f"loss, mean of {width} batches",
+    title="One wild gradient, with and without clipping",
+)
 right.legend()
 plt.show()
 
@@ -910,7 +1144,9 @@ for dtype in [torch.float32, torch.bfloat16]:
     average, weight = torch.tensor(1.0, dtype=dtype), torch.tensor(2.0, dtype=dtype)
     for _ in range(1000):
         average = average + (weight - average) * 0.001
-    print(f"EMA of a weight of 2, from 1, after 1000 steps in {str(dtype)[6:]:<8}: {average.item():.3f}")
+    print(
+        f"EMA of a weight of 2, from 1, after 1000 steps in {str(dtype)[6:]:<8}: {average.item():.3f}"
+    )
 
 # %% [markdown]
 # Next to 1, bf16 has no number between 1 and 1.0078, so a step of 0.001 is rounded away, a thousand times.
@@ -921,7 +1157,9 @@ for dtype in [torch.float32, torch.bfloat16]:
 
 # %%
 timed_steps = course.pick(test=3, cpu=8, gpu=50)
-precisions = {"cuda": ["no", "bf16", "fp16"], "cpu": ["no", "bf16"]}.get(course.device.type, ["no"])
+precisions = {"cuda": ["no", "bf16", "fp16"], "cpu": ["no", "bf16"]}.get(
+    course.device.type, ["no"]
+)
 measured = {}
 for precision in precisions:
     torch.manual_seed(0)
@@ -935,7 +1173,9 @@ for precision in precisions:
         losses.append(state.loss)
         began = time.perf_counter()
     measured[precision] = (statistics.median(times[1:]), losses)
-    print(f"{precision.replace('no', 'fp32'):<5} {measured[precision][0]:.3f} s a step, last loss {losses[-1]:.4f}")
+    print(
+        f"{precision.replace('no', 'fp32'):<5} {measured[precision][0]:.3f} s a step, last loss {losses[-1]:.4f}"
+    )
 if "bf16" in measured:
     ratio = measured["no"][0] / measured["bf16"][0]
     gap = max(abs(a - b) for a, b in zip(measured["no"][1], measured["bf16"][1]))
@@ -985,7 +1225,9 @@ model = new_network()
 for state in train(model, diffusion, pictures, out=folder, save_every=5, **small):
     if state.step == 9:
         break
-print(f"1. left the loop after step {state.step}; in the folder: {', '.join(p.name for p in folder.iterdir())}")
+print(
+    f"1. left the loop after step {state.step}; in the folder: {', '.join(p.name for p in folder.iterdir())}"
+)
 
 # %%
 model = new_network()  # as after a restart of the kernel: everything comes from the file
@@ -1010,7 +1252,10 @@ button.remove()
 # %%
 # NBVAL_CHECK_OUTPUT
 model = new_network()
-steps_seen = [state.step for state in train(model, diffusion, pictures, out=folder, save_every=5, **small)]
+steps_seen = [
+    state.step
+    for state in train(model, diffusion, pictures, out=folder, save_every=5, **small)
+]
 print(f"3. resumed at step {steps_seen[0]}, finished at step {steps_seen[-1]}")
 resumed_ema, _ = load_model(folder / "model.safetensors")
 for one, other in [(never_stopped, model), (ema_never_stopped, resumed_ema)]:
@@ -1036,18 +1281,41 @@ print("twice stopped or never stopped: all weights and averaged weights equal, b
 # %%
 probe.load_state_dict(snapshots[total_steps][2])
 path = course.build / "notebook04" / "model-fp16.safetensors"
-save_model(path, probe, diffusion, dtype=torch.float16, steps=total_steps, seconds=round(snapshots[total_steps][0]))
+save_model(
+    path,
+    probe,
+    diffusion,
+    dtype=torch.float16,
+    steps=total_steps,
+    seconds=round(snapshots[total_steps][0]),
+)
 for file in [out / "checkpoint.pt", out / "model.safetensors", path]:
-    print(f"{file.relative_to(course.root).as_posix():<45} {file.stat().st_size / 1e6:5.1f} MB")
+    print(
+        f"{file.relative_to(course.root).as_posix():<45} {file.stat().st_size / 1e6:5.1f} MB"
+    )
 with safe_open(path, framework="pt") as file:
     header = file.metadata()
-print("header: " + ", ".join(f"{name} {header[name]}" for name in ["schedule", "prediction", "unet", "notes"]))
+print(
+    "header: "
+    + ", ".join(
+        f"{name} {header[name]}" for name in ["schedule", "prediction", "unet", "notes"]
+    )
+)
 
 # %%
 restored, its_diffusion = load_model(path, course.device)
-images = generate(restored, its_diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0)
-print(f"FD of the saved weights: float32 {fd_ema[total_steps]:.1f}, float16 {frechet(images):.1f}")
-show_images(images[:24], columns=12, scale=2, title="Drawn by the model that was read back from the file")
+images = generate(
+    restored, its_diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0
+)
+print(
+    f"FD of the saved weights: float32 {fd_ema[total_steps]:.1f}, float16 {frechet(images):.1f}"
+)
+show_images(
+    images[:24],
+    columns=12,
+    scale=2,
+    title="Drawn by the model that was read back from the file",
+)
 
 # %% [markdown]
 # The training state is several times larger than the model: it holds weights, averaged weights, and two
@@ -1066,7 +1334,9 @@ show_images(images[:24], columns=12, scale=2, title="Drawn by the model that was
 # of them.
 
 # %%
-names = {f"step {step}, {seconds:.0f} s": step for step, (seconds, _, _) in snapshots.items()}
+names = {
+    f"step {step}, {seconds:.0f} s": step for step, (seconds, _, _) in snapshots.items()
+}
 raw_drawn = {step: images_from(raw, count=32) for step, (_, raw, _) in snapshots.items()}
 
 
@@ -1076,11 +1346,18 @@ def draw_moment(moment=total_steps, ema=True):
     distance = (fd_ema if ema else fd_raw)[moment]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=[1.6, 1])
     show_images(images, columns=8, ax=left)
-    left.set_title(f"Step {moment}, {'with' if ema else 'without'} EMA: FD {distance:.1f} (real {floor.mean():.1f})")
+    left.set_title(
+        f"Step {moment}, {'with' if ema else 'without'} EMA: FD {distance:.1f} (real {floor.mean():.1f})"
+    )
     for losses in by_t.values():
         right.plot(centres, losses, color="lightgrey", lw=1)
     right.plot(centres, by_t[moment], "o-", color=COLOURS[0])
-    right.set(xlabel="t", ylabel="loss (target v)", ylim=(0, None), title=f"Loss, EMA: mean {mean_loss[moment]:.3f}")
+    right.set(
+        xlabel="t",
+        ylabel="loss (target v)",
+        ylim=(0, None),
+        title=f"Loss, EMA: mean {mean_loss[moment]:.3f}",
+    )
     return figure
 
 

@@ -37,18 +37,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -68,7 +85,15 @@ from IPython.display import display
 from scipy.integrate import solve_ivp
 from tqdm.auto import tqdm
 
-from utils.course import COLOURS, animate, check, denoising_strip, hint, plain_ticks, play, show_images, solution  # noqa: F401
+from utils.course import (
+    COLOURS,
+    animate,
+    check,
+    denoising_strip,
+    plain_ticks,
+    play,
+    show_images,
+)
 from utils.diffusion import ImageQuality, load_images, load_model, sample
 from utils.diffusion.sampling import keep_known, slerp, timestep_grid
 
@@ -84,7 +109,9 @@ device = course.device
 
 began = time.perf_counter()
 model, diffusion = load_model(checkpoint, device)
-print(f"loaded in {time.perf_counter() - began:.2f} s: {sum(p.numel() for p in model.parameters()):,} weights")
+print(
+    f"loaded in {time.perf_counter() - began:.2f} s: {sum(p.numel() for p in model.parameters()):,} weights"
+)
 print(f"schedule: {diffusion.schedule.name}, T = {diffusion.num_timesteps}")
 print(f"the network predicts: {diffusion.prediction}, for {model.num_classes} classes")
 
@@ -107,7 +134,9 @@ quality = ImageQuality.load()
 
 # %%
 schedule, T = diffusion.schedule, diffusion.num_timesteps
-betas, alphas, a_bar = (values.tolist() for values in (schedule.betas, schedule.alphas, schedule.alphas_cumprod))
+betas, alphas, a_bar = (
+    values.tolist() for values in (schedule.betas, schedule.alphas, schedule.alphas_cumprod)
+)
 
 
 @torch.no_grad()
@@ -147,10 +176,24 @@ x_t = diffusion.q_sample(
 )
 rows = [x_t]
 for y in [torch.tensor([9], device=device), None]:
-    rows.append(torch.cat([estimates(network(x, t, y), x, t)[0] for x, t in zip(x_t.split(1), shown)]))
+    rows.append(
+        torch.cat(
+            [estimates(network(x, t, y), x, t)[0] for x, t in zip(x_t.split(1), shown)]
+        )
+    )
 names = ["x_t", "'boot'", "no label"]
-titles = [f"{name}, t = {t}" if k == 0 else f"t = {t}" for name in names for k, t in enumerate(shown)]
-show_images(torch.cat(rows), titles=titles, columns=6, scale=4, title="The noisier the input, the blurrier the guess")
+titles = [
+    f"{name}, t = {t}" if k == 0 else f"t = {t}"
+    for name in names
+    for k, t in enumerate(shown)
+]
+show_images(
+    torch.cat(rows),
+    titles=titles,
+    columns=6,
+    scale=4,
+    title="The noisier the input, the blurrier the guess",
+)
 
 # %% [markdown]
 # (Top row: what the network sees; below: its guesses, with the label and without.) A squared error is smallest at
@@ -179,7 +222,9 @@ floors = quality.floor  # real test images, which the network never saw, in rand
 print("real against real   Frechet distance    kernel distance")
 for count in [100, 200, 500, 2000]:
     frechet, kernel = floors(count)
-    print(f"{count:6d} images {frechet.mean():15.2f} ± {frechet.std():.2f} {kernel.mean():12.4f} ± {kernel.std():.4f}")
+    print(
+        f"{count:6d} images {frechet.mean():15.2f} ± {frechet.std():.2f} {kernel.mean():12.4f} ± {kernel.std():.4f}"
+    )
 
 # %% [markdown]
 # No. The FD of real images is far from 0 when they are few, and falls as there are more; the kernel distance is 0
@@ -261,7 +306,10 @@ for t in [999, 998, 500, 100, 10, 1, 0]:
     x_t = diffusion.q_sample(boot, torch.tensor([t], device=device), noise)
     v = network(x_t, t, torch.tensor([9], device=device))
     x_0, noise = estimates(v.cpu().double(), x_t.cpu().double(), t)
-    first, second = mean_from_x_0(x_t.cpu().double(), x_0, t), mean_from_noise(x_t.cpu().double(), noise, t)
+    first, second = (
+        mean_from_x_0(x_t.cpu().double(), x_0, t),
+        mean_from_noise(x_t.cpu().double(), noise, t),
+    )
     torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
     print(f"{t:4d} {(first - second).abs().max():19.0e} {first.abs().max():15.2f}")
 print("\nOnly rounding is left.")
@@ -282,11 +330,19 @@ for ax, s in zip(axes, [599, 450, 150]):
     ratio = a_bar[t] / a_bar[s]  # alpha of the step from s to t
     variance = (1 - ratio) * (1 - a_bar[s]) / (1 - a_bar[t])
     answers = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    chances = (-((x_t - math.sqrt(a_bar[t]) * answers) ** 2) / (2 * (1 - a_bar[t]))).softmax(0)
-    means = (math.sqrt(a_bar[s]) * (1 - ratio) * answers + math.sqrt(ratio) * (1 - a_bar[s]) * x_t) / (1 - a_bar[t])
+    chances = (
+        -((x_t - math.sqrt(a_bar[t]) * answers) ** 2) / (2 * (1 - a_bar[t]))
+    ).softmax(0)
+    means = (
+        math.sqrt(a_bar[s]) * (1 - ratio) * answers
+        + math.sqrt(ratio) * (1 - a_bar[s]) * x_t
+    ) / (1 - a_bar[t])
     mean = (chances * means).sum()
     total = variance + (chances * (means - mean) ** 2).sum()
-    normals = [torch.distributions.Normal(m, v**0.5) for m, v in zip([*means, mean], [variance, variance, total])]
+    normals = [
+        torch.distributions.Normal(m, v**0.5)
+        for m, v in zip([*means, mean], [variance, variance, total])
+    ]
     low, high, single = (normal.log_prob(points).exp() for normal in normals)
     true = chances[0] * low + chances[1] * high
     distance = 0.5 * torch.trapezoid((true - single).abs(), points)
@@ -311,14 +367,18 @@ plt.show()
 
 
 # %%
-sigma_tildes = [math.sqrt(b * (1 - prev) / (1 - a)) for b, prev, a in zip(betas, a_bar_prev, a_bar)]
+sigma_tildes = [
+    math.sqrt(b * (1 - prev) / (1 - a)) for b, prev, a in zip(betas, a_bar_prev, a_bar)
+]
 
 
 def algorithm_2(x_T, y, generator):
     """Ho et al. 2020, Algorithm 2, line by line. Yields (x_{t-1}, x_0 estimate)."""
     x_t = x_T  # line 1: x_T ~ N(0, I)
     for t in reversed(range(T)):  # line 2: for t = T, ..., 1
-        z = normal(x_t.shape, generator) if t > 0 else 0.0  # line 3: z ~ N(0, I) if t > 1, else z = 0
+        z = (
+            normal(x_t.shape, generator) if t > 0 else 0.0
+        )  # line 3: z ~ N(0, I) if t > 1, else z = 0
         x_0, noise = estimates(network(x_t, t, y), x_t, t)
         mean = (x_t - betas[t] / math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(alphas[t])
         x_t = mean + sigma_tildes[t] * z  # line 4
@@ -338,7 +398,9 @@ compared = course.pick(test=20, cpu=T, gpu=T)
 y = torch.tensor([9, 0, 8, 3, 7, 2, 5, 1], device=device)[:count]
 x_T = normal((count, 1, 28, 28), torch.Generator().manual_seed(1))
 options = dict(sampler="ddpm", steps=T, clip=False, y=y, x_T=x_T)
-theirs = sample(model, diffusion, x_T.shape, generator=torch.Generator().manual_seed(2), **options)
+theirs = sample(
+    model, diffusion, x_T.shape, generator=torch.Generator().manual_seed(2), **options
+)
 mine = algorithm_2(x_T, y, torch.Generator().manual_seed(2))
 
 states, guesses, differences = [x_T.cpu()], [], []
@@ -349,8 +411,12 @@ for x_t, x_0 in tqdm(mine, total=T, desc="Algorithm 2"):
         differences.append(float((other.x_t - x_t).abs().max()))
 theirs.close()
 
-print(f"largest difference over {len(differences)} steps: {max(differences):.0e}, at the last: {differences[-1]:.0e}")
-torch.testing.assert_close(torch.tensor(max(differences)), torch.tensor(0.0), atol=5e-3, rtol=0)
+print(
+    f"largest difference over {len(differences)} steps: {max(differences):.0e}, at the last: {differences[-1]:.0e}"
+)
+torch.testing.assert_close(
+    torch.tensor(max(differences)), torch.tensor(0.0), atol=5e-3, rtol=0
+)
 
 # %% [markdown]
 # It stays small: rounding errors are not blown up on the way, and Algorithm 2 as the paper prints it *is* the
@@ -425,16 +491,30 @@ def x_0_from_network(x_t, t, y):
     return estimates(network(x_t, t, y), x_t, t)[0]
 
 
-def run(step, x_T, y=None, steps=20, clip=True, generator=None, predict=x_0_from_network, grid=None):
+def run(
+    step,
+    x_T,
+    y=None,
+    steps=20,
+    clip=True,
+    generator=None,
+    predict=x_0_from_network,
+    grid=None,
+):
     """Yields (x_s, x_0 estimate) after each network evaluation. `step` goes from alpha-bar a_bar_t to a_bar_s."""
     grid = grid or grid_of(steps)
     generator = generator or torch.Generator().manual_seed(0)
     x_t, previous = x_T, None
     for t, s in zip(grid, [*grid[1:], None]):
-        a_bar_t, a_bar_s = a_bar[t], 1.0 if s is None else a_bar[s]  # after the last step nothing of the noise is left
+        a_bar_t, a_bar_s = (
+            a_bar[t],
+            1.0 if s is None else a_bar[s],
+        )  # after the last step nothing of the noise is left
         x_0 = predict(x_t, t, y)
         x_0 = x_0.clamp(-1, 1) if clip else x_0
-        x_s = step(x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator).to(x_t), previous)
+        x_s = step(
+            x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator).to(x_t), previous
+        )
         x_t, previous = x_s, (x_0, a_bar_t)
         yield x_t, x_0
 
@@ -443,7 +523,11 @@ def ddpm_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, variance="small"):
     """A draw from q(x_s | x_t, x_0); `variance` "large" is beta, "large, also last" never switches it off."""
     alpha_ts = a_bar_t / a_bar_s
     small = (1 - alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
-    sigma_tilde = math.sqrt(small if variance == "small" or (a_bar_s == 1 and variance == "large") else 1 - alpha_ts)
+    sigma_tilde = math.sqrt(
+        small
+        if variance == "small" or (a_bar_s == 1 and variance == "large")
+        else 1 - alpha_ts
+    )
     x_0_weight = math.sqrt(a_bar_s) * (1 - alpha_ts) / (1 - a_bar_t)
     x_t_weight = math.sqrt(alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
     return x_0_weight * x_0 + x_t_weight * x_t + sigma_tilde * z
@@ -483,7 +567,11 @@ def frechet_of(images):
 # %%
 steps_tried = course.pick(test=[3, 5], cpu=[20, 50], gpu=[20, 50, 200])
 count = course.pick(test=10, cpu=100, gpu=1000)
-kinds = {"small": "beta-tilde", "large": "beta", "large, also last": "beta, also in the last step"}
+kinds = {
+    "small": "beta-tilde",
+    "large": "beta",
+    "large, also last": "beta, also in the last step",
+}
 results, kept = {}, []
 for steps in steps_tried:
     for variance in kinds:
@@ -492,17 +580,27 @@ for steps in steps_tried:
         kept.append(images[:2] if steps == steps_tried[0] else images[:0])
 
 left_over = [math.sqrt(1 - a_bar[grid_of(steps)[-1]]) for steps in [*steps_tried, T]]
-print(f"Frechet distance, {count} images, one seed (floor {floors(count)[0].mean():.1f}); DDPM with variance\n")
+print(
+    f"Frechet distance, {count} images, one seed (floor {floors(count)[0].mean():.1f}); DDPM with variance\n"
+)
 print("steps " + "".join(f"{name:>30}" for name in kinds.values()))
 for steps in steps_tried:
-    print(f"{steps:5d} " + "".join(f"{results[variance, steps]:30.1f}" for variance in kinds))
-noise_levels = ", ".join(f"{s:.3f} ({n} steps)" for s, n in zip(left_over, [*steps_tried, T]))
-print(f"\nstandard deviation of the noise in the last step, where it is left on: {noise_levels}")
+    print(
+        f"{steps:5d} " + "".join(f"{results[variance, steps]:30.1f}" for variance in kinds)
+    )
+noise_levels = ", ".join(
+    f"{s:.3f} ({n} steps)" for s, n in zip(left_over, [*steps_tried, T])
+)
+print(
+    f"\nstandard deviation of the noise in the last step, where it is left on: {noise_levels}"
+)
 
 # %%
 show_images(
     torch.cat(kept),
-    titles=[name for kind in kinds.values() for name in (kind.replace("also in the ", "+ "), "")],
+    titles=[
+        name for kind in kinds.values() for name in (kind.replace("also in the ", "+ "), "")
+    ],
     columns=6,
     scale=4,
     title=f"{steps_tried[0]} steps: beta is too wide, and noise in the last step stays in the picture",
@@ -544,7 +642,9 @@ show_images(
 # %%
 def x_0_from_v_with_error(x_t, t, y, size=0.05):
     v = network(x_t, t, y)
-    return estimates(v + size * normal(v.shape, torch.Generator().manual_seed(t)), x_t, t)[0]
+    return estimates(v + size * normal(v.shape, torch.Generator().manual_seed(t)), x_t, t)[
+        0
+    ]
 
 
 def x_0_from_noise_with_error(x_t, t, y, size=0.05):
@@ -566,7 +666,10 @@ print("network predicts        clipped    not clipped        difference")
 for name, predict in predictions.items():
     distances = {}
     for clip in kept:
-        sets = [draw_images(ddpm_step, steps, count, seed, clip=clip, predict=predict) for seed in range(seeds)]
+        sets = [
+            draw_images(ddpm_step, steps, count, seed, clip=clip, predict=predict)
+            for seed in range(seeds)
+        ]
         distances[clip] = torch.tensor([frechet_of(images) for images in sets])
         kept[clip].append(sets[0][:3])
     gap = distances[False] - distances[True]
@@ -590,10 +693,18 @@ for _, x_0 in run(ddpm_step, x_T, classes_in_turn(count), steps, clip=False):
 share, largest = zip(*outside)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
 left.plot(grid_of(steps), [100 * value for value in share])
-left.set(xlabel="t", ylabel="% of pixels beyond ±1.02", title="How many guesses leave [-1, 1] (network's own v)")
+left.set(
+    xlabel="t",
+    ylabel="% of pixels beyond ±1.02",
+    title="How many guesses leave [-1, 1] (network's own v)",
+)
 right.plot(grid_of(steps), largest)
 right.axhline(1, color="grey", lw=0.8)
-right.set(xlabel="t", ylabel="largest |x_0 estimate|", title="... and how far the worst pixel gets")
+right.set(
+    xlabel="t",
+    ylabel="largest |x_0 estimate|",
+    title="... and how far the worst pixel gets",
+)
 for axes in (left, right):
     axes.invert_xaxis()
 plt.show()
@@ -641,7 +752,9 @@ def ddim_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, eta=0.0):
     """Song et al. 2020, eq. 12 and 16."""
     noise = (x_t - math.sqrt(a_bar_t) * x_0) / math.sqrt(1 - a_bar_t)
     # max: the bracket is negative only where DDIM runs backwards (below), and eta is 0 there
-    sigma_tilde = eta * math.sqrt(max(0.0, (1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s)))
+    sigma_tilde = eta * math.sqrt(
+        max(0.0, (1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s))
+    )
     direction = math.sqrt(max(0.0, 1 - a_bar_s - sigma_tilde**2)) * noise
     return math.sqrt(a_bar_s) * x_0 + direction + sigma_tilde * z
 
@@ -649,7 +762,10 @@ def ddim_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, eta=0.0):
 x_t, x_0, z = torch.randn(3, 1000, dtype=torch.float64)
 print("  t ->  s   largest difference, DDIM with eta = 1 against DDPM")
 for t, s in [(999, 949), (500, 499), (500, 300), (49, 0)]:
-    pair = [step(x_t, x_0, a_bar[t], a_bar[s], z) for step in (ddpm_step, partial(ddim_step, eta=1.0))]
+    pair = [
+        step(x_t, x_0, a_bar[t], a_bar[s], z)
+        for step in (ddpm_step, partial(ddim_step, eta=1.0))
+    ]
     print(f"{t:4d}  {s:3d} {(pair[0] - pair[1]).abs().max():20.0e}")
     torch.testing.assert_close(*pair)
 
@@ -667,7 +783,17 @@ def check_against_utils(name, step, steps, **options):
     x_T = normal((4, 1, 28, 28), torch.Generator().manual_seed(5))
     mine = run(step, x_T, y, steps, generator=torch.Generator().manual_seed(6))
     g = torch.Generator().manual_seed(6)
-    theirs = sample(model, diffusion, x_T.shape, sampler=name, steps=steps, y=y, x_T=x_T, generator=g, **options)
+    theirs = sample(
+        model,
+        diffusion,
+        x_T.shape,
+        sampler=name,
+        steps=steps,
+        y=y,
+        x_T=x_T,
+        generator=g,
+        **options,
+    )
     for (x_t, x_0), other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(x_t, other.x_t, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(x_0, other.x_0, atol=1e-4, rtol=1e-4)
@@ -685,23 +811,40 @@ for eta in [0.0, 0.5, 1.0]:
 # %%
 y = torch.tensor([9, 8, 0, 3], device=device)
 x_T = normal((4, 1, 28, 28), torch.Generator().manual_seed(7))
-step_counts = course.pick(test=[2, 4], cpu=[5, 10, 20, 50, 100], gpu=[5, 10, 20, 50, 100, 500])
+step_counts = course.pick(
+    test=[2, 4], cpu=[5, 10, 20, 50, 100], gpu=[5, 10, 20, 50, 100, 500]
+)
 ends = {}
 for eta in [0.0, 1.0]:
     for steps in step_counts:
         g = torch.Generator().manual_seed(8)
-        ends[eta, steps] = last_of(run(partial(ddim_step, eta=eta), x_T, y, steps, generator=g)).cpu()
-findings = {0.0: "eta = 0: x_T decides the picture", 1.0: "eta = 1: each number of steps, another picture"}
+        ends[eta, steps] = last_of(
+            run(partial(ddim_step, eta=eta), x_T, y, steps, generator=g)
+        ).cpu()
+findings = {
+    0.0: "eta = 0: x_T decides the picture",
+    1.0: "eta = 1: each number of steps, another picture",
+}
 for eta, finding in findings.items():
-    rows = torch.stack([ends[eta, steps] for steps in step_counts], dim=1).flatten(0, 1)  # a row for each x_T
+    rows = torch.stack([ends[eta, steps] for steps in step_counts], dim=1).flatten(
+        0, 1
+    )  # a row for each x_T
     titles = [f"{steps} steps" for steps in step_counts] + [""] * (3 * len(step_counts))
-    display(show_images(rows, titles=titles, columns=len(step_counts), scale=3, title=finding))
+    display(
+        show_images(rows, titles=titles, columns=len(step_counts), scale=3, title=finding)
+    )
 
 # %%
 print("root mean squared difference from the picture with the most steps")
 for eta in [0.0, 1.0]:
-    gaps = [float((ends[eta, steps] - ends[eta, step_counts[-1]]).square().mean().sqrt()) for steps in step_counts]
-    print(f"eta = {eta:.0f}: " + "  ".join(f"{steps} steps {gap:.2f}" for steps, gap in zip(step_counts, gaps)))
+    gaps = [
+        float((ends[eta, steps] - ends[eta, step_counts[-1]]).square().mean().sqrt())
+        for steps in step_counts
+    ]
+    print(
+        f"eta = {eta:.0f}: "
+        + "  ".join(f"{steps} steps {gap:.2f}" for steps, gap in zip(step_counts, gaps))
+    )
 
 # %% [markdown]
 # With $\eta = 0$ more steps give *the same picture, better drawn*: the runs approach a limit, and the differences
@@ -726,16 +869,25 @@ count = course.pick(test=2, cpu=8, gpu=8)
 images, y = test_set[:count]
 images, y = images.to(device), y.to(device)
 trace = normal(images.shape, torch.Generator().manual_seed(10))
-starts = {"clean": images, "noised to t = 0": diffusion.q_sample(images, torch.zeros_like(y), trace)}
+starts = {
+    "clean": images,
+    "noised to t = 0": diffusion.q_sample(images, torch.zeros_like(y), trace),
+}
 flat, shown = images == -1, [images.cpu()]  # the black background, about half of the pixels
 print("steps   start             error    std of x_T: background   elsewhere")
 for steps in course.pick(test=[5], cpu=[10, 50, 200], gpu=[10, 50, 200, 1000]):
     for name, begin in starts.items():
         x_T, decoded = there_and_back(begin, y, steps)
         error = (decoded - images).square().mean().sqrt()
-        print(f"{steps:5d}   {name:<15} {error:7.3f} {x_T[flat].std():24.2f} {x_T[~flat].std():11.2f}")
+        print(
+            f"{steps:5d}   {name:<15} {error:7.3f} {x_T[flat].std():24.2f} {x_T[~flat].std():11.2f}"
+        )
     shown.append(decoded.cpu())
-show_images(torch.cat(shown), columns=count, title="Test images (top), and decoded again with more and more steps")
+show_images(
+    torch.cat(shown),
+    columns=count,
+    title="Test images (top), and decoded again with more and more steps",
+)
 
 # %% [markdown]
 # The number of steps: the same network serves every row, and the error falls with the size of the step (Song et al.
@@ -800,7 +952,10 @@ def dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
         x_0_before, a_bar_before = previous
         h_before = half_log_snr(a_bar_t) - half_log_snr(a_bar_before)
         line = x_0 + h / (2 * h_before) * (x_0 - x_0_before)
-    return math.sqrt((1 - a_bar_s) / (1 - a_bar_t)) * x_t - math.sqrt(a_bar_s) * math.expm1(-h) * line
+    return (
+        math.sqrt((1 - a_bar_s) / (1 - a_bar_t)) * x_t
+        - math.sqrt(a_bar_s) * math.expm1(-h) * line
+    )
 
 
 check_against_utils("dpmpp_2m", dpmpp_2m_step, steps=10)
@@ -871,7 +1026,9 @@ def error_in_the_middle(step, n):
 
 def error_of_sampler(step, n):
     """The whole way, as a sampler goes it: from N(0, 1) at T-1 over the grid to the clean end."""
-    return math.dist(exact_result(step, [a_bar[t] for t in grid_of(n)] + [1.0], 0.0, 1.0), (m, c))
+    return math.dist(
+        exact_result(step, [a_bar[t] for t in grid_of(n)] + [1.0], 0.0, 1.0), (m, c)
+    )
 
 
 numbers = [4, 6, 10, 16, 25, 40, 64, 100, 160, 250, 400]
@@ -891,10 +1048,21 @@ for name in samplers:
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
-titles = ["The middle, SNR 1/100 to 100: slopes 1 and 2", "The whole sampler: the ends count too"]
+titles = [
+    "The middle, SNR 1/100 to 100: slopes 1 and 2",
+    "The whole sampler: the ends count too",
+]
 for ax, kind, title in zip(axes, ["middle", "all"], titles):
     for name, (colour, style, marker) in looks.items():
-        ax.loglog(numbers, errors[kind, name], style, color=colour, marker=marker, ms=4, label=name)
+        ax.loglog(
+            numbers,
+            errors[kind, name],
+            style,
+            color=colour,
+            marker=marker,
+            ms=4,
+            label=name,
+        )
     ax.set(xlabel="steps", title=title)
 for order, height in [(1, 0.25), (2, 0.04)]:
     line = [height * (numbers[0] / n) ** order for n in numbers]
@@ -918,7 +1086,12 @@ print(f"standard deviation of the samples (right: {c})\n")
 print("steps " + "".join(f"{name:>18}" for name in samplers))
 for n in [5, 10, 20, 50, 1000]:
     path = [a_bar[t] for t in grid_of(n)] + [1.0]
-    print(f"{n:5d} " + "".join(f"{exact_result(step, path, 0.0, 1.0)[1]:18.4f}" for step in samplers.values()))
+    print(
+        f"{n:5d} "
+        + "".join(
+            f"{exact_result(step, path, 0.0, 1.0)[1]:18.4f}" for step in samplers.values()
+        )
+    )
 
 # %% [markdown]
 # DDPM and DDIM with few steps make data that are **too narrow**: samples that are too alike and too smooth. For
@@ -931,7 +1104,10 @@ for n in [5, 10, 20, 50, 1000]:
 
 # %%
 angles = torch.arange(6, dtype=torch.float64) * math.pi / 3
-centres, width = torch.stack([angles.cos(), angles.sin()], dim=1), 0.12  # six blobs on a circle
+centres, width = (
+    torch.stack([angles.cos(), angles.sin()], dim=1),
+    0.12,
+)  # six blobs on a circle
 
 
 def mixture_guess_at(x_t, a_bar_t):
@@ -950,7 +1126,9 @@ def mixture_guess(x_t, t, y=None):
 
 def mixture_samples(count, generator):
     which = torch.randint(6, (count,), generator=generator)
-    return centres[which] + width * torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    return centres[which] + width * torch.randn(
+        count, 2, generator=generator, dtype=torch.float64
+    )
 
 
 def energy_distance(a, b):
@@ -962,7 +1140,12 @@ def energy_distance(a, b):
 def mixture_run(step, steps, count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn(count, 2, generator=generator, dtype=torch.float64)
-    return [x_T] + [x for x, _ in run(step, x_T, steps=steps, clip=False, generator=generator, predict=mixture_guess)]
+    return [x_T] + [
+        x
+        for x, _ in run(
+            step, x_T, steps=steps, clip=False, generator=generator, predict=mixture_guess
+        )
+    ]
 
 
 # %%
@@ -980,7 +1163,11 @@ for ax, name in zip(axes[1:], ["DDPM (eta = 1)", "DDIM, eta = 0", "DPM-Solver++(
     ax.set(title=f"{name}")
 for ax in axes:
     ax.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xlabel="first coordinate", aspect="equal")
-figure.suptitle(f"Eight paths of {steps} steps from noise (black): DDPM wanders, the ODE glides\n", x=0.01, ha="left")
+figure.suptitle(
+    f"Eight paths of {steps} steps from noise (black): DDPM wanders, the ODE glides\n",
+    x=0.01,
+    ha="left",
+)
 plt.show()
 
 # %%
@@ -989,14 +1176,22 @@ seeds = range(2, course.pick(test=4, cpu=8, gpu=8))
 
 def show_row(label, distances):
     """Mean ± standard error over the seeds, times 1000, for each list of distances."""
-    cells = [f"{1000 * np.mean(d):.2f} ± {1000 * np.std(d, ddof=1) / len(d) ** 0.5:.2f}" for d in distances]
+    cells = [
+        f"{1000 * np.mean(d):.2f} ± {1000 * np.std(d, ddof=1) / len(d) ** 0.5:.2f}"
+        for d in distances
+    ]
     print(f"{label:<6}" + "".join(f"{cell:>18}" for cell in cells))
 
 
-print(f"energy distance x 1000 to {points} right samples, mean ± standard error of {len(seeds)} seeds\n")
+print(
+    f"energy distance x 1000 to {points} right samples, mean ± standard error of {len(seeds)} seeds\n"
+)
 print("steps " + "".join(f"{name:>18}" for name in samplers))
 for steps in course.pick(test=[5, 10], cpu=[5, 10, 20, 50], gpu=[5, 10, 20, 50, 100]):
-    ends = [[mixture_run(step, steps, points, seed)[-1] for seed in seeds] for step in samplers.values()]
+    ends = [
+        [mixture_run(step, steps, points, seed)[-1] for seed in seeds]
+        for step in samplers.values()
+    ]
     show_row(steps, [[energy_distance(x, right_ones) for x in sets] for sets in ends])
 others = [mixture_samples(points, torch.Generator().manual_seed(seed)) for seed in seeds]
 show_row("right", [[energy_distance(other, right_ones) for other in others]])
@@ -1047,7 +1242,9 @@ def follow(step, x_t, path):
 
 
 start = torch.randn(20, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-first, last = (1 / (1 + math.exp(-2 * value)) for value in (-2.3, 2.3))  # alpha-bar at SNR 1/100 and 100
+first, last = (
+    1 / (1 + math.exp(-2 * value)) for value in (-2.3, 2.3)
+)  # alpha-bar at SNR 1/100 and 100
 sigma_bars = [math.sqrt((1 - a) / a) for a in (first, last)]
 x_bar = (start / math.sqrt(first)).flatten().numpy()
 solved = solve_ivp(slope, sigma_bars, x_bar, method="DOP853", rtol=1e-10, atol=1e-10)
@@ -1055,10 +1252,15 @@ answer = math.sqrt(last) * torch.from_numpy(solved.y[:, -1]).view(-1, 2)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("largest distance to SciPy's answer, 20 points\nsteps   DDIM, eta = 0   DPM-Solver++(2M)")
+print(
+    "largest distance to SciPy's answer, 20 points\nsteps   DDIM, eta = 0   DPM-Solver++(2M)"
+)
 for n in [10, 20, 40, 80, 160]:
     path = torch.linspace(-2.3, 2.3, n + 1, dtype=torch.float64).mul(2).sigmoid().tolist()
-    gaps = [float((follow(step, start, path) - answer).norm(dim=1).max()) for step in (ddim_step, dpmpp_2m_step)]
+    gaps = [
+        float((follow(step, start, path) - answer).norm(dim=1).max())
+        for step in (ddim_step, dpmpp_2m_step)
+    ]
     print(f"{n:5d} {gaps[0]:15.4f} {gaps[1]:18.5f}")
 
 # %% [markdown]
@@ -1082,12 +1284,20 @@ for n in [10, 20, 40, 80, 160]:
 # %%
 evaluations = course.pick(test=[2, 4], cpu=[5, 10, 25], gpu=[5, 10, 20, 50, 100])
 count, seeds = course.pick(test=10, cpu=100, gpu=2000), course.pick(test=2, cpu=5, gpu=5)
-table, pooled = {}, {}  # (name, NFE) to tensors (seeds,): Frechet and kernel distance; to one FD of all seeds
+table, pooled = (
+    {},
+    {},
+)  # (name, NFE) to tensors (seeds,): Frechet and kernel distance; to one FD of all seeds
 began = time.perf_counter()
-with tqdm(total=len(samplers) * sum(evaluations) * count * seeds, unit="look", desc="all samplers") as bar:
+with tqdm(
+    total=len(samplers) * sum(evaluations) * count * seeds, unit="look", desc="all samplers"
+) as bar:
     for name, step in samplers.items():
         for nfe in evaluations:
-            features = [quality.features(draw_images(step, nfe, count, seed)) for seed in range(seeds)]
+            features = [
+                quality.features(draw_images(step, nfe, count, seed))
+                for seed in range(seeds)
+            ]
             table[name, nfe] = (
                 torch.tensor([quality.frechet(f) for f in features]),
                 torch.tensor([quality.kernel(f) for f in features]),
@@ -1096,7 +1306,9 @@ with tqdm(total=len(samplers) * sum(evaluations) * count * seeds, unit="look", d
             bar.update(nfe * count * seeds)
 seconds = time.perf_counter() - began
 looks_taken = len(samplers) * sum(evaluations) * count * seeds
-print(f"{seconds:.0f} s, {1000 * seconds / looks_taken:.2f} ms for one network evaluation of one image")
+print(
+    f"{seconds:.0f} s, {1000 * seconds / looks_taken:.2f} ms for one network evaluation of one image"
+)
 
 # %%
 floor = floors(count, draws=10)
@@ -1105,20 +1317,33 @@ for k, (title, digits) in enumerate([("Frechet distance", 1), ("kernel distance"
     print("NFE  " + "".join(f"{name:>20}" for name in samplers))
     for nfe in evaluations:
         values = [table[name, nfe][k] for name in samplers]
-        print(f"{nfe:4d} " + "".join(f"{f'{v.mean():.{digits}f} ± {v.std():.{digits}f}':>20}" for v in values))
-    print(f"floor (real against real): {floor[k].mean():.{digits}f} ± {floor[k].std():.{digits}f}\n")
+        print(
+            f"{nfe:4d} "
+            + "".join(
+                f"{f'{v.mean():.{digits}f} ± {v.std():.{digits}f}':>20}" for v in values
+            )
+        )
+    print(
+        f"floor (real against real): {floor[k].mean():.{digits}f} ± {floor[k].std():.{digits}f}\n"
+    )
 
 all_floor = floors(count * seeds, draws=10)[0]
-print(f"Frechet distance of all {count * seeds} images together (floor {all_floor.mean():.2f} ± {all_floor.std():.2f})")
+print(
+    f"Frechet distance of all {count * seeds} images together (floor {all_floor.mean():.2f} ± {all_floor.std():.2f})"
+)
 for nfe in evaluations:
     print(f"{nfe:4d} " + "".join(f"{pooled[name, nfe]:20.2f}" for name in samplers))
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
-for k, (ax, label) in enumerate(zip(axes, ["Frechet distance (log axis)", "kernel distance"])):
+for k, (ax, label) in enumerate(
+    zip(axes, ["Frechet distance (log axis)", "kernel distance"])
+):
     for number, (name, (colour, style, marker)) in enumerate(looks.items()):
         values = torch.stack([table[name, nfe][k] for nfe in evaluations])
-        place = [nfe * 1.03 ** (number - 1.5) for nfe in evaluations]  # side by side, so that the bars can be seen
+        place = [
+            nfe * 1.03 ** (number - 1.5) for nfe in evaluations
+        ]  # side by side, so that the bars can be seen
         look = dict(ls=style, color=colour, marker=marker, ms=4, capsize=2, label=name)
         ax.errorbar(place, values.mean(1), values.std(1), **look)
     ax.set(xscale="log", xlabel="network evaluations per image", ylabel=label)
@@ -1128,8 +1353,15 @@ low, high = (float(floor[0].mean() + s * floor[0].std()) for s in (-1, 1))
 axes[0].axhspan(low, high, color="grey", alpha=0.4, lw=0, label="floor: real images")
 axes[0].set_yscale("log")
 plain_ticks(axes[0])
-axes[1].axhspan(*(float(floor[1].mean() + s * floor[1].std()) for s in (-1, 1)), color="grey", alpha=0.4, lw=0)
-axes[1].set_yscale("symlog", linthresh=0.1)  # linear below 0.1: the unbiased estimate can be below 0
+axes[1].axhspan(
+    *(float(floor[1].mean() + s * floor[1].std()) for s in (-1, 1)),
+    color="grey",
+    alpha=0.4,
+    lw=0,
+)
+axes[1].set_yscale(
+    "symlog", linthresh=0.1
+)  # linear below 0.1: the unbiased estimate can be below 0
 axes[1].set_yticks([0, 0.05, 0.1, 0.2, 0.5], ["0", "0.05", "0.1", "0.2", "0.5"])
 axes[0].set_title("Few looks: the sampler decides")
 axes[1].set_title("The same by the kernel distance")
@@ -1141,7 +1373,11 @@ y, rows, titles = torch.tensor([9, 0], device=device), [], []
 x_T = normal((2, 1, 28, 28), torch.Generator().manual_seed(11))
 for step in samplers.values():
     for nfe in evaluations:
-        rows.append(last_of(run(step, x_T, y, nfe, generator=torch.Generator().manual_seed(12))).cpu())
+        rows.append(
+            last_of(
+                run(step, x_T, y, nfe, generator=torch.Generator().manual_seed(12))
+            ).cpu()
+        )
         titles += [f"NFE {nfe}", ""]
 show_images(
     torch.cat(rows),
@@ -1156,7 +1392,12 @@ print(f"Frechet distance minus that of {base}: mean ± standard error over {seed
 print("NFE  " + "".join(f"{name:>20}" for name in samplers if name != base))
 for nfe in evaluations:
     gaps = [table[name, nfe][0] - table[base, nfe][0] for name in samplers if name != base]
-    print(f"{nfe:4d} " + "".join(f"{f'{gap.mean():+.2f} ± {gap.std() / seeds**0.5:.2f}':>20}" for gap in gaps))
+    print(
+        f"{nfe:4d} "
+        + "".join(
+            f"{f'{gap.mean():+.2f} ± {gap.std() / seeds**0.5:.2f}':>20}" for gap in gaps
+        )
+    )
 
 # %% [markdown]
 # Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common, such as difficult labels,
@@ -1190,29 +1431,46 @@ for nfe in evaluations:
 def my_slerp(a, b, weight):
     cosine = float((a * b).sum() / (a.norm() * b.norm()))
     theta = math.acos(cosine)
-    return (math.sin((1 - weight) * theta) * a + math.sin(weight * theta) * b) / math.sin(theta)
+    return (math.sin((1 - weight) * theta) * a + math.sin(weight * theta) * b) / math.sin(
+        theta
+    )
 
 
 pairs, points = course.pick(test=2, cpu=20, gpu=20), course.pick(test=3, cpu=9, gpu=9)
 noises = normal((2, pairs, 1, 28, 28), torch.Generator().manual_seed(13))
 weights = torch.linspace(0, 1, points).tolist()
-angles = [math.degrees(math.acos(float((a * b).sum() / (a.norm() * b.norm())))) for a, b in zip(*noises)]
-print(f"angle between two noises: {np.mean(angles):.1f} ± {np.std(angles):.1f} degrees, over {pairs} pairs")
-torch.testing.assert_close(my_slerp(noises[0, 0], noises[1, 0], 0.3), slerp(noises[0, 0], noises[1, 0], 0.3))
+angles = [
+    math.degrees(math.acos(float((a * b).sum() / (a.norm() * b.norm()))))
+    for a, b in zip(*noises)
+]
+print(
+    f"angle between two noises: {np.mean(angles):.1f} ± {np.std(angles):.1f} degrees, over {pairs} pairs"
+)
+torch.testing.assert_close(
+    my_slerp(noises[0, 0], noises[1, 0], 0.3), slerp(noises[0, 0], noises[1, 0], 0.3)
+)
 
 ways = {"straight line": lambda a, b, w: (1 - w) * a + w * b, "slerp": my_slerp}
-y = torch.tensor([9, 0, 3, 8, 7], device=device).repeat(pairs)[:pairs]  # the label is the same along the way
+y = torch.tensor([9, 0, 3, 8, 7], device=device).repeat(pairs)[
+    :pairs
+]  # the label is the same along the way
 measured, pictures = {}, {}
 for name, between in ways.items():
     for w in weights:
         x_T = torch.stack([between(a, b, w) for a, b in zip(*noises)])
         images = last_of(run(dpmpp_2m_step, x_T, y, steps=15)).cpu()
-        detail = (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3))  # mean difference of horizontal neighbours
+        detail = (
+            (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3))
+        )  # mean difference of horizontal neighbours
         measured[name, w] = x_T.flatten(1).norm(dim=1), detail  # (pairs,) each
         pictures[name, w] = images
 
 # %%
-rows = [torch.cat([pictures[name, w][k : k + 1] for w in weights]) for k in range(2) for name in ways]
+rows = [
+    torch.cat([pictures[name, w][k : k + 1] for w in weights])
+    for k in range(2)
+    for name in ways
+]
 titles = [f"w = {w:.2f}" for w in weights] + [""] * (3 * points)
 finding = "Two pairs of noises: rows 1 and 3 straight line, 2 and 4 slerp"
 show_images(torch.cat(rows), titles=titles, columns=points, title=finding)
@@ -1225,7 +1483,9 @@ for name, (colour, style) in zip(ways, [(COLOURS[1], "--"), (COLOURS[0], "-")]):
         ax.plot(weights, means, style, color=colour, marker="o", ms=4, label=name)
 formula = [28 * math.hypot(1 - w, w) for w in weights]
 axes[0].plot(weights, formula, ":", color="black", label=r"$28\sqrt{(1-w)^2+w^2}$")
-axes[0].set(xlabel="weight w", ylabel="norm of the noise", title="A straight line leaves the sphere")
+axes[0].set(
+    xlabel="weight w", ylabel="norm of the noise", title="A straight line leaves the sphere"
+)
 axes[1].set(xlabel="weight w", ylabel="mean difference\nof neighbouring pixels")
 axes[1].set_title(f"... and loses detail half-way ({pairs} pairs)")
 axes[0].legend(fontsize=8)
@@ -1234,7 +1494,9 @@ gap = measured["slerp", 0.5][1] - measured["straight line", 0.5][1]
 print("half-way, straight line against slerp: norm {:.1f} and {:.1f}, detail {:.3f} and {:.3f}".format(
     *(measured[name, 0.5][k].mean() for k in range(2) for name in ways)))  # fmt: skip
 error = gap.std() / pairs**0.5
-print(f"detail, slerp minus straight line, pair by pair: {gap.mean():.3f} ± {error:.3f} (standard error)")
+print(
+    f"detail, slerp minus straight line, pair by pair: {gap.mean():.3f} ± {error:.3f} (standard error)"
+)
 
 # %% [markdown]
 # The angle is 90 degrees to within a few: in high dimensions independent directions are orthogonal. The norms
@@ -1262,30 +1524,42 @@ def inpaint(known, mask, y, steps, generator, noise_generator):
     for t, s in zip(grid, [*grid[1:], None]):
         a_bar_t, a_bar_s = a_bar[t], 1.0 if s is None else a_bar[s]
         x_0 = x_0_from_network(x_t, t, y).clamp(-1, 1)
-        x_s = ddpm_step(x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator) if a_bar_s < 1 else 0.0)
-        noisy = math.sqrt(a_bar_s) * known + math.sqrt(1 - a_bar_s) * normal(x_t.shape, noise_generator)
+        x_s = ddpm_step(
+            x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator) if a_bar_s < 1 else 0.0
+        )
+        noisy = math.sqrt(a_bar_s) * known + math.sqrt(1 - a_bar_s) * normal(
+            x_t.shape, noise_generator
+        )
         x_t = torch.where(mask, noisy, x_s)
     return x_t
 
 
 # %%
 per_image, steps = course.pick(test=1, cpu=5, gpu=5), course.pick(test=5, cpu=50, gpu=250)
-originals = torch.stack([test_set[test_set.labels == k][0][0] for k in (9, 0, 8, 3, 2, 7)]).to(device)
+originals = torch.stack(
+    [test_set[test_set.labels == k][0][0] for k in (9, 0, 8, 3, 2, 7)]
+).to(device)
 known = originals.repeat_interleave(per_image, 0)
 y = torch.tensor((9, 0, 8, 3, 2, 7), device=device).repeat_interleave(per_image)
 mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=device)
 mask[..., :14] = True  # the left half is known
 
-filled = inpaint(known, mask, y, steps, *(torch.Generator().manual_seed(k) for k in (20, 21)))
+filled = inpaint(
+    known, mask, y, steps, *(torch.Generator().manual_seed(k) for k in (20, 21))
+)
 two = [torch.Generator().manual_seed(k) for k in (20, 21)]
-options = dict(steps=steps, y=y, generator=two[0], constrain=keep_known(known, mask, two[1]))
+options = dict(
+    steps=steps, y=y, generator=two[0], constrain=keep_known(known, mask, two[1])
+)
 theirs = last_of(sample(model, diffusion, known.shape, sampler="ddpm", **options))
 torch.testing.assert_close(filled, theirs, atol=1e-3, rtol=1e-3)
 torch.testing.assert_close(filled[mask.expand_as(filled)], known[mask.expand_as(known)])
 print("equal to keep_known of utils, and the known half is untouched")
 
 # %%
-free = last_of(run(ddpm_step, normal(known.shape, torch.Generator().manual_seed(20)), y, steps))
+free = last_of(
+    run(ddpm_step, normal(known.shape, torch.Generator().manual_seed(20)), y, steps)
+)
 pasted = torch.where(mask, known, free)
 holes = torch.where(mask, originals, torch.zeros_like(originals))
 rows = []
@@ -1309,13 +1583,19 @@ def jump_at_border(images):
 
 per_original = {  # the fillings of one image are no independent measurements: average them first
     name: jump_at_border(images).view(len(originals), -1).mean(1)
-    for name, images in {"real images": originals, "filled in": filled, "pasted at the end": pasted}.items()
+    for name, images in {
+        "real images": originals,
+        "filled in": filled,
+        "pasted at the end": pasted,
+    }.items()
 }
 for name, jumps in per_original.items():
     print(f"{name:<18} jump at the border {jumps.mean():.2f}")
 gap = per_original["pasted at the end"] - per_original["filled in"]
 error = gap.std() / len(gap) ** 0.5
-print(f"pasted minus filled in: {gap.mean():.2f} ± {error:.2f} (standard error, {len(gap)} images)")
+print(
+    f"pasted minus filled in: {gap.mean():.2f} ± {error:.2f} (standard error, {len(gap)} images)"
+)
 
 # %% [markdown]
 # The right halves fit the left ones: sole meets sole, and the jump at the border is far below that of the
@@ -1341,7 +1621,10 @@ print(f"pasted minus filled in: {gap.mean():.2f} ± {error:.2f} (standard error,
 # the nearest training image larger or smaller than that of a real test image?
 
 # %%
-limit, count = course.pick(test=500, cpu=60_000, gpu=60_000), course.pick(test=10, cpu=200, gpu=2000)
+limit, count = (
+    course.pick(test=500, cpu=60_000, gpu=60_000),
+    course.pick(test=10, cpu=200, gpu=2000),
+)
 train_images = train_set[:limit][0]
 generator = torch.Generator().manual_seed(30)
 samples = draw_images(dpmpp_2m_step, 20, count, seed=31)
@@ -1357,7 +1640,10 @@ def nearest(queries, base):
     return torch.cdist(queries, base).min(1)
 
 
-spaces = {"pixels": lambda x: x.flatten(1) / 28, "features": quality.features}  # /28: root mean square per pixel
+spaces = {
+    "pixels": lambda x: x.flatten(1) / 28,
+    "features": quality.features,
+}  # /28: root mean square per pixel
 distances, indices = {}, {}
 for space, describe in spaces.items():
     base = describe(train_images)
@@ -1368,17 +1654,24 @@ for space, describe in spaces.items():
 # %%
 print("median distance to the nearest training image")
 for space in spaces:
-    print(f"{space:<9}" + "".join(f"{name:>18}: {distances[space, name].median():5.2f}" for name in groups))
+    print(
+        f"{space:<9}"
+        + "".join(f"{name:>18}: {distances[space, name].median():5.2f}" for name in groups)
+    )
 below = {s: distances[s, "real test images"].quantile(0.01) for s in spaces}
 for space in spaces:
     share = (distances[space, "samples"] < below[space]).double().mean()
     caught = (distances[space, "noisy copies"] < below[space]).double().mean()
-    print(f"{space}: nearer than 99% of real test images: {share:.1%} of the samples, {caught:.0%} of the copies")
+    print(
+        f"{space}: nearer than 99% of real test images: {share:.1%} of the samples, {caught:.0%} of the copies"
+    )
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
 for ax, space in zip(axes, spaces):
-    edges = np.linspace(0, float(max(distances[space, name].quantile(0.99) for name in groups)), 40)
+    edges = np.linspace(
+        0, float(max(distances[space, name].quantile(0.99) for name in groups)), 40
+    )
     for name, colour, style in zip(groups, COLOURS, ["-", "--", ":"]):
         look = dict(histtype="step", color=colour, ls=style, lw=1.8, label=name)
         ax.hist(distances[space, name], bins=edges, density=True, **look)
@@ -1391,7 +1684,9 @@ plt.show()
 # %%
 closest = distances["pixels", "samples"].argsort()[:4]
 chosen = torch.cat([closest, torch.arange(6)])
-rows = [samples[chosen]] + [train_images[indices[space, "samples"][chosen]] for space in spaces]
+rows = [samples[chosen]] + [
+    train_images[indices[space, "samples"][chosen]] for space in spaces
+]
 show_images(
     torch.cat(rows),
     columns=len(chosen),
@@ -1427,22 +1722,34 @@ start = int((torch.tensor(a_bar).sqrt() - 0.364).abs().argmin())
 steps, count = course.pick(test=3, cpu=25, gpu=25), course.pick(test=10, cpu=150, gpu=1000)
 grid = [round(start * (1 - k / steps)) for k in range(steps)]
 print(f"sqrt(alpha-bar) = {math.sqrt(a_bar[start]):.3f} at t = {start}")
-y, noise = classes_in_turn(count), normal((count, 1, 28, 28), torch.Generator().manual_seed(40))
+y, noise = (
+    classes_in_turn(count),
+    normal((count, 1, 28, 28), torch.Generator().manual_seed(40)),
+)
 own_class = [torch.nonzero(test_set.labels == k).flatten() for k in range(10)]
-real = test_set[torch.stack([own_class[k % 10][k // 10] for k in range(count)])][0].to(device)
+real = test_set[torch.stack([own_class[k % 10][k // 10] for k in range(count)])][0].to(
+    device
+)
 starts = {
     "pure noise": noise,
-    "noised real images": math.sqrt(a_bar[start]) * real + math.sqrt(1 - a_bar[start]) * noise,
+    "noised real images": math.sqrt(a_bar[start]) * real
+    + math.sqrt(1 - a_bar[start]) * noise,
 }
 kept = []
 for name, x_T in starts.items():
     images = last_of(run(ddim_step, x_T, y, grid=grid)).clamp(-1, 1).cpu()
     kept.append(images[:10])
-    print(f"start from {name:<19} mean pixel {images.mean():.2f}, Frechet distance {frechet_of(images):.1f}")
+    print(
+        f"start from {name:<19} mean pixel {images.mean():.2f}, Frechet distance {frechet_of(images):.1f}"
+    )
 images = last_of(run(ddim_step, noise, y, steps)).clamp(-1, 1).cpu()
 kept.append(images[:10])
-print(f"from T-1, where x_T is noise   mean pixel {images.mean():.2f}, Frechet distance {frechet_of(images):.1f}")
-print(f"the real images themselves     mean pixel {real.mean():.2f}, Frechet distance {frechet_of(real.cpu()):.1f}")
+print(
+    f"from T-1, where x_T is noise   mean pixel {images.mean():.2f}, Frechet distance {frechet_of(images):.1f}"
+)
+print(
+    f"the real images themselves     mean pixel {real.mean():.2f}, Frechet distance {frechet_of(real.cpu()):.1f}"
+)
 
 # %%
 show_images(
@@ -1469,10 +1776,30 @@ fixed_x_T = normal((10, 1, 28, 28), torch.Generator().manual_seed(50))
 def draw(sampler="ddim", steps=10, eta=0.0, clip=True):
     """Ten images, one for each class, from a fixed noise; eta counts for DDIM only."""
     eta = eta if sampler == "ddim" else 0.0
-    options = dict(sampler=sampler, steps=steps, eta=eta, clip=clip, y=classes_in_turn(10), x_T=fixed_x_T)
-    images = last_of(sample(model, diffusion, fixed_x_T.shape, generator=torch.Generator().manual_seed(51), **options))
+    options = dict(
+        sampler=sampler,
+        steps=steps,
+        eta=eta,
+        clip=clip,
+        y=classes_in_turn(10),
+        x_T=fixed_x_T,
+    )
+    images = last_of(
+        sample(
+            model,
+            diffusion,
+            fixed_x_T.shape,
+            generator=torch.Generator().manual_seed(51),
+            **options,
+        )
+    )
     detail = f", eta = {eta:.1f}" if sampler == "ddim" else ""
-    return show_images(images.cpu(), columns=10, scale=2, title=f"{sampler}{detail}: {steps} network evaluations")
+    return show_images(
+        images.cpu(),
+        columns=10,
+        scale=2,
+        title=f"{sampler}{detail}: {steps} network evaluations",
+    )
 
 
 for sampler, steps in [("ddpm", 10), ("ddim", 10), ("dpmpp_2m", 10)]:
@@ -1484,7 +1811,13 @@ for sampler, steps in [("ddpm", 10), ("ddim", 10), ("dpmpp_2m", 10)]:
 # and look at DDPM with as many.
 
 # %%
-play(draw, sampler=["ddpm", "ddim", "dpmpp_2m"], steps=(2, 30), eta=(0.0, 1.0, 0.1), clip=True)
+play(
+    draw,
+    sampler=["ddpm", "ddim", "dpmpp_2m"],
+    steps=(2, 30),
+    eta=(0.0, 1.0, 0.1),
+    clip=True,
+)
 
 # %% [markdown]
 # ## 13. Exercises

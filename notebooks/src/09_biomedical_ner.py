@@ -37,18 +37,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -115,11 +132,19 @@ from utils.ner.tags import token_spans
 NAMES = ["ncbi-disease", "bc5cdr", "bc2gm", "genia-nested"]
 public = [load_corpus(name) for name in NAMES]
 own = load_corpus("course-corpus")
-corpora = {corpus.name: corpus for corpus in public if not corpus.stands_in} | {own.name: own}
-sentences = {name: [one for split in c.splits for one in c.split(split)] for name, c in corpora.items()}
+corpora = {corpus.name: corpus for corpus in public if not corpus.stands_in} | {
+    own.name: own
+}
+sentences = {
+    name: [one for split in c.splits for one in c.split(split)]
+    for name, c in corpora.items()
+}
 missing = [name for name in NAMES if name not in corpora]
 
-print("\nat hand:", ", ".join(f"{name} ({len(some):,} sentences)" for name, some in sentences.items()))
+print(
+    "\nat hand:",
+    ", ".join(f"{name} ({len(some):,} sentences)" for name, some in sentences.items()),
+)
 print("not at hand, so not counted below:", ", ".join(missing) or "none")
 
 # %%
@@ -149,8 +174,14 @@ FAMILIES = {
     "cell line": {"cell_line"},
     "cell type": {"cell_type"},
 }
-counts = {name: Counter(e.type for one in some for e in one.entities) for name, some in sentences.items()}
-table = {kin: {name: sum(c[t] for t in types) for name, c in counts.items()} for kin, types in FAMILIES.items()}
+counts = {
+    name: Counter(e.type for one in some for e in one.entities)
+    for name, some in sentences.items()
+}
+table = {
+    kin: {name: sum(c[t] for t in types) for name, c in counts.items()}
+    for kin, types in FAMILIES.items()
+}
 print(f"{'mentions':<17}" + "".join(f"{name:>15}" for name in corpora))
 for kin, row in table.items():
     print(f"{kin:<17}" + "".join(f"{row[name]:>15,}" for name in corpora))
@@ -165,7 +196,10 @@ for colour, name in zip(COLOURS, corpora):
     ax.barh(list(table), values, left=left, color=colour, label=name)
     left += values
 ax.invert_yaxis()
-ax.set(xlabel="annotated mentions", title=f"Mentions by type; none at hand for: {', '.join(absent) or 'no type'}")
+ax.set(
+    xlabel="annotated mentions",
+    title=f"Mentions by type; none at hand for: {', '.join(absent) or 'no type'}",
+)
 ax.legend(fontsize=8, loc="lower right")
 plt.show()
 
@@ -176,7 +210,18 @@ plt.show()
 # right *before* it.
 
 # %%
-SPECIES = {"human", "mouse", "murine", "rat", "bovine", "yeast", "viral", "bacterial", "chicken", "drosophila"}
+SPECIES = {
+    "human",
+    "mouse",
+    "murine",
+    "rat",
+    "bovine",
+    "yeast",
+    "viral",
+    "bacterial",
+    "chicken",
+    "drosophila",
+}
 GENES = FAMILIES["gene or protein"]
 
 
@@ -191,7 +236,9 @@ for name, some in sentences.items():
     if genes:
         inside = sum(e.text.split()[0].lower() in SPECIES for _, e in genes)
         before = sum(previous_word(one, e) in SPECIES for one, e in genes)
-        print(f"{name:<14} species word first in the mention: {inside:5,}; right before it: {before:5,}")
+        print(
+            f"{name:<14} species word first in the mention: {inside:5,}; right before it: {before:5,}"
+        )
 
 # %% [markdown]
 # Where a corpus takes the species in, a tagger trained on it will too, and will be wrong on a corpus that leaves it
@@ -220,7 +267,12 @@ def concept_names(path):
     with open(path, encoding="utf-8") as file:
         for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             # "D1|D2" and "D1+D2" are several concepts under one name; relations have no offset in column 2.
-            if len(row) > 5 and row[1].isdigit() and row[5] != "-1" and not re.search(r"[|+]", row[5]):
+            if (
+                len(row) > 5
+                and row[1].isdigit()
+                and row[5] != "-1"
+                and not re.search(r"[|+]", row[5])
+            ):
                 found[row[5]][row[3].lower()] += 1
     return found
 
@@ -230,12 +282,19 @@ def bracket_pairs(some):
     for one in some:
         for long, short in zip(one.entities, one.entities[1:]):
             between, after = one.text[long.end : short.start], one.text[short.end :]
-            if between.strip() == "(" and after.lstrip().startswith(")") and long.type == short.type:
+            if (
+                between.strip() == "("
+                and after.lstrip().startswith(")")
+                and long.type == short.type
+            ):
                 yield long.text, short.text
 
 
 # %%
-originals = {name: sorted((c.folder / "original").glob("*.pubtator.txt")) for name, c in corpora.items()}
+originals = {
+    name: sorted((c.folder / "original").glob("*.pubtator.txt"))
+    for name, c in corpora.items()
+}
 concepts = defaultdict(Counter)
 for path in (path for paths in originals.values() for path in paths):
     for concept, names in concept_names(path).items():
@@ -246,19 +305,29 @@ if not concepts:
     for long, short in bracket_pairs(sentences["course-corpus"]):
         concepts[long.lower()] += Counter([long.lower(), short.lower()])
 
-often = {concept: names for concept, names in concepts.items() if names.total() >= 5} or concepts
+often = {
+    concept: names for concept, names in concepts.items() if names.total() >= 5
+} or concepts
 single = sum(len(names) == 1 for names in often.values())
 print(f"{len(concepts):,} concepts, by {source}")
 print(f"of the {len(often)} looked at, {single / len(often):.0%} have one name")
 for names in sorted(often.values(), key=len, reverse=True)[:3]:
-    print(f"\n{len(names)} names, {names.total()} mentions: {', '.join(name for name, _ in names.most_common(7))} ...")
+    print(
+        f"\n{len(names)} names, {names.total()} mentions: {', '.join(name for name, _ in names.most_common(7))} ..."
+    )
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 2.8))
 names_per_concept = Counter(min(len(names), 15) for names in often.values())
 ax.bar(list(names_per_concept), list(names_per_concept.values()), color=COLOURS[0])
-ax.set(xlabel="different names of a concept (15 and more together)", ylabel="concepts", xlim=(0, 16))
-ax.set_title(f"{1 - single / len(often):.0%} of these concepts go by more than one name\n(by {source})")
+ax.set(
+    xlabel="different names of a concept (15 and more together)",
+    ylabel="concepts",
+    xlim=(0, 16),
+)
+ax.set_title(
+    f"{1 - single / len(often):.0%} of these concepts go by more than one name\n(by {source})"
+)
 plt.show()
 
 # %% [markdown]
@@ -294,11 +363,16 @@ def spelling(name):
 
 def likeness(names):
     """How alike the two least similar of some names are, from 0 to 1."""
-    return min(SequenceMatcher(None, one, other).ratio() for one, other in combinations(sorted(names), 2))
+    return min(
+        SequenceMatcher(None, one, other).ratio()
+        for one, other in combinations(sorted(names), 2)
+    )
 
 
 meanings, several = {}, {}
-print(f"{'':<15}{'abbreviations':>14}{'definitions':>13}{'explained here':>16}{'several long forms':>20}{'unlike':>8}")
+print(
+    f"{'':<15}{'abbreviations':>14}{'definitions':>13}{'explained here':>16}{'several long forms':>20}{'unlike':>8}"
+)
 for name, some in sentences.items():
     mentions = [e for one in some for e in one.entities]
     meanings[name] = defaultdict(set)
@@ -306,7 +380,9 @@ for name, some in sentences.items():
         meanings[name][short].add(spelling(long))
     here = [any(short == e.text for _, short in bracket_pairs([one])) for one in some for e in one.entities
             if e.text in meanings[name]]  # fmt: skip
-    several[name] = {short: longs for short, longs in meanings[name].items() if len(longs) > 1}
+    several[name] = {
+        short: longs for short, longs in meanings[name].items() if len(longs) > 1
+    }
     unlike = sum(likeness(longs) <= 0.8 for longs in several[name].values())
     share = sum(is_abbreviation(e.text) for e in mentions) / len(mentions)
     defined = sum(map(len, meanings[name].values()))
@@ -341,9 +417,13 @@ for name, some in sentences.items():
         types[e.text.lower()][e.type] += 1
     mixed = {text: kinds for text, kinds in types.items() if len(kinds) > 1}
     touched = sum(kinds.total() for kinds in mixed.values())
-    print(f"{name:<15}{len(mixed):>4} of {len(types):,} names have two types or more; {touched:,} mentions")
+    print(
+        f"{name:<15}{len(mixed):>4} of {len(types):,} names have two types or more; {touched:,} mentions"
+    )
     for text, kinds in sorted(mixed.items(), key=lambda item: -min(item[1].values()))[:3]:
-        print(f"{'':<19}{text}: {', '.join(f'{kind} {n}' for kind, n in kinds.most_common())}")
+        print(
+            f"{'':<19}{text}: {', '.join(f'{kind} {n}' for kind, n in kinds.most_common())}"
+        )
 
 # %% [markdown]
 # A corpus with one type cannot show this. The second count, below, can. It needs three words that every later notebook
@@ -373,9 +453,16 @@ for name, some in sentences.items():
 # NBVAL_CHECK_OUTPUT
 gold = own.train[2]
 shorter = gold.entities[1].text.rsplit(" ", 1)[0]
-marks = [(gold.entities[0].text, "CHEMICAL"), (shorter, "GENE"), (gold.entities[2].text, "GENE"), ("S", "GENE")]
+marks = [
+    (gold.entities[0].text, "CHEMICAL"),
+    (shorter, "GENE"),
+    (gold.entities[2].text, "GENE"),
+    ("S", "GENE"),
+]
 starts = [(gold.text.index(text), text, kind) for text, kind in marks]
-tagged = gold.with_entities(Entity(start, start + len(text), kind) for start, text, kind in starts)
+tagged = gold.with_entities(
+    Entity(start, start + len(text), kind) for start, text, kind in starts
+)
 right = len(set(gold.entities) & set(tagged.entities))
 p, r = right / len(tagged.entities), right / len(gold.entities)
 print(f"marked {len(tagged.entities)}, to find {len(gold.entities)}, right {right}")
@@ -411,14 +498,28 @@ for name in [name for name in ("bc2gm", "course-corpus") if name in corpora]:
                 as_gene[token.text.lower()] += 1
             elif token.start not in covered:
                 elsewhere[token.text.lower()] += 1
-    shared = sorted((word for word in as_gene if elsewhere[word]), key=lambda word: -elsewhere[word])
+    shared = sorted(
+        (word for word in as_gene if elsewhere[word]), key=lambda word: -elsewhere[word]
+    )
     word_counts[name] = {word: (as_gene[word], elsewhere[word]) for word in shared}
-    print(f"{name}: {len(shared)} of {len(as_gene):,} one-word gene names also stand where no gene is meant")
-    print("  ", ", ".join(f"{word} {as_gene[word]}/{as_gene[word] + elsewhere[word]}" for word in shared[:12]))
+    print(
+        f"{name}: {len(shared)} of {len(as_gene):,} one-word gene names also stand where no gene is meant"
+    )
+    print(
+        "  ",
+        ", ".join(
+            f"{word} {as_gene[word]}/{as_gene[word] + elsewhere[word]}"
+            for word in shared[:12]
+        ),
+    )
 
 # %%
 symbols = ["WAS", "CAT", "MICE", "REST"]
-both = [one for one in sentences["course-corpus"] if any({s, s.lower()} <= set(one.words) for s in symbols)]
+both = [
+    one
+    for one in sentences["course-corpus"]
+    if any({s, s.lower()} <= set(one.words) for s in symbols)
+]
 show_entities(both[:3])
 
 # %%
@@ -428,7 +529,9 @@ figure, ax = plt.subplots(figsize=(7, 2.8))
 ax.hist(values, bins=np.arange(0, 101, 10), color=COLOURS[0])
 low = np.mean(np.array(values) < 50)
 ax.set(xlabel="precision of looking the word up, per cent", ylabel="gene names")
-ax.set_title(f"{name}: {low:.0%} of these {len(values)} names are more often no gene than a gene")
+ax.set_title(
+    f"{name}: {low:.0%} of these {len(values)} names are more often no gene than a gene"
+)
 plt.show()
 
 # %% [markdown]
@@ -463,10 +566,16 @@ def nested_pairs(entities):
 
 def hides_a_name(sentence, entity, known):
     """Whether a run of the entity's tokens that is not annotated is a known name (more than two characters)."""
-    inside = [token for token in sentence.tokens if entity.start <= token.start and token.end <= entity.end]
+    inside = [
+        token
+        for token in sentence.tokens
+        if entity.start <= token.start and token.end <= entity.end
+    ]
     annotated = {(one.start, one.end) for one in sentence.entities}
     runs = {(a.start, b.end) for i, a in enumerate(inside) for b in inside[i:]} - annotated
-    return any(sentence.text[start:end].lower() in known for start, end in runs if end - start > 2)
+    return any(
+        sentence.text[start:end].lower() in known for start, end in runs if end - start > 2
+    )
 
 
 for name, some in sentences.items():
@@ -474,14 +583,20 @@ for name, some in sentences.items():
     known = {e.text.lower() for one in some for e in one.entities}
     hidden = sum(hides_a_name(one, e, known) for one in some for e in one.entities)
     total = sum(counts[name].values())
-    print(f"{name:<15}{inner / total:>7.1%} of the mentions are inner; {hidden / total:>6.1%} hide a known name")
+    print(
+        f"{name:<15}{inner / total:>7.1%} of the mentions are inner; {hidden / total:>6.1%} hide a known name"
+    )
 
 # %% [markdown]
 # Where names overlap, a sentence is shown on several lines, the longest names on the first. An arrow at the beginning
 # of a line says that it is the sentence above once more.
 
 # %%
-nested = [one for one in sentences.get("genia-nested", []) if nested_pairs(one.entities) and len(one.text) < 90][:2]
+nested = [
+    one
+    for one in sentences.get("genia-nested", [])
+    if nested_pairs(one.entities) and len(one.text) < 90
+][:2]
 if not nested:
     print("genia-nested is not at hand; an example made here instead:")
     text = "phenylalanine hydroxylase gene"
@@ -529,6 +644,7 @@ for name in ["renal failure", "hepatic failure"]:
     pieces = find_pieces(whole_text, 11, 36, name)
     print(f"{name}: {[whole_text[a:b] for a, b in pieces]} at {pieces}")
 
+
 # %%
 def single_names(path):
     """(document, (start, end), single names) for each mention with a further column of names."""
@@ -541,26 +657,42 @@ def single_names(path):
 composite, whole, cut, strange, shown = 0, 0, 0, 0, []
 for path in [path for paths in originals.values() for path in paths]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one mention of NCBI-disease is not the text at its offsets
+        warnings.simplefilter(
+            "ignore"
+        )  # one mention of NCBI-disease is not the text at its offsets
         documents = {one.id: one for one in read_pubtator(path, mismatch="skip")}
-    composite += sum(e.type == "CompositeMention" for one in documents.values() for e in one.entities)
+    composite += sum(
+        e.type == "CompositeMention" for one in documents.values() for e in one.entities
+    )
     for document, (begin, end), names in single_names(path):
         text = documents[document].text[begin:end]
-        pieces = [found for name in names if (found := find_pieces(text, 0, len(text), name))]
+        pieces = [
+            found for name in names if (found := find_pieces(text, 0, len(text), name))
+        ]
         whole += sum(len(found) == 1 for found in pieces)
         cut += sum(len(found) > 1 for found in pieces)
         strange += len(names) - len(pieces)
         shown.append((text, [found for found in pieces if len(found) > 1]))
-print(f"composite mentions in NCBI-disease: {composite}; mentions with single names in BC5CDR's sample: {len(shown)}")
-print(f"single names in one piece: {whole}, discontinuous: {cut}, not all words in the mention: {strange}")
+print(
+    f"composite mentions in NCBI-disease: {composite}; mentions with single names in BC5CDR's sample: {len(shown)}"
+)
+print(
+    f"single names in one piece: {whole}, discontinuous: {cut}, not all words in the mention: {strange}"
+)
 if not shown:
-    print("Neither is at hand; the example is from the course corpus, its pieces found by the same rule.")
+    print(
+        "Neither is at hand; the example is from the course corpus, its pieces found by the same rule."
+    )
     text = "breast and ovarian cancer"
     shown = [(text, [find_pieces(text, 0, len(text), "breast cancer")])]
 
 # %%
 discontinuous = [
-    Sentence(text, None, [Entity(p[0][0], p[-1][1], "Disease", fragments=tuple(p)) for p in pieces])
+    Sentence(
+        text,
+        None,
+        [Entity(p[0][0], p[-1][1], "Disease", fragments=tuple(p)) for p in pieces],
+    )
     for text, pieces in shown
     if pieces
 ]
@@ -571,7 +703,9 @@ COORDINATED = re.compile(r"\b(?:and|or)\b|/")
 for name, some in sentences.items():
     joined = [e.text for one in some for e in one.entities if COORDINATED.search(e.text)]
     share = len(joined) / sum(counts[name].values())
-    print(f"{name:<15}{len(joined):>5} mentions ({share:.1%}) hold 'and', 'or' or '/', for example {joined[0]!r}")
+    print(
+        f"{name:<15}{len(joined):>5} mentions ({share:.1%}) hold 'and', 'or' or '/', for example {joined[0]!r}"
+    )
 
 # %% [markdown]
 # Rare, but not random: coordination is where several names are hidden in one mention. (Not every `/` joins two names:
@@ -608,8 +742,13 @@ def load_pass(name):
     for line in (own.folder / "passes" / f"{name}.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
         one = by_id[row["id"]]
-        starts = [(nth_place(one.text, surface, n), surface, kind) for surface, n, kind in row["mentions"]]
-        read[one.id] = one.with_entities(Entity(start, start + len(text), kind, text) for start, text, kind in starts)
+        starts = [
+            (nth_place(one.text, surface, n), surface, kind)
+            for surface, n, kind in row["mentions"]
+        ]
+        read[one.id] = one.with_entities(
+            Entity(start, start + len(text), kind, text) for start, text, kind in starts
+        )
     return read
 
 
@@ -626,31 +765,56 @@ def accepted_spans():
         for one in corpora["bc2gm"].test:
             # The task's offsets do not count white space, and its end is the last character.
             visible = [i for i, letter in enumerate(one.text) if not letter.isspace()]
-            to_text = lambda place, visible=visible: (visible[place[0]], visible[place[1]] + 1)  # noqa: E731
+            to_text = lambda place, visible=visible: (
+                visible[place[0]],
+                visible[place[1]] + 1,
+            )
             others = [to_text(place) for place in official.alternatives.get(one.id, [])]
             for gold in map(to_text, official.genes.get(one.id, [])):
-                yield one.text, gold, [o for o in others if o != gold and o[0] < gold[1] and gold[0] < o[1]]
+                yield (
+                    one.text,
+                    gold,
+                    [o for o in others if o != gold and o[0] < gold[1] and gold[0] < o[1]],
+                )
     else:
         for name, one in passes["first"].items():
             spans = [(e.start, e.end) for e in passes["third"][name].entities]
             for gold in ((e.start, e.end) for e in one.entities):
-                yield one.text, gold, [o for o in spans if o != gold and o[0] < gold[1] and gold[0] < o[1]]
+                yield (
+                    one.text,
+                    gold,
+                    [o for o in spans if o != gold and o[0] < gold[1] and gold[0] < o[1]],
+                )
 
 
 accepted = list(accepted_spans())
 disputed = [(text, gold, others) for text, gold, others in accepted if others]
-shorter = sum(any(g[0] <= o[0] and o[1] <= g[1] for o in others) for _, g, others in disputed)
-longer = sum(any(o[0] <= g[0] and g[1] <= o[1] for o in others) for _, g, others in disputed)
-which = "BC2GM test, ALTGENE" if "bc2gm" in corpora else "course corpus, first and third pass"
-print(f"{which}: {len(accepted):,} mentions, {len(disputed) / len(accepted):.1%} with another boundary;")
+shorter = sum(
+    any(g[0] <= o[0] and o[1] <= g[1] for o in others) for _, g, others in disputed
+)
+longer = sum(
+    any(o[0] <= g[0] and g[1] <= o[1] for o in others) for _, g, others in disputed
+)
+which = (
+    "BC2GM test, ALTGENE" if "bc2gm" in corpora else "course corpus, first and third pass"
+)
+print(
+    f"{which}: {len(accepted):,} mentions, {len(disputed) / len(accepted):.1%} with another boundary;"
+)
 print(f"shorter for {shorter:,}, longer for {longer:,}")
 
 # %%
 edge_words = Counter()
 for text, gold, others in disputed:
     for other in others:
-        for low, high in (sorted(edges) for edges in zip(gold, other)):  # the two beginnings, then the two ends
-            edge_words.update(word.lower() for word in text[low:high].split() if word.isalpha() and len(word) > 1)
+        for low, high in (
+            sorted(edges) for edges in zip(gold, other)
+        ):  # the two beginnings, then the two ends
+            edge_words.update(
+                word.lower()
+                for word in text[low:high].split()
+                if word.isalpha() and len(word) > 1
+            )
 frequent = edge_words.most_common(12)[::-1]
 figure, ax = plt.subplots(figsize=(7, 3.2))
 ax.barh([word for word, _ in frequent], [n for _, n in frequent], color=COLOURS[0])
@@ -691,12 +855,19 @@ def as_it_stands(name):
 
 
 with_train = {name: corpus for name, corpus in corpora.items() if "train" in corpus.splits}
-print(f"{'':<15}{'':<10}{'test mentions':>14}{'unseen':>9}{'case folded':>13}{'letters only':>14}")
+print(
+    f"{'':<15}{'':<10}{'test mentions':>14}{'unseen':>9}{'case folded':>13}{'letters only':>14}"
+)
 for name, corpus in with_train.items():
     train = [*corpus.train, *corpus.dev]
     for kind in corpus.types:
-        shares = [unseen_share(train, corpus.test, kind, fold) for fold in (as_it_stands, str.lower, spelling)]
-        row = "".join(f"{share:>{width}.1%}" for (share, _), width in zip(shares, (9, 13, 14)))
+        shares = [
+            unseen_share(train, corpus.test, kind, fold)
+            for fold in (as_it_stands, str.lower, spelling)
+        ]
+        row = "".join(
+            f"{share:>{width}.1%}" for (share, _), width in zip(shares, (9, 13, 14))
+        )
         print(f"{name:<15}{kind:<10}{shares[0][1]:>14,}{row}")
 
 # %% [markdown]
@@ -706,21 +877,44 @@ for name, corpus in with_train.items():
 # %%
 figure, ax = plt.subplots(figsize=(8.5, 3.4))
 generator, last = random.Random(0), {}
-curves = [(name, corpus, kind) for name, corpus in with_train.items() for kind in corpus.types]
+curves = [
+    (name, corpus, kind) for name, corpus in with_train.items() for kind in corpus.types
+]
 for colour, (name, corpus, kind) in zip(COLOURS, curves):
-    train = generator.sample([*corpus.train, *corpus.dev], len(corpus.train) + len(corpus.dev))
+    train = generator.sample(
+        [*corpus.train, *corpus.dev], len(corpus.train) + len(corpus.dev)
+    )
     sizes = [len(train) // 2**k for k in range(8, -1, -1) if len(train) // 2**k >= 25]
-    shares = 100 * np.array([unseen_share(train[:size], corpus.test, kind)[0] for size in sizes])
+    shares = 100 * np.array(
+        [unseen_share(train[:size], corpus.test, kind)[0] for size in sizes]
+    )
     style = "--" if corpus is own else "-"
     ax.plot(sizes, shares, "o" + style, markersize=3, color=colour, label=f"{name}, {kind}")
     last[name, kind] = shares[-2:]
-    print(f"{name:<14} {kind:<9} {shares[-2]:.1f}% unseen with half the text, {shares[-1]:.1f}% with all of it")
-ax.set(xscale="log", xlabel="training sentences, chosen at random", ylabel="unseen test mentions, %", ylim=(0, 100))
-gains = [half - whole for (name, _), (half, whole) in last.items() if name != own.name or len(with_train) == 1]
+    print(
+        f"{name:<14} {kind:<9} {shares[-2]:.1f}% unseen with half the text, {shares[-1]:.1f}% with all of it"
+    )
+ax.set(
+    xscale="log",
+    xlabel="training sentences, chosen at random",
+    ylabel="unseen test mentions, %",
+    ylim=(0, 100),
+)
+gains = [
+    half - whole
+    for (name, _), (half, whole) in last.items()
+    if name != own.name or len(with_train) == 1
+]
 which = "the public corpora" if len(with_train) > 1 else "the course's corpus"
-ax.set_title(f"The last doubling of {which} took off {min(gains):.0f} to {max(gains):.0f} points")
-highest_first = np.argsort([-whole for _, whole in last.values()])  # as the lines end on the right
-figure.legend(handles=[ax.lines[k] for k in highest_first], fontsize=8, loc="outside right center")
+ax.set_title(
+    f"The last doubling of {which} took off {min(gains):.0f} to {max(gains):.0f} points"
+)
+highest_first = np.argsort(
+    [-whole for _, whole in last.values()]
+)  # as the lines end on the right
+figure.legend(
+    handles=[ax.lines[k] for k in highest_first], fontsize=8, loc="outside right center"
+)
 plt.show()
 
 # %% [markdown]
@@ -795,7 +989,9 @@ checked = 0
 for some in sentences.values():
     for one in some:
         theirs = to_tags(one, on_loss="drop")
-        assert my_bio(tags_to_spans(theirs), len(theirs)) == theirs and my_spans(theirs) == tags_to_spans(theirs)
+        assert my_bio(tags_to_spans(theirs), len(theirs)) == theirs and my_spans(
+            theirs
+        ) == tags_to_spans(theirs)
         assert my_bioes(theirs) == convert_tags(theirs, "BIO", "BIOES")
         checked += 1
 print(f"{checked:,} sentences agree")
@@ -845,7 +1041,9 @@ print(f"{'lost mentions':<26}{'IO':>10}{'BIO':>8}{'BIO, 2 layers':>15}")
 for name, some in sentences.items():
     total = sum(counts[name].values())
     kept = sum(len(io_spans(one) & set(token_spans(one).values())) for one in some)
-    one_layer, two_layers = (sum(len(losses(one, layers)) for one in some) for layers in (1, 2))
+    one_layer, two_layers = (
+        sum(len(losses(one, layers)) for one in some) for layers in (1, 2)
+    )
     print(f"{name:<15}of {total:>7,}{total - kept:>10,}{one_layer:>8,}{two_layers:>15,}")
 
 # %% [markdown]
@@ -854,17 +1052,30 @@ for name, some in sentences.items():
 # white space only?
 
 # %%
-untokenised = {"course-corpus": sentences["course-corpus"], "made in section 7": discontinuous}
+untokenised = {
+    "course-corpus": sentences["course-corpus"],
+    "made in section 7": discontinuous,
+}
 for name, paths in originals.items():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if documents := [one for path in paths for one in read_pubtator(path, mismatch="skip")]:
+        if documents := [
+            one for path in paths for one in read_pubtator(path, mismatch="skip")
+        ]:
             untokenised[f"{name}, original"] = documents
 print(f"{'lost in BIO, by reason':<34}{'tokens at white space':<40}the course's tokens")
 for name, some in untokenised.items():
-    rows = [Counter(loss.reason for one in kind for loss in losses(one)) for kind in (map(at_white_space, some), some)]
-    cells = [", ".join(f"{reason} {n:,}" for reason, n in sorted(row.items())) or "nothing" for row in rows]
-    print(f"{name:<23}of {sum(len(one.entities) for one in some):>6,}  {cells[0]:<40}{cells[1]}")
+    rows = [
+        Counter(loss.reason for one in kind for loss in losses(one))
+        for kind in (map(at_white_space, some), some)
+    ]
+    cells = [
+        ", ".join(f"{reason} {n:,}" for reason, n in sorted(row.items())) or "nothing"
+        for row in rows
+    ]
+    print(
+        f"{name:<23}of {sum(len(one.entities) for one in some):>6,}  {cells[0]:<40}{cells[1]}"
+    )
 
 # %% [markdown]
 # Tokens at white space are the expensive mistake: a comma, a bracket or a hyphen that sticks to a name makes its
@@ -904,7 +1115,15 @@ for name, some in untokenised.items():
 
 
 # %%
-def annotate(sentence, rng, miss=0.0, shift=0.0, confuse=0.0, invent=0.0, kinds=("GENE", "DISEASE", "CHEMICAL")):
+def annotate(
+    sentence,
+    rng,
+    miss=0.0,
+    shift=0.0,
+    confuse=0.0,
+    invent=0.0,
+    kinds=("GENE", "DISEASE", "CHEMICAL"),
+):
     """Spans (i, j, type) of one simulated annotator, who starts from the sentence's own and errs at random."""
     length, true = len(sentence.tokens), sorted(token_spans(sentence).values())
     taken = {k for i, j, _ in true for k in range(i, j)}
@@ -922,7 +1141,11 @@ def annotate(sentence, rng, miss=0.0, shift=0.0, confuse=0.0, invent=0.0, kinds=
         if i < j:
             spans.append((i, j, kind))
     for _ in true:
-        free = [k for k in range(length) if k not in taken and not any(i <= k < j for i, j, _ in spans)]
+        free = [
+            k
+            for k in range(length)
+            if k not in taken and not any(i <= k < j for i, j, _ in spans)
+        ]
         if free and rng.random() < invent:
             k = rng.choice(free)
             spans.append((k, k + 1, rng.choice(kinds)))
@@ -934,7 +1157,10 @@ def kappa(first, second):
     """Eq. (5) for two lists of labels."""
     observed = np.mean([a == b for a, b in zip(first, second)])
     first_counts, second_counts = Counter(first), Counter(second)
-    expected = sum(first_counts[tag] * second_counts[tag] for tag in first_counts) / len(first) ** 2
+    expected = (
+        sum(first_counts[tag] * second_counts[tag] for tag in first_counts)
+        / len(first) ** 2
+    )
     return (observed - expected) / (1 - expected)
 
 
@@ -949,7 +1175,10 @@ def two_annotators(some, seed=0, **errors):
     """(kappa on BIO tags, F1 on spans, spans of the first, of the second) over sentences."""
     rng = random.Random(seed)
     first, second = ([annotate(one, rng, **errors) for one in some] for _ in range(2))
-    tags = [[tag for one, s in zip(some, spans) for tag in my_bio(s, len(one.tokens))] for spans in (first, second)]
+    tags = [
+        [tag for one, s in zip(some, spans) for tag in my_bio(s, len(one.tokens))]
+        for spans in (first, second)
+    ]
     return kappa(*tags), span_f1(first, second), first, second
 
 
@@ -965,15 +1194,22 @@ show_entities([shown, *views], titles=["truth", "first annotator", "second annot
 
 # %%
 # NBVAL_CHECK_OUTPUT
-tag_lists = [[tag for one, s in zip(some, spans) for tag in my_bio(s, len(one.tokens))] for spans in (first, second)]
+tag_lists = [
+    [tag for one, s in zip(some, spans) for tag in my_bio(s, len(one.tokens))]
+    for spans in (first, second)
+]
 np.testing.assert_allclose(kappa(*tag_lists), cohen_kappa_score(*tag_lists), rtol=1e-12)
 
 
 def with_spans(one, spans):
-    return one.with_entities(Entity(one.tokens[i].start, one.tokens[j - 1].end, kind) for i, j, kind in spans)
+    return one.with_entities(
+        Entity(one.tokens[i].start, one.tokens[j - 1].end, kind) for i, j, kind in spans
+    )
 
 
-annotated = [[with_spans(one, s) for one, s in zip(some, spans)] for spans in (first, second)]
+annotated = [
+    [with_spans(one, s) for one, s in zip(some, spans)] for spans in (first, second)
+]
 np.testing.assert_allclose(f1, evaluate(*annotated, resamples=0).f1, rtol=1e-12)
 print("kappa agrees with scikit-learn, F1 with utils.ner.evaluate")
 
@@ -997,21 +1233,36 @@ settings = {
     "10% of each": dict(miss=0.1, shift=0.1, confuse=0.1, invent=0.1),
 }
 measured = {}
-print(f"course corpus, {len(some)} sentences, {len(seeds)} seeds: mean and standard deviation over the seeds\n")
+print(
+    f"course corpus, {len(some)} sentences, {len(seeds)} seeds: mean and standard deviation over the seeds\n"
+)
 for name, errors in settings.items():
     runs = np.array([two_annotators(some, seed, **errors)[:2] for seed in seeds])
     measured[name] = runs.mean(0), runs.std(0)
     (k, f), (sk, sf) = measured[name]
-    print(f"{name:<14} kappa {k:.3f} ± {sk:.3f}   F1 {f:.3f} ± {sf:.3f}   kappa - F1 {k - f:+.3f}")
+    print(
+        f"{name:<14} kappa {k:.3f} ± {sk:.3f}   F1 {f:.3f} ± {sf:.3f}   kappa - F1 {k - f:+.3f}"
+    )
 print(f"\neq. (7) for miss 20%: F1 = {1 - 0.2:.3f}")
 
 # %%
 figure, ax = plt.subplots(figsize=(7.5, 3))
 at = np.arange(len(measured))
-for k, (label, colour) in enumerate([("kappa on tokens", COLOURS[0]), ("F1 on spans", COLOURS[1])]):
-    means, spread = [m[0][k] for m in measured.values()], [m[1][k] for m in measured.values()]
+for k, (label, colour) in enumerate(
+    [("kappa on tokens", COLOURS[0]), ("F1 on spans", COLOURS[1])]
+):
+    means, spread = (
+        [m[0][k] for m in measured.values()],
+        [m[1][k] for m in measured.values()],
+    )
     ax.bar(at + 0.36 * k - 0.18, means, 0.34, yerr=spread, color=colour, label=label)
-ax.set(xticks=at, xticklabels=list(measured), ylabel="agreement", ylim=(0, 1.3), yticks=np.arange(0, 1.1, 0.2))
+ax.set(
+    xticks=at,
+    xticklabels=list(measured),
+    ylabel="agreement",
+    ylim=(0, 1.3),
+    yticks=np.arange(0, 1.1, 0.2),
+)
 widest = max(measured, key=lambda name: abs(np.subtract(*measured[name][0])))
 ax.set_title(f"The same errors, two measures: they part most for '{widest}'")
 ax.legend(loc="upper right", ncols=2)
@@ -1039,10 +1290,15 @@ base_k, base_f, first, second = two_annotators(some, 0, **errors)
 print("added empty sentences   kappa     F1    share of O   equal tags")
 for times in [0, 1, 5, 50]:
     extra = ["O"] * (times * sum(len(one.tokens) for one in some))
-    tags = [[t for one, s in zip(some, spans) for t in my_bio(s, len(one.tokens))] + extra for spans in (first, second)]
+    tags = [
+        [t for one, s in zip(some, spans) for t in my_bio(s, len(one.tokens))] + extra
+        for spans in (first, second)
+    ]
     equal = np.mean([a == b for a, b in zip(*tags)])
     outside = np.mean([tag == "O" for tag in tags[0]])
-    print(f"{times:>4} x the corpus {kappa(*tags):>14.3f}{span_f1(first, second):>8.3f}{outside:>11.1%}{equal:>13.1%}")
+    print(
+        f"{times:>4} x the corpus {kappa(*tags):>14.3f}{span_f1(first, second):>8.3f}{outside:>11.1%}{equal:>13.1%}"
+    )
 
 # %% [markdown]
 # Not one judgement on a name has changed; F1 has not moved, kappa has, and plain agreement goes towards 100%. And
@@ -1051,7 +1307,10 @@ for times in [0, 1, 5, 50]:
 # %%
 for name, part in sentences.items():
     tokens = sum(len(one.tokens) for one in part)
-    named = sum(len({k for i, j, _ in token_spans(one).values() for k in range(i, j)}) for one in part)
+    named = sum(
+        len({k for i, j, _ in token_spans(one).values() for k in range(i, j)})
+        for one in part
+    )
     print(f"{name:<15}{1 - named / tokens:>7.1%} of the tokens stand in no name")
 
 # %% [markdown]
@@ -1086,14 +1345,21 @@ def table_of(first, second):
 
 a, b, c = table_of(first, second)
 lengths = np.array([len(one.tokens) for one in some])
-marked = [j - i for one, other in zip(first, second) for i, j, _ in {*one, *other}]  # lengths
+marked = [
+    j - i for one, other in zip(first, second) for i, j, _ in {*one, *other}
+]  # lengths
 negatives = {}
 print(f"both {a}, only first {b}, only second {c}: F1 = {2 * a / (2 * a + b + c):.4f}\n")
 for limit in (1, 2, 3, 5, 10, 100):
-    candidates = 3 * sum(np.maximum(lengths - k, 0).sum() for k in range(limit))  # each span may have one of 3 types
+    candidates = 3 * sum(
+        np.maximum(lengths - k, 0).sum() for k in range(limit)
+    )  # each span may have one of 3 types
     negatives[limit] = int(candidates - sum(length <= limit for length in marked))
     k = kappa_of_table(a, b, c, negatives[limit])
-    print(f"spans of up to {limit:>3} tokens: {negatives[limit]:>8,} that neither marked, kappa {k:.4f}")
+    print(
+        f"spans of up to {limit:>3} tokens: {negatives[limit]:>8,} that neither marked, kappa {k:.4f}"
+    )
+
 
 # %%
 def draw_negatives(ax, a, b, c):
@@ -1147,16 +1413,30 @@ print("reference, other      sentences   kappa      F1   95% interval     partia
 for one, other in pairs:
     ids = [name for name in passes[one] if name in passes[other]]
     gold, predicted = [passes[one][i] for i in ids], [passes[other][i] for i in ids]
-    tags = [[tag for sentence in side for tag in to_tags(sentence)] for side in (gold, predicted)]
-    report = evaluate(gold, predicted, groups=[sentence.document for sentence in gold], seed=0)
+    tags = [
+        [tag for sentence in side for tag in to_tags(sentence)]
+        for side in (gold, predicted)
+    ]
+    report = evaluate(
+        gold, predicted, groups=[sentence.document for sentence in gold], seed=0
+    )
     low, high = report.intervals["f1"]
     partial = evaluate(gold, predicted, mode="partial", resamples=0).f1
-    figures = f"{kappa(*tags):>10.3f}{report.f1:>8.3f}   {low:.3f} to {high:.3f}{partial:>10.3f}"
+    figures = (
+        f"{kappa(*tags):>10.3f}{report.f1:>8.3f}   {low:.3f} to {high:.3f}{partial:>10.3f}"
+    )
     print(f"{one + ', ' + other:<22}{len(ids):>8}{figures}")
-    print("   " + ", ".join(f"{kind} {scores.f1:.3f}" for kind, scores in report.per_type.items()))
+    print(
+        "   "
+        + ", ".join(f"{kind} {scores.f1:.3f}" for kind, scores in report.per_type.items())
+    )
 
 # %%
-differing = [i for i in passes["third"] if set(passes["final"][i].entities) != set(passes["third"][i].entities)]
+differing = [
+    i
+    for i in passes["third"]
+    if set(passes["final"][i].entities) != set(passes["third"][i].entities)
+]
 print(f"final and third differ in {len(differing)} of {len(passes['third'])} sentences")
 show_entities(
     [passes[name][i] for i in differing[-2:] for name in ("final", "third")],
@@ -1224,10 +1504,25 @@ strict = {  # exact spans: NCBI-disease, BC2GM
 }
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3))
 left.plot(list(official.values()), list(official), "o", color=COLOURS[0])
-for label, marker, colour, column in [("NCBI-disease", "o", COLOURS[1], 0), ("BC2GM", "s", COLOURS[0], 1)]:
-    right.plot([pair[column] for pair in strict.values()], list(strict), marker, color=colour, label=label)
-left.set(xlim=(75, 92), xlabel="F1, official rules", title="BC2GM with alternatives: combinations lead")
-right.set(xlim=(75, 92), xlabel="F1, exact spans", title="Exact spans: PubMed text helps BERT")
+for label, marker, colour, column in [
+    ("NCBI-disease", "o", COLOURS[1], 0),
+    ("BC2GM", "s", COLOURS[0], 1),
+]:
+    right.plot(
+        [pair[column] for pair in strict.values()],
+        list(strict),
+        marker,
+        color=colour,
+        label=label,
+    )
+left.set(
+    xlim=(75, 92),
+    xlabel="F1, official rules",
+    title="BC2GM with alternatives: combinations lead",
+)
+right.set(
+    xlim=(75, 92), xlabel="F1, exact spans", title="Exact spans: PubMed text helps BERT"
+)
 left.margins(y=0.15)
 right.margins(y=0.15)
 figure.legend(loc="outside right center")
@@ -1249,7 +1544,9 @@ plt.show()
 # %%
 def draw(miss=0.1, shift=0.1, confuse=0.0, invent=0.0, seed=0):
     """Agreement of two simulated annotators of the course corpus."""
-    k, f, first, second = two_annotators(some, seed, miss=miss, shift=shift, confuse=confuse, invent=invent)
+    k, f, first, second = two_annotators(
+        some, seed, miss=miss, shift=shift, confuse=confuse, invent=invent
+    )
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.7), width_ratios=[1, 1.8])
     left.bar(["kappa\n(tokens)", "F1\n(spans)"], [k, f], color=COLOURS[:2])
     for x, value in enumerate([k, f]):
@@ -1257,13 +1554,25 @@ def draw(miss=0.1, shift=0.1, confuse=0.0, invent=0.0, seed=0):
     left.set(ylim=(0, 1.15), ylabel="agreement")
     draw_negatives(right, *table_of(first, second))
     right.set(ylim=(0, 1.15))
-    found = "as F1" if abs(k - f) < 0.0005 else f"{abs(k - f):.3f} {'above' if k > f else 'below'} F1"
-    errors = f"miss {miss:.0%}, shift {shift:.0%}, confuse {confuse:.0%}, invent {invent:.0%}"
-    figure.suptitle(f"{errors}: the tokens' kappa is {found}", x=0.01, ha="left", fontsize=11)
+    found = (
+        "as F1"
+        if abs(k - f) < 0.0005
+        else f"{abs(k - f):.3f} {'above' if k > f else 'below'} F1"
+    )
+    errors = (
+        f"miss {miss:.0%}, shift {shift:.0%}, confuse {confuse:.0%}, invent {invent:.0%}"
+    )
+    figure.suptitle(
+        f"{errors}: the tokens' kappa is {found}", x=0.01, ha="left", fontsize=11
+    )
     return figure
 
 
-for setting in [dict(miss=0.3, shift=0), dict(miss=0, shift=0.3), dict(miss=0.1, shift=0.1, invent=0.3)]:
+for setting in [
+    dict(miss=0.3, shift=0),
+    dict(miss=0, shift=0.3),
+    dict(miss=0.1, shift=0.1, invent=0.3),
+]:
     draw(**setting)
     plt.show()
 

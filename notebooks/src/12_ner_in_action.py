@@ -37,18 +37,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -134,8 +151,12 @@ def abstracts(corpus, split, file, one_type=None):
     path = corpus.folder / "original" / file
     if path.exists():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one mention of NCBI-disease does not fit its text and is left out
-            found = {one.id: one for one in read_pubtator(path, mismatch="skip")}  # an id that comes twice counts once
+            warnings.simplefilter(
+                "ignore"
+            )  # one mention of NCBI-disease does not fit its text and is left out
+            found = {
+                one.id: one for one in read_pubtator(path, mismatch="skip")
+            }  # an id that comes twice counts once
         found = list(found.values())
     else:
         groups = defaultdict(list)
@@ -143,7 +164,10 @@ def abstracts(corpus, split, file, one_type=None):
             groups[one.document or str(number // 10)].append(one)
         found = [joined(some, name) for name, some in groups.items()]
     if one_type:
-        found = [one.with_entities(Entity(e.start, e.end, one_type) for e in one.entities) for one in found]
+        found = [
+            one.with_entities(Entity(e.start, e.end, one_type) for e in one.entities)
+            for one in found
+        ]
     return found
 
 
@@ -152,7 +176,12 @@ reading = abstracts(bc5cdr, "test", "sample50.pubtator.txt")
 pool = abstracts(ncbi, "train", "train.pubtator.txt", "Disease")
 dev_abstracts = abstracts(ncbi, "dev", "dev.pubtator.txt", "Disease")
 exam = abstracts(ncbi, "test", "test.pubtator.txt", "Disease")
-for name, some in [("to read", reading), ("pool", pool), ("dev", dev_abstracts), ("exam", exam)]:
+for name, some in [
+    ("to read", reading),
+    ("pool", pool),
+    ("dev", dev_abstracts),
+    ("exam", exam),
+]:
     tokens = [len(one.tokens) for one in some]
     print(f"{name:<8} {len(some):>4} abstracts, {np.mean(tokens):.0f} tokens and "
           f"{np.mean([len(one.entities) for one in some]):.1f} mentions each")  # fmt: skip
@@ -177,8 +206,14 @@ def squeezed(text):
 
 whole = [squeezed(one.text) for one in reading]
 for split in bc5cdr.splits:
-    there = [any(squeezed(one.text) in text for text in whole) for one in bc5cdr.split(split) if len(one.tokens) > 5]
-    print(f"{split:<5} {sum(there):>4} of {len(there):,} sentences (of more than 5 tokens) are in the texts to read")
+    there = [
+        any(squeezed(one.text) in text for text in whole)
+        for one in bc5cdr.split(split)
+        if len(one.tokens) > 5
+    ]
+    print(
+        f"{split:<5} {sum(there):>4} of {len(there):,} sentences (of more than 5 tokens) are in the texts to read"
+    )
 
 # %% [markdown]
 # Had we trained on the training split and shown the result on "50 real abstracts", every one of them would have been an
@@ -195,13 +230,21 @@ ITERATIONS = course.pick(test=30, cpu=60, gpu=60)
 
 def train_crf(sentences, features=FEATURES):
     """A small CRF; the same sentences always give the same tagger."""
-    return CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS).fit(sentences, progress=False)
+    return CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS).fit(
+        sentences, progress=False
+    )
 
 
-unseen = [one for one in bc5cdr.train if not any(squeezed(one.text) in text for text in whole)]
-train = random.Random(0).sample(unseen, min(len(unseen), course.pick(test=120, cpu=1500, gpu=4000)))
+unseen = [
+    one for one in bc5cdr.train if not any(squeezed(one.text) in text for text in whole)
+]
+train = random.Random(0).sample(
+    unseen, min(len(unseen), course.pick(test=120, cpu=1500, gpu=4000))
+)
 tagger = train_crf(train)
-print(f"trained on {len(train):,} sentences of {bc5cdr.name} with {sum(len(one.entities) for one in train):,} mentions")
+print(
+    f"trained on {len(train):,} sentences of {bc5cdr.name} with {sum(len(one.entities) for one in train):,} mentions"
+)
 
 
 # %% [markdown]
@@ -233,7 +276,9 @@ def read(tagger, text):
 found = [read(tagger, one.text) for one in reading]
 report = evaluate(reading, found)
 in_one_piece = evaluate(reading, tagger.predict(reading), resamples=0)
-print(f"{len(reading)} abstracts, found against annotated, intervals from resampled abstracts (section 4):\n{report}\n")
+print(
+    f"{len(reading)} abstracts, found against annotated, intervals from resampled abstracts (section 4):\n{report}\n"
+)
 print(f"the same, each abstract tagged as one long sentence: f1 {in_one_piece.f1:.4f}")
 
 # %% [markdown]
@@ -242,7 +287,9 @@ print(f"the same, each abstract tagged as one long sentence: f1 {in_one_piece.f1
 
 # %%
 shown = random.Random(12).sample(range(len(reading)), 2)
-show_entities([found[k] for k in shown], titles=[f"abstract {reading[k].id}" for k in shown])
+show_entities(
+    [found[k] for k in shown], titles=[f"abstract {reading[k].id}" for k in shown]
+)
 
 # %% [markdown]
 # The tool shows a text like that, with a list of what was found below it. The list of the second abstract:
@@ -258,7 +305,9 @@ def listed(one):
 def page(text):
     """What the tool shows for a text: the text with highlights, and the list."""
     one = read(tagger, text)
-    rows = "".join(f"<li>{html.escape(line)}</li>" for line in listed(one) or ["nothing found"])
+    rows = "".join(
+        f"<li>{html.escape(line)}</li>" for line in listed(one) or ["nothing found"]
+    )
     return f"{show_entities(one).html}<ul>{rows}</ul>"
 
 
@@ -269,7 +318,11 @@ print("\n".join(listed(found[shown[1]]) or ["nothing found"]))
 # Try what the tagger cannot know: a text on genes, a menu, a text in another language.
 
 # %%
-box = ipywidgets.Textarea(reading[shown[0]].text, layout={"width": "98%", "height": "10em"}, continuous_update=False)
+box = ipywidgets.Textarea(
+    reading[shown[0]].text,
+    layout={"width": "98%", "height": "10em"},
+    continuous_update=False,
+)
 result = ipywidgets.HTML(page(box.value))
 box.observe(lambda change: setattr(result, "value", page(change["new"])), "value")
 display(ipywidgets.VBox([box, result]))
@@ -325,11 +378,16 @@ def official_by_hand(gold, alternatives, predicted):
 # %%
 if bc2gm.stands_in:
     gene_test = bc2gm.test
-    places = {one.id: [official_place(e, one.text) for e in one.entities] for one in gene_test}
+    places = {
+        one.id: [official_place(e, one.text) for e in one.entities] for one in gene_test
+    }
     shorter = defaultdict(list)
     for one in gene_test:
         for e in (e for e in one.entities if " " in e.text):
-            for start, end in [(e.start + e.text.index(" ") + 1, e.end), (e.start, e.start + e.text.rindex(" "))]:
+            for start, end in [
+                (e.start + e.text.index(" ") + 1, e.end),
+                (e.start, e.start + e.text.rindex(" ")),
+            ]:
                 shorter[one.id].append(official_place(Entity(start, end, e.type), one.text))
     official = OfficialGold(places, dict(shorter))
     print("alternatives: made up here by a rule, because BC2GM is not at hand")
@@ -339,10 +397,17 @@ else:
     print("alternatives: the task's own file ALTGENE")
 
 dictionary = DictionaryTagger().fit(bc2gm.train, bc2gm.dev)
-gene_train = random.Random(0).sample(bc2gm.train, min(len(bc2gm.train), course.pick(test=120, cpu=1500, gpu=5000)))
+gene_train = random.Random(0).sample(
+    bc2gm.train, min(len(bc2gm.train), course.pick(test=120, cpu=1500, gpu=5000))
+)
 gene_crf = train_crf(gene_train)
-gene_found = {"dictionary": dictionary.predict(gene_test), "CRF": gene_crf.predict(gene_test)}
-print(f"dictionary of {len(dictionary):,} names; CRF of {len(gene_train):,} sentences; tested on {len(gene_test):,}")
+gene_found = {
+    "dictionary": dictionary.predict(gene_test),
+    "CRF": gene_crf.predict(gene_test),
+}
+print(
+    f"dictionary of {len(dictionary):,} names; CRF of {len(gene_train):,} sentences; tested on {len(gene_test):,}"
+)
 
 # %% [markdown]
 # **Predict before you run:** order the five by F1 (strict, partial, type, official without and with alternatives). And:
@@ -361,14 +426,22 @@ scores = {
     for name, predicted in gene_found.items()
     for rule, options in RULES.items()
 }
-print(f"{'tagger':<12}{'rule':<28}{'correct':>9}{'predicted':>11}{'gold':>7}{'P':>8}{'R':>8}{'F1':>8}")
+print(
+    f"{'tagger':<12}{'rule':<28}{'correct':>9}{'predicted':>11}{'gold':>7}{'P':>8}{'R':>8}{'F1':>8}"
+)
 for (name, rule), r in scores.items():
     counts = f"{r.correct:>9,.1f}{r.predicted:>11,}{r.support:>7,}"
-    print(f"{name:<12}{rule:<28}{counts}{100 * r.precision:>8.2f}{100 * r.recall:>8.2f}{100 * r.f1:>8.2f}")
+    print(
+        f"{name:<12}{rule:<28}{counts}{100 * r.precision:>8.2f}{100 * r.recall:>8.2f}{100 * r.f1:>8.2f}"
+    )
 print()
 for name in gene_found:
-    without, with_them = (scores[name, f"official, {kind}alternatives"].f1 for kind in ("no ", ""))
-    print(f"the alternatives bring the {name} {100 * (with_them - without):+.1f} points of F1")
+    without, with_them = (
+        scores[name, f"official, {kind}alternatives"].f1 for kind in ("no ", "")
+    )
+    print(
+        f"the alternatives bring the {name} {100 * (with_them - without):+.1f} points of F1"
+    )
 
 # %% [markdown]
 # Two things about the counts. *Gold*: 6 of the task's 6,331 mentions in BC2GM's test split have no tag in the tokenised
@@ -387,11 +460,19 @@ for k, name in enumerate(gene_found):
               error_kw={"elinewidth": 1})  # fmt: skip
     for y, value in zip(where, f1):
         axes.text(1, y, f"{value:.1f}", va="center", color="white", fontsize=9)
-axes.set(yticks=range(len(RULES)), yticklabels=list(RULES), xlabel="F1 in per cent, 95% bootstrap interval")
+axes.set(
+    yticks=range(len(RULES)),
+    yticklabels=list(RULES),
+    xlabel="F1 in per cent, 95% bootstrap interval",
+)
 axes.invert_yaxis()
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-lowest, highest = (f(100 * scores["dictionary", rule].f1 for rule in RULES) for f in (min, max))
-axes.set_title(f"One dictionary, one set of predictions: F1 from {lowest:.1f} to {highest:.1f}")
+lowest, highest = (
+    f(100 * scores["dictionary", rule].f1 for rule in RULES) for f in (min, max)
+)
+axes.set_title(
+    f"One dictionary, one set of predictions: F1 from {lowest:.1f} to {highest:.1f}"
+)
 plt.show()
 
 # %% [markdown]
@@ -402,7 +483,10 @@ plt.show()
 tally = Counter()
 changed = []  # sentences where a prediction is an alternative and no gold mention
 for one, other in zip(gene_test, gene_found["dictionary"]):
-    gold, accepted = set(official.genes.get(one.id, [])), set(official.alternatives.get(one.id, []))
+    gold, accepted = (
+        set(official.genes.get(one.id, [])),
+        set(official.alternatives.get(one.id, [])),
+    )
     predicted = {official_place(e, one.text) for e in other.entities}
     tally["predictions: gold mentions"] += len(predicted & gold)
     tally["predictions: accepted alternatives"] += len((predicted & accepted) - gold)
@@ -427,8 +511,14 @@ def surface(text, place):
 
 for one, other in random.Random(1).sample(changed, min(4, len(changed))):
     print(one.text if len(one.text) < 160 else one.text[:157] + "...")
-    print("   gold:        ", " | ".join(surface(one.text, p) for p in official.genes.get(one.id, [])))
-    print("   alternatives:", " | ".join(surface(one.text, p) for p in official.alternatives.get(one.id, [])))
+    print(
+        "   gold:        ",
+        " | ".join(surface(one.text, p) for p in official.genes.get(one.id, [])),
+    )
+    print(
+        "   alternatives:",
+        " | ".join(surface(one.text, p) for p in official.alternatives.get(one.id, [])),
+    )
     print("   predicted:   ", " | ".join(e.text for e in other.entities), "\n")
 
 # %% [markdown]
@@ -469,7 +559,9 @@ def f1_of(sums):
 def bootstrap(rows, draws=1000, seed=0):
     """Summed counts of resampled test sets: array (draws, columns of `rows`)."""
     generator, n = np.random.default_rng(seed), len(rows)
-    times = (np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(draws))  # how often each is drawn
+    times = (
+        np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(draws)
+    )  # how often each is drawn
     return np.stack([one @ rows for one in times])
 
 
@@ -483,7 +575,9 @@ test = bc5cdr.test[: course.pick(test=200, cpu=2500, gpu=5000)]
 test_found = tagger.predict(test)
 rows = strict_rows(test, test_found)
 low, high = interval(f1_of(bootstrap(rows)))
-print(f"{bc5cdr.name}, {len(test):,} test sentences: F1 {f1_of(rows.sum(0)):.4f}, 95% interval {low:.4f} to {high:.4f}")
+print(
+    f"{bc5cdr.name}, {len(test):,} test sentences: F1 {f1_of(rows.sum(0)):.4f}, 95% interval {low:.4f} to {high:.4f}"
+)
 
 # %% [markdown]
 # Two things to know before you trust it.
@@ -507,7 +601,10 @@ print(f"{bc5cdr.name}, {len(test):,} test sentences: F1 {f1_of(rows.sum(0)):.4f}
 def rows_within(gold, predicted):
     """Counts of one abstract, sentence by sentence: array (sentences, 3). A mention counts where it begins."""
     spans = [
-        [{e.span for e in one.entities if start <= e.start < end} for start, end in pairwise(edges_of(gold.text))]
+        [
+            {e.span for e in one.entities if start <= e.start < end}
+            for start, end in pairwise(edges_of(gold.text))
+        ]
         for one in (gold, predicted)
     ]
     return np.array([strict_by_hand(*pair) for pair in zip(*spans)], dtype=float)
@@ -522,14 +619,18 @@ def fast_interval(rows, generator, draws=400):
     """`interval(f1_of(bootstrap(rows)))` for all draws at once."""
     n = len(rows)
     chosen = generator.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
-    return interval(f1_of(np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n) @ rows))
+    return interval(
+        f1_of(np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n) @ rows)
+    )
 
 
 dev_tagger = train_crf(dev_abstracts)
 world = [rows_within(one, read(dev_tagger, one.text)) for one in pool]
 truth = f1_of(np.concatenate(world).sum(0))
 BLOCK = 5 if bc5cdr.stands_in else 10
-print(f"the world: {len(world)} abstracts, {np.mean([len(one) for one in world]):.1f} sentences each; F1 {truth:.4f}")
+print(
+    f"the world: {len(world)} abstracts, {np.mean([len(one) for one in world]):.1f} sentences each; F1 {truth:.4f}"
+)
 
 # %%
 generator = np.random.default_rng(0)
@@ -538,31 +639,55 @@ sizes = [size for size in (5, 10, 20, 40) if size <= len(world)]
 held, width = defaultdict(list), defaultdict(list)
 for size in tqdm(sizes, "sizes of test set"):
     for _ in range(trials):
-        small = [world[k] for k in generator.integers(len(world), size=size)]  # a new test set
+        small = [
+            world[k] for k in generator.integers(len(world), size=size)
+        ]  # a new test set
         each = np.concatenate(small)
         whole_ones = np.stack([one.sum(0) for one in small])
-        drawn_as = {"sentences": each, "blocks": in_blocks(each, BLOCK), "abstracts": whole_ones}
+        drawn_as = {
+            "sentences": each,
+            "blocks": in_blocks(each, BLOCK),
+            "abstracts": whole_ones,
+        }
         for unit, units in drawn_as.items():
             low, high = fast_interval(units, generator)
             held[unit, size].append(low <= truth <= high)
             width[unit, size].append(high - low)
-print(f"{'abstracts in the test set':<27}{'drawn':<12}{'mean width':>11}{'holds the truth':>17}   ({trials} test sets)")
+print(
+    f"{'abstracts in the test set':<27}{'drawn':<12}{'mean width':>11}{'holds the truth':>17}   ({trials} test sets)"
+)
 for (unit, size), hits in held.items():
     share, error = np.mean(hits), np.sqrt(np.mean(hits) * (1 - np.mean(hits)) / trials)
-    print(f"{size:<27}{unit:<12}{np.mean(width[unit, size]):>11.3f}{share:>12.1%} ± {error:.1%}")
+    print(
+        f"{size:<27}{unit:<12}{np.mean(width[unit, size]):>11.3f}{share:>12.1%} ± {error:.1%}"
+    )
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3.2))
 for k, unit in enumerate(["sentences", "blocks", "abstracts"]):
     share = np.array([np.mean(held[unit, size]) for size in sizes])
     error = np.sqrt(share * (1 - share) / trials)
-    axes.errorbar(sizes, 100 * share, 200 * error, marker="o", capsize=3, color=COLOURS[k], label=f"draws {unit}")
+    axes.errorbar(
+        sizes,
+        100 * share,
+        200 * error,
+        marker="o",
+        capsize=3,
+        color=COLOURS[k],
+        label=f"draws {unit}",
+    )
 axes.axhline(95, color="grey", lw=1, ls="--")
-axes.set(xlabel="abstracts in the test set", ylabel="intervals that hold the truth, %", xscale="log")
+axes.set(
+    xlabel="abstracts in the test set",
+    ylabel="intervals that hold the truth, %",
+    xscale="log",
+)
 axes.set_xticks(sizes, [str(size) for size in sizes])
 axes.minorticks_off()
 axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-largest = [100 * np.mean(held[unit, sizes[-1]]) for unit in ("sentences", "blocks", "abstracts")]
+largest = [
+    100 * np.mean(held[unit, sizes[-1]]) for unit in ("sentences", "blocks", "abstracts")
+]
 axes.set_title(f"{sizes[-1]} abstracts: a 95% interval from sentences holds the truth\n{largest[0]:.1f}% of the time, "
                f"from blocks {largest[1]:.1f}%, from abstracts {largest[2]:.1f}% (± 2 SE)", fontsize=10)  # fmt: skip
 plt.show()
@@ -590,15 +715,24 @@ print("`evaluate` with the blocks as groups gives the same interval as the last 
 # (paired). Below: the same training sentences, with the beginnings and ends of words among the features and without.
 
 # %%
-plain = train_crf(train, WordFeatures(window=1, affixes=0, grams=(), stems=False, pairs=False))
+plain = train_crf(
+    train, WordFeatures(window=1, affixes=0, grams=(), stems=False, pairs=False)
+)
 plain_rows = strict_rows(test, plain.predict(test))
 blocks, plain_blocks = (in_blocks(one, BLOCK) for one in (rows, plain_rows))
-drawn, plain_drawn = f1_of(bootstrap(blocks)), f1_of(bootstrap(plain_blocks))  # the same seed, so the same blocks
+drawn, plain_drawn = (
+    f1_of(bootstrap(blocks)),
+    f1_of(bootstrap(plain_blocks)),
+)  # the same seed, so the same blocks
 apart = f1_of(bootstrap(plain_blocks, seed=1))  # another seed: other blocks
 difference = f1_of(rows.sum(0)) - f1_of(plain_rows.sum(0))
 print(f"with affixes    {f1_of(rows.sum(0)):.4f}, interval {interval(drawn).round(4)}")
-print(f"without affixes {f1_of(plain_rows.sum(0)):.4f}, interval {interval(plain_drawn).round(4)}")
-print(f"difference      {difference:+.4f}, paired interval {interval(drawn - plain_drawn).round(4)}")
+print(
+    f"without affixes {f1_of(plain_rows.sum(0)):.4f}, interval {interval(plain_drawn).round(4)}"
+)
+print(
+    f"difference      {difference:+.4f}, paired interval {interval(drawn - plain_drawn).round(4)}"
+)
 print(f"                unpaired, which is wrong here: {interval(drawn - apart).round(4)}")
 widths = [np.diff(interval(values))[0] for values in (drawn - plain_drawn, drawn - apart)]
 print(f"the paired interval is {widths[1] / widths[0]:.1f} times narrower")
@@ -626,14 +760,20 @@ print(f"the paired interval is {widths[1] / widths[0]:.1f} times narrower")
 # %%
 def novelty(train):
     """A function that calls a mention "seen", "known words" or "new", given the training sentences."""
-    mentions = [(e.type, tuple(t.text.lower() for t in Sentence(e.text).tokens)) for s in train for e in s.entities]
+    mentions = [
+        (e.type, tuple(t.text.lower() for t in Sentence(e.text).tokens))
+        for s in train
+        for e in s.entities
+    ]
     names, words = set(mentions), {(kind, word) for kind, name in mentions for word in name}
 
     def kind_of(entity):
         name = tuple(token.text.lower() for token in Sentence(entity.text).tokens)
         if (entity.type, name) in names:
             return "seen"
-        return "known words" if all((entity.type, word) in words for word in name) else "new"
+        return (
+            "known words" if all((entity.type, word) in words for word in name) else "new"
+        )
 
     return kind_of
 
@@ -653,29 +793,44 @@ def share_of(table):
     hits, mentions = table.sum(0)
     draws = bootstrap(in_blocks(table, BLOCK))
     draws = draws[draws[:, 1] > 0]
-    return (hits / mentions, *interval(draws[:, 0] / draws[:, 1])) if mentions else (np.nan, np.nan, np.nan)
+    return (
+        (hits / mentions, *interval(draws[:, 0] / draws[:, 1]))
+        if mentions
+        else (np.nan, np.nan, np.nan)
+    )
 
 
 # %%
 kind_of = novelty(train)
 small_dictionary = DictionaryTagger(lower=True).fit(train)
 taggers = {"CRF": test_found, "dictionary": small_dictionary.predict(test)}
-recall = {name: share_by_novelty(test, predicted, kind_of) for name, predicted in taggers.items()}
+recall = {
+    name: share_by_novelty(test, predicted, kind_of) for name, predicted in taggers.items()
+}
 precision = share_by_novelty(test_found, test, kind_of)
 print(f"{'':<21}{'mentions':>9}   recall, 95% interval")
 for name, tables in recall.items():
     for kind, table in tables.items():
         share, low, high = share_of(table)
-        print(f"{name:<11} {kind:<12}{table[:, 1].sum():>6,.0f}   {share:>6.1%}, {low:.1%} to {high:.1%}")
+        print(
+            f"{name:<11} {kind:<12}{table[:, 1].sum():>6,.0f}   {share:>6.1%}, {low:.1%} to {high:.1%}"
+        )
 print()
-for name, some in [(f"these {len(train):,} sentences", train), ("all of train and dev", [*bc5cdr.train, *bc5cdr.dev])]:
+for name, some in [
+    (f"these {len(train):,} sentences", train),
+    ("all of train and dev", [*bc5cdr.train, *bc5cdr.dev]),
+]:
     known = share_by_novelty(test, test_found, novelty(some))["seen"][:, 1].sum()
     print(f"seen in {name}: {known / rows[:, 2].sum():.1%} of the mentions")
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3))
 kinds = list(precision)
-series = {"CRF, recall": recall["CRF"], "dictionary, recall": recall["dictionary"], "CRF, precision": precision}
+series = {
+    "CRF, recall": recall["CRF"],
+    "dictionary, recall": recall["dictionary"],
+    "CRF, precision": precision,
+}
 for k, (name, tables) in enumerate(series.items()):
     for i, kind in enumerate(kinds):
         middle, low, high = 100 * np.array(share_of(tables[kind]))
@@ -711,7 +866,10 @@ def errors(gold, predicted):
     """(class, side, sentence number, entity) for everything that strict scoring calls wrong."""
     wrong = []
     for number, (one, other) in enumerate(zip(gold, predicted)):
-        sides = [("gold", one.entities, other.entities), ("predicted", other.entities, one.entities)]
+        sides = [
+            ("gold", one.entities, other.entities),
+            ("predicted", other.entities, one.entities),
+        ]
         for side, mine, theirs in sides:
             for e in (e for e in mine if e.span not in {x.span for x in theirs}):
                 touched = {x.type for x in theirs if x.overlaps(e)}
@@ -744,7 +902,9 @@ _ = classify("dictionary", taggers["dictionary"])
 def in_context(text, e, around=45):
     """The entity in brackets with some text on both sides."""
     left, right = max(0, e.start - around), min(len(text), e.end + around)
-    return f"{text[left : e.start]}[{text[e.start : e.end]} | {e.type}]{text[e.end : right]}"
+    return (
+        f"{text[left : e.start]}[{text[e.start : e.end]} | {e.type}]{text[e.end : right]}"
+    )
 
 
 SEED = 0
@@ -753,9 +913,13 @@ for kind, side, number, e in wrong:
     by_kind[kind].append((side, number, e))
 for kind in ["boundary", "type", "missed", "spurious"]:
     print(f"-- {kind}")
-    for side, number, e in random.Random(SEED).sample(by_kind[kind], min(3, len(by_kind[kind]))):
+    for side, number, e in random.Random(SEED).sample(
+        by_kind[kind], min(3, len(by_kind[kind]))
+    ):
         theirs = (test_found if side == "gold" else test)[number].entities
-        touched = ", ".join(f"{x.text} ({x.type})" for x in theirs if x.overlaps(e)) or "nothing"
+        touched = (
+            ", ".join(f"{x.text} ({x.type})" for x in theirs if x.overlaps(e)) or "nothing"
+        )
         print(f"   {side:>9}: ...{in_context(test[number].text, e)}...")
         print(f"   {'predicted' if side == 'gold' else 'gold':>9}: {touched}")
 
@@ -763,7 +927,9 @@ for kind in ["boundary", "type", "missed", "spurious"]:
 # The sentences of two more errors, drawn the same way, with both annotations whole.
 
 # %%
-for number in random.Random(SEED + 1).sample(sorted({number for _, _, number, _ in wrong}), 2):
+for number in random.Random(SEED + 1).sample(
+    sorted({number for _, _, number, _ in wrong}), 2
+):
     display(show_entities([test[number], test_found[number]], titles=["gold", "predicted"]))
 
 # %%
@@ -772,10 +938,24 @@ for _, side, number, e in wrong:
     if side == "predicted":
         for x in test[number].entities:
             if x.overlaps(e) and x.type == e.type:
-                left = "start right" if e.start == x.start else "starts early" if e.start < x.start else "starts late"
-                right = "end right" if e.end == x.end else "ends late" if e.end > x.end else "ends early"
+                left = (
+                    "start right"
+                    if e.start == x.start
+                    else "starts early"
+                    if e.start < x.start
+                    else "starts late"
+                )
+                right = (
+                    "end right"
+                    if e.end == x.end
+                    else "ends late"
+                    if e.end > x.end
+                    else "ends early"
+                )
                 outcomes[f"{left}, {right}"] += 1
-print("boundary errors of predictions, against each gold mention of the type that they overlap:")
+print(
+    "boundary errors of predictions, against each gold mention of the type that they overlap:"
+)
 for name, number in outcomes.most_common():
     print(f"   {name:<26}{number:>5}")
 
@@ -806,8 +986,12 @@ def with_confidence(tagger, sentences, predicted):
     """(sentence number, entity, upper bound, lower bound) of each predicted entity."""
     column = {tag: k for k, tag in enumerate(tagger.tags)}
     rows = []
-    for number, (one, marginals) in enumerate(zip(predicted, tagger.predict_proba(sentences))):
-        padded = np.pad(marginals, ((0, 0), (0, 1)))  # a last column of zeros, for a tag that it does not know
+    for number, (one, marginals) in enumerate(
+        zip(predicted, tagger.predict_proba(sentences))
+    ):
+        padded = np.pad(
+            marginals, ((0, 0), (0, 1))
+        )  # a last column of zeros, for a tag that it does not know
         tags = to_tags(one, tagger.scheme)
         p = padded[np.arange(len(tags)), [column.get(tag, -1) for tag in tags]]
         for e in one.entities:
@@ -819,14 +1003,20 @@ def with_confidence(tagger, sentences, predicted):
 def scored(tagger, gold, predicted):
     """Confidence, and whether it is right, of each predicted entity: arrays (entities,)."""
     rows = with_confidence(tagger, gold, predicted)
-    right = np.array([e.span in {x.span for x in gold[number].entities} for number, e, *_ in rows])
+    right = np.array(
+        [e.span in {x.span for x in gold[number].entities} for number, e, *_ in rows]
+    )
     return np.array([upper for *_, upper, _ in rows]), right, rows
 
 
 confidence, right, entity_rows = scored(tagger, test, test_found)
 gap = np.array([upper - lower for *_, upper, lower in entity_rows])
-print(f"{len(confidence):,} entities: mean confidence {confidence.mean():.3f}, precision {right.mean():.3f}")
-print(f"upper minus lower bound: mean {gap.mean():.3f}; below 0.05 for {(gap < 0.05).mean():.0%} of them")
+print(
+    f"{len(confidence):,} entities: mean confidence {confidence.mean():.3f}, precision {right.mean():.3f}"
+)
+print(
+    f"upper minus lower bound: mean {gap.mean():.3f}; below 0.05 for {(gap < 0.05).mean():.0%} of them"
+)
 
 # %% [markdown]
 # Where between the bounds does the exact value lie? The probability of the tags is the share of $Z$, the sum over all
@@ -861,21 +1051,30 @@ def exact_confidence(tagger, chain, weights, predicted, rows):
     known, nothing, result = weights.keys(), np.zeros(len(tagger.tags)), []
     for number, e, *_ in rows:
         one = predicted[number]
-        scores = [sum((weights[name] for name in known & set(names)), nothing) for names in FEATURES(one.words)]
+        scores = [
+            sum((weights[name] for name in known & set(names)), nothing)
+            for names in FEATURES(one.words)
+        ]
         emissions = torch.tensor(np.stack(scores)).float()
         only = emissions.clone()
         for k, tag in enumerate(to_tags(one, tagger.scheme)):
             if e.start <= one.tokens[k].start < e.end:
-                only[k, [other for other, name in enumerate(tagger.tags) if name != tag]] = FORBIDDEN
+                only[
+                    k, [other for other, name in enumerate(tagger.tags) if name != tag]
+                ] = FORBIDDEN
         both = torch.stack([emissions, only])
-        whole_sum, rest = chain.log_partition(both, torch.ones(both.shape[:2], dtype=torch.bool)).tolist()
+        whole_sum, rest = chain.log_partition(
+            both, torch.ones(both.shape[:2], dtype=torch.bool)
+        ).tolist()
         result.append(np.exp(rest - whole_sum))
     return np.array(result)
 
 
 some = entity_rows[: course.pick(test=100, cpu=500, gpu=1000)]
 with torch.no_grad():
-    exact_values = exact_confidence(tagger, *chain_of(tagger, course.build / "nb12" / "reader"), test_found, some)
+    exact_values = exact_confidence(
+        tagger, *chain_of(tagger, course.build / "nb12" / "reader"), test_found, some
+    )
 upper, lower = np.array([row[2:] for row in some]).T
 assert (lower - 1e-4 < exact_values).all() and (exact_values < upper + 1e-4).all()
 print(f"{len(some):,} entities, mean: lower bound {lower.mean():.4f}, exact {exact_values.mean():.4f}, "
@@ -902,30 +1101,46 @@ print(f"{len(some):,} entities, mean: lower bound {lower.mean():.4f}, exact {exa
 # %%
 def bins_of(confidence, count):
     """Bins with equally many predictions in each: a list of index arrays."""
-    return [part for part in np.array_split(np.argsort(confidence, kind="stable"), count) if len(part)]
+    return [
+        part
+        for part in np.array_split(np.argsort(confidence, kind="stable"), count)
+        if len(part)
+    ]
 
 
 def ece(confidence, right, count=10):
     """Expected calibration error, eq. 3, in bins of equal number."""
-    gaps = [len(b) * abs(right[b].mean() - confidence[b].mean()) for b in bins_of(confidence, count)]
+    gaps = [
+        len(b) * abs(right[b].mean() - confidence[b].mean())
+        for b in bins_of(confidence, count)
+    ]
     return sum(gaps) / len(confidence)
 
 
 def perfect_ece(confidence, count=10, draws=200, seed=0):
     """What the ECE is for perfectly calibrated predictions with these confidences: array (draws,)."""
     generator = np.random.default_rng(seed)
-    return np.array([ece(confidence, generator.random(len(confidence)) < confidence, count) for _ in range(draws)])
+    return np.array(
+        [
+            ece(confidence, generator.random(len(confidence)) < confidence, count)
+            for _ in range(draws)
+        ]
+    )
 
 
 generator = np.random.default_rng(1)
-print(f"{'predictions':>11}{'bins':>6}{'ECE':>8}   if perfectly calibrated: mean, 95% of draws")
+print(
+    f"{'predictions':>11}{'bins':>6}{'ECE':>8}   if perfectly calibrated: mean, 95% of draws"
+)
 for size in sorted({min(size, len(confidence)) for size in (100, 500, len(confidence))}):
     some = generator.choice(len(confidence), size, replace=False)
     for count in (5, 10, 50):
         null = perfect_ece(confidence[some], count)
         low, high = interval(null)
         seen_ece = ece(confidence[some], right[some], count)
-        print(f"{size:>11,}{count:>6}{seen_ece:>8.3f}   {null.mean():.3f}, {low:.3f} to {high:.3f}")
+        print(
+            f"{size:>11,}{count:>6}{seen_ece:>8.3f}   {null.mean():.3f}, {low:.3f} to {high:.3f}"
+        )
 
 # %% [markdown]
 # The bias grows with the number of bins and shrinks with the number of predictions: what counts is how many fall into a
@@ -954,17 +1169,29 @@ def negative_log_likelihood(parameters):
 
 
 platt = minimize(negative_log_likelihood, [1.0, 0.0], method="Nelder-Mead").x
-print(f"a = {platt[0]:.2f}, b = {platt[1]:.2f}, fitted on {len(dev_right):,} entities of dev")
+print(
+    f"a = {platt[0]:.2f}, b = {platt[1]:.2f}, fitted on {len(dev_right):,} entities of dev"
+)
 for name, p in [("as it is", confidence), ("scaled", scaled(confidence, platt))]:
     null = perfect_ece(p)
     low, high = interval(null)
-    verdict = "more than chance alone gives" if ece(p, right) > high else "no more than chance alone gives"
-    print(f"{name:<9} test: ECE {ece(p, right):.3f}; if perfect {null.mean():.3f}, {low:.3f} to {high:.3f}: {verdict}")
+    verdict = (
+        "more than chance alone gives"
+        if ece(p, right) > high
+        else "no more than chance alone gives"
+    )
+    print(
+        f"{name:<9} test: ECE {ece(p, right):.3f}; if perfect {null.mean():.3f}, {low:.3f} to {high:.3f}: {verdict}"
+    )
 
 # %%
-figure, (left, right_axes) = plt.subplots(1, 2, figsize=(9.5, 3.6), gridspec_kw={"wspace": 0.35})
+figure, (left, right_axes) = plt.subplots(
+    1, 2, figsize=(9.5, 3.6), gridspec_kw={"wspace": 0.35}
+)
 lowest = 1.0
-for k, (name, p) in enumerate([("as it is", confidence), ("scaled on dev", scaled(confidence, platt))]):
+for k, (name, p) in enumerate(
+    [("as it is", confidence), ("scaled on dev", scaled(confidence, platt))]
+):
     groups = bins_of(p, 10)
     x, y = (np.array([values[b].mean() for b in groups]) for values in (p, right))
     error = np.sqrt(np.maximum(y * (1 - y), 1e-9) / [len(b) for b in groups])
@@ -976,11 +1203,23 @@ for k, (name, p) in enumerate([("as it is", confidence), ("scaled on dev", scale
     right_axes.plot(ece(p, right), k, "D", color=COLOURS[k], label=f"{name}, measured")
 limits = (max(0, lowest - 0.03), 1.02)
 left.plot(limits, limits, color="grey", lw=1, ls="--")
-left.set(xlabel="mean confidence in the bin", ylabel="share that is right", xlim=limits, ylim=limits)
+left.set(
+    xlabel="mean confidence in the bin",
+    ylabel="share that is right",
+    xlim=limits,
+    ylim=limits,
+)
 too = "too sure" if confidence.mean() > right.mean() else "not sure enough"
-left.set_title(f"On the whole it is {too}:\nconfidence {confidence.mean():.2f}, right {right.mean():.2f}")
+left.set_title(
+    f"On the whole it is {too}:\nconfidence {confidence.mean():.2f}, right {right.mean():.2f}"
+)
 left.legend(loc="upper left", fontsize=9)
-right_axes.set(xlabel="ECE, 10 bins", yticks=[0, 1], yticklabels=["as it is", "scaled"], ylim=(1.6, -0.6))
+right_axes.set(
+    xlabel="ECE, 10 bins",
+    yticks=[0, 1],
+    yticklabels=["as it is", "scaled"],
+    ylim=(1.6, -0.6),
+)
 right_axes.set_xlim(left=0)
 before, after = (ece(p, right) for p in (confidence, scaled(confidence, platt)))
 right_axes.set_title(f"ECE {before:.3f} as it is,\n{after:.3f} scaled on dev")
@@ -1015,23 +1254,38 @@ def choose(strategy, candidates, count, tagger):
     """`count` of the candidates (numbers in `pool`, in random order), by a strategy."""
     if strategy == "random":
         return candidates[:count]
-    ask = candidates[: course.pick(test=15, cpu=150, gpu=500)]  # to ask them all would cost time
+    ask = candidates[
+        : course.pick(test=15, cpu=150, gpu=500)
+    ]  # to ask them all would cost time
     per_token = strategy == "doubt per token"
-    value = {k: doubt(tagger, pool[k]) / (len(pool[k].tokens) if per_token else 1) for k in ask}
+    value = {
+        k: doubt(tagger, pool[k]) / (len(pool[k].tokens) if per_token else 1) for k in ask
+    }
     return sorted(ask, key=value.get, reverse=True)[:count]
 
 
 def grow(seed, strategy, sizes):
     """Yields (abstracts, tokens, mentions, F1 on the exam) as annotated abstracts are added up to each size."""
-    order, chosen, tagger = random.Random(seed).sample(range(len(pool)), len(pool)), [], None
+    order, chosen, tagger = (
+        random.Random(seed).sample(range(len(pool)), len(pool)),
+        [],
+        None,
+    )
     for size in sizes:
         rest = [k for k in order if k not in set(chosen)]
-        how = strategy if tagger else "random"  # the first few are random for every strategy, the same for all
+        how = (
+            strategy if tagger else "random"
+        )  # the first few are random for every strategy, the same for all
         chosen += choose(how, rest, size - len(chosen), tagger)
         documents = [pool[k] for k in chosen]
         tagger = train_crf(documents)
         f1 = evaluate(exam, tagger.predict(exam), resamples=0).f1
-        yield len(chosen), sum(len(d.tokens) for d in documents), sum(len(d.entities) for d in documents), f1
+        yield (
+            len(chosen),
+            sum(len(d.tokens) for d in documents),
+            sum(len(d.entities) for d in documents),
+            f1,
+        )
 
 
 # %%
@@ -1045,9 +1299,14 @@ many = [*few, *more, len(pool)]
 runs = {"random": {}}
 for seed in tqdm(SEEDS, "seeds"):
     # All abstracts are the same set for every seed, and large parts are dear: half of the seeds do without them.
-    sizes = many if seed == 0 else many[:-1] if seed < len(SEEDS) / 2 else many[: len(few) + 1]
+    sizes = (
+        many if seed == 0 else many[:-1] if seed < len(SEEDS) / 2 else many[: len(few) + 1]
+    )
     runs["random"][seed] = list(grow(seed, "random", sizes))
-curve = {size: [run[k][3] for run in runs["random"].values() if k < len(run)] for k, size in enumerate(many)}
+curve = {
+    size: [run[k][3] for run in runs["random"].values() if k < len(run)]
+    for k, size in enumerate(many)
+}
 
 
 def standard_error(values):
@@ -1057,8 +1316,12 @@ def standard_error(values):
 
 for size, values in curve.items():
     spread = f"± {standard_error(values):.4f} (standard error of {len(values)} seeds)"
-    print(f"{size:>4} abstracts: F1 {np.mean(values):.4f} {spread if len(values) > 1 else '(all of them, once)'}")
-print(f"at {few[0]} abstracts, single seeds lie between {min(curve[few[0]]):.2f} and {max(curve[few[0]]):.2f}")
+    print(
+        f"{size:>4} abstracts: F1 {np.mean(values):.4f} {spread if len(values) > 1 else '(all of them, once)'}"
+    )
+print(
+    f"at {few[0]} abstracts, single seeds lie between {min(curve[few[0]]):.2f} and {max(curve[few[0]]):.2f}"
+)
 
 # %% [markdown]
 # Can one foretell, from half the data, what the whole will give? Two forms are common: a straight line in $\log n$, and
@@ -1084,8 +1347,13 @@ def fit_curve(n, f, columns):
 def two_laws(n, f):
     """Both forms of eq. 4 fitted to F1 values f at sizes n: {name: (function of n, coefficients)}."""
     (a, b), _ = fit_curve(n, f, [np.ones_like, np.log2])
-    fits = {c: fit_curve(n, f, [np.ones_like, lambda x, c=c: -(x**-c)]) for c in np.arange(0.05, 2.01, 0.05)}
-    c = min((c for c in fits if fits[c][0][0] <= 1), key=lambda c: fits[c][1], default=0.05)  # F1 levels off below 1
+    fits = {
+        c: fit_curve(n, f, [np.ones_like, lambda x, c=c: -(x**-c)])
+        for c in np.arange(0.05, 2.01, 0.05)
+    }
+    c = min(
+        (c for c in fits if fits[c][0][0] <= 1), key=lambda c: fits[c][1], default=0.05
+    )  # F1 levels off below 1
     (a_power, b_power), _ = fits[c]
     return {
         "straight line in log n": (lambda x: a + b * np.log2(x), (a, b)),
@@ -1097,11 +1365,18 @@ def two_laws(n, f):
 n, f = np.array(many, float), np.array([np.mean(curve[size]) for size in many])
 laws = two_laws(n[:-1], f[:-1])
 generator, again = random.Random(0), defaultdict(list)
-long = [run for run in runs["random"].values() if len(run) >= len(many) - 1]  # these have the larger sizes too
+long = [
+    run for run in runs["random"].values() if len(run) >= len(many) - 1
+]  # these have the larger sizes too
 short = [run for run in runs["random"].values() if len(run) < len(many) - 1]
 for _ in range(200):
     drawn = [run for some in (long, short) for run in generator.choices(some, k=len(some))]
-    means = np.array([np.mean([run[k][3] for run in drawn if k < len(run)]) for k in range(len(many) - 1)])
+    means = np.array(
+        [
+            np.mean([run[k][3] for run in drawn if k < len(run)])
+            for k in range(len(many) - 1)
+        ]
+    )
     for name, (law, _) in two_laws(n[:-1], means).items():
         again[name].append(law(n[-1]))
 line, power = (laws[name][1] for name in laws)
@@ -1117,11 +1392,22 @@ figure, axes = plt.subplots(figsize=(6.5, 3.3))
 for run in runs["random"].values():
     axes.plot([r[0] for r in run], [r[3] for r in run], color=COLOURS[0], alpha=0.25, lw=1)
 error = [standard_error(values) for values in curve.values()]
-axes.errorbar(n, f, error, marker="o", capsize=3, color=COLOURS[0], label="mean of the seeds ± SE")
+axes.errorbar(
+    n, f, error, marker="o", capsize=3, color=COLOURS[0], label="mean of the seeds ± SE"
+)
 grid = np.geomspace(n[0], 2 * n[-1], 100)
 for k, (name, (law, _)) in enumerate(laws.items()):
-    axes.plot(grid, law(grid), ls="--", lw=1.2, color=COLOURS[k + 1], label=f"{name}, fitted without the last")
-axes.set(xscale="log", xlabel="training abstracts", ylabel="F1 on the test abstracts, strict")
+    axes.plot(
+        grid,
+        law(grid),
+        ls="--",
+        lw=1.2,
+        color=COLOURS[k + 1],
+        label=f"{name}, fitted without the last",
+    )
+axes.set(
+    xscale="log", xlabel="training abstracts", ylabel="F1 on the test abstracts, strict"
+)
 axes.set_xticks(many, [str(size) for size in many])
 axes.minorticks_off()
 axes.legend(fontsize=8, loc="lower right")
@@ -1164,11 +1450,15 @@ def gain_over_random(strategy, seed, k):
     """F1 above random choice at step k with the same seed: at equally many abstracts, and at equally many tokens."""
     _, tokens, _, f1 = runs[strategy][seed][k]
     chance = np.array(runs["random"][seed])
-    return f1 - chance[k, 3], f1 - np.interp(np.log(tokens), np.log(chance[:, 1]), chance[:, 3])
+    return f1 - chance[k, 3], f1 - np.interp(
+        np.log(tokens), np.log(chance[:, 1]), chance[:, 3]
+    )
 
 
 compared = []
-print(f"{'strategy':<17}{'abstracts':>9}{'tokens':>8}{'mentions':>9}{'F1':>7}   above random, abstracts / tokens equal")
+print(
+    f"{'strategy':<17}{'abstracts':>9}{'tokens':>8}{'mentions':>9}{'F1':>7}   above random, abstracts / tokens equal"
+)
 for strategy, by_seed in runs.items():
     for k, size in enumerate(few):
         _, tokens, mentions, f1 = np.mean([by_seed[seed][k] for seed in SEEDS], axis=0)
@@ -1177,8 +1467,12 @@ for strategy, by_seed in runs.items():
             gains = 100 * np.array([gain_over_random(strategy, seed, k) for seed in SEEDS])
             se = gains.std(0, ddof=1) / np.sqrt(len(gains))
             text = " / ".join(f"{m:+.1f} ± {e:.1f}" for m, e in zip(gains.mean(0), se))
-            compared += [(abs(m) > 3 * e, strategy, size, m) for m, e in zip(gains.mean(0), se)]
-        print(f"{strategy:<17}{size:>9}{tokens:>8,.0f}{mentions:>9,.0f}{100 * f1:>7.1f}   {text}")
+            compared += [
+                (abs(m) > 3 * e, strategy, size, m) for m, e in zip(gains.mean(0), se)
+            ]
+        print(
+            f"{strategy:<17}{size:>9}{tokens:>8,.0f}{mentions:>9,.0f}{100 * f1:>7.1f}   {text}"
+        )
 print(f"\nof {len(compared)} differences, beyond 3 standard errors (with {len(SEEDS)} seeds):",
       [f"{strategy}, {size} abstracts: {m:+.1f}" for far, strategy, size, m in compared if far] or "none")  # fmt: skip
 
@@ -1187,7 +1481,9 @@ figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
 for axes, column, unit in zip(panels, (0, 1), ("abstracts", "tokens")):
     for k, strategy in enumerate(runs):
         length = len(few) + 1 if strategy == "random" else len(few)
-        values = np.array([runs[strategy][seed][:length] for seed in SEEDS])  # (seeds, steps, 4)
+        values = np.array(
+            [runs[strategy][seed][:length] for seed in SEEDS]
+        )  # (seeds, steps, 4)
         error = values[..., 3].std(0, ddof=1) / np.sqrt(len(SEEDS))
         axes.errorbar(values[..., column].mean(0), values[..., 3].mean(0), error, marker="o", capsize=3,
                       color=COLOURS[k], label=strategy)  # fmt: skip
@@ -1195,8 +1491,14 @@ for axes, column, unit in zip(panels, (0, 1), ("abstracts", "tokens")):
     last = [100 * np.array([gain_over_random(name, seed, len(few) - 1)[column] for seed in SEEDS])
             for name in ("doubt", "doubt per token")]  # fmt: skip
     doubts, per_token = (f"{one.mean():+.1f} ± {standard_error(one):.1f}" for one in last)
-    axes.set_title(f"At equal {unit}, last step: doubt {doubts},\ndoubt per token {per_token} points (SE)", fontsize=10)
-    ticks = np.mean([[r[column] for r in run[: len(few) + 1]] for run in runs["random"].values()], axis=0)
+    axes.set_title(
+        f"At equal {unit}, last step: doubt {doubts},\ndoubt per token {per_token} points (SE)",
+        fontsize=10,
+    )
+    ticks = np.mean(
+        [[r[column] for r in run[: len(few) + 1]] for run in runs["random"].values()],
+        axis=0,
+    )
     axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.minorticks_off()
 panels[0].set_ylabel("F1 on the test abstracts (± SE)")
@@ -1204,16 +1506,29 @@ panels[0].legend(fontsize=9)
 plt.show()
 
 # %%
-chance = np.mean([run[: len(few) + 1] for run in runs["random"].values()], axis=0)  # (steps, 4), mean over the seeds
-print("to reach the F1 of the last step, random choice needs (gain ± 2 SE, read off its mean curve):")
+chance = np.mean(
+    [run[: len(few) + 1] for run in runs["random"].values()], axis=0
+)  # (steps, 4), mean over the seeds
+print(
+    "to reach the F1 of the last step, random choice needs (gain ± 2 SE, read off its mean curve):"
+)
 for strategy in ("doubt", "doubt per token"):
     for column, unit in enumerate(("abstracts", "tokens")):
         used = np.mean([run[-1][column] for run in runs[strategy].values()])
         level = np.interp(np.log(used), np.log(chance[:, column]), chance[:, 3])
         gains = [gain_over_random(strategy, seed, len(few) - 1)[column] for seed in SEEDS]
         ends = [np.mean(gains) + k * standard_error(gains) for k in (-2, 0, 2)]
-        low, middle, high = (np.exp(np.interp(level + end, chance[:, 3], np.log(chance[:, column]))) for end in ends)
-        verdict = "fewer needed" if used < low else "more needed" if used > high else "nothing shown"
+        low, middle, high = (
+            np.exp(np.interp(level + end, chance[:, 3], np.log(chance[:, column])))
+            for end in ends
+        )
+        verdict = (
+            "fewer needed"
+            if used < low
+            else "more needed"
+            if used > high
+            else "nothing shown"
+        )
         needed = f"random {middle:>8,.0f}, from {low:,.0f} to {high:,.0f}"
         print(f"   {strategy:<16}{used:>8,.0f} {unit:<10} {needed:<38} {verdict}")
 
@@ -1253,9 +1568,16 @@ def runs_of(sentence, length=8):
 
 def copies(train, test, share=0.5):
     """Numbers of the test sentences that are exact copies, and of those that are near copies only."""
-    texts, known = {squeezed(one.text) for one in train}, {run for one in train for run in runs_of(one)}
+    texts, known = (
+        {squeezed(one.text) for one in train},
+        {run for one in train for run in runs_of(one)},
+    )
     exact = [k for k, one in enumerate(test) if squeezed(one.text) in texts]
-    near = [k for k, one in enumerate(test) if (r := runs_of(one)) and sum(x in known for x in r) >= share * len(r)]
+    near = [
+        k
+        for k, one in enumerate(test)
+        if (r := runs_of(one)) and sum(x in known for x in r) >= share * len(r)
+    ]
     return exact, sorted(set(near) - set(exact))
 
 
@@ -1281,15 +1603,22 @@ exact = found_copies[bc2gm.name][0]
 if len(exact) >= 10:
     pairs = [(train_texts[squeezed(bc2gm.test[k].text)][0], bc2gm.test[k]) for k in exact]
     texts = [(squeezed(a.text), squeezed(b.text)) for a, b in pairs]
-    spans = [[{official_place(e, one.text) for e in one.entities} for one in pair] for pair in pairs]
+    spans = [
+        [{official_place(e, one.text) for e in one.entities} for one in pair]
+        for pair in pairs
+    ]
     agreed = f1_of(np.array([strict_by_hand(*pair) for pair in spans], float).sum(0))
     held = [len(one.entities) for _, one in pairs]
-    print(f"{len(pairs)} real copies, {sum(map(bool, held))} of them with a name, {sum(held)} mentions in all")
+    print(
+        f"{len(pairs)} real copies, {sum(map(bool, held))} of them with a name, {sum(held)} mentions in all"
+    )
     print(f"the train annotation scored against the test annotation: F1 {100 * agreed:.1f}")
 else:
     planted = random.Random(0).sample(bc2gm.test, min(15, len(bc2gm.test)))
     pairs = [(one, one) for one in planted]
-    print(f"{len(exact)} real copies, too few: {len(pairs)} test sentences are planted in the training sentences")
+    print(
+        f"{len(exact)} real copies, too few: {len(pairs)} test sentences are planted in the training sentences"
+    )
 
 twins = [a for a, _ in pairs]
 copied_texts = {squeezed(b.text) for _, b in pairs}
@@ -1309,7 +1638,9 @@ for name, some in [("copied", copied), ("other", others)]:
     effect[name] = [one.sum(0) for one in counts]
     print(f"{name:<7} test sentences ({len(some):>4}): F1 {leaked:.3f} with twins in training, {honest:.3f} without; "
           f"difference {leaked - honest:+.3f}, interval {low:+.3f} to {high:+.3f}")  # fmt: skip
-rest = effect["other"][1] * (len(bc2gm.test) - len(copied)) / len(others)  # counts, scaled up to all other sentences
+rest = (
+    effect["other"][1] * (len(bc2gm.test) - len(copied)) / len(others)
+)  # counts, scaled up to all other sentences
 moved = 100 * (f1_of(effect["copied"][0] + rest) - f1_of(effect["copied"][1] + rest))
 mentions = [sum(len(one.entities) for one in some) for some in (copied, bc2gm.test)]
 print(f"\ncopies are {len(copied) / len(bc2gm.test):.1%} of the test sentences and hold "
@@ -1330,14 +1661,20 @@ print(f"\ncopies are {len(copied) / len(bc2gm.test):.1%} of the test sentences a
 
 # %%
 leak = [one for one in bc5cdr.train if any(squeezed(one.text) in text for text in whole)]
-if not leak:  # the course's own documents are in the test split: take their sentences from there
+if (
+    not leak
+):  # the course's own documents are in the test split: take their sentences from there
     leak = [one for one in bc5cdr.test if any(squeezed(one.text) in text for text in whole)]
 leaky = train_crf([*train[: max(len(train) - len(leak), len(train) // 2)], *leak])
 leaky_rows = strict_rows(reading, [read(leaky, one.text) for one in reading])
 honest_rows = strict_rows(reading, found)
 drawn = f1_of(bootstrap(leaky_rows)) - f1_of(bootstrap(honest_rows))
-print(f"{len(reading)} abstracts; F1 of a tagger that was not trained on them: {f1_of(honest_rows.sum(0)):.3f}")
-print(f"F1 of one that was, on their {len(leak)} sentences among others: {f1_of(leaky_rows.sum(0)):.3f}")
+print(
+    f"{len(reading)} abstracts; F1 of a tagger that was not trained on them: {f1_of(honest_rows.sum(0)):.3f}"
+)
+print(
+    f"F1 of one that was, on their {len(leak)} sentences among others: {f1_of(leaky_rows.sum(0)):.3f}"
+)
 lift = f1_of(leaky_rows.sum(0)) - f1_of(honest_rows.sum(0))
 print(f"difference {lift:+.3f}, paired interval over abstracts {interval(drawn).round(3)}")
 
@@ -1359,7 +1696,15 @@ MINERALS = [
     "halite", "gypsum", "zircon", "rutile", "barite", "fluorite", "kyanite", "native copper", "magnetite", "hematite",
     "white mica", "augite", "talc", "beryl", "apatite",
 ]  # fmt: skip
-PLACES = ["a granite", "the vein", "a thin section", "the basalt", "an old quarry", "the dry lake", "a drill core"]
+PLACES = [
+    "a granite",
+    "the vein",
+    "a thin section",
+    "the basalt",
+    "an old quarry",
+    "the dry lake",
+    "a drill core",
+]
 FORMS = [
     "{a} and {b} were seen in {place} .", "In {place} , grains of {a} surround {b} .", "No {a} occurs in {place} .",
     "{place} is rich in {a} but poor in {b} .", "We dated {a} from {place} .", "Samples of {place} were polished .",
@@ -1371,7 +1716,11 @@ for _ in range(150):
     names = dict(zip("ab", draw.sample(MINERALS, 2)))
     for word in draw.choice(FORMS).replace("{place}", draw.choice(PLACES)).split():
         parts = names[word[1]].split() if word in ("{a}", "{b}") else [word]
-        tags = ["B-Mineral", *["I-Mineral"] * (len(parts) - 1)] if word in ("{a}", "{b}") else ["O"]
+        tags = (
+            ["B-Mineral", *["I-Mineral"] * (len(parts) - 1)]
+            if word in ("{a}", "{b}")
+            else ["O"]
+        )
         lines += [f"{part}\t{tag}" for part, tag in zip(parts, tags)]
     lines.append("")
 folder = course.build / "nb12"
@@ -1388,7 +1737,9 @@ for name in ["minerals.jsonl", "minerals.pubtator"]:
     again = read_sentences(folder / name)
     assert [one.text for one in again] == [one.text for one in minerals]
     assert [one.entities for one in again] == [one.entities for one in minerals]
-print(f"{len(minerals)} sentences, types {sorted({e.type for s in minerals for e in s.entities})}; three formats agree")
+print(
+    f"{len(minerals)} sentences, types {sorted({e.type for s in minerals for e in s.entities})}; three formats agree"
+)
 
 # %% [markdown]
 # **Put the path of your file here.** `None` takes the minerals. Endings `.jsonl` and `.pubtator` (also `.pubtator.txt`)
@@ -1405,19 +1756,34 @@ def study(path, test_share=0.3, seed=0):
     documents = defaultdict(list)
     for number, one in enumerate(read_sentences(path)):
         if one.tokens:
-            documents[one.document or number].append(one)  # without a document's name each sentence is one
+            documents[one.document or number].append(
+                one
+            )  # without a document's name each sentence is one
     order = list(documents.values())
     random.Random(seed).shuffle(order)
     cut = round(len(order) * test_share)
-    test, train = ([one for document in some for one in document] for some in (order[:cut], order[cut:]))
+    test, train = (
+        [one for document in some for one in document]
+        for some in (order[:cut], order[cut:])
+    )
     exact, near = copies(train, test)
-    print(f"{len(train)} to train on, {len(test)} to test on; {len(exact)} exact and {len(near)} near copies left out")
+    print(
+        f"{len(train)} to train on, {len(test)} to test on; {len(exact)} exact and {len(near)} near copies left out"
+    )
     test = [one for k, one in enumerate(test) if k not in {*exact, *near}]
     tagger = train_crf(train)
     predicted = tagger.predict(test)
-    print(evaluate(test, predicted, groups=[one.document or number for number, one in enumerate(test)]))
+    print(
+        evaluate(
+            test,
+            predicted,
+            groups=[one.document or number for number, one in enumerate(test)],
+        )
+    )
     for kind, table in share_by_novelty(test, predicted, novelty(train)).items():
-        print(f"   recall of {kind:<12}{table[:, 0].sum():>5.0f} of {table[:, 1].sum():.0f}")
+        print(
+            f"   recall of {kind:<12}{table[:, 0].sum():>5.0f} of {table[:, 1].sum():.0f}"
+        )
     print("   errors:", dict(Counter(kind for kind, *_ in errors(test, predicted))))
     return tagger, test, predicted
 
@@ -1458,23 +1824,32 @@ print(read(again, MY_TEXT).entities)
 report = evaluate(test, test_found)
 assert (report.correct, report.predicted, report.support) == tuple(rows.sum(0))
 np.testing.assert_allclose(report.f1, f1_of(rows.sum(0)), rtol=1e-12)
-np.testing.assert_allclose(report.intervals["f1"], interval(f1_of(bootstrap(rows))), rtol=1e-12)
+np.testing.assert_allclose(
+    report.intervals["f1"], interval(f1_of(bootstrap(rows))), rtol=1e-12
+)
 print("strict counts and bootstrap interval agree")
 
 for predicted in gene_found.values():
     total = np.zeros(3)
     for one, other in zip(gene_test, predicted):
         sides = official.genes.get(one.id, []), official.alternatives.get(one.id, [])
-        total += official_by_hand(*map(set, sides), {official_place(e, one.text) for e in other.entities})
+        total += official_by_hand(
+            *map(set, sides), {official_place(e, one.text) for e in other.entities}
+        )
     theirs = evaluate(gene_test, predicted, "bc2", official=official, resamples=0)
     assert tuple(total) == (theirs.correct, theirs.predicted, theirs.support)
 generator = random.Random(0)
 for _ in range(2000):
     gold, accepted, predicted = (
-        {(start := generator.randrange(20), start + generator.randrange(4)) for _ in range(generator.randrange(5))}
+        {
+            (start := generator.randrange(20), start + generator.randrange(4))
+            for _ in range(generator.randrange(5))
+        }
         for _ in range(3)
     )
-    assert official_by_hand(gold, accepted, predicted) == official_counts(list(gold), list(accepted), list(predicted))
+    assert official_by_hand(gold, accepted, predicted) == official_counts(
+        list(gold), list(accepted), list(predicted)
+    )
 print("official counts agree")
 
 # %% [markdown]
@@ -1503,7 +1878,9 @@ def draw_threshold(threshold=0.5):
     left.plot(RECALL, PRECISION, color=COLOURS[0])
     left.plot(correct / gold, correct / max(predicted, 1), "o", color=COLOURS[1])
     left.set(xlabel="recall", ylabel="precision")
-    left.set_title(f"Precision {correct / max(predicted, 1):.3f}, recall {correct / gold:.3f}")
+    left.set_title(
+        f"Precision {correct / max(predicted, 1):.3f}, recall {correct / gold:.3f}"
+    )
     edges = np.linspace(0, 1, 21)
     middle.hist([confidence[right], confidence[~right]], edges, stacked=True, color=COLOURS[:2],
                 label=["right", "wrong"])  # fmt: skip
@@ -1520,7 +1897,9 @@ for threshold in (0.0, 0.9):
     draw_threshold(threshold)
     plt.show()
 best = f1_of(CURVE).argmax()
-print(f"F1 without a threshold {f1_of(CURVE)[0]:.4f}; highest {f1_of(CURVE)[best]:.4f}, at {THRESHOLDS[best]:.2f}")
+print(
+    f"F1 without a threshold {f1_of(CURVE)[0]:.4f}; highest {f1_of(CURVE)[best]:.4f}, at {THRESHOLDS[best]:.2f}"
+)
 
 # %%
 play(draw_threshold, threshold=(0.0, 0.99, 0.01))

@@ -35,18 +35,35 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = ["accelerate", "ipywidgets", "matplotlib", "pycrfsuite", "safetensors", "scipy", "snowballstemmer",
-          "spacy", "tqdm", "transformers"]
+NEEDED = [
+    "accelerate",
+    "ipywidgets",
+    "matplotlib",
+    "pycrfsuite",
+    "safetensors",
+    "scipy",
+    "snowballstemmer",
+    "spacy",
+    "tqdm",
+    "transformers",
+]
 
-root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()), None)
+root = next(
+    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
+    None,
+)
 if root is None:
     root = Path.cwd() / "diffusion-ner-course"
     if not root.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
+        )
 sys.path.insert(0, str(root))
 
 from utils.course import start
@@ -106,12 +123,17 @@ NAMES = {"wnut17": "WNUT17", "ncbi-disease": "NCBI", "bc5cdr": "BC5CDR", "bc2gm"
          "ctp-eligibility": "criteria"}  # fmt: skip
 corpora = {short: load_corpus(name) for name, short in NAMES.items()}
 criteria = corpora["criteria"]
-print("\nthe course's own corpus stands in for:", ", ".join(n for n in corpora if corpora[n].stands_in) or "none")
+print(
+    "\nthe course's own corpus stands in for:",
+    ", ".join(n for n in corpora if corpora[n].stands_in) or "none",
+)
 
 # %%
 shown = []
 for name in ("NCBI", "BC5CDR", "criteria", "criteria"):
-    with_names = [one for one in corpora[name].train if len(one.entities) > 1 and len(one.tokens) < 30]
+    with_names = [
+        one for one in corpora[name].train if len(one.entities) > 1 and len(one.tokens) < 30
+    ]
     shown.append((name, random.Random(len(shown)).choice(with_names)))
 show_entities([one for _, one in shown], titles=[name for name, _ in shown])
 
@@ -159,7 +181,9 @@ halves = {}
 for name, corpus in corpora.items():
     order = random.Random(0).sample(corpus.train, len(corpus.train))
     halves[name] = words_of(order[::2]), words_of(order[1::2])
-apart = np.array([[divergence(halves[a][0], halves[b][1]) for b in corpora] for a in corpora])
+apart = np.array(
+    [[divergence(halves[a][0], halves[b][1]) for b in corpora] for a in corpora]
+)
 
 # %% [markdown]
 # **Check** against SciPy, whose function gives the square root:
@@ -169,7 +193,9 @@ apart = np.array([[divergence(halves[a][0], halves[b][1]) for b in corpora] for 
 for first, second in [("WNUT17", "criteria"), ("NCBI", "BC5CDR")]:
     counts = Counter(halves[first][0]), Counter(halves[second][1])
     p, q = ([one[word] for word in sorted(counts[0] | counts[1])] for one in counts)
-    assert math.isclose(divergence(halves[first][0], halves[second][1]), jensenshannon(p, q, base=2) ** 2)
+    assert math.isclose(
+        divergence(halves[first][0], halves[second][1]), jensenshannon(p, q, base=2) ** 2
+    )
 print("By hand and by SciPy: the same divergence.")
 
 # %% [markdown]
@@ -194,12 +220,22 @@ def make_random_encoder(folder, sentences):
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special, show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=2000, special_tokens=special, show_progress=False
+    )
     tokenizer.train_from_iterator([one.text for one in sentences], trainer)
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **names).save_pretrained(folder)
-    size = dict(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192)
-    config = BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=256, **size)
+    names = dict(
+        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special)
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=256, **names
+    ).save_pretrained(folder)
+    size = dict(
+        hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192
+    )
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=256, **size
+    )
     BertModel(config).save_pretrained(folder)
     return folder
 
@@ -212,7 +248,9 @@ for ENCODER in dict.fromkeys([WANTED, None]):
     except OSError:
         print(f"{ENCODER or 'all-MiniLM-L6-v2'} is neither here nor to be had")
 else:
-    print(f"so the encoder is a small one with RANDOM weights. To get a real one: {INSTALL}")
+    print(
+        f"so the encoder is a small one with RANDOM weights. To get a real one: {INSTALL}"
+    )
     ENCODER = make_random_encoder(FOLDER / "random-encoder", corpora["BC5CDR"].train)
     encoder, tokenizer = load_encoder(ENCODER)
 weights = sum(parameter.numel() for parameter in encoder.parameters())
@@ -220,16 +258,30 @@ print(f"encoder: {ENCODER or 'all-MiniLM-L6-v2'}, {weights / 1e6:.1f} million we
 del encoder  # each tagger below loads its own
 
 # %%
-MAPPING = {"chronic_disease": "Disease", "cancer": "Disease"}  # what counts as a condition in the criteria
-conditions = [e.text.lower() for one in criteria.test for e in one.entities if e.type in MAPPING]
+MAPPING = {
+    "chronic_disease": "Disease",
+    "cancer": "Disease",
+}  # what counts as a condition in the criteria
+conditions = [
+    e.text.lower() for one in criteria.test for e in one.entities if e.type in MAPPING
+]
 test_words = [word.lower() for one in criteria.test for word in one.words]
-print(f"{'':<10}{'words in a':>12}{'with a':>9}{'pieces':>9}{'criteria: words':>17}{'conditions':>12}")
-print(f"{'':<10}{'sentence':>12}{'capital':>9}{'a word':>9}{'not in sample':>17}{'not annotated':>15}")
+print(
+    f"{'':<10}{'words in a':>12}{'with a':>9}{'pieces':>9}{'criteria: words':>17}{'conditions':>12}"
+)
+print(
+    f"{'':<10}{'sentence':>12}{'capital':>9}{'a word':>9}{'not in sample':>17}{'not annotated':>15}"
+)
 unseen = {}
 for name, corpus in corpora.items():
     sample = random.Random(0).sample(corpus.train, min(len(corpus.train), 1000))
     words = [word for one in sample for word in one.words]
-    pieces = sum(len(ids) for ids in tokenizer([one.text for one in sample], add_special_tokens=False)["input_ids"])
+    pieces = sum(
+        len(ids)
+        for ids in tokenizer([one.text for one in sample], add_special_tokens=False)[
+            "input_ids"
+        ]
+    )
     vocabulary = {*halves[name][0]}
     unseen[name] = np.mean([word not in vocabulary for word in test_words])
     annotated = {e.text.lower() for one in corpus.train for e in one.entities}
@@ -241,7 +293,12 @@ for name, corpus in corpora.items():
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[3, 2])
 left.imshow(apart, cmap="cividis_r", vmin=0, vmax=apart.max())
-left.set(xticks=range(len(corpora)), yticks=range(len(corpora)), xticklabels=corpora, yticklabels=corpora)
+left.set(
+    xticks=range(len(corpora)),
+    yticks=range(len(corpora)),
+    xticklabels=corpora,
+    yticklabels=corpora,
+)
 for (row, column), value in np.ndenumerate(apart):
     left.text(column, row, f"{value:.2f}", ha="center", va="center",
               color="white" if value > 0.6 * apart.max() else "black")  # fmt: skip
@@ -249,9 +306,15 @@ left.grid(False)
 others = [name for name in corpora if name != "criteria"]
 nearest = min(range(len(others)), key=lambda k: apart[k, -1])
 floor = max(apart[-1, -1], apart[nearest, nearest])
-left.set_title(f"Nearest to the criteria: {others[nearest]}, {apart[nearest, -1]:.2f} bit (floor {floor:.2f})")
+left.set_title(
+    f"Nearest to the criteria: {others[nearest]}, {apart[nearest, -1]:.2f} bit (floor {floor:.2f})"
+)
 right.barh(range(len(unseen)), [100 * share for share in unseen.values()], color=COLOURS[0])
-right.set(yticks=range(len(unseen)), yticklabels=unseen, xlabel="per cent of the words in the criteria's test split")
+right.set(
+    yticks=range(len(unseen)),
+    yticklabels=unseen,
+    xlabel="per cent of the words in the criteria's test split",
+)
 right.invert_yaxis()
 right.set_title(f"Words that a sample of {WORDS:,} does not have")
 plt.show()
@@ -280,7 +343,9 @@ for one in criteria.train:
 print(f"{'type':<18}{'mentions':>9}{'Disease':>9}{'Chemical':>9}   drawn at random")
 for kind, texts in sorted(mentions.items(), key=lambda pair: -len(pair[1]))[:10]:
     shares = [np.mean([text.lower() in known[other] for text in texts]) for other in known]
-    some = " | ".join(text[:28] for text in random.Random(3).sample(texts, min(4, len(texts))))
+    some = " | ".join(
+        text[:28] for text in random.Random(3).sample(texts, min(4, len(texts)))
+    )
     print(f"{kind:<18}{len(texts):>9,}{shares[0]:>9.0%}{shares[1]:>9.0%}   {some}")
 
 # %% [markdown]
@@ -297,16 +362,26 @@ for kind, texts in sorted(mentions.items(), key=lambda pair: -len(pair[1]))[:10]
 def renamed(sentences, names):
     """The sentences with the types in `names` under their new names, other entities left out."""
     return [
-        one.with_entities(Entity(e.start, e.end, names[e.type]) for e in one.entities if e.type in names)
+        one.with_entities(
+            Entity(e.start, e.end, names[e.type]) for e in one.entities if e.type in names
+        )
         for one in sentences
     ]
 
 
 def lowered(sentences):
     """The same sentences in lower case; a letter whose small form is longer stays, so that offsets hold."""
-    texts = ["".join(c.lower() if len(c.lower()) == 1 else c for c in one.text) for one in sentences]
+    texts = [
+        "".join(c.lower() if len(c.lower()) == 1 else c for c in one.text)
+        for one in sentences
+    ]
     return [
-        Sentence(text, [t[:2] for t in one.tokens], [Entity(*e.span) for e in one.entities], one.id)
+        Sentence(
+            text,
+            [t[:2] for t in one.tokens],
+            [Entity(*e.span) for e in one.entities],
+            one.id,
+        )
         for text, one in zip(texts, sentences)
     ]
 
@@ -317,19 +392,34 @@ def draw(sentences, count, seed=0):
 
 # %%
 SIZE = course.pick(test=40, cpu=200, gpu=4000)
-TESTED = course.pick(test=30, cpu=150, gpu=1000)  # of the criteria twice as many: most is measured there
-ONLY = {"NCBI": {"Disease": "Disease"}, "BC5CDR": {"Disease": "Disease"}, "criteria": MAPPING}
+TESTED = course.pick(
+    test=30, cpu=150, gpu=1000
+)  # of the criteria twice as many: most is measured there
+ONLY = {
+    "NCBI": {"Disease": "Disease"},
+    "BC5CDR": {"Disease": "Disease"},
+    "criteria": MAPPING,
+}
 domains = ["WNUT17", *ONLY]
 train, test = {}, {}
 for name in domains:
     tested = TESTED * (1 + (name == "criteria"))
-    for split, part, count in [(train, corpora[name].train, SIZE), (test, corpora[name].test, tested)]:
+    for split, part, count in [
+        (train, corpora[name].train, SIZE),
+        (test, corpora[name].test, tested),
+    ]:
         part = draw(part, count)
-        split[name] = renamed(part, ONLY[name]) if name in ONLY else part  # WNUT17 keeps its types
-low_train, low_test = ({name: lowered(part) for name, part in split.items()} for split in (train, test))
+        split[name] = (
+            renamed(part, ONLY[name]) if name in ONLY else part
+        )  # WNUT17 keeps its types
+low_train, low_test = (
+    {name: lowered(part) for name, part in split.items()} for split in (train, test)
+)
 for name in domains:
     count = sum(len(one.entities) for one in test[name])
-    print(f"{name:<9} {len(train[name]):>5,} to train on, {len(test[name]):>4,} to test on ({count:,} mentions)")
+    print(
+        f"{name:<9} {len(train[name]):>5,} to train on, {len(test[name]):>4,} to test on ({count:,} mentions)"
+    )
 
 # %% [markdown]
 # ## 2. Zero-shot: what a tagger is worth elsewhere
@@ -355,19 +445,25 @@ ITERATIONS = course.pick(test=30, cpu=50, gpu=100)
 SOURCE_EPOCHS = course.pick(test=3, cpu=4, gpu=4)
 FEW = 8  # sentences in a step, where there are few in all
 CELLS = 1024  # word pieces in a step, so that a few long sentences do not fill the memory
-RATE = 5e-4 if weights < 5e7 else 1e-4  # a small encoder bears a higher learning rate than a large one
+RATE = (
+    5e-4 if weights < 5e7 else 1e-4
+)  # a small encoder bears a higher learning rate than a large one
 
 
 def train_crf(sentences, features=FEATURES):
     """A small CRF; the same sentences always give the same tagger."""
-    return CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS).fit(sentences, progress=False)
+    return CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS).fit(
+        sentences, progress=False
+    )
 
 
 def train_encoder(sentences, epochs=SOURCE_EPOCHS, seed=0, encoder=ENCODER, **recipe):
     """The encoder with a new token head, all of it trained."""
     sizes = {"batch_size": course.pick(test=FEW, cpu=16, gpu=32), "batch_cells": CELLS}
     recipe = sizes | {"learning_rate": RATE} | recipe
-    return TransformerTagger(encoder, epochs=epochs, seed=seed, **recipe).fit(sentences, progress=False)
+    return TransformerTagger(encoder, epochs=epochs, seed=seed, **recipe).fit(
+        sentences, progress=False
+    )
 
 
 def learn_few(sentences, epochs, seed, encoder=ENCODER):
@@ -377,7 +473,10 @@ def learn_few(sentences, epochs, seed, encoder=ENCODER):
 
 # %%
 def untyped(sentences):
-    return [one.with_entities(Entity(e.start, e.end, "any") for e in one.entities) for one in sentences]
+    return [
+        one.with_entities(Entity(e.start, e.end, "any") for e in one.entities)
+        for one in sentences
+    ]
 
 
 def f1(gold, predicted):
@@ -388,13 +487,18 @@ def f1(gold, predicted):
 def row(tagger, tests):
     """F1 of a tagger on each test set, types ignored, and what it finds in the criteria."""
     found = {name: tagger.predict(some) for name, some in tests.items()}
-    return [f1(untyped(tests[name]), untyped(found[name])) for name in tests], found["criteria"]
+    return [f1(untyped(tests[name]), untyped(found[name])) for name in tests], found[
+        "criteria"
+    ]
 
 
 # %%
 gold = low_test["criteria"]
 matrices, on_criteria = {}, {}
-for case, learn, tests in [("CRF, as written", train, test), ("CRF, lower case", low_train, low_test)]:
+for case, learn, tests in [
+    ("CRF, as written", train, test),
+    ("CRF, lower case", low_train, low_test),
+]:
     rows = []
     for name in tqdm(domains, case):
         scores_here, found = row(train_crf(learn[name]), tests)
@@ -420,19 +524,30 @@ figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
 for ax, (name, values) in zip(axes, matrices.items()):
     ax.imshow(values, cmap="cividis", vmin=0, vmax=100)
     for (i, j), value in np.ndenumerate(values):
-        ax.text(j, i, f"{value:.0f}", ha="center", va="center", color="white" if value < 50 else "black")
+        ax.text(
+            j,
+            i,
+            f"{value:.0f}",
+            ha="center",
+            va="center",
+            color="white" if value < 50 else "black",
+        )
     ax.set_xticks(range(len(domains)), domains, rotation=30)
     ax.set_yticks(range(len(domains)), domains)
     ax.set_xlabel("tested on")
     ax.grid(False)
     best = max(range(len(domains) - 1), key=lambda i: values[i, -1])
-    ax.set_title(f"{name}\nto the criteria: {domains[best]}, {values[best, -1]:.0f}; home {values[-1, -1]:.0f}")
+    ax.set_title(
+        f"{name}\nto the criteria: {domains[best]}, {values[best, -1]:.0f}; home {values[-1, -1]:.0f}"
+    )
 axes[0].set_ylabel("trained on")
 figure.suptitle("F1 on exact spans, types ignored, per cent", fontsize=10)
 plt.show()
 written, low = matrices["CRF, as written"], matrices["CRF, lower case"]
 for j, name in enumerate(domains[1:], 1):
-    changes = "  ".join(f"{domains[i]} {low[i, j] - written[i, j]:+.1f}" for i in range(1, len(domains)))
+    changes = "  ".join(
+        f"{domains[i]} {low[i, j] - written[i, j]:+.1f}" for i in range(1, len(domains))
+    )
     print(f"lower case, tested on {name:<9} changes F1 of the CRF trained on: {changes}")
 
 # %% [markdown]
@@ -449,11 +564,17 @@ def touching(first, second):
     return np.mean(found) if found else 0.0
 
 
-print(f"{'on the criteria':<26}{'predicted':>10}{'P':>7}{'R':>7}{'F1':>7}{'P touch':>9}{'R touch':>9}")
+print(
+    f"{'on the criteria':<26}{'predicted':>10}{'P':>7}{'R':>7}{'F1':>7}{'P touch':>9}{'R touch':>9}"
+)
 for name, found in on_criteria.items():
     score = evaluate(untyped(gold), untyped(found), resamples=0)
-    exact = "".join(f"{100 * value:>7.1f}" for value in (score.precision, score.recall, score.f1))
-    print(f"{name:<26}{score.predicted:>10}{exact}{touching(found, gold):>9.0%}{touching(gold, found):>9.0%}")
+    exact = "".join(
+        f"{100 * value:>7.1f}" for value in (score.precision, score.recall, score.f1)
+    )
+    print(
+        f"{name:<26}{score.predicted:>10}{exact}{touching(found, gold):>9.0%}{touching(gold, found):>9.0%}"
+    )
 
 # %% [markdown]
 # **What just happened.** Read along a row: so far a tagger falls from its score at home. Read down a column: what a
@@ -550,7 +671,9 @@ def crf_strategies(few):
 # NBVAL_CHECK_OUTPUT
 words = source[0].words
 plain, both = FEATURES(words), augmented(words)
-assert all(len(two) == 2 * len(one) and two[: len(one)] == one for one, two in zip(plain, both))
+assert all(
+    len(two) == 2 * len(one) and two[: len(one)] == one for one, two in zip(plain, both)
+)
 assert augmented(["no", "such", "sentence"])[0][-1].startswith("target:")
 print("Every feature is there twice, once for all domains and once for its own.")
 
@@ -571,10 +694,16 @@ def print_scores(prefix, baseline):
         for n in SIZES:
             values, others = np.array(scores[strategy][n]), np.array(scores[baseline][n])
             gap, error = (values - others).mean(), half * (values - others).std(ddof=1)
-            note = "" if strategy == baseline else f"({gap:+.1f} ± {error:.1f}{'*' if abs(gap) > error else ' '})"
+            note = (
+                ""
+                if strategy == baseline
+                else f"({gap:+.1f} ± {error:.1f}{'*' if abs(gap) > error else ' '})"
+            )
             line += f"{values.mean():>10.1f} {note:>15}"
         print(line)
-    print(f'in brackets: difference to "{baseline}" of the same seed, ± half of its 95% interval; * does not hold 0')
+    print(
+        f'in brackets: difference to "{baseline}" of the same seed, ± half of its 95% interval; * does not hold 0'
+    )
 
 
 print_scores("CRF", "CRF: target only")
@@ -620,7 +749,9 @@ def my_mask(ids, special, mask_id, count, share, generator):
     anything = torch.randint(count, ids.shape, generator=generator)
     chosen = (draw < share) & ~special
     # Below the share, the same number also says which of the three it is: 80%, 10%, 10%.
-    read = torch.where(draw < 0.8 * share, mask_id, torch.where(draw < 0.9 * share, ids, anything))
+    read = torch.where(
+        draw < 0.8 * share, mask_id, torch.where(draw < 0.9 * share, ids, anything)
+    )
     return torch.where(chosen, read, ids), torch.where(chosen, ids, NOT_CHOSEN)
 
 
@@ -630,7 +761,10 @@ special = torch.isin(ids, torch.tensor([tokenizer.cls_token_id, tokenizer.sep_to
 sizes = tokenizer.mask_token_id, len(tokenizer)
 read, wanted = my_mask(ids, special, *sizes, 0.3, torch.Generator().manual_seed(1))
 print("read:  ", tokenizer.decode(read[0]))
-print("wanted:", ", ".join(tokenizer.convert_ids_to_tokens(wanted[wanted != NOT_CHOSEN].tolist())))
+print(
+    "wanted:",
+    ", ".join(tokenizer.convert_ids_to_tokens(wanted[wanted != NOT_CHOSEN].tolist())),
+)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -688,12 +822,16 @@ def pseudo(teacher, sentences):
 def adapt(tagger, sentences, epochs, seed):
     """A copy of a tagger, trained further on other sentences."""
     tagger = copy.deepcopy(tagger)
-    tagger.recipe = replace(tagger.recipe, epochs=epochs, seed=seed, batch_size=FEW, learning_rate=0.4 * RATE)
+    tagger.recipe = replace(
+        tagger.recipe, epochs=epochs, seed=seed, batch_size=FEW, learning_rate=0.4 * RATE
+    )
     return tagger.fit(sentences, progress=False, go_on=True)
 
 
 # %%
-home = low_test["BC5CDR"]  # what is forgotten is measured on the source's own test sentences
+home = low_test[
+    "BC5CDR"
+]  # what is forgotten is measured on the source's own test sentences
 home_f1 = defaultdict(lambda: defaultdict(list))
 labelled = {}
 
@@ -705,10 +843,16 @@ def encoder_strategies(seed, n):
     yield "encoder: pretrained on", learn_few(few, FRESH * epochs, seed, FOLDER / "read-on")
     teacher = adapt(start_from, few, epochs, seed)
     yield "encoder: fine-tuned", teacher
-    yield "encoder: with replay", adapt(start_from, few + draw(source, n // 2, seed), epochs, seed)
+    yield (
+        "encoder: with replay",
+        adapt(start_from, few + draw(source, n // 2, seed), epochs, seed),
+    )
     labels, sure = labelled[seed, n] = pseudo(teacher, unlabelled[seed])
     kept = [one for one, confidence in zip(labels, sure) if confidence >= THRESHOLD]
-    yield "encoder: self-training", adapt(teacher, few + kept, course.pick(test=1, cpu=1, gpu=2), seed)
+    yield (
+        "encoder: self-training",
+        adapt(teacher, few + kept, course.pick(test=1, cpu=1, gpu=2), seed),
+    )
 
 
 for seed, n in tqdm([(seed, n) for seed in SEEDS for n in SIZES], "encoders"):
@@ -739,27 +883,43 @@ for ax, family in zip(axes, zero):
     lines = [one for one in scores if one.startswith(family)]
     for k, strategy in enumerate(lines):
         values = np.array([scores[strategy][n] for n in SIZES])
-        shift = 1.02 ** (k - len(lines) / 2)  # side by side, or the bars would hide each other
+        shift = 1.02 ** (
+            k - len(lines) / 2
+        )  # side by side, or the bars would hide each other
         error = values.std(1, ddof=1) / math.sqrt(values.shape[1])
         ax.errorbar(np.array(SIZES) * shift, values.mean(1), error, marker="osD^v"[k], markersize=5, capsize=3,
                     color=COLOURS[k], label=strategy.split(": ")[1])  # fmt: skip
     ax.axhline(zero[family], color="black", ls="--", lw=1, label="no target sentence")
-    ax.axhline(full[family], color="black", ls=":", lw=1, label=f"{len(low_train['criteria'])} target sentences")
+    ax.axhline(
+        full[family],
+        color="black",
+        ls=":",
+        lw=1,
+        label=f"{len(low_train['criteria'])} target sentences",
+    )
     ax.set(xscale="log", xlabel="annotated target sentences")
     ax.set_xticks(SIZES, [str(n) for n in SIZES])
     ax.minorticks_off()
-    top = [max(lines, key=lambda one: np.mean(scores[one][n])) for n in (SIZES[0], SIZES[-1])]
-    gains = [np.mean(scores[one][n]) - np.mean(scores[lines[0]][n]) for one, n in zip(top, (SIZES[0], SIZES[-1]))]
+    top = [
+        max(lines, key=lambda one: np.mean(scores[one][n])) for n in (SIZES[0], SIZES[-1])
+    ]
+    gains = [
+        np.mean(scores[one][n]) - np.mean(scores[lines[0]][n])
+        for one, n in zip(top, (SIZES[0], SIZES[-1]))
+    ]
     ax.set_title(f"{family}, highest mean at n = {SIZES[0]}: {top[0].split(': ')[1]} ({gains[0]:+.1f})\n"
                  f"at n = {SIZES[-1]}: {top[1].split(': ')[1]} ({gains[1]:+.1f} over target only)")  # fmt: skip
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
 axes[0].set_ylabel("F1 on the criteria's test sentences")
 plt.show()
-print(f"means and standard errors of {len(CRF_SEEDS)} seeds (CRF), {len(SEEDS)} (encoder); {len(gold)} test sentences")
+print(
+    f"means and standard errors of {len(CRF_SEEDS)} seeds (CRF), {len(SEEDS)} (encoder); {len(gold)} test sentences"
+)
 
 # %% [markdown]
 # Were the teacher's labels right? For the *kept* sentences and for all of them: the share in which the teacher found
 # any condition; its labels and their precision; the hidden gold conditions in these sentences and the recall of them.
+
 
 # %%
 def share(part, whole):
@@ -823,15 +983,21 @@ for seed in tqdm(SEEDS, "chains"):
     few, epochs = target[seed, MIDDLE], EPOCHS[MIDDLE]
     one = learn_few(few, FRESH * epochs, seed, FOLDER / "wnut17")
     chains["WNUT17, criteria"].append(f1(gold, one.predict(gold)))
-    chains["WNUT17, BC5CDR, criteria"].append(f1(gold, adapt(both, few, epochs, seed).predict(gold)))
-print(f"no target sentence: BC5CDR {zero['encoder']:.1f}; WNUT17, BC5CDR {f1(gold, both.predict(gold)):.1f}\n")
+    chains["WNUT17, BC5CDR, criteria"].append(
+        f1(gold, adapt(both, few, epochs, seed).predict(gold))
+    )
+print(
+    f"no target sentence: BC5CDR {zero['encoder']:.1f}; WNUT17, BC5CDR {f1(gold, both.predict(gold)):.1f}\n"
+)
 half = student.ppf(0.975, len(SEEDS) - 1) / math.sqrt(len(SEEDS))
 for name, values in chains.items():
     gap = np.subtract(values, chains["criteria"])
     print(f"{name:<26} F1 {np.mean(values):.1f}" + (f"; over criteria alone {gap.mean():+.1f} ± "
           f"{half * gap.std(ddof=1):.1f}" if name != "criteria" else ""))  # fmt: skip
 gap = np.subtract(chains["WNUT17, BC5CDR, criteria"], chains["BC5CDR, criteria"])
-print(f"WNUT17 before BC5CDR, against BC5CDR alone: {gap.mean():+.1f} ± {half * gap.std(ddof=1):.1f} (n = {MIDDLE})")
+print(
+    f"WNUT17 before BC5CDR, against BC5CDR alone: {gap.mean():+.1f} ± {half * gap.std(ddof=1):.1f} (n = {MIDDLE})"
+)
 
 # %% [markdown]
 # **What just happened.** ± is half of the 95% interval of the paired difference, as in section 3. Where it is larger
@@ -855,13 +1021,19 @@ for k, (strategy, by_size) in enumerate(home_f1.items()):
     errors = [one.std(1, ddof=1) / math.sqrt(len(SEEDS)) for one in (here, there)]
     name = strategy.split(": ")[1]
     ax.plot(there.mean(1), here.mean(1), color=COLOURS[k])
-    for step, (n, x, y, dx, dy) in enumerate(zip(SIZES, there.mean(1), here.mean(1), errors[1], errors[0])):
+    for step, (n, x, y, dx, dy) in enumerate(
+        zip(SIZES, there.mean(1), here.mean(1), errors[1], errors[0])
+    ):
         look = dict(marker="os"[k], markersize=4 + 3 * step, capsize=3, color=COLOURS[k])
         ax.errorbar(x, y, dy, dx, **look, label=name if n == SIZES[-1] else None)
-        print(f"{name:<12} n = {n:>4}: BC5CDR {y:.1f} ± {dy:.1f} ({y - before:+.1f}), criteria {x:.1f} ± {dx:.1f}")
+        print(
+            f"{name:<12} n = {n:>4}: BC5CDR {y:.1f} ± {dy:.1f} ({y - before:+.1f}), criteria {x:.1f} ± {dx:.1f}"
+        )
 change = [np.mean(by_size[SIZES[-1]]) - before for by_size in home_f1.values()]
 ax.set(xlabel="F1 on the criteria (target)", ylabel="F1 on BC5CDR (source)")
-ax.set_title(f"n = {SIZES[-1]}: the source changes by {change[0]:+.1f} points, with replay by {change[1]:+.1f}")
+ax.set_title(
+    f"n = {SIZES[-1]}: the source changes by {change[0]:+.1f} points, with replay by {change[1]:+.1f}"
+)
 ax.legend(title=f"larger mark: larger n ({', '.join(map(str, SIZES))})", title_fontsize=9)
 plt.show()
 
@@ -904,12 +1076,16 @@ ax.hlines(range(len(table)), table.min(1), table.max(1), color="grey", lw=1, zor
 ax.set(yticks=range(len(table)), yticklabels=PUBLISHED, xlabel="F1 on test, published")
 ax.invert_yaxis()
 gain = (table[:, 1:] - table[:, :1]).mean(0)
-ax.set_title(f"Over BERT, on average: BioBERT {gain[0]:+.1f}, PubMedBERT {gain[1]:+.1f} points")
+ax.set_title(
+    f"Over BERT, on average: BioBERT {gain[0]:+.1f}, PubMedBERT {gain[1]:+.1f} points"
+)
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 errors = (table[:, 1:] - table[:, :1]) / (100 - table[:, :1])
 for name, row_of in zip(PUBLISHED, errors):
-    print(f"{name:<16} of what BERT lacks to 100, BioBERT brings {row_of[0]:.0%}, PubMedBERT {row_of[1]:.0%}")
+    print(
+        f"{name:<16} of what BERT lacks to 100, BioBERT brings {row_of[0]:.0%}, PubMedBERT {row_of[1]:.0%}"
+    )
 
 # %% [markdown]
 # That gain goes with reading the abstracts of PubMed, not a handful of sentences (PubMedBERT has its own vocabulary
@@ -935,17 +1111,26 @@ def draw_threshold(threshold=0.9, n=SIZES[0]):
     for bound in [threshold, *grid]:
         kept = np.flatnonzero(sure >= bound)
         score = evaluate([truth[k] for k in kept], [labels[k] for k in kept], resamples=0)
-        any_found = np.mean([bool(labels[k].entities) for k in kept]) if len(kept) else np.nan
-        right = (score.correct / total if total else np.nan for total in (score.predicted, score.support))
+        any_found = (
+            np.mean([bool(labels[k].entities) for k in kept]) if len(kept) else np.nan
+        )
+        right = (
+            score.correct / total if total else np.nan
+            for total in (score.predicted, score.support)
+        )
         curve.append((len(kept) / len(sure), any_found, *right))
     figure, ax = plt.subplots(figsize=(7.5, 3.2))
-    for k, name in enumerate(["sentences kept", "any condition found", "precision", "recall"]):
+    for k, name in enumerate(
+        ["sentences kept", "any condition found", "precision", "recall"]
+    ):
         ax.plot(grid, 100 * np.array(curve[1:])[:, k], color=COLOURS[k], label=name)
     ax.axvline(threshold, color="black", lw=1)
     ax.set(xlabel="threshold on the confidence, eq. 3", ylabel="per cent", ylim=(0, 102))
     kept, _, precision, _ = (100 * value for value in curve[0])
     says = "no label in them" if np.isnan(precision) else f"precision {precision:.0f}%"
-    ax.set_title(f"n = {n}, threshold {threshold:.2f}: {kept:.0f}% of the sentences kept, {says}")
+    ax.set_title(
+        f"n = {n}, threshold {threshold:.2f}: {kept:.0f}% of the sentences kept, {says}"
+    )
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

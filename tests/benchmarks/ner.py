@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.benchmarks.__main__ import machine
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner import Corpus, Report, Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
 from utils.ner.taggers.base import HEADER, Tagger, fit_whole
 from utils.ner.taggers.registry import model_names

@@ -53,9 +53,7 @@ def jupyterlab(folder: Path, scratch: Path) -> Iterator[tuple[str, str]]:
     # Ends by itself some time after the tests were killed and could not end it.
     command += ["--MappingKernelManager.cull_idle_timeout=600", "--ServerApp.shutdown_no_activity_timeout=900"]
     with log.open("w") as stream:
-        server = subprocess.Popen(
-            command, env=settings(scratch), stdout=stream, stderr=stream, start_new_session=True
-        )
+        server = subprocess.Popen(command, env=settings(scratch), stdout=stream, stderr=stream, start_new_session=True)
     try:
         wait_until_up(server, f"http://127.0.0.1:{port}/api/status?token={token}", log)
         yield f"http://127.0.0.1:{port}", token

@@ -30,10 +30,7 @@ def page(tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         context = driver.chromium.launch_persistent_context(
-            str(tmp_path / "profile"),
-            executable_path=browser,
-            args=FLAGS,
-            viewport={"width": 1280, "height": 1100},
+            str(tmp_path / "profile"), executable_path=browser, args=FLAGS, viewport={"width": 1280, "height": 1100}
         )
         yield context.pages[0]
         context.close()

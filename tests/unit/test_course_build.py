@@ -185,12 +185,9 @@ def test_a_control_leaves_a_line_of_text_and_a_progress_bar_nothing():
     notebook = nbformat.v4.new_notebook(metadata={"widgets": {"state": {}}})
     bar, control = " 10%|#    | 1/10 [00:00<?, ?it/s]", "VBox(children=(IntSlider(value=3),))"
     outputs = [
-        new_output("display_data", {WIDGET_TYPE: {"model_id": "1"}, "text/plain": text})
-        for text in (bar, control)
+        new_output("display_data", {WIDGET_TYPE: {"model_id": "1"}, "text/plain": text}) for text in (bar, control)
     ]
-    notebook.cells = [
-        nbformat.v4.new_code_cell("play()", outputs=outputs, metadata={"execution": {"a": "b"}})
-    ]
+    notebook.cells = [nbformat.v4.new_code_cell("play()", outputs=outputs, metadata={"execution": {"a": "b"}})]
     clean(notebook)
     assert [output.data for output in notebook.cells[0].outputs] == [{"text/plain": WIDGET_TEXT}]
     assert not notebook.metadata and not notebook.cells[0].metadata

@@ -59,14 +59,7 @@ def test_tile_puts_every_picture_in_its_place():
     pictures = np.stack([np.full((2, 3, 3), k, dtype=np.uint8) for k in range(5)])
     grid = tile(pictures, columns=2, gap=1, row_gap=4)
     assert grid.shape == (3 * 2 + 2 * 4, 2 * 3 + 1, 3)
-    assert [int(grid[y, x, 0]) for y, x in [(0, 0), (0, 4), (6, 0), (6, 4), (12, 0), (12, 4)]] == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        255,
-    ]
+    assert [int(grid[y, x, 0]) for y, x in [(0, 0), (0, 4), (6, 0), (6, 4), (12, 0), (12, 4)]] == [0, 1, 2, 3, 4, 255]
 
 
 @pytest.mark.parametrize("scale", [1, 3])
@@ -206,16 +199,8 @@ def test_bad_frames_are_refused(frames, titles, message):
 
 def test_colours_are_told_apart_without_red_or_green():
     """Machado et al. (2009): deuteranopia and protanopia at full severity, on linear RGB."""
-    deuteranopia = [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ]
-    protanopia = [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ]
+    deuteranopia = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    protanopia = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
     rgb = np.array([[int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)] for colour in COLOURS])
     for matrix in (deuteranopia, protanopia):
         seen = (rgb**2.2 @ np.array(matrix).T).clip(0, 1) ** (1 / 2.2)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from utils.course import peak_memory_mib, start
-from utils.course.runtime import PROFILES, Runtime, cpu_flags, find_precision, find_profile
+from utils.course.runtime import PROFILES, Runtime, find_profile
+from utils.device import cpu_flags, find_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -50,15 +51,13 @@ def test_unknown_profile_is_refused_with_the_valid_ones(monkeypatch):
     [({"avx2", "avx512f"}, "no"), ({"avx512_bf16"}, "bf16"), ({"amx_bf16", "avx2"}, "bf16"), (set(), "no")],
 )
 def test_a_cpu_uses_bf16_only_with_instructions_for_it(monkeypatch, flags, precision):
-    monkeypatch.setattr("utils.course.runtime.cpu_flags", lambda: flags)
+    monkeypatch.setattr("utils.device.cpu_flags", lambda: flags)
     assert find_precision(CPU) == precision
 
 
 @pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp16")])
 def test_a_gpu_uses_bf16_only_if_it_is_not_emulated(monkeypatch, native, precision):
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native
-    )
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native)
     assert find_precision(CUDA) == precision
 
 

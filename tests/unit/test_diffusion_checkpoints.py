@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from tests.tiny import tiny_diffusion, tiny_training, tiny_unet
-from utils.course.files import load_state, save_state, write_atomically
 from utils.diffusion.checkpoints import load_model, read_notes, save_model
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
+from utils.files import load_state, save_state, write_atomically
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -196,7 +196,7 @@ FULL_DISK = """
     import resource, sys
     from pathlib import Path
     from tests.tiny import tiny_diffusion, tiny_unet
-    from utils.course.files import save_state
+    from utils.files import save_state
     from utils.diffusion.checkpoints import save_model
 
     folder, model = Path(sys.argv[1]), tiny_unet()

@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
-from utils.course.files import load_state
 from utils.diffusion.batches import stream_seed
 from utils.diffusion.checkpoints import load_model
 from utils.diffusion.training import TrainingDiverged, train, update_ema, validation_loss
+from utils.files import load_state
 
 
 def run(*args, **options):

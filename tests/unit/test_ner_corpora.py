@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.course.download import download
+from utils.files import download
 from utils.ner import CRFTagger, evaluate
 from utils.ner import corpora as library
 from utils.ner.corpora import corpus_names, load_corpus

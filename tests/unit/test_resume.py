@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
-from utils.course.files import load_state
 from utils.diffusion.training import train
+from utils.files import load_state
 
 STEPS = 7
 

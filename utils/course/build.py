@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from utils.course.convert import clean, convert, source_sha256
 from utils.course.execute import FailedCell, execute
-from utils.course.files import write_atomically
 from utils.course.prose import refresh_prose
 from utils.course.runtime import PROFILES
 from utils.course.set_repo import set_repo
 from utils.course.setup_cell import ROOT, setup_cell
+from utils.files import write_atomically
 
 SETUP_CELL = setup_cell()
 
@@ -50,12 +50,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("numbers", nargs="*", metavar="NN", help="notebooks to build, e.g. 01 04; all if none is given")
     add("--out", type=Path, metavar="DIR", help="write the executed notebooks there, not to notebooks/")
-    add(
-        "--profile",
-        choices=PROFILES,
-        default="cpu",
-        help="sizes; another than cpu needs --out (default: cpu)",
-    )
+    add("--profile", choices=PROFILES, default="cpu", help="sizes; another than cpu needs --out (default: cpu)")
     add("--figures", type=Path, metavar="DIR", help="also write every picture as DIR/NN_cell_k.png")
     add("--prose", action="store_true", help="only the text has changed: keep the outputs, execute nothing")
     add("--check", action="store_true", help="build nothing; fail if a notebook is not of its current source")
@@ -65,9 +60,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     building = not (options.check or options.summary or options.setup_cell or options.set_repo)
     if building and options.profile != "cpu" and options.out is None:
-        parser.error(
-            f"--profile {options.profile} needs --out DIR: notebooks/ holds those of the cpu profile"
-        )
+        parser.error(f"--profile {options.profile} needs --out DIR: notebooks/ holds those of the cpu profile")
     return options
 
 
@@ -148,9 +141,7 @@ def save_figures(notebook: NotebookNode, number: str, folder: Path) -> None:
 
 def report_stale(sources: list[Path], root: Path) -> int:
     """Name each built notebook that is not of its current source; 1 if there is one."""
-    stale = [
-        name for source in sources if (name := why_stale(source, built_path(source, root / "notebooks")))
-    ]
+    stale = [name for source in sources if (name := why_stale(source, built_path(source, root / "notebooks")))]
     for line in stale:
         print(line)
     if not stale:

@@ -30,11 +30,7 @@ class _ThisPython(KernelSpecManager):
 
 
 def execute(
-    notebook: NotebookNode,
-    name: str,
-    folder: Path,
-    profile: str,
-    after_cell: Callable[[], None] = lambda: None,
+    notebook: NotebookNode, name: str, folder: Path, profile: str, after_cell: Callable[[], None] = lambda: None
 ) -> tuple[float, float | None]:
     """Run every cell, in place.
 

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from utils.course.files import write_atomically
 from utils.course.player import animate
 from utils.course.tiles import tile, to_uint8
+from utils.files import write_atomically
 
 __all__ = [
     "COLOURS", "animate", "denoising_strip", "name_bars", "plain_ticks", "save_grid", "show_images", "use_course_style",
@@ -156,9 +156,7 @@ def _axes_of_size(width: int, height: int, room: str) -> Axes:
     return figure.add_axes((left / full[0], bottom / full[1], width / full[0], height / full[1]))
 
 
-def denoising_strip(
-    states: list[Any], count: int = 8, titles: list[str] | None = None, **options: Any
-) -> Figure:
+def denoising_strip(states: list[Any], count: int = 8, titles: list[str] | None = None, **options: Any) -> Figure:
     """Some of the states of a sampling run, each a column, from first to last.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from utils.course.plots import use_course_style
+from utils.device import describe, find_device, find_precision
 
 PROFILES = ("test", "cpu", "gpu")
 PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
@@ -70,20 +71,6 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
     return Runtime(profile, device, precision, root, build)
 
 
-def find_device(name: str | torch.device | None = None) -> torch.device:
-    """The device called `name` ("cpu", "cuda", "cuda:1", "mps"); the first of CUDA, MPS and CPU if None.
-
-    Raises ValueError where there is no such device on this machine.
-    """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    found = [kind for kind, there in present.items() if there]
-    if name is None:
-        return torch.device(found[0])
-    if str(name).partition(":")[0] not in found:
-        raise ValueError(f"no device {str(name)!r} on this machine; choose one of {', '.join(found)}")
-    return torch.device(name)
-
-
 def find_profile(device: torch.device) -> str:
     """COURSE_PROFILE if it is set; else "gpu" on an accelerator and "cpu" elsewhere."""
     profile = os.environ.get("COURSE_PROFILE") or ("cpu" if device.type == "cpu" else "gpu")
@@ -93,39 +80,6 @@ def find_profile(device: torch.device) -> str:
             "Unset it to let the course choose."
         )
     return profile
-
-
-def find_precision(device: torch.device) -> str:
-    """The precision that is fast on `device`: "no" (fp32), "bf16" or "fp16".
-
-    A CPU without bf16 matrix instructions runs bf16 slower than fp32, so it stays in fp32.
-    """
-    if device.type == "cuda":
-        # Emulated bf16 (before Ampere, a Colab T4 for example) is slow there; fp16 is not.
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu" and {"amx_bf16", "avx512_bf16"} & cpu_flags():
-        return "bf16"
-    return "no"
-
-
-def cpu_flags(path: str | Path = "/proc/cpuinfo") -> set[str]:
-    """The processor's feature flags as Linux lists them; empty on other systems."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
-
-
-def describe(device: torch.device) -> str:
-    """The device in a few words: "2 CPU cores", or the name of the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return "Apple GPU"
-    # A container or a batch system may allow fewer cores than the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{cores} CPU core{'s' if cores > 1 else ''}"
 
 
 def peak_memory_mib(pid: int | str = "self") -> float | None:

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from utils.course.convert import source_sha256
-from utils.course.files import write_atomically
 from utils.course.setup_cell import repository
+from utils.files import write_atomically
 
 ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]*)/([A-Za-z0-9._-]+)")
 

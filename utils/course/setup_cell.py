@@ -42,9 +42,7 @@ def repository(root: Path = ROOT) -> str:
     # Python 3.10 has no tomllib; one line is all that is read.
     found = re.search(r'^Repository\s*=\s*"([^"]+)"', (root / "pyproject.toml").read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError(
-            f'{root / "pyproject.toml"} has no line Repository = "https://github.com/<owner>/<repo>"'
-        )
+        raise ValueError(f'{root / "pyproject.toml"} has no line Repository = "https://github.com/<owner>/<repo>"')
     return found.group(1)
 
 

@@ -1,7 +1,7 @@
 """Models on disk: whole or not at all, and never able to run code.
 
 A model is one safetensors file: the weights, the schedule's betas, and in its header how to rebuild the
-network. Training states (weights, EMA, optimiser, step, random states) are those of `utils.course.files`.
+network. Training states (weights, EMA, optimiser, step, random states) are those of `utils.files`.
 """
 
 import json
@@ -13,21 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from utils.course.files import write_atomically
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
 from utils.diffusion.unet import UNet
+from utils.files import write_atomically
 
 FORMAT = "diffusion-course-1"
 BETAS = "schedule.betas"
 
 
 def save_model(
-    path: str | Path,
-    model: UNet,
-    diffusion: GaussianDiffusion,
-    dtype: torch.dtype = torch.float32,
-    **notes: Any,
+    path: str | Path, model: UNet, diffusion: GaussianDiffusion, dtype: torch.dtype = torch.float32, **notes: Any
 ) -> None:
     """Write weights (as `dtype`), schedule and network settings to one safetensors file.
 

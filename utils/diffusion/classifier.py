@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from utils.course.files import write_atomically
 from utils.diffusion.images import ROOT, ImageSet, load_images
+from utils.files import write_atomically
 
 FOLDER = ROOT / "data" / "checkpoints"
 FEATURES = 64

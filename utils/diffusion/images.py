@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from utils.course.download import download as fetch
+from utils.files import download as fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("fashion-mnist", "digits")

@@ -150,9 +150,7 @@ class GaussianDiffusion:
     def _check_t(self, t: Tensor, x: Tensor) -> None:
         if not isinstance(t, Tensor) or t.dtype.is_floating_point or t.shape != (len(x),):
             seen = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
-            raise ValueError(
-                f"t must be an integer tensor of shape ({len(x)},), one timestep per image; got {seen}"
-            )
+            raise ValueError(f"t must be an integer tensor of shape ({len(x)},), one timestep per image; got {seen}")
         low, high = int(t.min()), int(t.max())
         if low < 0 or high >= self.num_timesteps:
             bad = low if low < 0 else high

@@ -19,14 +19,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from utils.course.files import save_state
-from utils.course.runtime import find_precision
+from utils.device import find_precision
 from utils.diffusion.batches import Batches, check_labels, stream_seed
 from utils.diffusion.checkpoints import save_model
-
-
-class TrainingDiverged(FloatingPointError):
-    """The loss or the gradient is no longer a number; the last good checkpoint is kept."""
+from utils.files import TrainingDiverged, save_state
 
 
 @dataclass

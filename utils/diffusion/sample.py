@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from utils.course.files import write_atomically
 from utils.course.plots import save_grid
-from utils.course.runtime import find_device
+from utils.device import find_device
 from utils.diffusion.checkpoints import load_model, read_notes
 from utils.diffusion.sampling import SAMPLERS, generate
+from utils.files import write_atomically
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

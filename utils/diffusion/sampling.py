@@ -179,9 +179,7 @@ def sample(
             model.train()
 
 
-def predict_x_0(
-    model: nn.Module, diffusion: GaussianDiffusion, x_t: Tensor, t: int, y: Tensor | None = None
-) -> Tensor:
+def predict_x_0(model: nn.Module, diffusion: GaussianDiffusion, x_t: Tensor, t: int, y: Tensor | None = None) -> Tensor:
     """The network's estimate of x_0, (B, C, H, W), where all images are at the same timestep t; not clipped."""
     ts = torch.full((len(x_t),), t, device=x_t.device)
     weight = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from utils.course.files import load_state
-from utils.course.runtime import find_device
+from utils.device import find_device
 from utils.diffusion.batches import Batches
 from utils.diffusion.images import ImageSet
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.run import Run, TrainingDiverged, TrainState, update_ema
+from utils.files import load_state
 
 __all__ = ["TrainState", "TrainingDiverged", "train", "update_ema", "validation_loss"]
 

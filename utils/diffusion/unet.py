@@ -202,8 +202,7 @@ class UNet(nn.Module):
         if int(y.min()) < 0 or int(y.max()) > self.num_classes:
             bad = int(y.min()) if int(y.min()) < 0 else int(y.max())
             raise ValueError(
-                f"label {bad} is outside the classes 0..{self.num_classes - 1} "
-                f"({self.num_classes} stands for no label)"
+                f"label {bad} is outside the classes 0..{self.num_classes - 1} ({self.num_classes} stands for no label)"
             )
 
 

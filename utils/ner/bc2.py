@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.formats.files import FormatError, read_lines
 from utils.ner.types import Entity, Sentence
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from utils.course.download import download
+from utils.files import download
 from utils.ner.bc2 import OfficialGold, read_official
 from utils.ner.formats.any import read_sentences
 from utils.ner.formats.conll import read_conll
@@ -198,9 +198,7 @@ def _own_corpus(name: str, source: str, names: dict[str, str] | None) -> Corpus:
     folder = ROOT / "data" / COURSE_CORPUS
 
     def read(split: str) -> list[Sentence]:
-        sentences = [
-            replace(one, document=one.id.rpartition("-")[0]) for one in read_jsonl(folder / f"{split}.jsonl")
-        ]
+        sentences = [replace(one, document=one.id.rpartition("-")[0]) for one in read_jsonl(folder / f"{split}.jsonl")]
         return sentences if not names else [_renamed(sentence, names) for sentence in sentences]
 
     return Corpus(name, source, SPLITS, read, folder, stands_in=names is not None)

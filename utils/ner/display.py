@@ -47,9 +47,7 @@ class EntityView:
 
 
 def show_entities(
-    sentences: Sentence | Iterable[Sentence],
-    titles: Sequence[str] | None = None,
-    types: Iterable[str] | None = None,
+    sentences: Sentence | Iterable[Sentence], titles: Sequence[str] | None = None, types: Iterable[str] | None = None
 ) -> EntityView:
     """Sentences with their entities highlighted; make it the last line of a cell, `display` it, or `print` it.
 

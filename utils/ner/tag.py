@@ -1,8 +1,8 @@
 """Find entities in texts with a saved tagger: one text a line in, entities out.
 
-    python -m utils.ner.tag models/diseases < abstracts.txt
-    python -m utils.ner.tag models/diseases --format jsonl < abstracts.txt > entities.jsonl
-    python -m utils.ner.tag models/diseases --input mine.conll --format brat --out folder
+python -m utils.ner.tag models/diseases < abstracts.txt
+python -m utils.ner.tag models/diseases --format jsonl < abstracts.txt > entities.jsonl
+python -m utils.ner.tag models/diseases --input mine.conll --format brat --out folder
 """
 
 import argparse
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.formats.any import WRITERS, read_sentences
 from utils.ner.taggers.registry import load_tagger
 from utils.ner.types import Sentence

@@ -82,10 +82,7 @@ def grade(exercise_id: str, answer: Any) -> tuple[bool | None, str]:
     """What `check` prints, and whether the answer is right (True), wrong (False) or not there yet (None)."""
     exercise = find(exercise_id)
     name = f"Exercise {exercise.id} ({exercise.title})"
-    not_tried = (
-        None,
-        f"… Not tried yet: {name}. Write your answer in place of the stub and run the cell again.",
-    )
+    not_tried = (None, f"… Not tried yet: {name}. Write your answer in place of the stub and run the cell again.")
     if answer is None or answer is ...:
         return not_tried
     watched, returned = _watch(answer)

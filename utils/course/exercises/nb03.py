@@ -37,9 +37,7 @@ def check_depth_to_space(answer: Callable[[Tensor, int], Tensor]) -> None:
             raise Wrong(f"it should return a tensor, got {type(out).__name__}")
         case = f"{tuple(folded.shape)} with r = {r}"
         if out.shape != image.shape:
-            raise Wrong(
-                f"the shape: {case} should become {tuple(image.shape)}, you return {tuple(out.shape)}"
-            )
+            raise Wrong(f"the shape: {case} should become {tuple(image.shape)}, you return {tuple(out.shape)}")
         if not torch.equal(out.flatten().sort().values, image.flatten()):
             raise Wrong(f"for {case} some values are lost or doubled; each pixel should appear exactly once")
         if not torch.equal(out, image):
@@ -202,9 +200,7 @@ def check_up_widths(answer: Callable[[int, tuple[int, ...], int], list[int]]) ->
                 f"return {len(seen)}; where one is missing, a skip is pushed that nobody pops"
             )
         if sum(seen) == sum(expected):
-            raise Wrong(
-                f"{named}: the sum is right, the order is not: {seen}; the last skip pushed is popped first"
-            )
+            raise Wrong(f"{named}: the sum is right, the order is not: {seen}; the last skip pushed is popped first")
         k = next(k for k in range(count) if seen[k] != expected[k])
         raise Wrong(f"{named}: block {k} on the way up takes {expected[k]} channels, you say {seen[k]}")
 

@@ -91,11 +91,7 @@ def expected_visits(sizes, a, draws):
     total = sum(size**a for size in sizes.values())
     return {domain: draws * size**a / total / size for domain, size in sizes.items()}"""
 
-SIZES = [
-    ({"source": 900, "target": 100}, 1000),
-    ({"source": 4000, "target": 20, "web": 300}, 500),
-    ({"only": 7}, 21),
-]
+SIZES = [({"source": 900, "target": 100}, 1000), ({"source": 4000, "target": 20, "web": 300}, 500), ({"only": 7}, 21)]
 
 
 def check_visits(expected_visits: Callable) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.formats.files import FormatError, read_lines
 from utils.ner.types import Entity, Sentence
 

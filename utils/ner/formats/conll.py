@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.formats.files import FormatError, read_lines
 from utils.ner.tags import TagError, tags_to_spans, to_layers
 from utils.ner.types import Sentence

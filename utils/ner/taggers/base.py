@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.types import Entity, Sentence
 
 HEADER = "tagger.json"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.lexicons import Lexicon
 from utils.ner.taggers.encoders import find_minilm, load_encoder, pieces_of
 from utils.ner.taggers.neural import NeuralTagger, Window

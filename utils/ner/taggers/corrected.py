@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.evaluation import evaluate
 from utils.ner.postprocess import postprocess
 from utils.ner.taggers.base import Tagger, fit_whole

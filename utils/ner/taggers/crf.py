@@ -12,7 +12,7 @@ import numpy as np
 import pycrfsuite
 from tqdm.auto import tqdm
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.taggers.base import Tagger

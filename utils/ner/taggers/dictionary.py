@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.automaton import Automaton
 from utils.ner.taggers.base import Tagger
 from utils.ner.text import tokenize

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.automaton import leftmost_longest
 from utils.ner.taggers.base import Tagger
 from utils.ner.types import Entity, Sentence

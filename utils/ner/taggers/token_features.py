@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.features import LexiconMatcher
 from utils.ner.lexicons import Lexicon
 from utils.ner.types import Sentence

@@ -19,14 +19,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from utils.course.files import load_state, save_state
+from utils.device import autocast
+from utils.files import TrainingDiverged, load_state, save_state
 from utils.ner.taggers.recipe import Recipe, epoch_batches
-
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss or the gradient is no finite number any more."""
 
 
 class Training(NamedTuple):
@@ -39,12 +34,6 @@ class Training(NamedTuple):
 
     history: list[dict[str, float]]
     interrupted: bool
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context whose matrix products are computed in "bf16" or "fp16", or, with "no", in float32 as ever."""
-    enabled = precision != "no"
-    return torch.autocast(device.type, DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
 
 
 @contextmanager

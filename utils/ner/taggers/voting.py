@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.course.files import write_atomically
+from utils.files import write_atomically
 from utils.ner.taggers.base import Tagger, fingerprint, fit_whole
 from utils.ner.taggers.registry import load_tagger
 from utils.ner.types import Entity, Sentence

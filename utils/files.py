@@ -1,0 +1,212 @@
+"""Files written whole or not at all, checked downloads, and weights and training states that cannot run code.
+
+torch, safetensors and tqdm are imported where they are used: text code reads and writes files without them.
+"""
+
+import contextlib
+import glob
+import hashlib
+import os
+import pickle
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient is no finite number any more."""
+
+
+# -- written whole or not at all -----------------------------------------------------------------------
+
+
+def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], Any]) -> None:
+    """Write a temporary file, force it to the disk, and rename it to `path`, whose folder is made if need be.
+
+    Where anything fails (a full disk, an interrupt) the temporary file goes and the old file stays. A link stays a
+    link: what it points to is replaced. A device or a pipe (/dev/stdout, say) is written to, never replaced.
+
+    Args:
+        content: bytes, a text (in UTF-8, line ends as they are), or what writes the file: content(temporary file).
+    Raises:
+        OSError: that says so.
+    """
+    path = Path(os.path.realpath(path))
+    if isinstance(content, str):
+        content = content.encode("utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        _write(path, content)
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _remove_left_over(path)
+    try:
+        _write(part, content)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except Exception as error:  # torch and safetensors report a full disk as errors of their own
+        kept = "the old file stays as it was" if path.exists() else "nothing was written"
+        raise OSError(f"could not save {path.name}: {error}; {kept}. Is the disk full?") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes | Callable[[Path], Any]) -> None:
+    path.write_bytes(content) if isinstance(content, bytes) else content(path)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Delete the temporary files of processes that were killed while they saved `path`, not those of living ones."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        writer = part.name.split(".")[-2]
+        if writer.isdecimal() and not _is_alive(int(writer)):
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether that process runs; where it cannot be known without ending it (Windows), yes."""
+    if os.name == "nt":
+        return True
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return True
+
+
+# -- weights and training states -----------------------------------------------------------------------
+
+
+def save_weights(path: str | Path, network: "nn.Module", **notes: str) -> None:
+    """Write a network's weights and buffers as safetensors, with `notes` in the file's header."""
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    write_atomically(path, lambda part: save_file(tensors, part, metadata={"format": "pt", **notes}))
+
+
+def load_weights(path: str | Path, network: "nn.Module") -> None:
+    """Put the weights that `save_weights` wrote into a network of the same shape.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}); get a whole copy, or train again") from error
+    except RuntimeError as error:
+        raise ValueError(f"{path} belongs to another network: {error}") from error
+
+
+def save_state(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a training state: tensors, numbers, strings, lists and dictionaries of them."""
+    import torch
+
+    write_atomically(path, lambda part: torch.save(state, part))
+
+
+def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read a training state, tensors on the CPU.
+
+    Args:
+        settings: what this training does; has to be what the state holds under "settings".
+    Raises:
+        ValueError: the file is cut short or damaged, of other settings, or a pickle that wants to run code: such a
+            file is refused without running any of it.
+    """
+    import torch
+
+    path = Path(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path.name} was refused: it is not a training state of tensors and numbers, and loading it could "
+            f"run code. Use a checkpoint made by this course, or delete it to start anew. ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is cut short or damaged: {_first_line(error)}. Delete it to start anew, or put back "
+            "a whole copy."
+        ) from error
+    if settings is not None:
+        _check_same_settings(path, state, settings)
+    return state
+
+
+def _check_same_settings(path: Path, state: Any, settings: Mapping[str, Any]) -> None:
+    name = f"{path.name} in {path.parent.name}"
+    saved = state.get("settings") if isinstance(state, dict) else None
+    if not isinstance(saved, dict):
+        raise ValueError(f"{name} is no training state of this course: it holds no settings; use another folder")
+    for key, here in settings.items():
+        if key not in saved or saved[key] != here:
+            there = repr(saved[key]) if key in saved else "nothing"
+            raise ValueError(
+                f"{name} was trained with {key} {there}, but this training has {here!r}; use another folder, or the "
+                "same settings"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+# -- downloads -----------------------------------------------------------------------------------------
+
+
+def download(
+    url: str, path: Path, sha256: str, timeout: float = 20, unpack: Callable[[Path], bytes] = Path.read_bytes
+) -> None:
+    """Fetch a file with a progress bar, check it, and only then put it at `path`.
+
+    Args:
+        sha256: of what `unpack` returns: the bytes of the file, unless told otherwise.
+        timeout: seconds without an answer until it counts as broken off.
+    Raises:
+        OSError: no network, the download breaks off, or the SHA-256 is another one. Nothing is left behind then.
+    """
+    import http.client
+    import zlib
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        _fetch(url, part, timeout, path.name)
+        seen = hashlib.sha256(unpack(part)).hexdigest()
+        if seen != sha256:
+            raise OSError(f"{url} has SHA-256 {seen}, expected {sha256}; it was not kept")
+        os.replace(part, path)
+    except (EOFError, zlib.error) as error:
+        raise OSError(f"{url} did not arrive whole ({error}); try again") from error
+    except http.client.HTTPException as error:
+        raise OSError(f"{url} broke off ({error}); try again") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fetch(url: str, part: Path, timeout: float, name: str) -> None:
+    import urllib.request
+
+    from tqdm.auto import tqdm
+
+    with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
+        total = int(answer.headers.get("Content-Length", 0))
+        with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False) as bar:
+            while block := answer.read(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+    if total and part.stat().st_size != total:
+        raise OSError(f"{url} broke off after {part.stat().st_size:,} of {total:,} bytes; try again")
