@@ -152,9 +152,9 @@ def _check_layer_count(spans: list[Span], seen: Any, right: int) -> None:
     ],
 )
 def layers_needed(spans):
-    # Spans over one token need layers of their own; as many as meet at the busiest token are
-    # enough. That token is the first of some span: only there does the number grow.
-    meeting = [sum(start <= first < end for start, end, _ in spans) for first, _, _ in spans]
+    # Spans over one token need layers of their own; as many as meet at the busiest token
+    # are enough. That token is the first of some span: only there does the number grow.
+    meeting = [sum(start <= i < end for start, end, kind in spans) for i, _, _ in spans]
     return max(meeting, default=0)
 
 

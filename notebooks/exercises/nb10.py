@@ -239,7 +239,7 @@ def greek_long_form(short, before):
         part = GREEK.get(letter.lower(), letter)
         spelt += part
         origin += [k] * len(part)
-    # The name "beta" in the short form is then asked for letter by letter; harmless, since it
+    # The name "beta" in the short form is then asked for letter by letter; harmless, for it
     # now stands in the long form letter by letter too.
     spelt_short = "".join(GREEK.get(letter.lower(), letter) for letter in short)
     start = match_long_form(spelt_short, spelt)
