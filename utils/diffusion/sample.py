@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from utils.course.plots import save_grid
 from utils.device import find_device
 from utils.diffusion.checkpoints import load_model, read_notes
+from utils.diffusion.images import save_grid
 from utils.diffusion.sampling import SAMPLERS, generate
 from utils.files import write_atomically
 
