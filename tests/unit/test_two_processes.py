@@ -8,7 +8,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-TRAIN = ["-m", "utils.diffusion.train", "--data", "digits", "--steps", "8", "--batch-size", "32", "--channels", "32",
+TRAIN = ["-m", "utils.diffusion", "train", "--data", "digits", "--steps", "8", "--batch-size", "32", "--channels", "32",
          "--device", "cpu", "--precision", "no", "--log-every", "1", "--out"]  # fmt: skip
 # --multi_gpu is what makes accelerate start several processes on one machine; --device cpu puts them on the CPU.
 # Port 0: any that is free.

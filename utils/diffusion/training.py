@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,14 @@ def train(
         raise ValueError(f"give steps or minutes, one of the two; got steps={steps}, minutes={minutes}")
     if (minutes if steps is None else steps) <= 0:
         raise ValueError(f"steps and minutes must be above 0, got {steps if minutes is None else minutes}")
-    recipe = make_settings(images, settings)
+    if len(images) == 0:
+        raise ValueError("there are no images to train on")
+    recipe = Settings(**settings)
+    recipe = replace(recipe, batch_size=min(recipe.batch_size, len(images)))
     accelerator = make_accelerator(find_device(device), precision)
-    if recipe.batch_size % accelerator.num_processes:
+    if recipe.batch_size < 1 or recipe.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
-        raise ValueError(f"batch_size {recipe.batch_size} must be a multiple of the {processes} processes")
+        raise ValueError(f"batch_size must be a multiple of the processes, here {processes}; got {recipe.batch_size}")
     fixed = {**asdict(recipe), **describe(model, diffusion), "number of images": len(images)}
     state = prepare(model, accelerator)
     checkpoint = Path(out) / "checkpoint.pt" if out else None
@@ -127,7 +130,9 @@ def train(
         if checkpoint and checkpoint.exists():
             restore(state, accelerator, load_state(checkpoint, fixed), checkpoint)
             yield state
-        with progress_bar(state, steps, minutes, progress and accelerator.is_main_process) as bar:
+        total, unit = (steps, "step") if steps else (round(60 * minutes), "s")
+        quiet = not progress or not accelerator.is_main_process
+        with tqdm(desc="training", total=total, unit=unit, leave=False, disable=quiet) as bar:
             while (done := fraction_done(state, steps, minutes, accelerator.device)) < 1:
                 started = time.perf_counter()
                 state.learning_rate = learning_rate(recipe, state.step, done, steps)
@@ -157,12 +162,6 @@ def train(
         accelerator.free_memory()
 
 
-def progress_bar(state: TrainState, steps: int | None, minutes: float | None, shown: bool) -> tqdm:
-    """A bar over the steps, or over the seconds."""
-    total, done, unit = (steps, state.step, "step") if steps else (round(60 * minutes), int(state.seconds), "s")
-    return tqdm(total=total, initial=done, unit=unit, desc="training", leave=False, disable=not shown)
-
-
 def fraction_done(state: TrainState, steps: int | None, minutes: float | None, device: torch.device) -> float:
     """How much of the training is behind us, from 0 on, the same on every process."""
     if steps is not None:
@@ -181,25 +180,27 @@ def train_step(
     The step is drawn for the whole batch and each process takes its part, so that several see together what one would
     see. Only the masks of dropout, if the network has any, are each process's own.
     """
-    classes, device, process = getattr(state.model, "num_classes", None), accelerator.device, accelerator.process_index
-    x_0, y = batch_at(images, state.step, recipe.batch_size, recipe.seed)
-    t, noise, y = draw(
-        state.step, x_0, None if classes is None else y, diffusion.num_timesteps, classes, recipe, device
-    )
+    device, process, step = accelerator.device, accelerator.process_index, state.step
+    x_0, y = batch_at(images, step, recipe.batch_size, recipe.seed)
+    t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe.seed, step, device)
     share = len(x_0) // accelerator.num_processes
     part = slice(process * share, (process + 1) * share)
+    classes = getattr(state.model, "num_classes", None)
+    if classes is None or y is None:
+        y = None
+    else:
+        check_labels(y, classes)
+        y = torch.where(chance < recipe.label_dropout, classes, y.to(device))[part]
     for group in state.optimizer.param_groups:
         group["lr"] = state.learning_rate
     with torch.random.fork_rng([device] if device.type == "cuda" else []), accelerator.autocast():
-        torch.manual_seed(stream_seed(recipe.seed, "dropout", state.step, process))  # the caller's state comes back
-        x_0 = x_0[part].to(device)
-        loss = diffusion.loss(state.network, x_0, t[part], noise[part], None if y is None else y[part])
+        torch.manual_seed(stream_seed(recipe.seed, "dropout", step, process))  # the caller's random state comes back
+        loss = diffusion.loss(state.network, x_0[part].to(device), t[part], noise[part], y)
     state.loss = accelerator.reduce(loss.detach(), "mean").item()
     check_finite("loss", state.loss, state.step)
     accelerator.backward(loss)
-    state.gradient_norm = float(
-        accelerator.clip_grad_norm_(state.network.parameters(), recipe.max_gradient_norm or math.inf)
-    )
+    norm = accelerator.clip_grad_norm_(state.network.parameters(), recipe.max_gradient_norm or math.inf)
+    state.gradient_norm = float(norm)
     if accelerator.scaler is None:  # with fp16 the scaler skips such a step and goes on
         check_finite("gradient norm", state.gradient_norm, state.step)
     state.optimizer.step()
@@ -208,24 +209,12 @@ def train_step(
     state.step += 1
 
 
-def draw(
-    step: int,
-    x_0: Tensor,
-    y: Tensor | None,
-    num_timesteps: int,
-    num_classes: int | None,
-    recipe: Settings,
-    device: torch.device,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Timesteps (B,), noise of the shape of x_0, and labels (B,) of which some are hidden, on the device."""
-    rng = torch.Generator(device).manual_seed(stream_seed(recipe.seed, "step", step))
-    t = torch.randint(num_timesteps, (len(x_0),), generator=rng, device=device)
-    noise = torch.randn(x_0.shape, generator=rng, device=device, dtype=x_0.dtype)
-    if y is None:
-        return t, noise, None
-    check_labels(y, num_classes)
-    hidden = torch.rand(len(x_0), generator=rng, device=device) < recipe.label_dropout
-    return t, noise, torch.where(hidden, num_classes, y.to(device))
+def draw(x_0: Tensor, num_timesteps: int, seed: int, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden."""
+    on = dict(generator=torch.Generator(device).manual_seed(stream_seed(seed, "step", step)), device=device)
+    t = torch.randint(num_timesteps, (len(x_0),), **on)
+    noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
+    return t, noise, torch.rand(len(x_0), **on)
 
 
 def learning_rate(recipe: Settings, step: int, done: float, steps: int | None) -> float:
@@ -247,10 +236,9 @@ def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
 def check_finite(what: str, value: float, step: int) -> None:
     """Raise TrainingDiverged unless value is a finite number."""
     if not math.isfinite(value):
-        raise TrainingDiverged(
-            f"the {what} became {value} at step {step}: training stopped, and the last good checkpoint is kept. "
-            "Try a lower learning rate, or precision='no'"
-        )
+        kept = "training stopped, and the last good checkpoint is kept"
+        advice = "Try a lower learning rate, or precision='no'"
+        raise TrainingDiverged(f"the {what} became {value} at step {step}: {kept}. {advice}")
 
 
 @torch.no_grad()
@@ -355,16 +343,6 @@ def check_images(images: Tensor) -> None:
 # -- setting up, saving, resuming ----------------------------------------------------------------------
 
 
-def make_settings(images: ImageSet | Tensor | Dataset, settings: dict[str, Any]) -> Settings:
-    """Settings for these images. Raises ValueError where there are none, or no batch of them."""
-    if len(images) == 0:
-        raise ValueError("there are no images to train on")
-    batch_size = settings.get("batch_size", Settings.batch_size)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    return Settings(**{**settings, "batch_size": min(batch_size, len(images))})
-
-
 def make_accelerator(device: torch.device, precision: str | None) -> Accelerator:
     """accelerate's object for this device and precision; raises ValueError where accelerate has another device."""
     # accelerate keeps both for the whole process; another training may want others. Under `accelerate launch`
@@ -416,7 +394,9 @@ def restore(state: TrainState, accelerator: Accelerator, saved: dict[str, Any], 
         state.model.load_state_dict(saved["model"])
         state.ema_model.load_state_dict(saved["ema_model"])
     except RuntimeError as error:
-        raise ValueError(f"{path.name} in {path.parent.name} is of another network: {error}") from error
+        raise ValueError(
+            f"{path.name} in {path.parent.name} is of another network: {' '.join(str(error).split())}"
+        ) from error
     state.optimizer.load_state_dict(saved["optimizer"])
     if saved["scaler"]:
         accelerator.scaler.load_state_dict(saved["scaler"])
