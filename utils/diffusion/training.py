@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,14 @@ def train(
     fixed = {**asdict(recipe), **describe(model, diffusion), "number of images": len(images)}
     state = prepare(model, accelerator)
     checkpoint = Path(out) / "checkpoint.pt" if out else None
+    keep = partial(save, state, accelerator, fixed, checkpoint)
     try:
         if checkpoint and checkpoint.exists():
             restore(state, accelerator, load_state(checkpoint, fixed), checkpoint)
             yield state
-        total, unit = (steps, "step") if steps else (round(60 * minutes), "s")
+        total, at, unit = (steps, state.step, "step") if steps else (round(60 * minutes), int(state.seconds), "s")
         quiet = not progress or not accelerator.is_main_process
-        with tqdm(desc="training", total=total, unit=unit, leave=False, disable=quiet) as bar:
+        with tqdm(desc="training", total=total, initial=at, unit=unit, leave=False, disable=quiet) as bar:
             while (done := fraction_done(state, steps, minutes, accelerator.device)) < 1:
                 started = time.perf_counter()
                 state.learning_rate = learning_rate(recipe, state.step, done, steps)
@@ -141,20 +143,19 @@ def train(
                     losses = validation_loss(state.ema_model, diffusion, validation, device=accelerator.device)
                     state.validation_loss = losses.mean().item()
                 state.seconds += time.perf_counter() - started
-                if checkpoint and state.step % save_every == 0:
-                    save(state, accelerator, fixed, checkpoint)
+                if state.step % save_every == 0:
+                    keep()
                 bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
                 bar.update((state.step if steps else int(state.seconds)) - bar.n)
                 yield state
-        if checkpoint:
-            save(state, accelerator, fixed, checkpoint)
-            if accelerator.is_main_process:
-                size = take(images, torch.tensor([0]))[0].shape[-1]
-                save_model(Path(out) / "model.safetensors", state.ema_model, diffusion, steps=state.step, size=size)
+        keep()
+        if out and accelerator.is_main_process:
+            size = take(images, torch.tensor([0]))[0].shape[-1]
+            save_model(Path(out) / "model.safetensors", state.ema_model, diffusion, steps=state.step, size=size)
     except GeneratorExit:
         # The caller left the loop between two steps: nothing of what was trained is lost.
-        if checkpoint and state.step:
-            save(state, accelerator, fixed, checkpoint)
+        if state.step:
+            keep()
         raise
     finally:
         # The caller has the network as it was given, without accelerate's wrappers.
@@ -379,9 +380,9 @@ def describe(model: nn.Module, diffusion: GaussianDiffusion) -> dict[str, Any]:
     }
 
 
-def save(state: TrainState, accelerator: Accelerator, fixed: dict[str, Any], path: Path) -> None:
-    """Write the state, with what has to be the same when it is read, on the first process."""
-    if accelerator.is_main_process:
+def save(state: TrainState, accelerator: Accelerator, fixed: dict[str, Any], path: Path | None) -> None:
+    """Write the state, with what has to be the same when it is read, on the first process; nowhere without a path."""
+    if path and accelerator.is_main_process:
         parts = {name: getattr(state, name).state_dict() for name in ("model", "ema_model", "optimizer")}
         numbers = {name: getattr(state, name) for name in ("step", "seconds", "loss", "validation_loss")}
         scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
