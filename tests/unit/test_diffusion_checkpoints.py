@@ -66,8 +66,10 @@ def saved(tmp_path_factory):
 
 @pytest.mark.parametrize("share", [0.0, 0.00001, 0.001, 0.3, 0.9, 0.9999])
 def test_a_file_cut_short(tmp_path, saved, share):
-    for name, load, message in [("model.safetensors", load_model, "get a whole copy"),
-                                ("checkpoint.pt", load_state, "elete it to start anew")]:  # fmt: skip
+    for name, load, message in [
+        ("model.safetensors", load_model, "get a whole copy"),
+        ("checkpoint.pt", load_state, "elete it to start anew"),
+    ]:
         whole = (saved / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match=f"{name} (is cut short|was refused).*{message}"):
@@ -113,17 +115,23 @@ def test_training_refuses_a_dangerous_state(tmp_path):
     assert not (tmp_path / "code-ran").exists()
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(model=tiny_unet(channels=64)), "config .*64.*use another folder, or the same settings"),
-    (dict(diffusion=tiny_diffusion("noise")), "prediction 'v', but this training has 'noise'"),
-    (dict(learning_rate=0.5), "learning_rate 0.002, but this training has 0.5; use another folder"),
-    (dict(ema_decay=0.5), "ema_decay 0.999, but this training has 0.5"),
-    (dict(max_gradient_norm=None), "max_gradient_norm 1.0, but this training has None"),
-    (dict(seed=1), "seed 0, but this training has 1"),
-    (dict(batch_size=8), "batch_size 16, but this training has 8"),
-    (dict(images=digits(32)), "number of images 64, but this training has 32"),
-    (dict(diffusion=tiny_diffusion(num_timesteps=60)), "schedule 'cosine, 50 timesteps.*, but this .* 60 timesteps"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(model=tiny_unet(channels=64)), "config .*64.*use another folder, or the same settings"),
+        (dict(diffusion=tiny_diffusion("noise")), "prediction 'v', but this training has 'noise'"),
+        (dict(learning_rate=0.5), "learning_rate 0.002, but this training has 0.5; use another folder"),
+        (dict(ema_decay=0.5), "ema_decay 0.999, but this training has 0.5"),
+        (dict(max_gradient_norm=None), "max_gradient_norm 1.0, but this training has None"),
+        (dict(seed=1), "seed 0, but this training has 1"),
+        (dict(batch_size=8), "batch_size 16, but this training has 8"),
+        (dict(images=digits(32)), "number of images 64, but this training has 32"),
+        (
+            dict(diffusion=tiny_diffusion(num_timesteps=60)),
+            "schedule 'cosine, 50 timesteps.*, but this .* 60 timesteps",
+        ),
+    ],
+)
 def test_resuming_with_other_settings(tmp_path, change, message):
     for _ in tiny_training(steps=1, out=tmp_path):
         pass

@@ -61,10 +61,13 @@ def test_sampling_writes_a_picture(trained, tmp_path, capsys):
         assert min(picture.size) >= 8
 
 
-@pytest.mark.parametrize("options, shape", [
-    (["--n", "5", "--sampler", "ddim", "--steps", "2"], (5, 1, 8, 8)),
-    (["--n", "3", "--sampler", "ddpm", "--steps", "5", "--size", "12", "--label", "3"], (3, 1, 12, 12)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, shape",
+    [
+        (["--n", "5", "--sampler", "ddim", "--steps", "2"], (5, 1, 8, 8)),
+        (["--n", "3", "--sampler", "ddpm", "--steps", "5", "--size", "12", "--label", "3"], (3, 1, 12, 12)),
+    ],
+)
 def test_sampling_writes_a_tensor(trained, tmp_path, options, shape):
     out, _ = trained
     for name in ("a.pt", "b.pt"):
@@ -74,10 +77,13 @@ def test_sampling_writes_a_tensor(trained, tmp_path, options, shape):
     assert torch.equal(images, torch.load(tmp_path / "b.pt", weights_only=True))
 
 
-@pytest.mark.parametrize("module, options", [
-    ("train", ["--data", "--minutes", "--steps", "--out", "--seed", "--save-every", "--schedule", "--precision"]),
-    ("sample", ["checkpoint", "--sampler", "--steps", "--n", "--out", "--seed", "--eta", "--label"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "module, options",
+    [
+        ("train", ["--data", "--minutes", "--steps", "--out", "--seed", "--save-every", "--schedule", "--precision"]),
+        ("sample", ["checkpoint", "--sampler", "--steps", "--n", "--out", "--seed", "--eta", "--label"]),
+    ],
+)
 def test_help_lists_the_options(capsys, module, options):
     assert command(module, "--help") == 0
     shown = capsys.readouterr().out
@@ -94,20 +100,32 @@ def test_an_error_is_one_line_and_no_traceback(root, tmp_path):
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: unknown data set 'cifar'; choose one of ")
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--schedule", "quadratic"], "unknown schedule 'quadratic'; choose one of linear, cosine, sigmoid"),
-    (["--prediction", "score"], "unknown prediction 'score'; choose one of noise, x_0, v"),
-    (["--device", "tpu"], "no device 'tpu' on this machine; choose one of "),
-    (["--size", "10"], "image size 10x10 cannot be halved"),
-    (["--learning-rate", "nan"], "became nan at step"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--schedule", "quadratic"], "unknown schedule 'quadratic'; choose one of linear, cosine, sigmoid"),
+        (["--prediction", "score"], "unknown prediction 'score'; choose one of noise, x_0, v"),
+        (["--device", "tpu"], "no device 'tpu' on this machine; choose one of "),
+        (["--size", "10"], "image size 10x10 cannot be halved"),
+        (["--learning-rate", "nan"], "became nan at step"),
+    ],
+)
 def test_bad_training_options(tmp_path, options, message):
     code = command(*TRAIN, *options, "--out", tmp_path / "out")
     assert isinstance(code, str) and code.startswith("error: ") and message in code and "\n" not in code
 
 
-@pytest.mark.parametrize("options", [["--steps", "0"], ["--save-every", "0"], ["--batch-size", "-1"],
-                                     ["--log-every", "0"], ["--minutes", "1"], ["--steps", "many"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--steps", "0"],
+        ["--save-every", "0"],
+        ["--batch-size", "-1"],
+        ["--log-every", "0"],
+        ["--minutes", "1"],
+        ["--steps", "many"],
+    ],
+)
 def test_options_that_argparse_refuses(capsys, tmp_path, options):
     assert command(*TRAIN, *options, "--out", tmp_path) == 2
     assert options[0] in capsys.readouterr().err.splitlines()[-1]
@@ -118,15 +136,18 @@ def test_an_empty_folder_as_data(tmp_path):
     assert code.startswith("error: no pictures in ")
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--sampler", "euler"], "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp_2m"),
-    (["--steps", "51"], "steps must lie in 1..50"),
-    (["--label", "11"], "label 11 is outside the classes 0..9"),
-    (["--device", "tpu"], "no device 'tpu' on this machine; choose one of "),
-    (["--size", "9"], "image size 9x9 cannot be halved"),
-    (["--n", "0"], "--n must be at least 1, got 0"),
-    (["--out", "samples.gif"], "--out must end in .png or .pt, got 'samples.gif'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--sampler", "euler"], "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp_2m"),
+        (["--steps", "51"], "steps must lie in 1..50"),
+        (["--label", "11"], "label 11 is outside the classes 0..9"),
+        (["--device", "tpu"], "no device 'tpu' on this machine; choose one of "),
+        (["--size", "9"], "image size 9x9 cannot be halved"),
+        (["--n", "0"], "--n must be at least 1, got 0"),
+        (["--out", "samples.gif"], "--out must end in .png or .pt, got 'samples.gif'"),
+    ],
+)
 def test_bad_sampling_options(trained, monkeypatch, tmp_path, options, message):
     monkeypatch.chdir(tmp_path)
     code = command("sample", trained[0] / "model.safetensors", "--out", "samples.pt", *options)

@@ -101,8 +101,9 @@ def test_ddpm_forward_and_back_keeps_every_marginal():
     diffusion = GaussianDiffusion(NoiseSchedule.linear(50), "x_0")
     model = GaussianModel(diffusion, MEAN, torch.zeros(4, dtype=torch.float64))
     count = 4000
-    for state in sample(model, diffusion, (count, 4), sampler="ddpm", clip=False,
-                        x_T=torch.randn(count, 4, dtype=torch.float64)):  # fmt: skip
+    for state in sample(
+        model, diffusion, (count, 4), sampler="ddpm", clip=False, x_T=torch.randn(count, 4, dtype=torch.float64)
+    ):
         a = 1.0 if state.t == 0 else diffusion.schedule.alphas_cumprod[state.t - 1].item()
         within = 5 * math.sqrt(1 - a) / math.sqrt(count) + 0.01
         assert (state.x_t.mean(0) - math.sqrt(a) * MEAN).abs().max() < within

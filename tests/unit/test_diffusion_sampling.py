@@ -46,8 +46,12 @@ def test_a_sampler_of_ones_own():
     for ours, other in zip(mine, theirs, strict=True):
         assert torch.equal(ours.x_t, other.x_t) and torch.equal(ours.x_0, other.x_0)
     a_bar = diffusion.schedule.alphas_cumprod.tolist()
-    assert [pair[:2] for pair in seen] == [(a_bar[99], a_bar[74]), (a_bar[74], a_bar[49]), (a_bar[49], a_bar[24]),
-                                           (a_bar[24], 1.0)]  # fmt: skip
+    assert [pair[:2] for pair in seen] == [
+        (a_bar[99], a_bar[74]),
+        (a_bar[74], a_bar[49]),
+        (a_bar[49], a_bar[24]),
+        (a_bar[24], 1.0),
+    ]
     assert len({float(z.sum()) for _, _, z, _ in seen}) == 4  # fresh noise for every step
     assert seen[0][3] is None
     for (_, _, _, previous), state, record in zip(seen[1:], mine, seen):
@@ -106,8 +110,9 @@ def test_the_seed_decides(sampler):
 def test_which_samplers_draw_noise():
     x_T = torch.randn(SHAPE)
     for sampler, eta, noisy in (("ddpm", 0, True), ("ddim", 0, False), ("ddim", 0.5, True), ("dpmpp_2m", 0, False)):
-        a, b = (last(sampler=sampler, eta=eta, steps=8, x_T=x_T, generator=torch.Generator().manual_seed(s))
-                for s in (1, 2))  # fmt: skip
+        a, b = (
+            last(sampler=sampler, eta=eta, steps=8, x_T=x_T, generator=torch.Generator().manual_seed(s)) for s in (1, 2)
+        )
         assert torch.equal(a, b) != noisy, sampler
 
 
@@ -238,13 +243,16 @@ def test_a_real_network_samples():
 # -- bad input -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(sampler="euler"), "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp_2m"),
-    (dict(steps=0), r"steps must lie in 1..50, the timesteps of the schedule; got 0"),
-    (dict(steps=51), r"steps must lie in 1..50, the timesteps of the schedule; got 51"),
-    (dict(y=torch.tensor([1])), "1 labels for 3 images; give one label per image"),
-    (dict(x_T=torch.zeros(2, 1, 4, 4)), r"x_T has shape \(2, 1, 4, 4\), expected \(3, 1, 4, 4\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(sampler="euler"), "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp_2m"),
+        (dict(steps=0), r"steps must lie in 1..50, the timesteps of the schedule; got 0"),
+        (dict(steps=51), r"steps must lie in 1..50, the timesteps of the schedule; got 51"),
+        (dict(y=torch.tensor([1])), "1 labels for 3 images; give one label per image"),
+        (dict(x_T=torch.zeros(2, 1, 4, 4)), r"x_T has shape \(2, 1, 4, 4\), expected \(3, 1, 4, 4\)"),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         next(sample(network, tiny_diffusion("x_0"), SHAPE, **options))

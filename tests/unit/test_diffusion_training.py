@@ -329,8 +329,9 @@ def test_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_pat
     reached = []
     message = f"the {what} became .* at step 5: .*last good checkpoint is kept. Try a lower"
     with pytest.raises(TrainingDiverged, match=message):
-        for state in train(Diverging(5, what), tiny_diffusion(), digits(), steps=10, out=tmp_path, save_every=2,
-                           **OPTIONS):  # fmt: skip
+        for state in train(
+            Diverging(5, what), tiny_diffusion(), digits(), steps=10, out=tmp_path, save_every=2, **OPTIONS
+        ):
             reached.append(state.step)
     assert reached == [1, 2, 3, 4, 5]
     saved = load_state(tmp_path / "checkpoint.pt")

@@ -229,10 +229,14 @@ def test_parameter_count_of_the_default_network():
     assert sum(p.numel() for p in UNet(num_classes=10).parameters()) == 1_521_652
 
 
-@pytest.mark.parametrize("config, size, multiple", [
-    (dict(channels=32), (28, 30), 4), (dict(channels=32, stem=1), (7, 8), 2),
-    (dict(channels=32, multipliers=(1, 2, 2)), (28, 28), 8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config, size, multiple",
+    [
+        (dict(channels=32), (28, 30), 4),
+        (dict(channels=32, stem=1), (7, 8), 2),
+        (dict(channels=32, multipliers=(1, 2, 2)), (28, 28), 8),
+    ],
+)
 def test_image_size_that_cannot_be_halved(config, size, multiple):
     model, (height, width) = UNet(**config), size
     message = f"image size {height}x{width} cannot be halved.*multiples of {multiple}; resize"
