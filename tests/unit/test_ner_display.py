@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.ner.display import PALETTE, show_entities
-from utils.ner.types import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence
 
 TEXT = "Warfarin inhibits VKORC1 in atrial fibrillation."
 SENTENCE = Sentence(TEXT, None, [Entity(0, 8, "CHEMICAL"), Entity(18, 24, "GENE"), Entity(28, 47, "DISEASE")])

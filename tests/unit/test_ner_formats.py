@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.ner.formats import FormatError
 from utils.ner.formats.brat import read_brat, write_brat
 from utils.ner.formats.conll import read_conll, write_conll
-from utils.ner.formats.files import FormatError
 from utils.ner.formats.jsonl import read_jsonl, write_jsonl
 from utils.ner.formats.pubtator import read_pubtator, write_pubtator
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.tags import to_tags
-from utils.ner.types import Entity, Sentence
 
 TEXT = "Hepatitis B and C raise α-fetoprotein."
 B, C = Entity(0, 11, "Disease"), Entity(0, 17, "Disease", fragments=((0, 9), (16, 17)))

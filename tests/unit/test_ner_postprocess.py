@@ -4,10 +4,10 @@ import pytest
 
 from utils.ner.corpora import load_corpus
 from utils.ner.postprocess import documents_of, postprocess
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.taggers import DictionaryTagger, RegexTagger
 from utils.ner.taggers.corrected import CorrectedTagger
 from utils.ner.taggers.registry import load_tagger
-from utils.ner.types import Entity, Sentence
 
 
 def marked(text, *names, kind="X", document=""):

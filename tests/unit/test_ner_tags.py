@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.ner.sentence import Entity, Sentence, Token, tokenize
 from utils.ner.tags import TagError, convert_tags, from_tags, losses, spans_to_tags, tags_to_spans, to_layers, to_tags
-from utils.ner.text import Token, tokenize
-from utils.ner.types import Entity, Sentence
 
 KINDS = ("Gene", "creative-work")
 BIO = st.lists(st.sampled_from(["O", *(f"{p}-{kind}" for p in "BI" for kind in KINDS)]), max_size=12)
