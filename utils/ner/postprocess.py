@@ -39,10 +39,10 @@ def repair_brackets(sentences: Iterable[Sentence]) -> list[Sentence]:
 
 
 def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
-    if entity.fragments:
-        return entity
     start, end = entity.start, entity.end
     closing, opening = _unmatched(sentence.text[start:end])
+    if entity.fragments or not closing + opening:
+        return entity
     if len(opening) == 1 and not closing:
         after = next((token for token in sentence.tokens if token.start >= end), None)
         if after and PAIRS.get(after.text) == sentence.text[start + opening[0]]:
@@ -57,7 +57,8 @@ def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
         start += closing[-1] + 1
     left = sentence.text[start:end]
     start += len(left) - len(left.lstrip())
-    return Entity(start, start + len(left.strip()), entity.type) if left.strip() else None
+    # Once more, since a bracket that was cut away may have had its partner in what is left: "( ] ) a".
+    return _balanced(sentence, Entity(start, start + len(left.strip()), entity.type)) if left.strip() else None
 
 
 def _unmatched(text: str) -> tuple[list[int], list[int]]:

@@ -8,7 +8,7 @@ from utils.files import write_atomically
 from utils.ner.formats import located, read_lines
 from utils.ner.sentence import Entity, Sentence
 
-EXPECTED = 'an object like {"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'
+EXPECTED = 'JSON like {"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'
 
 
 def read_jsonl(path: str | Path) -> list[Sentence]:

@@ -49,12 +49,13 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
             if head[1] != name or entities or "\n" in text:
                 raise FormatError(path, number, line, f"the abstract of {name} right after its title")
             documents[-1] = name, f"{text}\n{head[3]}" if head[3] else text, entities
-        elif entity := _mention(path, number, line, name):
+        elif mention := _mention(path, number, line, name):
+            entity, surface = mention
             there = one_line(entity.cut(text))
-            if there == entity.text:
+            if there == surface and entity.end <= len(text):
                 entities.append(entity)
             elif mismatch == "skip":
-                message = f"{path}, line {number}: {entity.text!r} left out, the text there is {there!r}"
+                message = f"{path}, line {number}: {surface!r} left out, the text there is {there!r}"
                 warnings.warn(message, stacklevel=2)
             else:
                 expected = f'the text at {entity.start}:{entity.end}, which is {there!r}; mismatch="skip" leaves it out'
@@ -62,15 +63,15 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     return [Sentence(text, None, entities, name) for name, text, entities in documents]
 
 
-def _mention(path: Path, number: int, line: str, name: str) -> Entity | None:
-    """The entity of a line; None for a relation between concepts, ID, kind, concept, concept."""
+def _mention(path: Path, number: int, line: str, name: str) -> tuple[Entity, str] | None:
+    """The entity of a line and its text there; None for a relation between concepts (ID, kind, concept, concept)."""
     cells = line.split("\t")
     if cells[0] != name or len(cells) < 4:
         raise FormatError(path, number, line, f"{name}, start, end, text and type with tabs between")
     if cells[1][:1].isalpha():
         return None
     with located(path, number, line, EXPECTED):
-        return Entity(int(cells[1]), int(cells[2]), cells[4], cells[3], concept="".join(cells[5:6]).strip())
+        return Entity(int(cells[1]), int(cells[2]), cells[4], concept="".join(cells[5:6]).strip()), cells[3]
 
 
 def write_pubtator(sentences: Iterable[Sentence], path: str | Path) -> None:
