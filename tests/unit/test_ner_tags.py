@@ -126,10 +126,10 @@ def test_tokens_of_a_name():
 
 
 @pytest.mark.parametrize("text", [
-    "One ends. | Two ends! | 3 begins? | (Four) does.", "He said \"yes.\" | Then (he left.) | She stayed.", "No end", "",
+    "One ends. | Two ends! | 3 begins? | (Four) does.", "He said \"yes.\" | Then (he left.) | She stayed.", "No end",
     "A dose of 0. 05 mg i.v. Cisplatin, vs. Placebo, by St. Louis.", "The gene (see ref. 3. It is long) ends. | Next.",
     "By J. Smith, of Rome. | Type B. | Results follow.", "Fig. 2. | Al. Nos. 3 and E. coli.", "lower. case stays.",
-    "A title.\n| An abstract. | ", " Space before. | And  |", "He [p. 3. Here] ends. | So.", "Vitamin D. | 5 mg.",
+    "A title.\n| An abstract. | ", " Space before. | And  |", "He [p. 3. Here] ends. | So.", "Vitamin D. | 5 mg.", "",
 ])  # fmt: skip
 def test_where_sentences_end(text):
     """A | stands where a sentence begins; with it goes the white space behind the sentence before."""
