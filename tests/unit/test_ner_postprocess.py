@@ -80,11 +80,12 @@ def test_one_sense_in_a_document():
     sentences = [
         marked("p53 and WAS", "p53", document="d"), marked("p53 was", "p53", document="d"),
         marked("p53 here", document="d"), marked("the p53 gene", "p53 gene", document="d"),
-        marked("the p53-/- mice", "-/-", document="d"),  # touches an entity, and is in none
         marked("p53", document="e"), marked("p53", "p53", document="e"),
     ]  # fmt: skip
     found = list(map(texts, postprocess(sentences, ["one-sense"])))
-    assert found == [["p53"], ["p53"], ["p53"], ["p53 gene"], ["p53", "-/-"], [], ["p53"]]
+    assert found == [["p53"], ["p53"], ["p53"], ["p53 gene"], [], ["p53"]]
+    beside = [marked("p53-/- mice", "-/-", document="f"), *[marked("p53", "p53", document="f")] * 2]
+    assert texts(postprocess(beside, ["one-sense"])[0]) == ["p53", "-/-"]  # the token touches an entity, and is in none
 
 
 def test_documents_are_said_and_not_guessed_from_ids():

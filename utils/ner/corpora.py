@@ -184,13 +184,10 @@ def _own_folder(folder: Path) -> Corpus:
             f"{', '.join(OWN_ENDINGS)}"
         )
 
-    return Corpus(
-        folder.resolve().name,
-        "a folder of your own",
-        tuple(files),
-        lambda split: read_sentences(files[split][0]),
-        folder,
-    )
+    def read(split: str) -> list[Sentence]:
+        return read_sentences(files[split][0])
+
+    return Corpus(folder.resolve().name, "a folder of your own", tuple(files), read, folder)
 
 
 def _own_corpus(name: str, source: str, names: dict[str, str] | None) -> Corpus:
@@ -199,11 +196,12 @@ def _own_corpus(name: str, source: str, names: dict[str, str] | None) -> Corpus:
 
     def read(split: str) -> list[Sentence]:
         sentences = read_jsonl(folder / f"{split}.jsonl")
-        return sentences if not names else [_renamed(sentence, names) for sentence in sentences]
+        if names is None:
+            return sentences
+        kept = [[entity for entity in sentence.entities if entity.type in names] for sentence in sentences]
+        return [
+            sentence.with_entities(replace(entity, type=names[entity.type]) for entity in entities)
+            for sentence, entities in zip(sentences, kept)
+        ]
 
     return Corpus(name, source, SPLITS, read, folder, stands_in=names is not None)
-
-
-def _renamed(sentence: Sentence, names: dict[str, str]) -> Sentence:
-    kept = [replace(entity, type=names[entity.type]) for entity in sentence.entities if entity.type in names]
-    return sentence.with_entities(kept)
