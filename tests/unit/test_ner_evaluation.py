@@ -38,6 +38,14 @@ def test_modes_by_hand(mode, correct, per_type):
     assert report.per_type["X"].predicted == 4 and report.per_type["X"].support == 2
 
 
+def test_a_gold_entity_pays_once():
+    gold, found = [entities((0, 9, "X"))], [entities((0, 2, "X"), (3, 5, "X"), (0, 9, "X"))]
+    for mode, correct in (("strict", 1), ("partial", 0.5), ("type", 1)):
+        report = evaluate(gold, found, mode)
+        assert (report.correct, report.predicted, report.support) == (correct, 3, 1)
+    assert evaluate(gold, gold).intervals == {"precision": (1, 1), "recall": (1, 1), "f1": (1, 1)}
+
+
 @given(PAIRS, st.sampled_from(MODES))
 def test_scores_lie_between_0_and_1_and_equal_input_scores_1(pairs, mode):
     text = "x" * 20
@@ -138,7 +146,8 @@ def test_bad_calls():
         (lambda: evaluate([one], [other]), "sentence 0 is 'a b' in gold and 'a c' in predicted"),
         (lambda: evaluate([[]], [[]], "bc2"), "gold must be sentences; got list"),
         (lambda: evaluate([one], [one], official=OfficialGold({})), 'official gold is for mode="bc2"'),
-        (lambda: evaluate([one], [one], confidence=95), "0 < confidence < 1"),
+        (lambda: evaluate([one], [one], confidence=1), "0 < confidence < 1"),
+        (lambda: evaluate([one], [one], confidence=0), "0 < confidence < 1"),
         (lambda: evaluate([one], [one], resamples=-1), "expected resamples >= 0, got -1"),
         (lambda: difference([one], [one], [other]), "sentence 0 is 'a b' in gold and 'a c' in predicted"),
         (lambda: evaluate([one], [one], groups=[]), "0 groups for 1 sentences; expected one for each"),
