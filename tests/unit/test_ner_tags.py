@@ -66,6 +66,10 @@ def test_orphans(tags, scheme, repaired, dropped):
 
 
 def test_bad_tags_and_choices():
+    for tags, index, problem in ((["O", "B-X", "O"], 1, "'B-X' does not end"), (["O", "E-X"], 1, "'E-X' continues")):
+        with pytest.raises(TagError, match=f"tag {index}: {problem}") as caught:
+            tags_to_spans(tags, "BIOES", "refuse")
+        assert caught.value.index == index
     for tag in ("X", "B", "B-", "-X", "E-X", "b-X", "", "BI-X"):
         with pytest.raises(TagError, match="tag 1: .* is no BIO tag; expected O, B-TYPE, I-TYPE") as caught:
             tags_to_spans(["O", tag])
@@ -93,6 +97,7 @@ def test_what_tags_cannot_hold():
         to_tags(sentence)
     flat = sentence.with_entities([whole, inner])
     assert [loss.reason for loss in losses(flat)] == ["nested"] and losses(flat, 2) == []
+    assert [loss.reason for loss in losses(flat.with_entities([whole, Entity(11, 19, "DNA")]))] == ["nested"]
     outer, within = to_layers(flat, 2)
     assert outer == ["O", "B-protein", "I-protein", "I-protein", "I-protein", "O", "O"]
     assert within == ["O", "B-protein", "I-protein", "I-protein", "O", "O", "O"]
