@@ -4,18 +4,22 @@ Looked for in this order: data/cache/lexicons, COURSE_DATA/lexicons, and at last
 split, which are a few hundred instead of many thousands. One printed line says which it was.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from utils.ner.corpora import COURSE_CORPUS, ROOT
 from utils.ner.formats import FormatError, read_lines
 from utils.ner.formats.jsonl import read_jsonl
-from utils.ner.lookup import Automaton
 from utils.ner.words import cut_name
+
+if TYPE_CHECKING:
+    from utils.ner.lookup import Automaton
 
 SHORTEST = 3  # characters; shorter symbols are mostly words: "WAS" is long enough to stay, "A" and "AT" are not
 
@@ -55,7 +59,7 @@ class Lexicon:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, saved: Mapping) -> "Lexicon":
+    def from_json(cls, saved: Mapping) -> Lexicon:
         """The list that `to_json` wrote."""
         return cls(**saved | {"names": tuple(saved["names"])})
 
@@ -63,6 +67,8 @@ class Lexicon:
 @lru_cache(6)
 def _automaton(names: tuple[str, ...]) -> Automaton:
     """Kept, since the members of a vote use the same lists: the course's three take 0.7 s and 68 MB each time."""
+    from utils.ner.lookup import Automaton  # here, since the taggers beside it know of lists
+
     return Automaton({cut_name(name) for name in names})
 
 
