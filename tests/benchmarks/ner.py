@@ -20,7 +20,9 @@ from pathlib import Path
 
 from tests.benchmarks.__main__ import machine
 from utils.files import write_atomically
-from utils.ner import Corpus, Report, Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
+from utils.ner import Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
+from utils.ner.corpora import Corpus
+from utils.ner.evaluation import Report
 from utils.ner.taggers.base import HEADER, Tagger, fit_whole
 from utils.ner.taggers.registry import model_names
 from utils.ner.taggers.voting import VotingTagger

@@ -19,7 +19,7 @@ from utils.ner import (
     write_conll,
     write_jsonl,
 )
-from utils.ner.formats.any import format_of, read_sentences
+from utils.ner.formats import format_of, read_sentences
 from utils.ner.tag import main as tag
 from utils.ner.taggers import RegexTagger, training
 from utils.ner.taggers.bilstm_crf import BiLSTMCRFTagger

@@ -11,12 +11,12 @@ from transformers import AutoModel
 import utils.ner
 from tests.tiny_ner import make_corpus, make_encoder
 from utils.ner.evaluation import evaluate
+from utils.ner.sentence import Sentence
 from utils.ner.taggers import bilstm_crf, encoders
 from utils.ner.taggers.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.taggers.encoders import MINILM_SHA256, find_minilm, load_encoder, pieces_of
 from utils.ner.taggers.pretraining import NOT_CHOSEN, MaskedLanguageModel, continue_pretraining, mask_pieces
 from utils.ner.taggers.transformer import TransformerTagger
-from utils.ner.types import Sentence
 
 TEXTS = [sentence.text for sentence in make_corpus(80)]
 MLM = dict(device="cpu", precision="no", progress=False, batch_size=16, share=0.3)

@@ -13,13 +13,13 @@ import torch
 from tests.tiny_ner import make_corpus, make_encoder
 from utils.ner.evaluation import evaluate
 from utils.ner.lexicons import Lexicon
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.taggers import training
 from utils.ner.taggers.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.taggers.recipe import Recipe, cut_batches, epoch_batches
 from utils.ner.taggers.registry import load_tagger
 from utils.ner.taggers.token_features import SHAPES, shape_of
 from utils.ner.taggers.transformer import TransformerTagger, align, cut_windows
-from utils.ner.types import Entity, Sentence
 
 TRAIN, DEV = make_corpus(), make_corpus(20, seed=1)
 ODD = ["", " ", "\0", "a\0b", "\x07 \x07", "e\u0301 \u202e x \U0001f9ec β-catenin", "\ud800 lone", "x" * 500,

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.taggers import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger
 from utils.ner.taggers.corrected import CorrectedTagger
 from utils.ner.taggers.voting import VotingTagger
-from utils.ner.types import Entity, Sentence
 
 
 def found(tagger, text):

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
-from utils.ner.automaton import leftmost_longest
-from utils.ner.lexicons import Lexicon, shared
+from utils.ner.lexicons import Lexicon
+from utils.ner.lookup import leftmost_longest
 from utils.ner.words import CACHE, GREEK, GREEK_WORDS, ROMAN, name_parts, normalise, shape, short_shape, stem
 
 # Strings of neighbours side by side: which of a word's strings, and at which offsets.
@@ -28,7 +28,7 @@ class LexiconMatcher:
     """Looks sentences up in lists, without regard to case, hyphens and spaces (`name_parts`)."""
 
     def __init__(self, lexicons: Sequence[Lexicon]) -> None:
-        self._automata = {one.name: shared(one).automaton for one in lexicons}
+        self._automata = {one.name: one.automaton for one in lexicons}
 
     def labels(self, words: Sequence[str]) -> dict[str, list[str]]:
         """For each list and word B, I, E or S where the word stands in a name of the list, else "".

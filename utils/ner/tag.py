@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.files import write_atomically
-from utils.ner.formats.any import WRITERS, read_sentences
+from utils.ner.formats import WRITERS, read_sentences
+from utils.ner.sentence import Sentence
 from utils.ner.taggers.registry import load_tagger
-from utils.ner.types import Sentence
 
 FORMATS = ("lines", *WRITERS)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from utils.ner.corpora import corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
-from utils.ner.formats.any import read_sentences
+from utils.ner.formats import read_sentences
+from utils.ner.sentence import Sentence
 from utils.ner.taggers.base import fit_whole
 from utils.ner.taggers.registry import make_tagger, model_names
-from utils.ner.types import Sentence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,19 +1,21 @@
-"""Taggers, all with fit, predict, save and load. The neural ones are not imported here: they load transformers."""
+"""Taggers, all with fit, predict, save and load; imported when first asked for."""
 
-from utils.ner.taggers.base import Tagger
-from utils.ner.taggers.crf import CRFTagger
-from utils.ner.taggers.dictionary import DictionaryTagger
-from utils.ner.taggers.regex import RegexTagger
-from utils.ner.taggers.registry import load_tagger, make_tagger, model_names, tagger_class, tagger_names
+from importlib import import_module
 
-__all__ = [
-    "CRFTagger",
-    "DictionaryTagger",
-    "RegexTagger",
-    "Tagger",
-    "load_tagger",
-    "make_tagger",
-    "model_names",
-    "tagger_class",
-    "tagger_names",
-]
+_PLACES = {
+    "CRFTagger": "utils.ner.taggers.crf",
+    "DictionaryTagger": "utils.ner.lookup",
+    "RegexTagger": "utils.ner.lookup",
+    "Tagger": "utils.ner.taggers.base",
+    "load_tagger": "utils.ner.taggers.registry",
+    "make_tagger": "utils.ner.taggers.registry",
+    "model_names": "utils.ner.taggers.registry",
+    "tagger_class": "utils.ner.taggers.registry",
+    "tagger_names": "utils.ner.taggers.registry",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.files import write_atomically
-from utils.ner.types import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence
 
 HEADER = "tagger.json"
 

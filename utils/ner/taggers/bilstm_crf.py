@@ -14,11 +14,11 @@ from transformers import AutoTokenizer
 
 from utils.files import write_atomically
 from utils.ner.lexicons import Lexicon
+from utils.ner.sentence import Sentence
 from utils.ner.taggers.encoders import find_minilm, load_encoder, pieces_of
 from utils.ner.taggers.neural import NeuralTagger, Window
 from utils.ner.taggers.tag_head import TagHead
 from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
-from utils.ner.types import Sentence
 
 PADDING, UNKNOWN = 0, 1  # the first two numbers of words and of characters
 LONGEST = 30  # characters of a word that are read

@@ -9,9 +9,9 @@ from pathlib import Path
 from utils.files import write_atomically
 from utils.ner.evaluation import evaluate
 from utils.ner.postprocess import postprocess
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.taggers.base import Tagger, fit_whole
 from utils.ner.taggers.registry import load_tagger
-from utils.ner.types import Entity, Sentence
 
 
 class CorrectedTagger(Tagger):

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from utils.device import find_device
 from utils.files import load_weights, save_weights, write_atomically
 from utils.ner.evaluation import evaluate
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.taggers.base import Tagger, fingerprint
 from utils.ner.taggers.recipe import Recipe, cut_batches
 from utils.ner.taggers.tag_head import IGNORED
 from utils.ner.taggers.training import DTYPES, autocast, seeded, train_network
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
-from utils.ner.types import Entity, Sentence
 
 
 @dataclass(frozen=True, slots=True)

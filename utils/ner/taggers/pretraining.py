@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.device import find_device, find_precision
 from utils.files import save_weights
+from utils.ner.sentence import Sentence
 from utils.ner.taggers.encoders import load_encoder, pieces_of, save_encoder
 from utils.ner.taggers.recipe import Recipe, cut_batches
 from utils.ner.taggers.training import autocast, seeded, train_network
-from utils.ner.types import Sentence
 
 NOT_CHOSEN = -100
 

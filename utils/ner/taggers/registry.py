@@ -9,13 +9,13 @@ from pathlib import Path
 
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon
+from utils.ner.lookup import DictionaryTagger
 from utils.ner.taggers.base import Tagger, read_header
-from utils.ner.taggers.dictionary import DictionaryTagger
 
 # Named, not imported: transformers is loaded only for a tagger that needs it.
 CLASSES = {
-    "regex": "utils.ner.taggers.regex:RegexTagger",
-    "dictionary": "utils.ner.taggers.dictionary:DictionaryTagger",
+    "regex": "utils.ner.lookup:RegexTagger",
+    "dictionary": "utils.ner.lookup:DictionaryTagger",
     "crf": "utils.ner.taggers.crf:CRFTagger",
     "bilstm-crf": "utils.ner.taggers.bilstm_crf:BiLSTMCRFTagger",
     "transformer": "utils.ner.taggers.transformer:TransformerTagger",

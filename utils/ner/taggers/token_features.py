@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from utils.files import write_atomically
 from utils.ner.features import LexiconMatcher
 from utils.ner.lexicons import Lexicon
-from utils.ner.types import Sentence
+from utils.ner.sentence import Sentence
 
 LABELS = ("", "B", "I", "E", "S")
 SHAPES = ("padding", "lower", "Title", "UPPER", "One capital", "mIxed", "digits", "d1gits inside", "other")

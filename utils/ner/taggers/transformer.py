@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from utils.device import find_device, find_precision
 from utils.files import save_weights
 from utils.ner.lexicons import Lexicon
+from utils.ner.sentence import Sentence
 from utils.ner.taggers.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
 from utils.ner.taggers.neural import NeuralTagger, Window
 from utils.ner.taggers.tag_head import TagHead
 from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
-from utils.ner.types import Sentence
 
 POOLINGS = ("first", "mean")
 Span = tuple[int, int]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.files import write_atomically
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.taggers.base import Tagger, fingerprint, fit_whole
 from utils.ner.taggers.registry import load_tagger
-from utils.ner.types import Entity, Sentence
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
