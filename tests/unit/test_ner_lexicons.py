@@ -4,11 +4,11 @@ import gc
 import json
 
 import pytest
+from utils.ner.taggers.token_features import TokenFeatures
 
 from utils.ner import CRFTagger, Sentence, WordFeatures, lexicons
 from utils.ner.formats.files import FormatError
 from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon, shared, turn_heading
-from utils.ner.taggers.token_features import TokenFeatures
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """Rules that mend entities: brackets, abbreviations, one sense in a document."""
 
 import pytest
+from utils.ner.taggers.corrected import CorrectedTagger
+from utils.ner.taggers.registry import load_tagger
 
 from utils.ner.corpora import load_corpus
 from utils.ner.postprocess import documents_of, postprocess
 from utils.ner.taggers import DictionaryTagger, RegexTagger
-from utils.ner.taggers.corrected import CorrectedTagger
-from utils.ner.taggers.registry import load_tagger
 from utils.ner.types import Entity, Sentence
 
 

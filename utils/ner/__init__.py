@@ -5,6 +5,7 @@ from importlib import import_module
 from utils.ner.automaton import Automaton
 from utils.ner.bc2 import OfficialGold, read_official, write_official
 from utils.ner.corpora import Corpus, corpus_names, load_corpus
+from utils.ner.crf import CRFTagger
 from utils.ner.evaluation import Report, Scores, evaluate
 from utils.ner.features import WordFeatures
 from utils.ner.formats.any import read_sentences
@@ -15,7 +16,9 @@ from utils.ner.formats.jsonl import read_jsonl, write_jsonl
 from utils.ner.formats.pubtator import read_pubtator, write_pubtator
 from utils.ner.lexicons import Lexicon, lexicon_names, load_lexicon
 from utils.ner.postprocess import postprocess
-from utils.ner.taggers import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger, make_tagger
+from utils.ner.tagger import Tagger, load_tagger, make_tagger
+from utils.ner.taggers.dictionary import DictionaryTagger
+from utils.ner.taggers.regex import RegexTagger
 from utils.ner.tags import (
     Loss,
     TagError,
@@ -32,10 +35,10 @@ from utils.ner.types import Entity, Sentence
 
 # Most of these load transformers, which takes seconds; they are imported when they are first asked for.
 LAZY = {
-    "BiLSTMCRFTagger": "utils.ner.taggers.bilstm_crf",
-    "LinearChainCRF": "utils.ner.linear_chain",
-    "TransformerTagger": "utils.ner.taggers.transformer",
-    "continue_pretraining": "utils.ner.taggers.pretraining",
+    "BiLSTMCRFTagger": "utils.ner.bilstm_crf",
+    "LinearChainCRF": "utils.ner.chain",
+    "TransformerTagger": "utils.ner.transformer",
+    "continue_pretraining": "utils.ner.pretraining",
 }
 
 

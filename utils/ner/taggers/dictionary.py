@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.files import write_atomically
 from utils.ner.automaton import Automaton
-from utils.ner.taggers.base import Tagger
+from utils.ner.tagger import Tagger
 from utils.ner.text import tokenize
 from utils.ner.types import Entity, Sentence
 
@@ -40,7 +40,9 @@ class DictionaryTagger(Tagger):
         """How many names it knows."""
         return len(self._types)
 
-    def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = ()) -> DictionaryTagger:
+    def fit(
+        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
+    ) -> DictionaryTagger:
         """Learn the mentions of train and dev, in addition to what is known. Discontinuous ones are left out."""
         for sentence in (*train, *dev):
             for entity in sentence.entities:

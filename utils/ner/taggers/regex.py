@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.files import write_atomically
 from utils.ner.automaton import leftmost_longest
-from utils.ner.taggers.base import Tagger
+from utils.ner.tagger import Tagger
 from utils.ner.types import Entity, Sentence
 
 
@@ -33,7 +33,9 @@ class RegexTagger(Tagger):
             except re.error as error:
                 raise ValueError(f"the pattern of {kind}, {pattern!r}, is no regular expression: {error}") from error
 
-    def fit(self, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = ()) -> RegexTagger:
+    def fit(
+        self, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = (), folder: Path | None = None
+    ) -> RegexTagger:
         """Nothing to learn: the patterns are the rules."""
         return self
 

