@@ -94,8 +94,8 @@ def make_random_encoder(
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     cutter = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     cutter.normalizer, cutter.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    special = list(names.values())
-    cutter.train_from_iterator(texts, trainers.WordPieceTrainer(pieces, special_tokens=special, show_progress=False))
+    special = dict(special_tokens=list(names.values()), show_progress=False)
+    cutter.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=pieces, **special))
     tokens = {f"{name}_token": piece for name, piece in names.items()}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **tokens)
     with torch.random.fork_rng():

@@ -24,7 +24,7 @@ from utils.ner.chain import IGNORED
 from utils.ner.evaluation import evaluate
 from utils.ner.tagger import Tagger, fingerprint, read_checked
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
-from utils.ner.training import Recipe, cut_batches, own_random_numbers, train_network
+from utils.ner.training import Recipe, cut_batches, seeded, train_network
 from utils.ner.types import Entity, Sentence
 
 
@@ -108,8 +108,7 @@ class NeuralTagger(Tagger):
         train = [sentence for sentence in train if sentence.tokens]
         if not train:
             raise ValueError("nothing to train on: expected at least one sentence with a token")
-        with own_random_numbers(self.device):
-            torch.manual_seed(stream_seed(self.recipe.seed, "weights"))
+        with seeded(stream_seed(self.recipe.seed, "weights"), self.device):
             self.tags = ["O", *(f"{prefix}-{kind}" for kind in _types(train) for prefix in SCHEMES[self.scheme])]
             self._build(train)
         return self._train(train, dev, folder, "random weights")

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utils.device import autocast, find_device, find_precision
 from utils.files import save_weights, stream_seed
 from utils.ner.encoders import load_encoder, pieces_of, save_encoder
-from utils.ner.training import Recipe, cut_batches, train_network
+from utils.ner.training import Recipe, cut_batches, seeded, train_network
 from utils.ner.types import Sentence
 
 NOT_CHOSEN = -100
@@ -101,10 +101,11 @@ def continue_pretraining(
     recipe = Recipe(**{"epochs": 3, "batch_size": 32, "learning_rate": 1e-4, **recipe})
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
-    pretrained, tokenizer = load_encoder(encoder)
+    with seeded(stream_seed(recipe.seed, "weights"), device):
+        pretrained, tokenizer = load_encoder(encoder)
+        model = MaskedLanguageModel(pretrained).to(device)
     if tokenizer.mask_token_id is None:
         raise ValueError("this encoder's tokenizer has no mask piece; choose one pretrained as a masked language model")
-    model = MaskedLanguageModel(pretrained).to(device)
     train, held_out = (_cut(tokenizer, part, max_pieces) for part in (texts, dev))
     if not train:
         raise ValueError(f"nothing to train on: {len(texts)} texts, none with a word piece")

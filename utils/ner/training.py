@@ -98,9 +98,10 @@ def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[li
 
 
 @contextmanager
-def own_random_numbers(device: torch.device) -> Iterator[None]:
-    """The caller's generators go on afterwards as if nothing had been drawn."""
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw random numbers by a seed; the caller's generators go on afterwards as if nothing had been drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
         yield
 
 
@@ -158,7 +159,7 @@ def train_network(
     bar = tqdm(total=recipe.epochs, initial=state["epoch"], unit="epoch", leave=False, disable=not progress)
     bar.bar_format = "{l_bar}{bar}| {n:.2f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
     try:
-        with bar, own_random_numbers(device):
+        with bar, seeded(recipe.seed, device):
             while state["epoch"] < recipe.epochs and not _is_patience_over(state, recipe):
                 batches = epoch_batches(lengths, recipe, state["epoch"])
                 network.train()
