@@ -22,6 +22,6 @@ def make_corpus(count: int = 60, seed: int = 0) -> list[Sentence]:
 
 
 def make_encoder(folder: Path) -> Path:
-    """A random BERT of a few thousand weights; its pieces are those of the corpus, "hepat" and "##itis" among them."""
+    """A random BERT of a few thousand weights; frequent words are pieces, genes and diseases are cut into letters."""
     texts = [sentence.text for sentence in make_corpus()]
-    return make_random_encoder(folder, texts, width=32, pieces=110, positions=64)
+    return make_random_encoder(folder, texts, width=32, pieces=64, positions=64)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -83,26 +84,31 @@ def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
 def make_random_encoder(
     folder: str | Path, texts: Iterable[str], width: int = 96, pieces: int = 2000, positions: int = 256, seed: int = 0
 ) -> Path:
-    """Write a small BERT with random weights (2 layers), and WordPiece trained on these texts: what stands in where no
-    trained encoder is to be had. Every cell then runs, and its scores mean nothing.
+    """Write a small BERT with random weights (2 layers) and a WordPiece tokenizer, whose vocabulary is the letters and
+    the most frequent words of these texts. It stands in where no trained encoder is to be had: every cell then runs,
+    and its scores mean nothing.
 
     Args:
-        width: of its vectors, a multiple of 4. pieces: of the vocabulary at most. positions: pieces it can read.
+        width: of its vectors, a multiple of 4. pieces: in the vocabulary at most. positions: pieces it can read.
     Returns:
         The folder, which `load_encoder` takes.
     """
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    cutter = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    cutter.normalizer, cutter.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    special = dict(special_tokens=list(names.values()), show_progress=False)
-    cutter.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=pieces, **special))
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    found = (splitter.pre_tokenize_str(normalizer.normalize_str(text)) for text in texts)
+    words = Counter(word for text in found for word, _ in text)
+    letters = sorted(set("".join(words)))
+    longer = [word for word, _ in words.most_common() if len(word) > 1]
+    vocabulary = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *longer][:pieces]
+    cutter = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    cutter.normalizer, cutter.pre_tokenizer = normalizer, splitter
     tokens = {f"{name}_token": piece for name, piece in names.items()}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **tokens)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = BertModel(
             BertConfig(
-                vocab_size=cutter.get_vocab_size(),
+                vocab_size=len(vocabulary),
                 hidden_size=width,
                 num_hidden_layers=2,
                 num_attention_heads=4,
