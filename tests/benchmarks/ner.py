@@ -20,8 +20,10 @@ from pathlib import Path
 
 from tests.benchmarks.__main__ import machine
 from utils.files import write_atomically
-from utils.ner import Corpus, Report, Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
+from utils.ner import Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
 from utils.ner.combine import VotingTagger
+from utils.ner.corpora import Corpus
+from utils.ner.evaluation import Report
 from utils.ner.tagger import HEADER, Tagger, model_names
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,7 +24,7 @@ from utils.ner import (
 from utils.ner.__main__ import main
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.combine import CorrectedTagger, VotingTagger
-from utils.ner.formats.any import format_of, read_sentences
+from utils.ner.formats import format_of, read_sentences
 
 TEXTS = "Mutated BRCA1 and p53.\n\nNothing here.\r\n"
 

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from utils.ner import CRFTagger, Entity, Sentence, evaluate, load_corpus, load_tagger, make_tagger
 from utils.ner.combine import BioTaggerGM, VotingTagger
+from utils.ner.lookup import DictionaryTagger, RegexTagger
 from utils.ner.tagger import model_names, tagger_class, tagger_names
-from utils.ner.taggers.dictionary import DictionaryTagger
-from utils.ner.taggers.regex import RegexTagger
 
 TEXT = "abcdefgh"
 

@@ -15,8 +15,8 @@ from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.encoders import MINILM_SHA256, find_minilm, load_encoder, pieces_of
 from utils.ner.evaluation import evaluate
 from utils.ner.pretraining import NOT_CHOSEN, MaskedLanguageModel, continue_pretraining, mask_pieces
+from utils.ner.sentence import Sentence
 from utils.ner.transformer import TransformerTagger
-from utils.ner.types import Sentence
 
 TEXTS = [sentence.text for sentence in make_corpus(80)]
 MLM = dict(device="cpu", precision="no", progress=False, batch_size=16, share=0.3)

@@ -14,10 +14,10 @@ from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.evaluation import evaluate
 from utils.ner.features import SHAPES, shape_of
 from utils.ner.lexicons import Lexicon
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import load_tagger
 from utils.ner.training import Recipe, cut_batches, epoch_batches
 from utils.ner.transformer import TransformerTagger, align, cut_windows
-from utils.ner.types import Entity, Sentence
 
 TRAIN, DEV = make_corpus(), make_corpus(20, seed=1)
 ODD = ["", " ", "\0", "a\0b", "\x07 \x07", "e\u0301 \u202e x \U0001f9ec β-catenin", "\ud800 lone", "x" * 500,

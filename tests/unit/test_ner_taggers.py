@@ -6,7 +6,7 @@ import pytest
 
 from utils.ner import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger
 from utils.ner.combine import CorrectedTagger, VotingTagger
-from utils.ner.types import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence
 
 
 def found(tagger, text):

@@ -23,9 +23,9 @@ from pathlib import Path
 from utils.files import write_atomically
 from utils.ner.corpora import corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
-from utils.ner.formats.any import WRITERS, read_sentences
+from utils.ner.formats import WRITERS, read_sentences
+from utils.ner.sentence import Sentence
 from utils.ner.tagger import load_tagger, make_tagger, model_names
-from utils.ner.types import Sentence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from utils.ner.chain import TagHead
 from utils.ner.encoders import find_minilm, load_encoder, pieces_of
 from utils.ner.lexicons import Lexicon
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
-from utils.ner.types import Sentence
+from utils.ner.sentence import Sentence
 
 PADDING, UNKNOWN = 0, 1  # the first two numbers of words and of characters
 LONGEST = 30  # characters of a word that are read

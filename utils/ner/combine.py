@@ -33,8 +33,8 @@ from utils.ner.evaluation import evaluate
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.postprocess import postprocess
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Tagger, fingerprint, load_tagger
-from utils.ner.types import Entity, Sentence
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from utils.files import write_atomically
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Tagger, read_checked
 from utils.ner.tags import SCHEMES, spans_to_tags, tags_to_spans, to_tags
-from utils.ner.types import Entity, Sentence
 
 Features = Callable[[list[str]], list[list[str]]]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.files import write_atomically
-from utils.ner.automaton import leftmost_longest
 from utils.ner.lexicons import Lexicon
-from utils.ner.types import Sentence
+from utils.ner.lookup import leftmost_longest
+from utils.ner.sentence import Sentence
 from utils.ner.words import GREEK, GREEK_WORDS, ROMAN, name_parts, normalise, shape, short_shape, stem
 
 # Strings of neighbours side by side: which of a word's strings, and at which offsets.

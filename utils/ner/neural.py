@@ -23,10 +23,10 @@ from utils.ner.chain import IGNORED, TagHead
 from utils.ner.evaluation import evaluate
 from utils.ner.features import TokenFeatures
 from utils.ner.lexicons import Lexicon
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Tagger, fingerprint, read_checked
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
-from utils.ner.types import Entity, Sentence
 
 
 class Window(NamedTuple):

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utils.device import autocast, find_device, find_precision
 from utils.files import stream_seed
 from utils.ner.encoders import load_encoder, pieces_of, save_encoder
+from utils.ner.sentence import Sentence
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
-from utils.ner.types import Sentence
 
 NOT_CHOSEN = -100
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from utils.files import write_atomically
 from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon
-from utils.ner.types import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence
 
 HEADER = "tagger.json"
 # Named, not imported: torch and transformers are loaded only for a tagger that needs them.
 CLASSES = {
-    "regex": "utils.ner.taggers.regex:RegexTagger",
-    "dictionary": "utils.ner.taggers.dictionary:DictionaryTagger",
+    "regex": "utils.ner.lookup:RegexTagger",
+    "dictionary": "utils.ner.lookup:DictionaryTagger",
     "crf": "utils.ner.crf:CRFTagger",
     "bilstm-crf": "utils.ner.bilstm_crf:BiLSTMCRFTagger",
     "transformer": "utils.ner.transformer:TransformerTagger",

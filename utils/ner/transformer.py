@@ -16,7 +16,7 @@ from utils.ner.chain import TagHead
 from utils.ner.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
 from utils.ner.lexicons import Lexicon
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
-from utils.ner.types import Sentence
+from utils.ner.sentence import Sentence
 
 POOLINGS = ("first", "mean")
 Span = tuple[int, int]
