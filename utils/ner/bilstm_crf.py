@@ -15,7 +15,6 @@ from transformers import AutoTokenizer
 from utils.files import write_atomically
 from utils.ner.chain import TagHead
 from utils.ner.encoders import find_minilm, load_encoder, pieces_of
-from utils.ner.features import TokenFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.types import Sentence
@@ -117,8 +116,7 @@ class BiLSTMCRFTagger(NeuralTagger):
             hub; None for none; "auto" for "minilm" where its package is installed, else none.
         hidden: of each direction. dropout: before and behind the LSTM. word_dropout: how often a word is taken for an
             unknown one in training.
-        lexicons: lists of names; the network is told which tokens stand in one.
-        crf, scheme, device, progress, recipe: as in NeuralTagger. LSTMs are computed in float32.
+        lexicons, crf, scheme, device, progress, recipe: as in NeuralTagger. LSTMs are computed in float32.
     """
 
     name = "bilstm-crf"
@@ -137,47 +135,35 @@ class BiLSTMCRFTagger(NeuralTagger):
         **recipe: Any,
     ) -> None:
         recipe = {"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, "weight_decay": 0.01, **recipe}
-        super().__init__(scheme, crf, device, "no", progress, recipe)
-        self.vectors, self.hidden, self.dropout, self.word_dropout = vectors, hidden, dropout, word_dropout
-        self.features = TokenFeatures(lexicons)
-        self.tokenizer = None
-        self._pieces: dict[str, list[int]] = {}
+        sizes = dict(hidden=hidden, dropout=dropout, word_dropout=word_dropout)
+        options = dict(vectors=vectors and str(vectors), **sizes, crf=crf, scheme=scheme)
+        super().__init__(options, lexicons, device, "no", progress, recipe)
+        self.sizes, self.tokenizer = sizes, None
 
     def _build(self, train: Sequence[Sentence]) -> None:
-        counts = Counter(word.lower() for sentence in train for word in sentence.words)
-        self.words = ["", "?", *sorted(word for word, count in counts.items() if count > 1)]
-        self.characters = [
-            "",
-            "?",
-            *sorted({letter for sentence in train for word in sentence.words for letter in word}),
-        ]
+        counts = Counter(word for sentence in train for word in sentence.words)
+        lower = Counter(word.lower() for word in counts.elements())
+        self.words = ["", "?", *sorted(word for word, count in lower.items() if count > 1)]
+        self.characters = ["", "?", *sorted({letter for word in counts for letter in word})]
         table = self._load_vectors()
         self._make_network(None if table is None else tuple(table.shape))
         if table is not None:
             self.network.pieces.table.copy_(table)
 
     def _load_vectors(self) -> Tensor | None:
-        self.tokenizer = None
-        if self.vectors is None or (self.vectors == "auto" and find_minilm() is None):
+        self.tokenizer, vectors = None, self.options["vectors"]
+        if vectors is None or (vectors == "auto" and find_minilm() is None):
             return None
-        encoder, self.tokenizer = load_encoder(None if self.vectors in ("auto", "minilm") else self.vectors)
+        encoder, self.tokenizer = load_encoder(None if vectors in ("auto", "minilm") else vectors)
         table = encoder.get_input_embeddings().weight.detach()
         return table / table.std()
 
     def _make_network(self, pieces: tuple[int, int] | None) -> None:
         self._word_number = {word: number for number, word in enumerate(self.words)}
         self._character_number = {letter: number for number, letter in enumerate(self.characters)}
-        self._pieces = {}
-        self.network = BiLSTMNetwork(
-            len(self.words),
-            len(self.characters),
-            pieces,
-            self.features.sizes,
-            TagHead(self.tags, self.scheme, self.crf),
-            self.hidden,
-            self.dropout,
-            self.word_dropout,
-        )
+        self._pieces: dict[str, list[int]] = {}
+        counts = (len(self.words), len(self.characters), pieces, self.features.sizes)
+        self.network = BiLSTMNetwork(*counts, self._head(), **self.sizes)
 
     def _windows(self, sentence: Sentence) -> list[Window]:
         count = len(sentence.tokens)
@@ -203,22 +189,16 @@ class BiLSTMCRFTagger(NeuralTagger):
             batch["pieces"] = self._padded([self._pieces[text] for text in numbers])
         return batch
 
-    def _options(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in ("hidden", "dropout", "word_dropout", "crf", "scheme")}
-        return {"vectors": self.vectors and str(self.vectors), **kept}
-
     def _save_parts(self, folder: Path) -> None:
         pieces = None if self.tokenizer is None else list(self.network.pieces.table.shape)
         parts = {"words": self.words, "characters": self.characters, "pieces": pieces}
         write_atomically(folder / "vocabulary.json", json.dumps(parts, ensure_ascii=False) + "\n")
-        self.features.save(folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder / "pieces")
 
     def _load_parts(self, folder: Path) -> None:
         parts = json.loads((folder / "vocabulary.json").read_text("utf-8"))
         self.words, self.characters = parts["words"], parts["characters"]
-        self.features = TokenFeatures.load(folder)
         if parts["pieces"]:
             self.tokenizer = AutoTokenizer.from_pretrained(folder / "pieces", local_files_only=True)
         self._make_network(parts["pieces"] and tuple(parts["pieces"]))

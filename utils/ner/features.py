@@ -112,7 +112,7 @@ class WordFeatures:
             pairs=pairs,
             brackets=brackets,
         )
-        self.affixes, self.grams, self.stems, self.shapes = affixes, grams, stems, shapes
+        self.window, self.affixes, self.grams, self.stems, self.shapes = window, affixes, grams, stems, shapes
         self.pairs, self.brackets, self.lexicons = pairs, brackets, tuple(lexicons)
         self._offsets = [offset for offset in range(-window, window + 1) if offset]
         self._matcher = LexiconMatcher(self.lexicons)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +19,10 @@ from torch import Tensor, nn
 
 from utils.device import DTYPES, autocast, find_device
 from utils.files import load_weights, save_weights, stream_seed, write_atomically
-from utils.ner.chain import IGNORED
+from utils.ner.chain import IGNORED, TagHead
 from utils.ner.evaluation import evaluate
+from utils.ner.features import TokenFeatures
+from utils.ner.lexicons import Lexicon
 from utils.ner.tagger import Tagger, fingerprint, read_checked
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
@@ -56,11 +57,18 @@ class FeatureEmbedding(nn.Module):
 
 
 class NeuralTagger(Tagger):
-    """A kind of neural tagger fills in what stands at the end of this class.
+    """A kind of neural tagger fills in
+
+    - `_build(train)`: makes vocabularies, and `network` with its `head` (a TagHead), for sentences and `tags`;
+    - `_windows(sentence)`: a list of `Window` that together keep every token once; none for no tokens;
+    - `_batch(windows)`: what the network reads, a dictionary of tensors on the device;
+    - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights.
 
     Args:
-        scheme: "BIO" or "BIOES", the tags the network tells apart.
-        crf: whether the tags of a sentence are scored together.
+        options: the kind's own arguments as JSON values, and among them
+            scheme: "BIO" or "BIOES", the tags the network tells apart,
+            crf: whether the tags of a sentence are scored together.
+        lexicons: lists of names; the network is told which tokens stand in one.
         device: "cpu", "cuda", ...; the best there is when None.
         precision: of the network's forward pass: "no" (fp32), "bf16", "fp16".
         progress: whether `fit` shows a bar.
@@ -75,18 +83,19 @@ class NeuralTagger(Tagger):
 
     def __init__(
         self,
-        scheme: str,
-        crf: bool,
+        options: dict[str, Any],
+        lexicons: Sequence[Lexicon],
         device: str | torch.device | None,
         precision: str,
         progress: bool,
         recipe: dict[str, Any],
     ) -> None:
-        for what, value, choices in (("scheme", scheme, SCHEMES), ("precision", precision, DTYPES)):
+        for what, value, choices in (("scheme", options["scheme"], SCHEMES), ("precision", precision, DTYPES)):
             if value not in choices:
                 raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
-        self.scheme, self.crf, self.precision, self.progress = scheme, crf, precision, progress
-        self.device, self.recipe = find_device(device), Recipe(**recipe)
+        self.options, self.scheme, self.features = options, options["scheme"], TokenFeatures(lexicons)
+        self.device, self.precision, self.progress = find_device(device), precision, progress
+        self.recipe = Recipe(**recipe)
         self.tags: list[str] = []
         self.network: nn.Module | None = None
         self.history: list[dict[str, float]] = []
@@ -151,7 +160,7 @@ class NeuralTagger(Tagger):
             folder=folder,
             settings={
                 "tagger": self.name,
-                "options": json.dumps(self._options()),
+                "options": json.dumps(self.options),
                 "start": start,
                 "sentences": fingerprint(train),
                 "dev sentences": fingerprint(dev),
@@ -226,6 +235,9 @@ class NeuralTagger(Tagger):
         kinds = zip(*(window.inputs["features"] for window in windows))
         return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
 
+    def _head(self) -> TagHead:
+        return TagHead(self.tags, self.scheme, self.options["crf"])
+
     def _check_trained(self) -> None:
         if self.network is None:
             raise ValueError(f"this {type(self).__name__} has learned nothing yet; call fit, or load a saved one")
@@ -235,9 +247,10 @@ class NeuralTagger(Tagger):
     def _save(self, folder: Path) -> None:
         self._check_trained()
         self._save_parts(folder)
+        self.features.save(folder)
         save_weights(folder / "model.safetensors", self.network)
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        config = {"options": self._options(), "recipe": asdict(self.recipe), "tags": self.tags, "sha256": digest}
+        config = {"options": self.options, "recipe": asdict(self.recipe), "tags": self.tags, "sha256": digest}
         write_atomically(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
@@ -246,36 +259,11 @@ class NeuralTagger(Tagger):
         tagger = cls(**config["options"], **config["recipe"])
         tagger.tags = list(config["tags"])
         read_checked(folder / "model.safetensors", config["sha256"])
+        tagger.features = TokenFeatures.load(folder)
         tagger._load_parts(folder)
         load_weights(folder / "model.safetensors", tagger.network)
         tagger.network.to(tagger.device).eval()
         return tagger
-
-    # -- what a kind fills in --------------------------------------------------------------------------
-
-    @abstractmethod
-    def _build(self, train: Sequence[Sentence]) -> None:
-        """Make vocabularies and `network` (with a TagHead, `network.head`) for `train` and `tags`."""
-
-    @abstractmethod
-    def _windows(self, sentence: Sentence) -> list[Window]:
-        """Together they keep every token once; none for a sentence without tokens."""
-
-    @abstractmethod
-    def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        """What the network reads, on the device."""
-
-    @abstractmethod
-    def _options(self) -> dict[str, Any]:
-        """The constructor's arguments, without the recipe, as JSON values."""
-
-    @abstractmethod
-    def _save_parts(self, folder: Path) -> None:
-        """Write what `_build` made besides weights."""
-
-    @abstractmethod
-    def _load_parts(self, folder: Path) -> None:
-        """Make the network, its weights still to be loaded."""
 
 
 def _types(sentences: Sequence[Sentence]) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.device import autocast, find_device, find_precision
-from utils.files import save_weights, stream_seed
+from utils.files import stream_seed
 from utils.ner.encoders import load_encoder, pieces_of, save_encoder
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
 from utils.ner.types import Sentence
@@ -135,8 +135,7 @@ def continue_pretraining(
         settings={"task": "masked language model", "share": share, "pieces": sum(map(len, train))},
         progress=progress,
     )
-    save_encoder(Path(out), pretrained, tokenizer)
-    save_weights(Path(out) / "model.safetensors", pretrained)
+    save_encoder(out, pretrained, tokenizer)
     return history
 
 

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from utils.device import find_device, find_precision
-from utils.files import save_weights
 from utils.ner.chain import TagHead
 from utils.ner.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
-from utils.ner.features import TokenFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.types import Sentence
@@ -68,11 +66,11 @@ class EncoderNetwork(nn.Module):
         encoder: PreTrainedModel,
         features: Sequence[int],
         head: TagHead,
+        mask: int,
+        special: Sequence[int],
         pooling: str,
         dropout: float,
         piece_dropout: float,
-        mask: int,
-        special: Sequence[int],
     ) -> None:
         super().__init__()
         self.encoder, self.pooling = encoder, pooling
@@ -125,10 +123,10 @@ class TransformerTagger(NeuralTagger):
         encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
         pooling: "first" or "mean".
         crf: a LinearChainCRF on top, instead of a softmax for each token.
-        lexicons: lists of names; the network is told which tokens stand in one.
         dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
             in [0, 1). max_pieces: of a window, at most what the encoder can read.
-        scheme, device, precision, progress, recipe: as in NeuralTagger; precision None is what is fast on the device.
+        lexicons, scheme, device, precision, progress, recipe: as in NeuralTagger; precision None is what is fast
+            on the device.
     Raises:
         ValueError: an unknown pooling, (in `fit`) no room in a window, and what NeuralTagger and `load_encoder` raise.
     """
@@ -156,28 +154,20 @@ class TransformerTagger(NeuralTagger):
             raise ValueError(f"expected 0 <= piece_dropout < 1, got {piece_dropout}")
         precision = precision or find_precision(find_device(device))
         recipe = {"epochs": 5, "batch_size": 32, "learning_rate": 2e-4, "new_rate": 5.0, **recipe}
-        super().__init__(scheme, crf, device, precision, progress, recipe)
-        self.source, self.pooling, self.max_pieces = encoder, pooling, max_pieces
-        self.dropout, self.piece_dropout = dropout, piece_dropout
-        self.features = TokenFeatures(lexicons)
+        reading = dict(pooling=pooling, dropout=dropout, piece_dropout=piece_dropout)
+        options = dict(encoder=encoder and str(encoder), **reading, max_pieces=max_pieces, crf=crf, scheme=scheme)
+        super().__init__(options, lexicons, device, precision, progress, recipe)
+        self.reading, self.max_pieces = reading, max_pieces
 
     def _build(self, train: Sequence[Sentence]) -> None:
-        encoder, self.tokenizer = load_encoder(self.source)
+        encoder, self.tokenizer = load_encoder(self.options["encoder"])
         self._make_network(encoder)
 
     def _make_network(self, encoder: PreTrainedModel) -> None:
         tokenizer = self.tokenizer
         mask = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-        self.network = EncoderNetwork(
-            encoder,
-            self.features.sizes,
-            TagHead(self.tags, self.scheme, self.crf),
-            self.pooling,
-            self.dropout,
-            self.piece_dropout,
-            mask or 0,
-            tokenizer.all_special_ids,
-        )
+        pieces = (mask or 0, tokenizer.all_special_ids)
+        self.network = EncoderNetwork(encoder, self.features.sizes, self._head(), *pieces, **self.reading)
         self._before = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
         self._after = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
         readable = min(getattr(encoder.config, "max_position_embeddings", self.max_pieces), tokenizer.model_max_length)
@@ -221,18 +211,12 @@ class TransformerTagger(NeuralTagger):
     def save_encoder(self, folder: str | Path) -> None:
         """Write the encoder as it is now, to begin another tagger with: `TransformerTagger(encoder=folder)`."""
         self._check_trained()
-        save_encoder(Path(folder), self.network.encoder, self.tokenizer)
-        save_weights(Path(folder) / "model.safetensors", self.network.encoder)
-
-    def _options(self) -> dict[str, Any]:
-        names = ("pooling", "crf", "dropout", "piece_dropout", "max_pieces", "scheme")
-        return {"encoder": self.source and str(self.source), **{name: getattr(self, name) for name in names}}
+        save_encoder(folder, self.network.encoder, self.tokenizer)
 
     def _save_parts(self, folder: Path) -> None:
-        save_encoder(folder / "encoder", self.network.encoder, self.tokenizer)
-        self.features.save(folder)
+        self.network.encoder.config.save_pretrained(folder / "encoder")
+        self.tokenizer.save_pretrained(folder / "encoder")
 
     def _load_parts(self, folder: Path) -> None:
         encoder, self.tokenizer = rebuild_encoder(folder / "encoder")
-        self.features = TokenFeatures.load(folder)
         self._make_network(encoder)
