@@ -688,7 +688,7 @@ plt.show()
 
 # %%
 def posterior_weights(betas):
-    """Weight of x_0, weight of x_t, variance of q(x_{t-1} | x_t, x_0) (eq. 6, 7); (T,) each."""
+    """Weights of x_0 and x_t, and variance, of q(x_{t-1} | x_t, x_0), (T,) each."""
     alphas, a_bar = 1 - betas, alpha_bars(betas)
     a_bar_prev = torch.cat([torch.ones(1, dtype=betas.dtype), a_bar[:-1]])
     x_0_weight = a_bar_prev.sqrt() * betas / (1 - a_bar)
@@ -1161,8 +1161,8 @@ play(draw, schedule=list(schedules), num_timesteps=T_slider, t=t_slider)
 def respaced_betas(betas, keep):
     """The betas of the chain that visits only the timesteps in `keep`.
 
-    betas: (T,) float64. keep: (K,) whole numbers, rising. Returns (K,) betas: their alpha-bar
-    at step k is the long chain's alpha-bar at timestep keep[k].
+    betas: (T,) float64. keep: (K,) whole numbers, rising. Returns (K,) betas: their
+    alpha-bar at step k is the long chain's alpha-bar at timestep keep[k].
     """
     raise NotImplementedError
 
