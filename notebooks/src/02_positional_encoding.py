@@ -575,7 +575,7 @@ plt.show()
 
 # %%
 def train_together(models, draw_batch, steps, learning_rate, bar):
-    """Train all models at once with Adam; draw_batch() gives (inputs, target), (seeds, ...).
+    """Train all models at once with Adam; draw_batch() gives (inputs, target) of all.
 
     Returns a function that runs the trained models on such inputs, and their weights.
     """
