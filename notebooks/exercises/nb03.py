@@ -62,9 +62,14 @@ def depth_to_space(x, r):
 
 
 def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
-    # 48 to 48 channels on 14x14, a network of one 1x1 tap, then stride, no padding, an oblong image.
-    cases = ((48, 48, 3, 1, 1, 14, 14), (1, 1, 1, 1, 0, 1, 1), (16, 32, 1, 1, 0, 7, 7),
-             (16, 16, 3, 2, 1, 28, 28), (3, 8, 5, 1, 0, 12, 20), (4, 4, 3, 2, 1, 7, 9))  # fmt: skip
+    cases = (
+        (48, 48, 3, 1, 1, 14, 14),
+        (1, 1, 1, 1, 0, 1, 1),
+        (16, 32, 1, 1, 0, 7, 7),
+        (16, 16, 3, 2, 1, 28, 28),  # with a stride
+        (3, 8, 5, 1, 0, 12, 20),  # no padding, an oblong image
+        (4, 4, 3, 2, 1, 7, 9),
+    )
     for case in cases:
         in_channels, out_channels, kernel, stride, padding, height, width = case
         conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding)
@@ -161,9 +166,8 @@ def receptive_field(layers):
 
 
 def check_up_widths(answer: Callable[[int, tuple[int, ...], int], list[int]]) -> None:
-    for channels, multipliers, blocks in (
-        (16, (1, 2), 1), (48, (1, 2), 1), (32, (1,), 2), (8, (1, 2, 4), 2), (10, (1, 3, 2, 2), 1)
-    ):  # fmt: skip
+    cases = ((16, (1, 2), 1), (48, (1, 2), 1), (32, (1,), 2), (8, (1, 2, 4), 2), (10, (1, 3, 2, 2), 1))
+    for channels, multipliers, blocks in cases:
         expected = _up_widths(channels, multipliers, blocks)
         seen = answer(channels, multipliers, blocks)
         named = f"channels={channels}, multipliers={multipliers}, blocks={blocks}"

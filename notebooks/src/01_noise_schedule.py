@@ -42,7 +42,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from utils.course import COLOURS, animate, check, hint, play, show_images, solution  # noqa: F401
+from utils.course import COLOURS, animate, check, hint, play, show_images, solution  # noqa
 from utils.diffusion import GaussianDiffusion, NoiseSchedule, load_images
 
 # %% [markdown]
