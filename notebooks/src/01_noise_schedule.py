@@ -189,12 +189,16 @@ alphas = 1 - betas
 alphas_cumprod = torch.cumprod(alphas, dim=0)
 
 
+def at(table, t, like):
+    """table[t] as (B, 1, 1, 1), so that each value multiplies a whole image of `like`."""
+    return table.to(like.dtype)[t].view(-1, *[1] * (like.ndim - 1))
+
+
 def q_sample(x_0, t, noise, alphas_cumprod):
     """x_t in one jump (eq. 4). x_0, noise (B, ...); t (B,) whole numbers, one per image."""
-    # (B,) to (B, 1, 1, 1), so that each value multiplies a whole image.
-    a_bar = alphas_cumprod[t].view(-1, *[1] * (x_0.ndim - 1))
     # The roots are taken in float64: in float32 1 - alpha-bar loses digits near 0.
-    signal, sigma = a_bar.sqrt().to(x_0.dtype), (1 - a_bar).sqrt().to(x_0.dtype)
+    signal = at(alphas_cumprod.sqrt(), t, x_0)
+    sigma = at((1 - alphas_cumprod).sqrt(), t, x_0)
     return signal * x_0 + sigma * noise
 
 
@@ -341,26 +345,26 @@ def linear_betas(num_timesteps, rescale=True):
 
 
 # %%
-def betas_from_curve(curve, num_timesteps):
-    """The betas whose alpha-bar follows `curve`, a function on [0, 1]."""
-    alpha_bar = curve(torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64))
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
+def betas_from_alpha_bar(alpha_bar, num_timesteps):
+    """The betas of a curve alpha_bar(u), where u runs from 0 to 1."""
+    curve = alpha_bar(torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64))
+    return (1 - curve[1:] / curve[:-1]).clamp(max=MAX_BETA)
 
 
 def cosine_betas(num_timesteps, s=0.008):
-    def curve(u):
+    def alpha_bar(u):
         return torch.cos((u + s) / (1 + s) * torch.pi / 2) ** 2
 
-    return betas_from_curve(curve, num_timesteps)
+    return betas_from_alpha_bar(alpha_bar, num_timesteps)
 
 
 def sigmoid_betas(num_timesteps, start=-3.0, end=3.0):
-    low, high = torch.tensor([start, end], dtype=torch.float64).sigmoid()
+    ends = torch.tensor([start, end], dtype=torch.float64).sigmoid()
 
-    def curve(u):
-        return (high - (start + u * (end - start)).sigmoid()) / (high - low)
+    def alpha_bar(u):
+        return (ends[1] - (u * (end - start) + start).sigmoid()) / (ends[1] - ends[0])
 
-    return betas_from_curve(curve, num_timesteps)
+    return betas_from_alpha_bar(alpha_bar, num_timesteps)
 
 
 # %% [markdown]
@@ -648,14 +652,23 @@ plt.show()
 
 
 # %%
-def posterior_weights(betas):
-    """Weights of x_0 and x_t, and variance, of q(x_{t-1} | x_t, x_0), (T,) each."""
-    alphas, a_bar = 1 - betas, alpha_bars(betas)
-    a_bar_prev = torch.cat([torch.ones(1, dtype=betas.dtype), a_bar[:-1]])
-    x_0_weight = a_bar_prev.sqrt() * betas / (1 - a_bar)
-    x_t_weight = alphas.sqrt() * (1 - a_bar_prev) / (1 - a_bar)
-    variance = betas * (1 - a_bar_prev) / (1 - a_bar)
+def posterior_weights(a_bar_t, a_bar_s):
+    """Weight of x_0, weight of x_t, and variance of q(x_s | x_t, x_0), s = t - 1 (eq. 6, 7).
+
+    a_bar_t, a_bar_s: alpha-bar at t and s, (T,) each; 1 for the clean image.
+    """
+    alpha = a_bar_t / a_bar_s  # alpha_t
+    x_0_weight = a_bar_s**0.5 * (1 - alpha) / (1 - a_bar_t)
+    x_t_weight = alpha**0.5 * (1 - a_bar_s) / (1 - a_bar_t)
+    variance = (1 - alpha) * (1 - a_bar_s) / (1 - a_bar_t)
     return x_0_weight, x_t_weight, variance
+
+
+def posterior_of(betas):
+    """Both weights and the variance of the chain with these betas, (T,) each."""
+    a_bar = alpha_bars(betas)
+    a_bar_prev = torch.cat([torch.ones(1, dtype=betas.dtype), a_bar[:-1]])
+    return posterior_weights(a_bar, a_bar_prev)
 
 
 # %% [markdown]
@@ -685,7 +698,7 @@ t, pixel = 9, 0.6
 x_prev, x_t = simulate(torch.full((pairs,), pixel, dtype=torch.float64), few, t)
 
 # %%
-x_0_weight, x_t_weight, variance = (values[t] for values in posterior_weights(few))
+x_0_weight, x_t_weight, variance = (values[t] for values in posterior_of(few))
 width, rows = 0.2, []
 for low in torch.arange(-2.0, 2.8, width).tolist():
     inside = (x_t >= low) & (x_t < low + width)
@@ -754,7 +767,7 @@ def simulate_weights(betas, t, pairs):
 
 
 # %%
-formulas = torch.stack(posterior_weights(few), dim=1)  # (20, 3)
+formulas = torch.stack(posterior_of(few), dim=1)  # (20, 3)
 rows, z_scores = [], []
 for t in range(1, 20):
     values, errors = simulate_weights(few, t, pairs // 4)
@@ -781,7 +794,7 @@ pd.DataFrame(rows, columns=columns).set_index(["t", "quantity"]).loc[[1, 5, 9, 1
 # %%
 # NBVAL_CHECK_OUTPUT
 betas_1000 = cosine_betas(1000)
-first, second, var = posterior_weights(betas_1000)
+first, second, var = posterior_of(betas_1000)
 table = torch.stack([first, second, var.sqrt(), betas_1000.sqrt()], dim=1)
 columns = ["weight of x_0", "weight of x_t", "std", "sqrt(beta)"]
 print("cosine, T = 1000")
@@ -793,7 +806,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 t = torch.arange(1000) + 1
 for name, colour in zip(["linear", "cosine"], COLOURS):
     betas_1000 = schedules[name](1000)
-    first, second, var = posterior_weights(betas_1000)
+    first, second, var = posterior_of(betas_1000)
     left.semilogx(t, first, color=colour, label=f"weight of x_0, {name}")
     left.semilogx(t, second, color=colour, ls="--", label=f"weight of x_t, {name}")
     right.semilogx(t, var / betas_1000, color=colour, label=name)
@@ -967,7 +980,7 @@ batch, t = images[:64], torch.arange(64) * 15
 noise = torch.randn_like(batch)
 x_t = q_sample(batch, t, noise, alpha_bars(betas_1000))
 torch.testing.assert_close(x_t, diffusion.q_sample(batch, t, noise))
-weights = [w[t].float().view(-1, 1, 1, 1) for w in posterior_weights(betas_1000)]
+weights = [at(table, t, batch) for table in posterior_of(betas_1000)]
 x_0_weight, x_t_weight, variance = weights
 mean, var = diffusion.q_posterior(batch, x_t, t)
 torch.testing.assert_close(x_0_weight * batch + x_t_weight * x_t, mean)

@@ -49,14 +49,7 @@ from tqdm.auto import tqdm
 
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
 from utils.diffusion import GaussianDiffusion, NoiseSchedule
-from utils.diffusion.embeddings import (
-    FourierFeatures,
-    LearnedEmbedding,
-    RawTimestep,
-    SinusoidalEmbedding,
-    TimestepEmbedding,
-    sinusoidal_embedding,
-)
+from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
 
 # %% [markdown]
 # ## 1. Does the network need to know $t$?
@@ -476,7 +469,7 @@ play(draw_encoding, dim=[8, 16, 32, 64, 128], max_period=periods, first=steps, s
 #
 # ## 5. The alternatives
 #
-# **The question: what else could one hand to the network?** Four ways, all in `utils/diffusion/embeddings.py`:
+# **The question: what else could one hand to the network?** Four ways:
 #
 # - **Raw**: $t$ scaled to $[-1, 1]$. One number.
 # - **Learned table**: a free vector for every timestep, found by training (`nn.Embedding`). Starts as random numbers.
@@ -487,13 +480,48 @@ play(draw_encoding, dim=[8, 16, 32, 64, 128], max_period=periods, first=steps, s
 # **Predict before you run.** The pictures below show the similarity (dot product) of every pair of timesteps. For
 # which of the four does the picture consist of diagonal bands, that is, depend only on the distance?
 
+
+# %%
+class RawTimestep(nn.Module):
+    """t scaled to [-1, 1], as one number: (B,) -> (B, 1)."""
+
+    def forward(self, t):
+        return (2 * t.float() / (T - 1) - 1)[:, None]
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Eq. (4) as a module: (B,) -> (B, dim)."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, t):
+        return sinusoidal_embedding(t, self.dim)
+
+
+# %%
+class FourierFeatures(nn.Module):
+    """Sines and cosines of t/T at random, fixed frequencies: (B,) -> (B, dim)."""
+
+    def __init__(self, dim, scale, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        turns = scale * torch.randn(dim // 2, generator=generator)  # over the whole process
+        self.register_buffer("turns", turns)
+
+    def forward(self, t):
+        angles = 2 * math.pi * (t.float() / T)[:, None] * self.turns
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 # %%
 torch.manual_seed(0)
 ways = {
-    "raw t": RawTimestep(T),
-    "table, untrained": LearnedEmbedding(T, 32),
-    "Fourier, scale 1": FourierFeatures(T, 32, scale=1.0),
-    "Fourier, scale 16": FourierFeatures(T, 32, scale=16.0),
+    "raw t": RawTimestep(),
+    "table, untrained": nn.Embedding(T, 32),
+    "Fourier, scale 1": FourierFeatures(32, scale=1.0),
+    "Fourier, scale 16": FourierFeatures(32, scale=16.0),
     "sinusoidal": SinusoidalEmbedding(32),
 }
 figure, axes = plt.subplots(1, 5, figsize=(11, 2.7), sharey=True)
@@ -588,11 +616,11 @@ def features_by_name(seed):
     """Each way to write t, and how many numbers it gives."""
     return {
         "raw t, not scaled": (Unscaled(), 1),
-        "raw t": (RawTimestep(T), 1),
+        "raw t": (RawTimestep(), 1),
         "sinusoidal": (SinusoidalEmbedding(32), 32),
-        "Fourier, scale 1": (FourierFeatures(T, 32, scale=1.0, seed=seed), 32),
-        "Fourier, scale 16": (FourierFeatures(T, 32, scale=16.0, seed=seed), 32),
-        "learned table": (LearnedEmbedding(T, 32), 32),
+        "Fourier, scale 1": (FourierFeatures(32, scale=1.0, seed=seed), 32),
+        "Fourier, scale 16": (FourierFeatures(32, scale=16.0, seed=seed), 32),
+        "learned table": (nn.Embedding(T, 32), 32),
     }
 
 
@@ -792,7 +820,7 @@ with tqdm(total=len(treatments) * train_steps, desc="seven treatments", leave=Fa
         batches = make_batches(seed=2)
         trained[name], weights = train_together(models, batches, train_steps, 3e-3, bar)
         if name == "learned table":
-            tables = weights["way.table.weight"].detach()  # (seeds, T, 32), for later
+            tables = weights["way.weight"].detach()  # (seeds, T, 32), for later
 
 for name in treatments:
     output = trained[name](test_x_t.expand(seeds, -1, -1), test_t.expand(seeds, -1))
@@ -1005,7 +1033,7 @@ plt.show()
 
 # %%
 torch.manual_seed(0)
-start = make_denoiser("learned table", seed=0).way.table.weight.detach()
+start = make_denoiser("learned table", seed=0).way.weight.detach()
 stages = {"before training": start, "after training": tables[0]}
 
 
