@@ -653,7 +653,7 @@ plt.show()
 
 # %%
 def posterior_weights(a_bar_t, a_bar_s):
-    """Weight of x_0, weight of x_t, and variance of q(x_s | x_t, x_0), s = t - 1 (eq. 6, 7).
+    """Weight of x_0, weight of x_t, variance of q(x_s | x_t, x_0); here s = t - 1 (eq. 6, 7).
 
     a_bar_t, a_bar_s: alpha-bar at t and s, (T,) each; 1 for the clean image.
     """
