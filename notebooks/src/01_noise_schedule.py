@@ -57,7 +57,7 @@ from utils.diffusion import GaussianDiffusion, NoiseSchedule, load_images
 
 # %%
 data = load_images("fashion-mnist", "test")
-images, labels = data
+images, labels = data.images, data.labels
 boot = data.classes.index("Ankle boot")
 x_0 = images[labels == boot][:1]  # (1, 1, 28, 28): a batch of one image
 
@@ -653,19 +653,19 @@ plt.show()
 
 # %%
 def posterior_weights(a_bar_t, a_bar_s):
-    """Weight of x_0, weight of x_t, variance of q(x_s | x_t, x_0); here s = t - 1 (eq. 6, 7).
+    """Weight of x_0, weight of x_t, and variance of q(x_s | x_t, x_0), (eq. 6, 7).
 
-    a_bar_t, a_bar_s: alpha-bar at t and s, (T,) each; 1 for the clean image.
+    s is t - 1. a_bar_t, a_bar_s: alpha-bar at t and s, where it is 1 for the clean image.
     """
-    alpha = a_bar_t / a_bar_s  # alpha_t
-    x_0_weight = a_bar_s**0.5 * (1 - alpha) / (1 - a_bar_t)
-    x_t_weight = alpha**0.5 * (1 - a_bar_s) / (1 - a_bar_t)
-    variance = (1 - alpha) * (1 - a_bar_s) / (1 - a_bar_t)
+    alpha_ts = a_bar_t / a_bar_s  # alpha_t
+    x_0_weight = a_bar_s**0.5 * (1 - alpha_ts) / (1 - a_bar_t)
+    x_t_weight = alpha_ts**0.5 * (1 - a_bar_s) / (1 - a_bar_t)
+    variance = (1 - alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
     return x_0_weight, x_t_weight, variance
 
 
 def posterior_of(betas):
-    """Both weights and the variance of the chain with these betas, (T,) each."""
+    """Both weights and the variance at every step of the chain with these betas."""
     a_bar = alpha_bars(betas)
     a_bar_prev = torch.cat([torch.ones(1, dtype=betas.dtype), a_bar[:-1]])
     return posterior_weights(a_bar, a_bar_prev)
@@ -961,8 +961,11 @@ pd.DataFrame({"largest error in x_0": [f"{rounding[t]:.0e}" for t in shown]}, in
 # %% [markdown]
 # ## 8. Check: the same thing in `utils`
 #
-# What you saw here is what `utils/diffusion/schedules.py` and `process.py` contain; open them, you will
-# recognise every line. The check is strict: same numbers, for several $T$ and all three targets.
+# What you saw here is what `utils/diffusion/schedules.py` and `process.py` contain: open them, you will recognise
+# every line that computes something (the loss at the end of `process.py` belongs to notebook 04). What is added checks
+# the arguments and moves the tables to where the images are; `linear` counts from its last beta, so that a chain of one
+# step ends in noise too, and `sigmoid` has a width, `tau`. The check is strict: same numbers, for several $T$ and all
+# three targets.
 
 # %%
 # NBVAL_CHECK_OUTPUT

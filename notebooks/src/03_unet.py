@@ -77,9 +77,8 @@ diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="v")
 
 def first_images(split, count):
     """The first images of the set: (N, 1, 28, 28), values in [-1, 1]."""
-    # `.pixels` are bytes; indexing the set itself would convert them, as in notebook 01.
-    pixels = load_images("fashion-mnist", split).pixels[:count]
-    return (pixels.float() / 127.5 - 1).to(device)
+    images, _ = load_images("fashion-mnist", split)[:count]
+    return images.to(device)
 
 
 train_images = first_images("train", course.pick(test=256, cpu=10_000, gpu=60_000))
