@@ -45,9 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{args.parser.prog}: interrupted; the same command goes on or, where it cannot, begins again")
 
 
-# -- train -------------------------------------------------------------------------------------------
-
-
 def _add_train(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     known = ", ".join(corpus_names())
@@ -81,9 +78,6 @@ def train(args: argparse.Namespace) -> None:
     print(f"{args.model} trained in {time.perf_counter() - started:.0f} s, saved in {args.out}")
     if dev:
         print(f"on dev:\n{evaluate(dev, tagger.predict(dev))}")
-
-
-# -- tag ---------------------------------------------------------------------------------------------
 
 
 def _add_tag(parser: argparse.ArgumentParser) -> None:
@@ -135,13 +129,11 @@ def as_lines(sentences: Iterable[Sentence]) -> str:
 
     The offsets count characters from 0 and the second is behind the last, as in `Entity`.
     """
-    blocks = []
+    lines = []
     for sentence in sentences:
-        rows = [
-            f"{entity.start:>6} {entity.end:>6}  {entity.type:<12}  {entity.text}\n" for entity in sentence.entities
-        ]
-        blocks.append(f"{sentence.text}\n{''.join(rows)}\n")
-    return "".join(blocks)
+        rows = (f"{entity.start:>6} {entity.end:>6}  {entity.type:<12}  {entity.text}" for entity in sentence.entities)
+        lines += [sentence.text, *rows, ""]
+    return "".join(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

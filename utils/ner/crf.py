@@ -16,7 +16,7 @@ from utils.files import write_atomically
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Folder, Sentences, Tagger, read_checked
+from utils.ner.tagger import Folder, Sentences, Tagger, check_choice, read_checked
 from utils.ner.tags import SCHEMES, spans_to_tags, tags_to_spans, to_tags
 
 Features = Callable[[list[str]], list[list[str]]]
@@ -56,8 +56,7 @@ class CRFTagger(Tagger):
         backward: bool = False,
         progress: bool = True,
     ) -> None:
-        if scheme not in SCHEMES:
-            raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}")
+        check_choice("scheme", scheme, SCHEMES)
         if c1 < 0 or c2 < 0 or iterations < 1:
             raise ValueError(f"expected c1 >= 0, c2 >= 0 and iterations >= 1, got {c1}, {c2} and {iterations}")
         self.features: Features | None = WordFeatures() if features is None else features
@@ -149,11 +148,12 @@ class CRFTagger(Tagger):
 
     def confidence(self, sentences: Sentences) -> list[float]:
         """For each sentence the probability of its most probable tag sequence, in (0, 1]; 1 for an empty one."""
-        return [self._best_probability(sentence) if sentence.tokens else 1.0 for sentence in sentences]
-
-    def _best_probability(self, sentence: Sentence) -> float:
-        self._set(sentence)
-        return self._crf.probability(self._crf.tag())
+        found = [1.0] * len(sentences)
+        for i, sentence in enumerate(sentences):
+            if sentence.tokens:
+                self._set(sentence)
+                found[i] = self._crf.probability(self._crf.tag())
+        return found
 
     def _save(self, folder: Path) -> None:
         self._check_trained()

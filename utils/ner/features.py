@@ -1,15 +1,15 @@
 """What taggers see of a token: strings such as "lower[-1]=breast" for a CRF, numbers for a network.
 
-The kinds of features are chosen here after published gene and disease taggers with a CRF, such as BANNER (Leaman &
-Gonzalez 2008): the word, its lower case, stem, shape, beginnings, ends and letter n-grams, some of these of its
-neighbours, pairs of neighbours, brackets, and look-up in lists of names, as in BioTagger-GM (Torii et al. 2009).
-Left out are part-of-speech tags, for which the course has no tagger.
+The features are chosen after published gene and disease taggers with a CRF, such as BANNER (Leaman & Gonzalez 2008),
+with look-up in lists of names as in BioTagger-GM (Torii et al. 2009). Left out are part-of-speech tags, for which the
+course has no tagger.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -69,11 +69,12 @@ class _Described(NamedTuple):
     stem: str
 
 
+@dataclass(eq=False)
 class WordFeatures:
     """Turns the words of a sentence into one list of features for each.
 
-    It is a callable, `words -> list of lists of strings`, and any other such callable can take its place in a
-    `CRFTagger`, for example one that stems the words first and then calls this.
+    Any other callable, `words -> list of lists of strings`, can take its place in a `CRFTagger`, for example one that
+    stems the words first and then calls this.
 
     Args:
         window: how many neighbours to each side are described.
@@ -90,31 +91,22 @@ class WordFeatures:
         ValueError: a number out of its range.
     """
 
-    def __init__(
-        self,
-        window: int = 2,
-        affixes: int = 5,
-        grams: Sequence[int] = (2, 3),
-        stems: bool = True,
-        shapes: bool = True,
-        pairs: bool = True,
-        brackets: bool = True,
-        lexicons: Sequence[Lexicon] = (),
-    ) -> None:
-        if window < 0 or affixes < 0 or any(length < 1 for length in grams):
-            raise ValueError(f"expected window >= 0, affixes >= 0 and grams >= 1, got {window}, {affixes}, {grams}")
-        self.options = dict(
-            window=window,
-            affixes=affixes,
-            grams=list(grams),
-            stems=stems,
-            shapes=shapes,
-            pairs=pairs,
-            brackets=brackets,
-        )
-        self.window, self.affixes, self.grams, self.stems, self.shapes = window, affixes, grams, stems, shapes
-        self.pairs, self.brackets, self.lexicons = pairs, brackets, tuple(lexicons)
-        self._offsets = [offset for offset in range(-window, window + 1) if offset]
+    window: int = 2
+    affixes: int = 5
+    grams: Sequence[int] = (2, 3)
+    stems: bool = True
+    shapes: bool = True
+    pairs: bool = True
+    brackets: bool = True
+    lexicons: Iterable[Lexicon] = ()
+
+    def __post_init__(self) -> None:
+        self.grams, self.lexicons = list(self.grams), tuple(self.lexicons)
+        if self.window < 0 or self.affixes < 0 or any(length < 1 for length in self.grams):
+            sizes = f"{self.window}, {self.affixes}, {self.grams}"
+            raise ValueError(f"expected window >= 0, affixes >= 0 and grams >= 1, got {sizes}")
+        self.options = {name: value for name, value in vars(self).items() if name != "lexicons"}
+        self._offsets = [offset for offset in range(-self.window, self.window + 1) if offset]
         self._matcher = LexiconMatcher(self.lexicons)
         self._describe = lru_cache(STORED)(self._compute)
 
@@ -138,16 +130,11 @@ class WordFeatures:
         """What there is to say about a word by itself."""
         lower, short = word.lower() or "^", short_shape(word) or "^"
         root = stem(lower) if self.stems else ""
-        around = []
-        for offset in self._offsets:
-            context = [f"lower[{offset}]={lower}"]
-            if self.shapes:
-                context.append(f"short[{offset}]={short}")
-            if self.stems:
-                context.append(f"stem[{offset}]={root}")
-            if self.affixes:
-                context.append(f"end3[{offset}]={lower[-3:]}")
-            around.append(context)
+        strings = {"lower": lower}
+        strings |= {"short": short} if self.shapes else {}
+        strings |= {"stem": root} if self.stems else {}
+        strings |= {"end3": lower[-3:]} if self.affixes else {}
+        around = [[f"{kind}[{offset}]={string}" for kind, string in strings.items()] for offset in self._offsets]
         return _Described(list(dict.fromkeys(self._own(word, lower, root, short))), around, lower, short, root)
 
     def _own(self, word: str, lower: str, root: str, short: str) -> Iterable[str]:

@@ -19,6 +19,7 @@ from utils.device import autocast, find_device, find_precision
 from utils.files import stream_seed
 from utils.ner.encoders import load_encoder, pieces_of, save_encoder
 from utils.ner.sentence import Sentence
+from utils.ner.tagger import Folder
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
 
 NOT_CHOSEN = -100
@@ -78,7 +79,7 @@ def continue_pretraining(
     max_pieces: int = 128,
     device: str | torch.device | None = None,
     precision: str | None = None,
-    folder: str | Path | None = None,
+    folder: Folder = None,
     progress: bool = True,
     **recipe: Any,
 ) -> list[dict[str, float]]:
@@ -98,6 +99,7 @@ def continue_pretraining(
     """
     device = find_device(device)
     precision = precision or find_precision(device)
+    computing = dict(device=device, precision=precision, folder=folder, progress=progress)
     recipe = Recipe(**{"epochs": 3, "batch_size": 32, "learning_rate": 1e-4, **recipe})
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
@@ -123,17 +125,15 @@ def continue_pretraining(
             losses = [loss([held_out[i] for i in batch], generator).item() for batch in batches]
         return -sum(losses) / len(losses)
 
+    lengths = list(map(len, train))
     history = train_network(
         model,
         lambda numbers: loss([train[i] for i in numbers]),
-        list(map(len, train)),
+        lengths,
         recipe,
-        device=device,
         score=score if held_out else None,
-        precision=precision,
-        folder=folder,
-        settings={"task": "masked language model", "share": share, "pieces": sum(map(len, train))},
-        progress=progress,
+        settings={"task": "masked language model", "share": share, "pieces": sum(lengths)},
+        **computing,
     )
     save_encoder(out, pretrained, tokenizer)
     return history

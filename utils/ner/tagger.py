@@ -92,6 +92,11 @@ class Tagger(ABC):
     def _load(cls, folder: Path) -> Tagger: ...
 
 
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
+
+
 def _read_header(folder: str | Path) -> tuple[str, int]:
     path = Path(folder) / HEADER
     try:
@@ -145,8 +150,7 @@ def model_names() -> list[str]:
 
 def tagger_class(name: str) -> type[Tagger]:
     """The class of a kind. Raises ValueError for an unknown one; the message lists the known ones."""
-    if name not in CLASSES:
-        raise ValueError(f"unknown tagger {name!r}; choose one of {', '.join(CLASSES)}")
+    check_choice("tagger", name, CLASSES)
     module, attribute = CLASSES[name].split(":")
     return getattr(import_module(module), attribute)
 
@@ -171,8 +175,7 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
     Raises:
         ValueError: an unknown name.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
+    check_choice("model", name, MODELS)
     if name == "dictionary":
         return tagger_class(name)(*_listed(types), **options)
     if name == "voting":
