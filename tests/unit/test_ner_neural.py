@@ -144,6 +144,23 @@ def test_an_interrupted_training_goes_on_bit_for_bit(kind, encoder, tmp_path, mo
     assert_same(whole, fitted(kind, encoder, tmp_path))
 
 
+def test_fine_tuning_goes_on_where_it_was_interrupted(encoder, tmp_path, monkeypatch):
+    fitted("bilstm", encoder).save(tmp_path / "model")
+
+    def tuned(folder=None):
+        tagger = load_tagger(tmp_path / "model")
+        tagger.progress = False
+        return tagger.fine_tune(TRAIN[:30], DEV, folder)
+
+    whole = tuned()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, 5)
+        tuned(tmp_path / "state")
+    assert_same(whole, tuned(tmp_path / "state"))
+    with pytest.raises(ValueError, match="with start 'weights it had', but this training has 'random weights'"):
+        fitted("bilstm", encoder).fit(TRAIN[:30], DEV, tmp_path / "state")
+
+
 def test_half_moved_weights_are_not_saved(encoder, tmp_path, monkeypatch):
     whole = fitted("bilstm", encoder, save_every=2)
     step = torch.optim.AdamW.step

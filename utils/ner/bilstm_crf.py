@@ -56,17 +56,8 @@ class PieceVectors(nn.Module):
 class BiLSTMNetwork(nn.Module):
     """Words (their own vectors and those of their pieces), characters and features; BiLSTM; one score a tag."""
 
-    def __init__(
-        self,
-        words: int,
-        characters: int,
-        pieces: tuple[int, int] | None,
-        features: Sequence[int],
-        head: TagHead,
-        hidden: int,
-        dropout: float,
-        word_dropout: float,
-    ) -> None:
+    def __init__(self, words: int, characters: int, pieces, features: Sequence[int], head: TagHead, options) -> None:
+        """`pieces` is the shape of their table, or None."""
         super().__init__()
         self.words = nn.Embedding(words, 100, padding_idx=PADDING)
         self.characters = CharacterCNN(characters)
@@ -75,10 +66,10 @@ class BiLSTMNetwork(nn.Module):
         if pieces:
             nn.init.zeros_(self.words.weight)  # what a word means beyond its pieces is learned
         self.features = FeatureEmbedding(features)
-        self.dropout, self.word_dropout = nn.Dropout(dropout), word_dropout
+        self.dropout, self.word_dropout = nn.Dropout(options["dropout"]), options["word_dropout"]
         width = 100 + self.characters.width + self.features.width
-        self.lstm = nn.LSTM(width, hidden, bidirectional=True, batch_first=True)
-        self.scores = nn.Linear(2 * hidden, head.count)
+        self.lstm = nn.LSTM(width, options["hidden"], bidirectional=True, batch_first=True)
+        self.scores = nn.Linear(2 * options["hidden"], head.count)
         self.head = head
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -128,8 +119,8 @@ class BiLSTMCRFTagger(NeuralTagger):
         scheme: str = "BIOES",
         **others: Any,
     ) -> None:
-        self.sizes, self.tokenizer = dict(hidden=hidden, dropout=dropout, word_dropout=word_dropout), None
-        options = dict(vectors=vectors and str(vectors), **self.sizes, crf=crf, scheme=scheme)
+        self.tokenizer, sizes = None, dict(hidden=hidden, dropout=dropout, word_dropout=word_dropout)
+        options = dict(vectors=vectors and str(vectors), **sizes, crf=crf, scheme=scheme)
         super().__init__(options, precision="no", **{"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, **others})
 
     def _build(self, train: Sentences) -> None:
@@ -138,7 +129,7 @@ class BiLSTMCRFTagger(NeuralTagger):
         self.words = ["", "?", *sorted(word for word, count in lower.items() if count > 1)]
         self.characters = ["", "?", *sorted(set("".join(counts)))]
         table = self._load_vectors()
-        self._make_network(None if table is None else tuple(table.shape))
+        self._make_network(None if table is None else table.shape)
         if table is not None:
             self.network.pieces.table.copy_(table)
 
@@ -150,12 +141,13 @@ class BiLSTMCRFTagger(NeuralTagger):
         table = encoder.get_input_embeddings().weight.detach()
         return table / table.std()
 
-    def _make_network(self, pieces: tuple[int, int] | None) -> None:
+    def _make_network(self, pieces: Sequence[int] | None) -> None:
         self._word_number = {word: number for number, word in enumerate(self.words)}
         self._character_number = {letter: number for number, letter in enumerate(self.characters)}
         self._pieces: dict[str, list[int]] = {}
-        counts = (len(self.words), len(self.characters), pieces, self.features.sizes)
-        self.network = BiLSTMNetwork(*counts, TagHead(self.tags, self.scheme, self.options["crf"]), **self.sizes)
+        sizes = (len(self.words), len(self.characters), pieces, self.features.sizes)
+        head = TagHead(self.tags, self.scheme, self.options["crf"])
+        self.network = BiLSTMNetwork(*sizes, head, self.options)
 
     def _windows(self, sentence: Sentence) -> list[Window]:
         inputs, count = {"words": sentence.words, "features": self.features(sentence)}, len(sentence.tokens)
@@ -191,4 +183,4 @@ class BiLSTMCRFTagger(NeuralTagger):
         self.words, self.characters = parts["words"], parts["characters"]
         if parts["pieces"]:
             self.tokenizer = AutoTokenizer.from_pretrained(folder / "pieces", local_files_only=True)
-        self._make_network(parts["pieces"] and tuple(parts["pieces"]))
+        self._make_network(parts["pieces"])

@@ -60,23 +60,14 @@ def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
 class EncoderNetwork(nn.Module):
     """Encoder, one vector a token, features beside it, one score a tag."""
 
-    def __init__(
-        self,
-        encoder: PreTrainedModel,
-        features: Sequence[int],
-        head: TagHead,
-        mask: int,
-        special: Sequence[int],
-        pooling: str,
-        dropout: float,
-        piece_dropout: float,
-    ) -> None:
+    def __init__(self, encoder, tokenizer, features: Sequence[int], head: TagHead, options: dict[str, Any]) -> None:
         super().__init__()
-        self.encoder, self.pooling = encoder, pooling
-        self.piece_dropout, self.mask = piece_dropout, mask
-        self.register_buffer("special", torch.tensor(special), persistent=False)  # pieces that are never masked
+        self.encoder, self.pooling, self.piece_dropout = encoder, options["pooling"], options["piece_dropout"]
+        self.mask = (tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id) or 0
+        special = torch.tensor(tokenizer.all_special_ids)  # pieces that are never masked
+        self.register_buffer("special", special, persistent=False)
         self.features = FeatureEmbedding(features)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(options["dropout"])
         self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, head.count)
         self.head = head
 
@@ -144,8 +135,8 @@ class TransformerTagger(NeuralTagger):
         check_choice("pooling", pooling, POOLINGS)
         if not 0 <= piece_dropout < 1:
             raise ValueError(f"expected 0 <= piece_dropout < 1, got {piece_dropout}")
-        self.reading = dict(pooling=pooling, dropout=dropout, piece_dropout=piece_dropout)
-        options = dict(encoder=encoder and str(encoder), **self.reading, max_pieces=max_pieces, crf=crf, scheme=scheme)
+        reading = dict(pooling=pooling, dropout=dropout, piece_dropout=piece_dropout, max_pieces=max_pieces)
+        options = dict(encoder=encoder and str(encoder), **reading, crf=crf, scheme=scheme)
         super().__init__(options, **{"epochs": 5, "learning_rate": 2e-4, "new_rate": 5.0, **others})
 
     def _build(self, train: Sentences) -> None:
@@ -153,10 +144,8 @@ class TransformerTagger(NeuralTagger):
         self._make_network(encoder)
 
     def _make_network(self, encoder: PreTrainedModel) -> None:
-        tokenizer = self.tokenizer
-        mask = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-        pieces, head = (mask or 0, tokenizer.all_special_ids), TagHead(self.tags, self.scheme, self.options["crf"])
-        self.network = EncoderNetwork(encoder, self.features.sizes, head, *pieces, **self.reading)
+        tokenizer, head = self.tokenizer, TagHead(self.tags, self.scheme, self.options["crf"])
+        self.network = EncoderNetwork(encoder, tokenizer, self.features.sizes, head, self.options)
         self._before = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
         self._after = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
         most = self.options["max_pieces"]
