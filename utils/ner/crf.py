@@ -17,7 +17,7 @@ from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Folder, Sentences, Tagger, check_choice, read_checked
-from utils.ner.tags import SCHEMES, spans_to_tags, tags_to_spans, to_tags
+from utils.ner.tags import SCHEMES, from_tags, spans_to_tags, tags_to_spans, to_tags
 
 Features = Callable[[list[str]], list[list[str]]]
 
@@ -92,10 +92,8 @@ class CRFTagger(Tagger):
 
     def tags_of(self, sentence: Sentence) -> list[str]:
         """The tags of the sentence's entities as this tagger would learn them, one a token, from left to right."""
-        if not self.backward:
-            return to_tags(sentence, self.scheme, on_loss="drop")
-        spans = tags_to_spans(to_tags(sentence, "BIO", on_loss="drop"))
-        return spans_to_tags(_turned(spans, sentence), len(sentence.tokens), self.scheme)[::-1]
+        tags = to_tags(sentence, self.scheme, on_loss="drop")
+        return _turned(tags, self.scheme)[::-1] if self.backward else tags
 
     def _items(self, sentence: Sentence) -> list[list[str]]:
         """The features of each token, in the order of reading."""
@@ -127,11 +125,8 @@ class CRFTagger(Tagger):
 
     def _entities(self, sentence: Sentence) -> list[Entity]:
         self._set(sentence)
-        spans = tags_to_spans(self._crf.tag(), self.scheme)
-        if self.backward:
-            spans = _turned(spans, sentence)
-        tokens = sentence.tokens
-        return [Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in spans]
+        tags = _turned(self._crf.tag(), self.scheme) if self.backward else self._crf.tag()
+        return list(from_tags(sentence, tags, self.scheme).entities)
 
     def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
         """For each sentence the marginal probability of each tag at each token, by forward and backward sums: an array
@@ -179,10 +174,10 @@ class CRFTagger(Tagger):
         return tagger
 
 
-def _turned(spans: list, sentence: Sentence) -> list:
-    """Spans (start, end, type) counted from the other end of the sentence."""
-    length = len(sentence.tokens)
-    return [(length - end, length - start, kind) for start, end, kind in reversed(spans)]
+def _turned(tags: list[str], scheme: str) -> list[str]:
+    """The tags of the same entities, read from the other end of the sentence."""
+    spans, n = tags_to_spans(tags, scheme), len(tags)
+    return spans_to_tags([(n - end, n - start, kind) for start, end, kind in spans], n, scheme)
 
 
 class _Trainer(pycrfsuite.Trainer):

@@ -127,7 +127,6 @@ class WordFeatures:
         return lists
 
     def _compute(self, word: str) -> _Described:
-        """What there is to say about a word by itself."""
         lower, short = word.lower() or "^", short_shape(word) or "^"
         root = stem(lower) if self.stems else ""
         strings = {"lower": lower}
@@ -204,9 +203,8 @@ def shape_of(word: str) -> str:
 
 
 class TokenFeatures:
-    """What a network is told of a token besides its characters: numbers, 0 being for padding. They are its shape, and
-    for each list of names whether the token stands in one of them (outside, begin, inside, end, single), looked up as
-    `LexiconMatcher` does."""
+    """What a network is told of a token besides its characters, as numbers, 0 being for padding: its shape, and for
+    each list of names its place in one of them (outside, begin, inside, end, single), found by `LexiconMatcher`."""
 
     def __init__(self, lexicons: Sequence[Lexicon] = ()) -> None:
         self.lexicons = tuple(lexicons)
@@ -219,10 +217,9 @@ class TokenFeatures:
 
     def __call__(self, sentence: Sentence) -> list[list[int]]:
         """One list (tokens) for each of `sizes`."""
-        words = sentence.words
-        labels = self._matcher.labels(words)
-        found = [[LABELS.index(label) + 1 for label in labels[lexicon.name]] for lexicon in self.lexicons]
-        return [[SHAPES.index(shape_of(word)) for word in words], *found]
+        shapes = [SHAPES.index(shape_of(word)) for word in sentence.words]
+        labels = self._matcher.labels(sentence.words)
+        return [shapes, *([LABELS.index(label) + 1 for label in labels[names.name]] for names in self.lexicons)]
 
     def save(self, folder: Path) -> None:
         lists = [lexicon.to_json() for lexicon in self.lexicons]

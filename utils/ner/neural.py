@@ -31,17 +31,12 @@ from utils.ner.training import Recipe, cut_batches, seeded, train_network
 
 
 class Window(NamedTuple):
-    """A stretch of a sentence that goes through the network at once.
-
-    Attributes:
-        start, end: its tokens. keep: those whose emissions are taken from here, where windows overlap.
-        length: in what the network counts, tokens or pieces. inputs: what it reads.
-    """
+    """A stretch of a sentence, tokens `start` to `end`, that goes through the network at once."""
 
     start: int
     end: int
-    keep: tuple[int, int]
-    length: int
+    keep: tuple[int, int]  # the tokens whose emissions are taken from here, where windows overlap
+    length: int  # in what the network counts, tokens or pieces
     inputs: dict[str, list]
 
 

@@ -28,9 +28,8 @@ NOT_CHOSEN = -100
 class MaskedLanguageModel(nn.Module):
     """An encoder and a head that scores every piece of the vocabulary.
 
-    The head's matrix is the encoder's own table of piece vectors (tied weights, as in BERT), so that the encoder goes
-    without a trained head: all-MiniLM-L6-v2 was published as a sentence encoder and has none. New are only a linear
-    layer, which begins as the identity, and a bias.
+    The head's matrix is the encoder's own table of piece vectors (tied weights, as in BERT), since all-MiniLM-L6-v2 was
+    published as a sentence encoder, without a head. New are only a linear layer, at first the identity, and a bias.
     """
 
     def __init__(self, encoder: PreTrainedModel) -> None:
@@ -89,7 +88,7 @@ def continue_pretraining(
         texts: raw sentences (labels are not looked at). Never give it the test split.
         encoder: a folder or name, as `load_encoder` takes it.
         dev: texts to measure the loss on after every epoch, with the same masks each time; the best epoch is kept.
-        share: of the pieces that are masked. max_pieces: longer texts are cut.
+        share: of the pieces that are chosen. max_pieces: longer texts are cut.
         device, precision: the best there is when None. folder: for resuming, as in `train_network`.
         recipe: numbers of `Recipe`; by default 3 epochs at a learning rate of 1e-4.
     Returns:

@@ -156,11 +156,7 @@ def tagger_class(name: str) -> type[Tagger]:
 
 
 def load_tagger(folder: str | Path) -> Tagger:
-    """The tagger that `save` wrote into a folder, of whatever kind.
-
-    Raises:
-        ValueError: no tagger there, an unknown kind, another version, or a damaged one.
-    """
+    """The tagger that `save` wrote into a folder, of whatever kind. Raises ValueError as `Tagger.load` does."""
     name, _ = _read_header(folder)
     return tagger_class(name).load(folder)
 
