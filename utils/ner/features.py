@@ -76,29 +76,20 @@ class WordFeatures:
     Any other callable, `words -> list of lists of strings`, can take its place in a `CRFTagger`, for example one that
     stems the words first and then calls this.
 
-    Args:
-        window: how many neighbours to each side are described.
-        affixes: the longest beginning and end of a word, from 2 letters on; 0 for none.
-        grams: lengths of letter n-grams within the word.
-        stems: Snowball stems of the word and its neighbours, beside the words themselves.
-        shapes: shapes of the word and its neighbours.
-        pairs: pairs of neighbouring words and triples of shapes.
-        brackets: whether a word stands in brackets, and alone in them.
-        lexicons: lists of names to look words up in.
     Attributes:
-        options: all of these but the lexicons, for JSON: `WordFeatures(**options)`.
+        options: the arguments but the lexicons, for JSON: `WordFeatures(**options)`.
     Raises:
         ValueError: a number out of its range.
     """
 
-    window: int = 2
-    affixes: int = 5
-    grams: Sequence[int] = (2, 3)
-    stems: bool = True
-    shapes: bool = True
-    pairs: bool = True
-    brackets: bool = True
-    lexicons: Iterable[Lexicon] = ()
+    window: int = 2  # how many neighbours to each side are described
+    affixes: int = 5  # the longest beginning and end of a word, from 2 letters on; 0 for none
+    grams: Sequence[int] = (2, 3)  # lengths of letter n-grams within the word
+    stems: bool = True  # Snowball stems of the word and its neighbours, beside the words themselves
+    shapes: bool = True  # of the word and its neighbours
+    pairs: bool = True  # of neighbouring words, and triples of shapes
+    brackets: bool = True  # whether a word stands in brackets, and alone in them
+    lexicons: Iterable[Lexicon] = ()  # lists of names to look words up in
 
     def __post_init__(self) -> None:
         self.grams, self.lexicons = list(self.grams), tuple(self.lexicons)

@@ -61,16 +61,16 @@ class NeuralTagger(Tagger):
     - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights.
 
     Args:
-        options: the kind's own arguments as JSON values, and among them
-            scheme ("BIO" or "BIOES") and crf (whether the tags of a sentence are scored together).
+        options: the kind's own arguments as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags
+            of a sentence are scored together).
         lexicons: lists of names; the network is told which tokens stand in one.
         device: "cpu", "cuda", ...; the best there is when None.
         precision: of the network's forward pass: "no" (fp32), "bf16", "fp16"; what is fast on the device when None.
         progress: whether `fit` shows a bar.
         recipe: numbers of `Recipe`, in place of the kind's own.
     Attributes:
-        tags: the K tags in the order of the emissions and probabilities.
-        network: `network(batch)` gives emissions (B, T, K). history: of the last training, see `train_network`.
+        tags: the K tags in the order of the emissions and probabilities. history: see `train_network`.
+        network: `network(batch)` gives emissions (B, T, K).
     Raises:
         ValueError: an unknown scheme or precision, a device that is not there, a number out of its range.
         TypeError: a number that `Recipe` does not know.

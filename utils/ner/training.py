@@ -29,27 +29,15 @@ MAX_GRADIENT_NORM = 1.0  # gradients are scaled down to it
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast to train.
-
-    Attributes:
-        epochs: passes over the examples.
-        batch_size: examples in a step, and `batch_cells` their number times the longest one's length at most, so that
-            a few long ones do not fill the memory.
-        learning_rate: reached after the warm-up, then falling to 0 on a line.
-        new_rate: how many times as fast the layers learn that begin from random weights (`network.new`).
-        save_every: steps between two saved states, when there is a folder.
-        seed: of initial weights, order, dropout.
-    Raises:
-        ValueError: a number that is not above 0, but for the seed.
-    """
+    """How long and how fast to train. Raises ValueError for a number, but the seed, that is not above 0."""
 
     epochs: int = 10
-    batch_size: int = 32
-    batch_cells: int = 16_384
-    learning_rate: float = 1e-3
-    new_rate: float = 1.0
-    save_every: int = 200
-    seed: int = 0
+    batch_size: int = 32  # examples in a step
+    batch_cells: int = 16_384  # their number times the longest one's length, at most: so much memory is enough
+    learning_rate: float = 1e-3  # reached after the warm-up, then falling to 0 on a line
+    new_rate: float = 1.0  # how many times as fast the layers learn that begin from random weights (`network.new`)
+    save_every: int = 200  # steps between two saved states, when there is a folder
+    seed: int = 0  # of initial weights, order, dropout
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -91,7 +79,7 @@ def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[li
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw random numbers by a seed; the caller's generators go on afterwards as if nothing had been drawn."""
+    """Draw by a seed; the caller's generators go on afterwards as if nothing had been drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
