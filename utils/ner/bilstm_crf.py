@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoTokenizer
 
 from utils.files import write_atomically
@@ -87,8 +86,9 @@ class BiLSTMNetwork(nn.Module):
         vectors = nn.functional.embedding(batch["word"], vectors)  # (B, T, ...)
         x = self.dropout(torch.cat([vectors, self.features(batch["features"])], dim=-1))
         # Packed, so that the direction from right to left begins at the last token and not in the padding.
-        packed = pack_padded_sequence(x, batch["lengths"].cpu(), batch_first=True, enforce_sorted=False)
-        y, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        lengths = batch["lengths"].cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         return self.scores(self.dropout(y))
 
 
