@@ -60,13 +60,11 @@ class LexiconMatcher:
 
 
 class _Described(NamedTuple):
-    """A word's own features, those its neighbours get (for each offset but 0), and its strings."""
+    """A word's own features, those its neighbours get (for each offset but 0), and its strings of each kind."""
 
     own: list[str]
     around: list[list[str]]
-    lower: str
-    short: str
-    stem: str
+    strings: dict[str, str]
 
 
 @dataclass(eq=False)
@@ -125,7 +123,7 @@ class WordFeatures:
         strings |= {"stem": root} if self.stems else {}
         strings |= {"end3": lower[-3:]} if self.affixes else {}
         around = [[f"{kind}[{offset}]={string}" for kind, string in strings.items()] for offset in self._offsets]
-        return _Described(list(dict.fromkeys(self._own(word, lower, root, short))), around, lower, short, root)
+        return _Described(list(dict.fromkeys(self._own(word, lower, root, short))), around, strings)
 
     def _own(self, word: str, lower: str, root: str, short: str) -> Iterable[str]:
         yield from ("bias", f"word={word}", f"lower={lower}", f"norm={normalise(word)}", f"length={min(len(word), 10)}")
@@ -146,9 +144,9 @@ class WordFeatures:
     def _add_joined(self, lists: list[list[str]], padded: list[_Described]) -> None:
         """What neighbours are together: padded has REACH words more than `lists` on each side."""
         for kind, places in JOINED.items():
-            if (kind == "stem" and not self.stems) or (kind == "short" and not self.shapes):
+            if kind not in padded[0].strings:
                 continue
-            column = [getattr(word, kind) for word in padded]
+            column = [word.strings[kind] for word in padded]
             for offsets in places:
                 prefix = f"{kind}[{','.join(map(str, offsets))}]="
                 side_by_side = zip(*(column[REACH + offset :] for offset in offsets))
