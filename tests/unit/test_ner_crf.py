@@ -123,7 +123,7 @@ def test_saved_and_loaded(tmp_path):
 def test_models_that_cannot_be_used(tmp_path):
     with pytest.raises(ValueError, match="learnt nothing yet; call fit"):
         CRFTagger().predict([Sentence("x")])
-    with pytest.raises(ValueError, match="no model to save"):
+    with pytest.raises(ValueError, match="learnt nothing yet; call fit"):
         CRFTagger().save(tmp_path)
     small().save(tmp_path)
     model = tmp_path / "model.crfsuite"
