@@ -40,10 +40,8 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
     Where anything fails (a full disk, an interrupt) the temporary file goes and the old file stays. A link stays a
     link: what it points to is replaced. A device or a pipe (/dev/stdout, say) is written to, never replaced.
 
-    Args:
-        content: bytes, a text (in UTF-8, line ends as they are), or what writes the file: content(temporary file).
-    Raises:
-        OSError: that says so.
+    content: bytes, a text (in UTF-8, line ends as they are), or what writes the file: content(temporary file).
+    Raises OSError: that says so.
     """
     path = Path(os.path.realpath(path))
     if isinstance(content, str):
@@ -104,8 +102,7 @@ def save_weights(path: str | Path, network: "nn.Module", **notes: str) -> None:
 def load_weights(path: str | Path, network: "nn.Module") -> None:
     """Put the weights that `save_weights` wrote into a network of the same shape.
 
-    Raises:
-        ValueError: no such file, a damaged one, or one of another network.
+    Raises ValueError: no such file, a damaged one, or one of another network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -128,11 +125,9 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
 def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a training state, tensors on the CPU.
 
-    Args:
-        settings: what this training does; has to be what the state holds under "settings".
-    Raises:
-        ValueError: the file is cut short or damaged, of other settings, or a pickle that wants to run code: such a
-            file is refused without running any of it.
+    settings: what this training does; has to be what the state holds under "settings".
+    Raises ValueError: the file is cut short or damaged, of other settings, or a pickle that wants to run code: such a
+    file is refused without running any of it.
     """
     import torch
 
@@ -180,9 +175,8 @@ def _first_line(error: Exception) -> str:
 def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
     """Fetch a file with a progress bar, check it, and only then put it at `path`.
 
-    Raises:
-        OSError: no network, no answer for `timeout` seconds, the download breaks off, or the SHA-256 is another one.
-            Nothing is left behind then.
+    Raises OSError: no network, no answer for `timeout` seconds, the download breaks off, or the SHA-256 is another one.
+    Nothing is left behind then.
     """
     import http.client
 

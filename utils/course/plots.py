@@ -64,8 +64,7 @@ def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]], fontsize
 
     Call it last: the axes' limits and scales must be final. A name for which there is no room at all stands above.
 
-    Args:
-        bars: name: (x, lower end, upper end), in the units of the axes.
+    bars: name: (x, lower end, upper end), in the units of the axes.
     """
     ax.figure.draw_without_rendering()  # the layout moves the axes when it is first drawn
     ends = {name: ax.transData.transform([(x, low), (x, high)]) for name, (x, low, high) in bars.items()}
@@ -87,11 +86,9 @@ def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]], fontsize
 def as_images(images: Any) -> Tensor:
     """Images as a float32 tensor (N, C, H, W) on the CPU.
 
-    Args:
-        images: tensor or array, (N, C, H, W) with C = 1 or 3, or (N, H, W).
+    images: tensor or array, (N, C, H, W) with C = 1 or 3, or (N, H, W).
 
-    Raises:
-        ValueError: no images, another shape, or a value that is not a number.
+    Raises ValueError: no images, another shape, or a value that is not a number.
     """
     images = torch.as_tensor(images).detach().float().cpu()
     if images.ndim == 3:
@@ -149,9 +146,7 @@ def show_images(
         ax: draw into these axes (their size is theirs, `scale` is ignored); else into a new figure.
         title: above the whole grid; state what the reader should see.
         scale: whole number; the largest up to 8 that keeps the figure 720 pixels wide if None.
-
-    Raises:
-        ValueError: another shape, a value that is not a number, or as many titles as there are not images.
+    Raises ValueError: another shape, a value that is not a number, or as many titles as there are not images.
     """
     images = as_images(images)
     if titles is not None and len(titles) != len(images):

@@ -45,9 +45,7 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
     Args:
         seed: for python's, numpy's and torch's global generators.
         repo: the checkout; the one that holds this file if None.
-
-    Raises:
-        ValueError: COURSE_PROFILE is set to something else than "test", "cpu" or "gpu".
+    Raises ValueError: COURSE_PROFILE is set to something else than "test", "cpu" or "gpu".
     """
     device = find_device()
     profile = find_profile(device)

@@ -21,7 +21,6 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
         controls: for each argument a tuple (min, max) or (min, max, step) of ints or floats (slider), a list
             or a dict (menu), a bool (tick box), or an ipywidgets widget. A control starts at the default
             value of that argument of `draw`, if it has one.
-
     Raises:
         TypeError: a control of another kind.
         ValueError: a starting value outside its control.
@@ -51,8 +50,7 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
 def render(draw: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str]:
     """PNG of the last figure that `draw(**values)` makes, and what it printed. Closes the figures it made.
 
-    Raises:
-        ValueError: `draw` made no figure.
+    Raises ValueError: `draw` made no figure.
     """
     before = set(plt.get_fignums())
     try:

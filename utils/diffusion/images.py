@@ -129,8 +129,7 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scal
     Args:
         columns: images in a row; about a square if None.
         scale: pixels of the file for each pixel of an image, a whole number.
-    Raises:
-        ValueError: a value is not a number.
+    Raises ValueError: a value is not a number.
     """
     if images.isnan().any():
         raise ValueError(f"{int(images.isnan().sum())} of {images.numel()} image values are not a number (NaN)")

@@ -92,12 +92,10 @@ def corpus_names() -> list[str]:
 def load_corpus(name: str | Path) -> Corpus:
     """A corpus by name; prints one line that says where it came from.
 
-    Args:
-        name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of
-            them: train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator.
-    Raises:
-        ValueError: an unknown name (the message lists the known ones), or a folder without a split, or with two files
-            for one.
+    name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of them:
+        train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator.
+    Raises ValueError: an unknown name (the message lists the known ones), or a folder without a split, or with two
+    files for one.
     """
     sources = _sources()
     if name == COURSE_CORPUS:

@@ -41,8 +41,7 @@ def show_entities(
         types: the types to highlight; all if None.
     Returns:
         IPython's HTML; its `data` is the page as a string.
-    Raises:
-        ValueError: not one title a sentence.
+    Raises ValueError: not one title a sentence.
     """
     from IPython.display import HTML
 

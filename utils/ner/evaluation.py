@@ -89,9 +89,8 @@ def evaluate(
             too narrow.
         confidence: what share of the resampled scores an interval holds, above 0 and below 1.
         seed: of the resampling.
-    Raises:
-        ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, or "bc2"
-            without texts.
+    Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, or "bc2"
+    without texts.
     """
     tables = {"": count(gold, predicted, mode, official)}  # "" is the total; no type has this name
     if mode != "bc2":

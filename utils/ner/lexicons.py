@@ -102,8 +102,7 @@ def lexicon_for(kind: str) -> str | None:
 def load_lexicon(name: str) -> Lexicon:
     """A list of names; prints one line that says where it came from.
 
-    Raises:
-        ValueError: an unknown name; the message lists the known ones. FormatError: a file without the column wanted.
+    Raises ValueError: an unknown name; the message lists the known ones. FormatError: a file without the column wanted.
     """
     if name not in SOURCES:
         raise ValueError(f"unknown lexicon {name!r}; choose one of {', '.join(SOURCES)}")

@@ -19,8 +19,7 @@ class Automaton:
     A state stands for a prefix of names. At a token that does not continue the prefix, the failure link leads to the
     longest shorter prefix that the tokens read so far still end with, so no token is read twice.
 
-    Args:
-        names: sequences of tokens (or of anything that can be a key); empty ones are left out.
+    names: sequences of tokens (or of anything that can be a key); empty ones are left out.
     """
 
     def __init__(self, names: Iterable[Sequence[str]]) -> None:
@@ -161,10 +160,8 @@ class DictionaryTagger(Tagger):
 class RegexTagger(Tagger):
     """Marks what its patterns match in the text; where matches overlap, the first and then the longest stays.
 
-    Args:
-        patterns: for each type a regular expression (Python's `re`). Matches of no characters are left out.
-    Raises:
-        ValueError: a pattern that is no regular expression.
+    patterns: for each type a regular expression (Python's `re`). Matches of no characters are left out.
+    Raises ValueError: a pattern that is no regular expression.
     """
 
     name = "regex"

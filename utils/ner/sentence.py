@@ -34,8 +34,7 @@ def join_words(words: Iterable[str]) -> tuple[str, list[Token]]:
 
     The spaces of the text that the words once came from are not known, so "IL-2" cut into three words reads "IL - 2".
 
-    Raises:
-        ValueError: an empty word.
+    Raises ValueError: an empty word.
     """
     tokens, start = [], 0
     for number, word in enumerate(words):
@@ -85,8 +84,7 @@ class Entity:
         fragments: of a discontinuous mention the (start, end) of each piece, in order, the first beginning at `start`
             and the last stopping at `end`; empty for a mention in one piece.
         concept: what it names in a database, as the corpus writes it ("D009202"); "" where that is not known.
-    Raises:
-        ValueError: offsets that cover nothing, a bad type, or fragments that do not fit.
+    Raises ValueError: offsets that cover nothing, a bad type, or fragments that do not fit.
     """
 
     start: int
@@ -135,9 +133,8 @@ class Sentence:
         entities: sorted by start, then end, then type; may nest and overlap; duplicates are removed.
         id: the name of the sentence in its corpus, "" where it has none.
         document: the name of the abstract or file it is a part of, "" where that is not known or it is the whole one.
-    Raises:
-        ValueError: tokens out of order or outside the text, an entity outside the text, or one whose text is another
-            than the text at its offsets.
+    Raises ValueError: tokens out of order or outside the text, an entity outside the text, or one whose text is another
+    than the text at its offsets.
     """
 
     text: str

@@ -35,10 +35,9 @@ class Loss:
 def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> list[Span]:
     """The entities of a tag sequence, as spans of tokens in order.
 
-    Args:
-        orphan: what becomes of a piece of an entity that has no beginning (I- or E- after O, or after another type),
-            and under BIOES of one that has no end. "repair" takes it as an entity, as CoNLL's own scorer does;
-            "drop" leaves it out, as strict scoring does (seqeval, `mode="strict"`); "refuse" raises.
+    orphan: what becomes of a piece of an entity that has no beginning (I- or E- after O, or after another type), and
+        under BIOES of one that has no end. "repair" takes it as an entity, as CoNLL's own scorer does; "drop" leaves it
+        out, as strict scoring does (seqeval, `mode="strict"`); "refuse" raises.
     Raises:
         TagError: a string that is no tag of the scheme, or an orphan when refused.
         ValueError: an unknown scheme, or another word for `orphan`.
@@ -89,8 +88,7 @@ def _keeps(orphan: str, index: int, problem: str, expected: str) -> bool:
 def spans_to_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[str]:
     """The tags, one for each of `length` tokens, of spans that do not overlap.
 
-    Raises:
-        ValueError: two spans that share a token, or one outside 0..length.
+    Raises ValueError: two spans that share a token, or one outside 0..length.
     """
     _choose("scheme", scheme, SCHEMES)
     tags = ["O"] * length
@@ -116,8 +114,7 @@ def convert_tags(tags: Sequence[str], source: str, target: str, orphan: str = "r
 def from_tags(sentence: Sentence, tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> Sentence:
     """The sentence with the entities that its tags name, instead of those it has.
 
-    Raises:
-        ValueError: not one tag a token; and what `tags_to_spans` raises.
+    Raises ValueError: not one tag a token; and what `tags_to_spans` raises.
     """
     tokens = sentence.tokens
     if len(tags) != len(tokens):
@@ -129,8 +126,7 @@ def from_tags(sentence: Sentence, tags: Sequence[str], scheme: str = "BIO", orph
 def to_tags(sentence: Sentence, scheme: str = "BIO", on_loss: str = "raise") -> list[str]:
     """One tag a token. Of nested or crossing entities the longest is kept, of equals the first.
 
-    Args:
-        on_loss: "raise" when an entity does not fit into tags, or "drop" it; `losses(sentence)` lists them.
+    on_loss: "raise" when an entity does not fit into tags, or "drop" it; `losses(sentence)` lists them.
     """
     return to_layers(sentence, 1, scheme, on_loss)[0]
 
@@ -138,8 +134,7 @@ def to_tags(sentence: Sentence, scheme: str = "BIO", on_loss: str = "raise") -> 
 def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str = "raise") -> list[list[str]]:
     """Several tag sequences that together hold nested entities: longest first, each in the first layer with room.
 
-    Raises:
-        ValueError: an entity does not fit and `on_loss` is "raise".
+    Raises ValueError: an entity does not fit and `on_loss` is "raise".
     """
     _choose("on_loss", on_loss, ON_LOSS)
     lost = losses(sentence, layers) if on_loss == "raise" else []

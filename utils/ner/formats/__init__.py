@@ -21,8 +21,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
     Only LF ends a line: characters such as U+2028 are kept inside it, since corpora hold them in tokens.
 
-    Raises:
-        FormatError: bytes that are no UTF-8, or a NUL byte.
+    Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
     path = Path(path)
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -88,10 +87,8 @@ def format_of(path: str | Path) -> str:
 def read_sentences(path: str | Path, form: str = "auto") -> list[Sentence]:
     """The sentences of a file (or of a brat folder) with their entities.
 
-    Args:
-        form: "conll", "jsonl", "pubtator", "brat", or "auto" to go by the name.
-    Raises:
-        ValueError: an unknown format; FormatError: a line that cannot be read. OSError: no such file.
+    form: "conll", "jsonl", "pubtator", "brat", or "auto" to go by the name.
+    Raises ValueError: an unknown format; FormatError: a line that cannot be read. OSError: no such file.
     """
     form = format_of(path) if form == "auto" else form
     if form not in READERS:

@@ -22,9 +22,7 @@ OTHER = tuple("RE*AMN#")  # relations, events, equivalences, attributes, modific
 def read_brat(path: str | Path) -> list[Sentence]:
     """Each document as one `Sentence` whose id is the file's name; only entities are kept, fragments included.
 
-    Args:
-        path: a folder, of which every .txt is read in the order of names, or one .txt. A .txt without .ann has no
-            entities.
+    path: a folder, of which every .txt is read in the order of names, or one .txt. A .txt without .ann has no entities.
     Raises:
         FormatError: a line of an .ann in another form, or an entity that does not fit the text.
         ValueError: a folder without .txt. OSError: no such file.
@@ -71,8 +69,7 @@ def _entity(path: Path, number: int, line: str, text: str) -> Entity:
 def write_brat(sentences: Iterable[Sentence], folder: str | Path) -> None:
     """One .txt and one .ann for each sentence, named by its id.
 
-    Raises:
-        ValueError: an id that cannot be a file's name, or one that comes twice.
+    Raises ValueError: an id that cannot be a file's name, or one that comes twice.
     """
     seen = set()
     for sentence in sentences:

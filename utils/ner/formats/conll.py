@@ -111,9 +111,8 @@ def write_conll(
     The spaces between tokens are lost, and so are ids. Entities that tags cannot hold (nested in more layers than
     there are, discontinuous, not at the tokens' edges) raise, or with `on_loss="drop"` are left out.
 
-    Raises:
-        ValueError: an entity that does not fit, a sentence without tokens (which CoNLL cannot hold), or a token with
-            a tab or line end in it.
+    Raises ValueError: an entity that does not fit, a sentence without tokens (which CoNLL cannot hold), or a token with
+    a tab or line end in it.
     """
     blocks = []
     for sentence in sentences:

@@ -24,9 +24,8 @@ MISMATCHES = ("refuse", "skip")
 def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """Each document as one `Sentence` with its id, its text "TITLE\\nABSTRACT". Lines of relations are not kept.
 
-    Args:
-        mismatch: a mention whose text is not the text at its offsets is an error ("refuse"), or left out with a
-            warning ("skip").
+    mismatch: a mention whose text is not the text at its offsets is an error ("refuse"), or left out with a warning
+        ("skip").
     Raises:
         FormatError: a line that is neither text nor mention, out of place, or a mismatch.
         ValueError: another word for `mismatch`.
@@ -77,9 +76,8 @@ def _mention(path: Path, number: int, line: str, name: str) -> tuple[Entity, str
 def write_pubtator(sentences: Iterable[Sentence], path: str | Path) -> None:
     """Each sentence as a document; its first line is the title, its second the abstract, which may be missing.
 
-    Raises:
-        ValueError: a sentence without an id, or with a "|", tab or further line end where the format needs them; a
-            discontinuous entity, which PubTator cannot hold.
+    Raises ValueError: a sentence without an id, or with a "|", tab or further line end where the format needs them; a
+    discontinuous entity, which PubTator cannot hold.
     """
     lines = []
     for sentence in sentences:
