@@ -8,7 +8,6 @@ import glob
 import hashlib
 import os
 import pickle
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +21,8 @@ class TrainingDiverged(RuntimeError):
 
 
 def stream_seed(seed: int, *use: str | int) -> int:
-    """A seed for one use of randomness, 32 bits (as many as torch's CPU generator keeps).
-
-    Were the order of the examples and the noise of a step drawn from equal seeds, they would be the same random
-    numbers.
-    """
-    digest = hashlib.sha256(repr((seed, *use)).encode()).digest()
-    return int.from_bytes(digest[:4], "little")
+    """A seed for one use of randomness, so that no two draw the same numbers; 32 bits, as torch's CPU generator."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *use)).encode()).digest()[:4], "little")
 
 
 # -- written whole or not at all -----------------------------------------------------------------------
@@ -47,13 +41,14 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
     if isinstance(content, str):
         content = content.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        _write(path, content)
+    write = content if callable(content) else lambda place: place.write_bytes(content)
+    if path.exists() and not path.is_file():
+        write(path)
         return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     _remove_left_over(path)
     try:
-        _write(part, content)
+        write(part)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -62,10 +57,6 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
         raise OSError(f"could not save {path.name}: {error}; {kept}. Is the disk full?") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes | Callable[[Path], Any]) -> None:
-    path.write_bytes(content) if isinstance(content, bytes) else content(path)
 
 
 def _remove_left_over(path: Path) -> None:
@@ -142,31 +133,25 @@ def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> d
             f"run code. Use a checkpoint made by this course, or delete it to start anew. ({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path.name} is cut short or damaged: {_first_line(error)}. Delete it to start anew, or put back "
-            "a whole copy."
-        ) from error
+        advice = "Delete it to start anew, or put back a whole copy."
+        raise ValueError(f"{path.name} is cut short or damaged: {_first_line(error)}. {advice}") from error
     if settings is not None:
-        _check_same_settings(path, state, settings)
+        _check_same_settings(f"{path.name} in {path.parent.name}", state, settings)
     return state
 
 
-def _check_same_settings(path: Path, state: Any, settings: Mapping[str, Any]) -> None:
-    name = f"{path.name} in {path.parent.name}"
+def _check_same_settings(name: str, state: Any, settings: Mapping[str, Any]) -> None:
     saved = state.get("settings") if isinstance(state, dict) else None
     if not isinstance(saved, dict):
         raise ValueError(f"{name} is no training state of this course: it holds no settings; use another folder")
     for key, here in settings.items():
         if key not in saved or saved[key] != here:
-            there = repr(saved[key]) if key in saved else "nothing"
-            raise ValueError(
-                f"{name} was trained with {key} {there}, but this training has {here!r}; use another folder, or the "
-                "same settings"
-            )
+            seen = f"was trained with {key} {saved.get(key, 'not set')!r}, but this training has {here!r}"
+            raise ValueError(f"{name} {seen}; use another folder, or the same settings")
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 # -- downloads -----------------------------------------------------------------------------------------

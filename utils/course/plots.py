@@ -94,14 +94,11 @@ def as_images(images: Any) -> Tensor:
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
-        raise ValueError(
-            f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with C = 1 or 3, or (N, H, W)"
-        )
-    if images.isnan().any():
-        raise ValueError(
-            f"{int(images.isnan().sum())} of {images.numel()} image values are not a number (NaN); "
-            "look for the step that made them, for example a division by 0"
-        )
+        shape = tuple(images.shape)
+        raise ValueError(f"images have shape {shape}; expected (N, C, H, W) with C = 1 or 3, or (N, H, W)")
+    if bad := int(images.isnan().sum()):
+        advice = "look for the step that made them, for example a division by 0"
+        raise ValueError(f"{bad} of {images.numel()} image values are not a number (NaN); {advice}")
     return images
 
 
@@ -120,11 +117,9 @@ class ImageFigure(Figure):
     """A figure that a notebook shows once, even when it is both open and the last value of its cell."""
 
     def _ipython_display_(self) -> None:
-        # A figure that is closed is not drawn a second time at the end of the cell.
-        plt.close(self)
+        plt.close(self)  # so that it is not drawn a second time at the end of the cell
         buffer = io.BytesIO()
-        # Not cut to a "tight" box: that could move the images by part of a pixel.
-        self.savefig(buffer, format="png", bbox_inches=None)
+        self.savefig(buffer, format="png", bbox_inches=None)  # a "tight" box could move the images by part of a pixel
         png = base64.b64encode(buffer.getvalue()).decode()
         display({"image/png": png, "text/plain": repr(self)}, raw=True)
 
@@ -161,8 +156,8 @@ def show_images(
     ax.imshow(grid, interpolation="nearest", aspect="equal")
     ax.set_axis_off()
     for k, text in enumerate(titles or []):
-        x = k % columns * (width + GAP) + width / 2
-        y = k // columns * (height + room + GAP) - 1
+        row, column = divmod(k, columns)
+        x, y = column * (width + GAP) + width / 2, row * (height + room + GAP) - 1
         ax.text(x, y, text, ha="center", va="bottom", fontsize=8)
     if title:
         ax.set_title(title, pad=16 if titles else 6)

@@ -24,14 +24,17 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
 from utils.device import find_device, find_precision
 from utils.diffusion.checkpoints import save_model
 from utils.diffusion.images import ImageSet, to_float
 from utils.diffusion.process import GaussianDiffusion
+from utils.diffusion.unet import check_labels
 from utils.files import TrainingDiverged, load_state, save_state, stream_seed
+
+Images = ImageSet | Tensor | Dataset
 
 # -- the generator -------------------------------------------------------------------------------------
 
@@ -83,11 +86,11 @@ class TrainState:
 def train(
     model: nn.Module,
     diffusion: GaussianDiffusion,
-    images: ImageSet | Tensor | Dataset,
+    images: Images,
     *,
     steps: int | None = None,
     minutes: float | None = None,
-    validation: ImageSet | Tensor | None = None,
+    validation: Images | None = None,
     validate_every: int = 200,
     out: str | Path | None = None,
     save_every: int = 200,
@@ -140,8 +143,7 @@ def train(
                 state.learning_rate = learning_rate(recipe, state.step, done, steps)
                 train_step(state, diffusion, images, recipe, accelerator)
                 if validation is not None and state.step % validate_every == 0:
-                    losses = validation_loss(state.ema_model, diffusion, validation, device=accelerator.device)
-                    state.validation_loss = losses.mean().item()
+                    state.validation_loss = validation_loss(state.ema_model, diffusion, validation).mean().item()
                 state.seconds += time.perf_counter() - started
                 if state.step % save_every == 0:
                     keep()
@@ -173,9 +175,7 @@ def fraction_done(state: TrainState, steps: int | None, minutes: float | None, d
 # -- one step ------------------------------------------------------------------------------------------
 
 
-def train_step(
-    state: TrainState, diffusion: GaussianDiffusion, images, recipe: Settings, accelerator: Accelerator
-) -> None:
+def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: Settings, accelerator: Accelerator):
     """Algorithm 1, lines 2 to 5, with clipping and the EMA; moves `state` on in place.
 
     The step is drawn for the whole batch and each process takes its part, so that several see together what one would
@@ -187,9 +187,8 @@ def train_step(
     share = len(x_0) // accelerator.num_processes
     part = slice(process * share, (process + 1) * share)
     classes = getattr(state.model, "num_classes", None)
-    if classes is None or y is None:
-        y = None
-    else:
+    y = None if classes is None else y
+    if y is not None:
         check_labels(y, classes)
         y = torch.where(chance < recipe.label_dropout, classes, y.to(device))[part]
     for group in state.optimizer.param_groups:
@@ -237,16 +236,15 @@ def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
 def check_finite(what: str, value: float, step: int) -> None:
     """Raise TrainingDiverged unless value is a finite number."""
     if not math.isfinite(value):
-        kept = "training stopped, and the last good checkpoint is kept"
-        advice = "Try a lower learning rate, or precision='no'"
-        raise TrainingDiverged(f"the {what} became {value} at step {step}: {kept}. {advice}")
+        advice = "the last good checkpoint is kept. Try a lower learning rate, or precision='no'"
+        raise TrainingDiverged(f"the {what} became {value} at step {step}: training stopped, and {advice}")
 
 
 @torch.no_grad()
 def validation_loss(
     model: nn.Module,
     diffusion: GaussianDiffusion,
-    images: ImageSet | Tensor,
+    images: Images,
     points: int = 10,
     count: int = 256,
     device: torch.device | str | None = None,
@@ -256,8 +254,8 @@ def validation_loss(
 
     The same first `count` images and the same noise every time, and no dropout, so that two calls differ by the model
     only. Returns float32 (points,) on the CPU. Its mean stands for the training loss on images not trained on; it lies
-    a little below, because the loss is steepest at the smallest t, within the first point. `device` is that of the
-    model's weights when not given.
+    a little below, because the loss is steepest at the smallest t, within the first point. `device` is
+    that of the model's weights when not given.
     """
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
     was_training = model.training
@@ -277,20 +275,17 @@ def validation_loss(
 # -- batches -------------------------------------------------------------------------------------------
 
 
-def batch_at(
-    images: ImageSet | Tensor | Dataset, step: int, batch_size: int, seed: int
-) -> tuple[Tensor, Tensor | None]:
+def batch_at(images: Images, step: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """The images and labels of one step, as `take` gives them.
 
     Every epoch is a new permutation, drawn from (seed, epoch). What does not fill a batch at its end is left out.
     """
     epoch, position = divmod(step, len(images) // batch_size)
     rng = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
-    order = torch.randperm(len(images), generator=rng)
-    return take(images, order[position * batch_size : (position + 1) * batch_size])
+    return take(images, torch.randperm(len(images), generator=rng).split(batch_size)[position])
 
 
-def take(images: ImageSet | Tensor | Dataset, index: Tensor) -> tuple[Tensor, Tensor | None]:
+def take(images: Images, index: Tensor) -> tuple[Tensor, Tensor | None]:
     """Images (B, C, H, W) in [-1, 1] at these indices, and their labels (B,), None where there are none."""
     labels = None
     if isinstance(images, ImageSet):
@@ -298,23 +293,10 @@ def take(images: ImageSet | Tensor | Dataset, index: Tensor) -> tuple[Tensor, Te
     elif isinstance(images, Tensor):
         x_0 = images[index]
     else:
-        items = [images[int(i)] for i in index]
-        if isinstance(items[0], (tuple, list)):
-            labels = torch.tensor([int(label) for _, label in items])
-            items = [image for image, _ in items]
-        x_0 = torch.stack([torch.as_tensor(image) for image in items])
+        items = default_collate([images[int(i)] for i in index])
+        x_0, labels = (items[0], items[1].flatten().long()) if isinstance(items, (tuple, list)) else (items, None)
     check_images(x_0)
     return to_float(x_0) if x_0.dtype == torch.uint8 else x_0, labels
-
-
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raise ValueError unless all labels are 0..num_classes-1."""
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    if len(outside):
-        raise ValueError(
-            f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}; number the classes from 0, or "
-            "build the network with a larger num_classes"
-        )
 
 
 def check_images(images: Tensor) -> None:
@@ -385,9 +367,8 @@ def restore(state: TrainState, accelerator: Accelerator, saved: dict[str, Any], 
         state.model.load_state_dict(saved["model"])
         state.ema_model.load_state_dict(saved["ema_model"])
     except RuntimeError as error:
-        raise ValueError(
-            f"{path.name} in {path.parent.name} is of another network: {' '.join(str(error).split())}"
-        ) from error
+        about = " ".join(str(error).split())
+        raise ValueError(f"{path.name} in {path.parent.name} is of another network: {about}") from error
     state.optimizer.load_state_dict(saved["optimizer"])
     if saved["scaler"]:
         accelerator.scaler.load_state_dict(saved["scaler"])

@@ -1,6 +1,6 @@
 """Precision, recall and F1 of entities, per type, with confidence intervals; the difference of two taggers."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,8 +85,7 @@ def evaluate(
         resamples: bootstrap samples of sentences or groups, drawn with replacement, for the percentile intervals; 0 for
             none.
         groups: for each sentence the group it is drawn with, such as its document. Sentences of one document resemble
-            each other, so that on a corpus of documents single sentences, as drawn when None, give intervals that are
-            too narrow.
+            each other, so that single sentences, as drawn when None, give too narrow intervals there.
         confidence: what share of the resampled scores an interval holds, above 0 and below 1.
         seed: of the resampling.
     Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, or "bc2"
@@ -150,11 +149,12 @@ def count(
     if official is not None and mode != "bc2":
         raise ValueError(f'official gold is for mode="bc2", got mode={mode!r}')
     _check_pairs(gold, predicted)
-    if mode == "bc2":
-        rows = [_official(true, found, official) for true, found in zip(gold, predicted)]
-    else:
-        rows = []
-        for true, found in zip(map(_entities, gold), map(_entities, predicted)):
+    rows = []
+    for true, found in zip(gold, predicted):
+        if mode == "bc2":
+            rows.append(_official(true, found, official))
+        else:
+            true, found = _entities(true), _entities(found)
             rows.append((POINTS[mode](true, found), len(found), len(true)))
     return np.array(rows, dtype=float).reshape(-1, 3)
 
@@ -164,10 +164,8 @@ def _check_pairs(gold: Sequence[Annotated], predicted: Sequence[Annotated]) -> N
         raise ValueError(f"{len(gold)} gold sentences and {len(predicted)} predicted; expected one for one")
     for number, (true, found) in enumerate(zip(gold, predicted)):
         if isinstance(true, Sentence) and isinstance(found, Sentence) and true.text != found.text:
-            raise ValueError(
-                f"sentence {number} is {true.text[:60]!r} in gold and {found.text[:60]!r} in predicted; expected the "
-                "same sentences in the same order"
-            )
+            texts = f"{true.text[:60]!r} in gold and {found.text[:60]!r} in predicted"
+            raise ValueError(f"sentence {number} is {texts}; expected the same sentences in the same order")
 
 
 def _entities(annotated: Annotated) -> list[Entity]:
@@ -211,33 +209,23 @@ def _type(gold: list[Entity], predicted: list[Entity]) -> int:
     return points
 
 
-POINTS: dict[str, Callable[[list[Entity], list[Entity]], float]] = {
-    "strict": _strict,
-    "partial": _partial,
-    "type": _type,
-}
+POINTS: dict[str, Callable[[list[Entity], list[Entity]], float]]
+POINTS = {"strict": _strict, "partial": _partial, "type": _type}
 
 
 def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | None) -> tuple[int, int, int]:
     if not isinstance(gold, Sentence):
         raise ValueError(f'mode="bc2" counts characters, so gold must be sentences; got {type(gold).__name__}')
+    found, true = ([official_place(entity, gold.text) for entity in _entities(some)] for some in (predicted, gold))
     if official is None:
-        true, alternatives = _places(gold.entities, gold.text), []
-    else:
-        true, alternatives = official.genes.get(gold.id, []), official.alternatives.get(gold.id, [])
-    return official_counts(true, alternatives, _places(_entities(predicted), gold.text))
-
-
-def _places(entities: Iterable[Entity], text: str) -> list[tuple[int, int]]:
-    return [official_place(entity, text) for entity in entities]
+        return official_counts(true, [], found)
+    return official_counts(official.genes.get(gold.id, []), official.alternatives.get(gold.id, []), found)
 
 
 # -- confidence intervals --------------------------------------------------------------------------
 
 
-def resample(
-    rows: np.ndarray, groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0
-) -> np.ndarray:
+def resample(rows: np.ndarray, groups: Sequence[Hashable] | None, resamples: int, seed: int) -> np.ndarray:
     """Sums of rows (sentences, columns) over samples drawn with replacement: array (resamples, columns).
 
     Of groups, all rows are drawn together; as many groups are drawn as there are. The same seed draws the same
@@ -248,25 +236,15 @@ def resample(
     if groups is not None:
         if len(groups) != len(rows):
             raise ValueError(f"{len(groups)} groups for {len(rows)} sentences; expected one for each")
-        rows = _summed(rows, groups)
+        places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+        single, rows = rows, np.zeros((len(places), rows.shape[1]))
+        np.add.at(rows, [places[group] for group in groups], single)
     units = len(rows)
-    if not units:
-        return np.empty((0, rows.shape[1]))
     generator = np.random.default_rng(seed)
-    drawn = np.empty((resamples, rows.shape[1]))
+    drawn = np.empty((resamples if units else 0, rows.shape[1]))
     for sums in drawn:
-        times = np.bincount(generator.integers(units, size=units), minlength=units)
-        sums[:] = times @ rows
+        sums[:] = np.bincount(generator.integers(units, size=units), minlength=units) @ rows
     return drawn
-
-
-def _summed(rows: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
-    """The rows of each group added up, groups in the order of their first rows."""
-    numbers: dict[Hashable, int] = {}
-    places = [numbers.setdefault(group, len(numbers)) for group in groups]
-    sums = np.zeros((len(numbers), rows.shape[1]))
-    np.add.at(sums, places, rows)
-    return sums
 
 
 def f1_of(sums: np.ndarray) -> np.ndarray:
