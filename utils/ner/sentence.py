@@ -152,9 +152,9 @@ class Sentence:
         last = 0
         for start, end, *given in self.tokens:
             if not last <= start < end <= len(self.text):
+                expected = f"expected {last} <= start < end <= {len(self.text)}"
                 raise ValueError(
-                    f"token {start} to {end} of sentence {self.id!r} is out of order or outside: expected "
-                    f"{last} <= start < end <= {len(self.text)}"
+                    f"token {start} to {end} of sentence {self.id!r} is out of order or outside: {expected}"
                 )
             surface = self.text[start:end]
             if given and given[0] != surface:
@@ -164,16 +164,12 @@ class Sentence:
 
     def _checked(self, entity: Entity) -> Entity:
         if entity.end > len(self.text):
-            raise ValueError(
-                f"{entity.type} {entity.start} to {entity.end} reaches beyond sentence {self.id!r} of "
-                f"{len(self.text)} characters"
-            )
+            beyond = f"reaches beyond sentence {self.id!r} of {len(self.text)} characters"
+            raise ValueError(f"{entity.type} {entity.start} to {entity.end} {beyond}")
         surface = entity.cut(self.text)
         if entity.text and entity.text != surface:
-            raise ValueError(
-                f"{entity.type} {entity.text!r} of sentence {self.id!r}: the text at {entity.start}:{entity.end} "
-                f"is {surface!r}"
-            )
+            there = f"the text at {entity.start}:{entity.end} is {surface!r}"
+            raise ValueError(f"{entity.type} {entity.text!r} of sentence {self.id!r}: {there}")
         return entity if entity.text else replace(entity, text=surface)
 
     @classmethod

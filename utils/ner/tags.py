@@ -38,9 +38,7 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repai
     orphan: what becomes of a piece of an entity that has no beginning (I- or E- after O, or after another type), and
         under BIOES of one that has no end. "repair" takes it as an entity, as CoNLL's own scorer does; "drop" leaves it
         out, as strict scoring does (seqeval, `mode="strict"`); "refuse" raises.
-    Raises:
-        TagError: a string that is no tag of the scheme, or an orphan when refused.
-        ValueError: an unknown scheme, or another word for `orphan`.
+    Raises TagError: a string that is no tag of the scheme, or an orphan when refused.
     """
     _choose("scheme", scheme, SCHEMES)
     _choose("orphan", orphan, ORPHANS)
@@ -132,17 +130,14 @@ def to_tags(sentence: Sentence, scheme: str = "BIO", on_loss: str = "raise") -> 
 
 
 def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str = "raise") -> list[list[str]]:
-    """Several tag sequences that together hold nested entities: longest first, each in the first layer with room.
-
-    Raises ValueError: an entity does not fit and `on_loss` is "raise".
-    """
+    """Several tag sequences that together hold nested entities, as `without_overlap` lays them; `on_loss` as above."""
     _choose("on_loss", on_loss, ON_LOSS)
     lost = losses(sentence, layers) if on_loss == "raise" else []
     if lost:
+        some = f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r}"
+        first = f"the first is {lost[0].entity.text!r}, {lost[0].reason}"
         raise ValueError(
-            f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r} do not fit into {layers} "
-            f"layer(s) of tags; the first is {lost[0].entity.text!r}, {lost[0].reason}; use more layers, or "
-            'on_loss="drop"'
+            f'{some} do not fit into {layers} layer(s) of tags; {first}; use more layers, or on_loss="drop"'
         )
     spans = token_spans(sentence)
     kept = without_overlap(spans)[:layers]
@@ -176,10 +171,7 @@ def token_spans(sentence: Sentence) -> dict[Entity, Span]:
 
 
 def without_overlap(entities: Iterable[Entity]) -> list[list[Entity]]:
-    """The entities in layers in which none overlaps another: longest first, each in the first layer with room.
-
-    Within a layer they go from left to right.
-    """
+    """The entities, longest first, each in the first layer where it overlaps none; a layer goes from left to right."""
     layers: list[list[Entity]] = []
     for entity in sorted(entities, key=lambda entity: (entity.start - entity.end, entity)):
         for layer in layers:

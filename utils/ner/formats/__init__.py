@@ -24,10 +24,8 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
     path = Path(path)
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    for number, raw in enumerate(lines, 1):
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
+    for number, raw in enumerate(content.split(b"\n") if content else (), 1):
         raw = raw.removesuffix(b"\r")
         line = raw.decode("utf-8", "backslashreplace")
         if b"\0" in raw:
@@ -61,18 +59,10 @@ from utils.ner.formats.conll import read_conll, write_conll  # noqa: E402
 from utils.ner.formats.jsonl import read_jsonl, write_jsonl  # noqa: E402
 from utils.ner.formats.pubtator import read_pubtator, write_pubtator  # noqa: E402
 
-READERS: dict[str, Callable[[Path], list[Sentence]]] = {
-    "conll": read_conll,
-    "jsonl": read_jsonl,
-    "pubtator": read_pubtator,
-    "brat": read_brat,
-}
-WRITERS: dict[str, Callable[[Sequence[Sentence], Path], None]] = {
-    "conll": write_conll,
-    "jsonl": write_jsonl,
-    "pubtator": write_pubtator,
-    "brat": write_brat,
-}
+READERS: dict[str, Callable[[Path], list[Sentence]]]
+READERS = {"conll": read_conll, "jsonl": read_jsonl, "pubtator": read_pubtator, "brat": read_brat}
+WRITERS: dict[str, Callable[[Sequence[Sentence], Path], None]]
+WRITERS = {"conll": write_conll, "jsonl": write_jsonl, "pubtator": write_pubtator, "brat": write_brat}
 ENDINGS = {".jsonl": "jsonl", ".pubtator": "pubtator", ".ann": "brat"}
 
 

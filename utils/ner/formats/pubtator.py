@@ -26,9 +26,7 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
 
     mismatch: a mention whose text is not the text at its offsets is an error ("refuse"), or left out with a warning
         ("skip").
-    Raises:
-        FormatError: a line that is neither text nor mention, out of place, or a mismatch.
-        ValueError: another word for `mismatch`.
+    Raises FormatError: a line that is neither text nor mention, out of place, or a mismatch.
     """
     if mismatch not in MISMATCHES:
         raise ValueError(f"unknown mismatch {mismatch!r}; choose one of {', '.join(MISMATCHES)}")
@@ -54,8 +52,7 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
             if there == surface and entity.end <= len(text):
                 entities.append(entity)
             elif mismatch == "skip":
-                message = f"{path}, line {number}: {surface!r} left out, the text there is {there!r}"
-                warnings.warn(message, stacklevel=2)
+                warnings.warn(f"{path}, line {number}: {surface!r} left out, the text is {there!r}", stacklevel=2)
             else:
                 expected = f'the text at {entity.start}:{entity.end}, which is {there!r}; mismatch="skip" leaves it out'
                 raise FormatError(path, number, line, expected)
@@ -85,9 +82,7 @@ def write_pubtator(sentences: Iterable[Sentence], path: str | Path) -> None:
             raise ValueError(f"PubTator needs an id without |, tab and line end, got {sentence.id!r}")
         title, *abstract = sentence.text.split("\n")
         if len(abstract) > 1 or abstract == [""] or any(letter in sentence.text for letter in "\t\r\0"):
-            raise ValueError(
-                f"sentence {sentence.id!r} has a tab, NUL or more lines than PubTator's title and abstract"
-            )
+            raise ValueError(f"sentence {sentence.id!r} has a tab, NUL or more lines than a title and an abstract")
         lines.append(f"{sentence.id}|t|{title}\n{sentence.id}|a|{''.join(abstract)}\n")
         for entity in sentence.entities:
             if entity.fragments:
