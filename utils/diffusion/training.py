@@ -35,6 +35,7 @@ from utils.diffusion.unet import check_labels
 from utils.files import TrainingDiverged, load_state, save_state, stream_seed
 
 Images = ImageSet | Tensor | Dataset
+NUMBERS = ("step", "seconds", "loss", "validation_loss")  # of a TrainState that are saved
 
 # -- the generator -------------------------------------------------------------------------------------
 
@@ -154,13 +155,11 @@ def train(
         if out and accelerator.is_main_process:
             size = take(images, torch.tensor([0]))[0].shape[-1]
             save_model(Path(out) / "model.safetensors", state.ema_model, diffusion, steps=state.step, size=size)
-    except GeneratorExit:
-        # The caller left the loop between two steps: nothing of what was trained is lost.
+    except GeneratorExit:  # the caller left the loop between two steps: nothing of what was trained is lost
         if state.step:
             keep()
         raise
-    finally:
-        # The caller has the network as it was given, without accelerate's wrappers.
+    finally:  # the caller has the network as it was given, without accelerate's wrappers
         accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)
         accelerator.free_memory()
 
@@ -318,8 +317,8 @@ def check_images(images: Tensor) -> None:
 
 def make_accelerator(device: torch.device, precision: str | None) -> Accelerator:
     """accelerate's object for this device and precision; raises ValueError where accelerate has another device."""
-    # accelerate keeps both for the whole process; another training may want others. Under `accelerate launch`
-    # the processes are connected already, and which device is whose was settled there.
+    # accelerate keeps both for the whole process; another training may want others. Under `accelerate launch` the
+    # processes are connected already, and which device is whose was settled there.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     AcceleratorState._reset_state(reset_partial_state=alone)
     if alone and device.type == "cuda" and device.index is not None:
@@ -356,7 +355,7 @@ def save(state: TrainState, accelerator: Accelerator, fixed: dict[str, Any], pat
     """Write the state, with what has to be the same when it is read, on the first process; nowhere without a path."""
     if path and accelerator.is_main_process:
         parts = {name: getattr(state, name).state_dict() for name in ("model", "ema_model", "optimizer")}
-        numbers = {name: getattr(state, name) for name in ("step", "seconds", "loss", "validation_loss")}
+        numbers = {name: getattr(state, name) for name in NUMBERS}
         scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
         save_state(path, {**parts, **numbers, "scaler": scaler, "settings": fixed})
 
@@ -372,5 +371,5 @@ def restore(state: TrainState, accelerator: Accelerator, saved: dict[str, Any], 
     state.optimizer.load_state_dict(saved["optimizer"])
     if saved["scaler"]:
         accelerator.scaler.load_state_dict(saved["scaler"])
-    for name in ("step", "seconds", "loss", "validation_loss"):
+    for name in NUMBERS:
         setattr(state, name, saved[name])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -180,37 +181,33 @@ def _strict(gold: list[Entity], predicted: list[Entity]) -> int:
     return len(set(gold) & set(predicted))
 
 
-def _partial(gold: list[Entity], predicted: list[Entity]) -> float:
-    """A prediction takes the gold entity with its very characters, or else the first free one it overlaps."""
+def _take(gold: list[Entity], predicted: list[Entity], prefer: Callable, rest: float) -> float:
+    """A prediction takes the first free gold entity that it prefers, or else the first it overlaps, worth `rest`."""
     free, points = list(gold), 0.0
     for entity in predicted:
         touched = [other for other in free if entity.overlaps(other)]
-        same = next((other for other in touched if other.span[:2] == entity.span[:2]), None)
+        preferred = prefer(entity, touched)
         if touched:
-            free.remove(same or touched[0])
-            points += 1 if same else 0.5
+            free.remove((preferred or touched)[0])
+            points += 1 if preferred else rest
     return points
 
 
-def _type(gold: list[Entity], predicted: list[Entity]) -> int:
-    """A prediction takes the free gold entity of its type with the closest boundaries, or else the first it overlaps.
-
-    The second pays nothing, but that gold entity is no longer free.
-    """
-    free, points = list(gold), 0
-    for entity in predicted:
-        touched = [other for other in free if entity.overlaps(other)]
-        right = [other for other in touched if other.type == entity.type]
-        if right:
-            free.remove(min(right, key=lambda other: abs(other.start - entity.start) + abs(other.end - entity.end)))
-            points += 1
-        elif touched:
-            free.remove(touched[0])
-    return points
+def _same_characters(entity: Entity, others: list[Entity]) -> list[Entity]:
+    return [other for other in others if other.span[:2] == entity.span[:2]]
 
 
-POINTS: dict[str, Callable[[list[Entity], list[Entity]], float]]
-POINTS = {"strict": _strict, "partial": _partial, "type": _type}
+def _same_type(entity: Entity, others: list[Entity]) -> list[Entity]:
+    """Those with the closest boundaries first."""
+    right = [other for other in others if other.type == entity.type]
+    return sorted(right, key=lambda other: abs(other.start - entity.start) + abs(other.end - entity.end))
+
+
+POINTS = {
+    "strict": _strict,
+    "partial": partial(_take, prefer=_same_characters, rest=0.5),
+    "type": partial(_take, prefer=_same_type, rest=0),
+}
 
 
 def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | None) -> tuple[int, int, int]:

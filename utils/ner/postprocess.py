@@ -31,11 +31,8 @@ def repair_brackets(sentences: Iterable[Sentence]) -> list[Sentence]:
     An entity is widened by a token where that token is the missing bracket. Otherwise it is cut: behind the last
     bracket that has no opening one, and before the first that has no closing one. What is empty then is dropped.
     """
-    mended = []
-    for sentence in sentences:
-        balanced = (_balanced(sentence, entity) for entity in sentence.entities)
-        mended.append(sentence.with_entities(filter(None, balanced)))
-    return mended
+    pairs = ((sentence, (_balanced(sentence, entity) for entity in sentence.entities)) for sentence in sentences)
+    return [sentence.with_entities(filter(None, balanced)) for sentence, balanced in pairs]
 
 
 def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
@@ -99,20 +96,14 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
     entities = [entity for entity in sentence.entities if kinds.get(entity.text) != ""]
-    for short, kind in kinds.items():
-        for start, end in _occurrences(sentence, short) if kind else ():
-            here = Entity(start, end, kind)
-            if not any(map(here.overlaps, entities)):
-                entities.append(here)
-    return sentence.with_entities(entities)
-
-
-def _occurrences(sentence: Sentence, text: str) -> list[tuple[int, int]]:
-    """Where a text stands in a sentence from the beginning of a token to the end of one."""
     starts = {token.start for token in sentence.tokens}
     ends = {token.end for token in sentence.tokens}
-    places = [match.span() for match in re.finditer(re.escape(text), sentence.text)]
-    return [(start, end) for start, end in places if start in starts and end in ends]
+    for short, kind in kinds.items():
+        for match in re.finditer(re.escape(short), sentence.text) if kind else ():
+            here = Entity(*match.span(), kind)
+            if here.start in starts and here.end in ends and not any(map(here.overlaps, entities)):
+                entities.append(here)
+    return sentence.with_entities(entities)
 
 
 # -- one sense in a document -----------------------------------------------------------------------
