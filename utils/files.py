@@ -3,7 +3,6 @@
 torch, safetensors and tqdm are imported where they are used: text code reads and writes files without them.
 """
 
-import contextlib
 import glob
 import hashlib
 import os
@@ -71,11 +70,10 @@ def _is_alive(pid: int) -> bool:
     """Whether that process runs; where it cannot be known without ending it (Windows), yes."""
     if os.name == "nt":
         return True
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 

@@ -103,10 +103,7 @@ def as_images(images: Any) -> Tensor:
 
 
 def picture_of(images: Tensor, columns: int, gap: int) -> np.ndarray:
-    """Images (N, C, H, W) as one RGB picture, uint8 (H', W', 3), `gap` white pixels between any two.
-
-    Values outside [-1, 1] are clamped, so that none wraps around.
-    """
+    """Images (N, C, H, W), clamped to [-1, 1], as one RGB picture, uint8 (H', W', 3); `gap` white pixels between."""
     grid = make_grid(images, columns, gap, normalize=True, value_range=(-1, 1), pad_value=1.0)
     if len(images) > 1:  # make_grid frames several images, and leaves a single one without a frame
         grid = grid[:, gap:-gap, gap:-gap]

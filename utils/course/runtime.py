@@ -65,7 +65,5 @@ def find_profile(device: torch.device) -> str:
     profile = os.environ.get("COURSE_PROFILE") or ("cpu" if device.type == "cpu" else "gpu")
     if profile not in PROFILES:
         known = ", ".join(PROFILES)
-        raise ValueError(
-            f"COURSE_PROFILE is {profile!r}; it must be one of {known}. Unset it to let the course choose."
-        )
+        raise ValueError(f"COURSE_PROFILE is {profile!r}; it must be one of {known}. Unset it for the course's choice")
     return profile

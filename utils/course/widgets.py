@@ -46,10 +46,7 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
 
 
 def render(draw: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str]:
-    """PNG of the last figure that `draw(**values)` makes, and what it printed. Closes the figures it made.
-
-    Raises ValueError: `draw` made no figure.
-    """
+    """PNG of the last figure that `draw(**values)` makes, and what it printed. ValueError where it makes none."""
     before = set(plt.get_fignums())
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:

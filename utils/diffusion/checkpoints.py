@@ -78,10 +78,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         if path.read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-            raise ValueError(
-                f"{path.name} is a pickle, not safetensors, and was refused: loading a pickle can run code. "
-                "Save the model with save_model, or use the model.safetensors that training writes"
-            ) from error
+            advice = "Save the model with save_model, or use the model.safetensors that training writes"
+            refused = "is a pickle, not safetensors, and was refused: loading a pickle can run code"
+            raise ValueError(f"{path.name} {refused}. {advice}") from error
         raise ValueError(f"{path.name} is cut short or no safetensors file: {error}; get a whole copy") from error
     if (form := header.get("format")) != FORMAT or BETAS not in tensors:
         raise ValueError(f"{path.name} is no model of this course: its format is {form!r}, expected {FORMAT!r}")

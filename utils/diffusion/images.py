@@ -263,11 +263,8 @@ def _is_picture(path: Path, folder: Path) -> bool:
 
 
 def _open_square(path: Path, size: int, channels: int) -> Tensor:
-    """The middle square of a picture as uint8 (C, size, size), upright, and on white where it is transparent.
-
-    Pillow opens it: torchvision.io reads neither BMP nor TIFF, and drops an alpha channel in place of using it.
-    """
-    with Image.open(path) as picture:
+    """The middle square of a picture as uint8 (C, size, size), upright, on white where it is transparent."""
+    with Image.open(path) as picture:  # torchvision.io reads neither BMP nor TIFF, and drops an alpha channel
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # grey with 16 bits, which Pillow would cut off at 255
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))

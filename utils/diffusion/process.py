@@ -65,10 +65,7 @@ class GaussianDiffusion:
         return signal * x_0 + sigma * noise
 
     def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (shape of x_t) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6 and 7).
-
-        At t = 0 the mean is x_0 and the variance 0.
-        """
+        """Mean (shape of x_t) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6 and 7)."""
         self._check_t(t, x_t)
         tables = posterior_weights(self.schedule.alphas_cumprod, self.schedule.alphas_cumprod_prev)
         x_0_weight, x_t_weight, variance = (_at(table, t, x_t) for table in tables)

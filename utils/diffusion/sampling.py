@@ -86,10 +86,7 @@ DEFAULT_STEPS = {"ddpm": 1000, "ddim": 50, "dpmpp_2m": 20}
 
 
 def timestep_grid(num_timesteps: int, steps: int) -> list[int]:
-    """`steps` timesteps from T-1 downwards, evenly spaced ("trailing" in diffusers; Lin et al. 2023, Table 2).
-
-    Raises ValueError unless 1 <= steps <= T.
-    """
+    """1 to T timesteps from T-1 downwards, evenly spaced ("trailing" in diffusers; Lin et al. 2023, Table 2)."""
     if not 1 <= steps <= num_timesteps:
         raise ValueError(f"steps must lie in 1..{num_timesteps}, the timesteps of the schedule; got {steps}")
     return [round(num_timesteps * (1 - k / steps)) - 1 for k in range(steps)]

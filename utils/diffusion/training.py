@@ -306,10 +306,8 @@ def check_images(images: Tensor) -> None:
         return  # looking at values makes a GPU wait
     low, high = images.min().item(), images.max().item()
     if not (low >= -1.001 and high <= 1.001):
-        raise ValueError(
-            f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; scale pixels of 0..255 by "
-            "x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"
-        )
+        advice = "scale pixels of 0..255 by x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"
+        raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {advice}")
 
 
 # -- setting up, saving, resuming ----------------------------------------------------------------------

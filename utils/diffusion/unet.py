@@ -27,10 +27,7 @@ def zero_init(layer: nn.Module) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv, twice; the timestep scales and shifts the second norm; plus the input.
-
-    (B, in_channels, H, W) and an embedding (B, emb_dim) -> (B, out_channels, H, W).
-    """
+    """norm, SiLU, conv, twice, plus the input; emb (B, emb_dim) scales and shifts the second norm. Keeps H and W."""
 
     def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float = 0.0):
         super().__init__()
@@ -81,10 +78,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the height and width, nearest neighbour then a convolution to the next level's width.
-
-    (B, in_channels, H, W) -> (B, out_channels, 2H, 2W).
-    """
+    """Nearest neighbour, then a convolution: (B, in_channels, H, W) -> (B, out_channels, 2H, 2W)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -184,10 +178,9 @@ class UNet(nn.Module):
     def _check(self, x_t: Tensor, y: Tensor | None) -> None:
         height, width = x_t.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(
-                f"image size {height}x{width} cannot be halved by this network: height and width must be "
-                f"multiples of {self.size_multiple}; resize or pad the images, or use fewer multipliers"
-            )
+            wanted = f"height and width must be multiples of {self.size_multiple}"
+            advice = "resize or pad the images, or use fewer multipliers"
+            raise ValueError(f"image size {height}x{width} cannot be halved by this network: {wanted}; {advice}")
         if y is None:
             return
         if self.num_classes is None:

@@ -19,10 +19,7 @@ REACH = 2000  # characters before a bracket that are looked at; a bound, so that
 
 @dataclass(frozen=True, order=True, slots=True)
 class Abbreviation:
-    """`short` is defined to stand for `long`.
-
-    short_start, short_end: where in the text it stands, the end not included; long_start, long_end in the same way.
-    """
+    """`short` at text[short_start:short_end] is defined to stand for `long` at text[long_start:long_end]."""
 
     short_start: int
     short_end: int

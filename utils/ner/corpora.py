@@ -71,10 +71,7 @@ class Corpus:
         return sorted({entity.type for sentence in sentences for entity in sentence.entities})
 
     def official(self, split: str) -> OfficialGold:
-        """BioCreative II's own mentions and alternatives, for `evaluate(..., mode="bc2")`.
-
-        Raises ValueError where the corpus does not have them: only dev and test of bc2gm do.
-        """
+        """What `evaluate(..., mode="bc2")` scores against: ValueError unless it is dev or test of bc2gm."""
         paths = [self.folder / "official" / f"{split}.{kind}.eval" for kind in ("GENE", "ALTGENE")]
         if self.stands_in or not all(path.exists() for path in paths):
             wanted = f"official/{split}.GENE.eval and official/{split}.ALTGENE.eval beside its {split}.tsv"
@@ -170,10 +167,8 @@ def _own_folder(folder: Path) -> Corpus:
     if double:
         raise ValueError(f"{folder} has {' and '.join(path.name for path in double)}; expected one file a split")
     if not files:
-        endings = ", ".join(OWN_ENDINGS)
-        raise ValueError(
-            f"{folder} has no split; expected files train, dev and test or some of them, ending in {endings}"
-        )
+        wanted = f"files train, dev and test or some of them, ending in {', '.join(OWN_ENDINGS)}"
+        raise ValueError(f"{folder} has no split; expected {wanted}")
 
     def read(split: str) -> list[Sentence]:
         return read_sentences(files[split][0])

@@ -127,9 +127,7 @@ def difference(
     tables = np.concatenate([count(gold, predicted, mode, official) for predicted in (first, second)], axis=1)
     drawn = resample(tables, groups, resamples, seed)
     if not len(drawn):
-        raise ValueError(
-            f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more of each"
-        )
+        raise ValueError(f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more each")
     (here,) = f1_of(tables.sum(0)[None, :3]) - f1_of(tables.sum(0)[None, 3:])
     low, high = np.quantile(f1_of(drawn[:, :3]) - f1_of(drawn[:, 3:]), _edges(confidence)).tolist()
     return float(here), (low, high)

@@ -72,8 +72,7 @@ class Automaton:
 
 
 def leftmost_longest(matches: Iterable[tuple]) -> list[tuple]:
-    """Of (start, end, ...) tuples, the first and of those the longest, of equals the one given first; then the same
-    behind its end."""
+    """Of (start, end, ...) tuples, from left to right the first and then the longest, without overlap; the first of equals."""
     kept: list[tuple] = []
     for match in sorted(matches, key=lambda match: (match[0], -match[1])):
         if not kept or match[0] >= kept[-1][1]:

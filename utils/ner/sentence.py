@@ -153,9 +153,7 @@ class Sentence:
         for start, end, *given in self.tokens:
             if not last <= start < end <= len(self.text):
                 expected = f"expected {last} <= start < end <= {len(self.text)}"
-                raise ValueError(
-                    f"token {start} to {end} of sentence {self.id!r} is out of order or outside: {expected}"
-                )
+                raise ValueError(f"token {start} to {end} of {self.id!r} is out of order or outside: {expected}")
             surface = self.text[start:end]
             if given and given[0] != surface:
                 raise ValueError(f"token {given[0]!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")

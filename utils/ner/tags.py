@@ -84,10 +84,7 @@ def _keeps(orphan: str, index: int, problem: str, expected: str) -> bool:
 
 
 def spans_to_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[str]:
-    """The tags, one for each of `length` tokens, of spans that do not overlap.
-
-    Raises ValueError: two spans that share a token, or one outside 0..length.
-    """
+    """One tag for each of `length` tokens. ValueError where two spans share a token or one is outside 0..length."""
     _choose("scheme", scheme, SCHEMES)
     tags = ["O"] * length
     for start, end, kind in spans:
@@ -110,10 +107,7 @@ def convert_tags(tags: Sequence[str], source: str, target: str, orphan: str = "r
 
 
 def from_tags(sentence: Sentence, tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> Sentence:
-    """The sentence with the entities that its tags name, instead of those it has.
-
-    Raises ValueError: not one tag a token; and what `tags_to_spans` raises.
-    """
+    """The sentence with the entities that its tags name, instead of those it has; not one tag a token: ValueError."""
     tokens = sentence.tokens
     if len(tags) != len(tokens):
         raise ValueError(f"{len(tags)} tags for the {len(tokens)} tokens of sentence {sentence.id!r}")
@@ -136,9 +130,8 @@ def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str
     if lost:
         some = f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r}"
         first = f"the first is {lost[0].entity.text!r}, {lost[0].reason}"
-        raise ValueError(
-            f'{some} do not fit into {layers} layer(s) of tags; {first}; use more layers, or on_loss="drop"'
-        )
+        advice = 'use more layers, or on_loss="drop"'
+        raise ValueError(f"{some} do not fit into {layers} layer(s) of tags; {first}; {advice}")
     spans = token_spans(sentence)
     kept = without_overlap(spans)[:layers]
     kept += [[]] * (layers - len(kept))

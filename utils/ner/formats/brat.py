@@ -58,10 +58,7 @@ def _entity(path: Path, number: int, line: str, text: str) -> Entity:
 
 
 def write_brat(sentences: Iterable[Sentence], folder: str | Path) -> None:
-    """One .txt and one .ann for each sentence, named by its id.
-
-    Raises ValueError: an id that cannot be a file's name, or one that comes twice.
-    """
+    """One .txt and one .ann for each sentence, named by its id. ValueError where an id cannot be a file's name."""
     seen = set()
     for sentence in sentences:
         if not re.fullmatch(r"[\w.-]+", sentence.id) or sentence.id.startswith(".") or sentence.id in seen:
