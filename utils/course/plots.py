@@ -45,11 +45,6 @@ ROOM = 8  # pixels between a bar and its name
 MAX_WIDTH = 720  # pixels of the figure
 
 
-def use_course_style() -> None:
-    """Give every later matplotlib figure the course's style."""
-    plt.rcParams.update(STYLE)
-
-
 def plain_ticks(ax: Axes) -> None:
     """Label a logarithmic y axis at 1, 2 and 5 times the powers of ten, as plain numbers instead of powers."""
     low, high = ax.get_ylim()

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from utils.course.plots import use_course_style
+from utils.course.plots import STYLE
 from utils.device import describe, find_device, find_precision
 
 PROFILES = ("test", "cpu", "gpu")
@@ -52,7 +53,7 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  (scikit-learn and others draw from the global generator)
     torch.manual_seed(seed)
-    use_course_style()
+    plt.rcParams.update(STYLE)
     if profile == "test":  # whose output needs no progress bars; tqdm reads this when it is first imported
         os.environ.setdefault("TQDM_DISABLE", "1")
     version, dtype = torch.__version__.split("+")[0], precision.replace("no", "fp32")

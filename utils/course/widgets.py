@@ -24,7 +24,9 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
         TypeError: a control of another kind.
         ValueError: a starting value outside its control.
     """
-    widgets = {name: make_control(name, spec, _default(draw, name)) for name, spec in controls.items()}
+    arguments = inspect.signature(draw).parameters.items()
+    starts = {name: argument.default for name, argument in arguments if argument.default is not argument.empty}
+    widgets = {name: make_control(name, spec, starts.get(name)) for name, spec in controls.items()}
     # An Image widget swaps its picture in place: the page neither jumps nor flickers, as with a cleared output.
     image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", object_fit="contain"))
     text = ipywidgets.HTML()
@@ -82,8 +84,3 @@ def make_control(name: str, spec: Any, start: Any = None) -> ipywidgets.Widget:
     widget.description = name.replace("_", " ")
     widget.style.description_width, widget.layout.width = "9em", "30em"
     return widget
-
-
-def _default(draw: Callable[..., Any], name: str) -> Any:
-    parameter = inspect.signature(draw).parameters.get(name)
-    return None if parameter is None or parameter.default is parameter.empty else parameter.default

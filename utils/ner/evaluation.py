@@ -88,7 +88,6 @@ def evaluate(
         groups: for each sentence the group it is drawn with, such as its document. Sentences of one document resemble
             each other, so that single sentences, as drawn when None, give too narrow intervals there.
         confidence: what share of the resampled scores an interval holds, above 0 and below 1.
-        seed: of the resampling.
     Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, or "bc2"
     without texts.
     """

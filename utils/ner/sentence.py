@@ -29,22 +29,6 @@ def tokenize(text: str) -> list[Token]:
     return [Token(match.start(), match.end(), match.group()) for match in WORD.finditer(text)]
 
 
-def join_words(words: Iterable[str]) -> tuple[str, list[Token]]:
-    """A text made of words with one space between, and its tokens: `text[token.start:token.end] == token.text`.
-
-    The spaces of the text that the words once came from are not known, so "IL-2" cut into three words reads "IL - 2".
-
-    Raises ValueError: an empty word.
-    """
-    tokens, start = [], 0
-    for number, word in enumerate(words):
-        if not word:
-            raise ValueError(f"word {number} is empty; expected at least one character")
-        tokens.append(Token(start, start + len(word), word))
-        start += len(word) + 1
-    return " ".join(token.text for token in tokens), tokens
-
-
 def split_sentences(text: str) -> list[tuple[int, int]]:
     """Where the sentences of a text stand, as (start, end); the white space behind a sentence belongs to none.
 
@@ -172,10 +156,19 @@ class Sentence:
 
     @classmethod
     def from_words(cls, words: Iterable[str], spans: Iterable[tuple[int, int, str]] = (), id: str = "") -> Sentence:
-        """A sentence from words and entities given as (first word, word behind the last, type)."""
-        text, tokens = join_words(words)
+        """A sentence of words with one space between, and of entities as (first word, word behind the last, type).
+
+        The spaces of the text that the words once came from are not known, so "IL-2" cut into three reads "IL - 2".
+        Raises ValueError: an empty word.
+        """
+        tokens, start = [], 0
+        for number, word in enumerate(words):
+            if not word:
+                raise ValueError(f"word {number} is empty; expected at least one character")
+            tokens.append(Token(start, start + len(word), word))
+            start += len(word) + 1
         entities = [Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in spans]
-        return cls(text, tokens, entities, id)
+        return cls(" ".join(token.text for token in tokens), tokens, entities, id)
 
     @property
     def words(self) -> list[str]:
