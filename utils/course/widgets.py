@@ -20,9 +20,7 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
         draw: makes a matplotlib figure from the values it is called with. What it prints stands below it.
         controls: for each argument a tuple (min, max) or (min, max, step) of ints or floats (slider), a list or a dict
             (menu), a bool (tick box), or an ipywidgets widget; it starts at that argument's default, if there is one.
-    Raises:
-        TypeError: a control of another kind.
-        ValueError: a starting value outside its control.
+    Raises TypeError: a control of another kind. ValueError: a starting value outside its control.
     """
     arguments = inspect.signature(draw).parameters.items()
     starts = {name: argument.default for name, argument in arguments if argument.default is not argument.empty}

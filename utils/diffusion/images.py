@@ -98,9 +98,8 @@ def load_images(
         size: height and width to resize to; a folder's pictures are cut to their middle square first and
             become 64x64 when not given.
         channels: 1 for grey, 3 for colour; as the source has them when not given (a folder: 3).
-    Raises:
-        ValueError: an unknown source or split, other channels, or a folder without pictures.
-        OSError: CIFAR-10 is not on this machine and cannot be downloaded.
+    Raises ValueError: an unknown source or split, other channels, or a folder without pictures. OSError: CIFAR-10 is
+    not on this machine and cannot be downloaded.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")

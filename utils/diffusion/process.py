@@ -46,8 +46,6 @@ class GaussianDiffusion:
         """T."""
         return self.schedule.num_timesteps
 
-    # -- forward process ---------------------------------------------------------------------------
-
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha-bar_t) and sigma_t = sqrt(1 - alpha-bar_t), shaped (B, 1, ...) to multiply `like`."""
         a_bar = self.schedule.alphas_cumprod
@@ -70,8 +68,6 @@ class GaussianDiffusion:
         tables = posterior_weights(self.schedule.alphas_cumprod, self.schedule.alphas_cumprod_prev)
         x_0_weight, x_t_weight, variance = (_at(table, t, x_t) for table in tables)
         return x_0_weight * x_0 + x_t_weight * x_t, variance
-
-    # -- what the network predicts -----------------------------------------------------------------
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network should output for x_t = q_sample(x_0, t, noise); shape of x_0."""
@@ -101,8 +97,6 @@ class GaussianDiffusion:
         if self.prediction == "x_0":
             return (x_t - signal * output) / sigma
         return sigma * x_t + signal * output
-
-    # -- training ----------------------------------------------------------------------------------
 
     def loss(
         self,

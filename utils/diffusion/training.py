@@ -112,9 +112,8 @@ def train(
             restored one.
         precision: "no" (fp32), "bf16" or "fp16"; what is fast on the device when not given.
         settings: those of `Settings`, such as batch_size=64.
-    Raises:
-        ValueError: bad arguments, images not in [-1, 1], or a saved state of other settings.
-        TrainingDiverged: the loss or the gradient became NaN or infinite.
+    Raises ValueError: bad arguments, images not in [-1, 1], or a saved state of other settings. TrainingDiverged: the
+    loss or the gradient became NaN or infinite.
     """
     if (steps is None) == (minutes is None):
         raise ValueError(f"give steps or minutes, one of the two; got steps={steps}, minutes={minutes}")

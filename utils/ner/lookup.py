@@ -72,7 +72,7 @@ class Automaton:
 
 
 def leftmost_longest(matches: Iterable[tuple]) -> list[tuple]:
-    """Of (start, end, ...) tuples, the first and of those the longest, then the same behind it; of equals the first given."""
+    """Of (start, end, ...) tuples the first to begin, of those the longest, of equals the first given; none overlap."""
     kept: list[tuple] = []
     for match in sorted(matches, key=lambda match: (match[0], -match[1])):
         if not kept or match[0] >= kept[-1][1]:

@@ -22,9 +22,6 @@ def documents_of(sentences: Sequence[Sentence]) -> list[str | int]:
     return [sentence.document or place for place, sentence in enumerate(sentences)]
 
 
-# -- brackets --------------------------------------------------------------------------------------
-
-
 def repair_brackets(sentences: Iterable[Sentence]) -> list[Sentence]:
     """No entity with an opening bracket that it does not close, or the other way round.
 
@@ -73,9 +70,6 @@ def _unmatched(text: str) -> tuple[list[int], list[int]]:
     return closing, opened
 
 
-# -- abbreviations ---------------------------------------------------------------------------------
-
-
 def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
     """The short and the long form of a definition get the same decision, and so does the short form later on.
 
@@ -104,9 +98,6 @@ def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
             if here.start in starts and here.end in ends and not any(map(here.overlaps, entities)):
                 entities.append(here)
     return sentence.with_entities(entities)
-
-
-# -- one sense in a document -----------------------------------------------------------------------
 
 
 def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:

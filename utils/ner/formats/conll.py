@@ -33,10 +33,7 @@ def read_conll(
         orphan: an I- tag that starts an entity is taken as its beginning ("repair", with one warning a file), left
             out ("drop") or an error ("refuse").
         ids: the sentences' ids; 1, 2, 3, ... when not given.
-    Raises:
-        FormatError: a line that cannot be read: file, line number, the line and what was expected.
-        OSError: there is no such file.
-        ValueError: not one id a sentence.
+    Raises FormatError: a line that cannot be read. OSError: no such file. ValueError: not one id a sentence.
     """
     path = Path(path)
     wanted = [token, tags] if isinstance(tags, int) else [token, *tags]
