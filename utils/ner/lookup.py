@@ -63,7 +63,8 @@ class Automaton:
             while state and word not in following[state]:
                 state = fail[state]
             state = following[state].get(word, 0)
-            found += [(end - length, end) for length in lengths[state]]
+            for length in lengths[state]:
+                found.append((end - length, end))
         return found
 
     def longest(self, words: Sequence[str]) -> list[tuple[int, int]]:

@@ -28,8 +28,11 @@ def repair_brackets(sentences: Iterable[Sentence]) -> list[Sentence]:
     An entity is widened by a token where that token is the missing bracket. Otherwise it is cut: behind the last
     bracket that has no opening one, and before the first that has no closing one. What is empty then is dropped.
     """
-    pairs = ((sentence, (_balanced(sentence, entity) for entity in sentence.entities)) for sentence in sentences)
-    return [sentence.with_entities(filter(None, balanced)) for sentence, balanced in pairs]
+    mended = []
+    for sentence in sentences:
+        balanced = (_balanced(sentence, entity) for entity in sentence.entities)
+        mended.append(sentence.with_entities(filter(None, balanced)))
+    return mended
 
 
 def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
