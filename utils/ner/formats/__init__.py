@@ -24,8 +24,10 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
     path = Path(path)
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
-    for number, raw in enumerate(content.split(b"\n") if content else (), 1):
+    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    for number, raw in enumerate(lines, 1):
         raw = raw.removesuffix(b"\r")
         line = raw.decode("utf-8", "backslashreplace")
         if b"\0" in raw:
