@@ -52,7 +52,8 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
             if there == surface and entity.end <= len(text):
                 entities.append(entity)
             elif mismatch == "skip":
-                warnings.warn(f"{path}, line {number}: {surface!r} left out, the text is {there!r}", stacklevel=2)
+                message = f"{path}, line {number}: {surface!r} left out, the text there is {there!r}"
+                warnings.warn(message, stacklevel=2)
             else:
                 expected = f'the text at {entity.start}:{entity.end}, which is {there!r}; mismatch="skip" leaves it out'
                 raise FormatError(path, number, line, expected)
