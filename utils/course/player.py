@@ -76,8 +76,7 @@ def animate(
         fps: frames a second.
         title: above the player; state what the reader should see.
         columns: images in a row of the grid; 8 or fewer if None.
-    Raises ValueError: no frames, as many titles as there are not frames, frames of several sizes, or a result over 2
-    MB.
+    Raises ValueError: no frames, as many titles as there are not frames, frames of several sizes, or over 2 MB.
     """
     if len(frames) == 0:
         raise ValueError("animate got no frames; give a list with at least one")

@@ -252,8 +252,8 @@ def validation_loss(
 
     The same first `count` images and the same noise every time, and no dropout, so that two calls differ by the model
     only. Returns float32 (points,) on the CPU. Its mean stands for the training loss on images not trained on; it lies
-    a little below, because the loss is steepest at the smallest t, within the first point. `device` is
-    that of the model's weights when not given.
+    a little below, because the loss is steepest at the smallest t, within the first point. `device` is that of the
+    model's weights when not given.
     """
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
     was_training = model.training
