@@ -46,6 +46,8 @@ from scipy.stats import t as student
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from utils.ner.taggers.encoders import INSTALL, PUBMED, load_encoder
+from utils.ner.taggers.pretraining import NOT_CHOSEN, mask_pieces
 
 # %%
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
@@ -62,8 +64,6 @@ from utils.ner import (
     load_lexicon,
 )
 from utils.ner.display import show_entities
-from utils.ner.taggers.encoders import INSTALL, PUBMED, load_encoder
-from utils.ner.taggers.pretraining import NOT_CHOSEN, mask_pieces
 
 # %% [markdown]
 # ## 1. How far apart are the texts?
