@@ -87,9 +87,9 @@ def gpu(monkeypatch):
         yield FakeGPU(allow_non_fake_inputs=True)
 
 
-def images(monkeypatch, labels=True):
-    """Eight images with labels on the CPU, as `take` gives them; it looks at numbers, and so do the checks of labels."""
-    batch = torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.long) if labels else None
+def images(monkeypatch):
+    """Eight images with labels on the CPU, as `take` gives them; it and the checks of labels look at numbers."""
+    batch = torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.long)
     monkeypatch.setattr(training, "take", lambda data, index: batch)
     monkeypatch.setattr(training, "check_labels", lambda *args: None)
     monkeypatch.setattr(sampling, "check_values", lambda *args: None)
