@@ -82,6 +82,14 @@ def test_unknown_schedule_lists_the_valid_ones():
         NoiseSchedule.named("quadratic")
 
 
+def test_sigmoid_formula_at_its_default_ends():
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    expected = [(sigmoid(3) - sigmoid(6 * k / 4 - 3)) / (sigmoid(3) - sigmoid(-3)) for k in (1, 2, 3)]
+    assert NoiseSchedule.sigmoid(4).alphas_cumprod[:3].tolist() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("num_timesteps", [0, -3, 2.5, "10"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_bad_number_of_timesteps(name, num_timesteps):

@@ -76,6 +76,10 @@ def test_bad_tags_and_choices():
         assert caught.value.index == 1
     with pytest.raises(ValueError, match="unknown scheme 'IO'; choose one of BIO, BIOES"):
         tags_to_spans([], "IO")
+    with pytest.raises(ValueError, match="unknown scheme 'IO'"):
+        spans_to_tags([], 3, "IO")
+    with pytest.raises(ValueError, match="unknown on_loss 'mend'; choose one of"):
+        to_layers(Sentence.from_words(["a"], []), 1, on_loss="mend")
     with pytest.raises(ValueError, match="unknown orphan 'mend'; choose one of repair, drop, refuse"):
         tags_to_spans([], orphan="mend")
     with pytest.raises(ValueError, match="shares a token"):

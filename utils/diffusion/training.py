@@ -194,11 +194,11 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     with torch.random.fork_rng([device] if device.type == "cuda" else []), accelerator.autocast():
         torch.manual_seed(stream_seed(recipe.seed, "dropout", step, process))  # the caller's random state comes back
         loss = diffusion.loss(state.network, x_0[part].to(device), t[part], noise[part], y)
-    state.loss = accelerator.reduce(loss.detach(), "mean").item()
-    check_finite("loss", state.loss, state.step)
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(state.network.parameters(), recipe.max_gradient_norm or math.inf)
-    state.gradient_norm = float(norm)
+    numbers = torch.stack([accelerator.reduce(loss.detach(), "mean"), norm])
+    state.loss, state.gradient_norm = numbers.tolist()  # the one wait for a GPU in a step
+    check_finite("loss", state.loss, state.step)
     if accelerator.scaler is None:  # with fp16 the scaler skips such a step and goes on
         check_finite("gradient norm", state.gradient_norm, state.step)
     state.optimizer.step()
