@@ -36,7 +36,7 @@ help: ## list the commands
 .PHONY: run
 run: $(VENV)/.run-deps ## install, execute the diffusion notebooks on this machine, sample from the trained model
 	@$(OFFLINE) $(PY) notebooks/build.py --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(DIFFUSION))
-	@$(OFFLINE) $(PY) -m utils.diffusion.sample $(CHECKPOINT) --n 64 --out build/samples.png
+	@$(OFFLINE) $(PY) -m utils.diffusion sample $(CHECKPOINT) --n 64 --out build/samples.png
 	@echo && echo "Executed notebooks: build/notebooks" && echo "64 sampled images:  build/samples.png" \
 	&& echo "Next: \`make lab\` opens the first notebook."
 

@@ -1,7 +1,8 @@
 """What makes a notebook a lesson: runtime, plots, controls, exercises. Knows nothing of diffusion or NER."""
 
 from utils.course.exercises import check, hint, solution
-from utils.course.plots import COLOURS, animate, denoising_strip, name_bars, plain_ticks, save_grid, show_images
+from utils.course.player import animate
+from utils.course.plots import COLOURS, denoising_strip, name_bars, plain_ticks, show_images
 from utils.course.runtime import Runtime, peak_memory_mib, start
 from utils.course.widgets import play
 
@@ -16,7 +17,6 @@ __all__ = [
     "peak_memory_mib",
     "plain_ticks",
     "play",
-    "save_grid",
     "show_images",
     "solution",
     "start",
