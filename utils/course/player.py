@@ -91,8 +91,7 @@ def animate(
         raise ValueError("animate got no frames; give a list with at least one")
     if titles is not None and len(titles) != len(frames):
         raise ValueError(f"{len(titles)} titles for {len(frames)} frames; give one title to each frame")
-    images = [as_images(frame) for frame in frames]
-    pictures = [picture_of(frame, columns or min(len(frame), 8), gap=1) for frame in images]
+    pictures = [picture_of(as_images(frame), columns or 8, gap=1) for frame in frames]
     sizes = {picture.shape for picture in pictures}
     if len(sizes) > 1:
         raise ValueError(f"frames have several sizes: {sorted(sizes)}; all must have the same")

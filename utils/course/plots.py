@@ -158,8 +158,8 @@ def show_images(
         raise ValueError(f"{len(titles)} titles for {len(images)} images; give one title to each image")
     columns = columns or min(len(images), 8)
     height, width = images.shape[2:]
-    room = height // 4 if titles else 0  # for the title above each image
-    grid = picture_of(F.pad(images, (0, 0, room, 0), value=1), columns, GAP)
+    room = height // 4 if titles else 0  # for a title between two rows; above the first row there is room anyway
+    grid = picture_of(F.pad(images, (0, 0, room, 0), value=1), columns, GAP)[room:]
     if ax is None:
         scale = scale or max(1, min(8, MAX_WIDTH // grid.shape[1]))
         ax = _axes_of_size(grid.shape[1] * scale, grid.shape[0] * scale, room=title or "")
@@ -167,7 +167,7 @@ def show_images(
     ax.set_axis_off()
     for k, text in enumerate(titles or []):
         x = k % columns * (width + GAP) + width / 2
-        y = k // columns * (height + room + GAP) + room - 1
+        y = k // columns * (height + room + GAP) - 1
         ax.text(x, y, text, ha="center", va="bottom", fontsize=8)
     if title:
         ax.set_title(title, pad=16 if titles else 6)

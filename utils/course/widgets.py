@@ -11,7 +11,6 @@ from typing import Any
 import ipywidgets
 import matplotlib.pyplot as plt
 from IPython.display import display
-from matplotlib.figure import Figure
 
 
 def play(draw: Callable[..., Any], **controls: Any) -> None:
@@ -50,7 +49,7 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
 
 
 def render(draw: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str]:
-    """PNG of the figure that `draw(**values)` returns or has made, and what it printed. Closes its figures.
+    """PNG of the last figure that `draw(**values)` makes, and what it printed. Closes the figures it made.
 
     Raises:
         ValueError: `draw` made no figure.
@@ -58,17 +57,12 @@ def render(draw: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str
     before = set(plt.get_fignums())
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            result = draw(**values)
-        new = [number for number in plt.get_fignums() if number not in before]
-        if isinstance(result, Figure):
-            figure = result
-        elif new:
-            figure = plt.figure(new[-1])
-        else:
+            draw(**values)
+        if not set(plt.get_fignums()) - before:
             name = getattr(draw, "__name__", "draw")
             raise ValueError(f"{name} made no figure; it should call plt.subplots() and leave out plt.show()")
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
+        plt.figure(max(plt.get_fignums())).savefig(buffer, format="png")
         return buffer.getvalue(), printed.getvalue()
     finally:
         for number in set(plt.get_fignums()) - before:
@@ -79,8 +73,7 @@ def make_control(name: str, spec: Any, start: Any = None) -> ipywidgets.Widget:
     """The widget for one argument of `play`; see there. `start` None leaves the choice to the widget."""
     if isinstance(spec, ipywidgets.Widget):
         return spec
-    known = isinstance(spec, (bool, list, dict)) or (isinstance(spec, tuple) and len(spec) in (2, 3))
-    if not known:
+    if not isinstance(spec, (bool, list, dict)) and not (isinstance(spec, tuple) and len(spec) in (2, 3)):
         raise TypeError(
             f"control {name}={spec!r}: expected (min, max), (min, max, step), a list, a dict, a bool or a widget"
         )

@@ -5,9 +5,11 @@ Fashion-MNIST is looked for in this order: the course's cache (data/cache), a co
 the repository carries. One printed line says which it was.
 """
 
+import contextlib
 import gzip
 import hashlib
 import http.client
+import io
 import math
 import os
 import socket
@@ -198,11 +200,15 @@ def _download_fashion(folder: Path) -> None:
 
 
 def _patiently(dataset: type, *args, **options):
-    """A torchvision data set whose download gives up after TIMEOUT; torchvision itself would wait for ever."""
+    """A torchvision data set whose download gives up after TIMEOUT; torchvision itself would wait for ever.
+
+    What it prints on the way (up to version 0.20) is dropped; its progress bars are not.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
-        return dataset(*args, **options)
+        with contextlib.redirect_stdout(io.StringIO()):
+            return dataset(*args, **options)
     finally:
         socket.setdefaulttimeout(before)
 
