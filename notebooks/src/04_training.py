@@ -48,18 +48,19 @@ from IPython.display import display
 from safetensors import safe_open
 from tqdm.auto import tqdm
 
-from utils.course import COLOURS, check, hint, plain_ticks, play, show_images, solution  # noqa: F401
+from utils.course import COLOURS, plain_ticks, play, show_images
+from utils.course.exercises import check, hint, solution  # noqa: F401
 from utils.device import find_precision
-from utils.diffusion import GaussianDiffusion, ImageQuality, NoiseSchedule, UNet
-from utils.diffusion import (
-    generate,
-    load_images,
-    load_model,
-    save_model,
+from utils.diffusion import GaussianDiffusion, NoiseSchedule, UNet, generate, load_images
+from utils.diffusion.checkpoints import load_model, save_model
+from utils.diffusion.metrics import ImageQuality
+from utils.diffusion.training import (
+    batch_at,
+    stream_seed,
     train,
+    update_ema,
     validation_loss,
 )
-from utils.diffusion.training import batch_at, stream_seed, update_ema
 
 # %% [markdown]
 # ## 1. The data
@@ -150,9 +151,8 @@ model = UNet(channels=16)
 x_0, _ = data[:256]
 t = torch.randint(T, (len(x_0),))
 noise = torch.randn(x_0.shape)
-print(
-    f"mean of x_0 squared {x_0.square().mean():.2f}, of alpha-bar {alphas_cumprod.mean():.2f}"
-)
+mean_square, mean_a_bar = x_0.square().mean(), alphas_cumprod.mean()
+print(f"mean of x_0 squared {mean_square:.2f}, mean of alpha-bar {mean_a_bar:.2f}")
 with torch.no_grad():
     for prediction in ["noise", "v"]:
         loss = loss_by_hand(model, x_0, t, noise, prediction)
@@ -268,7 +268,7 @@ print("Algorithm 1 by hand and utils.diffusion.train: the same losses, to the la
 def learning_rate(step, steps, peak=2e-3, warmup=100):
     """The learning rate of the step that follows `step` finished ones."""
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    fall = 0.5 * (1 + math.cos(math.pi * step / steps))
+    fall = 0.5 * (1 + math.cos(math.pi * (step / steps)))
     return peak * rise * fall
 
 
@@ -279,7 +279,7 @@ def decay_at(step, decay=0.999):
 
 @torch.no_grad()
 def ema_step(ema_model, model, decay):
-    """Move the average a little towards the weights: decay * average + (1 - decay) * weights."""
+    """In place: decay * average + (1 - decay) * weights."""
     for average, weight in zip(ema_model.parameters(), model.parameters()):
         average.lerp_(weight, 1 - decay)
 
@@ -444,6 +444,7 @@ for state in train(model, diffusion, data, **plan):
         page.update(figure)
         drawn_at = time.perf_counter()
 
+# %%
 middle = [k for k in history if abs(k - total_steps // 2) <= total_steps // 16]
 late = [k for k in history if k > total_steps * 15 // 16]
 begin, half, end = (
@@ -455,11 +456,9 @@ draw_curve(
 )
 page.update(figure)
 
-# %%
 minutes, passes = state.seconds / 60, total_steps * batch_size / len(data)
-print(
-    f"{state.step} steps in {minutes:.1f} minutes: loss {begin:.3f} -> {half:.3f} -> {end:.3f}"
-)
+fall = f"{begin:.3f} -> {half:.3f} -> {end:.3f}"
+print(f"{state.step} steps in {minutes:.1f} minutes: loss {fall}")
 print(f"validation loss at the end: {state.validation_loss:.3f}")
 print(f"each training image was seen {passes:.1f} times")
 
@@ -527,7 +526,8 @@ def frechet(images):
 
 
 fd_ema = {step: frechet(images) for step, images in drawn.items()}
-print(f"{count} images each; real against real {floor.mean():.1f} ± {floor.std():.1f}")
+real_against_real = f"real against real {floor.mean():.1f} ± {floor.std():.1f}"
+print(f"{count} images each; {real_against_real}")
 distances = pd.DataFrame(index=pd.Index(snapshots, name="step"))
 distances["seconds"] = [round(seconds) for seconds, _, _ in snapshots.values()]
 distances["FD (EMA)"] = fd_ema.values()
@@ -681,9 +681,7 @@ per_image = torch.cat(parts)
 mean, std = per_image.mean(), per_image.std()
 scatter = std / batch_size**0.5
 gain = mean_loss[half_step] - mean_loss[total_steps]
-print(
-    f"one network, {many} images: loss {mean:.4f}; standard deviation of one image {std:.4f}"
-)
+print(f"one network, {many} images: loss {mean:.4f}, standard deviation {std:.4f}")
 print(
     f"a batch of {batch_size} therefore scatters by {scatter:.4f} (one standard deviation)"
 )
@@ -796,9 +794,7 @@ print(f"L_1 + ... + L_(T-1) = {bits:.2f} bits per dimension")
 
 # %%
 fd_raw = {step: frechet(images_from(raw)) for step, (_, raw, _) in snapshots.items()}
-print(
-    f"{count} images each, one run; real against real {floor.mean():.1f} ± {floor.std():.1f}"
-)
+print(f"{count} images each, one run; {real_against_real}")
 distances = pd.DataFrame({"FD without EMA": fd_raw, "FD with EMA": fd_ema})
 distances.rename_axis("step").round(1)
 
@@ -871,11 +867,14 @@ for k in [100, 700, 5000]:
 short_steps = course.pick(test=10, cpu=100, gpu=400)
 short_batch = course.pick(test=8, cpu=32, gpu=64)
 recipe = dict(learning_rate=2e-3, warmup=100, decay=True, max_gradient_norm=1.0)
-recipe |= dict(
-    steps=short_steps, batch_size=short_batch, device=course.device, progress=False
-)
+recipe |= dict(steps=short_steps, batch_size=short_batch, device=course.device)
 
 
+def measure(network):
+    return validation_loss(network, diffusion, held_out, count=few).mean().item()
+
+
+# %%
 def short_run(seed, spike=False, **changes):
     """One short training: losses, gradient norms, validation loss without EMA and with it.
 
@@ -884,7 +883,9 @@ def short_run(seed, spike=False, **changes):
     torch.manual_seed(seed)
     model = UNet(channels=16)
     losses, norms, hooks = [], [], []
-    for state in train(model, diffusion, data, seed=seed, **{**recipe, **changes}):
+    for state in train(
+        model, diffusion, data, seed=seed, progress=False, **recipe | changes
+    ):
         losses.append(state.loss)
         norms.append(state.gradient_norm)
         while hooks:
@@ -895,10 +896,6 @@ def short_run(seed, spike=False, **changes):
                 for w in model.parameters()
             ]
     return losses, norms, [measure(network) for network in (model, state.ema_model)]
-
-
-def measure(network):
-    return validation_loss(network, diffusion, held_out, count=few).mean().item()
 
 
 # %%
@@ -1225,7 +1222,8 @@ check("04.1", loss_by_timestep)
 def ema_shares(decays):
     """How much of each network is in the average after len(decays) EMA steps.
 
-    decays: (K,) floats. Step k does average = decays[k] * average + (1 - decays[k]) * weights_k,
+    decays: (K,) floats; step k does
+        average = decays[k] * average + (1 - decays[k]) * weights_k,
     starting from the untrained network. Returns (K + 1,): first the share of the untrained
     network, then those of the weights of step 0, 1, ..., K - 1.
     """
@@ -1243,10 +1241,11 @@ check("04.2", ema_shares)
 
 # %%
 def accumulate_gradients(model, mean_loss, batch, part_size):
-    """Leave in every .grad the gradient of mean_loss(model, batch), seen part_size items at a time.
+    """Leave in every parameter's .grad the gradient of mean_loss(model, batch).
 
-    mean_loss(model, items) gives the mean loss of some items. batch: (N, ...). Gradients that
-    were there before are dropped. Returns the mean loss of the whole batch, a float.
+    mean_loss(model, items) gives the mean loss of some items, at most part_size at a time.
+    batch: (N, ...). Gradients that were there before are dropped. Returns the mean loss of
+    the whole batch, a float.
     """
     raise NotImplementedError
 
@@ -1265,9 +1264,9 @@ check("04.3", accumulate_gradients)
 def take_checkpoint(model, optimizer, generator, step):
     """Everything that a training needs to go on, as it is at this moment.
 
-    generator: the torch.Generator of all timesteps and noise. Returns a dict with "model",
-    "optimizer" (both as their load_state_dict takes them), "generator" (as its set_state takes
-    it) and "step". Training on must not change it.
+    generator: the torch.Generator of all timesteps and noise. Returns a dict with "model" and
+    "optimizer" (as their load_state_dict takes them), "generator" (as its set_state takes it)
+    and "step". Training on must not change it.
     """
     raise NotImplementedError
 
