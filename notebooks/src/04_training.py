@@ -681,7 +681,7 @@ per_image = torch.cat(parts)
 mean, std = per_image.mean(), per_image.std()
 scatter = std / batch_size**0.5
 gain = mean_loss[half_step] - mean_loss[total_steps]
-print(f"one network, {many} images: loss {mean:.4f}, standard deviation {std:.4f}")
+print(f"{many} images: mean loss {mean:.4f}, standard deviation of one image {std:.4f}")
 print(
     f"a batch of {batch_size} therefore scatters by {scatter:.4f} (one standard deviation)"
 )
@@ -846,8 +846,8 @@ show_images(torch.cat([raw, ema]), titles=titles, columns=12, scale=2, title=fin
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for k in [100, 700, 5000]:
-    print(f"after {k:4d} steps, {0.999**k:4.0%} of the average is the random start")
+left = {k: f"{0.999**k:.0%}" for k in [100, 700, 5000]}
+pd.DataFrame({"the random start's share of the average": left}).rename_axis("steps")
 
 # %% [markdown]
 # ## 8. Each part switched off
@@ -924,11 +924,11 @@ for name, parts in runs.items():
         base = np.array([pair[kind] for _, _, pair in runs["everything on"]])
         row[ema, "loss"] = "  ".join(f"{value:.3f}" for value in values)
         row[ema, "difference"] = "  ".join(f"{gap:+.3f}" for gap in values - base)
-    row["gradient", "steepest"] = round(max(max(norms) for _, norms, _ in parts), 1)
+    row["steepest", "gradient"] = round(max(max(norms) for _, norms, _ in parts), 1)
     rows[name] = row
 print(f"validation loss after {short_steps} steps, seeds {seeds}; difference:")
 print("what it has more than 'everything on', seed by seed")
-pd.DataFrame(rows.values(), index=list(rows))
+pd.DataFrame(rows).T
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.3))
@@ -1264,9 +1264,9 @@ check("04.3", accumulate_gradients)
 def take_checkpoint(model, optimizer, generator, step):
     """Everything that a training needs to go on, as it is at this moment.
 
-    generator: the torch.Generator of all timesteps and noise. Returns a dict with "model" and
-    "optimizer" (as their load_state_dict takes them), "generator" (as its set_state takes it)
-    and "step". Training on must not change it.
+    generator: the torch.Generator of all timesteps and noise. Returns a dict with "model"
+    and "optimizer" (as their load_state_dict takes them), "generator" (as its set_state
+    takes it) and "step". Training on must not change it.
     """
     raise NotImplementedError
 
