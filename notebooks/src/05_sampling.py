@@ -187,9 +187,12 @@ def mean_error(values, form=".2f"):
 
 
 floors = quality.floor  # real test images, which the network never saw, in random sets
-rows = [map(mean_std, floors(count), [".2f", ".4f"]) for count in [100, 200, 500, 2000]]
-index = pd.Index([100, 200, 500, 2000], name="images")
-pd.DataFrame(rows, index=index, columns=["Frechet distance", "kernel distance"])
+rows = []
+for count in [100, 200, 500, 2000]:
+    frechet, kernel = floors(count)
+    rows.append([count, mean_std(frechet), mean_std(kernel, ".4f")])
+columns = ["real images", "Frechet distance", "kernel distance"]
+pd.DataFrame(rows, columns=columns).set_index("real images")
 
 # %% [markdown]
 # No. The FD of real images is far from 0 when they are few, and falls as there are more; the kernel distance is 0
@@ -302,7 +305,7 @@ def density(mean, variance):
 def reverse_step(s):
     """q(x_s | x_t), a mixture of two posteriors; the normal of its mean and variance."""
     alpha_ts = a_bar[t] / a_bar[s]  # alpha of the step from s to t
-    variance = torch.tensor((1 - alpha_ts) * (1 - a_bar[s]) / (1 - a_bar[t]))
+    variance = (1 - alpha_ts) * (1 - a_bar[s]) / (1 - a_bar[t])
     from_x_0 = math.sqrt(a_bar[s]) * (1 - alpha_ts) * answers
     means = (from_x_0 + math.sqrt(alpha_ts) * (1 - a_bar[s]) * x_t) / (1 - a_bar[t])
     mean = (chances * means).sum()
@@ -818,9 +821,8 @@ for steps in course.pick(test=[5], cpu=[10, 50, 200], gpu=[10, 50, 200, 1000]):
         error = (decoded[steps] - images).square().mean().sqrt()
         rows.append([steps, name, *map(float, (error, x_T[flat].std(), x_T[~flat].std()))])
 columns = ["steps", "start", "error", "std of x_T: background", "elsewhere"]
-pd.DataFrame(rows, columns=columns).set_index(["steps", "start"]).round({"error": 3}).round(
-    2
-)
+table = pd.DataFrame(rows, columns=columns).set_index(["steps", "start"])
+table.round(dict(zip(table.columns, [3, 2, 2])))
 
 # %%
 shown = torch.cat([images, *decoded.values()]).cpu()
@@ -1664,8 +1666,8 @@ def jump(x_t, noise, a_bar_t, a_bar_s):
     """Mean and standard deviation of DDPM's x_s, given x_t and the estimate of its noise.
 
     x_t, noise: tensors of one shape. a_bar_t, a_bar_s: alpha-bar before and after the step,
-    numbers with 0 < a_bar_t < a_bar_s <= 1. Returns (mean, standard deviation): a tensor like
-    x_t, and a number.
+    numbers with 0 < a_bar_t < a_bar_s <= 1. Returns (mean, standard deviation): a tensor
+    like x_t, and a number.
     """
     raise NotImplementedError
 
