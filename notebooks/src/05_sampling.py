@@ -104,7 +104,7 @@ def estimates(v, x_t, t):
 
 
 # %% [markdown]
-# Three helpers: noise from a seed (drawn on the CPU, so that a seed gives the same numbers on every device), labels,
+# A few helpers: noise from a seed (drawn on the CPU, so that a seed gives the same numbers on every device), labels,
 # and a table of numbers.
 
 
