@@ -38,31 +38,29 @@ import shutil
 import signal
 import statistics
 import time
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
-import torch.nn.functional as F
 from IPython.display import display
 from safetensors import safe_open
 from tqdm.auto import tqdm
-from utils.diffusion.batches import Batches, stream_seed
 
-from utils.course import COLOURS, check, hint, plain_ticks, play, show_images, solution  # noqa: F401
+from utils.course import COLOURS, plain_ticks, play, show_images
+from utils.course.exercises import check, hint, solution  # noqa: F401
 from utils.device import find_precision
-from utils.diffusion import (
-    GaussianDiffusion,
-    ImageQuality,
-    NoiseSchedule,
-    UNet,
-    generate,
-    load_images,
-    load_model,
-    save_model,
+from utils.diffusion import GaussianDiffusion, NoiseSchedule, UNet, generate, load_images
+from utils.diffusion.checkpoints import load_model, save_model
+from utils.diffusion.metrics import ImageQuality
+from utils.diffusion.training import (
+    batch_at,
+    stream_seed,
     train,
+    update_ema,
     validation_loss,
 )
-from utils.diffusion.training import update_ema
 
 # %% [markdown]
 # ## 1. The data
@@ -76,14 +74,11 @@ from utils.diffusion.training import update_ema
 
 # %%
 data, held_out = load_images("fashion-mnist", "train"), load_images("fashion-mnist", "test")
-as_bytes = data.pixels.numel()
-print(
-    f"{len(data):,} training images: {as_bytes / 1e6:.0f} MB as uint8, {4 * as_bytes / 1e6:.0f} MB as float32"
-)
+mb = data.pixels.numel() / 1e6
+print(f"{len(data):,} training images: {mb:.0f} MB as uint8, {4 * mb:.0f} MB as float32")
 x_0, label = data[:1]  # one image, as training sees it
-print(
-    f"x_0: shape {tuple(x_0.shape)}, {x_0.dtype}, from {x_0.min():.2f} to {x_0.max():.2f}"
-)
+low, high = x_0.min(), x_0.max()
+print(f"x_0: shape {tuple(x_0.shape)}, {x_0.dtype}, from {low:.2f} to {high:.2f}")
 show_images(data[:24][0], columns=12, title="What the model is to learn to draw")
 
 # %% [markdown]
@@ -135,10 +130,11 @@ sigma_at = (1 - alphas_cumprod).sqrt().float().view(-1, 1, 1, 1)
 
 
 def loss_by_hand(model, x_0, t, noise, prediction="noise"):
-    """Line 5: mean squared error of the network's answer. x_0, noise: (B, C, H, W); t: (B,)."""
+    """Line 5: mean squared error of the answer. x_0, noise: (B, C, H, W); t: (B,)."""
     x_t = signal_at[t] * x_0 + sigma_at[t] * noise
     target = {"noise": noise, "v": signal_at[t] * noise - sigma_at[t] * x_0}[prediction]
-    return F.mse_loss(model(x_t, t), target)
+    per_image = (model(x_t, t) - target).square().flatten(1).mean(1)  # (B,)
+    return per_image.mean()
 
 
 # %% [markdown]
@@ -155,14 +151,12 @@ model = UNet(channels=16)
 x_0, _ = data[:256]
 t = torch.randint(T, (len(x_0),))
 noise = torch.randn(x_0.shape)
-print(
-    f"mean of x_0 squared {x_0.square().mean():.2f}, mean of alpha-bar {alphas_cumprod.mean():.2f}"
-)
+mean_square, mean_a_bar = x_0.square().mean(), alphas_cumprod.mean()
+print(f"mean of x_0 squared {mean_square:.2f}, mean of alpha-bar {mean_a_bar:.2f}")
 with torch.no_grad():
     for prediction in ["noise", "v"]:
-        print(
-            f"loss before training, target {prediction}: {loss_by_hand(model, x_0, t, noise, prediction):.3f}"
-        )
+        loss = loss_by_hand(model, x_0, t, noise, prediction)
+        print(f"loss before training, target {prediction}: {loss:.3f}")
 
 # %% [markdown]
 # $\mathbb E[\epsilon^2] = 1$; and $\mathbb E[v^2] = \bar\alpha_t + (1-\bar\alpha_t)\,\mathbb E[x_0^2]$,
@@ -184,36 +178,37 @@ with torch.no_grad():
         print(f"target {prediction}: the loss by hand equals diffusion.loss")
 
 # %% [markdown]
-# Now the loop. This is all of Algorithm 1:
+# Now the loop. First the lines 2 to 4. Every step has a generator of its own, seeded by the training's seed (here 0)
+# and the number of the step: whoever knows these two knows the step's random numbers, which will make stopping and
+# going on simple (section 9). `stream_seed` makes one seed for each use of randomness, so that no two share their
+# numbers. The order of the images is a shuffled list, as line 2 says.
 
 # %%
 small_batch, few_steps = course.pick(test=8, cpu=32, gpu=32), 12
-# `train` makes a seed of its own for each use of randomness, so that no two share their numbers. We take the same.
-order_seed, step_seed = stream_seed(0, "order", 0), stream_seed(0, "steps")
-order = torch.randperm(
-    len(data), generator=torch.Generator().manual_seed(order_seed)
-)  # one epoch, shuffled
+shuffle = torch.Generator().manual_seed(stream_seed(0, "order", 0))
+order = torch.randperm(len(data), generator=shuffle)  # one epoch
 
 
-def draw(step, rng):
+def draw(step):
     """Lines 2 to 4: images, timesteps and noise of one step."""
     x_0, _ = data[order[step * small_batch : (step + 1) * small_batch]]
+    rng = torch.Generator().manual_seed(stream_seed(0, "step", step))
     t = torch.randint(T, (small_batch,), generator=rng)
     noise = torch.randn(x_0.shape, generator=rng)
-    torch.rand(
-        small_batch, generator=rng
-    )  # `train` draws these too: whose label to hide from networks with classes
     return x_0, t, noise
 
 
+# %% [markdown]
+# And this is all of Algorithm 1. (`channels_last` is how `train` lays the weights out in memory on a CPU: the same
+# numbers, and the same rounding.)
+
+# %%
 torch.manual_seed(0)
-model = UNet(channels=16).to(
-    memory_format=torch.channels_last
-)  # as `train` lays it out, for the same rounding
+model = UNet(channels=16).to(memory_format=torch.channels_last)
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-rng, losses_by_hand = torch.Generator().manual_seed(step_seed), []
+losses_by_hand = []
 for step in range(few_steps):
-    loss = loss_by_hand(model, *draw(step, rng), prediction="v")
+    loss = loss_by_hand(model, *draw(step), prediction="v")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -223,23 +218,18 @@ print("loss:", " ".join(f"{loss:.3f}" for loss in losses_by_hand))
 # %% [markdown]
 # `train` in `utils` is a **generator**: it does one step, hands you its state, and goes on when you ask for
 # the next. What you do with the state (print, plot, save, stop) is yours. Everything it adds to Algorithm 1
-# can be switched off, and then it must give the same losses from the same seed:
+# can be switched off, and then it must give the same losses from the same seed, bit for bit:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 diffusion = GaussianDiffusion(NoiseSchedule.cosine(T), prediction="v")
 plain = dict(precision="no", device="cpu", progress=False, batch_size=small_batch)
+switched_off = dict(learning_rate=1e-3, warmup=0, decay=False, max_gradient_norm=None)
 torch.manual_seed(0)
 model = UNet(channels=16)
-states = train(
-    model, diffusion, data, steps=few_steps, learning_rate=1e-3,
-    warmup=0, decay=False, max_gradient_norm=None, **plain,
-)  # fmt: skip
-losses_of_train = [state.loss for state in states]
-torch.testing.assert_close(
-    torch.tensor(losses_by_hand), torch.tensor(losses_of_train), rtol=1e-4, atol=0
-)
-print("Algorithm 1 by hand and utils.diffusion.train give the same losses, step for step")
+states = train(model, diffusion, data, steps=few_steps, **switched_off, **plain)
+assert [state.loss for state in states] == losses_by_hand
+print("Algorithm 1 by hand and utils.diffusion.train: the same losses, to the last bit")
 
 # %% [markdown]
 # **Pitfalls**, all easy to write: one $t$ for the whole batch (it runs, but the gradient is far
@@ -278,7 +268,8 @@ print("Algorithm 1 by hand and utils.diffusion.train give the same losses, step 
 def learning_rate(step, steps, peak=2e-3, warmup=100):
     """The learning rate of the step that follows `step` finished ones."""
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return peak * rise * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
+    fall = 0.5 * (1 + math.cos(math.pi * (step / steps)))
+    return peak * rise * fall
 
 
 def decay_at(step, decay=0.999):
@@ -288,51 +279,48 @@ def decay_at(step, decay=0.999):
 
 @torch.no_grad()
 def ema_step(ema_model, model, decay):
-    """Move the average a little towards the weights."""
-    for kept, new in zip(ema_model.parameters(), model.parameters()):
-        kept.copy_(decay * kept + (1 - decay) * new)
+    """In place: decay * average + (1 - decay) * weights."""
+    for average, weight in zip(ema_model.parameters(), model.parameters()):
+        average.lerp_(weight, 1 - decay)
 
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
-steps = torch.arange(1000)
-left.plot(steps, [1e3 * learning_rate(int(k), 1000) for k in steps])
-left.set(
-    xlabel="step (of 1000)",
-    ylabel="learning rate / 0.001",
-    title="Up in 100 steps, down along a cosine",
-)
+steps = range(1000)
+left.plot(steps, [1e3 * learning_rate(k, 1000) for k in steps])
+left.set(xlabel="step (of 1000)", ylabel="learning rate / 0.001")
+left.set_title("Up in 100 steps, down along a cosine")
 for k, colour in zip([100, 400, 1000], COLOURS):
     decays = torch.tensor([decay_at(step) for step in range(k)])
     # A step's weights enter with 1 - d and are multiplied by every later d.
     later = torch.cat([decays.flip(0).cumprod(0).flip(0)[1:], torch.ones(1)])
     right.plot(range(k), (1 - decays) * later, color=colour, label=f"after {k} steps")
-right.set(
-    xlabel="step",
-    ylabel="share in the average",
-    title="The EMA forgets the beginning",
-    ylim=(0, None),
-)
+right.set(xlabel="step", ylabel="share in the average", ylim=(0, None))
+right.set_title("The EMA forgets the beginning")
 right.legend(loc="upper center")
 plt.show()
-for k in [100, 400, 1000]:
-    print(
-        f"after {k:4d} steps: d = {decay_at(k):.3f}, so it averages over about {1 / (1 - decay_at(k)):.0f} steps"
-    )
+
+# %%
+# NBVAL_CHECK_OUTPUT
+decays = pd.DataFrame(index=pd.Index([100, 400, 1000], name="steps so far"))
+decays["decay d"] = [round(decay_at(k), 3) for k in decays.index]
+decays["averages over about"] = [f"{1 / (1 - decay_at(k)):.0f} steps" for k in decays.index]
+decays
 
 # %% [markdown]
 # $1 - d_k = 9/(10+k)$, so the average reaches back over about a ninth of the training so far, however long
 # it is. Now all of it together, and the comparison with `utils`: losses, weights and averaged weights.
 
 # %%
+recipe_steps = 30
+warmup = recipe_steps // 10  # `train` never warms up over more than a tenth of the steps
 torch.manual_seed(0)
 mine = UNet(channels=16).to(memory_format=torch.channels_last)
 my_ema = copy.deepcopy(mine)
 optimizer = torch.optim.Adam(mine.parameters())
-rng, losses_by_hand, recipe_steps = torch.Generator().manual_seed(step_seed), [], 30
-warmup = recipe_steps // 10  # `train` never warms up over more than a tenth of the steps
+losses_by_hand, rates_by_hand = [], []
 for step in range(recipe_steps):
-    loss = loss_by_hand(mine, *draw(step, rng), prediction="v")
+    loss = loss_by_hand(mine, *draw(step), prediction="v")
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(mine.parameters(), 1.0)
@@ -341,9 +329,9 @@ for step in range(recipe_steps):
     optimizer.step()
     ema_step(my_ema, mine, decay_at(step))
     losses_by_hand.append(loss.item())
-print(
-    f"loss: {losses_by_hand[0]:.3f} at the first of {recipe_steps} steps, {losses_by_hand[-1]:.3f} at the last"
-)
+    rates_by_hand.append(group["lr"])
+first, last = losses_by_hand[0], losses_by_hand[-1]
+print(f"loss: {first:.3f} at the first of {recipe_steps} steps, {last:.3f} at the last")
 
 # %% [markdown]
 # **Check: the same thing in `utils`.**
@@ -355,16 +343,15 @@ theirs, losses_of_train, rates = UNet(channels=16), [], []
 for state in train(theirs, diffusion, data, steps=recipe_steps, **plain):
     losses_of_train.append(state.loss)
     rates.append(state.learning_rate)
-rates_by_hand = [
-    learning_rate(step, recipe_steps, warmup=warmup) for step in range(recipe_steps)
-]
-torch.testing.assert_close(torch.tensor(rates_by_hand), torch.tensor(rates))
-torch.testing.assert_close(
-    torch.tensor(losses_by_hand), torch.tensor(losses_of_train), rtol=1e-3, atol=0
-)
-for by_hand, in_utils in [(mine, theirs), (my_ema, state.ema_model)]:
-    for a, b in zip(by_hand.parameters(), in_utils.parameters()):
-        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+
+
+def equal(a, b):
+    """True if two networks have the same weights, bit for bit."""
+    return all(map(torch.equal, a.parameters(), b.parameters()))
+
+
+assert rates_by_hand == rates and losses_by_hand == losses_of_train
+assert equal(mine, theirs) and equal(my_ema, state.ema_model)
 print(f"{recipe_steps} steps: learning rates, losses, weights and averaged weights agree")
 
 # %%
@@ -372,8 +359,7 @@ print(f"{recipe_steps} steps: learning rates, losses, weights and averaged weigh
 again = copy.deepcopy(my_ema)
 ema_step(my_ema, mine, decay=0.9)
 update_ema(again, mine, decay=0.9)
-for a, b in zip(my_ema.parameters(), again.parameters()):
-    torch.testing.assert_close(a, b)
+assert equal(my_ema, again)
 print("the EMA step by hand equals update_ema")
 
 # %% [markdown]
@@ -397,104 +383,84 @@ total_steps = course.pick(test=24, cpu=704, gpu=6000)
 batch_size = course.pick(test=16, cpu=64, gpu=128)
 channels = course.pick(test=16, cpu=32, gpu=48)
 moments = sorted({total_steps * k // 16 for k in [0, 1, 2, 4, 8, 12, 16]})
-validate_every = total_steps // 8
-few = course.pick(
-    test=16, cpu=128, gpu=256
-)  # held-out images for the validation loss, always the same ones
+often = total_steps // 8
+few = course.pick(test=32, cpu=128, gpu=256)  # held-out images, always the same ones
 
 out = course.build / "notebook04" / "main"
 shutil.rmtree(out, ignore_errors=True)  # begin anew
 torch.manual_seed(0)
 model = UNet(channels=channels)
-history = {}  # step -> (batch loss, one weight, the same weight in the EMA)
-validation_curve = {}  # step -> validation loss of the EMA
-snapshots = {
-    0: (0.0, *[copy.deepcopy(model.state_dict()) for _ in range(2)])
-}  # step -> (seconds, weights, EMA's)
-print(
-    f"U-Net of {sum(p.numel() for p in model.parameters()):,} weights, {total_steps} steps of {batch_size} images"
-)
+size = sum(p.numel() for p in model.parameters())
+print(f"U-Net of {size:,} weights, {total_steps} steps of {batch_size} images")
 print(f"snapshots after steps {moments}")
 
-
 # %%
-class LiveCurve:
-    """The loss curve so far: one figure in the page, drawn anew at most every few seconds."""
+history = {}  # step -> (batch loss, one weight, the same weight in the EMA)
+validation_curve = {}  # step -> validation loss of the EMA
+snapshots = {}  # step -> (seconds, weights, weights of the EMA)
 
-    def __init__(self, every=4.0):
-        self.figure, self.axes = plt.subplots(figsize=(8, 3.2))
-        plt.close(
-            self.figure
-        )  # else the notebook shows it a second time when the cell ends
-        self.handle = display(self.figure, display_id=True)
-        self.every, self.drawn = every, time.perf_counter()
 
-    def update(self, title=None):
-        if title is None and time.perf_counter() - self.drawn < self.every:
-            return
-        axes, steps = self.axes, sorted(history)
-        losses = torch.tensor([history[k][0] for k in steps])
-        axes.clear()
-        axes.plot(steps, losses, color=COLOURS[5], lw=0.7, label="one batch")
-        window = min(25, len(losses))
-        middles = steps[window // 2 : window // 2 + len(losses) - window + 1]
-        axes.plot(
-            middles,
-            losses.unfold(0, window, 1).mean(1),
-            color=COLOURS[0],
-            label="mean of 25",
-        )
-        checked = list(validation_curve)
-        axes.plot(
-            checked,
-            [validation_curve[k] for k in checked],
-            "o",
-            color=COLOURS[1],
-            label="validation, EMA",
-        )
-        axes.set(
-            xlabel="step",
-            ylabel="loss (target v)",
-            ylim=(0, 0.9),
-            title=title or f"step {steps[-1]}",
-        )
-        axes.legend(loc="upper right", ncols=3)
-        self.handle.update(self.figure)
-        self.drawn = time.perf_counter()
+def keep_snapshot(step, seconds, *networks):
+    weights = [copy.deepcopy(network.state_dict()) for network in networks]
+    snapshots[step] = (seconds, *weights)
+
+
+keep_snapshot(0, 0.0, model, model)
 
 
 # %%
-live = LiveCurve()
-states = train(
-    model, diffusion, data, steps=total_steps, batch_size=batch_size, device=course.device,
-    validation=held_out[:few][0], validate_every=validate_every, out=out, save_every=validate_every,
-)  # fmt: skip
-for state in states:
-    one, its_mean = (
-        network.head[-1].weight[0, 0, 1, 1].item()
-        for network in (state.model, state.ema_model)
-    )
-    history[state.step] = (state.loss, one, its_mean)
-    if state.step % validate_every == 0:
+def draw_curve(axes, title):
+    """The loss curve so far."""
+    steps = sorted(history)
+    losses = torch.tensor([history[k][0] for k in steps])
+    window = min(25, len(losses))
+    means = losses.unfold(0, window, 1).mean(1)
+    middles = steps[window // 2 :][: len(means)]
+    axes.clear()
+    axes.plot(steps, losses, color=COLOURS[5], lw=0.7, label="one batch")
+    axes.plot(middles, means, color=COLOURS[0], label="mean of 25")
+    dots = dict(ls="", marker="o", color=COLOURS[1], label="validation, EMA")
+    axes.plot(list(validation_curve), list(validation_curve.values()), **dots)
+    axes.set(xlabel="step", ylabel="loss (target v)", ylim=(0, 0.9), title=title)
+    axes.legend(loc="upper right", ncols=3)
+
+
+# %%
+plan = dict(steps=total_steps, batch_size=batch_size, device=course.device)
+plan |= dict(validation=held_out[:few][0], validate_every=often, out=out, save_every=often)
+figure, axes = plt.subplots(figsize=(8, 3.2))
+plt.close(figure)  # else the notebook shows it a second time when the cell ends
+page, drawn_at = display(figure, display_id=True), time.perf_counter()
+for state in train(model, diffusion, data, **plan):
+    networks = state.model, state.ema_model
+    weights = [network.head[-1].weight[0, 0, 1, 1].item() for network in networks]
+    history[state.step] = (state.loss, *weights)
+    if state.step % often == 0:
         validation_curve[state.step] = state.validation_loss
     if state.step in moments:
-        weights = [
-            copy.deepcopy(network.state_dict())
-            for network in (state.model, state.ema_model)
-        ]
-        snapshots[state.step] = (state.seconds, *weights)
-    live.update()
-half = statistics.fmean(
-    history[k][0] for k in history if abs(k - total_steps // 2) <= total_steps // 16
+        keep_snapshot(state.step, state.seconds, *networks)
+    if time.perf_counter() - drawn_at > 4:
+        draw_curve(axes, f"step {state.step}")
+        page.update(figure)
+        drawn_at = time.perf_counter()
+
+# %%
+middle = [k for k in history if abs(k - total_steps // 2) <= total_steps // 16]
+late = [k for k in history if k > total_steps * 15 // 16]
+begin, half, end = (
+    statistics.fmean(history[k][0] for k in part) for part in ([1], middle, late)
 )
-end = statistics.fmean(history[k][0] for k in history if k > total_steps * 15 // 16)
-share = (history[1][0] - half) / (history[1][0] - end)
-live.update(f"{share:.0%} of the fall of the loss comes in the first half of the training")
-print(
-    f"{state.step} steps in {state.seconds / 60:.1f} minutes: loss {history[1][0]:.3f} -> {half:.3f} -> {end:.3f}"
+share = (begin - half) / (begin - end)
+draw_curve(
+    axes, f"{share:.0%} of the fall of the loss comes in the first half of the training"
 )
+page.update(figure)
+
+minutes, passes = state.seconds / 60, total_steps * batch_size / len(data)
+fall = f"{begin:.3f} -> {half:.3f} -> {end:.3f}"
+print(f"{state.step} steps in {minutes:.1f} minutes: loss {fall}")
 print(f"validation loss at the end: {state.validation_loss:.3f}")
-print(f"each training image was seen {total_steps * batch_size / len(data):.1f} times")
+print(f"each training image was seen {passes:.1f} times")
 
 # %% [markdown]
 # Nearly all of the fall comes early; after that the curve looks flat. Is the rest of the training wasted?
@@ -513,33 +479,24 @@ print(f"each training image was seen {total_steps * batch_size / len(data):.1f} 
 # differs is the training alone.
 
 # %%
-sampler_steps = course.pick(test=4, cpu=10, gpu=20)
 count = course.pick(test=40, cpu=300, gpu=2000)
+sampling = dict(sampler="dpmpp_2m", steps=course.pick(test=4, cpu=10, gpu=20), seed=0)
 probe = UNet(channels=channels).to(course.device).eval()
 
 
 def images_from(weights, count=count):
     """Images that a network with these weights draws, from the same noise at every call."""
     probe.load_state_dict(weights)
-    return generate(
-        probe, diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0
-    )
+    return generate(probe, diffusion, count, **sampling)
 
 
-drawn = {
-    step: images_from(ema) for step, (_, _, ema) in snapshots.items()
-}  # by the EMA of each moment
+drawn = {step: images_from(ema) for step, (_, _, ema) in snapshots.items()}
 shown = torch.cat([images[:10] for images in drawn.values()])
-titles = [""] * len(shown)
-for row, (seconds, _, _) in enumerate(snapshots.values()):
-    titles[10 * row] = f"{seconds:.0f} s"
-show_images(
-    shown,
-    titles=titles,
-    columns=10,
-    scale=2,
-    title="The same noise, after more and more training",
-)
+titles = []
+for seconds, _, _ in snapshots.values():
+    titles += [f"{seconds:.0f} s"] + [""] * 9
+finding = "The same noise, after more and more training"
+show_images(shown, titles=titles, columns=10, scale=2, title=finding)
 
 # %% [markdown]
 # Read it downwards: noise, blobs of the right brightness, silhouettes, then clothes that you can name, and from
@@ -569,41 +526,32 @@ def frechet(images):
 
 
 fd_ema = {step: frechet(images) for step, images in drawn.items()}
-print(f"{count} images each; real against real {floor.mean():.1f} ± {floor.std():.1f}\n")
-print("  step   seconds   FD (EMA)")
-for step, (seconds, _, _) in snapshots.items():
-    print(f"{step:6d} {seconds:9.0f} {fd_ema[step]:10.1f}")
+real_against_real = f"real against real {floor.mean():.1f} ± {floor.std():.1f}"
+print(f"{count} images each; {real_against_real}")
+distances = pd.DataFrame(index=pd.Index(snapshots, name="step"))
+distances["seconds"] = [round(seconds) for seconds, _, _ in snapshots.values()]
+distances["FD (EMA)"] = fd_ema.values()
+distances.round(1)
 
 # %%
-trained_file = course.root / "data" / "checkpoints" / "unet-fashion-mnist.safetensors"
+path = course.root / "data" / "checkpoints" / "unet-fashion-mnist.safetensors"
+longer, its_diffusion = load_model(path, course.device)  # it knows classes
+classes = torch.randint(10, (count,), generator=torch.Generator().manual_seed(0))
+images = generate(longer, its_diffusion, count, y=classes, **sampling)
+fd_longer = frechet(images)
+print(f"the course's trained model: {quality(images)}")
+
+# %%
+half_step = min(snapshots, key=lambda step: abs(step - total_steps // 2))
+ratio = fd_ema[half_step] / fd_ema[total_steps]
 figure, axes = plt.subplots(figsize=(8, 3.4))
 minutes = [seconds / 60 for seconds, _, _ in snapshots.values()]
 axes.semilogy(minutes, list(fd_ema.values()), "o-", label="this training, EMA (one run)")
 axes.axhline(floor.mean(), color="black", ls=":", label=f"{count} real images")
-if (
-    trained_file.exists()
-):  # the model that comes with the course, trained much longer; it knows classes
-    longer, its_diffusion = load_model(trained_file, course.device)
-    classes = torch.randint(10, (count,), generator=torch.Generator().manual_seed(0))
-    images = generate(
-        longer,
-        its_diffusion,
-        count,
-        y=classes,
-        sampler="dpmpp_2m",
-        steps=sampler_steps,
-        seed=0,
-    )
-    axes.axhline(
-        frechet(images), color=COLOURS[1], ls="--", label="the course's trained model"
-    )
-    print(f"the course's trained model: {quality(images)}")
+axes.axhline(fd_longer, color=COLOURS[1], ls="--", label="the course's trained model")
 axes.set(xlabel="minutes of training on this machine", ylabel="Frechet distance")
-half_step = min(snapshots, key=lambda step: abs(step - total_steps // 2))
-ratio = fd_ema[half_step] / fd_ema[total_steps]
-axes.set_title(
-    f"Images get better to the end: FD falls by a factor of {ratio:.1f} in the second half"
-)
+finding = f"FD falls by a factor of {ratio:.1f} in the second half"
+axes.set_title(f"Images get better to the end: {finding}")
 plain_ticks(axes)
 axes.legend()
 plt.show()
@@ -631,58 +579,43 @@ plt.show()
 # %%
 points = 10
 centres = [int((k + 0.5) * T / points) for k in range(points)]
+by_points = partial(validation_loss, points=points, device=course.device)
 
 
 def losses_by_t(weights, images):
     """The loss at ten timesteps, (10,), of a network with these weights."""
     probe.load_state_dict(weights)
-    return validation_loss(
-        probe, diffusion, images, points=points, count=few, device=course.device
-    )
+    return by_points(probe, diffusion, images, count=few)
 
 
 by_t = {step: losses_by_t(ema, held_out) for step, (_, _, ema) in snapshots.items()}
-order = Batches(data, None, batch_size, seed=0)  # the batches of the training above
-trained_on = torch.cat([order(step)[0] for step in range(math.ceil(few / batch_size))])[
-    :few
-]
-seen_by_t = losses_by_t(snapshots[total_steps][2], trained_on)
 mean_loss = {step: losses.mean().item() for step, losses in by_t.items()}
-print("      t  " + " ".join(f"{t:6d}" for t in centres))
-print("held out " + " ".join(f"{loss:6.3f}" for loss in by_t[total_steps]))
-print("training " + " ".join(f"{loss:6.3f}" for loss in seen_by_t))
-for name, images in {"held out": held_out[:few][0], "training": trained_on}.items():
-    groups = [
-        validation_loss(probe, diffusion, part, points=points, device=course.device)
-        for part in images.split(16)
-    ]
-    means = torch.stack(groups).mean(1)
-    print(
-        f"{name}: mean {means.mean():.4f} ± {means.std() / len(means) ** 0.5:.4f} (standard error, {few} images)"
-    )
+
+# %%
+first_steps = range(math.ceil(few / batch_size))  # of the training above
+trained_on = torch.cat([batch_at(data, step, batch_size, 0)[0] for step in first_steps])
+rows = {}
+for name, images in {"held out": held_out[:few][0], "training": trained_on[:few]}.items():
+    at_t = losses_by_t(snapshots[total_steps][2], images)
+    groups = [by_points(probe, diffusion, part).mean() for part in images.split(16)]
+    error = torch.stack(groups).std() / len(groups) ** 0.5
+    rows[name] = [*(f"{loss:.3f}" for loss in at_t), f"{at_t.mean():.4f} ± {error:.4f}"]
+print(f"loss at t and its mean ± standard error, {few} images each")
+columns = [*(f"t = {t}" for t in centres), "mean"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4))
 shades = plt.get_cmap("viridis")(torch.linspace(0.9, 0.0, len(by_t)).numpy())
 for (step, losses), shade in zip(by_t.items(), shades):
     left.plot(centres, losses, "o-", ms=3, color=shade, label=f"step {step}")
-left.set(
-    xlabel="t",
-    ylabel="loss (target v)",
-    title="The loss is high at both ends",
-    ylim=(0, 1.4),
-)
+left.set(xlabel="t", ylabel="loss (target v)", ylim=(0, 1.4))
+left.set_title("The loss is high at both ends")
 left.legend(fontsize=7, ncols=4, loc="upper center")
-a_bar = alphas_cumprod[centres].float()
-final = by_t[total_steps]
-right.plot(centres, final, "o-", label=f"v: mean {final.mean():.3f}")
-right.plot(centres, a_bar * final, "s-", label=f"noise: mean {(a_bar * final).mean():.3f}")
-right.plot(
-    centres,
-    (1 - a_bar) * final,
-    "^-",
-    label=f"x_0: mean {((1 - a_bar) * final).mean():.3f}",
-)
+a_bar, final = alphas_cumprod[centres].float(), by_t[total_steps]
+measures = {"v": final, "noise": a_bar * final, "x_0": (1 - a_bar) * final}
+for (name, losses), marker in zip(measures.items(), "os^"):
+    right.plot(centres, losses, f"{marker}-", label=f"{name}: mean {losses.mean():.3f}")
 right.set(xlabel="t", title="One network, three losses", ylim=(0, None))
 right.legend(fontsize=8, title="error measured in")
 plt.show()
@@ -708,10 +641,8 @@ plt.show()
 # NBVAL_CHECK_OUTPUT
 torch.manual_seed(0)
 probe.load_state_dict(snapshots[total_steps][2])
-x_0, t = (
-    held_out[:32][0].to(course.device),
-    torch.randint(1, T, (32,), device=course.device),
-)
+x_0 = held_out[:32][0].to(course.device)
+t = torch.randint(1, T, (32,), device=course.device)
 noise = torch.randn_like(x_0)
 x_t = diffusion.q_sample(x_0, t, noise)
 with torch.no_grad():
@@ -723,16 +654,13 @@ def error(answer, truth):
 
 
 error_v = error(v, diffusion.target(x_0, noise, t))
+error_noise = error(diffusion.to_noise(v, x_t, t), noise)
+error_x_0 = error(diffusion.to_x_0(v, x_t, t), x_0)
 share = alphas_cumprod.float().to(course.device)[t]
-torch.testing.assert_close(
-    error(diffusion.to_noise(v, x_t, t), noise), share * error_v, rtol=1e-3, atol=1e-5
-)
-torch.testing.assert_close(
-    error(diffusion.to_x_0(v, x_t, t), x_0), (1 - share) * error_v, rtol=1e-3, atol=1e-5
-)
-print(
-    "error in the noise = alpha-bar * error in v;  error in x_0 = (1 - alpha-bar) * error in v"
-)
+torch.testing.assert_close(error_noise, share * error_v, rtol=1e-3, atol=1e-5)
+torch.testing.assert_close(error_x_0, (1 - share) * error_v, rtol=1e-3, atol=1e-5)
+print("error in the noise = alpha-bar * error in v")
+print("error in x_0 = (1 - alpha-bar) * error in v")
 
 # %% [markdown]
 # **Third: chance.** A batch draws its images and timesteps at random, so its loss scatters although the
@@ -743,43 +671,34 @@ print(
 torch.manual_seed(0)
 many = course.pick(test=64, cpu=1024, gpu=4096)
 probe.load_state_dict(snapshots[half_step][2])
-per_image = []
+parts = []
 with torch.no_grad():
-    for start in range(0, many, 64):
-        x_0 = held_out[start % len(held_out) : start % len(held_out) + 64][0].to(
-            course.device
-        )
-        per_image.append(
-            diffusion.loss(probe, x_0, reduction="none").cpu()
-        )  # t and noise drawn inside
-per_image = torch.cat(per_image)
-scatter = per_image.std() / batch_size**0.5
+    for first in range(0, many, 64):
+        x_0, _ = held_out[first % len(held_out) :][:64]
+        losses = diffusion.loss(probe, x_0.to(course.device), reduction="none")
+        parts.append(losses.cpu())  # t and noise were drawn inside
+per_image = torch.cat(parts)
+mean, std = per_image.mean(), per_image.std()
+scatter = std / batch_size**0.5
 gain = mean_loss[half_step] - mean_loss[total_steps]
-print(
-    f"one network, {many} images: loss {per_image.mean():.4f}; standard deviation of one image {per_image.std():.4f}"
-)
+print(f"{many} images: mean loss {mean:.4f}, standard deviation of one image {std:.4f}")
 print(
     f"a batch of {batch_size} therefore scatters by {scatter:.4f} (one standard deviation)"
 )
-print(
-    f"the second half of the training lowers the validation loss by {gain:.4f}, {gain / scatter:.1f} times that"
-)
+print(f"the second half of the training lowers the validation loss by {gain:.4f}, ", end="")
+print(f"{gain / scatter:.1f} times that")
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 3.4))
 steps = [step for step in snapshots if step > 0]
-for name, values, marker in [
-    ("validation loss", mean_loss, "o-"),
-    ("Frechet distance", fd_ema, "s-"),
-]:
-    axes.semilogy(
-        steps, [values[step] / values[steps[0]] for step in steps], marker, label=name
-    )
+falls = []
+for values, marker in [(mean_loss, "o-"), (fd_ema, "s-")]:
+    label = "validation loss" if values is mean_loss else "Frechet distance"
+    axes.semilogy(steps, [values[k] / values[steps[0]] for k in steps], marker, label=label)
+    falls.append(values[steps[0]] / values[total_steps])
 axes.set(xlabel="step", ylabel=f"relative to step {steps[0]}")
-by_loss, by_fd = (values[steps[0]] / values[total_steps] for values in (mean_loss, fd_ema))
-axes.set_title(
-    f"Same networks: the loss falls by a factor of {by_loss:.1f}, the Frechet distance by {by_fd:.1f}"
-)
+finding = "the loss falls by a factor of {:.1f}, the Frechet distance by {:.1f}"
+axes.set_title(f"Same networks: {finding.format(*falls)}")
 axes.set_yticks([0.2, 0.3, 0.4, 0.5, 0.7, 1], ["0.2", "0.3", "0.4", "0.5", "0.7", "1"])
 axes.minorticks_off()
 axes.legend()
@@ -807,22 +726,21 @@ plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-snr_step = (
-    diffusion.schedule.snr[:-1] - diffusion.schedule.snr[1:]
-)  # SNR_{t-1} - SNR_t, for t = 1 ... T-1
-clean, guess = (
-    held_out[:32][0].to(course.device),
-    diffusion.to_x_0(v, x_t, t),
-)  # of the cell above: v at x_t
+snr = diffusion.schedule.snr
+snr_step = snr[:-1] - snr[1:]  # SNR_{t-1} - SNR_t, for t = 1 ... T-1
+guess = diffusion.to_x_0(v, x_t, t)  # of the cell above: v at x_t
+clean = held_out[:32][0].to(course.device)
 by_formula = 0.5 * snr_step.to(clean)[t - 1] * (guess - clean).square().flatten(1).sum(1)
-(true_mean, variance), (our_mean, _) = (
-    diffusion.q_posterior(image, x_t, t) for image in (clean, guess)
-)
-spread = variance.sqrt().expand_as(x_t)
-true_step, our_step = (
-    torch.distributions.Normal(mean, spread) for mean in (true_mean, our_mean)
-)
-divergence = torch.distributions.kl_divergence(true_step, our_step).flatten(1).sum(1)
+
+
+def reverse_step(image):
+    """The posterior of that image, as PyTorch's normal distribution."""
+    mean, variance = diffusion.q_posterior(image, x_t, t)
+    return torch.distributions.Normal(mean, variance.sqrt().expand_as(mean))
+
+
+divergence = torch.distributions.kl_divergence(reverse_step(clean), reverse_step(guess))
+divergence = divergence.flatten(1).sum(1)
 torch.testing.assert_close(by_formula, divergence, rtol=2e-3, atol=1e-3)
 print(
     "L_t by the formula equals the Kullback-Leibler divergence, for 32 images at random t"
@@ -831,41 +749,31 @@ print(
 # %%
 probed = (
     torch.logspace(0, math.log10(T - 1), 24).round().long().unique()
-)  # timesteps, dense at the start
+)  # dense at the start
 x_0 = held_out[:few][0].to(course.device)
 noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)).to(course.device)
+errors = []
 with torch.no_grad():
-    errors = [
-        diffusion.loss(probe, x_0, t.expand(len(x_0)).to(course.device), noise).item()
-        for t in probed
-    ]
+    for t in probed.to(course.device):
+        errors.append(diffusion.loss(probe, x_0, t.expand(len(x_0)), noise).item())
 every_t = np.arange(1, T)
 error_v = np.interp(np.log(every_t), probed.log(), errors)
-weight = (
-    0.5 * (snr_step * (1 - alphas_cumprod[1:])).numpy()
-)  # of the squared error in v, per dimension
+# What the bound multiplies the squared error in v with, per dimension
+weight = 0.5 * (snr_step * (1 - alphas_cumprod[1:])).numpy()
+
+# %%
 figure, axes = plt.subplots(figsize=(8, 3.2))
-for name, values, style in [
-    ("loss, target v", error_v, "-"),
-    ("bound, eq. 5", weight * error_v, "--"),
-]:
+sums = {"loss, target v": (error_v, "-"), "bound, eq. 5": (weight * error_v, "--")}
+for name, (values, style) in sums.items():
     share = 100 * values.cumsum() / values.sum()
-    axes.semilogx(
-        every_t,
-        share,
-        style,
-        label=f"{name}: half of it lies below t = {every_t[share >= 50][0]}",
-    )
-axes.set(
-    xlabel="t (log axis)",
-    ylabel="% of the sum, up to t",
-    title="The bound is made where there is little noise",
-)
+    label = f"{name}: half of it lies below t = {every_t[share >= 50][0]}"
+    axes.semilogx(every_t, share, style, label=label)
+axes.set(xlabel="t (log axis)", ylabel="% of the sum, up to t")
+axes.set_title("The bound is made where there is little noise")
 axes.legend()
 plt.show()
-print(
-    f"L_1 + ... + L_(T-1) = {(weight * error_v).sum() / math.log(2):.2f} bits per dimension"
-)
+bits = (weight * error_v).sum() / math.log(2)
+print(f"L_1 + ... + L_(T-1) = {bits:.2f} bits per dimension")
 
 # %% [markdown]
 # The two sums look at different ends of the process. The bound counts errors in the finest details most, far below
@@ -886,50 +794,38 @@ print(
 
 # %%
 fd_raw = {step: frechet(images_from(raw)) for step, (_, raw, _) in snapshots.items()}
-print(
-    f"{count} images each, one run; real against real {floor.mean():.1f} ± {floor.std():.1f}\n"
-)
-print("  step   FD without EMA   FD with EMA")
-for step in snapshots:
-    print(f"{step:6d} {fd_raw[step]:16.1f} {fd_ema[step]:13.1f}")
+print(f"{count} images each, one run; {real_against_real}")
+distances = pd.DataFrame({"FD without EMA": fd_raw, "FD with EMA": fd_ema})
+distances.rename_axis("step").round(1)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.3))
-shown = sorted(history)
-left.plot(
-    shown, [history[k][1] for k in shown], color=COLOURS[1], lw=0.8, label="the weight"
-)
-left.plot(shown, [history[k][2] for k in shown], color=COLOURS[0], label="its EMA")
-left.set(
-    xlabel="step",
-    ylabel="one weight of the last layer",
-    title="The average lags while the weight moves",
-)
+done = sorted(history)
+for k, (label, colour) in enumerate([("the weight", COLOURS[1]), ("its EMA", COLOURS[0])]):
+    values = [history[step][1 + k] for step in done]
+    left.plot(done, values, color=colour, lw=0.8 + 0.8 * k, label=label)
+left.set(xlabel="step", ylabel="one weight of the last layer")
+left.set_title("The average lags while the weight moves")
 left.legend()
-right.semilogy(
-    steps, [fd_raw[k] for k in steps], "s-", color=COLOURS[1], label="without EMA"
-)
-right.semilogy(steps, [fd_ema[k] for k in steps], "o-", color=COLOURS[0], label="with EMA")
+for fd, style, colour in [(fd_raw, "s-", COLOURS[1]), (fd_ema, "o-", COLOURS[0])]:
+    label = "with EMA" if fd is fd_ema else "without EMA"
+    right.semilogy(steps, [fd[k] for k in steps], style, color=colour, label=label)
 right.axhline(floor.mean(), color="black", ls=":", label=f"{count} real images")
-middle = max(steps[1:-1] or steps, key=lambda k: fd_raw[k] / fd_ema[k])
-gains = [fd_raw[k] / fd_ema[k] for k in (middle, total_steps)]
-right.set(xlabel="step", ylabel="Frechet distance")
-right.set_title(
-    f"FD without EMA / with: {gains[0]:.2f} at step {middle}, {gains[1]:.2f} at the end"
+gains = {k: fd_raw[k] / fd_ema[k] for k in steps}
+best = max(steps[1:-1] or steps, key=gains.get)
+finding = f"{gains[best]:.2f} at step {best}, {gains[total_steps]:.2f} at the end"
+right.set(
+    xlabel="step", ylabel="Frechet distance", title=f"FD without EMA / with: {finding}"
 )
 plain_ticks(right)
 right.legend()
 plt.show()
 
 # %%
-stopped = [images_from(snapshots[half_step][k], count=12) for k in (1, 2)]
-show_images(
-    torch.cat(stopped),
-    titles=["without EMA"] + [""] * 11 + ["with EMA"] + [""] * 11,
-    columns=12,
-    scale=2,
-    title=f"Step {half_step}, the same noise: the weights of the moment, and their average",
-)
+raw, ema = (images_from(snapshots[half_step][k], count=12) for k in (1, 2))
+titles = ["without EMA"] + [""] * 11 + ["with EMA"] + [""] * 11
+finding = f"Step {half_step}, the same noise: the weights of the moment, and their average"
+show_images(torch.cat([raw, ema]), titles=titles, columns=12, scale=2, title=finding)
 
 # %% [markdown]
 # **Here the EMA buys little.** While the network learns fast, the average over the past lags behind what the network
@@ -950,8 +846,8 @@ show_images(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for k in [100, 700, 5000]:
-    print(f"after {k:4d} steps, {0.999**k:4.0%} of the average is the random start")
+left = {k: f"{0.999**k:.0%}" for k in [100, 700, 5000]}
+pd.DataFrame({"the random start's share of the average": left}).rename_axis("steps")
 
 # %% [markdown]
 # ## 8. Each part switched off
@@ -971,35 +867,35 @@ for k in [100, 700, 5000]:
 short_steps = course.pick(test=10, cpu=100, gpu=400)
 short_batch = course.pick(test=8, cpu=32, gpu=64)
 recipe = dict(learning_rate=2e-3, warmup=100, decay=True, max_gradient_norm=1.0)
+recipe |= dict(steps=short_steps, batch_size=short_batch, device=course.device)
 
 
+def measure(network):
+    return validation_loss(network, diffusion, held_out, count=few).mean().item()
+
+
+# %%
 def short_run(seed, spike=False, **changes):
-    """One short training: its losses, gradient norms, and validation loss without EMA and with it."""
+    """One short training: losses, gradient norms, validation loss without EMA and with it.
+
+    spike: one gradient in the middle is 1000 times too large.
+    """
     torch.manual_seed(seed)
     model = UNet(channels=16)
     losses, norms, hooks = [], [], []
     for state in train(
-        model, diffusion, data, steps=short_steps, batch_size=short_batch, seed=seed, device=course.device,
-        progress=False, **{**recipe, **changes},
-    ):  # fmt: skip
+        model, diffusion, data, seed=seed, progress=False, **recipe | changes
+    ):
         losses.append(state.loss)
         norms.append(state.gradient_norm)
-        if (
-            spike and state.step == short_steps // 2
-        ):  # the next step's gradient, and only that one
+        while hooks:
+            hooks.pop().remove()
+        if spike and state.step == short_steps // 2:  # only the next step's gradient
             hooks = [
-                weight.register_hook(lambda gradient: 1000 * gradient)
-                for weight in model.parameters()
+                w.register_hook(lambda gradient: 1000 * gradient)
+                for w in model.parameters()
             ]
-        elif state.step > short_steps // 2:
-            while hooks:
-                hooks.pop().remove()
-    networks = (model, state.ema_model)
-    pair = [
-        validation_loss(network, diffusion, held_out, count=few).mean().item()
-        for network in networks
-    ]
-    return losses, norms, pair
+    return losses, norms, [measure(network) for network in (model, state.ema_model)]
 
 
 # %%
@@ -1015,64 +911,47 @@ changes = {
 }
 seeds = course.pick(test=[0], cpu=[0, 1], gpu=[0, 1, 2])
 runs = {name: [] for name in changes}
-for name, seed in tqdm(
-    [(name, seed) for name in changes for seed in seeds], desc="short trainings"
-):
+every_run = [(name, seed) for name in changes for seed in seeds]
+for name, seed in tqdm(every_run, desc="short trainings"):
     runs[name].append(short_run(seed, **changes[name]))
 
-print(
-    f"{short_steps} steps, seeds {seeds}; validation loss, and what it has more than 'everything on', seed by seed\n"
-)
-print(
-    f"{'':<20} {'without EMA':<16} {'difference':<17} {'with EMA':<16} {'difference':<17} steepest gradient"
-)
+# %%
+rows = {}
 for name, parts in runs.items():
-    row = ""
-    for kind in (0, 1):
-        values = [pair[kind] for _, _, pair in parts]
-        gaps = [
-            value - pair[kind] for value, (_, _, pair) in zip(values, runs["everything on"])
-        ]
-        row += f" {' '.join(f'{v:.3f}' for v in values):<16} {' '.join(f'{g:+.3f}' for g in gaps):<17}"
-    print(f"{name:<20}{row} {max(max(norms) for _, norms, _ in parts):8.1f}")
+    row = {}
+    for kind, ema in enumerate(["without EMA", "with EMA"]):
+        values = np.array([pair[kind] for _, _, pair in parts])
+        base = np.array([pair[kind] for _, _, pair in runs["everything on"]])
+        row[ema, "loss"] = "  ".join(f"{value:.3f}" for value in values)
+        row[ema, "difference"] = "  ".join(f"{gap:+.3f}" for gap in values - base)
+    row["steepest", "gradient"] = round(max(max(norms) for _, norms, _ in parts), 1)
+    rows[name] = row
+print(f"validation loss after {short_steps} steps, seeds {seeds}; difference:")
+print("what it has more than 'everything on', seed by seed")
+pd.DataFrame(rows).T
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.3))
-for k, parts in enumerate(list(runs.values())[:6]):
-    for kind, label in enumerate(["without EMA", "with EMA"]):
-        values = [pair[kind] for _, _, pair in parts]
-        place = [k + 0.24 * kind - 0.12] * len(values)
-        left.plot(
-            place,
-            values,
-            "so"[kind],
-            color=COLOURS[1 - kind],
-            label=label if k == 0 else None,
-        )
-labels = [
-    name.replace(", ", ",\n").replace("everything ", "everything\n")
-    for name in list(runs)[:6]
-]
-left.set_xticks(range(6), labels, fontsize=7)
+for kind, label in enumerate(["without EMA", "with EMA"]):
+    marks = [
+        (k + 0.24 * kind - 0.12, pair[kind])
+        for k, name in enumerate(list(runs)[:6])
+        for _, _, pair in runs[name]
+    ]
+    left.plot(*zip(*marks), "so"[kind], color=COLOURS[1 - kind], label=label)
+names = [name.replace(", ", ",\n").replace("everything ", "everything\n") for name in runs]
+left.set_xticks(range(6), names[:6], fontsize=7)
 left.set(ylabel="validation loss", title="One part missing; each mark is one seed")
 left.legend()
-for name, colour in zip(
-    ["everything on", "spike", "spike, no clipping"], [COLOURS[6], *COLOURS]
-):
+window = min(10, short_steps)
+looks = {"everything on": COLOURS[6], "spike": COLOURS[0], "spike, no clipping": COLOURS[1]}
+for name, colour in looks.items():
     for k, (losses, _, _) in enumerate(runs[name]):
-        width = min(10, len(losses))
-        means = torch.tensor(losses).unfold(0, width, 1).mean(1)
-        right.plot(
-            range(width, len(losses) + 1),
-            means,
-            color=colour,
-            label=name if k == 0 else None,
-        )
-right.set(
-    xlabel="step",
-    ylabel=f"loss, mean of {width} batches",
-    title="One wild gradient, with and without clipping",
-)
+        means = torch.tensor(losses).unfold(0, window, 1).mean(1)
+        label = name if k == 0 else None
+        right.plot(range(window, short_steps + 1), means, color=colour, label=label)
+right.set(xlabel="step", ylabel=f"loss, mean of {window} batches")
+right.set_title("One wild gradient, with and without clipping")
 right.legend()
 plt.show()
 
@@ -1101,13 +980,13 @@ plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
+averages = {}
 for dtype in [torch.float32, torch.bfloat16]:
     average, weight = torch.tensor(1.0, dtype=dtype), torch.tensor(2.0, dtype=dtype)
     for _ in range(1000):
         average = average + (weight - average) * 0.001
-    print(
-        f"EMA of a weight of 2, from 1, after 1000 steps in {str(dtype)[6:]:<8}: {average.item():.3f}"
-    )
+    averages[str(dtype)[6:]] = round(average.item(), 3)
+pd.DataFrame({"EMA of a weight of 2, from 1, after 1000 steps": averages})
 
 # %% [markdown]
 # Next to 1, bf16 has no number between 1 and 1.0078, so a step of 0.001 is rounded away, a thousand times.
@@ -1117,29 +996,29 @@ for dtype in [torch.float32, torch.bfloat16]:
 # **Predict before you run:** what will this machine say?
 
 # %%
-timed_steps = course.pick(test=3, cpu=8, gpu=50)
-precisions = {"cuda": ["no", "bf16", "fp16"], "cpu": ["no", "bf16"]}.get(
-    course.device.type, ["no"]
+timing = dict(
+    steps=course.pick(test=3, cpu=8, gpu=50), batch_size=batch_size, progress=False
 )
-measured = {}
-for precision in precisions:
+formats = {"cuda": ["no", "bf16", "fp16"], "cpu": ["no", "bf16"]}
+times, losses = {}, {}
+for precision in formats.get(course.device.type, ["no"]):
     torch.manual_seed(0)
     model = UNet(channels=channels)
-    times, losses, began = [], [], time.perf_counter()
-    for state in train(
-        model, diffusion, data, steps=timed_steps, batch_size=batch_size, precision=precision,
-        device=course.device, progress=False,
-    ):  # fmt: skip
-        times.append(time.perf_counter() - began)
-        losses.append(state.loss)
+    times[precision], losses[precision], began = [], [], time.perf_counter()
+    how = dict(precision=precision, device=course.device, **timing)
+    for state in train(model, diffusion, data, **how):
+        times[precision].append(time.perf_counter() - began)
+        losses[precision].append(state.loss)
         began = time.perf_counter()
-    measured[precision] = (statistics.median(times[1:]), losses)
-    print(
-        f"{precision.replace('no', 'fp32'):<5} {measured[precision][0]:.3f} s a step, last loss {losses[-1]:.4f}"
-    )
-if "bf16" in measured:
-    ratio = measured["no"][0] / measured["bf16"][0]
-    gap = max(abs(a - b) for a, b in zip(measured["no"][1], measured["bf16"][1]))
+seconds = {precision: statistics.median(values[1:]) for precision, values in times.items()}
+rows = [(f"{seconds[p]:.3f}", f"{losses[p][-1]:.4f}") for p in losses]
+names = [precision.replace("no", "fp32") for precision in losses]
+pd.DataFrame(rows, index=names, columns=["seconds a step", "last loss"])
+
+# %%
+if "bf16" in seconds:
+    ratio = seconds["no"] / seconds["bf16"]
+    gap = max(abs(a - b) for a, b in zip(losses["no"], losses["bf16"]))
     verdict = "faster" if ratio > 1 else "slower"
     print(f"on this machine bf16 is {max(ratio, 1 / ratio):.1f} times {verdict}")
     print(f"the losses differ by at most {gap:.4f}")
@@ -1155,8 +1034,9 @@ print(f"the course would choose: {find_precision(course.device).replace('no', 'f
 #
 # **Question:** what must be saved so that a stopped training goes on as if nothing had happened?
 #
-# More than the weights: the EMA, **Adam's running averages**, the number of steps (for the learning rate and the order
-# of the images), and the **state of the random generators**. `train` saves all of it in `out/checkpoint.pt`, every
+# More than the weights: the EMA, **Adam's running averages**, and the number of steps. From that number follow the
+# learning rate, the order of the images, and the **random numbers**: each step draws them anew from (seed, step)
+# (section 2), so no state of a random generator has to be kept. `train` saves all of it in `out/checkpoint.pt`, every
 # `save_every` steps and when you leave the loop; first under another name and then renamed, so that a half-written
 # file never replaces a whole one.
 #
@@ -1167,7 +1047,9 @@ print(f"the course would choose: {find_precision(course.device).replace('no', 'f
 # **Predict before you run:** the state is saved every 5 steps. At which step does each resume begin?
 
 # %%
+folder = course.build / "notebook04" / "resume"
 small = dict(steps=24, batch_size=16, precision="no", device="cpu", progress=False)
+saved = dict(out=folder, save_every=5, **small)
 pictures = data[:512][0]  # any tensor of images will do
 
 
@@ -1180,15 +1062,12 @@ never_stopped = new_network()
 *_, state = train(never_stopped, diffusion, pictures, **small)
 ema_never_stopped = state.ema_model
 
-folder = course.build / "notebook04" / "resume"
 shutil.rmtree(folder, ignore_errors=True)
-model = new_network()
-for state in train(model, diffusion, pictures, out=folder, save_every=5, **small):
+for state in train(new_network(), diffusion, pictures, **saved):
     if state.step == 9:
         break
-print(
-    f"1. left the loop after step {state.step}; in the folder: {', '.join(p.name for p in folder.iterdir())}"
-)
+files = ", ".join(path.name for path in folder.iterdir())
+print(f"1. left the loop after step {state.step}; in the folder: {files}")
 
 # %%
 model = new_network()  # as after a restart of the kernel: everything comes from the file
@@ -1203,7 +1082,7 @@ def press_stop(*_):
 
 button = model.register_forward_hook(press_stop)
 try:
-    for state in train(model, diffusion, pictures, out=folder, save_every=5, **small):
+    for state in train(model, diffusion, pictures, **saved):
         if not calls:
             print(f"2. resumed at step {state.step}")
 except KeyboardInterrupt:
@@ -1213,15 +1092,10 @@ button.remove()
 # %%
 # NBVAL_CHECK_OUTPUT
 model = new_network()
-steps_seen = [
-    state.step
-    for state in train(model, diffusion, pictures, out=folder, save_every=5, **small)
-]
+steps_seen = [state.step for state in train(model, diffusion, pictures, **saved)]
 print(f"3. resumed at step {steps_seen[0]}, finished at step {steps_seen[-1]}")
 resumed_ema, _ = load_model(folder / "model.safetensors")
-for one, other in [(never_stopped, model), (ema_never_stopped, resumed_ema)]:
-    for a, b in zip(one.parameters(), other.parameters()):
-        assert torch.equal(a, b)
+assert equal(model, never_stopped) and equal(resumed_ema, ema_never_stopped)
 print("twice stopped or never stopped: all weights and averaged weights equal, bit for bit")
 
 # %% [markdown]
@@ -1240,43 +1114,26 @@ print("twice stopped or never stopped: all weights and averaged weights equal, b
 # enough for sampling:
 
 # %%
-probe.load_state_dict(snapshots[total_steps][2])
+seconds, _, ema = snapshots[total_steps]
+probe.load_state_dict(ema)
 path = course.build / "notebook04" / "model-fp16.safetensors"
-save_model(
-    path,
-    probe,
-    diffusion,
-    dtype=torch.float16,
-    steps=total_steps,
-    seconds=round(snapshots[total_steps][0]),
-)
-for file in [out / "checkpoint.pt", out / "model.safetensors", path]:
-    print(
-        f"{file.relative_to(course.root).as_posix():<45} {file.stat().st_size / 1e6:5.1f} MB"
-    )
+notes = dict(steps=total_steps, seconds=round(seconds))
+save_model(path, probe, diffusion, dtype=torch.float16, **notes)
 with safe_open(path, framework="pt") as file:
     header = file.metadata()
-print(
-    "header: "
-    + ", ".join(
-        f"{name} {header[name]}" for name in ["schedule", "prediction", "unet", "notes"]
-    )
-)
+names = ["schedule", "prediction", "unet", "notes"]
+print("header: " + ", ".join(f"{name} {header[name]}" for name in names))
+files = [out / "checkpoint.pt", out / "model.safetensors", path]
+rows = {f.relative_to(course.root).as_posix(): f.stat().st_size / 1e6 for f in files}
+pd.DataFrame({"MB": rows}).round(1)
 
 # %%
 restored, its_diffusion = load_model(path, course.device)
-images = generate(
-    restored, its_diffusion, count, sampler="dpmpp_2m", steps=sampler_steps, seed=0
-)
-print(
-    f"FD of the saved weights: float32 {fd_ema[total_steps]:.1f}, float16 {frechet(images):.1f}"
-)
-show_images(
-    images[:24],
-    columns=12,
-    scale=2,
-    title="Drawn by the model that was read back from the file",
-)
+images = generate(restored, its_diffusion, count, **sampling)
+full, short = fd_ema[total_steps], frechet(images)
+print(f"FD of the saved weights: float32 {full:.1f}, float16 {short:.1f}")
+finding = "Drawn by the model that was read back from the file"
+show_images(images[:24], columns=12, scale=2, title=finding)
 
 # %% [markdown]
 # The training state is several times larger than the model: it holds weights, averaged weights, and two
@@ -1285,8 +1142,8 @@ show_images(
 # From the command line, the same training without a notebook (started again, it resumes):
 #
 # ```
-# python -m utils.diffusion.train --data fashion-mnist --minutes 5 --out build/my-model
-# python -m utils.diffusion.sample build/my-model/model.safetensors --n 64 --out build/samples.png
+# python -m utils.diffusion train --data fashion-mnist --minutes 5 --out build/my-model
+# python -m utils.diffusion sample build/my-model/model.safetensors --n 64 --out build/samples.png
 # ```
 #
 # ## 11. Play
@@ -1295,9 +1152,6 @@ show_images(
 # of them.
 
 # %%
-names = {
-    f"step {step}, {seconds:.0f} s": step for step, (seconds, _, _) in snapshots.items()
-}
 raw_drawn = {step: images_from(raw, count=32) for step, (_, raw, _) in snapshots.items()}
 
 
@@ -1307,18 +1161,14 @@ def draw_moment(moment=total_steps, ema=True):
     distance = (fd_ema if ema else fd_raw)[moment]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=[1.6, 1])
     show_images(images, columns=8, ax=left)
-    left.set_title(
-        f"Step {moment}, {'with' if ema else 'without'} EMA: FD {distance:.1f} (real {floor.mean():.1f})"
-    )
+    kind = "with" if ema else "without"
+    real = f"(real {floor.mean():.1f})"
+    left.set_title(f"Step {moment}, {kind} EMA: FD {distance:.1f} {real}")
     for losses in by_t.values():
         right.plot(centres, losses, color="lightgrey", lw=1)
     right.plot(centres, by_t[moment], "o-", color=COLOURS[0])
-    right.set(
-        xlabel="t",
-        ylabel="loss (target v)",
-        ylim=(0, None),
-        title=f"Loss, EMA: mean {mean_loss[moment]:.3f}",
-    )
+    right.set(xlabel="t", ylabel="loss (target v)", ylim=(0, None))
+    right.set_title(f"Loss, EMA: mean {mean_loss[moment]:.3f}")
     return figure
 
 
@@ -1331,7 +1181,10 @@ for moment in [moments[1], half_step, total_steps]:
 # Which part of the loss curve still moves between the last moments?
 
 # %%
-play(draw_moment, moment=names, ema=True)
+times = {
+    step: f"step {step}, {seconds:.0f} s" for step, (seconds, _, _) in snapshots.items()
+}
+play(draw_moment, moment={text: step for step, text in times.items()}, ema=True)
 
 # %% [markdown]
 # ## 12. Exercises
@@ -1350,14 +1203,13 @@ play(draw_moment, moment=names, ema=True)
 def loss_by_timestep(losses, t, num_timesteps, parts):
     """Mean loss in each of `parts` equal parts of the timesteps 0..num_timesteps - 1.
 
-    losses: (N,) floats, one for each image. t: (N,) whole numbers, its timestep. num_timesteps is a multiple
-    of parts. Returns (parts,); NaN where a part has no image.
+    losses: (N,) floats, one for each image. t: (N,) whole numbers, its timestep.
+    num_timesteps is a multiple of parts. Returns (parts,); NaN where a part has no image.
     """
     raise NotImplementedError
 
 
 check("04.1", loss_by_timestep)
-
 
 # %% [markdown]
 # ### 04.2 What an EMA remembers
@@ -1370,15 +1222,15 @@ check("04.1", loss_by_timestep)
 def ema_shares(decays):
     """How much of each network is in the average after len(decays) EMA steps.
 
-    decays: (K,) floats; step k does  average = decays[k] * average + (1 - decays[k]) * weights_k,
-    starting from the untrained network. Returns (K + 1,): first the share of the untrained network, then
-    those of the weights of step 0, 1, ..., K - 1.
+    decays: (K,) floats; step k does
+        average = decays[k] * average + (1 - decays[k]) * weights_k,
+    starting from the untrained network. Returns (K + 1,): first the share of the untrained
+    network, then those of the weights of step 0, 1, ..., K - 1.
     """
     raise NotImplementedError
 
 
 check("04.2", ema_shares)
-
 
 # %% [markdown]
 # ### 04.3 A large batch on a small machine
@@ -1389,37 +1241,37 @@ check("04.2", ema_shares)
 
 # %%
 def accumulate_gradients(model, mean_loss, batch, part_size):
-    """Leave in every parameter's .grad the gradient of mean_loss(model, batch), seeing part_size items at a time.
+    """Leave in every parameter's .grad the gradient of mean_loss(model, batch).
 
-    mean_loss(model, items) gives the mean loss of some items. batch: (N, ...). Gradients that were there
-    before are dropped. Returns the mean loss of the whole batch, a float.
+    mean_loss(model, items) gives the mean loss of some items, at most part_size at a time.
+    batch: (N, ...). Gradients that were there before are dropped. Returns the mean loss of
+    the whole batch, a float.
     """
     raise NotImplementedError
 
 
 check("04.3", accumulate_gradients)
 
-
 # %% [markdown]
 # ### 04.4 A checkpoint that is complete
 #
-# Write what section 9 relies on. The check trains on, restores your checkpoint, trains again, and compares
-# bit for bit.
+# In section 9 each step makes its random numbers from (seed, step). Many trainings draw instead from *one*
+# generator all along, and then its state belongs into the checkpoint too. Write the checkpoint of such a training. The
+# check trains on, restores your checkpoint, trains again, and compares bit for bit.
 
 
 # %%
 def take_checkpoint(model, optimizer, generator, step):
     """Everything that a training needs to go on, as it is at this moment.
 
-    generator: the torch.Generator of timesteps and noise. Returns a dict with "model", "optimizer" (both as
-    their load_state_dict takes them), "generator" (as its set_state takes it) and "step". Training on must
-    not change it.
+    generator: the torch.Generator of all timesteps and noise. Returns a dict with "model"
+    and "optimizer" (as their load_state_dict takes them), "generator" (as its set_state
+    takes it) and "step". Training on must not change it.
     """
     raise NotImplementedError
 
 
 check("04.4", take_checkpoint)
-
 
 # %% [markdown]
 # ## Recap
@@ -1438,8 +1290,8 @@ check("04.4", take_checkpoint)
 #    more: a learning rate that rises and falls, clipping, an average of the weights.
 # 2. The loss has a floor that nobody knows and flattens early, while the images keep getting better: judge
 #    by samples, with the number of samples and the real-against-real floor beside every distance.
-# 3. A training that saves weights, averages, optimiser, step and random states can be stopped at any
-#    moment and ends with the same bits.
+# 3. A training whose random numbers come from (seed, step), and that saves weights, averages, optimiser and step, can be
+#    stopped at any moment and ends with the same bits.
 #
 # **Next:** [05 · Sampling](05_sampling.ipynb) opens the black box: how noise becomes an image.
 #

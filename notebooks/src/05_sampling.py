@@ -40,20 +40,14 @@ from itertools import islice, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from IPython.display import display
 from scipy.integrate import solve_ivp
 from tqdm.auto import tqdm
 
-from utils.course import (
-    COLOURS,
-    animate,
-    check,
-    denoising_strip,
-    plain_ticks,
-    play,
-    show_images,
-)
+from utils.course import COLOURS, animate, denoising_strip, plain_ticks, play, show_images
+from utils.course.exercises import check, hint, solution  # noqa: F401
 from utils.diffusion import ImageQuality, load_images, load_model, sample
 from utils.diffusion.sampling import keep_known, slerp, timestep_grid
 
@@ -69,9 +63,8 @@ device = course.device
 
 began = time.perf_counter()
 model, diffusion = load_model(checkpoint, device)
-print(
-    f"loaded in {time.perf_counter() - began:.2f} s: {sum(p.numel() for p in model.parameters()):,} weights"
-)
+seconds, weights = time.perf_counter() - began, sum(p.numel() for p in model.parameters())
+print(f"loaded in {seconds:.2f} s: {weights:,} weights")
 print(f"schedule: {diffusion.schedule.name}, T = {diffusion.num_timesteps}")
 print(f"the network predicts: {diffusion.prediction}, for {model.num_classes} classes")
 
@@ -94,14 +87,13 @@ quality = ImageQuality.load()
 
 # %%
 schedule, T = diffusion.schedule, diffusion.num_timesteps
-betas, alphas, a_bar = (
-    values.tolist() for values in (schedule.betas, schedule.alphas, schedule.alphas_cumprod)
-)
+betas, alphas = schedule.betas.tolist(), schedule.alphas.tolist()
+a_bar = [*schedule.alphas_cumprod.tolist(), 1.0]  # a_bar[-1]: no noise is left
 
 
 @torch.no_grad()
 def network(x_t, t, y=None):
-    """The network's v, where all images are at timestep t. x_t: (B, 1, 28, 28), y: labels (B,) or None."""
+    """The network's v at timestep t. x_t: (B, 1, 28, 28); y: labels (B,), or None."""
     return model(x_t, torch.full((len(x_t),), t, device=x_t.device), y)
 
 
@@ -111,13 +103,29 @@ def estimates(v, x_t, t):
     return signal * x_t - sigma * v, sigma * x_t + signal * v
 
 
+# %% [markdown]
+# A few helpers: noise from a seed (drawn on the CPU, so that a seed gives the same numbers on every device), labels,
+# and a table of numbers.
+
+
+# %%
+def rng(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def normal(shape, generator):
-    """Standard normal noise; drawn on the CPU, so that a seed gives the same numbers on every device."""
+    """Standard normal noise on the device."""
     return torch.randn(shape, generator=generator).to(device)
 
 
 def classes_in_turn(count):
     return (torch.arange(count) % 10).to(device)
+
+
+def table_of(cell, rows, columns, name="steps"):
+    """A table: cell(row, column) for each of them."""
+    cells = [[cell(row, column) for column in columns] for row in rows]
+    return pd.DataFrame(cells, index=pd.Index(rows, name=name), columns=list(columns))
 
 
 # %% [markdown]
@@ -129,31 +137,19 @@ def classes_in_turn(count):
 # %%
 shown = [100, 300, 500, 700, 850, 999]
 boot = test_set[test_set.labels == 9][0][:1].to(device)
+noise = normal((6, 1, 28, 28), rng(0))
 x_t = diffusion.q_sample(
-    boot.expand(6, -1, -1, -1),
-    torch.tensor(shown, device=device),
-    normal((6, 1, 28, 28), torch.Generator().manual_seed(0)),
+    boot.expand(6, -1, -1, -1), torch.tensor(shown, device=device), noise
 )
-rows = [x_t]
-for y in [torch.tensor([9], device=device), None]:
-    rows.append(
-        torch.cat(
-            [estimates(network(x, t, y), x, t)[0] for x, t in zip(x_t.split(1), shown)]
-        )
-    )
-names = ["x_t", "'boot'", "no label"]
-titles = [
-    f"{name}, t = {t}" if k == 0 else f"t = {t}"
-    for name in names
-    for k, t in enumerate(shown)
-]
-show_images(
-    torch.cat(rows),
-    titles=titles,
-    columns=6,
-    scale=4,
-    title="The noisier the input, the blurrier the guess",
-)
+rows = {"x_t": x_t}
+for name, y in {"'boot'": torch.tensor([9], device=device), "no label": None}.items():
+    guesses = [estimates(network(x, t, y), x, t)[0] for x, t in zip(x_t.split(1), shown)]
+    rows[name] = torch.cat(guesses)
+titles = [f"t = {t}" for _ in rows for t in shown]
+for k, name in enumerate(rows):
+    titles[6 * k] = f"{name}, t = {shown[0]}"
+finding = "The noisier the input, the blurrier the guess"
+show_images(torch.cat([*rows.values()]), titles=titles, columns=6, scale=4, title=finding)
 
 # %% [markdown]
 # (Top row: what the network sees; below: its guesses, with the label and without.) A squared error is smallest at
@@ -177,14 +173,26 @@ show_images(
 #
 # **Predict before you run:** the floor compares real images with real images. Is it 0?
 
+
 # %%
+def mean_std(values, form=".2f"):
+    """Mean ± standard deviation, as text; `form` is the mean's format."""
+    return f"{values.mean():{form}} ± {values.std():{form.lstrip('+')}}"
+
+
+def mean_error(values, form=".2f"):
+    """Mean ± standard error of the mean."""
+    error = values.std() / len(values) ** 0.5
+    return f"{values.mean():{form}} ± {error:{form.lstrip('+')}}"
+
+
 floors = quality.floor  # real test images, which the network never saw, in random sets
-print("real against real   Frechet distance    kernel distance")
+rows = []
 for count in [100, 200, 500, 2000]:
     frechet, kernel = floors(count)
-    print(
-        f"{count:6d} images {frechet.mean():15.2f} ± {frechet.std():.2f} {kernel.mean():12.4f} ± {kernel.std():.4f}"
-    )
+    rows.append([count, mean_std(frechet), mean_std(kernel, ".4f")])
+columns = ["real images", "Frechet distance", "kernel distance"]
+pd.DataFrame(rows, columns=columns).set_index("real images")
 
 # %% [markdown]
 # No. The FD of real images is far from 0 when they are few, and falls as there are more; the kernel distance is 0
@@ -244,14 +252,12 @@ for count in [100, 200, 500, 2000]:
 # Same thing, two spellings. We check it on the network's own estimates (in float64: at `t = 999` this schedule
 # has $1/\sqrt{\alpha_t} \approx 32$, which blows up rounding errors).
 
+
 # %%
-a_bar_prev = [1.0, *a_bar[:-1]]  # alpha-bar of the step before; 1 before the first
-
-
 def mean_from_x_0(x_t, x_0, t):
-    """The posterior mean of notebook 01 (eq. 7)."""
-    x_0_weight = math.sqrt(a_bar_prev[t]) * betas[t] / (1 - a_bar[t])
-    x_t_weight = math.sqrt(alphas[t]) * (1 - a_bar_prev[t]) / (1 - a_bar[t])
+    """The posterior mean of notebook 01 (eq. 7); a_bar[t - 1] is 1 for t = 0."""
+    x_0_weight = math.sqrt(a_bar[t - 1]) * betas[t] / (1 - a_bar[t])
+    x_t_weight = math.sqrt(alphas[t]) * (1 - a_bar[t - 1]) / (1 - a_bar[t])
     return x_0_weight * x_0 + x_t_weight * x_t
 
 
@@ -260,19 +266,21 @@ def mean_from_noise(x_t, noise, t):
     return (x_t - betas[t] / math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(alphas[t])
 
 
-print("   t   largest difference   largest value")
+# %%
+rows = {}
 for t in [999, 998, 500, 100, 10, 1, 0]:
-    noise = normal(boot.shape, torch.Generator().manual_seed(t))
-    x_t = diffusion.q_sample(boot, torch.tensor([t], device=device), noise)
-    v = network(x_t, t, torch.tensor([9], device=device))
-    x_0, noise = estimates(v.cpu().double(), x_t.cpu().double(), t)
-    first, second = (
-        mean_from_x_0(x_t.cpu().double(), x_0, t),
-        mean_from_noise(x_t.cpu().double(), noise, t),
+    x_t = diffusion.q_sample(
+        boot, torch.tensor([t], device=device), normal(boot.shape, rng(t))
     )
+    v = network(x_t, t, torch.tensor([9], device=device)).cpu().double()
+    x_t = x_t.cpu().double()
+    x_0, noise = estimates(v, x_t, t)
+    first, second = mean_from_x_0(x_t, x_0, t), mean_from_noise(x_t, noise, t)
     torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
-    print(f"{t:4d} {(first - second).abs().max():19.0e} {first.abs().max():15.2f}")
-print("\nOnly rounding is left.")
+    rows[t] = f"{(first - second).abs().max():.0e}", f"{first.abs().max():.2f}"
+print("Only rounding is left:")
+columns = ["largest difference", "largest value"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("t")
 
 # %% [markdown]
 # **How wrong is the shape?** Take the simplest data with two possible answers, $x_0 = -1$ or $x_0 = +1$, half and
@@ -284,27 +292,32 @@ print("\nOnly rounding is left.")
 
 # %%
 x_t, t = 0.1, 600  # an x_t that could still become either
+answers = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+squares = (x_t - math.sqrt(a_bar[t]) * answers) ** 2
+chances = (-squares / (2 * (1 - a_bar[t]))).softmax(0)
 points = torch.linspace(-1.6, 1.6, 4001, dtype=torch.float64)
+
+
+def density(mean, variance):
+    return torch.distributions.Normal(mean, variance**0.5).log_prob(points).exp()
+
+
+def reverse_step(s):
+    """q(x_s | x_t), a mixture of two posteriors; the normal of its mean and variance."""
+    alpha_ts = a_bar[t] / a_bar[s]  # alpha of the step from s to t
+    variance = (1 - alpha_ts) * (1 - a_bar[s]) / (1 - a_bar[t])
+    from_x_0 = math.sqrt(a_bar[s]) * (1 - alpha_ts) * answers
+    means = (from_x_0 + math.sqrt(alpha_ts) * (1 - a_bar[s]) * x_t) / (1 - a_bar[t])
+    mean = (chances * means).sum()
+    spread = (chances * (means - mean) ** 2).sum()
+    true = sum(chance * density(m, variance) for chance, m in zip(chances, means))
+    return true, density(mean, variance + spread)
+
+
+# %%
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
 for ax, s in zip(axes, [599, 450, 150]):
-    ratio = a_bar[t] / a_bar[s]  # alpha of the step from s to t
-    variance = (1 - ratio) * (1 - a_bar[s]) / (1 - a_bar[t])
-    answers = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    chances = (
-        -((x_t - math.sqrt(a_bar[t]) * answers) ** 2) / (2 * (1 - a_bar[t]))
-    ).softmax(0)
-    means = (
-        math.sqrt(a_bar[s]) * (1 - ratio) * answers
-        + math.sqrt(ratio) * (1 - a_bar[s]) * x_t
-    ) / (1 - a_bar[t])
-    mean = (chances * means).sum()
-    total = variance + (chances * (means - mean) ** 2).sum()
-    normals = [
-        torch.distributions.Normal(m, v**0.5)
-        for m, v in zip([*means, mean], [variance, variance, total])
-    ]
-    low, high, single = (normal.log_prob(points).exp() for normal in normals)
-    true = chances[0] * low + chances[1] * high
+    true, single = reverse_step(s)
     distance = 0.5 * torch.trapezoid((true - single).abs(), points)
     ax.plot(points, true, label="true")
     ax.plot(points, single, "--", label="normal")
@@ -327,21 +340,19 @@ plt.show()
 
 
 # %%
-sigma_tildes = [
-    math.sqrt(b * (1 - prev) / (1 - a)) for b, prev, a in zip(betas, a_bar_prev, a_bar)
-]
+def sigma_tilde(t):
+    return math.sqrt(betas[t] * (1 - a_bar[t - 1]) / (1 - a_bar[t]))
 
 
 def algorithm_2(x_T, y, generator):
     """Ho et al. 2020, Algorithm 2, line by line. Yields (x_{t-1}, x_0 estimate)."""
     x_t = x_T  # line 1: x_T ~ N(0, I)
     for t in reversed(range(T)):  # line 2: for t = T, ..., 1
-        z = (
-            normal(x_t.shape, generator) if t > 0 else 0.0
-        )  # line 3: z ~ N(0, I) if t > 1, else z = 0
+        # line 3: z ~ N(0, I) if t > 1, else z = 0
+        z = normal(x_t.shape, generator) if t > 0 else 0.0
         x_0, noise = estimates(network(x_t, t, y), x_t, t)
         mean = (x_t - betas[t] / math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(alphas[t])
-        x_t = mean + sigma_tildes[t] * z  # line 4
+        x_t = mean + sigma_tilde(t) * z  # line 4
         yield x_t, x_0  # line 5: end for; line 6: the last x_t is the sample
 
 
@@ -356,12 +367,10 @@ def algorithm_2(x_T, y, generator):
 count = course.pick(test=2, cpu=8, gpu=8)
 compared = course.pick(test=20, cpu=T, gpu=T)
 y = torch.tensor([9, 0, 8, 3, 7, 2, 5, 1], device=device)[:count]
-x_T = normal((count, 1, 28, 28), torch.Generator().manual_seed(1))
+x_T = normal((count, 1, 28, 28), rng(1))
 options = dict(sampler="ddpm", steps=T, clip=False, y=y, x_T=x_T)
-theirs = sample(
-    model, diffusion, x_T.shape, generator=torch.Generator().manual_seed(2), **options
-)
-mine = algorithm_2(x_T, y, torch.Generator().manual_seed(2))
+theirs = sample(model, diffusion, x_T.shape, generator=rng(2), **options)
+mine = algorithm_2(x_T, y, rng(2))
 
 states, guesses, differences = [x_T.cpu()], [], []
 for x_t, x_0 in tqdm(mine, total=T, desc="Algorithm 2"):
@@ -371,12 +380,9 @@ for x_t, x_0 in tqdm(mine, total=T, desc="Algorithm 2"):
         differences.append(float((other.x_t - x_t).abs().max()))
 theirs.close()
 
-print(
-    f"largest difference over {len(differences)} steps: {max(differences):.0e}, at the last: {differences[-1]:.0e}"
-)
-torch.testing.assert_close(
-    torch.tensor(max(differences)), torch.tensor(0.0), atol=5e-3, rtol=0
-)
+largest, last = max(differences), differences[-1]
+print(f"largest difference over {compared} steps: {largest:.0e}, at the last: {last:.0e}")
+assert largest < 5e-3
 
 # %% [markdown]
 # It stays small: rounding errors are not blown up on the way, and Algorithm 2 as the paper prints it *is* the
@@ -384,12 +390,9 @@ torch.testing.assert_close(
 
 # %%
 columns = [0, 300, 500, 600, 700, 800, 900, T]
-chosen = states if count < 4 else [s[:4] for s in states]
-denoising_strip(
-    [chosen[k] for k in columns],
-    titles=[f"{k} steps" for k in columns],
-    title="1000 small steps from noise to a boot, a T-shirt, a bag and a dress",
-)
+finding = "1000 small steps from noise to a boot, a T-shirt, a bag and a dress"
+titles = [f"{k} steps" for k in columns]
+denoising_strip([states[k][:4] for k in columns], titles=titles, title=finding)
 
 # %% [markdown]
 # ... and as a film: above $x_t$, below the network's guess $\hat x_0$ at the same moment. **Predict before you
@@ -398,12 +401,10 @@ denoising_strip(
 
 # %%
 frames = [*range(0, 600, 24), *range(600, T, 10), T - 1]
-animate(
-    [torch.cat([states[k], guesses[k]]) for k in frames],
-    titles=[f"t = {T - 1 - k}: above x_t, below the estimate of x_0" for k in frames],
-    columns=count,
-    title="The guess is a garment long before x_t shows one",
-)
+pairs = [torch.cat([states[k], guesses[k]]) for k in frames]
+titles = [f"t = {T - 1 - k}: above x_t, below the estimate of x_0" for k in frames]
+finding = "The guess is a garment long before x_t shows one"
+animate(pairs, titles=titles, columns=count, title=finding)
 
 # %% [markdown]
 # The guess begins as a blurred mean of its class and gains detail as $x_t$ commits itself: first the outline,
@@ -442,59 +443,57 @@ animate(
 
 
 # %%
+def posterior_weights(a_bar_t, a_bar_s):
+    """Weight of x_0, weight of x_t, and variance of q(x_s | x_t, x_0), where s < t."""
+    alpha_ts = a_bar_t / a_bar_s
+    x_0_weight = math.sqrt(a_bar_s) * (1 - alpha_ts) / (1 - a_bar_t)
+    x_t_weight = math.sqrt(alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
+    variance = (1 - alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
+    return x_0_weight, x_t_weight, variance
+
+
+def ddpm_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None):
+    """A draw from q(x_s | x_t, x_0)."""
+    x_0_weight, x_t_weight, variance = posterior_weights(a_bar_t, a_bar_s)
+    return x_0_weight * x_0 + x_t_weight * x_t + math.sqrt(variance) * z
+
+
+# %% [markdown]
+# The loop calls the network, then the step. A step is told everything that one of this notebook's samplers wants to
+# know: $x_t$ and $\hat x_0$, the two $\bar\alpha$, fresh noise, and the guess of the step before with its
+# $\bar\alpha$ (for section 5).
+
+
+# %%
 def grid_of(steps):
     """`steps` timesteps, evenly spaced, from T-1 down."""
     return [round(T * (1 - k / steps)) - 1 for k in range(steps)]
 
 
-def x_0_from_network(x_t, t, y):
+def guess_x_0(x_t, t, y):
     return estimates(network(x_t, t, y), x_t, t)[0]
-
-
-def run(
-    step,
-    x_T,
-    y=None,
-    steps=20,
-    clip=True,
-    generator=None,
-    predict=x_0_from_network,
-    grid=None,
-):
-    """Yields (x_s, x_0 estimate) after each network evaluation. `step` goes from alpha-bar a_bar_t to a_bar_s."""
-    grid = grid or grid_of(steps)
-    generator = generator or torch.Generator().manual_seed(0)
-    x_t, previous = x_T, None
-    for t, s in zip(grid, [*grid[1:], None]):
-        a_bar_t, a_bar_s = (
-            a_bar[t],
-            1.0 if s is None else a_bar[s],
-        )  # after the last step nothing of the noise is left
-        x_0 = predict(x_t, t, y)
-        x_0 = x_0.clamp(-1, 1) if clip else x_0
-        x_s = step(
-            x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator).to(x_t), previous
-        )
-        x_t, previous = x_s, (x_0, a_bar_t)
-        yield x_t, x_0
-
-
-def ddpm_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, variance="small"):
-    """A draw from q(x_s | x_t, x_0); `variance` "large" is beta, "large, also last" never switches it off."""
-    alpha_ts = a_bar_t / a_bar_s
-    small = (1 - alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
-    sigma_tilde = math.sqrt(
-        small
-        if variance == "small" or (a_bar_s == 1 and variance == "large")
-        else 1 - alpha_ts
-    )
-    x_0_weight = math.sqrt(a_bar_s) * (1 - alpha_ts) / (1 - a_bar_t)
-    x_t_weight = math.sqrt(alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
-    return x_0_weight * x_0 + x_t_weight * x_t + sigma_tilde * z
 
 
 assert all(grid_of(steps) == timestep_grid(T, steps) for steps in range(1, T + 1))
 print(f"10 steps visit t = {grid_of(10)}")
+
+
+# %%
+def run(step, x_T, y=None, steps=20, clip=True, generator=None, predict=guess_x_0):
+    """Yields (x_s, x_0 estimate) after each network evaluation.
+
+    steps: how many, or the timesteps themselves.
+    """
+    grid = grid_of(steps) if isinstance(steps, int) else steps
+    generator, x_t, previous = generator or rng(0), x_T, None
+    for t, s in zip(grid, [*grid[1:], -1]):
+        a_bar_t, a_bar_s = a_bar[t], a_bar[s]  # after the last step 1: no noise is left
+        x_0 = predict(x_t, t, y)
+        x_0 = x_0.clamp(-1, 1) if clip else x_0
+        z = normal(x_t.shape, generator).to(x_t)
+        x_t = step(x_t, x_0, a_bar_t, a_bar_s, z, previous)
+        previous = x_0, a_bar_t
+        yield x_t, x_0
 
 
 # %%
@@ -506,8 +505,8 @@ def last_of(states):
 
 
 def draw_images(step, steps, count, seed=0, **options):
-    """`count` images of random classes. Labels and x_T depend on the seed only: all samplers share them."""
-    generator = torch.Generator().manual_seed(seed)
+    """`count` images of random classes; labels and x_T depend on the seed only."""
+    generator = rng(seed)
     labels = torch.randint(10, (count,), generator=generator).to(device)
     x_T = normal((count, 1, 28, 28), generator)
     parts = []
@@ -524,54 +523,48 @@ def frechet_of(images):
 # **Predict before you run:** a long chain takes 1000 small steps, a short one 20 large ones. In which does the
 # choice between $\beta$ and $\tilde\beta$ matter more? And how visible is noise that is left on in the last step?
 
+
+# %%
+def beta_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, also_last=False):
+    """`ddpm_step` with the variance beta, in the last step only where `also_last`."""
+    x_0_weight, x_t_weight, _ = posterior_weights(a_bar_t, a_bar_s)
+    variance = 1 - a_bar_t / a_bar_s if a_bar_s < 1 or also_last else 0.0
+    return x_0_weight * x_0 + x_t_weight * x_t + math.sqrt(variance) * z
+
+
+kinds = {
+    "beta-tilde": ddpm_step,
+    "beta": beta_step,
+    "beta, also in the last step": partial(beta_step, also_last=True),
+}
+
 # %%
 steps_tried = course.pick(test=[3, 5], cpu=[20, 50], gpu=[20, 50, 200])
 count = course.pick(test=10, cpu=100, gpu=1000)
-kinds = {
-    "small": "beta-tilde",
-    "large": "beta",
-    "large, also last": "beta, also in the last step",
+drawn = {
+    (n, kind): draw_images(kinds[kind], n, count) for n in steps_tried for kind in kinds
 }
-results, kept = {}, []
-for steps in steps_tried:
-    for variance in kinds:
-        images = draw_images(partial(ddpm_step, variance=variance), steps, count)
-        results[variance, steps] = frechet_of(images)
-        kept.append(images[:2] if steps == steps_tried[0] else images[:0])
 
-left_over = [math.sqrt(1 - a_bar[grid_of(steps)[-1]]) for steps in [*steps_tried, T]]
-print(
-    f"Frechet distance, {count} images, one seed (floor {floors(count)[0].mean():.1f}); DDPM with variance\n"
-)
-print("steps " + "".join(f"{name:>30}" for name in kinds.values()))
-for steps in steps_tried:
-    print(
-        f"{steps:5d} " + "".join(f"{results[variance, steps]:30.1f}" for variance in kinds)
-    )
-noise_levels = ", ".join(
-    f"{s:.3f} ({n} steps)" for s, n in zip(left_over, [*steps_tried, T])
-)
-print(
-    f"\nstandard deviation of the noise in the last step, where it is left on: {noise_levels}"
-)
+print("standard deviation of the noise in the last step, where it is left on:")
+for n in [*steps_tried, T]:
+    print(f"{math.sqrt(1 - a_bar[grid_of(n)[-1]]):.3f} ({n} steps)")
+floor = floors(count)[0].mean()
+print(f"Frechet distance, {count} images, one seed (floor {floor:.1f}); DDPM with variance")
+table_of(lambda n, kind: frechet_of(drawn[n, kind]), steps_tried, kinds).round(1)
 
 # %%
-show_images(
-    torch.cat(kept),
-    titles=[
-        name for kind in kinds.values() for name in (kind.replace("also in the ", "+ "), "")
-    ],
-    columns=6,
-    scale=4,
-    title=f"{steps_tried[0]} steps: beta is too wide, and noise in the last step stays in the picture",
-)
+few = steps_tried[0]
+pictures = torch.cat([drawn[few, kind][:2] for kind in kinds])
+titles = ["beta-tilde", "", "beta", "", "beta, + last step", ""]
+finding = "beta is too wide, and noise in the last step stays in the picture"
+show_images(pictures, titles=titles, columns=6, scale=4, title=f"{few} steps: {finding}")
 
 # %% [markdown]
-# With few steps the choice matters a lot: the last table row against the first shows it shrinking as steps get
+# With few steps the choice matters a lot: the last row of the table against the first shows it shrinking as steps get
 # smaller, which is why the paper, at $T = 1000$, saw little of it. In Song et al. (2020, Table 1) it is far more
 # dramatic: on CIFAR-10 with 10 steps, FID 41 with $\tilde\beta$ and 367 with $\beta$, and at 1000 steps 4.7
 # against 3.2, the other way round. Noise in the last step is the plainest bug of all: whatever its standard
-# deviation is, it stays in the picture. With 1000 steps the eye misses it (see the last line printed), with 20
+# deviation is, it stays in the picture. With 1000 steps the eye misses it (see the numbers above the table), with 20
 # it does not. It comes from code whose loop runs from $T$ to 1 and tests `if t > 0`.
 #
 # From here on DDPM means $\tilde\beta$, as in `utils`.
@@ -600,71 +593,61 @@ show_images(
 
 
 # %%
-def x_0_from_v_with_error(x_t, t, y, size=0.05):
+def with_error_in_v(x_t, t, y):
     v = network(x_t, t, y)
-    return estimates(v + size * normal(v.shape, torch.Generator().manual_seed(t)), x_t, t)[
-        0
-    ]
+    return estimates(v + 0.05 * normal(v.shape, rng(t)), x_t, t)[0]
 
 
-def x_0_from_noise_with_error(x_t, t, y, size=0.05):
+def with_error_in_noise(x_t, t, y):
     noise = estimates(network(x_t, t, y), x_t, t)[1]
-    noise = noise + size * normal(noise.shape, torch.Generator().manual_seed(t))
+    noise = noise + 0.05 * normal(noise.shape, rng(t))
     return (x_t - math.sqrt(1 - a_bar[t]) * noise) / math.sqrt(a_bar[t])
 
 
-steps, seeds = course.pick(test=5, cpu=20, gpu=50), course.pick(test=2, cpu=3, gpu=5)
 predictions = {
-    "v, as it is": x_0_from_network,
-    "v, error 0.05": x_0_from_v_with_error,
-    "noise, error 0.05": x_0_from_noise_with_error,
+    "v, as it is": guess_x_0,
+    "v, error 0.05": with_error_in_v,
+    "noise, error 0.05": with_error_in_noise,
 }
-kept = {True: [], False: []}
-print(f"Frechet distance of {count} images, DDPM with {steps} steps, mean of {seeds} seeds (floor "
-      f"{floors(count)[0].mean():.1f}); difference ± standard error, seed by seed\n")  # fmt: skip
-print("network predicts        clipped    not clipped        difference")
+
+# %%
+steps, seeds = course.pick(test=5, cpu=20, gpu=50), course.pick(test=2, cpu=3, gpu=5)
+kept, rows = {True: [], False: []}, {}
 for name, predict in predictions.items():
     distances = {}
     for clip in kept:
-        sets = [
-            draw_images(ddpm_step, steps, count, seed, clip=clip, predict=predict)
-            for seed in range(seeds)
-        ]
+        draw = partial(draw_images, ddpm_step, steps, count, clip=clip, predict=predict)
+        sets = [draw(seed=seed) for seed in range(seeds)]
         distances[clip] = torch.tensor([frechet_of(images) for images in sets])
         kept[clip].append(sets[0][:3])
-    gap = distances[False] - distances[True]
-    means = f"{distances[True].mean():12.1f} {distances[False].mean():14.1f}"
-    print(f"{name:<18} {means} {gap.mean():+12.1f} ± {gap.std() / seeds**0.5:.1f}")
-
-# %%
-titles = [text for name in predictions for text in ("", name, "")]
-show_images(
-    torch.cat(kept[True] + kept[False]),
-    titles=titles + [""] * 9,
-    columns=9,
-    title="Above clipped, below not clipped: look at the right third",
+    gap = mean_error(distances[False] - distances[True], "+.1f")
+    rows[name] = [f"{distances[clip].mean():.1f}" for clip in kept] + [gap]
+print(f"Frechet distance of {count} images, DDPM with {steps} steps, mean of {seeds} seeds")
+print(f"(floor {floor:.1f}); difference ± standard error, seed by seed")
+columns = ["clipped", "not clipped", "difference"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(
+    "network predicts"
 )
 
 # %%
-x_T = normal((count, 1, 28, 28), torch.Generator().manual_seed(3))
-outside = []
+titles = [text for name in predictions for text in ("", name, "")] + [""] * 9
+finding = "Above clipped, below not clipped: look at the right third"
+show_images(torch.cat(kept[True] + kept[False]), titles=titles, columns=9, title=finding)
+
+# %%
+x_T = normal((count, 1, 28, 28), rng(3))
+share, largest = [], []
 for _, x_0 in run(ddpm_step, x_T, classes_in_turn(count), steps, clip=False):
-    outside.append((float((x_0.abs() > 1.02).float().mean()), float(x_0.abs().max())))
-share, largest = zip(*outside)
+    share.append(100 * float((x_0.abs() > 1.02).float().mean()))
+    largest.append(float(x_0.abs().max()))
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
-left.plot(grid_of(steps), [100 * value for value in share])
-left.set(
-    xlabel="t",
-    ylabel="% of pixels beyond ±1.02",
-    title="How many guesses leave [-1, 1] (network's own v)",
-)
+left.plot(grid_of(steps), share)
+left.set(xlabel="t", ylabel="% of pixels beyond ±1.02")
+left.set_title("How many guesses leave [-1, 1] (network's own v)")
 right.plot(grid_of(steps), largest)
 right.axhline(1, color="grey", lw=0.8)
-right.set(
-    xlabel="t",
-    ylabel="largest |x_0 estimate|",
-    title="... and how far the worst pixel gets",
-)
+right.set(xlabel="t", ylabel="largest |x_0 estimate|")
+right.set_title("... and how far the worst pixel gets")
 for axes in (left, right):
     axes.invert_xaxis()
 plt.show()
@@ -711,24 +694,21 @@ plt.show()
 def ddim_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, eta=0.0):
     """Song et al. 2020, eq. 12 and 16."""
     noise = (x_t - math.sqrt(a_bar_t) * x_0) / math.sqrt(1 - a_bar_t)
-    # max: the bracket is negative only where DDIM runs backwards (below), and eta is 0 there
-    sigma_tilde = eta * math.sqrt(
-        max(0.0, (1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s))
-    )
+    # max: negative only where DDIM runs backwards (below), and there eta is 0
+    variance = max(0.0, (1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s))
+    sigma_tilde = eta * math.sqrt(variance)
     direction = math.sqrt(max(0.0, 1 - a_bar_s - sigma_tilde**2)) * noise
     return math.sqrt(a_bar_s) * x_0 + direction + sigma_tilde * z
 
 
 x_t, x_0, z = torch.randn(3, 1000, dtype=torch.float64)
-print("  t ->  s   largest difference, DDIM with eta = 1 against DDPM")
+gaps = {}
 for t, s in [(999, 949), (500, 499), (500, 300), (49, 0)]:
-    pair = [
-        step(x_t, x_0, a_bar[t], a_bar[s], z)
-        for step in (ddpm_step, partial(ddim_step, eta=1.0))
-    ]
-    print(f"{t:4d}  {s:3d} {(pair[0] - pair[1]).abs().max():20.0e}")
-    torch.testing.assert_close(*pair)
-
+    ddpm = ddpm_step(x_t, x_0, a_bar[t], a_bar[s], z)
+    ddim = ddim_step(x_t, x_0, a_bar[t], a_bar[s], z, eta=1.0)
+    torch.testing.assert_close(ddpm, ddim)
+    gaps[f"{t} → {s}"] = f"{(ddpm - ddim).abs().max():.0e}"
+pd.DataFrame({"largest difference, DDIM with eta = 1 against DDPM": gaps})
 
 # %% [markdown]
 # Yes: the same step. (By hand: with $\tilde\sigma^2 = \tilde\beta$ one finds
@@ -739,30 +719,43 @@ for t, s in [(999, 949), (500, 499), (500, 300), (49, 0)]:
 
 # %%
 def check_against_utils(name, step, steps, **options):
-    y = classes_in_turn(4)
-    x_T = normal((4, 1, 28, 28), torch.Generator().manual_seed(5))
-    mine = run(step, x_T, y, steps, generator=torch.Generator().manual_seed(6))
-    g = torch.Generator().manual_seed(6)
-    theirs = sample(
-        model,
-        diffusion,
-        x_T.shape,
-        sampler=name,
-        steps=steps,
-        y=y,
-        x_T=x_T,
-        generator=g,
-        **options,
-    )
+    y, x_T = classes_in_turn(4), normal((4, 1, 28, 28), rng(5))
+    mine = run(step, x_T, y, steps, generator=rng(6))
+    options |= dict(steps=steps, y=y, x_T=x_T, generator=rng(6))
+    theirs = sample(model, diffusion, x_T.shape, sampler=name, **options)
     for (x_t, x_0), other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(x_t, other.x_t, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(x_0, other.x_0, atol=1e-4, rtol=1e-4)
-    print(f"{name} {options or ''}: all {steps} steps agree")
 
 
 check_against_utils("ddpm", ddpm_step, steps=10)
+print("ddpm: all 10 steps agree")
 for eta in [0.0, 0.5, 1.0]:
     check_against_utils("ddim", partial(ddim_step, eta=eta), steps=10, eta=eta)
+    print(f"ddim with eta = {eta}: all 10 steps agree")
+
+# %% [markdown]
+# `sample` takes a function as well as a name: any step with these six arguments. So what you write, here or in an
+# exercise, can be tried on images at once. First DDIM by name and by hand, then a step of one's own.
+
+
+# %%
+def my_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
+    """DDPM while there is more noise than image, then DDIM without noise."""
+    step = ddpm_step if a_bar_t < 0.5 else ddim_step
+    return step(x_t, x_0, a_bar_t, a_bar_s, z)
+
+
+options = dict(steps=20, y=classes_in_turn(10), x_T=normal((10, 1, 28, 28), rng(4)))
+rows = []
+for sampler in ["ddim", ddim_step, my_step]:
+    states = sample(
+        model, diffusion, (10, 1, 28, 28), sampler=sampler, generator=rng(5), **options
+    )
+    rows.append(last_of(states).cpu())
+torch.testing.assert_close(rows[0], rows[1], atol=1e-3, rtol=1e-3)
+finding = "sample with sampler='ddim', with ddim_step, and with a step of one's own"
+show_images(torch.cat(rows), columns=10, scale=2, title=finding)
 
 # %% [markdown]
 # **Predict before you run:** the same starting noise, 5 to 100 steps. With $\eta = 0$, does another number of
@@ -770,41 +763,32 @@ for eta in [0.0, 0.5, 1.0]:
 
 # %%
 y = torch.tensor([9, 8, 0, 3], device=device)
-x_T = normal((4, 1, 28, 28), torch.Generator().manual_seed(7))
-step_counts = course.pick(
-    test=[2, 4], cpu=[5, 10, 20, 50, 100], gpu=[5, 10, 20, 50, 100, 500]
-)
+x_T = normal((4, 1, 28, 28), rng(7))
+numbers = course.pick(test=[2, 4], cpu=[5, 10, 20, 50, 100], gpu=[5, 10, 20, 50, 100, 500])
 ends = {}
 for eta in [0.0, 1.0]:
-    for steps in step_counts:
-        g = torch.Generator().manual_seed(8)
-        ends[eta, steps] = last_of(
-            run(partial(ddim_step, eta=eta), x_T, y, steps, generator=g)
-        ).cpu()
+    for steps in numbers:
+        states = run(partial(ddim_step, eta=eta), x_T, y, steps, generator=rng(8))
+        ends[eta, steps] = last_of(states).cpu()
 findings = {
     0.0: "eta = 0: x_T decides the picture",
     1.0: "eta = 1: each number of steps, another picture",
 }
+titles = [f"{steps} steps" for steps in numbers] + [""] * (3 * len(numbers))
 for eta, finding in findings.items():
-    rows = torch.stack([ends[eta, steps] for steps in step_counts], dim=1).flatten(
-        0, 1
-    )  # a row for each x_T
-    titles = [f"{steps} steps" for steps in step_counts] + [""] * (3 * len(step_counts))
-    display(
-        show_images(rows, titles=titles, columns=len(step_counts), scale=3, title=finding)
-    )
+    rows = torch.stack([ends[eta, steps] for steps in numbers], dim=1)  # a row for each x_T
+    grid = dict(columns=len(numbers), scale=3, titles=titles)
+    display(show_images(rows.flatten(0, 1), title=finding, **grid))
+
 
 # %%
+def rms_gap(steps, eta):
+    """Root mean squared difference from the picture with the most steps."""
+    return float((ends[eta, steps] - ends[eta, numbers[-1]]).square().mean().sqrt())
+
+
 print("root mean squared difference from the picture with the most steps")
-for eta in [0.0, 1.0]:
-    gaps = [
-        float((ends[eta, steps] - ends[eta, step_counts[-1]]).square().mean().sqrt())
-        for steps in step_counts
-    ]
-    print(
-        f"eta = {eta:.0f}: "
-        + "  ".join(f"{steps} steps {gap:.2f}" for steps, gap in zip(step_counts, gaps))
-    )
+table_of(rms_gap, numbers, [0.0, 1.0]).add_prefix("eta = ").round(2)
 
 # %% [markdown]
 # With $\eta = 0$ more steps give *the same picture, better drawn*: the runs approach a limit, and the differences
@@ -821,33 +805,29 @@ def there_and_back(images, y, steps):
     """Encode to x_T along DDIM's path, then decode. Returns (x_T, reconstruction)."""
     x, rising = images, [0, *reversed(grid_of(steps))]
     for t, s in pairwise(rising):  # the image counts as x_t at t = 0
-        x = ddim_step(x, x_0_from_network(x, t, y), a_bar[t], a_bar[s], 0.0)
+        x = ddim_step(x, guess_x_0(x, t, y), a_bar[t], a_bar[s], 0.0)
     return x, last_of(run(ddim_step, x, y, steps, clip=False))
 
 
 count = course.pick(test=2, cpu=8, gpu=8)
-images, y = test_set[:count]
-images, y = images.to(device), y.to(device)
-trace = normal(images.shape, torch.Generator().manual_seed(10))
-starts = {
-    "clean": images,
-    "noised to t = 0": diffusion.q_sample(images, torch.zeros_like(y), trace),
-}
-flat, shown = images == -1, [images.cpu()]  # the black background, about half of the pixels
-print("steps   start             error    std of x_T: background   elsewhere")
+images, y = (part.to(device) for part in test_set[:count])
+trace = normal(images.shape, rng(10))
+noised = diffusion.q_sample(images, torch.zeros_like(y), trace)
+flat = images == -1  # the black background, about half of the pixels
+decoded, rows = {}, []
 for steps in course.pick(test=[5], cpu=[10, 50, 200], gpu=[10, 50, 200, 1000]):
-    for name, begin in starts.items():
-        x_T, decoded = there_and_back(begin, y, steps)
-        error = (decoded - images).square().mean().sqrt()
-        print(
-            f"{steps:5d}   {name:<15} {error:7.3f} {x_T[flat].std():24.2f} {x_T[~flat].std():11.2f}"
-        )
-    shown.append(decoded.cpu())
-show_images(
-    torch.cat(shown),
-    columns=count,
-    title="Test images (top), and decoded again with more and more steps",
-)
+    for name, begin in {"clean": images, "noised to t = 0": noised}.items():
+        x_T, decoded[steps] = there_and_back(begin, y, steps)
+        error = (decoded[steps] - images).square().mean().sqrt()
+        rows.append([steps, name, *map(float, (error, x_T[flat].std(), x_T[~flat].std()))])
+columns = ["steps", "start", "error", "std of x_T: background", "elsewhere"]
+table = pd.DataFrame(rows, columns=columns).set_index(["steps", "start"])
+table.round(dict(zip(table.columns, [3, 2, 2])))
+
+# %%
+shown = torch.cat([images, *decoded.values()]).cpu()
+finding = "Test images (top), and decoded again with more and more steps"
+show_images(shown, columns=count, title=finding)
 
 # %% [markdown]
 # The number of steps: the same network serves every row, and the error falls with the size of the step (Song et al.
@@ -904,7 +884,7 @@ def half_log_snr(a):
 
 
 def dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
-    """Lu et al. 2022b, Algorithm 2. `previous` is (x_0 estimate, alpha-bar) of the step before, or None."""
+    """Lu et al. 2022b, Algorithm 2. previous: x_0 and alpha-bar of the step before."""
     if a_bar_s == 1:
         return x_0
     h, line = half_log_snr(a_bar_s) - half_log_snr(a_bar_t), x_0
@@ -912,13 +892,12 @@ def dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
         x_0_before, a_bar_before = previous
         h_before = half_log_snr(a_bar_t) - half_log_snr(a_bar_before)
         line = x_0 + h / (2 * h_before) * (x_0 - x_0_before)
-    return (
-        math.sqrt((1 - a_bar_s) / (1 - a_bar_t)) * x_t
-        - math.sqrt(a_bar_s) * math.expm1(-h) * line
-    )
+    x_t_weight = math.sqrt((1 - a_bar_s) / (1 - a_bar_t))
+    return x_t_weight * x_t - math.sqrt(a_bar_s) * math.expm1(-h) * line
 
 
 check_against_utils("dpmpp_2m", dpmpp_2m_step, steps=10)
+print("dpmpp_2m: all 10 steps agree")
 
 x_t, x_0 = torch.randn(2, 1000, dtype=torch.float64)
 first_step = dpmpp_2m_step(x_t, x_0, a_bar[500], a_bar[300], None, None)
@@ -960,7 +939,7 @@ def coefficients_of_guess(x_t, a_bar_t):
 
 
 def exact_result(step, path, mean, std):
-    """Mean and standard deviation after the steps along `path`, alpha-bars from noisy to clean."""
+    """Mean and standard deviation at the end of `path`, alpha-bars from noisy to clean."""
     x_t, previous = torch.zeros(len(path) + 1, dtype=torch.float64), None
     x_t[0], x_t[1] = mean, std
     for k, (a_bar_t, a_bar_s) in enumerate(pairwise(path)):
@@ -971,63 +950,68 @@ def exact_result(step, path, mean, std):
     return float(x_t[0]), float(x_t[1:].norm())
 
 
-samplers = {"DDPM (eta = 1)": ddpm_step, "DDIM, eta = 0.5": partial(ddim_step, eta=0.5),
-            "DDIM, eta = 0": ddim_step, "DPM-Solver++(2M)": dpmpp_2m_step}  # fmt: skip
+# %%
+samplers = {
+    "DDPM (eta = 1)": ddpm_step,
+    "DDIM, eta = 0.5": partial(ddim_step, eta=0.5),
+    "DDIM, eta = 0": ddim_step,
+    "DPM-Solver++(2M)": dpmpp_2m_step,
+}
 looks = dict(zip(samplers, zip(COLOURS, ["-", "-.", "--", "-"], "osD^")))
+
+
+def middle_path(n):
+    """Alpha-bars from SNR 1/100 to SNR 100, in n steps of equal length in lambda."""
+    return torch.linspace(-2.3, 2.3, n + 1, dtype=torch.float64).mul(2).sigmoid().tolist()
+
+
+def whole_path(n):
+    """The way of a sampler: from T-1 over the grid to the clean end."""
+    return [a_bar[t] for t in grid_of(n)] + [1.0]
 
 
 # %%
 def error_in_the_middle(step, n):
-    """From SNR 1/100 to SNR 100, in n steps of equal length in lambda, starting from the exact distribution."""
-    path = torch.linspace(-2.3, 2.3, n + 1, dtype=torch.float64).mul(2).sigmoid().tolist()
-    ends = [(math.sqrt(a) * m, math.sqrt(a * c**2 + 1 - a)) for a in (path[0], path[-1])]
-    return math.dist(exact_result(step, path, *ends[0]), ends[1])
+    """Along `middle_path`, starting from the exact distribution."""
+    path = middle_path(n)
+    start, end = (
+        (math.sqrt(a) * m, math.sqrt(a * c**2 + 1 - a)) for a in (path[0], path[-1])
+    )
+    return math.dist(exact_result(step, path, *start), end)
 
 
 def error_of_sampler(step, n):
-    """The whole way, as a sampler goes it: from N(0, 1) at T-1 over the grid to the clean end."""
-    return math.dist(
-        exact_result(step, [a_bar[t] for t in grid_of(n)] + [1.0], 0.0, 1.0), (m, c)
-    )
+    """The whole way, starting from N(0, 1), as a sampler does."""
+    return math.dist(exact_result(step, whole_path(n), 0.0, 1.0), (m, c))
 
 
 numbers = [4, 6, 10, 16, 25, 40, 64, 100, 160, 250, 400]
-errors = {
-    (kind, name): [measure(step, n) for n in numbers]
-    for kind, measure in {"middle": error_in_the_middle, "all": error_of_sampler}.items()
-    for name, step in samplers.items()
-}
+errors = {}
+for name, step in samplers.items():
+    errors["middle", name] = [error_in_the_middle(step, n) for n in numbers]
+    errors["all", name] = [error_of_sampler(step, n) for n in numbers]
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("order (minus the slope from 40 to 400 steps), SNR from 1/100 to 100")
-at = [numbers.index(n) for n in (40, 400)]
+order = {}
 for name in samplers:
-    first, last = (errors["middle", name][k] for k in at)
-    print(f"{name:<17} {math.log10(first / last):.1f}")
+    error = dict(zip(numbers, errors["middle", name]))
+    order[name] = round(math.log10(error[40] / error[400]), 1)
+pd.DataFrame({"order: minus the slope from 40 to 400 steps, SNR from 1/100 to 100": order})
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
-titles = [
-    "The middle, SNR 1/100 to 100: slopes 1 and 2",
-    "The whole sampler: the ends count too",
-]
-for ax, kind, title in zip(axes, ["middle", "all"], titles):
+for ax, kind in zip(axes, ["middle", "all"]):
     for name, (colour, style, marker) in looks.items():
-        ax.loglog(
-            numbers,
-            errors[kind, name],
-            style,
-            color=colour,
-            marker=marker,
-            ms=4,
-            label=name,
-        )
-    ax.set(xlabel="steps", title=title)
+        look = dict(ls=style, color=colour, marker=marker, ms=4, label=name)
+        ax.loglog(numbers, errors[kind, name], **look)
+    ax.set_xlabel("steps")
 for order, height in [(1, 0.25), (2, 0.04)]:
     line = [height * (numbers[0] / n) ** order for n in numbers]
     axes[0].loglog(numbers, line, ":", color="grey", lw=1)
     axes[0].text(numbers[-1], line[-1], f" -{order}", color="dimgrey", va="center")
+axes[0].set_title("The middle, SNR 1/100 to 100: slopes 1 and 2")
+axes[1].set_title("The whole sampler: the ends count too")
 axes[0].set_ylabel("distance from the right distribution")
 axes[0].legend(fontsize=8)
 plt.show()
@@ -1040,18 +1024,15 @@ plt.show()
 #
 # Nearly all errors here have one direction that is good to know: compare the standard deviations.
 
+
 # %%
 # NBVAL_CHECK_OUTPUT
-print(f"standard deviation of the samples (right: {c})\n")
-print("steps " + "".join(f"{name:>18}" for name in samplers))
-for n in [5, 10, 20, 50, 1000]:
-    path = [a_bar[t] for t in grid_of(n)] + [1.0]
-    print(
-        f"{n:5d} "
-        + "".join(
-            f"{exact_result(step, path, 0.0, 1.0)[1]:18.4f}" for step in samplers.values()
-        )
-    )
+def std_of_samples(n, name):
+    return exact_result(samplers[name], whole_path(n), 0.0, 1.0)[1]
+
+
+print(f"standard deviation of the samples (right: {c})")
+table_of(std_of_samples, [5, 10, 20, 50, 1000], samplers).round(4)
 
 # %% [markdown]
 # DDPM and DDIM with few steps make data that are **too narrow**: samples that are too alike and too smooth. For
@@ -1064,24 +1045,17 @@ for n in [5, 10, 20, 50, 1000]:
 
 # %%
 angles = torch.arange(6, dtype=torch.float64) * math.pi / 3
-centres, width = (
-    torch.stack([angles.cos(), angles.sin()], dim=1),
-    0.12,
-)  # six blobs on a circle
+centres = torch.stack([angles.cos(), angles.sin()], dim=1)  # six blobs on a circle
+width = 0.12
 
 
-def mixture_guess_at(x_t, a_bar_t):
+def mixture_guess(x_t, a_bar_t):
     """E[x_0 | x_t] for the mixture; x_t (B, 2), at this alpha-bar."""
     signal, variance = math.sqrt(a_bar_t), a_bar_t * width**2 + 1 - a_bar_t
     offsets = x_t[:, None] - signal * centres  # (B, 6, 2)
     weights = (-offsets.square().sum(2) / (2 * variance)).softmax(dim=1)
     guesses = centres + signal * width**2 / variance * offsets
     return (weights[:, :, None] * guesses).sum(1)
-
-
-def mixture_guess(x_t, t, y=None):
-    """The same at timestep t, as `run` calls it."""
-    return mixture_guess_at(x_t, a_bar[t])
 
 
 def mixture_samples(count, generator):
@@ -1091,27 +1065,27 @@ def mixture_samples(count, generator):
     )
 
 
+# %%
+def mixture_run(step, steps, count, seed=0):
+    """All states of a run, x_T first: a list of (count, 2)."""
+    generator = rng(seed)
+    x_T = torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    perfect = dict(clip=False, predict=lambda x_t, t, y: mixture_guess(x_t, a_bar[t]))
+    return [x_T] + [
+        x for x, _ in run(step, x_T, None, steps, generator=generator, **perfect)
+    ]
+
+
 def energy_distance(a, b):
-    """An unbiased estimate: 0 up to chance for equal distributions, else above (Szekely & Rizzo 2013)."""
+    """Unbiased: 0 up to chance for equal distributions (Szekely & Rizzo 2013)."""
     within = sum(torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)) for x in (a, b))
     return float(2 * torch.cdist(a, b).mean() - within)
 
 
-def mixture_run(step, steps, count, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x_T = torch.randn(count, 2, generator=generator, dtype=torch.float64)
-    return [x_T] + [
-        x
-        for x, _ in run(
-            step, x_T, steps=steps, clip=False, generator=generator, predict=mixture_guess
-        )
-    ]
-
-
 # %%
 steps, points = 10, course.pick(test=300, cpu=1500, gpu=1500)
+right_ones = mixture_samples(points, rng(1))
 figure, axes = plt.subplots(1, 4, figsize=(9.4, 2.9), sharex=True, sharey=True)
-right_ones = mixture_samples(points, torch.Generator().manual_seed(1))
 axes[0].plot(*right_ones.T, ".", ms=2, color="grey", alpha=0.6)
 axes[0].set(title="The data", ylabel="second coordinate")
 for ax, name in zip(axes[1:], ["DDPM (eta = 1)", "DDIM, eta = 0", "DPM-Solver++(2M)"]):
@@ -1120,44 +1094,36 @@ for ax, name in zip(axes[1:], ["DDPM (eta = 1)", "DDIM, eta = 0", "DPM-Solver++(
     for k in range(8):
         ax.plot(*states[:, k].T, "-", lw=1, color=looks[name][0])
         ax.plot(*states[0, k], "o", ms=3, color="black")
-    ax.set(title=f"{name}")
+    ax.set_title(name)
 for ax in axes:
     ax.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xlabel="first coordinate", aspect="equal")
-figure.suptitle(
-    f"Eight paths of {steps} steps from noise (black): DDPM wanders, the ODE glides\n",
-    x=0.01,
-    ha="left",
-)
+finding = f"Eight paths of {steps} steps from noise (black): DDPM wanders, the ODE glides\n"
+figure.suptitle(finding, x=0.01, ha="left")
 plt.show()
 
 # %%
 seeds = range(2, course.pick(test=4, cpu=8, gpu=8))
+numbers = course.pick(test=[5, 10], cpu=[5, 10, 20, 50], gpu=[5, 10, 20, 50, 100])
 
 
-def show_row(label, distances):
-    """Mean ± standard error over the seeds, times 1000, for each list of distances."""
-    cells = [
-        f"{1000 * np.mean(d):.2f} ± {1000 * np.std(d, ddof=1) / len(d) ** 0.5:.2f}"
-        for d in distances
-    ]
-    print(f"{label:<6}" + "".join(f"{cell:>18}" for cell in cells))
+def distances(draw):
+    """Energy distances x 1000 to the right samples, a draw for each seed."""
+    return 1000 * torch.tensor([energy_distance(draw(seed), right_ones) for seed in seeds])
 
 
-print(
-    f"energy distance x 1000 to {points} right samples, mean ± standard error of {len(seeds)} seeds\n"
-)
-print("steps " + "".join(f"{name:>18}" for name in samplers))
-for steps in course.pick(test=[5, 10], cpu=[5, 10, 20, 50], gpu=[5, 10, 20, 50, 100]):
-    ends = [
-        [mixture_run(step, steps, points, seed)[-1] for seed in seeds]
-        for step in samplers.values()
-    ]
-    show_row(steps, [[energy_distance(x, right_ones) for x in sets] for sets in ends])
-others = [mixture_samples(points, torch.Generator().manual_seed(seed)) for seed in seeds]
-show_row("right", [[energy_distance(other, right_ones) for other in others]])
+def distance_of(n, name):
+    return mean_error(
+        distances(lambda seed: mixture_run(samplers[name], n, points, seed)[-1])
+    )
+
+
+chance = distances(lambda seed: mixture_samples(points, rng(seed)))
+print(f"energy distance x 1000 to {points} right samples, mean ± standard error")
+print(f"of {len(seeds)} seeds; other right samples: {mean_error(chance)}")
+table_of(distance_of, numbers, samplers)
 
 # %% [markdown]
-# The last row compares right samples with right samples: 0 up to chance. With a perfect network every sampler gets
+# The line above the table compares right samples with right samples: 0 up to chance. With a perfect network every sampler gets
 # there, given steps enough. With the fewest steps 2M is ahead; further down the table the differences drown in chance
 # (read the ±). A path with noise turns corners
 # until the end; the paths of the ODE are smooth curves, which is why a line through two guesses predicts them so
@@ -1187,41 +1153,34 @@ show_row("right", [[energy_distance(other, right_ones) for other in others]])
 
 # %%
 def slope(sigma_bar, flat):
-    """d x_bar / d sigma_bar for 20 points in the plane; alpha-bar is 1 / (1 + sigma_bar^2)."""
+    """d x_bar / d sigma_bar for 20 points; alpha-bar is 1 / (1 + sigma_bar^2)."""
     x_bar, a_bar_t = torch.from_numpy(flat).view(-1, 2), 1 / (1 + sigma_bar**2)
-    x_0 = mixture_guess_at(math.sqrt(a_bar_t) * x_bar, a_bar_t)
+    x_0 = mixture_guess(math.sqrt(a_bar_t) * x_bar, a_bar_t)
     return ((x_bar - x_0) / sigma_bar).flatten().numpy()
 
 
-def follow(step, x_t, path):
-    previous = None
-    for a_bar_t, a_bar_s in pairwise(path):
-        x_0 = mixture_guess_at(x_t, a_bar_t)
-        x_t, previous = step(x_t, x_0, a_bar_t, a_bar_s, 0.0, previous), (x_0, a_bar_t)
-    return x_t
-
-
-start = torch.randn(20, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-first, last = (
-    1 / (1 + math.exp(-2 * value)) for value in (-2.3, 2.3)
-)  # alpha-bar at SNR 1/100 and 100
+first, last = (1 / (1 + math.exp(-2 * value)) for value in (-2.3, 2.3))  # SNR 1/100 and 100
 sigma_bars = [math.sqrt((1 - a) / a) for a in (first, last)]
-x_bar = (start / math.sqrt(first)).flatten().numpy()
+points_T = torch.randn(20, 2, generator=rng(9), dtype=torch.float64)
+x_bar = (points_T / math.sqrt(first)).flatten().numpy()
 solved = solve_ivp(slope, sigma_bars, x_bar, method="DOP853", rtol=1e-10, atol=1e-10)
 answer = math.sqrt(last) * torch.from_numpy(solved.y[:, -1]).view(-1, 2)
 
+
 # %%
 # NBVAL_CHECK_OUTPUT
-print(
-    "largest distance to SciPy's answer, 20 points\nsteps   DDIM, eta = 0   DPM-Solver++(2M)"
-)
-for n in [10, 20, 40, 80, 160]:
-    path = torch.linspace(-2.3, 2.3, n + 1, dtype=torch.float64).mul(2).sigmoid().tolist()
-    gaps = [
-        float((follow(step, start, path) - answer).norm(dim=1).max())
-        for step in (ddim_step, dpmpp_2m_step)
-    ]
-    print(f"{n:5d} {gaps[0]:15.4f} {gaps[1]:18.5f}")
+def distance_to_answer(n, name):
+    x_t, previous = points_T, None
+    for a_bar_t, a_bar_s in pairwise(middle_path(n)):
+        x_0 = mixture_guess(x_t, a_bar_t)
+        x_t = samplers[name](x_t, x_0, a_bar_t, a_bar_s, 0.0, previous)
+        previous = x_0, a_bar_t
+    return float((x_t - answer).norm(dim=1).max())
+
+
+print("largest distance to SciPy's answer, 20 points")
+columns = ["DDIM, eta = 0", "DPM-Solver++(2M)"]
+table_of(distance_to_answer, [10, 20, 40, 80, 160], columns).round(4)
 
 # %% [markdown]
 # Both come to SciPy's points, DDIM's distance falling by half with twice the steps and 2M's by about a quarter, as
@@ -1244,84 +1203,65 @@ for n in [10, 20, 40, 80, 160]:
 # %%
 evaluations = course.pick(test=[2, 4], cpu=[5, 10, 25], gpu=[5, 10, 20, 50, 100])
 count, seeds = course.pick(test=10, cpu=100, gpu=2000), course.pick(test=2, cpu=5, gpu=5)
-table, pooled = (
+measured, pooled = (
     {},
     {},
-)  # (name, NFE) to tensors (seeds,): Frechet and kernel distance; to one FD of all seeds
-began = time.perf_counter()
-with tqdm(
-    total=len(samplers) * sum(evaluations) * count * seeds, unit="look", desc="all samplers"
-) as bar:
+)  # (NFE, name) to FD and KID, (seeds,) each; to one FD of all seeds
+every_look, began = len(samplers) * sum(evaluations) * count * seeds, time.perf_counter()
+with tqdm(total=every_look, unit="look", desc="all samplers") as bar:
     for name, step in samplers.items():
         for nfe in evaluations:
-            features = [
-                quality.features(draw_images(step, nfe, count, seed))
-                for seed in range(seeds)
-            ]
-            table[name, nfe] = (
-                torch.tensor([quality.frechet(f) for f in features]),
-                torch.tensor([quality.kernel(f) for f in features]),
-            )
-            pooled[name, nfe] = quality.frechet(torch.cat(features))
+            sets = [draw_images(step, nfe, count, seed) for seed in range(seeds)]
+            features = [quality.features(images) for images in sets]
+            both = [[quality.frechet(f), quality.kernel(f)] for f in features]
+            measured[nfe, name] = torch.tensor(both).T
+            pooled[nfe, name] = quality.frechet(torch.cat(features))
             bar.update(nfe * count * seeds)
 seconds = time.perf_counter() - began
-looks_taken = len(samplers) * sum(evaluations) * count * seeds
-print(
-    f"{seconds:.0f} s, {1000 * seconds / looks_taken:.2f} ms for one network evaluation of one image"
-)
+each = 1000 * seconds / every_look
+print(f"{seconds:.0f} s, {each:.2f} ms for one network evaluation of one image")
+
 
 # %%
-floor = floors(count, draws=10)
-for k, (title, digits) in enumerate([("Frechet distance", 1), ("kernel distance", 3)]):
-    print(f"{title}, {count} images, mean ± standard deviation over {seeds} seeds")
-    print("NFE  " + "".join(f"{name:>20}" for name in samplers))
-    for nfe in evaluations:
-        values = [table[name, nfe][k] for name in samplers]
-        print(
-            f"{nfe:4d} "
-            + "".join(
-                f"{f'{v.mean():.{digits}f} ± {v.std():.{digits}f}':>20}" for v in values
-            )
-        )
-    print(
-        f"floor (real against real): {floor[k].mean():.{digits}f} ± {floor[k].std():.{digits}f}\n"
-    )
+def spread(k, form):
+    """What a cell shows: Frechet (k = 0) or kernel distance (k = 1), over the seeds."""
+    return lambda nfe, name: mean_std(measured[nfe, name][k], form)
 
-all_floor = floors(count * seeds, draws=10)[0]
-print(
-    f"Frechet distance of all {count * seeds} images together (floor {all_floor.mean():.2f} ± {all_floor.std():.2f})"
-)
-for nfe in evaluations:
-    print(f"{nfe:4d} " + "".join(f"{pooled[name, nfe]:20.2f}" for name in samplers))
+
+floor = floors(count, draws=10)
+print(f"Frechet distance, {count} images, mean ± standard deviation over {seeds} seeds;")
+print(f"real against real (floor): {mean_std(floor[0], '.1f')}")
+table_of(spread(0, ".1f"), evaluations, samplers, "NFE")
+
+# %%
+print(f"kernel distance, {count} images, mean ± standard deviation over {seeds} seeds;")
+print(f"real against real (floor): {mean_std(floor[1], '.3f')}")
+table_of(spread(1, ".3f"), evaluations, samplers, "NFE")
+
+# %%
+everything = count * seeds
+print(f"Frechet distance of all {everything} images together; ", end="")
+print(f"real against real (floor): {mean_std(floors(everything, draws=10)[0])}")
+table_of(lambda *key: pooled[key], evaluations, samplers, "NFE").round(2)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
-for k, (ax, label) in enumerate(
-    zip(axes, ["Frechet distance (log axis)", "kernel distance"])
-):
+names = ["Frechet distance", "kernel distance"]
+for ax, k, label in zip(axes, (0, 1), names):
     for number, (name, (colour, style, marker)) in enumerate(looks.items()):
-        values = torch.stack([table[name, nfe][k] for nfe in evaluations])
-        place = [
-            nfe * 1.03 ** (number - 1.5) for nfe in evaluations
-        ]  # side by side, so that the bars can be seen
+        values = torch.stack([measured[nfe, name][k] for nfe in evaluations])
+        beside = [nfe * 1.03 ** (number - 1.5) for nfe in evaluations]  # side by side
         look = dict(ls=style, color=colour, marker=marker, ms=4, capsize=2, label=name)
-        ax.errorbar(place, values.mean(1), values.std(1), **look)
+        ax.errorbar(beside, values.mean(1), values.std(1), **look)
+    low, high = (float(floor[k].mean() + sign * floor[k].std()) for sign in (-1, 1))
+    ax.axhspan(low, high, color="grey", alpha=0.4, lw=0, label="floor: real images")
     ax.set(xscale="log", xlabel="network evaluations per image", ylabel=label)
     ax.set_xticks(evaluations, [str(nfe) for nfe in evaluations])
     ax.minorticks_off()
-low, high = (float(floor[0].mean() + s * floor[0].std()) for s in (-1, 1))
-axes[0].axhspan(low, high, color="grey", alpha=0.4, lw=0, label="floor: real images")
-axes[0].set_yscale("log")
+axes[0].set(yscale="log", ylabel="Frechet distance (log axis)")
 plain_ticks(axes[0])
-axes[1].axhspan(
-    *(float(floor[1].mean() + s * floor[1].std()) for s in (-1, 1)),
-    color="grey",
-    alpha=0.4,
-    lw=0,
-)
-axes[1].set_yscale(
-    "symlog", linthresh=0.1
-)  # linear below 0.1: the unbiased estimate can be below 0
+# Linear below 0.1: the unbiased estimate can be below 0.
+axes[1].set_yscale("symlog", linthresh=0.1)
 axes[1].set_yticks([0, 0.05, 0.1, 0.2, 0.5], ["0", "0.05", "0.1", "0.2", "0.5"])
 axes[0].set_title("Few looks: the sampler decides")
 axes[1].set_title("The same by the kernel distance")
@@ -1329,35 +1269,25 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %%
-y, rows, titles = torch.tensor([9, 0], device=device), [], []
-x_T = normal((2, 1, 28, 28), torch.Generator().manual_seed(11))
+y, x_T = torch.tensor([9, 0], device=device), normal((2, 1, 28, 28), rng(11))
+rows = []
 for step in samplers.values():
     for nfe in evaluations:
-        rows.append(
-            last_of(
-                run(step, x_T, y, nfe, generator=torch.Generator().manual_seed(12))
-            ).cpu()
-        )
-        titles += [f"NFE {nfe}", ""]
-show_images(
-    torch.cat(rows),
-    titles=titles,
-    columns=2 * len(evaluations),
-    title="One noise, one label. Top to bottom: DDPM, DDIM (eta = 0.5), DDIM (eta = 0), 2M",
-)
+        rows.append(last_of(run(step, x_T, y, nfe, generator=rng(12))).cpu())
+titles = [text for _ in samplers for nfe in evaluations for text in (f"NFE {nfe}", "")]
+finding = "One noise, one label. Top to bottom: DDPM, DDIM (eta = 0.5), DDIM (eta = 0), 2M"
+show_images(torch.cat(rows), titles=titles, columns=2 * len(evaluations), title=finding)
 
 # %%
 base = "DPM-Solver++(2M)"
+
+
+def gap(nfe, name):
+    return mean_error(measured[nfe, name][0] - measured[nfe, base][0], "+.2f")
+
+
 print(f"Frechet distance minus that of {base}: mean ± standard error over {seeds} seeds")
-print("NFE  " + "".join(f"{name:>20}" for name in samplers if name != base))
-for nfe in evaluations:
-    gaps = [table[name, nfe][0] - table[base, nfe][0] for name in samplers if name != base]
-    print(
-        f"{nfe:4d} "
-        + "".join(
-            f"{f'{gap.mean():+.2f} ± {gap.std() / seeds**0.5:.2f}':>20}" for gap in gaps
-        )
-    )
+table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 
 # %% [markdown]
 # Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common, such as difficult labels,
@@ -1388,52 +1318,44 @@ for nfe in evaluations:
 
 
 # %%
+def angle_between(a, b):
+    return math.acos(float((a * b).sum() / (a.norm() * b.norm())))
+
+
 def my_slerp(a, b, weight):
-    cosine = float((a * b).sum() / (a.norm() * b.norm()))
-    theta = math.acos(cosine)
-    return (math.sin((1 - weight) * theta) * a + math.sin(weight * theta) * b) / math.sin(
-        theta
-    )
+    theta = angle_between(a, b)
+    part_a, part_b = math.sin((1 - weight) * theta), math.sin(weight * theta)
+    return (part_a * a + part_b * b) / math.sin(theta)
 
 
-pairs, points = course.pick(test=2, cpu=20, gpu=20), course.pick(test=3, cpu=9, gpu=9)
-noises = normal((2, pairs, 1, 28, 28), torch.Generator().manual_seed(13))
-weights = torch.linspace(0, 1, points).tolist()
-angles = [
-    math.degrees(math.acos(float((a * b).sum() / (a.norm() * b.norm()))))
-    for a, b in zip(*noises)
-]
-print(
-    f"angle between two noises: {np.mean(angles):.1f} ± {np.std(angles):.1f} degrees, over {pairs} pairs"
-)
+pairs = course.pick(test=2, cpu=20, gpu=20)
+first, second = normal((2, pairs, 1, 28, 28), rng(13))
 torch.testing.assert_close(
-    my_slerp(noises[0, 0], noises[1, 0], 0.3), slerp(noises[0, 0], noises[1, 0], 0.3)
+    my_slerp(first[0], second[0], 0.3), slerp(first[0], second[0], 0.3)
 )
+angles = [math.degrees(angle_between(a, b)) for a, b in zip(first, second)]
+mean, std = np.mean(angles), np.std(angles)
+print(f"angle between two noises: {mean:.1f} ± {std:.1f} degrees, over {pairs} pairs")
 
+# %%
 ways = {"straight line": lambda a, b, w: (1 - w) * a + w * b, "slerp": my_slerp}
-y = torch.tensor([9, 0, 3, 8, 7], device=device).repeat(pairs)[
-    :pairs
-]  # the label is the same along the way
+points = course.pick(test=3, cpu=9, gpu=9)
+weights = torch.linspace(0, 1, points).tolist()
+y = torch.tensor([9, 0, 3, 8, 7], device=device).repeat(pairs)[:pairs]  # the same all along
 measured, pictures = {}, {}
 for name, between in ways.items():
     for w in weights:
-        x_T = torch.stack([between(a, b, w) for a, b in zip(*noises)])
+        x_T = torch.stack([between(a, b, w) for a, b in zip(first, second)])
         images = last_of(run(dpmpp_2m_step, x_T, y, steps=15)).cpu()
-        detail = (
-            (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3))
-        )  # mean difference of horizontal neighbours
-        measured[name, w] = x_T.flatten(1).norm(dim=1), detail  # (pairs,) each
+        neighbours = (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3))
+        measured[name, w] = x_T.flatten(1).norm(dim=1), neighbours  # (pairs,) each
         pictures[name, w] = images
 
 # %%
-rows = [
-    torch.cat([pictures[name, w][k : k + 1] for w in weights])
-    for k in range(2)
-    for name in ways
-]
+rows = [pictures[name, w][k] for k in range(2) for name in ways for w in weights]
 titles = [f"w = {w:.2f}" for w in weights] + [""] * (3 * points)
 finding = "Two pairs of noises: rows 1 and 3 straight line, 2 and 4 slerp"
-show_images(torch.cat(rows), titles=titles, columns=points, title=finding)
+show_images(torch.stack(rows), titles=titles, columns=points, title=finding)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
@@ -1443,20 +1365,21 @@ for name, (colour, style) in zip(ways, [(COLOURS[1], "--"), (COLOURS[0], "-")]):
         ax.plot(weights, means, style, color=colour, marker="o", ms=4, label=name)
 formula = [28 * math.hypot(1 - w, w) for w in weights]
 axes[0].plot(weights, formula, ":", color="black", label=r"$28\sqrt{(1-w)^2+w^2}$")
-axes[0].set(
-    xlabel="weight w", ylabel="norm of the noise", title="A straight line leaves the sphere"
-)
+axes[0].set(xlabel="weight w", ylabel="norm of the noise")
+axes[0].set_title("A straight line leaves the sphere")
 axes[1].set(xlabel="weight w", ylabel="mean difference\nof neighbouring pixels")
 axes[1].set_title(f"... and loses detail half-way ({pairs} pairs)")
 axes[0].legend(fontsize=8)
 plt.show()
+
+# %%
+rows = {name: [float(values.mean()) for values in measured[name, 0.5]] for name in ways}
 gap = measured["slerp", 0.5][1] - measured["straight line", 0.5][1]
-print("half-way, straight line against slerp: norm {:.1f} and {:.1f}, detail {:.3f} and {:.3f}".format(
-    *(measured[name, 0.5][k].mean() for k in range(2) for name in ways)))  # fmt: skip
-error = gap.std() / pairs**0.5
-print(
-    f"detail, slerp minus straight line, pair by pair: {gap.mean():.3f} ± {error:.3f} (standard error)"
-)
+print(f"detail, slerp minus straight line, pair by pair: {mean_error(gap, '.3f')}")
+print("(± standard error); half-way:")
+columns = ["norm of the noise", "detail"]
+halfway = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+halfway.round({"norm of the noise": 1, "detail": 3})
 
 # %% [markdown]
 # The angle is 90 degrees to within a few: in high dimensions independent directions are orthogonal. The norms
@@ -1479,37 +1402,30 @@ print(
 # %%
 def inpaint(known, mask, y, steps, generator, noise_generator):
     """DDPM; where `mask` is true the pixels of `known` are put back after every step."""
-    x_t = normal(known.shape, generator)
-    grid = grid_of(steps)
-    for t, s in zip(grid, [*grid[1:], None]):
-        a_bar_t, a_bar_s = a_bar[t], 1.0 if s is None else a_bar[s]
-        x_0 = x_0_from_network(x_t, t, y).clamp(-1, 1)
-        x_s = ddpm_step(
-            x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator) if a_bar_s < 1 else 0.0
-        )
-        noisy = math.sqrt(a_bar_s) * known + math.sqrt(1 - a_bar_s) * normal(
-            x_t.shape, noise_generator
-        )
+    x_t, grid = normal(known.shape, generator), grid_of(steps)
+    for t, s in zip(grid, [*grid[1:], -1]):
+        a_bar_t, a_bar_s = a_bar[t], a_bar[s]
+        x_0 = guess_x_0(x_t, t, y).clamp(-1, 1)
+        x_s = ddpm_step(x_t, x_0, a_bar_t, a_bar_s, normal(x_t.shape, generator))
+        noise = normal(x_t.shape, noise_generator)
+        noisy = math.sqrt(a_bar_s) * known + math.sqrt(1 - a_bar_s) * noise
         x_t = torch.where(mask, noisy, x_s)
     return x_t
 
 
 # %%
 per_image, steps = course.pick(test=1, cpu=5, gpu=5), course.pick(test=5, cpu=50, gpu=250)
-originals = torch.stack(
-    [test_set[test_set.labels == k][0][0] for k in (9, 0, 8, 3, 2, 7)]
-).to(device)
+classes = [9, 0, 8, 3, 2, 7]
+originals = [test_set[test_set.labels == k][0][0] for k in classes]
+originals = torch.stack(originals).to(device)
 known = originals.repeat_interleave(per_image, 0)
-y = torch.tensor((9, 0, 8, 3, 2, 7), device=device).repeat_interleave(per_image)
+y = torch.tensor(classes, device=device).repeat_interleave(per_image)
 mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=device)
 mask[..., :14] = True  # the left half is known
 
-filled = inpaint(
-    known, mask, y, steps, *(torch.Generator().manual_seed(k) for k in (20, 21))
-)
-two = [torch.Generator().manual_seed(k) for k in (20, 21)]
+filled = inpaint(known, mask, y, steps, rng(20), rng(21))
 options = dict(
-    steps=steps, y=y, generator=two[0], constrain=keep_known(known, mask, two[1])
+    steps=steps, y=y, generator=rng(20), constrain=keep_known(known, mask, rng(21))
 )
 theirs = last_of(sample(model, diffusion, known.shape, sampler="ddpm", **options))
 torch.testing.assert_close(filled, theirs, atol=1e-3, rtol=1e-3)
@@ -1517,9 +1433,7 @@ torch.testing.assert_close(filled[mask.expand_as(filled)], known[mask.expand_as(
 print("equal to keep_known of utils, and the known half is untouched")
 
 # %%
-free = last_of(
-    run(ddpm_step, normal(known.shape, torch.Generator().manual_seed(20)), y, steps)
-)
+free = last_of(run(ddpm_step, normal(known.shape, rng(20)), y, steps))
 pasted = torch.where(mask, known, free)
 holes = torch.where(mask, originals, torch.zeros_like(originals))
 rows = []
@@ -1527,35 +1441,27 @@ for k in range(3):
     own = slice(k * per_image, (k + 1) * per_image)
     rows += [originals[k : k + 1], holes[k : k + 1], filled[own], pasted[own]]
 titles = ["original", "known"] + ["filled in"] * per_image + ["pasted"] * per_image
-show_images(
-    torch.cat(rows).cpu(),
-    titles=titles + [""] * (2 * len(titles)),
-    columns=len(titles),
-    title="Given the left half: right halves that fit, and a paste-up that does not",
-)
+grid = dict(columns=len(titles), titles=titles + [""] * (2 * len(titles)))
+finding = "Given the left half: right halves that fit, and a paste-up that does not"
+show_images(torch.cat(rows).cpu(), title=finding, **grid)
 
 
 # %%
 def jump_at_border(images):
-    """Mean absolute difference of the two columns left and right of the border."""
-    return (images[..., 14] - images[..., 13]).abs().mean((1, 2))
+    """Mean absolute difference of the columns left and right of it, one for each original.
+
+    The fillings of one image are no independent measurements: they are averaged first.
+    """
+    jumps = (images[..., 14] - images[..., 13]).abs().mean((1, 2))
+    return jumps.view(len(originals), -1).mean(1)
 
 
-per_original = {  # the fillings of one image are no independent measurements: average them first
-    name: jump_at_border(images).view(len(originals), -1).mean(1)
-    for name, images in {
-        "real images": originals,
-        "filled in": filled,
-        "pasted at the end": pasted,
-    }.items()
-}
-for name, jumps in per_original.items():
-    print(f"{name:<18} jump at the border {jumps.mean():.2f}")
-gap = per_original["pasted at the end"] - per_original["filled in"]
-error = gap.std() / len(gap) ** 0.5
-print(
-    f"pasted minus filled in: {gap.mean():.2f} ± {error:.2f} (standard error, {len(gap)} images)"
-)
+groups = {"real images": originals, "filled in": filled, "pasted at the end": pasted}
+jumps = {name: jump_at_border(images) for name, images in groups.items()}
+gap = jumps["pasted at the end"] - jumps["filled in"]
+print(f"pasted minus filled in: {mean_error(gap)} (standard error, {len(gap)} images)")
+rows = {name: float(values.mean()) for name, values in jumps.items()}
+pd.DataFrame({"jump at the border": rows}).round(2)
 
 # %% [markdown]
 # The right halves fit the left ones: sole meets sole, and the jump at the border is far below that of the
@@ -1581,12 +1487,10 @@ print(
 # the nearest training image larger or smaller than that of a real test image?
 
 # %%
-limit, count = (
-    course.pick(test=500, cpu=60_000, gpu=60_000),
-    course.pick(test=10, cpu=200, gpu=2000),
-)
+limit = course.pick(test=500, cpu=60_000, gpu=60_000)
+count = course.pick(test=10, cpu=200, gpu=2000)
 train_images = train_set[:limit][0]
-generator = torch.Generator().manual_seed(30)
+generator = rng(30)
 samples = draw_images(dpmpp_2m_step, 20, count, seed=31)
 held_out = test_set[torch.randperm(len(test_set), generator=generator)[:count]][0]
 copies = train_images[torch.randperm(len(train_images), generator=generator)[:count]]
@@ -1594,44 +1498,41 @@ copies = (copies + 0.1 * torch.randn(copies.shape, generator=generator)).clamp(-
 groups = {"samples": samples, "real test images": held_out, "noisy copies": copies}
 print(f"{len(train_images):,} training images; three groups of {count}")
 
-
-def nearest(queries, base):
-    """Distance to the nearest row of `base`, and its index; queries (Q, D), base (N, D)."""
-    return torch.cdist(queries, base).min(1)
-
-
-spaces = {
-    "pixels": lambda x: x.flatten(1) / 28,
-    "features": quality.features,
-}  # /28: root mean square per pixel
+# %%
 distances, indices = {}, {}
-for space, describe in spaces.items():
-    base = describe(train_images)
+for space in ["pixels", "features"]:
+    # Pixels / 28: the distance is then a root mean square per pixel.
+    describe = quality.features if space == "features" else lambda x: x.flatten(1) / 28
+    described = describe(train_images)
     for name, images in groups.items():
-        distances[space, name], indices[space, name] = nearest(describe(images), base)
-    del base
+        nearest = torch.cdist(describe(images), described).min(1)
+        distances[space, name], indices[space, name] = nearest
+
 
 # %%
+def median(space, name):
+    return float(distances[space, name].median())
+
+
 print("median distance to the nearest training image")
-for space in spaces:
-    print(
-        f"{space:<9}"
-        + "".join(f"{name:>18}: {distances[space, name].median():5.2f}" for name in groups)
-    )
-below = {s: distances[s, "real test images"].quantile(0.01) for s in spaces}
-for space in spaces:
-    share = (distances[space, "samples"] < below[space]).double().mean()
-    caught = (distances[space, "noisy copies"] < below[space]).double().mean()
-    print(
-        f"{space}: nearer than 99% of real test images: {share:.1%} of the samples, {caught:.0%} of the copies"
-    )
+table_of(median, ["pixels", "features"], groups, "by").round(2)
+
+
+# %%
+def share_near(space, name):
+    """How many are nearer to a training image than 99% of the real test images."""
+    limit = distances[space, "real test images"].quantile(0.01)
+    return f"{(distances[space, name] < limit).double().mean():.1%}"
+
+
+print("nearer to a training image than 99% of the real test images")
+table_of(share_near, ["pixels", "features"], ["samples", "noisy copies"], "by")
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
-for ax, space in zip(axes, spaces):
-    edges = np.linspace(
-        0, float(max(distances[space, name].quantile(0.99) for name in groups)), 40
-    )
+for ax, space in zip(axes, ["pixels", "features"]):
+    furthest = float(max(distances[space, name].quantile(0.99) for name in groups))
+    edges = np.linspace(0, furthest, 40)
     for name, colour, style in zip(groups, COLOURS, ["-", "--", ":"]):
         look = dict(histtype="step", color=colour, ls=style, lw=1.8, label=name)
         ax.hist(distances[space, name], bins=edges, density=True, **look)
@@ -1644,14 +1545,13 @@ plt.show()
 # %%
 closest = distances["pixels", "samples"].argsort()[:4]
 chosen = torch.cat([closest, torch.arange(6)])
-rows = [samples[chosen]] + [
-    train_images[indices[space, "samples"][chosen]] for space in spaces
-]
-show_images(
-    torch.cat(rows),
-    columns=len(chosen),
-    title="Samples (top), nearest by pixels, nearest by features. Left four: the closest of all",
+by_pixels = train_images[indices["pixels", "samples"][chosen]]
+by_features = train_images[indices["features", "samples"][chosen]]
+rows = torch.cat([samples[chosen], by_pixels, by_features])
+finding = (
+    "Samples (top), nearest by pixels, nearest by features. Left four: the closest of all"
 )
+show_images(rows, columns=len(chosen), title=finding)
 
 # %% [markdown]
 # By pixels the noisy copies are caught at once, so that test works, and it finds no sign of copying: no sample is
@@ -1660,7 +1560,7 @@ show_images(
 # in this feature space than the nearest other garment is. So the features add nothing here but a warning, and a
 # test that cannot find planted copies must not be trusted when it finds none. (Copies can be found only among the
 # images we have: with the small set, which the first cell of this section says, most of them are out of sight.)
-# And your prediction? The first printed line answers it. Beware of reading a smaller median as copying: a smooth
+# And your prediction? The first row of the first table answers it. Beware of reading a smaller median as copying: a smooth
 # picture is near to everything, because it lacks the details that make real images differ; and left-over grain moves a
 # sample away from everything.
 
@@ -1678,45 +1578,36 @@ show_images(
 # has mean 0. What will the network, which takes the missing darkness for a message, draw?
 
 # %%
-start = int((torch.tensor(a_bar).sqrt() - 0.364).abs().argmin())
+first_t = int((torch.tensor(a_bar).sqrt() - 0.364).abs().argmin())
 steps, count = course.pick(test=3, cpu=25, gpu=25), course.pick(test=10, cpu=150, gpu=1000)
-grid = [round(start * (1 - k / steps)) for k in range(steps)]
-print(f"sqrt(alpha-bar) = {math.sqrt(a_bar[start]):.3f} at t = {start}")
-y, noise = (
-    classes_in_turn(count),
-    normal((count, 1, 28, 28), torch.Generator().manual_seed(40)),
-)
+late = [round(first_t * (1 - k / steps)) for k in range(steps)]
+print(f"sqrt(alpha-bar) = {math.sqrt(a_bar[first_t]):.3f} at t = {first_t}")
+y, noise = classes_in_turn(count), normal((count, 1, 28, 28), rng(40))
 own_class = [torch.nonzero(test_set.labels == k).flatten() for k in range(10)]
-real = test_set[torch.stack([own_class[k % 10][k // 10] for k in range(count)])][0].to(
-    device
-)
-starts = {
-    "pure noise": noise,
-    "noised real images": math.sqrt(a_bar[start]) * real
-    + math.sqrt(1 - a_bar[start]) * noise,
+real = test_set[torch.stack([own_class[k % 10][k // 10] for k in range(count)])][0]
+noised = math.sqrt(a_bar[first_t]) * real.to(device) + math.sqrt(1 - a_bar[first_t]) * noise
+
+
+def finish(x_T, grid):
+    return last_of(run(ddim_step, x_T, y, grid)).clamp(-1, 1).cpu()
+
+
+results = {
+    "from pure noise": finish(noise, late),
+    "from noised real images": finish(noised, late),
+    "from T-1, where x_T is noise": finish(noise, steps),
+    "the real images themselves": real,
 }
-kept = []
-for name, x_T in starts.items():
-    images = last_of(run(ddim_step, x_T, y, grid=grid)).clamp(-1, 1).cpu()
-    kept.append(images[:10])
-    print(
-        f"start from {name:<19} mean pixel {images.mean():.2f}, Frechet distance {frechet_of(images):.1f}"
-    )
-images = last_of(run(ddim_step, noise, y, steps)).clamp(-1, 1).cpu()
-kept.append(images[:10])
-print(
-    f"from T-1, where x_T is noise   mean pixel {images.mean():.2f}, Frechet distance {frechet_of(images):.1f}"
-)
-print(
-    f"the real images themselves     mean pixel {real.mean():.2f}, Frechet distance {frechet_of(real.cpu()):.1f}"
+rows = {name: [float(x.mean()), frechet_of(x)] for name, x in results.items()}
+columns = ["mean pixel", "Frechet distance"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(
+    {columns[0]: 2, columns[1]: 1}
 )
 
 # %%
-show_images(
-    torch.cat(kept),
-    columns=10,
-    title="Started too late from pure noise (top), from noised images (middle), from T-1 (bottom)",
-)
+kept = torch.cat([images[:10] for images in results.values()][:3])
+rows = "from pure noise (top), from noised images (middle), from T-1 (bottom)"
+show_images(kept, columns=10, title=f"Started too late {rows}")
 
 # %% [markdown]
 # From pure noise the pictures come out too bright, with ragged textures where black background should be: the network
@@ -1730,36 +1621,20 @@ show_images(
 # Sampler, number of steps and $\eta$, from one fixed noise, one image for each class. First for three settings.
 
 # %%
-fixed_x_T = normal((10, 1, 28, 28), torch.Generator().manual_seed(50))
+fixed_x_T = normal((10, 1, 28, 28), rng(50))
 
 
 def draw(sampler="ddim", steps=10, eta=0.0, clip=True):
     """Ten images, one for each class, from a fixed noise; eta counts for DDIM only."""
-    eta = eta if sampler == "ddim" else 0.0
     options = dict(
-        sampler=sampler,
-        steps=steps,
-        eta=eta,
-        clip=clip,
-        y=classes_in_turn(10),
-        x_T=fixed_x_T,
+        sampler=sampler, steps=steps, clip=clip, x_T=fixed_x_T, y=classes_in_turn(10)
     )
-    images = last_of(
-        sample(
-            model,
-            diffusion,
-            fixed_x_T.shape,
-            generator=torch.Generator().manual_seed(51),
-            **options,
-        )
-    )
-    detail = f", eta = {eta:.1f}" if sampler == "ddim" else ""
-    return show_images(
-        images.cpu(),
-        columns=10,
-        scale=2,
-        title=f"{sampler}{detail}: {steps} network evaluations",
-    )
+    name = sampler
+    if sampler == "ddim":
+        options["eta"], name = eta, f"ddim, eta = {eta:.1f}"
+    states = sample(model, diffusion, fixed_x_T.shape, generator=rng(51), **options)
+    finding = f"{name}: {steps} network evaluations"
+    return show_images(last_of(states).cpu(), columns=10, scale=2, title=finding)
 
 
 for sampler, steps in [("ddpm", 10), ("ddim", 10), ("dpmpp_2m", 10)]:
@@ -1771,13 +1646,8 @@ for sampler, steps in [("ddpm", 10), ("ddim", 10), ("dpmpp_2m", 10)]:
 # and look at DDPM with as many.
 
 # %%
-play(
-    draw,
-    sampler=["ddpm", "ddim", "dpmpp_2m"],
-    steps=(2, 30),
-    eta=(0.0, 1.0, 0.1),
-    clip=True,
-)
+choices = ["ddpm", "ddim", "dpmpp_2m"]
+play(draw, sampler=choices, steps=(2, 30), eta=(0.0, 1.0, 0.1), clip=True)
 
 # %% [markdown]
 # ## 13. Exercises
@@ -1793,10 +1663,11 @@ play(
 
 # %%
 def jump(x_t, noise, a_bar_t, a_bar_s):
-    """Mean and standard deviation of DDPM's x_s, given x_t and the estimate of the noise in it.
+    """Mean and standard deviation of DDPM's x_s, given x_t and the estimate of its noise.
 
-    x_t, noise: tensors of one shape. a_bar_t, a_bar_s: alpha-bar before and after the step, numbers with
-    0 < a_bar_t < a_bar_s <= 1. Returns (mean, standard deviation): a tensor like x_t, and a number.
+    x_t, noise: tensors of one shape. a_bar_t, a_bar_s: alpha-bar before and after the step,
+    numbers with 0 < a_bar_t < a_bar_s <= 1. Returns (mean, standard deviation): a tensor
+    like x_t, and a number.
     """
     raise NotImplementedError
 
@@ -1815,7 +1686,7 @@ check("05.1", jump)
 def slerp_batch(a, b, weight):
     """Spherical interpolation, each image with its own angle: weight 0 gives a, 1 gives b.
 
-    a, b: (B, C, H, W), where a[k] and b[k] have the same norm. weight: a number from 0 to 1.
+    a, b: (B, C, H, W), where a[k] and b[k] have the same norm. weight: from 0 to 1.
     Where a[k] equals b[k], so does the result.
     """
     raise NotImplementedError
@@ -1834,15 +1705,14 @@ check("05.2", slerp_batch)
 
 # %%
 def noise_again(x_s, a_bar_s, a_bar_t, z):
-    """From x_s at alpha-bar a_bar_s back to the noisier x_t at alpha-bar a_bar_t, where 0 < a_bar_t < a_bar_s <= 1.
+    """From x_s at alpha-bar a_bar_s back to the noisier x_t at alpha-bar a_bar_t.
 
-    z: standard normal noise of the shape of x_s.
+    0 < a_bar_t < a_bar_s <= 1. z: standard normal noise of the shape of x_s.
     """
     raise NotImplementedError
 
 
 check("05.3", noise_again)
-
 
 # %% [markdown]
 # ### 05.4 The line, integrated exactly
@@ -1851,6 +1721,7 @@ check("05.3", noise_again)
 # $e^\lambda$ times a straight line has a closed form. Derive it and write the step. `hint("05.4")`,
 # `solution("05.4")`. It makes another second-order method. To see which of the two has the smaller error, put this
 # into `error_in_the_middle` of section 6. Which one wins? Why need the exact integral of a wrong line not be better?
+# (On images: `sample(model, diffusion, shape, sampler=exact_line_step, steps=10)`.)
 #
 # ```python
 # def exact_line_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
@@ -1863,16 +1734,16 @@ check("05.3", noise_again)
 
 # %%
 def line_step(x_t, x_0, x_0_before, lambda_before, lambda_t, lambda_s):
-    """x_s after a step along the ODE, where the estimate of x_0 is a straight line in lambda.
+    """x_s after a step along the ODE; the estimate of x_0 is a straight line in lambda.
 
-    The line goes through x_0_before at lambda_before and x_0 at lambda_t. x_t, x_0, x_0_before: tensors of
-    one shape; the lambdas: half the log of the SNR, rising numbers. sigma = 1 / sqrt(1 + exp(2 lambda)).
+    The line goes through x_0_before at lambda_before and x_0 at lambda_t. x_t, x_0 and
+    x_0_before: tensors of one shape; the lambdas: half the log of the SNR, rising numbers.
+    sigma = 1 / sqrt(1 + exp(2 lambda)).
     """
     raise NotImplementedError
 
 
 check("05.4", line_step)
-
 
 # %% [markdown]
 # ## Recap
