@@ -34,40 +34,44 @@ from utils.course import start
 course = start(seed=0)
 
 # %%
-import html
 import random
 import re
 import warnings
 from collections import Counter, defaultdict
-from itertools import pairwise
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import display
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 from tqdm.auto import tqdm
 
+# %%
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
 from utils.ner import (
     CRFTagger,
     DictionaryTagger,
     Entity,
-    OfficialGold,
     Sentence,
     WordFeatures,
+    difference,
     evaluate,
     load_corpus,
     load_tagger,
     read_pubtator,
     read_sentences,
+    split_sentences,
     to_tags,
     write_jsonl,
     write_pubtator,
 )
-from utils.ner.bc2 import official_counts, official_place
+from utils.ner.bc2 import OfficialGold, official_counts, official_place
 from utils.ner.display import show_entities
+from utils.ner.evaluation import count, resample
+
+pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 
 # %% [markdown]
 # ## 1. What is read here
@@ -76,18 +80,22 @@ from utils.ner.display import show_entities
 #
 # Three corpora serve. **BC5CDR** (chemicals and diseases) is what the reading tool learns from. **BC2GM** (genes) has
 # official scoring rules of its own. **NCBI-disease** is used abstract by abstract, to ask how many of them are needed.
-# Where a corpus is not at hand, the course's own small corpus stands in for it with the types that it has; the lines
-# below say which it was. That corpus is too small for conclusions: read its figures as a demonstration that the code
+# Where a corpus is not at hand, the course's own small corpus stands in for it with the types that it has; the table
+# below says which it was. That corpus is too small for conclusions: read its figures as a demonstration that the code
 # works.
 
 # %%
-bc5cdr, bc2gm, ncbi = (load_corpus(name) for name in ["bc5cdr", "bc2gm", "ncbi-disease"])
-print()
-for corpus in (bc5cdr, bc2gm, ncbi):
-    sizes = ", ".join(f"{split} {len(corpus.split(split)):,}" for split in corpus.splits)
-    print(f"{corpus.name:<13} sentences: {sizes}; types: {', '.join(corpus.types)}")
-names = [corpus.name for corpus in (bc5cdr, bc2gm, ncbi) if corpus.stands_in]
-print("\nthe course's own corpus stands in for:", ", ".join(names) or "none of them")
+bc5cdr, bc2gm, ncbi = map(load_corpus, ["bc5cdr", "bc2gm", "ncbi-disease"])
+corpora = {corpus.name: corpus for corpus in (bc5cdr, bc2gm, ncbi)}
+rows = {
+    name: {
+        **{f"{split} sentences": len(corpus.split(split)) for split in corpus.splits},
+        "types": ", ".join(corpus.types),
+        "the course's own in its place": "yes" if corpus.stands_in else "no",
+    }
+    for name, corpus in corpora.items()
+}
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Corpora are usually handed out as sentences, already cut into tokens. A reader has **abstracts**, uncut. Of two
@@ -97,55 +105,64 @@ print("\nthe course's own corpus stands in for:", ", ".join(names) or "none of t
 
 
 # %%
+def moved(entities, distance):
+    return [Entity(e.start + distance, e.end + distance, e.type) for e in entities]
+
+
 def joined(sentences, name):
     """Neighbouring sentences as one text, with their entities moved along."""
     text, entities = "", []
-    for one in sentences:
-        shift = len(text) + 1 if text else 0
-        text = f"{text} {one.text}" if text else one.text
-        entities += [Entity(e.start + shift, e.end + shift, e.type) for e in one.entities]
+    for sentence in sentences:
+        text += " " if text else ""
+        entities += moved(sentence.entities, len(text))
+        text += sentence.text
     return Sentence(text, None, entities, name)
 
 
-def abstracts(corpus, split, file, one_type=None):
-    """Whole abstracts: the PubTator originals, or neighbouring sentences. one_type: a name for all entity types."""
+def put_together(sentences):
+    """Sentences joined by document, or ten by ten where their documents are not known."""
+    documents = defaultdict(list)
+    for number, sentence in enumerate(sentences):
+        documents[sentence.document or str(number // 10)].append(sentence)
+    return [joined(some, name) for name, some in documents.items()]
+
+
+# %%
+def originals(path):
+    """The abstracts of a PubTator file; an id that comes twice counts once."""
+    with warnings.catch_warnings():
+        # One mention of NCBI-disease does not fit its text and is left out.
+        warnings.simplefilter("ignore")
+        return list({text.id: text for text in read_pubtator(path, "skip")}.values())
+
+
+def abstracts(corpus, split, file):
+    """Whole abstracts: the PubTator originals, or neighbouring sentences."""
     path = corpus.folder / "original" / file
-    if path.exists():
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # one mention of NCBI-disease does not fit its text and is left out
-            found = {
-                one.id: one for one in read_pubtator(path, mismatch="skip")
-            }  # an id that comes twice counts once
-        found = list(found.values())
-    else:
-        groups = defaultdict(list)
-        for number, one in enumerate(corpus.split(split)):
-            groups[one.document or str(number // 10)].append(one)
-        found = [joined(some, name) for name, some in groups.items()]
-    if one_type:
-        found = [
-            one.with_entities(Entity(e.start, e.end, one_type) for e in one.entities)
-            for one in found
-        ]
-    return found
+    return originals(path) if path.exists() else put_together(corpus.split(split))
+
+
+def diseases(split):
+    """Abstracts of NCBI-disease; its kinds of disease are called "Disease", all of them."""
+    return [
+        text.with_entities(Entity(e.start, e.end, "Disease") for e in text.entities)
+        for text in abstracts(ncbi, split, f"{split}.pubtator.txt")
+    ]
 
 
 # %%
 reading = abstracts(bc5cdr, "test", "sample50.pubtator.txt")
-pool = abstracts(ncbi, "train", "train.pubtator.txt", "Disease")
-dev_abstracts = abstracts(ncbi, "dev", "dev.pubtator.txt", "Disease")
-exam = abstracts(ncbi, "test", "test.pubtator.txt", "Disease")
-for name, some in [
-    ("to read", reading),
-    ("pool", pool),
-    ("dev", dev_abstracts),
-    ("exam", exam),
-]:
-    tokens = [len(one.tokens) for one in some]
-    print(f"{name:<8} {len(some):>4} abstracts, {np.mean(tokens):.0f} tokens and "
-          f"{np.mean([len(one.entities) for one in some]):.1f} mentions each")  # fmt: skip
+pool, dev_abstracts, exam = map(diseases, ["train", "dev", "test"])
+parts = {"to read": reading, "pool": pool, "dev": dev_abstracts, "exam": exam}
+rows = {
+    name: {
+        "abstracts": len(texts),
+        "tokens in each": np.mean([len(text.tokens) for text in texts]),
+        "mentions in each": np.mean([len(text.entities) for text in texts]),
+    }
+    for name, texts in parts.items()
+}
+pd.DataFrame.from_dict(rows, orient="index").round(1)
 
 # %% [markdown]
 # ## 2. Entities out: a reading tool
@@ -165,20 +182,26 @@ def squeezed(text):
     return "".join(text.lower().split())
 
 
-whole = [squeezed(one.text) for one in reading]
+whole = [squeezed(abstract.text) for abstract in reading]
+
+
+def is_to_be_read(sentence):
+    """Whether the sentence stands in one of the abstracts to read."""
+    return any(squeezed(sentence.text) in text for text in whole)
+
+
+rows = {}
 for split in bc5cdr.splits:
-    there = [
-        any(squeezed(one.text) in text for text in whole)
-        for one in bc5cdr.split(split)
-        if len(one.tokens) > 5
-    ]
-    print(
-        f"{split:<5} {sum(there):>4} of {len(there):,} sentences (of more than 5 tokens) are in the texts to read"
-    )
+    there = [is_to_be_read(s) for s in bc5cdr.split(split) if len(s.tokens) > 5]
+    rows[split] = {
+        "sentences of more than 5 tokens": len(there),
+        "in the texts to read": sum(there),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Had we trained on the training split and shown the result on "50 real abstracts", every one of them would have been an
-# abstract it had learnt by heart, wherever the line above says "train". Section 10 measures what that is worth. Here we
+# abstract it had learnt by heart, wherever the table above has a number at "train". Section 10 measures what that is worth. Here we
 # leave those sentences out of training, and keep a part of the rest.
 #
 # The tagger is a **CRF**: it weighs features of each word (its letters, its beginning and end, its neighbours) and
@@ -191,56 +214,64 @@ ITERATIONS = course.pick(test=30, cpu=60, gpu=60)
 
 def train_crf(sentences, features=FEATURES):
     """A small CRF; the same sentences always give the same tagger."""
-    return CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS).fit(
-        sentences, progress=False
-    )
+    crf = CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS)
+    return crf.fit(sentences, progress=False)
 
 
-unseen = [
-    one for one in bc5cdr.train if not any(squeezed(one.text) in text for text in whole)
-]
-train = random.Random(0).sample(
-    unseen, min(len(unseen), course.pick(test=120, cpu=1500, gpu=4000))
-)
+def sample(sentences, size):
+    """That many sentences, drawn at random, or all."""
+    return random.Random(0).sample(sentences, min(len(sentences), size))
+
+
+unseen = [sentence for sentence in bc5cdr.train if not is_to_be_read(sentence)]
+train = sample(unseen, course.pick(test=120, cpu=1500, gpu=4000))
 tagger = train_crf(train)
-print(
-    f"trained on {len(train):,} sentences of {bc5cdr.name} with {sum(len(one.entities) for one in train):,} mentions"
-)
-
+mentions = sum(len(sentence.entities) for sentence in train)
+print(f"trained on {len(train):,} sentences of {bc5cdr.name} with {mentions:,} mentions")
 
 # %% [markdown]
-# It learnt from sentences, so we give it sentences: `read` cuts a text where a full stop, a space and a capital follow
-# each other, tags the pieces, and moves the entities back to where they stand in the whole text. (Whether that matters
-# is the last line printed.)
+# It learnt from sentences, so we give it sentences: `read` cuts a text with `split_sentences` (notebook 10 builds it),
+# tags the pieces, and moves the entities back to where they stand in the whole text. (Whether that matters is the first
+# line printed.)
+
 
 # %%
-SENTENCE_END = re.compile(r"(?<=[.?!])\s+(?=[A-Z(\[])")
-
-
-def edges_of(text):
-    """Where its sentences begin, and where the text ends."""
-    return [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
-
-
 def read(tagger, text):
     """The text with the entities found in it, tagged sentence by sentence."""
-    starts = edges_of(text)
-    pieces = [Sentence(text[start:end]) for start, end in pairwise(starts)]
-    found = [
-        Entity(e.start + start, e.end + start, e.type)
-        for start, one in zip(starts, tagger.predict(pieces))
-        for e in one.entities
-    ]
+    spans, found = split_sentences(text), []
+    tagged = tagger.predict([Sentence(text[start:end]) for start, end in spans])
+    for (start, _), sentence in zip(spans, tagged):
+        found += moved(sentence.entities, start)
     return Sentence(text, None, found)
 
 
-found = [read(tagger, one.text) for one in reading]
-report = evaluate(reading, found)
+def written(interval, form=".3f"):
+    """An interval as text: "0.745 to 0.828"."""
+    low, high = interval
+    return f"{low:{form}} to {high:{form}}"
+
+
+def score_table(report):
+    """What `evaluate` says, a row for each type."""
+    rows = {
+        name: {
+            "precision": scores.precision,
+            "recall": scores.recall,
+            "F1": scores.f1,
+            "95% interval of F1": written(scores.intervals["f1"], ".4f"),
+            "mentions": scores.support,
+        }
+        for name, scores in [*report.per_type.items(), ("all", report)]
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").round(4)
+
+
+# %%
+found = [read(tagger, abstract.text) for abstract in reading]
 in_one_piece = evaluate(reading, tagger.predict(reading), resamples=0)
-print(
-    f"{len(reading)} abstracts, found against annotated, intervals from resampled abstracts (section 4):\n{report}\n"
-)
-print(f"the same, each abstract tagged as one long sentence: f1 {in_one_piece.f1:.4f}")
+print(f"each abstract tagged as one long sentence: F1 {in_one_piece.f1:.4f}")
+print(f"sentence by sentence, {len(reading)} abstracts (section 4: the intervals):")
+score_table(evaluate(reading, found))
 
 # %% [markdown]
 # Two of the abstracts, drawn at random, with what was found (not with what is true). Read them. You will find mistakes:
@@ -248,42 +279,38 @@ print(f"the same, each abstract tagged as one long sentence: f1 {in_one_piece.f1
 
 # %%
 shown = random.Random(12).sample(range(len(reading)), 2)
-show_entities(
-    [found[k] for k in shown], titles=[f"abstract {reading[k].id}" for k in shown]
-)
+titles = [f"abstract {reading[k].id}" for k in shown]
+show_entities([found[k] for k in shown], titles)
 
 # %% [markdown]
 # The tool shows a text like that, with a list of what was found below it. The list of the second abstract:
 
 
 # %%
-def listed(one):
-    """A line for each name that was found, the most frequent first."""
-    counts = Counter((e.text, e.type) for e in one.entities)
-    return [f"{name} ({kind}, {times}x)" for (name, kind), times in counts.most_common()]
+def names_in(tagged):
+    """A row for each name that was found, the most frequent first."""
+    counts = Counter((e.text, e.type) for e in tagged.entities).most_common()
+    rows = [(name, kind, times) for (name, kind), times in counts]
+    return pd.DataFrame(rows, columns=["name", "type", "times"])
 
 
 def page(text):
     """What the tool shows for a text: the text with highlights, and the list."""
-    one = read(tagger, text)
-    rows = "".join(
-        f"<li>{html.escape(line)}</li>" for line in listed(one) or ["nothing found"]
-    )
-    return f"{show_entities(one).html}<ul>{rows}</ul>"
+    tagged = read(tagger, text)
+    names = names_in(tagged).to_html(index=False) if tagged.entities else "nothing found"
+    return show_entities(tagged).data + names
 
 
-print("\n".join(listed(found[shown[1]]) or ["nothing found"]))
+names_in(found[shown[1]])
 
 # %% [markdown]
 # **Now your own text.** Paste an abstract into the box and click outside it. (Without a kernel the box is not shown.)
 # Try what the tagger cannot know: a text on genes, a menu, a text in another language.
 
 # %%
-box = ipywidgets.Textarea(
-    reading[shown[0]].text,
-    layout={"width": "98%", "height": "10em"},
-    continuous_update=False,
-)
+first = reading[shown[0]].text
+layout = {"width": "98%", "height": "10em"}
+box = ipywidgets.Textarea(first, layout=layout, continuous_update=False)
 result = ipywidgets.HTML(page(box.value))
 box.observe(lambda change: setattr(result, "value", page(change["new"])), "value")
 display(ipywidgets.VBox([box, result]))
@@ -315,18 +342,20 @@ display(ipywidgets.VBox([box, result]))
 
 # %%
 def strict_by_hand(gold, predicted):
-    """Correct, predicted, gold of one sentence; spans are sets of (start, end, type)."""
+    """Correct, predicted, gold of one sentence; both are sets of (start, end, type)."""
     return len(gold & predicted), len(predicted), len(gold)
 
 
 def official_by_hand(gold, alternatives, predicted):
-    """Correct, predicted, gold of one sentence; places are (first, last) character, white space not counted."""
-    accepted = [one for one in predicted if one in alternatives]
-    found = 0
+    """The same three by the official rules.
+
+    All are sets of places: (first, last) character, white space not counted.
+    """
+    accepted, found = predicted & alternatives, 0
     for first, last in gold:
-        same = (first, last) in predicted
-        found += same or any(start <= last and first <= end for start, end in accepted)
-    wrong = [one for one in predicted if one not in gold and one not in alternatives]
+        nearby = any(start <= last and first <= end for start, end in accepted)
+        found += (first, last) in predicted or nearby
+    wrong = predicted - gold - alternatives
     return found, found + len(wrong), len(gold)
 
 
@@ -336,21 +365,36 @@ def official_by_hand(gold, alternatives, predicted):
 # gold name of several words may lose its first or its last. (The line printed says so. Real alternatives are chosen by
 # people, one by one.)
 
+
+# %%
+def places_of(entities, text):
+    return [official_place(e, text) for e in entities]
+
+
+def without_a_word(entity):
+    """What is left of a name of several words without its first word, or without its last."""
+    second, last = entity.text.index(" ") + 1, entity.text.rindex(" ")
+    return [
+        Entity(entity.start + second, entity.end, entity.type),
+        Entity(entity.start, entity.start + last, entity.type),
+    ]
+
+
+def made_up(sentences):
+    """The sentences' own gold, with alternatives by a rule in place of an annotator's."""
+    genes, alternatives = {}, {}
+    for sentence in sentences:
+        several = [e for e in sentence.entities if " " in e.text]
+        shorter = [part for e in several for part in without_a_word(e)]
+        genes[sentence.id] = places_of(sentence.entities, sentence.text)
+        alternatives[sentence.id] = places_of(shorter, sentence.text)
+    return OfficialGold(genes, alternatives)
+
+
 # %%
 if bc2gm.stands_in:
     gene_test = bc2gm.test
-    places = {
-        one.id: [official_place(e, one.text) for e in one.entities] for one in gene_test
-    }
-    shorter = defaultdict(list)
-    for one in gene_test:
-        for e in (e for e in one.entities if " " in e.text):
-            for start, end in [
-                (e.start + e.text.index(" ") + 1, e.end),
-                (e.start, e.start + e.text.rindex(" ")),
-            ]:
-                shorter[one.id].append(official_place(Entity(start, end, e.type), one.text))
-    official = OfficialGold(places, dict(shorter))
+    official = made_up(gene_test)
     print("alternatives: made up here by a rule, because BC2GM is not at hand")
 else:
     gene_test = bc2gm.test[: course.pick(test=500, cpu=5000, gpu=5000)]
@@ -358,17 +402,17 @@ else:
     print("alternatives: the task's own file ALTGENE")
 
 dictionary = DictionaryTagger().fit(bc2gm.train, bc2gm.dev)
-gene_train = random.Random(0).sample(
-    bc2gm.train, min(len(bc2gm.train), course.pick(test=120, cpu=1500, gpu=5000))
-)
+gene_train = sample(bc2gm.train, course.pick(test=120, cpu=1500, gpu=5000))
 gene_crf = train_crf(gene_train)
 gene_found = {
     "dictionary": dictionary.predict(gene_test),
     "CRF": gene_crf.predict(gene_test),
 }
 print(
-    f"dictionary of {len(dictionary):,} names; CRF of {len(gene_train):,} sentences; tested on {len(gene_test):,}"
+    f"dictionary of {len(dictionary):,} names; CRF of {len(gene_train):,} sentences; ",
+    end="",
 )
+print(f"tested on {len(gene_test):,}")
 
 # %% [markdown]
 # **Predict before you run:** order the five by F1 (strict, partial, type, official without and with alternatives). And:
@@ -387,22 +431,24 @@ scores = {
     for name, predicted in gene_found.items()
     for rule, options in RULES.items()
 }
-print(
-    f"{'tagger':<12}{'rule':<28}{'correct':>9}{'predicted':>11}{'gold':>7}{'P':>8}{'R':>8}{'F1':>8}"
-)
-for (name, rule), r in scores.items():
-    counts = f"{r.correct:>9,.1f}{r.predicted:>11,}{r.support:>7,}"
-    print(
-        f"{name:<12}{rule:<28}{counts}{100 * r.precision:>8.2f}{100 * r.recall:>8.2f}{100 * r.f1:>8.2f}"
-    )
-print()
+rows = {
+    key: {
+        "correct": report.correct,
+        "predicted": report.predicted,
+        "gold": report.support,
+        "P": 100 * report.precision,
+        "R": 100 * report.recall,
+        "F1": 100 * report.f1,
+    }
+    for key, report in scores.items()
+}
+pd.DataFrame(rows).T.astype({"predicted": int, "gold": int}).round(2)
+
+# %%
 for name in gene_found:
-    without, with_them = (
-        scores[name, f"official, {kind}alternatives"].f1 for kind in ("no ", "")
-    )
-    print(
-        f"the alternatives bring the {name} {100 * (with_them - without):+.1f} points of F1"
-    )
+    before = scores[name, "official, no alternatives"].f1
+    gain = 100 * (scores[name, "official, alternatives"].f1 - before)
+    print(f"the alternatives bring the {name} {gain:+.1f} points of F1")
 
 # %% [markdown]
 # Two things about the counts. *Gold*: 6 of the task's 6,331 mentions in BC2GM's test split have no tag in the tokenised
@@ -413,27 +459,23 @@ for name in gene_found:
 # %%
 figure, axes = plt.subplots(figsize=(8, 3.4))
 for k, name in enumerate(gene_found):
-    values = [scores[name, rule] for rule in RULES]
-    f1 = np.array([100 * r.f1 for r in values])
-    edges = 100 * np.array([r.intervals["f1"] for r in values]).T
-    where = np.arange(len(RULES)) + 0.4 * (k - 0.5)
-    axes.barh(where, f1, 0.38, color=COLOURS[k], label=name, xerr=[f1 - edges[0], edges[1] - f1],
-              error_kw={"elinewidth": 1})  # fmt: skip
-    for y, value in zip(where, f1):
-        axes.text(1, y, f"{value:.1f}", va="center", color="white", fontsize=9)
-axes.set(
-    yticks=range(len(RULES)),
-    yticklabels=list(RULES),
-    xlabel="F1 in per cent, 95% bootstrap interval",
-)
+    reports = [scores[name, rule] for rule in RULES]
+    f1 = np.array([100 * report.f1 for report in reports])
+    low, high = 100 * np.array([report.intervals["f1"] for report in reports]).T
+    y = np.arange(len(RULES)) + 0.4 * (k - 0.5)
+    axes.barh(y, f1, 0.38, color=COLOURS[k], label=name)
+    axes.errorbar(
+        f1, y, xerr=[f1 - low, high - f1], fmt="none", ecolor="black", elinewidth=1
+    )
+    for place, value in zip(y, f1):
+        axes.text(1, place, f"{value:.1f}", va="center", color="white", fontsize=9)
+axes.set(yticks=range(len(RULES)), yticklabels=RULES)
+axes.set_xlabel("F1 in per cent, 95% bootstrap interval")
 axes.invert_yaxis()
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-lowest, highest = (
-    f(100 * scores["dictionary", rule].f1 for rule in RULES) for f in (min, max)
-)
-axes.set_title(
-    f"One dictionary, one set of predictions: F1 from {lowest:.1f} to {highest:.1f}"
-)
+values = [100 * scores["dictionary", rule].f1 for rule in RULES]
+finding = f"F1 from {min(values):.1f} to {max(values):.1f}"
+axes.set_title(f"One dictionary, one set of predictions: {finding}")
 plt.show()
 
 # %% [markdown]
@@ -441,26 +483,26 @@ plt.show()
 # an accepted alternative, or wrong; every gold mention is found as it stands, found through an alternative, or missed.
 
 # %%
-tally = Counter()
+predictions, mentions = Counter(), Counter()
 changed = []  # sentences where a prediction is an alternative and no gold mention
-for one, other in zip(gene_test, gene_found["dictionary"]):
-    gold, accepted = (
-        set(official.genes.get(one.id, [])),
-        set(official.alternatives.get(one.id, [])),
-    )
-    predicted = {official_place(e, one.text) for e in other.entities}
-    tally["predictions: gold mentions"] += len(predicted & gold)
-    tally["predictions: accepted alternatives"] += len((predicted & accepted) - gold)
-    tally["predictions: wrong"] += len(predicted - gold - accepted)
-    found_count, _, _ = official_by_hand(gold, accepted, predicted)
-    tally["gold: found as it stands"] += len(predicted & gold)
-    tally["gold: found through an alternative"] += found_count - len(predicted & gold)
-    tally["gold: missed"] += len(gold) - found_count
-    if (predicted & accepted) - gold:
-        changed.append((one, other))
-for name, number in tally.items():
-    total = sum(n for key, n in tally.items() if key.split(":")[0] == name.split(":")[0])
-    print(f"{name:<36}{number:>6,}  {number / total:>6.1%}")
+for sentence, tagged in zip(gene_test, gene_found["dictionary"]):
+    gold = set(official.genes.get(sentence.id, []))
+    accepted = set(official.alternatives.get(sentence.id, []))
+    predicted = set(places_of(tagged.entities, sentence.text))
+    instead = (predicted & accepted) - gold
+    predictions["gold mentions"] += len(predicted & gold)
+    predictions["accepted alternatives"] += len(instead)
+    predictions["wrong"] += len(predicted - gold - accepted)
+    in_all, _, _ = official_by_hand(gold, accepted, predicted)
+    mentions["found as they stand"] += len(predicted & gold)
+    mentions["found through an alternative"] += in_all - len(predicted & gold)
+    mentions["missed"] += len(gold) - in_all
+    if instead:
+        changed.append((sentence, tagged))
+sides = {"predictions": predictions, "gold mentions": mentions}
+table = pd.concat({side: pd.Series(counts) for side, counts in sides.items()})
+share = table / table.groupby(level=0).transform("sum")
+pd.DataFrame({"number": table, "share": share.map("{:.1%}".format)})
 
 
 # %%
@@ -470,17 +512,17 @@ def surface(text, place):
     return text[seen[place[0]] : seen[place[1]] + 1]
 
 
-for one, other in random.Random(1).sample(changed, min(4, len(changed))):
-    print(one.text if len(one.text) < 160 else one.text[:157] + "...")
-    print(
-        "   gold:        ",
-        " | ".join(surface(one.text, p) for p in official.genes.get(one.id, [])),
-    )
-    print(
-        "   alternatives:",
-        " | ".join(surface(one.text, p) for p in official.alternatives.get(one.id, [])),
-    )
-    print("   predicted:   ", " | ".join(e.text for e in other.entities), "\n")
+rows = {}
+for sentence, tagged in random.Random(1).sample(changed, min(4, len(changed))):
+    text = sentence.text
+    gold = official.genes.get(sentence.id, [])
+    accepted = official.alternatives.get(sentence.id, [])
+    rows[text if len(text) < 160 else text[:157] + "..."] = {
+        "gold": " | ".join(surface(text, place) for place in gold),
+        "alternatives": " | ".join(surface(text, place) for place in accepted),
+        "predicted": " | ".join(e.text for e in tagged.entities),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # With strict scoring, a boundary that an annotator would have accepted costs **twice**: once as a wrong prediction,
@@ -501,16 +543,11 @@ for one, other in random.Random(1).sample(changed, min(4, len(changed))):
 #
 # The **bootstrap** (Efron 1979) imitates other test sets: draw sentences from ours with replacement, as many as there
 # are, compute F1 again, a thousand times. The middle 95% of these values are the **percentile interval**. F1 is not a
-# mean of sentences but a ratio of sums, so for each sentence we keep the three counts and add those up.
+# mean of sentences but a ratio of sums, so for each sentence we keep the three counts of `strict_by_hand` (`count` of
+# `utils/ner/evaluation.py` makes the array of them) and add those up.
 
 
 # %%
-def strict_rows(gold, predicted):
-    """Counts (correct, predicted, gold) for each sentence: array (sentences, 3)."""
-    spans = [[{e.span for e in one.entities} for one in some] for some in (gold, predicted)]
-    return np.array([strict_by_hand(*pair) for pair in zip(*spans)], dtype=float)
-
-
 def f1_of(sums):
     """F1 (eq. 1) of summed counts, array (..., 3); 0 where there is nothing."""
     below = sums[..., 1] + sums[..., 2]
@@ -520,10 +557,11 @@ def f1_of(sums):
 def bootstrap(rows, draws=1000, seed=0):
     """Summed counts of resampled test sets: array (draws, columns of `rows`)."""
     generator, n = np.random.default_rng(seed), len(rows)
-    times = (
-        np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(draws)
-    )  # how often each is drawn
-    return np.stack([one @ rows for one in times])
+    sums = []
+    for _ in range(draws):
+        times = np.bincount(generator.integers(n, size=n), minlength=n)
+        sums.append(times @ rows)  # each sentence as often as it was drawn
+    return np.stack(sums)
 
 
 def interval(values):
@@ -534,11 +572,9 @@ def interval(values):
 # %%
 test = bc5cdr.test[: course.pick(test=200, cpu=2500, gpu=5000)]
 test_found = tagger.predict(test)
-rows = strict_rows(test, test_found)
-low, high = interval(f1_of(bootstrap(rows)))
-print(
-    f"{bc5cdr.name}, {len(test):,} test sentences: F1 {f1_of(rows.sum(0)):.4f}, 95% interval {low:.4f} to {high:.4f}"
-)
+rows = count(test, test_found)
+print(f"{bc5cdr.name}, {len(test):,} test sentences: F1 {f1_of(rows.sum(0)):.4f}, ", end="")
+print(f"95% interval {written(interval(f1_of(bootstrap(rows))), '.4f')}")
 
 # %% [markdown]
 # Two things to know before you trust it.
@@ -560,19 +596,16 @@ print(
 
 # %%
 def rows_within(gold, predicted):
-    """Counts of one abstract, sentence by sentence: array (sentences, 3). A mention counts where it begins."""
-    spans = [
-        [
-            {e.span for e in one.entities if start <= e.start < end}
-            for start, end in pairwise(edges_of(gold.text))
-        ]
-        for one in (gold, predicted)
+    """Counts of one abstract, sentence by sentence; a mention counts where it begins."""
+    pieces = [
+        [[e for e in side.entities if start <= e.start < end] for side in (gold, predicted)]
+        for start, end in split_sentences(gold.text)
     ]
-    return np.array([strict_by_hand(*pair) for pair in zip(*spans)], dtype=float)
+    return count(*zip(*pieces))
 
 
 def in_blocks(rows, size):
-    """Rows of neighbouring sentences added up, `size` at a time; the last block may be shorter."""
+    """Rows of neighbouring sentences added up, `size` at a time; the last may be fewer."""
     return np.add.reduceat(rows, np.arange(0, len(rows), size), axis=0)
 
 
@@ -580,77 +613,80 @@ def fast_interval(rows, generator, draws=400):
     """`interval(f1_of(bootstrap(rows)))` for all draws at once."""
     n = len(rows)
     chosen = generator.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
-    return interval(
-        f1_of(np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n) @ rows)
-    )
+    times = np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n)
+    return interval(f1_of(times @ rows))
 
-
-dev_tagger = train_crf(dev_abstracts)
-world = [rows_within(one, read(dev_tagger, one.text)) for one in pool]
-truth = f1_of(np.concatenate(world).sum(0))
-BLOCK = 5 if bc5cdr.stands_in else 10
-print(
-    f"the world: {len(world)} abstracts, {np.mean([len(one) for one in world]):.1f} sentences each; F1 {truth:.4f}"
-)
 
 # %%
+dev_tagger = train_crf(dev_abstracts)
+world = [rows_within(abstract, read(dev_tagger, abstract.text)) for abstract in pool]
+truth = f1_of(np.concatenate(world).sum(0))
+BLOCK = 5 if bc5cdr.stands_in else 10
+length = np.mean([len(counts) for counts in world])
+print(f"the world: {len(world)} abstracts, {length:.1f} sentences each; F1 {truth:.4f}")
+
+
+# %%
+def units_of(abstracts):
+    """What is drawn from a test set in each of the three ways."""
+    sentences = np.concatenate(abstracts)
+    return {
+        "sentences": sentences,
+        "blocks": in_blocks(sentences, BLOCK),
+        "abstracts": np.stack([counts.sum(0) for counts in abstracts]),
+    }
+
+
 generator = np.random.default_rng(0)
 trials = course.pick(test=100, cpu=1000, gpu=1000)
 sizes = [size for size in (5, 10, 20, 40) if size <= len(world)]
 held, width = defaultdict(list), defaultdict(list)
 for size in tqdm(sizes, "sizes of test set"):
     for _ in range(trials):
-        small = [
-            world[k] for k in generator.integers(len(world), size=size)
-        ]  # a new test set
-        each = np.concatenate(small)
-        whole_ones = np.stack([one.sum(0) for one in small])
-        drawn_as = {
-            "sentences": each,
-            "blocks": in_blocks(each, BLOCK),
-            "abstracts": whole_ones,
-        }
-        for unit, units in drawn_as.items():
+        drawn = generator.integers(len(world), size=size)  # a new test set
+        for unit, units in units_of([world[k] for k in drawn]).items():
             low, high = fast_interval(units, generator)
-            held[unit, size].append(low <= truth <= high)
-            width[unit, size].append(high - low)
-print(
-    f"{'abstracts in the test set':<27}{'drawn':<12}{'mean width':>11}{'holds the truth':>17}   ({trials} test sets)"
-)
-for (unit, size), hits in held.items():
-    share, error = np.mean(hits), np.sqrt(np.mean(hits) * (1 - np.mean(hits)) / trials)
-    print(
-        f"{size:<27}{unit:<12}{np.mean(width[unit, size]):>11.3f}{share:>12.1%} ± {error:.1%}"
-    )
+            held[size, unit].append(low <= truth <= high)
+            width[size, unit].append(high - low)
+
+
+# %%
+def share_and_error(hits):
+    """Mean of zeros and ones, and its standard error."""
+    share = np.mean(hits)
+    return share, np.sqrt(share * (1 - share) / len(hits))
+
+
+rows_of_table = {}
+for key, hits in held.items():
+    share, error = share_and_error(hits)
+    rows_of_table[key] = {
+        "mean width": f"{np.mean(width[key]):.3f}",
+        "holds the truth": f"{share:.1%} ± {error:.1%}",
+    }
+print(f"{trials} test sets of each size")
+pd.DataFrame(rows_of_table).T.rename_axis(["abstracts in the test set", "drawn"])
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3.2))
-for k, unit in enumerate(["sentences", "blocks", "abstracts"]):
-    share = np.array([np.mean(held[unit, size]) for size in sizes])
-    error = np.sqrt(share * (1 - share) / trials)
-    axes.errorbar(
-        sizes,
-        100 * share,
-        200 * error,
-        marker="o",
-        capsize=3,
-        color=COLOURS[k],
-        label=f"draws {unit}",
+units, largest = ["sentences", "blocks", "abstracts"], []
+for k, unit in enumerate(units):
+    shares, errors = 100 * np.transpose(
+        [share_and_error(held[size, unit]) for size in sizes]
     )
+    bars = axes.errorbar(sizes, shares, 2 * errors, marker="o", capsize=3, color=COLOURS[k])
+    bars.set_label(f"draws {unit}")
+    largest.append(f"from {unit} {shares[-1]:.1f}%")
 axes.axhline(95, color="grey", lw=1, ls="--")
-axes.set(
-    xlabel="abstracts in the test set",
-    ylabel="intervals that hold the truth, %",
-    xscale="log",
-)
-axes.set_xticks(sizes, [str(size) for size in sizes])
+axes.set(xlabel="abstracts in the test set", ylabel="intervals that hold the truth, %")
+axes.set_xscale("log")
+axes.set_xticks(sizes, sizes)
 axes.minorticks_off()
 axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-largest = [
-    100 * np.mean(held[unit, sizes[-1]]) for unit in ("sentences", "blocks", "abstracts")
-]
-axes.set_title(f"{sizes[-1]} abstracts: a 95% interval from sentences holds the truth\n{largest[0]:.1f}% of the time, "
-               f"from blocks {largest[1]:.1f}%, from abstracts {largest[2]:.1f}% (± 2 SE)", fontsize=10)  # fmt: skip
+finding = "how often a 95% interval holds the truth"
+axes.set_title(
+    f"{sizes[-1]} abstracts, {finding} (± 2 SE):\n{', '.join(largest)}", fontsize=10
+)
 plt.show()
 
 # %% [markdown]
@@ -662,13 +698,16 @@ plt.show()
 # (BC2GM consists of single sentences; there we draw sentences.)
 
 # %%
-print(f"F1 on all {len(rows):,} test sentences {f1_of(rows.sum(0)):.4f}")
-for unit, units in [("sentences", rows), ("blocks", in_blocks(rows, BLOCK))]:
-    low, high = interval(f1_of(bootstrap(units)))
-    print(f"95% interval from {unit:<10}{low:.4f} to {high:.4f}, width {high - low:.4f}")
-theirs = evaluate(test, test_found, groups=[number // BLOCK for number in range(len(test))])
+blocks = in_blocks(rows, BLOCK)
+groups = [number // BLOCK for number in range(len(test))]
+low, high = interval(f1_of(bootstrap(blocks)))
+theirs = evaluate(test, test_found, groups=groups)
 np.testing.assert_allclose(theirs.intervals["f1"], (low, high), rtol=1e-12)
+print(f"F1 on all {len(rows):,} test sentences {f1_of(rows.sum(0)):.4f}")
 print("`evaluate` with the blocks as groups gives the same interval as the last line")
+intervals = {"sentences": interval(f1_of(bootstrap(rows))), "blocks": (low, high)}
+table = pd.DataFrame(intervals, index=["low", "high"]).T
+table.assign(width=table.high - table.low).round(4)
 
 # %% [markdown]
 # **Comparing two taggers.** Both are judged on the same sentences, and a hard sentence is hard for both. So the
@@ -676,27 +715,34 @@ print("`evaluate` with the blocks as groups gives the same interval as the last 
 # (paired). Below: the same training sentences, with the beginnings and ends of words among the features and without.
 
 # %%
-plain = train_crf(
-    train, WordFeatures(window=1, affixes=0, grams=(), stems=False, pairs=False)
-)
-plain_rows = strict_rows(test, plain.predict(test))
-blocks, plain_blocks = (in_blocks(one, BLOCK) for one in (rows, plain_rows))
-drawn, plain_drawn = (
-    f1_of(bootstrap(blocks)),
-    f1_of(bootstrap(plain_blocks)),
-)  # the same seed, so the same blocks
-apart = f1_of(bootstrap(plain_blocks, seed=1))  # another seed: other blocks
-difference = f1_of(rows.sum(0)) - f1_of(plain_rows.sum(0))
-print(f"with affixes    {f1_of(rows.sum(0)):.4f}, interval {interval(drawn).round(4)}")
-print(
-    f"without affixes {f1_of(plain_rows.sum(0)):.4f}, interval {interval(plain_drawn).round(4)}"
-)
-print(
-    f"difference      {difference:+.4f}, paired interval {interval(drawn - plain_drawn).round(4)}"
-)
-print(f"                unpaired, which is wrong here: {interval(drawn - apart).round(4)}")
-widths = [np.diff(interval(values))[0] for values in (drawn - plain_drawn, drawn - apart)]
-print(f"the paired interval is {widths[1] / widths[0]:.1f} times narrower")
+no_affixes = WordFeatures(window=1, affixes=0, grams=(), stems=False, pairs=False)
+plain_found = train_crf(train, no_affixes).predict(test)
+plain_rows = count(test, plain_found)
+plain_blocks = in_blocks(plain_rows, BLOCK)
+# The same seed, so the same blocks; and once with another, so other blocks.
+drawn, plain_drawn = (f1_of(bootstrap(counts)) for counts in (blocks, plain_blocks))
+apart = f1_of(bootstrap(plain_blocks, seed=1))
+with_affixes, without = (f1_of(counts.sum(0)) for counts in (rows, plain_rows))
+table = {
+    "with affixes": (with_affixes, *interval(drawn)),
+    "without affixes": (without, *interval(plain_drawn)),
+    "difference, paired": (with_affixes - without, *interval(drawn - plain_drawn)),
+    "difference, unpaired, which is wrong here": (
+        with_affixes - without,
+        *interval(drawn - apart),
+    ),
+}
+table = pd.DataFrame(table, index=["F1", "low", "high"]).T
+table = table.assign(width=table.high - table.low)
+ratio = table.width.iloc[3] / table.width.iloc[2]
+print(f"the paired interval is {ratio:.1f} times narrower than the unpaired one")
+table.round(4)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+theirs, edges = difference(test, test_found, plain_found, groups=groups)
+np.testing.assert_allclose([theirs, *edges], table.iloc[2, :3].astype(float), rtol=1e-9)
+print("`difference` of utils.ner says the same")
 
 # %% [markdown]
 # The paired interval is the narrower one, for the reason given. It speaks of *these two trained taggers* on other test
