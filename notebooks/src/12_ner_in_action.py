@@ -35,7 +35,6 @@ course = start(seed=0)
 
 # %%
 import random
-import re
 import warnings
 from collections import Counter, defaultdict
 
@@ -64,6 +63,7 @@ from utils.ner import (
     read_sentences,
     split_sentences,
     to_tags,
+    tokenize,
     write_jsonl,
     write_pubtator,
 )
@@ -572,9 +572,12 @@ def interval(values):
 # %%
 test = bc5cdr.test[: course.pick(test=200, cpu=2500, gpu=5000)]
 test_found = tagger.predict(test)
-rows = count(test, test_found)
-print(f"{bc5cdr.name}, {len(test):,} test sentences: F1 {f1_of(rows.sum(0)):.4f}, ", end="")
-print(f"95% interval {written(interval(f1_of(bootstrap(rows))), '.4f')}")
+test_counts = count(test, test_found)
+print(
+    f"{bc5cdr.name}, {len(test):,} test sentences: F1 {f1_of(test_counts.sum(0)):.4f}, ",
+    end="",
+)
+print(f"95% interval {written(interval(f1_of(bootstrap(test_counts))), '.4f')}")
 
 # %% [markdown]
 # Two things to know before you trust it.
@@ -657,15 +660,15 @@ def share_and_error(hits):
     return share, np.sqrt(share * (1 - share) / len(hits))
 
 
-rows_of_table = {}
+rows = {}
 for key, hits in held.items():
     share, error = share_and_error(hits)
-    rows_of_table[key] = {
+    rows[key] = {
         "mean width": f"{np.mean(width[key]):.3f}",
         "holds the truth": f"{share:.1%} ± {error:.1%}",
     }
 print(f"{trials} test sets of each size")
-pd.DataFrame(rows_of_table).T.rename_axis(["abstracts in the test set", "drawn"])
+pd.DataFrame(rows).T.rename_axis(["abstracts in the test set", "drawn"])
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3.2))
@@ -698,14 +701,14 @@ plt.show()
 # (BC2GM consists of single sentences; there we draw sentences.)
 
 # %%
-blocks = in_blocks(rows, BLOCK)
+blocks = in_blocks(test_counts, BLOCK)
 groups = [number // BLOCK for number in range(len(test))]
 low, high = interval(f1_of(bootstrap(blocks)))
 theirs = evaluate(test, test_found, groups=groups)
 np.testing.assert_allclose(theirs.intervals["f1"], (low, high), rtol=1e-12)
-print(f"F1 on all {len(rows):,} test sentences {f1_of(rows.sum(0)):.4f}")
+print(f"F1 on all {len(test_counts):,} test sentences {f1_of(test_counts.sum(0)):.4f}")
 print("`evaluate` with the blocks as groups gives the same interval as the last line")
-intervals = {"sentences": interval(f1_of(bootstrap(rows))), "blocks": (low, high)}
+intervals = {"sentences": interval(f1_of(bootstrap(test_counts))), "blocks": (low, high)}
 table = pd.DataFrame(intervals, index=["low", "high"]).T
 table.assign(width=table.high - table.low).round(4)
 
@@ -717,20 +720,20 @@ table.assign(width=table.high - table.low).round(4)
 # %%
 no_affixes = WordFeatures(window=1, affixes=0, grams=(), stems=False, pairs=False)
 plain_found = train_crf(train, no_affixes).predict(test)
-plain_rows = count(test, plain_found)
-plain_blocks = in_blocks(plain_rows, BLOCK)
+plain_counts = count(test, plain_found)
+plain_blocks = in_blocks(plain_counts, BLOCK)
 # The same seed, so the same blocks; and once with another, so other blocks.
 drawn, plain_drawn = (f1_of(bootstrap(counts)) for counts in (blocks, plain_blocks))
 apart = f1_of(bootstrap(plain_blocks, seed=1))
-with_affixes, without = (f1_of(counts.sum(0)) for counts in (rows, plain_rows))
+with_affixes, without = (f1_of(counts.sum(0)) for counts in (test_counts, plain_counts))
+
+# %%
+gap = with_affixes - without
 table = {
     "with affixes": (with_affixes, *interval(drawn)),
     "without affixes": (without, *interval(plain_drawn)),
-    "difference, paired": (with_affixes - without, *interval(drawn - plain_drawn)),
-    "difference, unpaired, which is wrong here": (
-        with_affixes - without,
-        *interval(drawn - apart),
-    ),
+    "difference, paired": (gap, *interval(drawn - plain_drawn)),
+    "difference, unpaired, which is wrong here": (gap, *interval(drawn - apart)),
 }
 table = pd.DataFrame(table, index=["F1", "low", "high"]).T
 table = table.assign(width=table.high - table.low)
@@ -765,46 +768,46 @@ print("`difference` of utils.ner says the same")
 
 
 # %%
+KINDS = ["seen", "known words", "new"]
+
+
+def words_of(name):
+    return tuple(token.text.lower() for token in tokenize(name))
+
+
 def novelty(train):
-    """A function that calls a mention "seen", "known words" or "new", given the training sentences."""
-    mentions = [
-        (e.type, tuple(t.text.lower() for t in Sentence(e.text).tokens))
-        for s in train
-        for e in s.entities
-    ]
-    names, words = set(mentions), {(kind, word) for kind, name in mentions for word in name}
+    """A function that says which of KINDS a mention is, given the training sentences."""
+    names = {(e.type, words_of(e.text)) for sentence in train for e in sentence.entities}
+    words = {(kind, word) for kind, name in names for word in name}
 
     def kind_of(entity):
-        name = tuple(token.text.lower() for token in Sentence(entity.text).tokens)
+        name = words_of(entity.text)
         if (entity.type, name) in names:
             return "seen"
-        return (
-            "known words" if all((entity.type, word) in words for word in name) else "new"
-        )
+        known = all((entity.type, word) in words for word in name)
+        return "known words" if known else "new"
 
     return kind_of
 
 
+# %%
 def share_by_novelty(asked, answers, kind_of):
-    """For each kind, rows (hit, 1) summed a sentence: how many of the mentions asked for are among the answers."""
-    tables = {kind: np.zeros((len(asked), 2)) for kind in ("seen", "known words", "new")}
-    for row, (one, other) in enumerate(zip(asked, answers)):
-        given = {e.span for e in other.entities}
-        for e in one.entities:
-            tables[kind_of(e)][row] += e.span in given, 1
+    """For each kind an array (sentences, 2): mentions found among the answers, and asked for."""
+    tables = {kind: np.zeros((len(asked), 2)) for kind in KINDS}
+    for row, (sentence, answer) in enumerate(zip(asked, answers)):
+        for e in sentence.entities:
+            tables[kind_of(e)][row] += e in answer.entities, 1
     return tables
 
 
 def share_of(table):
-    """Share of hits and its 95% interval from blocks of rows (hits, mentions); draws without a mention do not count."""
+    """Share of hits in rows (hits, mentions) and its 95% interval from blocks of rows."""
     hits, mentions = table.sum(0)
+    if not mentions:
+        return np.nan, np.nan, np.nan
     draws = bootstrap(in_blocks(table, BLOCK))
-    draws = draws[draws[:, 1] > 0]
-    return (
-        (hits / mentions, *interval(draws[:, 0] / draws[:, 1]))
-        if mentions
-        else (np.nan, np.nan, np.nan)
-    )
+    draws = draws[draws[:, 1] > 0]  # those without a mention do not count
+    return hits / mentions, *interval(draws[:, 0] / draws[:, 1])
 
 
 # %%
@@ -815,36 +818,43 @@ recall = {
     name: share_by_novelty(test, predicted, kind_of) for name, predicted in taggers.items()
 }
 precision = share_by_novelty(test_found, test, kind_of)
-print(f"{'':<21}{'mentions':>9}   recall, 95% interval")
+rows = {}
 for name, tables in recall.items():
     for kind, table in tables.items():
-        share, low, high = share_of(table)
-        print(
-            f"{name:<11} {kind:<12}{table[:, 1].sum():>6,.0f}   {share:>6.1%}, {low:.1%} to {high:.1%}"
-        )
-print()
-for name, some in [
+        share, *edges = share_of(table)
+        rows[name, kind] = {
+            "mentions": f"{table[:, 1].sum():,.0f}",
+            "recall": f"{share:.1%}",
+            "95% interval": written(edges, ".1%"),
+        }
+pd.DataFrame(rows).T
+
+# %%
+everything = [*bc5cdr.train, *bc5cdr.dev]
+for name, sentences in [
     (f"these {len(train):,} sentences", train),
-    ("all of train and dev", [*bc5cdr.train, *bc5cdr.dev]),
+    ("all of train and dev", everything),
 ]:
-    known = share_by_novelty(test, test_found, novelty(some))["seen"][:, 1].sum()
-    print(f"seen in {name}: {known / rows[:, 2].sum():.1%} of the mentions")
+    seen = share_by_novelty(test, test_found, novelty(sentences))["seen"]
+    print(
+        f"seen in {name}: {seen[:, 1].sum() / test_counts[:, 2].sum():.1%} of the mentions"
+    )
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3))
-kinds = list(precision)
 series = {
     "CRF, recall": recall["CRF"],
     "dictionary, recall": recall["dictionary"],
     "CRF, precision": precision,
 }
 for k, (name, tables) in enumerate(series.items()):
-    for i, kind in enumerate(kinds):
-        middle, low, high = 100 * np.array(share_of(tables[kind]))
-        axes.bar(i + 0.27 * (k - 1), middle, 0.25, color=COLOURS[k], label=name if i == 0 else None,
-                 yerr=[[max(middle - low, 0)], [max(high - middle, 0)]], error_kw={"elinewidth": 1})  # fmt: skip
-labels = [f"{kind}\n{recall['CRF'][kind][:, 1].sum():,.0f} gold" for kind in kinds]
-axes.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="per cent", ylim=(0, 100))
+    x = np.arange(len(KINDS)) + 0.27 * (k - 1)
+    share, low, high = 100 * np.transpose([share_of(tables[kind]) for kind in KINDS])
+    reach = np.maximum([share - low, high - share], 0)
+    axes.bar(x, share, 0.25, color=COLOURS[k], label=name)
+    axes.errorbar(x, share, reach, fmt="none", ecolor="black", elinewidth=1)
+labels = [f"{kind}\n{recall['CRF'][kind][:, 1].sum():,.0f} gold" for kind in KINDS]
+axes.set(xticks=range(len(KINDS)), xticklabels=labels, ylabel="per cent", ylim=(0, 100))
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 seen, new = (100 * share_of(recall["CRF"][kind])[0] for kind in ("seen", "new"))
 axes.set_title(f"The CRF finds {seen:.0f}% of seen names, {new:.0f}% of new ones")
@@ -869,35 +879,38 @@ plt.show()
 
 
 # %%
+def error_class(entity, others, nothing):
+    """One of the classes above; `nothing` is the class of an entity that overlaps none."""
+    touched = {other.type for other in others if other.overlaps(entity)}
+    if entity.type in touched:
+        return "boundary"
+    return "type" if touched else nothing
+
+
 def errors(gold, predicted):
-    """(class, side, sentence number, entity) for everything that strict scoring calls wrong."""
+    """(class, side, sentence number, entity) of all that strict scoring calls wrong."""
     wrong = []
-    for number, (one, other) in enumerate(zip(gold, predicted)):
-        sides = [
-            ("gold", one.entities, other.entities),
-            ("predicted", other.entities, one.entities),
-        ]
-        for side, mine, theirs in sides:
-            for e in (e for e in mine if e.span not in {x.span for x in theirs}):
-                touched = {x.type for x in theirs if x.overlaps(e)}
-                nothing = "missed" if side == "gold" else "spurious"
-                kind = "boundary" if e.type in touched else "type" if touched else nothing
-                wrong.append((kind, side, number, e))
+    for number, (sentence, tagged) in enumerate(zip(gold, predicted)):
+        true, found = sentence.entities, tagged.entities
+        for side, mine, others, nothing in [
+            ("gold", true, found, "missed"),
+            ("predicted", found, true, "spurious"),
+        ]:
+            for e in mine:
+                if e not in others:
+                    wrong.append((error_class(e, others, nothing), side, number, e))
     return wrong
 
 
-def classify(name, predicted):
+# %%
+table = {}
+for name, predicted in taggers.items():
     wrong = errors(test, predicted)
+    in_all = int(count(test, predicted)[:, 1:].sum())
+    print(f"{name}: {len(wrong):,} wrong of {in_all:,} gold and predicted")
     counts = Counter((kind, side) for kind, side, *_ in wrong)
-    print(f"{name}: {len(wrong):,} wrong of {len(wrong) + 2 * int(strict_rows(test, predicted)[:, 0].sum()):,} "
-          "gold and predicted")  # fmt: skip
-    for (kind, side), number in counts.most_common():
-        print(f"   {kind:<9} ({side:<9}) {number:>5,}  {number / len(wrong):.0%}")
-    return wrong
-
-
-wrong = classify("CRF", test_found)
-_ = classify("dictionary", taggers["dictionary"])
+    table[name] = {key: f"{n:,} ({n / len(wrong):.0%})" for key, n in counts.most_common()}
+pd.DataFrame(table).rename_axis(["class", "side"]).fillna("none")
 
 # %% [markdown]
 # Numbers do not tell why. For that one has to read errors, and it matters which. Errors picked by hand illustrate what
@@ -909,62 +922,52 @@ _ = classify("dictionary", taggers["dictionary"])
 def in_context(text, e, around=45):
     """The entity in brackets with some text on both sides."""
     left, right = max(0, e.start - around), min(len(text), e.end + around)
-    return (
-        f"{text[left : e.start]}[{text[e.start : e.end]} | {e.type}]{text[e.end : right]}"
-    )
+    before, after = text[left : e.start], text[e.end : right]
+    return f"...{before}[{e.text} | {e.type}]{after}..."
 
 
 SEED = 0
-by_kind = defaultdict(list)
-for kind, side, number, e in wrong:
-    by_kind[kind].append((side, number, e))
+wrong = errors(test, test_found)
+by_class = defaultdict(list)
+for kind, *error in wrong:
+    by_class[kind].append(error)
+rows = []
 for kind in ["boundary", "type", "missed", "spurious"]:
-    print(f"-- {kind}")
-    for side, number, e in random.Random(SEED).sample(
-        by_kind[kind], min(3, len(by_kind[kind]))
-    ):
-        theirs = (test_found if side == "gold" else test)[number].entities
-        touched = (
-            ", ".join(f"{x.text} ({x.type})" for x in theirs if x.overlaps(e)) or "nothing"
-        )
-        print(f"   {side:>9}: ...{in_context(test[number].text, e)}...")
-        print(f"   {'predicted' if side == 'gold' else 'gold':>9}: {touched}")
+    chosen = random.Random(SEED).sample(by_class[kind], min(3, len(by_class[kind])))
+    for side, number, e in chosen:
+        others = (test_found if side == "gold" else test)[number].entities
+        touched = [f"{other.text} ({other.type})" for other in others if other.overlaps(e)]
+        rows.append((kind, side, in_context(test[number].text, e), ", ".join(touched)))
+pd.DataFrame(rows, columns=["class", "side", "wrong", "the other side has there"])
 
 # %% [markdown]
 # The sentences of two more errors, drawn the same way, with both annotations whole.
 
 # %%
-for number in random.Random(SEED + 1).sample(
-    sorted({number for _, _, number, _ in wrong}), 2
-):
-    display(show_entities([test[number], test_found[number]], titles=["gold", "predicted"]))
+places = sorted({number for _, _, number, _ in wrong})
+chosen = random.Random(SEED + 1).sample(places, 2)
+both = [annotated[number] for number in chosen for annotated in (test, test_found)]
+show_entities(both, titles=["gold", "predicted"] * 2)
+
+# %% [markdown]
+# Boundary errors of predictions, against each gold mention of the type that they overlap: on which side, and in which
+# direction?
+
 
 # %%
-outcomes = Counter()
-for _, side, number, e in wrong:
-    if side == "predicted":
-        for x in test[number].entities:
-            if x.overlaps(e) and x.type == e.type:
-                left = (
-                    "start right"
-                    if e.start == x.start
-                    else "starts early"
-                    if e.start < x.start
-                    else "starts late"
-                )
-                right = (
-                    "end right"
-                    if e.end == x.end
-                    else "ends late"
-                    if e.end > x.end
-                    else "ends early"
-                )
-                outcomes[f"{left}, {right}"] += 1
-print(
-    "boundary errors of predictions, against each gold mention of the type that they overlap:"
-)
-for name, number in outcomes.most_common():
-    print(f"   {name:<26}{number:>5}")
+def against(place, gold_place):
+    return "right" if place == gold_place else "early" if place < gold_place else "late"
+
+
+pairs = [
+    (e, mention)
+    for _, side, number, e in wrong
+    for mention in test[number].entities
+    if side == "predicted" and mention.overlaps(e) and mention.type == e.type
+]
+starts = pd.Series([against(e.start, mention.start) for e, mention in pairs], name="start")
+ends = pd.Series([against(e.end, mention.end) for e, mention in pairs], name="end")
+pd.crosstab(starts, ends)
 
 # %% [markdown]
 # Judge each example yourself, and allow for a third answer beside "tagger wrong": *the annotation is wrong, or both are
@@ -989,41 +992,42 @@ for name, number in outcomes.most_common():
 
 
 # %%
-def with_confidence(tagger, sentences, predicted):
-    """(sentence number, entity, upper bound, lower bound) of each predicted entity."""
-    column = {tag: k for k, tag in enumerate(tagger.tags)}
-    rows = []
-    for number, (one, marginals) in enumerate(
-        zip(predicted, tagger.predict_proba(sentences))
-    ):
-        padded = np.pad(
-            marginals, ((0, 0), (0, 1))
-        )  # a last column of zeros, for a tag that it does not know
-        tags = to_tags(one, tagger.scheme)
-        p = padded[np.arange(len(tags)), [column.get(tag, -1) for tag in tags]]
-        for e in one.entities:
-            inside = p[[e.start <= token.start < e.end for token in one.tokens]]
-            rows.append((number, e, inside.min(), max(0.0, 1 - (1 - inside).sum())))
+def bounds(p):
+    """Lower and upper bound of eq. 2, from the marginals (tokens,) of an entity's tags."""
+    return max(0.0, 1 - (1 - p).sum()), p.min()
+
+
+def with_confidence(tagger, predicted):
+    """(sentence number, entity, lower bound, upper bound) of each predicted entity."""
+    column, rows = {tag: k for k, tag in enumerate(tagger.tags)}, []
+    for number, marginals in enumerate(tagger.predict_proba(predicted)):
+        sentence = predicted[number]
+        tags = to_tags(sentence, tagger.scheme)
+        # A tag that the tagger does not know has no column, and no probability.
+        p = [
+            row[column[tag]] if tag in column else 0.0 for row, tag in zip(marginals, tags)
+        ]
+        for e in sentence.entities:
+            inside = [e.start <= token.start < e.end for token in sentence.tokens]
+            rows.append((number, e, *bounds(np.array(p)[inside])))
     return rows
 
 
-def scored(tagger, gold, predicted):
-    """Confidence, and whether it is right, of each predicted entity: arrays (entities,)."""
-    rows = with_confidence(tagger, gold, predicted)
-    right = np.array(
-        [e.span in {x.span for x in gold[number].entities} for number, e, *_ in rows]
-    )
-    return np.array([upper for *_, upper, _ in rows]), right, rows
+# %%
+def scored(gold, rows):
+    """Bounds (entities, 2) of the rows, and whether each entity is right (entities,)."""
+    right = [e in gold[number].entities for number, e, *_ in rows]
+    return np.array([row[2:] for row in rows]), np.array(right)
 
 
-confidence, right, entity_rows = scored(tagger, test, test_found)
-gap = np.array([upper - lower for *_, upper, lower in entity_rows])
-print(
-    f"{len(confidence):,} entities: mean confidence {confidence.mean():.3f}, precision {right.mean():.3f}"
-)
-print(
-    f"upper minus lower bound: mean {gap.mean():.3f}; below 0.05 for {(gap < 0.05).mean():.0%} of them"
-)
+entity_rows = with_confidence(tagger, test_found)
+both_bounds, right = scored(test, entity_rows)
+lower, confidence = both_bounds.T
+gap = confidence - lower
+print(f"{len(right):,} entities: mean confidence {confidence.mean():.3f}, ", end="")
+print(f"precision {right.mean():.3f}")
+print(f"upper minus lower bound: mean {gap.mean():.3f}; ", end="")
+print(f"below 0.05 for {(gap < 0.05).mean():.0%} of them")
 
 # %% [markdown]
 # Where between the bounds does the exact value lie? The probability of the tags is the share of $Z$, the sum over all
@@ -1039,53 +1043,55 @@ from utils.ner.linear_chain import FORBIDDEN, LinearChainCRF
 
 
 def chain_of(tagger, folder):
-    """CRFsuite's weights: of the steps, as a chain; of the features, as a table {feature: a weight for each tag}."""
+    """CRFsuite's weights: of the steps as a chain, of the features as {feature: (tags,)}."""
     tagger.save(folder)
     model = pycrfsuite.Tagger()
     model.open(str(folder / "model.crfsuite"))
     info, column = model.info(), {tag: k for k, tag in enumerate(tagger.tags)}
-    chain, weights = LinearChainCRF(tagger.tags), defaultdict(lambda: np.zeros(len(column)))
+    chain = LinearChainCRF(tagger.tags)
     for (before, after), weight in info.transitions.items():
         chain.transitions.data[column[before], column[after]] = weight
+    weights = defaultdict(lambda: np.zeros(len(column)))
     for (feature, tag), weight in info.state_features.items():
         weights[feature][column[tag]] = weight
     return chain, weights
 
 
 # %%
-def exact_confidence(tagger, chain, weights, predicted, rows):
-    """The probability that all tags of an entity hold, for each of the rows of `with_confidence`."""
-    known, nothing, result = weights.keys(), np.zeros(len(tagger.tags)), []
-    for number, e, *_ in rows:
-        one = predicted[number]
-        scores = [
-            sum((weights[name] for name in known & set(names)), nothing)
-            for names in FEATURES(one.words)
-        ]
-        emissions = torch.tensor(np.stack(scores)).float()
-        only = emissions.clone()
-        for k, tag in enumerate(to_tags(one, tagger.scheme)):
-            if e.start <= one.tokens[k].start < e.end:
-                only[
-                    k, [other for other, name in enumerate(tagger.tags) if name != tag]
-                ] = FORBIDDEN
-        both = torch.stack([emissions, only])
-        whole_sum, rest = chain.log_partition(
-            both, torch.ones(both.shape[:2], dtype=torch.bool)
-        ).tolist()
-        result.append(np.exp(rest - whole_sum))
-    return np.array(result)
+def emissions_of(words, weights):
+    """The weights of a word's features added up, for each word and tag: (words, tags)."""
+    known = weights.keys()
+    rows = [sum(weights[name] for name in known & set(names)) for names in FEATURES(words)]
+    return torch.tensor(np.stack(rows)).float()
 
 
+def exact_confidence(tagger, chain, weights, sentence, entity):
+    """The probability that all tags of an entity hold."""
+    emissions = emissions_of(sentence.words, weights)
+    only = emissions.clone()
+    tags = to_tags(sentence, tagger.scheme)
+    for k, token in enumerate(sentence.tokens):
+        if entity.start <= token.start < entity.end:
+            other = torch.tensor([tag != tags[k] for tag in tagger.tags])
+            only[k, other] = FORBIDDEN
+    both = torch.stack([emissions, only])
+    mask = torch.ones(both.shape[:2], dtype=torch.bool)
+    all_sequences, those_with_it = chain.log_partition(both, mask).tolist()
+    return np.exp(those_with_it - all_sequences)
+
+
+# %%
 some = entity_rows[: course.pick(test=100, cpu=500, gpu=1000)]
+model = chain_of(tagger, course.build / "nb12" / "reader")
 with torch.no_grad():
-    exact_values = exact_confidence(
-        tagger, *chain_of(tagger, course.build / "nb12" / "reader"), test_found, some
-    )
-upper, lower = np.array([row[2:] for row in some]).T
-assert (lower - 1e-4 < exact_values).all() and (exact_values < upper + 1e-4).all()
-print(f"{len(some):,} entities, mean: lower bound {lower.mean():.4f}, exact {exact_values.mean():.4f}, "
-      f"upper bound {upper.mean():.4f}; precision {right[: len(some)].mean():.4f}")  # fmt: skip
+    exact = [exact_confidence(tagger, *model, test_found[n], e) for n, e, *_ in some]
+table = pd.DataFrame(both_bounds[: len(some)], columns=["lower bound", "upper bound"])
+table.insert(1, "exact", exact)
+assert (table["lower bound"] - 1e-4 < table.exact).all()
+assert (table.exact < table["upper bound"] + 1e-4).all()
+table["right"] = right[: len(some)]
+print(f"{len(some):,} entities, means:")
+table.mean().round(4).to_frame("mean").T
 
 # %% [markdown]
 # On the average the upper bound is much nearer to the exact value than the lower one: tags of one entity stand or fall
@@ -1106,48 +1112,39 @@ print(f"{len(some):,} entities, mean: lower bound {lower.mean():.4f}, exact {exa
 
 
 # %%
-def bins_of(confidence, count):
+def bins_of(confidence, bins):
     """Bins with equally many predictions in each: a list of index arrays."""
-    return [
-        part
-        for part in np.array_split(np.argsort(confidence, kind="stable"), count)
-        if len(part)
-    ]
+    order = np.argsort(confidence, kind="stable")
+    return [part for part in np.array_split(order, bins) if len(part)]
 
 
-def ece(confidence, right, count=10):
+def ece(confidence, right, bins=10):
     """Expected calibration error, eq. 3, in bins of equal number."""
-    gaps = [
-        len(b) * abs(right[b].mean() - confidence[b].mean())
-        for b in bins_of(confidence, count)
-    ]
-    return sum(gaps) / len(confidence)
+    total = 0.0
+    for b in bins_of(confidence, bins):
+        total += len(b) * abs(right[b].mean() - confidence[b].mean())
+    return total / len(confidence)
 
 
-def perfect_ece(confidence, count=10, draws=200, seed=0):
-    """What the ECE is for perfectly calibrated predictions with these confidences: array (draws,)."""
-    generator = np.random.default_rng(seed)
-    return np.array(
-        [
-            ece(confidence, generator.random(len(confidence)) < confidence, count)
-            for _ in range(draws)
-        ]
-    )
+def perfect_ece(confidence, bins=10, draws=200, seed=0):
+    """The ECE of perfectly calibrated predictions with these confidences: (draws,)."""
+    generator, n = np.random.default_rng(seed), len(confidence)
+    drawn = (generator.random(n) < confidence for _ in range(draws))
+    return np.array([ece(confidence, right, bins) for right in drawn])
 
 
-generator = np.random.default_rng(1)
-print(
-    f"{'predictions':>11}{'bins':>6}{'ECE':>8}   if perfectly calibrated: mean, 95% of draws"
-)
+# %%
+generator, rows = np.random.default_rng(1), {}
 for size in sorted({min(size, len(confidence)) for size in (100, 500, len(confidence))}):
     some = generator.choice(len(confidence), size, replace=False)
-    for count in (5, 10, 50):
-        null = perfect_ece(confidence[some], count)
-        low, high = interval(null)
-        seen_ece = ece(confidence[some], right[some], count)
-        print(
-            f"{size:>11,}{count:>6}{seen_ece:>8.3f}   {null.mean():.3f}, {low:.3f} to {high:.3f}"
-        )
+    for bins in (5, 10, 50):
+        perfect = perfect_ece(confidence[some], bins)
+        rows[size, bins] = {
+            "ECE": f"{ece(confidence[some], right[some], bins):.3f}",
+            "mean if perfectly calibrated": f"{perfect.mean():.3f}",
+            "95% of draws": written(interval(perfect)),
+        }
+pd.DataFrame(rows).T.rename_axis(["predictions", "bins"])
 
 # %% [markdown]
 # The bias grows with the number of bins and shrinks with the number of predictions: what counts is how many fall into a
@@ -1163,74 +1160,76 @@ for size in sorted({min(size, len(confidence)) for size in (100, 500, len(confid
 
 # %%
 dev = bc5cdr.dev[: course.pick(test=200, cpu=1500, gpu=4000)]
-dev_confidence, dev_right, _ = scored(tagger, dev, tagger.predict(dev))
+dev_bounds, dev_right = scored(dev, with_confidence(tagger, tagger.predict(dev)))
+dev_confidence = dev_bounds[:, 1]
 
 
-def scaled(p, parameters):
-    return expit(parameters[0] * logit(np.clip(p, 1e-6, 1 - 1e-6)) + parameters[1])
+def scaled(p, a, b):
+    return expit(a * logit(np.clip(p, 1e-6, 1 - 1e-6)) + b)
 
 
 def negative_log_likelihood(parameters):
-    p = np.clip(scaled(dev_confidence, parameters), 1e-9, 1 - 1e-9)
+    p = np.clip(scaled(dev_confidence, *parameters), 1e-9, 1 - 1e-9)
     return -np.where(dev_right, np.log(p), np.log(1 - p)).mean()
 
 
 platt = minimize(negative_log_likelihood, [1.0, 0.0], method="Nelder-Mead").x
-print(
-    f"a = {platt[0]:.2f}, b = {platt[1]:.2f}, fitted on {len(dev_right):,} entities of dev"
-)
-for name, p in [("as it is", confidence), ("scaled", scaled(confidence, platt))]:
-    null = perfect_ece(p)
-    low, high = interval(null)
-    verdict = (
-        "more than chance alone gives"
-        if ece(p, right) > high
-        else "no more than chance alone gives"
-    )
-    print(
-        f"{name:<9} test: ECE {ece(p, right):.3f}; if perfect {null.mean():.3f}, {low:.3f} to {high:.3f}: {verdict}"
-    )
+calibrations = {"as it is": confidence, "scaled on dev": scaled(confidence, *platt)}
 
 # %%
-figure, (left, right_axes) = plt.subplots(
-    1, 2, figsize=(9.5, 3.6), gridspec_kw={"wspace": 0.35}
-)
-lowest = 1.0
-for k, (name, p) in enumerate(
-    [("as it is", confidence), ("scaled on dev", scaled(confidence, platt))]
-):
-    groups = bins_of(p, 10)
-    x, y = (np.array([values[b].mean() for b in groups]) for values in (p, right))
-    error = np.sqrt(np.maximum(y * (1 - y), 1e-9) / [len(b) for b in groups])
-    left.errorbar(x, y, 2 * error, marker="o", capsize=3, color=COLOURS[k], label=name)
-    lowest = min(lowest, x.min(), (y - 2 * error).min())
-    low, high = interval(perfect_ece(p))
-    right_axes.plot([low, high], [k, k], color="grey", lw=8, alpha=0.5, solid_capstyle="butt",
-                    label="chance alone, 95%" if k == 0 else None)  # fmt: skip
-    right_axes.plot(ece(p, right), k, "D", color=COLOURS[k], label=f"{name}, measured")
-limits = (max(0, lowest - 0.03), 1.02)
-left.plot(limits, limits, color="grey", lw=1, ls="--")
-left.set(
-    xlabel="mean confidence in the bin",
-    ylabel="share that is right",
-    xlim=limits,
-    ylim=limits,
-)
-too = "too sure" if confidence.mean() > right.mean() else "not sure enough"
-left.set_title(
-    f"On the whole it is {too}:\nconfidence {confidence.mean():.2f}, right {right.mean():.2f}"
-)
-left.legend(loc="upper left", fontsize=9)
-right_axes.set(
-    xlabel="ECE, 10 bins",
-    yticks=[0, 1],
-    yticklabels=["as it is", "scaled"],
-    ylim=(1.6, -0.6),
-)
-right_axes.set_xlim(left=0)
-before, after = (ece(p, right) for p in (confidence, scaled(confidence, platt)))
-right_axes.set_title(f"ECE {before:.3f} as it is,\n{after:.3f} scaled on dev")
-right_axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+a, b = platt
+print(f"a = {a:.2f}, b = {b:.2f}, fitted on {len(dev_right):,} entities of dev")
+rows = {}
+for name, p in calibrations.items():
+    perfect, measured = perfect_ece(p), ece(p, right)
+    rows[name] = {
+        "ECE on test": f"{measured:.3f}",
+        "mean if perfectly calibrated": f"{perfect.mean():.3f}",
+        "95% of draws": written(interval(perfect)),
+        "more than chance": "yes" if measured > interval(perfect)[1] else "no",
+    }
+pd.DataFrame(rows).T
+
+
+# %%
+def draw_reliability(axes):
+    """The share that is right against the mean confidence, in ten bins, ± 2 SE."""
+    lowest = 1.0
+    for k, (name, p) in enumerate(calibrations.items()):
+        bins = bins_of(p, 10)
+        x, y = (np.array([values[b].mean() for b in bins]) for values in (p, right))
+        error = np.sqrt(np.maximum(y * (1 - y), 1e-9) / [len(b) for b in bins])
+        axes.errorbar(x, y, 2 * error, marker="o", capsize=3, color=COLOURS[k], label=name)
+        lowest = min(lowest, x.min(), (y - 2 * error).min())
+    limits = (max(0, lowest - 0.03), 1.02)
+    axes.plot(limits, limits, color="grey", lw=1, ls="--")
+    axes.set(xlim=limits, ylim=limits)
+    axes.set(xlabel="mean confidence in the bin", ylabel="share that is right")
+    too = "too sure" if confidence.mean() > right.mean() else "not sure enough"
+    means = f"confidence {confidence.mean():.2f}, right {right.mean():.2f}"
+    axes.set_title(f"On the whole it is {too}:\n{means}")
+    axes.legend(loc="upper left", fontsize=9)
+
+
+# %%
+def draw_ece(axes):
+    """The measured ECE, beside what chance alone gives."""
+    for k, (name, p) in enumerate(calibrations.items()):
+        chance = axes.plot(interval(perfect_ece(p)), [k, k], color="grey", lw=8, alpha=0.5)
+        axes.plot(ece(p, right), k, "D", color=COLOURS[k], label=f"{name}, measured")
+    chance[0].set_label("chance alone, 95%")
+    axes.set(xlabel="ECE, 10 bins", yticks=[0, 1], yticklabels=calibrations)
+    axes.set(ylim=(1.6, -0.6))
+    axes.set_xlim(left=0)
+    before, after = (ece(p, right) for p in calibrations.values())
+    axes.set_title(f"ECE {before:.3f} as it is,\n{after:.3f} scaled on dev")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+spacing = {"wspace": 0.5}
+figure, (left, middle) = plt.subplots(1, 2, figsize=(9.5, 3.6), gridspec_kw=spacing)
+draw_reliability(left)
+draw_ece(middle)
 plt.show()
 
 # %% [markdown]
