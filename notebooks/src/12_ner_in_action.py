@@ -1060,8 +1060,9 @@ def chain_of(tagger, folder):
 # %%
 def emissions_of(words, weights):
     """The weights of a word's features added up, for each word and tag: (words, tags)."""
-    known = weights.keys()
-    rows = [sum(weights[name] for name in known & set(names)) for names in FEATURES(words)]
+    nothing, rows = np.zeros(len(tagger.tags)), []
+    for names in FEATURES(words):
+        rows.append(sum((weights[name] for name in names if name in weights), nothing))
     return torch.tensor(np.stack(rows)).float()
 
 
@@ -1252,46 +1253,39 @@ plt.show()
 
 # %%
 def doubt(tagger, document):
-    """How unlikely the tagger finds its own best answer: minus the log of that answer's probability, at least 0."""
-    return -np.log(max(tagger.confidence([document])[0], 1e-300))
+    """Minus the log of the probability of the tagger's own best answer, at least 0."""
+    (probability,) = tagger.confidence([document])
+    return -np.log(max(probability, 1e-300))
 
 
-def choose(strategy, candidates, count, tagger):
-    """`count` of the candidates (numbers in `pool`, in random order), by a strategy."""
+def choose(strategy, candidates, number, tagger):
+    """So many of the candidates (places in `pool`, in random order), by a strategy."""
     if strategy == "random":
-        return candidates[:count]
-    ask = candidates[
-        : course.pick(test=15, cpu=150, gpu=500)
-    ]  # to ask them all would cost time
-    per_token = strategy == "doubt per token"
-    value = {
-        k: doubt(tagger, pool[k]) / (len(pool[k].tokens) if per_token else 1) for k in ask
-    }
-    return sorted(ask, key=value.get, reverse=True)[:count]
+        return candidates[:number]
+    value = {}
+    # To ask about all of them would cost time.
+    for k in candidates[: course.pick(test=15, cpu=150, gpu=500)]:
+        length = len(pool[k].tokens) if strategy == "doubt per token" else 1
+        value[k] = doubt(tagger, pool[k]) / length
+    return sorted(value, key=value.get, reverse=True)[:number]
 
 
+# %%
 def grow(seed, strategy, sizes):
-    """Yields (abstracts, tokens, mentions, F1 on the exam) as annotated abstracts are added up to each size."""
-    order, chosen, tagger = (
-        random.Random(seed).sample(range(len(pool)), len(pool)),
-        [],
-        None,
-    )
+    """Yields (abstracts, tokens, mentions, F1 on the exam) at each size of the training set."""
+    order = random.Random(seed).sample(range(len(pool)), len(pool))
+    chosen, tagger = [], None
     for size in sizes:
-        rest = [k for k in order if k not in set(chosen)]
-        how = (
-            strategy if tagger else "random"
-        )  # the first few are random for every strategy, the same for all
+        rest = [k for k in order if k not in chosen]
+        # The first few are random for every strategy, the same for all.
+        how = strategy if tagger else "random"
         chosen += choose(how, rest, size - len(chosen), tagger)
         documents = [pool[k] for k in chosen]
         tagger = train_crf(documents)
+        tokens = sum(len(document.tokens) for document in documents)
+        mentions = sum(len(document.entities) for document in documents)
         f1 = evaluate(exam, tagger.predict(exam), resamples=0).f1
-        yield (
-            len(chosen),
-            sum(len(d.tokens) for d in documents),
-            sum(len(d.entities) for d in documents),
-            f1,
-        )
+        yield len(chosen), tokens, mentions, f1
 
 
 # %%
@@ -1302,32 +1296,43 @@ else:
     few = course.pick(test=[3, 6, 12], cpu=[10, 20, 40, 80], gpu=[10, 20, 40, 80, 160])
     more = course.pick(test=[24], cpu=[160, 320], gpu=[320])
 many = [*few, *more, len(pool)]
+
+
+def sizes_for(seed):
+    """Large parts are dear, and all abstracts are the same set for every seed."""
+    if seed == 0:
+        return many
+    return many[:-1] if seed < len(SEEDS) / 2 else many[: len(few) + 1]
+
+
 runs = {"random": {}}
 for seed in tqdm(SEEDS, "seeds"):
-    # All abstracts are the same set for every seed, and large parts are dear: half of the seeds do without them.
-    sizes = (
-        many if seed == 0 else many[:-1] if seed < len(SEEDS) / 2 else many[: len(few) + 1]
-    )
-    runs["random"][seed] = list(grow(seed, "random", sizes))
-curve = {
-    size: [run[k][3] for run in runs["random"].values() if k < len(run)]
-    for k, size in enumerate(many)
-}
+    runs["random"][seed] = list(grow(seed, "random", sizes_for(seed)))
 
 
+# %%
 def standard_error(values):
     """Of the mean of some values; 0 where there is but one."""
     return np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-for size, values in curve.items():
-    spread = f"± {standard_error(values):.4f} (standard error of {len(values)} seeds)"
-    print(
-        f"{size:>4} abstracts: F1 {np.mean(values):.4f} {spread if len(values) > 1 else '(all of them, once)'}"
-    )
-print(
-    f"at {few[0]} abstracts, single seeds lie between {min(curve[few[0]]):.2f} and {max(curve[few[0]]):.2f}"
-)
+def f1_at(step, some_runs):
+    """F1 at that step of the runs that went so far."""
+    return [run[step][3] for run in some_runs if step < len(run)]
+
+
+curve = {size: f1_at(k, runs["random"].values()) for k, size in enumerate(many)}
+rows = {
+    size: {
+        "F1": np.mean(values),
+        "standard error": standard_error(values),
+        "seeds": len(values),
+        "lowest F1": min(values),
+        "highest F1": max(values),
+    }
+    for size, values in curve.items()
+}
+pd.DataFrame.from_dict(rows, orient="index").rename_axis("abstracts").round(4)
 
 # %% [markdown]
 # Can one foretell, from half the data, what the whole will give? Two forms are common: a straight line in $\log n$, and
@@ -1343,82 +1348,75 @@ print(
 
 
 # %%
-def fit_curve(n, f, columns):
-    """Least squares of f on functions of n; the coefficients and the sum of squared errors."""
-    design = np.stack([column(n) for column in columns], axis=1)
+def least_squares(f, *columns):
+    """The coefficients with which the columns fit f best, and the squared errors' sum."""
+    design = np.stack(columns, axis=1)
     coefficients, *_ = np.linalg.lstsq(design, f, rcond=None)
     return coefficients, ((design @ coefficients - f) ** 2).sum()
 
 
 def two_laws(n, f):
-    """Both forms of eq. 4 fitted to F1 values f at sizes n: {name: (function of n, coefficients)}."""
-    (a, b), _ = fit_curve(n, f, [np.ones_like, np.log2])
-    fits = {
-        c: fit_curve(n, f, [np.ones_like, lambda x, c=c: -(x**-c)])
-        for c in np.arange(0.05, 2.01, 0.05)
-    }
-    c = min(
-        (c for c in fits if fits[c][0][0] <= 1), key=lambda c: fits[c][1], default=0.05
-    )  # F1 levels off below 1
-    (a_power, b_power), _ = fits[c]
+    """Eq. 4 fitted to F1 values f at sizes n: {name: (function of n, coefficients)}."""
+    ones = np.ones_like(n)
+    (a, b), _ = least_squares(f, ones, np.log2(n))
+    fits = {c: least_squares(f, ones, -(n**-c)) for c in np.arange(0.05, 2.01, 0.05)}
+    below_1 = [c for c in fits if fits[c][0][0] <= 1]  # no F1 levels off above 1
+    c = min(below_1, key=lambda c: fits[c][1], default=0.05)
+    (top, drop), _ = fits[c]
     return {
-        "straight line in log n": (lambda x: a + b * np.log2(x), (a, b)),
-        "power law": (lambda x: a_power - b_power * x**-c, (a_power, b_power, c)),
+        "straight line in log n": (lambda n: a + b * np.log2(n), (a, b)),
+        "power law": (lambda n: top - drop * n**-c, (top, drop, c)),
     }
 
 
 # %%
-n, f = np.array(many, float), np.array([np.mean(curve[size]) for size in many])
+n, f = np.array(many, float), np.array([np.mean(values) for values in curve.values()])
 laws = two_laws(n[:-1], f[:-1])
+steps = range(len(many) - 1)
+long = [run for run in runs["random"].values() if len(run) >= len(steps)]
+short = [run for run in runs["random"].values() if len(run) < len(steps)]
 generator, again = random.Random(0), defaultdict(list)
-long = [
-    run for run in runs["random"].values() if len(run) >= len(many) - 1
-]  # these have the larger sizes too
-short = [run for run in runs["random"].values() if len(run) < len(many) - 1]
 for _ in range(200):
-    drawn = [run for some in (long, short) for run in generator.choices(some, k=len(some))]
-    means = np.array(
-        [
-            np.mean([run[k][3] for run in drawn if k < len(run)])
-            for k in range(len(many) - 1)
-        ]
-    )
+    # Resampled apart, so that there are always some with the larger sizes.
+    drawn = generator.choices(long, k=len(long)) + generator.choices(short, k=len(short))
+    means = np.array([np.mean(f1_at(k, drawn)) for k in steps])
     for name, (law, _) in two_laws(n[:-1], means).items():
         again[name].append(law(n[-1]))
-line, power = (laws[name][1] for name in laws)
-print(f"each doubling brings {100 * line[1]:.1f} points (line); "
-      f"the power law levels off at {power[0]:.3f} (c = {power[2]:.2f})")  # fmt: skip
-for name, (law, _) in laws.items():
-    low, high = interval(again[name])
-    print(f"{name:<24} foretells {law(n[-1]):.3f} ({low:.3f} to {high:.3f}, seeds resampled) for {many[-1]} abstracts; "
-          f"measured {f[-1]:.3f}, {100 * (law(n[-1]) - f[-1]):+.1f} points off")  # fmt: skip
+
+# %%
+(_, slope), (top, _, c) = (coefficients for _, coefficients in laws.values())
+print(f"each doubling brings {100 * slope:.1f} points (line); ", end="")
+print(f"the power law levels off at {top:.3f} (c = {c:.2f})")
+rows = {
+    name: {
+        f"foretold for {many[-1]} abstracts": f"{law(n[-1]):.3f}",
+        "seeds resampled": written(interval(again[name])),
+        "measured": f"{f[-1]:.3f}",
+        "points off": f"{100 * (law(n[-1]) - f[-1]):+.1f}",
+    }
+    for name, (law, _) in laws.items()
+}
+pd.DataFrame(rows).T
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3.3))
 for run in runs["random"].values():
-    axes.plot([r[0] for r in run], [r[3] for r in run], color=COLOURS[0], alpha=0.25, lw=1)
+    sizes, _, _, values = zip(*run)
+    axes.plot(sizes, values, color=COLOURS[0], alpha=0.25, lw=1)
 error = [standard_error(values) for values in curve.values()]
-axes.errorbar(
-    n, f, error, marker="o", capsize=3, color=COLOURS[0], label="mean of the seeds ± SE"
-)
+label = "mean of the seeds ± SE"
+axes.errorbar(n, f, error, marker="o", capsize=3, color=COLOURS[0], label=label)
 grid = np.geomspace(n[0], 2 * n[-1], 100)
-for k, (name, (law, _)) in enumerate(laws.items()):
-    axes.plot(
-        grid,
-        law(grid),
-        ls="--",
-        lw=1.2,
-        color=COLOURS[k + 1],
-        label=f"{name}, fitted without the last",
-    )
-axes.set(
-    xscale="log", xlabel="training abstracts", ylabel="F1 on the test abstracts, strict"
-)
-axes.set_xticks(many, [str(size) for size in many])
+for k, (name, (law, _)) in enumerate(laws.items(), start=1):
+    label = f"{name}, fitted without the last"
+    axes.plot(grid, law(grid), ls="--", lw=1.2, color=COLOURS[k], label=label)
+axes.set(xscale="log", xlabel="training abstracts")
+axes.set_ylabel("F1 on the test abstracts, strict")
+axes.set_xticks(many, many)
 axes.minorticks_off()
 axes.legend(fontsize=8, loc="lower right")
-last = f[-1] - f[-2]
-axes.set_title(f"From {many[-2]} to {many[-1]} abstracts: {100 * last:+.1f} points of F1")
+last = f"{100 * (f[-1] - f[-2]):+.1f} points of F1"
+axes.set_title(f"From {many[-2]} to {many[-1]} abstracts: {last}")
 plt.show()
 
 # %% [markdown]
@@ -1452,91 +1450,98 @@ for strategy in ["doubt", "doubt per token"]:
         runs[strategy][seed] = list(grow(seed, strategy, few))
 
 
-def gain_over_random(strategy, seed, k):
-    """F1 above random choice at step k with the same seed: at equally many abstracts, and at equally many tokens."""
-    _, tokens, _, f1 = runs[strategy][seed][k]
-    chance = np.array(runs["random"][seed])
-    return f1 - chance[k, 3], f1 - np.interp(
-        np.log(tokens), np.log(chance[:, 1]), chance[:, 3]
-    )
+def gain_over_random(strategy, seed, step):
+    """F1 above random choice with the same seed: at equal abstracts, and at equal tokens."""
+    _, tokens, _, f1 = runs[strategy][seed][step]
+    _, random_tokens, _, random_f1 = np.transpose(runs["random"][seed])
+    at_these = np.interp(np.log(tokens), np.log(random_tokens), random_f1)
+    return f1 - random_f1[step], f1 - at_these
 
 
-compared = []
-print(
-    f"{'strategy':<17}{'abstracts':>9}{'tokens':>8}{'mentions':>9}{'F1':>7}   above random, abstracts / tokens equal"
-)
+def gains(strategy, step):
+    """In points of F1, for each seed: array (seeds, 2)."""
+    return 100 * np.array([gain_over_random(strategy, seed, step) for seed in SEEDS])
+
+
+# %%
+EQUAL = ["abstracts", "tokens"]
+rows, compared = {}, {}
 for strategy, by_seed in runs.items():
     for k, size in enumerate(few):
         _, tokens, mentions, f1 = np.mean([by_seed[seed][k] for seed in SEEDS], axis=0)
-        text = ""
+        row = {
+            "tokens": f"{tokens:,.0f}",
+            "mentions": f"{mentions:,.0f}",
+            "F1": f"{100 * f1:.1f}",
+        }
         if strategy != "random" and k:
-            gains = 100 * np.array([gain_over_random(strategy, seed, k) for seed in SEEDS])
-            se = gains.std(0, ddof=1) / np.sqrt(len(gains))
-            text = " / ".join(f"{m:+.1f} ± {e:.1f}" for m, e in zip(gains.mean(0), se))
-            compared += [
-                (abs(m) > 3 * e, strategy, size, m) for m, e in zip(gains.mean(0), se)
-            ]
-        print(
-            f"{strategy:<17}{size:>9}{tokens:>8,.0f}{mentions:>9,.0f}{100 * f1:>7.1f}   {text}"
-        )
-print(f"\nof {len(compared)} differences, beyond 3 standard errors (with {len(SEEDS)} seeds):",
-      [f"{strategy}, {size} abstracts: {m:+.1f}" for far, strategy, size, m in compared if far] or "none")  # fmt: skip
+            for equal, values in zip(EQUAL, gains(strategy, k).T):
+                mean, error = values.mean(), standard_error(values)
+                row[f"above random at equal {equal}"] = f"{mean:+.1f} ± {error:.1f}"
+                compared[strategy, size, equal] = mean / error
+        rows[strategy, size] = row
+far = [
+    ", ".join(map(str, key))
+    for key, errors_away in compared.items()
+    if abs(errors_away) > 3
+]
+print(
+    f"of {len(compared)} differences, beyond 3 standard errors ({len(SEEDS)} seeds): ",
+    end="",
+)
+print("; ".join(far) or "none")
+pd.DataFrame(rows).T.rename_axis(["strategy", "abstracts"]).fillna("")
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-for axes, column, unit in zip(panels, (0, 1), ("abstracts", "tokens")):
+for column, axes in enumerate(panels):
     for k, strategy in enumerate(runs):
         length = len(few) + 1 if strategy == "random" else len(few)
-        values = np.array(
-            [runs[strategy][seed][:length] for seed in SEEDS]
-        )  # (seeds, steps, 4)
-        error = values[..., 3].std(0, ddof=1) / np.sqrt(len(SEEDS))
-        axes.errorbar(values[..., column].mean(0), values[..., 3].mean(0), error, marker="o", capsize=3,
-                      color=COLOURS[k], label=strategy)  # fmt: skip
-    axes.set(xscale="log", xlabel=f"{unit} annotated")
-    last = [100 * np.array([gain_over_random(name, seed, len(few) - 1)[column] for seed in SEEDS])
-            for name in ("doubt", "doubt per token")]  # fmt: skip
-    doubts, per_token = (f"{one.mean():+.1f} ± {standard_error(one):.1f}" for one in last)
-    axes.set_title(
-        f"At equal {unit}, last step: doubt {doubts},\ndoubt per token {per_token} points (SE)",
-        fontsize=10,
-    )
-    ticks = np.mean(
-        [[r[column] for r in run[: len(few) + 1]] for run in runs["random"].values()],
-        axis=0,
-    )
+        values = np.array([runs[strategy][seed][:length] for seed in SEEDS])
+        x, f1 = values[..., column].mean(0), values[..., 3].mean(0)
+        error = [standard_error(step) for step in values[..., 3].T]
+        bars = axes.errorbar(x, f1, error, marker="o", capsize=3, color=COLOURS[k])
+        bars.set_label(strategy)
+        if strategy == "random":
+            ticks = x
+    axes.set(xscale="log", xlabel=f"{EQUAL[column]} annotated")
     axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.minorticks_off()
+    last = [gains(name, len(few) - 1)[:, column] for name in ("doubt", "doubt per token")]
+    whole, each = (f"{gain.mean():+.1f} ± {standard_error(gain):.1f}" for gain in last)
+    title = f"At equal {EQUAL[column]}, last step: doubt {whole},"
+    axes.set_title(f"{title}\ndoubt per token {each} points (SE)", fontsize=10)
 panels[0].set_ylabel("F1 on the test abstracts (± SE)")
 panels[0].legend(fontsize=9)
 plt.show()
 
 # %%
-chance = np.mean(
-    [run[: len(few) + 1] for run in runs["random"].values()], axis=0
-)  # (steps, 4), mean over the seeds
-print(
-    "to reach the F1 of the last step, random choice needs (gain ± 2 SE, read off its mean curve):"
-)
+# (steps, 4), the mean over the seeds
+chance = np.mean([run[: len(few) + 1] for run in runs["random"].values()], axis=0)
+
+
+def needed_at_random(column, f1):
+    """Abstracts (column 0) or tokens (1) with which random choice reaches an F1."""
+    return np.exp(np.interp(f1, chance[:, 3], np.log(chance[:, column])))
+
+
+rows = {}
 for strategy in ("doubt", "doubt per token"):
-    for column, unit in enumerate(("abstracts", "tokens")):
+    for column, equal in enumerate(EQUAL):
         used = np.mean([run[-1][column] for run in runs[strategy].values()])
         level = np.interp(np.log(used), np.log(chance[:, column]), chance[:, 3])
-        gains = [gain_over_random(strategy, seed, len(few) - 1)[column] for seed in SEEDS]
-        ends = [np.mean(gains) + k * standard_error(gains) for k in (-2, 0, 2)]
-        low, middle, high = (
-            np.exp(np.interp(level + end, chance[:, 3], np.log(chance[:, column])))
-            for end in ends
-        )
-        verdict = (
-            "fewer needed"
-            if used < low
-            else "more needed"
-            if used > high
-            else "nothing shown"
-        )
-        needed = f"random {middle:>8,.0f}, from {low:,.0f} to {high:,.0f}"
-        print(f"   {strategy:<16}{used:>8,.0f} {unit:<10} {needed:<38} {verdict}")
+        gain = gains(strategy, len(few) - 1)[:, column] / 100
+        ends = gain.mean() + standard_error(gain) * np.array([-2, 0, 2])
+        low, middle, high = needed_at_random(column, level + ends)
+        verdict = "fewer needed" if used < low else "more needed" if used > high else ""
+        rows[strategy, equal] = {
+            "used": f"{used:,.0f}",
+            "random choice needs": f"{middle:,.0f}",
+            "with the gain ± 2 SE": written((low, high), ",.0f"),
+            "verdict": verdict or "nothing shown",
+        }
+print("to reach the F1 of the last step (read off the mean curve of random choice):")
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Before you believe that one strategy wins, look at the standard errors: every seed starts all strategies from the same
@@ -1573,25 +1578,25 @@ def runs_of(sentence, length=8):
 
 
 def copies(train, test, share=0.5):
-    """Numbers of the test sentences that are exact copies, and of those that are near copies only."""
-    texts, known = (
-        {squeezed(one.text) for one in train},
-        {run for one in train for run in runs_of(one)},
-    )
-    exact = [k for k, one in enumerate(test) if squeezed(one.text) in texts]
-    near = [
-        k
-        for k, one in enumerate(test)
-        if (r := runs_of(one)) and sum(x in known for x in r) >= share * len(r)
-    ]
-    return exact, sorted(set(near) - set(exact))
+    """Numbers of the test sentences that are exact copies, and of those only near to it."""
+    texts = {squeezed(sentence.text) for sentence in train}
+    known = {run for sentence in train for run in runs_of(sentence)}
+    exact, near = [], []
+    for k, sentence in enumerate(test):
+        here = runs_of(sentence)
+        if squeezed(sentence.text) in texts:
+            exact.append(k)
+        elif here and sum(run in known for run in here) >= share * len(here):
+            near.append(k)
+    return exact, near
 
 
-found_copies = {}
-print(f"{'corpus':<14}{'test sentences':>15}{'exact copies':>14}{'near copies':>13}")
-for corpus in (bc5cdr, bc2gm, ncbi):
-    exact, near = found_copies[corpus.name] = copies(corpus.train, corpus.test)
-    print(f"{corpus.name:<14}{len(corpus.test):>15,}{len(exact):>14}{len(near):>13}")
+found_copies = {name: copies(corpus.train, corpus.test) for name, corpus in corpora.items()}
+rows = {
+    name: (len(corpora[name].test), len(exact), len(near))
+    for name, (exact, near) in found_copies.items()
+}
+pd.DataFrame(rows, index=["test sentences", "exact copies", "near copies"]).T
 
 # %% [markdown]
 # Copies are few in these corpora, and most of them are scraps such as `Biol .` without any name; the line below says
@@ -1602,57 +1607,65 @@ for corpus in (bc5cdr, bc2gm, ncbi):
 # says so.)
 
 # %%
-train_texts = defaultdict(list)
-for one in bc2gm.train:
-    train_texts[squeezed(one.text)].append(one)
-exact = found_copies[bc2gm.name][0]
+twin = {squeezed(sentence.text): sentence for sentence in reversed(bc2gm.train)}
+exact, _ = found_copies[bc2gm.name]
 if len(exact) >= 10:
-    pairs = [(train_texts[squeezed(bc2gm.test[k].text)][0], bc2gm.test[k]) for k in exact]
-    texts = [(squeezed(a.text), squeezed(b.text)) for a, b in pairs]
-    spans = [
-        [{official_place(e, one.text) for e in one.entities} for one in pair]
-        for pair in pairs
-    ]
-    agreed = f1_of(np.array([strict_by_hand(*pair) for pair in spans], float).sum(0))
-    held = [len(one.entities) for _, one in pairs]
-    print(
-        f"{len(pairs)} real copies, {sum(map(bool, held))} of them with a name, {sum(held)} mentions in all"
-    )
-    print(f"the train annotation scored against the test annotation: F1 {100 * agreed:.1f}")
+    pairs = [(twin[squeezed(bc2gm.test[k].text)], bc2gm.test[k]) for k in exact]
+    places = [[places_of(s.entities, s.text) for s in pair] for pair in pairs]
+    agreed = sum(np.array(strict_by_hand(set(a), set(b)), float) for a, b in places)
+    held = [len(sentence.entities) for _, sentence in pairs]
+    print(f"{len(pairs)} real copies, {sum(map(bool, held))} of them with a name, ", end="")
+    print(f"{sum(held)} mentions in all")
+    print("the train annotation scored against the test annotation: ", end="")
+    print(f"F1 {100 * f1_of(agreed):.1f}")
 else:
-    planted = random.Random(0).sample(bc2gm.test, min(15, len(bc2gm.test)))
-    pairs = [(one, one) for one in planted]
+    pairs = [(s, s) for s in sample(bc2gm.test, 15)]
     print(
-        f"{len(exact)} real copies, too few: {len(pairs)} test sentences are planted in the training sentences"
+        f"{len(exact)} real copies, too few: {len(pairs)} test sentences are planted ",
+        end="",
     )
-
-twins = [a for a, _ in pairs]
-copied_texts = {squeezed(b.text) for _, b in pairs}
-others = [one for one in bc2gm.test if squeezed(one.text) not in copied_texts]
-others = others[: course.pick(test=100, cpu=1000, gpu=3000)]
-clean = [one for one in gene_train if squeezed(one.text) not in copied_texts]
-with_twins = train_crf([*clean[: max(len(clean) - len(twins), 1)], *twins])
-without = train_crf(clean)
+    print("in the training sentences")
 
 # %%
-copied = [b for _, b in pairs]
-effect = {}
-for name, some in [("copied", copied), ("other", others)]:
-    counts = [strict_rows(some, one.predict(some)) for one in (with_twins, without)]
-    leaked, honest = (f1_of(one.sum(0)) for one in counts)
-    low, high = interval(f1_of(bootstrap(counts[0])) - f1_of(bootstrap(counts[1])))
-    effect[name] = [one.sum(0) for one in counts]
-    print(f"{name:<7} test sentences ({len(some):>4}): F1 {leaked:.3f} with twins in training, {honest:.3f} without; "
-          f"difference {leaked - honest:+.3f}, interval {low:+.3f} to {high:+.3f}")  # fmt: skip
-rest = (
-    effect["other"][1] * (len(bc2gm.test) - len(copied)) / len(others)
-)  # counts, scaled up to all other sentences
-moved = 100 * (f1_of(effect["copied"][0] + rest) - f1_of(effect["copied"][1] + rest))
-mentions = [sum(len(one.entities) for one in some) for some in (copied, bc2gm.test)]
-print(f"\ncopies are {len(copied) / len(bc2gm.test):.1%} of the test sentences and hold "
-      f"{mentions[0] / mentions[1]:.1%} of the mentions; learnt by heart, they move the whole\nscore by about "
-      f"{moved:+.2f} points (twins are {len(twins) / len(clean):.1%} of the sentences trained on here; "
-      f"of all of train they would be {len(twins) / len(bc2gm.train):.1%})")  # fmt: skip
+twins, copied = zip(*pairs)
+copied_texts = {squeezed(sentence.text) for sentence in copied}
+
+
+def without_copies(sentences):
+    return [s for s in sentences if squeezed(s.text) not in copied_texts]
+
+
+others = without_copies(bc2gm.test)[: course.pick(test=100, cpu=1000, gpu=3000)]
+clean = without_copies(gene_train)
+with_twins = train_crf([*clean[: max(len(clean) - len(twins), 1)], *twins])
+without_twins = train_crf(clean)
+
+# %%
+counts, rows = {}, {}
+for name, sentences in {"copied": copied, "other": others}.items():
+    tagged = [crf.predict(sentences) for crf in (with_twins, without_twins)]
+    change, edges = difference(sentences, *tagged)
+    counts[name] = [count(sentences, predicted).sum(0) for predicted in tagged]
+    leaked, honest = map(f1_of, counts[name])
+    rows[name] = {
+        "test sentences": len(sentences),
+        "F1 with twins in training": f"{leaked:.3f}",
+        "without": f"{honest:.3f}",
+        "difference": f"{change:+.3f}",
+        "95% interval": written(edges, "+.3f"),
+    }
+pd.DataFrame(rows).T
+
+# %%
+# The counts on the other sentences, scaled up to all of them.
+rest = counts["other"][1] * (len(bc2gm.test) - len(copied)) / len(others)
+leaked, honest = (f1_of(counts["copied"][k] + rest) for k in (0, 1))
+held, in_all = (sum(len(s.entities) for s in some) for some in (copied, bc2gm.test))
+print(f"copies are {len(copied) / len(bc2gm.test):.1%} of the test sentences ", end="")
+print(f"and hold {held / in_all:.1%} of the mentions; learnt by heart, ", end="")
+print(f"they move the whole score by about {100 * (leaked - honest):+.2f} points")
+print(f"twins are {len(twins) / len(clean):.1%} of the sentences trained on here; ", end="")
+print(f"of all of train they would be {len(twins) / len(bc2gm.train):.1%}")
 
 # %% [markdown]
 # The difference on the copies is what memory is worth. Compare the score on copies that were trained on with how well
@@ -1666,23 +1679,18 @@ print(f"\ncopies are {len(copied) / len(bc2gm.test):.1%} of the test sentences a
 # looked, had we not checked?
 
 # %%
-leak = [one for one in bc5cdr.train if any(squeezed(one.text) in text for text in whole)]
-if (
-    not leak
-):  # the course's own documents are in the test split: take their sentences from there
-    leak = [one for one in bc5cdr.test if any(squeezed(one.text) in text for text in whole)]
+leak = [sentence for sentence in bc5cdr.train if is_to_be_read(sentence)]
+if not leak:  # the course's own documents are in the test split
+    leak = [sentence for sentence in bc5cdr.test if is_to_be_read(sentence)]
 leaky = train_crf([*train[: max(len(train) - len(leak), len(train) // 2)], *leak])
-leaky_rows = strict_rows(reading, [read(leaky, one.text) for one in reading])
-honest_rows = strict_rows(reading, found)
-drawn = f1_of(bootstrap(leaky_rows)) - f1_of(bootstrap(honest_rows))
+leaky_found = [read(leaky, abstract.text) for abstract in reading]
+change, edges = difference(reading, leaky_found, found)
+leaked, honest = (f1_of(count(reading, some).sum(0)) for some in (leaky_found, found))
 print(
-    f"{len(reading)} abstracts; F1 of a tagger that was not trained on them: {f1_of(honest_rows.sum(0)):.3f}"
+    f"{len(reading)} abstracts; F1 of a tagger that was not trained on them: {honest:.3f}"
 )
-print(
-    f"F1 of one that was, on their {len(leak)} sentences among others: {f1_of(leaky_rows.sum(0)):.3f}"
-)
-lift = f1_of(leaky_rows.sum(0)) - f1_of(honest_rows.sum(0))
-print(f"difference {lift:+.3f}, paired interval over abstracts {interval(drawn).round(3)}")
+print(f"F1 of one that was, on their {len(leak)} sentences among others: {leaked:.3f}")
+print(f"difference {change:+.3f}, paired interval over abstracts {written(edges)}")
 
 # %% [markdown]
 # No error message tells of such a leak, and the score it gives is the one people like to publish. Compare texts before
