@@ -70,6 +70,7 @@ from utils.ner import (
 from utils.ner.bc2 import OfficialGold, official_counts, official_place
 from utils.ner.display import show_entities
 from utils.ner.evaluation import count, resample
+from utils.ner.postprocess import documents_of
 
 pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 
@@ -1705,38 +1706,40 @@ print(f"difference {change:+.3f}, paired interval over abstracts {written(edges)
 # line, an empty line after each sentence), and the same as JSONL and PubTator.
 
 # %%
-MINERALS = [
-    "quartz", "albite", "pyrite", "galena", "olivine", "iron sulfide", "calcite", "dolomite", "potassium feldspar",
-    "halite", "gypsum", "zircon", "rutile", "barite", "fluorite", "kyanite", "native copper", "magnetite", "hematite",
-    "white mica", "augite", "talc", "beryl", "apatite",
-]  # fmt: skip
-PLACES = [
-    "a granite",
-    "the vein",
-    "a thin section",
-    "the basalt",
-    "an old quarry",
-    "the dry lake",
-    "a drill core",
-]
+MINERALS = (
+    "quartz, albite, pyrite, galena, olivine, iron sulfide, calcite, dolomite, "
+    "potassium feldspar, halite, gypsum, zircon, rutile, barite, fluorite, kyanite, "
+    "native copper, magnetite, hematite, white mica, augite, talc, beryl, apatite"
+).split(", ")
+PLACES = (
+    "a granite, the vein, a thin section, the basalt, an old quarry, the dry lake, a drill core"
+).split(", ")
 FORMS = [
-    "{a} and {b} were seen in {place} .", "In {place} , grains of {a} surround {b} .", "No {a} occurs in {place} .",
-    "{place} is rich in {a} but poor in {b} .", "We dated {a} from {place} .", "Samples of {place} were polished .",
-    "The contact between {a} and {b} is sharp .", "X-ray patterns of {a} changed after heating .",
-]  # fmt: skip
+    "{a} and {b} were seen in {place} .",
+    "In {place} , grains of {a} surround {b} .",
+    "No {a} occurs in {place} .",
+    "{place} is rich in {a} but poor in {b} .",
+    "We dated {a} from {place} .",
+    "Samples of {place} were polished .",
+    "The contact between {a} and {b} is sharp .",
+    "X-ray patterns of {a} changed after heating .",
+]
+
+# %%
 draw = random.Random(0)
-lines = []
-for _ in range(150):
-    names = dict(zip("ab", draw.sample(MINERALS, 2)))
+
+
+def mineral_sentence():
+    """The lines of one sentence: a word and its tag, with a tab between."""
+    names, lines = dict(zip(["{a}", "{b}"], draw.sample(MINERALS, 2))), []
     for word in draw.choice(FORMS).replace("{place}", draw.choice(PLACES)).split():
-        parts = names[word[1]].split() if word in ("{a}", "{b}") else [word]
-        tags = (
-            ["B-Mineral", *["I-Mineral"] * (len(parts) - 1)]
-            if word in ("{a}", "{b}")
-            else ["O"]
-        )
-        lines += [f"{part}\t{tag}" for part, tag in zip(parts, tags)]
-    lines.append("")
+        first, *others = names.get(word, word).split()
+        tags = ("B-Mineral", "I-Mineral") if word in names else ("O", "O")
+        lines += [f"{first}\t{tags[0]}", *(f"{other}\t{tags[1]}" for other in others)]
+    return [*lines, ""]
+
+
+lines = [line for _ in range(150) for line in mineral_sentence()]
 folder = course.build / "nb12"
 folder.mkdir(exist_ok=True)
 (folder / "minerals.conll").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -1749,11 +1752,10 @@ write_jsonl(minerals, folder / "minerals.jsonl")
 write_pubtator(minerals, folder / "minerals.pubtator")
 for name in ["minerals.jsonl", "minerals.pubtator"]:
     again = read_sentences(folder / name)
-    assert [one.text for one in again] == [one.text for one in minerals]
-    assert [one.entities for one in again] == [one.entities for one in minerals]
-print(
-    f"{len(minerals)} sentences, types {sorted({e.type for s in minerals for e in s.entities})}; three formats agree"
-)
+    assert [s.text for s in again] == [s.text for s in minerals]
+    assert [s.entities for s in again] == [s.entities for s in minerals]
+types = sorted({e.type for sentence in minerals for e in sentence.entities})
+print(f"{len(minerals)} sentences, types {types}; three formats agree")
 
 # %% [markdown]
 # **Put the path of your file here.** `None` takes the minerals. Endings `.jsonl` and `.pubtator` (also `.pubtator.txt`)
@@ -1765,43 +1767,36 @@ MY_FILE = None  # for example "my/annotations.conll"
 
 
 # %%
-def study(path, test_share=0.3, seed=0):
-    """Split a file by document, train a CRF on one part, and report on the other what this notebook is about."""
+def split_by_document(sentences, test_share=0.3, seed=0):
+    """Train and test; a sentence without a document's name is a document by itself."""
     documents = defaultdict(list)
-    for number, one in enumerate(read_sentences(path)):
-        if one.tokens:
-            documents[one.document or number].append(
-                one
-            )  # without a document's name each sentence is one
+    for sentence, document in zip(sentences, documents_of(sentences)):
+        documents[document].append(sentence)
     order = list(documents.values())
     random.Random(seed).shuffle(order)
     cut = round(len(order) * test_share)
-    test, train = (
-        [one for document in some for one in document]
-        for some in (order[:cut], order[cut:])
-    )
+    return sum(order[cut:], []), sum(order[:cut], [])
+
+
+def study(path):
+    """Train a CRF on a part of a file, and test it on the rest as this notebook does."""
+    sentences = [sentence for sentence in read_sentences(path) if sentence.tokens]
+    train, test = split_by_document(sentences)
     exact, near = copies(train, test)
-    print(
-        f"{len(train)} to train on, {len(test)} to test on; {len(exact)} exact and {len(near)} near copies left out"
-    )
-    test = [one for k, one in enumerate(test) if k not in {*exact, *near}]
+    print(f"{len(train)} to train on, {len(test)} to test on; ", end="")
+    print(f"{len(exact)} exact and {len(near)} near copies left out")
+    test = [sentence for k, sentence in enumerate(test) if k not in {*exact, *near}]
     tagger = train_crf(train)
     predicted = tagger.predict(test)
-    print(
-        evaluate(
-            test,
-            predicted,
-            groups=[one.document or number for number, one in enumerate(test)],
-        )
-    )
-    for kind, table in share_by_novelty(test, predicted, novelty(train)).items():
-        print(
-            f"   recall of {kind:<12}{table[:, 0].sum():>5.0f} of {table[:, 1].sum():.0f}"
-        )
-    print("   errors:", dict(Counter(kind for kind, *_ in errors(test, predicted))))
+    display(score_table(evaluate(test, predicted, groups=documents_of(test))))
+    found_of = share_by_novelty(test, predicted, novelty(train))
+    totals = {kind: table.sum(0).astype(int) for kind, table in found_of.items()}
+    display(pd.DataFrame(totals, index=["found", "mentions"]).T)
+    print("errors:", dict(Counter(kind for kind, *_ in errors(test, predicted))))
     return tagger, test, predicted
 
 
+# %%
 my_tagger, my_test, my_predicted = study(MY_FILE or folder / "minerals.conll")
 show_entities(my_predicted[:3], titles=["found 1", "found 2", "found 3"])
 
@@ -1824,7 +1819,7 @@ again = load_tagger(folder / "my-crf")
 assert again.predict(my_test) == my_predicted
 print("saved, loaded, and the same predictions")
 MY_TEXT = "Pyrite and native copper were found in the vein. No gypsum occurs in a granite."
-print(read(again, MY_TEXT).entities)
+show_entities(read(again, MY_TEXT))
 
 # %% [markdown]
 # ## 12. Check: the same thing in `utils`
@@ -1835,35 +1830,39 @@ print(read(again, MY_TEXT).entities)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-report = evaluate(test, test_found)
-assert (report.correct, report.predicted, report.support) == tuple(rows.sum(0))
-np.testing.assert_allclose(report.f1, f1_of(rows.sum(0)), rtol=1e-12)
-np.testing.assert_allclose(
-    report.intervals["f1"], interval(f1_of(bootstrap(rows))), rtol=1e-12
-)
-print("strict counts and bootstrap interval agree")
+by_hand = []
+for sentence, tagged in zip(test, test_found):
+    spans = [{e.span for e in side.entities} for side in (sentence, tagged)]
+    by_hand.append(strict_by_hand(*spans))
+np.testing.assert_array_equal(by_hand, count(test, test_found))
+np.testing.assert_allclose(bootstrap(test_counts), resample(test_counts), rtol=1e-12)
+report, drawn = evaluate(test, test_found), f1_of(bootstrap(test_counts))
+np.testing.assert_allclose(report.f1, f1_of(test_counts.sum(0)), rtol=1e-12)
+np.testing.assert_allclose(report.intervals["f1"], interval(drawn), rtol=1e-12)
+print("strict counts, F1 and bootstrap interval agree")
 
+# %%
+# NBVAL_CHECK_OUTPUT
 for predicted in gene_found.values():
-    total = np.zeros(3)
-    for one, other in zip(gene_test, predicted):
-        sides = official.genes.get(one.id, []), official.alternatives.get(one.id, [])
-        total += official_by_hand(
-            *map(set, sides), {official_place(e, one.text) for e in other.entities}
-        )
-    theirs = evaluate(gene_test, predicted, "bc2", official=official, resamples=0)
-    assert tuple(total) == (theirs.correct, theirs.predicted, theirs.support)
+    by_hand = []
+    for sentence, tagged in zip(gene_test, predicted):
+        gold = set(official.genes.get(sentence.id, []))
+        accepted = set(official.alternatives.get(sentence.id, []))
+        found_there = set(places_of(tagged.entities, sentence.text))
+        by_hand.append(official_by_hand(gold, accepted, found_there))
+    np.testing.assert_array_equal(by_hand, count(gene_test, predicted, "bc2", official))
+
 generator = random.Random(0)
+
+
+def random_places():
+    starts = [generator.randrange(20) for _ in range(generator.randrange(5))]
+    return {(start, start + generator.randrange(4)) for start in starts}
+
+
 for _ in range(2000):
-    gold, accepted, predicted = (
-        {
-            (start := generator.randrange(20), start + generator.randrange(4))
-            for _ in range(generator.randrange(5))
-        }
-        for _ in range(3)
-    )
-    assert official_by_hand(gold, accepted, predicted) == official_counts(
-        list(gold), list(accepted), list(predicted)
-    )
+    sides = [random_places() for _ in range(3)]  # gold, alternatives, predicted
+    assert official_by_hand(*sides) == official_counts(*map(list, sides))
 print("official counts agree")
 
 # %% [markdown]
@@ -1877,7 +1876,7 @@ print("official counts agree")
 def kept_at(threshold):
     """Correct, predicted, gold when only entities of at least that confidence are kept."""
     keep = confidence >= threshold
-    return np.array([right[keep].sum(), keep.sum(), rows[:, 2].sum()], float)
+    return np.array([right[keep].sum(), keep.sum(), test_counts[:, 2].sum()], float)
 
 
 THRESHOLDS = np.linspace(0, 0.99, 100)
@@ -1887,21 +1886,19 @@ RECALL, PRECISION = CURVE[:, 0] / CURVE[:, 2], CURVE[:, 0] / np.maximum(CURVE[:,
 
 def draw_threshold(threshold=0.5):
     """Precision against recall for all thresholds, and where this one lies."""
-    correct, predicted, gold = kept_at(threshold)
+    correct, predicted, gold = counts = kept_at(threshold)
+    recall, precision = correct / gold, correct / max(predicted, 1)
     figure, (left, middle) = plt.subplots(1, 2, figsize=(8.5, 3))
     left.plot(RECALL, PRECISION, color=COLOURS[0])
-    left.plot(correct / gold, correct / max(predicted, 1), "o", color=COLOURS[1])
+    left.plot(recall, precision, "o", color=COLOURS[1])
     left.set(xlabel="recall", ylabel="precision")
-    left.set_title(
-        f"Precision {correct / max(predicted, 1):.3f}, recall {correct / gold:.3f}"
-    )
-    edges = np.linspace(0, 1, 21)
-    middle.hist([confidence[right], confidence[~right]], edges, stacked=True, color=COLOURS[:2],
-                label=["right", "wrong"])  # fmt: skip
+    left.set_title(f"Precision {precision:.3f}, recall {recall:.3f}")
+    parts, edges = [confidence[right], confidence[~right]], np.linspace(0, 1, 21)
+    middle.hist(parts, edges, stacked=True, color=COLOURS[:2], label=["right", "wrong"])
     middle.axvline(threshold, color="black", lw=1)
     middle.set(xlabel="confidence", ylabel="entities predicted")
-    f1 = f1_of(np.array([correct, predicted, gold]))
-    middle.set_title(f"Threshold {threshold:.2f} keeps {predicted:,.0f}: F1 {f1:.3f}")
+    kept = f"Threshold {threshold:.2f} keeps {predicted:,.0f}"
+    middle.set_title(f"{kept}: F1 {f1_of(counts):.3f}")
     middle.legend()
     return figure
 
@@ -1910,10 +1907,10 @@ def draw_threshold(threshold=0.5):
 for threshold in (0.0, 0.9):
     draw_threshold(threshold)
     plt.show()
-best = f1_of(CURVE).argmax()
-print(
-    f"F1 without a threshold {f1_of(CURVE)[0]:.4f}; highest {f1_of(CURVE)[best]:.4f}, at {THRESHOLDS[best]:.2f}"
-)
+f1 = f1_of(CURVE)
+best = f1.argmax()
+print(f"F1 without a threshold {f1[0]:.4f}; ", end="")
+print(f"highest {f1[best]:.4f}, at {THRESHOLDS[best]:.2f}")
 
 # %%
 play(draw_threshold, threshold=(0.0, 0.99, 0.01))
