@@ -1039,7 +1039,6 @@ print(f"below 0.05 for {(gap < 0.05).mean():.0%} of them")
 # %%
 import pycrfsuite
 import torch
-
 from utils.ner.linear_chain import FORBIDDEN, LinearChainCRF
 
 
