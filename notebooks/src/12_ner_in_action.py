@@ -22,7 +22,7 @@
 #
 # **You need** Python, some NumPy, and from probability: mean, variance, quantile, and what it means that events are
 # independent. The taggers come from `utils/ner`; notebook 11 builds them, and you can read that later. Comments with
-# `NBVAL_CHECK_OUTPUT`, `fmt: skip` or `noqa` are for the tools that test this page.
+# `NBVAL_CHECK_OUTPUT` or `noqa` are for the tools that test this page.
 #
 # **Time:** about two minutes with the public corpora on a laptop CPU (2 cores), less than one without them. No GPU is
 # used: everything here is a CRF, trained on parts of corpora, so the scores are lower than the best that notebook 11
@@ -71,6 +71,7 @@ from utils.ner.bc2 import OfficialGold, official_counts, official_place
 from utils.ner.display import show_entities
 from utils.ner.evaluation import count, resample
 from utils.ner.postprocess import documents_of
+from utils.ner.tagger import entity_confidence
 
 pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 
@@ -215,8 +216,8 @@ ITERATIONS = course.pick(test=30, cpu=60, gpu=60)
 
 def train_crf(sentences, features=FEATURES):
     """A small CRF; the same sentences always give the same tagger."""
-    crf = CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS)
-    return crf.fit(sentences, progress=False)
+    crf = CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS, progress=False)
+    return crf.fit(sentences)
 
 
 def sample(sentences, size):
@@ -240,12 +241,13 @@ print(f"trained on {len(train):,} sentences of {bc5cdr.name} with {mentions:,} m
 def read(tagger, text):
     """The text with the entities found in it, tagged sentence by sentence."""
     spans, found = split_sentences(text), []
-    tagged = tagger.predict([Sentence(text[start:end]) for start, end in spans])
-    for (start, _), sentence in zip(spans, tagged):
-        found += moved(sentence.entities, start)
+    tagged = tagger.predict([Sentence(text[begin:end]) for begin, end in spans])
+    for (begin, _), sentence in zip(spans, tagged):
+        found += moved(sentence.entities, begin)
     return Sentence(text, None, found)
 
 
+# %%
 def written(interval, form=".3f"):
     """An interval as text: "0.745 to 0.828"."""
     low, high = interval
@@ -373,7 +375,7 @@ def places_of(entities, text):
 
 
 def without_a_word(entity):
-    """What is left of a name of several words without its first word, or without its last."""
+    """A name of several words without its first one, and without its last."""
     second, last = entity.text.index(" ") + 1, entity.text.rindex(" ")
     return [
         Entity(entity.start + second, entity.end, entity.type),
@@ -508,7 +510,7 @@ pd.DataFrame({"number": table, "share": share.map("{:.1%}".format)})
 
 # %%
 def surface(text, place):
-    """The characters from the first to the last of a place that does not count white space."""
+    """The characters of a place, which does not count white space."""
     seen = [k for k, letter in enumerate(text) if not letter.isspace()]
     return text[seen[place[0]] : seen[place[1]] + 1]
 
@@ -528,7 +530,7 @@ pd.DataFrame(rows).T
 # %% [markdown]
 # With strict scoring, a boundary that an annotator would have accepted costs **twice**: once as a wrong prediction,
 # once as a missed mention. The official rules take both back. So the gain depends on how often a tagger is *nearly*
-# right: compare the two taggers below the table. No constant converts one score into the other, and figures of the two
+# right: compare the two taggers in the lines below the table. No constant converts one score into the other, and figures of the two
 # kinds must never share a column. On the whole of BC2GM's test split, the dictionary's strict F1 of 44.65 (44.7) and
 # official F1 of 58.97 are the *same predictions*. (The official rules here are those of the task's own script,
 # `alt_eval.perl`, which counts a prediction that is listed twice as two; here none is.)
@@ -793,7 +795,7 @@ def novelty(train):
 
 # %%
 def share_by_novelty(asked, answers, kind_of):
-    """For each kind an array (sentences, 2): mentions found among the answers, and asked for."""
+    """For each kind an array (sentences, 2): mentions found, and mentions asked for."""
     tables = {kind: np.zeros((len(asked), 2)) for kind in KINDS}
     for row, (sentence, answer) in enumerate(zip(asked, answers)):
         for e in sentence.entities:
@@ -1030,6 +1032,12 @@ print(f"precision {right.mean():.3f}")
 print(f"upper minus lower bound: mean {gap.mean():.3f}; ", end="")
 print(f"below 0.05 for {(gap < 0.05).mean():.0%} of them")
 
+# %%
+# NBVAL_CHECK_OUTPUT
+theirs = np.concatenate(entity_confidence(tagger, test_found))
+np.testing.assert_allclose(both_bounds, theirs, rtol=1e-12, atol=1e-15)
+print("`entity_confidence` of utils/ner/tagger.py gives the same bounds")
+
 # %% [markdown]
 # Where between the bounds does the exact value lie? The probability of the tags is the share of $Z$, the sum over all
 # tag sequences, that is left when the entity's tokens may have no other tags (Culotta & McCallum 2004). CRFsuite does
@@ -1039,11 +1047,12 @@ print(f"below 0.05 for {(gap < 0.05).mean():.0%} of them")
 # %%
 import pycrfsuite
 import torch
-from utils.ner.linear_chain import FORBIDDEN, LinearChainCRF
+
+from utils.ner.chain import FORBIDDEN, LinearChainCRF
 
 
 def chain_of(tagger, folder):
-    """CRFsuite's weights: of the steps as a chain, of the features as {feature: (tags,)}."""
+    """CRFsuite's weights: a chain of the steps', and of each feature an array (tags,)."""
     tagger.save(folder)
     model = pycrfsuite.Tagger()
     model.open(str(folder / "model.crfsuite"))
@@ -1272,7 +1281,7 @@ def choose(strategy, candidates, number, tagger):
 
 # %%
 def grow(seed, strategy, sizes):
-    """Yields (abstracts, tokens, mentions, F1 on the exam) at each size of the training set."""
+    """Yields (abstracts, tokens, mentions, F1 on the exam) at each size."""
     order = random.Random(seed).sample(range(len(pool)), len(pool))
     chosen, tagger = [], None
     for size in sizes:
@@ -1420,8 +1429,8 @@ axes.set_title(f"From {many[-2]} to {many[-1]} abstracts: {last}")
 plt.show()
 
 # %% [markdown]
-# The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate (the line
-# below the table says how much). That is why one seed proves nothing at the left end of such a curve. The errors shown
+# The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate (the
+# columns of the lowest and the highest F1 say how much). That is why one seed proves nothing at the left end of such a curve. The errors shown
 # hold that choice only: all seeds share one exam, whose own interval (section 4) comes on top and moves all points
 # together. And this is one corpus and one value foretold, from a handful of means: that a law came near once does not
 # make it a law for your corpus.
@@ -1451,7 +1460,7 @@ for strategy in ["doubt", "doubt per token"]:
 
 
 def gain_over_random(strategy, seed, step):
-    """F1 above random choice with the same seed: at equal abstracts, and at equal tokens."""
+    """F1 above random choice with that seed: at equal abstracts, at equal tokens."""
     _, tokens, _, f1 = runs[strategy][seed][step]
     _, random_tokens, _, random_f1 = np.transpose(runs["random"][seed])
     at_these = np.interp(np.log(tokens), np.log(random_tokens), random_f1)
@@ -1469,11 +1478,8 @@ rows, compared = {}, {}
 for strategy, by_seed in runs.items():
     for k, size in enumerate(few):
         _, tokens, mentions, f1 = np.mean([by_seed[seed][k] for seed in SEEDS], axis=0)
-        row = {
-            "tokens": f"{tokens:,.0f}",
-            "mentions": f"{mentions:,.0f}",
-            "F1": f"{100 * f1:.1f}",
-        }
+        numbers = f"{tokens:,.0f}", f"{mentions:,.0f}", f"{100 * f1:.1f}"
+        row = dict(zip(["tokens", "mentions", "F1"], numbers))
         if strategy != "random" and k:
             for equal, values in zip(EQUAL, gains(strategy, k).T):
                 mean, error = values.mean(), standard_error(values)
@@ -1525,6 +1531,7 @@ def needed_at_random(column, f1):
     return np.exp(np.interp(f1, chance[:, 3], np.log(chance[:, column])))
 
 
+# %%
 rows = {}
 for strategy in ("doubt", "doubt per token"):
     for column, equal in enumerate(EQUAL):
@@ -1591,6 +1598,7 @@ def copies(train, test, share=0.5):
     return exact, near
 
 
+# %%
 found_copies = {name: copies(corpus.train, corpus.test) for name, corpus in corpora.items()}
 rows = {
     name: (len(corpora[name].test), len(exact), len(near))
@@ -1704,15 +1712,21 @@ print(f"difference {change:+.3f}, paired interval over abstracts {written(edges)
 # about something that this course has nothing to do with, **minerals**, in CoNLL columns (a word and its tag on each
 # line, an empty line after each sentence), and the same as JSONL and PubTator.
 
+
 # %%
-MINERALS = (
-    "quartz, albite, pyrite, galena, olivine, iron sulfide, calcite, dolomite, "
-    "potassium feldspar, halite, gypsum, zircon, rutile, barite, fluorite, kyanite, "
-    "native copper, magnetite, hematite, white mica, augite, talc, beryl, apatite"
-).split(", ")
-PLACES = (
-    "a granite, the vein, a thin section, the basalt, an old quarry, the dry lake, a drill core"
-).split(", ")
+def names_listed(text):
+    return [name.strip() for name in text.split(",")]
+
+
+MINERALS = names_listed("""
+    quartz, albite, pyrite, galena, olivine, iron sulfide, calcite, dolomite,
+    potassium feldspar, halite, gypsum, zircon, rutile, barite, fluorite, kyanite,
+    native copper, magnetite, hematite, white mica, augite, talc, beryl, apatite
+""")
+PLACES = names_listed("""
+    a granite, the vein, a thin section, the basalt, an old quarry, the dry lake,
+    a drill core
+""")
 FORMS = [
     "{a} and {b} were seen in {place} .",
     "In {place} , grains of {a} surround {b} .",
@@ -1774,9 +1788,11 @@ def split_by_document(sentences, test_share=0.3, seed=0):
     order = list(documents.values())
     random.Random(seed).shuffle(order)
     cut = round(len(order) * test_share)
-    return sum(order[cut:], []), sum(order[:cut], [])
+    parts = order[cut:], order[:cut]
+    return [[sentence for document in part for sentence in document] for part in parts]
 
 
+# %%
 def study(path):
     """Train a CRF on a part of a file, and test it on the rest as this notebook does."""
     sentences = [sentence for sentence in read_sentences(path) if sentence.tokens]
@@ -1808,8 +1824,8 @@ show_entities(my_predicted[:3], titles=["found 1", "found 2", "found 3"])
 # The tagger can be kept, loaded and used elsewhere. On the command line, without a notebook:
 #
 # ```sh
-# python -m utils.ner.train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
-# python -m utils.ner.tag models/mine < texts.txt
+# python -m utils.ner train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
+# python -m utils.ner tag models/mine < texts.txt
 # ```
 
 # %%
@@ -1883,6 +1899,7 @@ CURVE = np.array([kept_at(threshold) for threshold in THRESHOLDS])
 RECALL, PRECISION = CURVE[:, 0] / CURVE[:, 2], CURVE[:, 0] / np.maximum(CURVE[:, 1], 1)
 
 
+# %%
 def draw_threshold(threshold=0.5):
     """Precision against recall for all thresholds, and where this one lies."""
     correct, predicted, gold = counts = kept_at(threshold)
@@ -1933,9 +1950,10 @@ play(draw_threshold, threshold=(0.0, 0.99, 0.01))
 
 # %%
 def one_end_correct(gold, predicted, end):
-    """How many predictions can be paired with a gold mention of the same type and the same `end`.
+    """How many predictions pair with a gold mention of the same type and the same `end`.
 
-    gold, predicted: sets of (start, end, type) of one sentence. end: "left" compares starts, "right" ends.
+    gold, predicted: sets of (start, end, type) of one sentence.
+    end: "left" compares starts, "right" ends.
     """
     raise NotImplementedError
 
@@ -1951,11 +1969,13 @@ check("12.1", one_end_correct)
 
 # %%
 def paired_interval(first, second, draws, confidence=0.95):
-    """(low, high): percentile interval of F1 of `second` minus F1 of `first`, in percentage points.
+    """(low, high): percentile interval of the difference, in percentage points.
 
-    first, second: arrays (sentences, 3), counts (correct, predicted, gold) of two taggers on the same sentences.
-    draws: whole numbers (draws, sentences), row k the sentences of the k-th resampled test set. F1 is 0 where
-    nothing is predicted and nothing is gold. Quantiles are those of np.quantile.
+    first, second: arrays (sentences, 3), counts (correct, predicted, gold) of two taggers
+        on the same sentences; the difference is F1 of `second` minus F1 of `first`.
+    draws: whole numbers (draws, sentences), row k the sentences of the k-th resampled test
+        set. F1 is 0 where nothing is predicted and nothing is gold.
+    Quantiles are those of np.quantile.
     """
     raise NotImplementedError
 
@@ -1979,10 +1999,10 @@ check("12.2", paired_interval)
 
 # %%
 def debiased_squared_error(confidence, right, bins):
-    """Squared calibration error without the part that is due to chance; it can be negative.
+    """Squared calibration error without what is due to chance; it can be negative.
 
-    confidence: (n,) in [0, 1]. right: (n,) booleans. bins: list of index arrays, each index in one of them, at least
-    two in each.
+    confidence: (n,) in [0, 1]. right: (n,) booleans.
+    bins: list of index arrays, each index in one of them, at least two in each.
     """
     raise NotImplementedError
 
@@ -1998,9 +2018,11 @@ check("12.3", debiased_squared_error)
 
 # %%
 def groups_that_share(sentences, length):
-    """Groups of sentences that hang together by shared runs of `length` words, directly or through others.
+    """Groups of sentences that hang together by shared runs of `length` words.
 
-    sentences: list of lists of words. Returns a list of sets of sentence numbers; every number is in exactly one.
+    sentences: list of lists of words.
+    Returns a list of sets of sentence numbers; every number is in exactly one.
+    Sentences may hang together directly or through others.
     """
     raise NotImplementedError
 
@@ -2014,7 +2036,7 @@ check("12.4", groups_that_share)
 # | --- | --- | --- |
 # | $P$, $R$, $F_1$ | `evaluate(gold, predicted, mode)` | eq. 1, by the rules "strict", "partial", "type", "bc2" |
 # | | `official_by_hand` | counts by the rules of BioCreative II, with alternatives |
-# | | `rows`, `bootstrap(rows)` | counts for each sentence; summed counts of resampled test sets |
+# | | `count`, `bootstrap(counts)` | counts for each sentence; summed counts of resampled test sets |
 # | | `in_blocks`, `groups` in `evaluate` | what is drawn together: neighbours, or documents |
 # | $p_k$ | `tagger.predict_proba` | marginal probability of a tag at token $k$ |
 # | | `confidence` | of an entity, $\min_k p_k$: upper bound of eq. 2 |
