@@ -203,8 +203,8 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # Had we trained on the training split and shown the result on "50 real abstracts", every one of them would have been an
-# abstract it had learnt by heart, wherever the table above has a number at "train". Section 10 measures what that is worth. Here we
-# leave those sentences out of training, and keep a part of the rest.
+# abstract it had learnt by heart, wherever the table above counts sentences of "train". Section 10 measures what that
+# is worth. Here we leave those sentences out of training, and keep a part of the rest.
 #
 # The tagger is a **CRF**: it weighs features of each word (its letters, its beginning and end, its neighbours) and
 # picks the most probable sequence of tags. Notebook 11 builds one. We take few features, so that training is quick.
@@ -530,10 +530,10 @@ pd.DataFrame(rows).T
 # %% [markdown]
 # With strict scoring, a boundary that an annotator would have accepted costs **twice**: once as a wrong prediction,
 # once as a missed mention. The official rules take both back. So the gain depends on how often a tagger is *nearly*
-# right: compare the two taggers in the lines below the table. No constant converts one score into the other, and figures of the two
-# kinds must never share a column. On the whole of BC2GM's test split, the dictionary's strict F1 of 44.65 (44.7) and
-# official F1 of 58.97 are the *same predictions*. (The official rules here are those of the task's own script,
-# `alt_eval.perl`, which counts a prediction that is listed twice as two; here none is.)
+# right: compare the two taggers in the lines below the table. No constant converts one score into the other, and
+# figures of the two kinds must never share a column. On the whole of BC2GM's test split, the dictionary's strict F1 of
+# 44.65 (44.7) and official F1 of 58.97 are the *same predictions*. (The official rules here are those of the task's own
+# script, `alt_eval.perl`, which counts a prediction that is listed twice as two; here none is.)
 #
 # Partial and type-only scores are for understanding. A type-only score calls a one-word overlap with a five-word name
 # right. If your use needs only "this abstract speaks of a gene here", it is the score you want; if the name goes on to
@@ -710,7 +710,7 @@ low, high = interval(f1_of(bootstrap(blocks)))
 theirs = evaluate(test, test_found, groups=groups)
 np.testing.assert_allclose(theirs.intervals["f1"], (low, high), rtol=1e-12)
 print(f"F1 on all {len(test_counts):,} test sentences {f1_of(test_counts.sum(0)):.4f}")
-print("`evaluate` with the blocks as groups gives the same interval as the last line")
+print("`evaluate` with the blocks as groups gives the interval of the last row")
 intervals = {"sentences": interval(f1_of(bootstrap(test_counts))), "blocks": (low, high)}
 table = pd.DataFrame(intervals, index=["low", "high"]).T
 table.assign(width=table.high - table.low).round(4)
@@ -1243,9 +1243,9 @@ draw_ece(middle)
 plt.show()
 
 # %% [markdown]
-# "No more than chance" is the weak side of a test: it does not show that the calibration is perfect. And the bands,
-# like the error bars, take entities as independent. Those of one abstract are not, so chance alone can do more than is
-# shown.
+# A "no" in the last column of the table is the weak side of a test: it does not show that the calibration is perfect.
+# And the bands, like the error bars, take entities as independent. Those of one abstract are not, so chance alone can
+# do more than is shown.
 #
 # Calibration is measured on entities that were *predicted*; it says nothing of those that were missed. And it holds for
 # texts like these: on another kind of text the confidences are not to be trusted before they are measured there.
@@ -1430,10 +1430,10 @@ plt.show()
 
 # %% [markdown]
 # The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate (the
-# columns of the lowest and the highest F1 say how much). That is why one seed proves nothing at the left end of such a curve. The errors shown
-# hold that choice only: all seeds share one exam, whose own interval (section 4) comes on top and moves all points
-# together. And this is one corpus and one value foretold, from a handful of means: that a law came near once does not
-# make it a law for your corpus.
+# columns of the lowest and the highest F1 say how much). That is why one seed proves nothing at the left end of such a
+# curve. The errors shown hold that choice only: all seeds share one exam, whose own interval (section 4) comes on top
+# and moves all points together. And this is one corpus and one value foretold, from a handful of means: that a law came
+# near once does not make it a law for your corpus.
 #
 # ## 9. Which abstracts to annotate: active learning against chance
 #
