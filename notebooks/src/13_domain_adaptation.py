@@ -179,20 +179,21 @@ print("By hand and by SciPy: the same divergence.")
 # %%
 WANTED = course.pick(test=None, cpu=None, gpu=PUBMED)
 FOLDER = course.build / "notebook13"
-
 for ENCODER in dict.fromkeys([WANTED, None]):
+    title = ENCODER or "all-MiniLM-L6-v2"
     try:
         encoder, tokenizer = load_encoder(ENCODER)
         break
     except OSError:
-        print(f"{ENCODER or 'all-MiniLM-L6-v2'} is neither here nor to be had")
+        print(f"{title} is neither here nor to be had")
 else:
-    print("so the encoder is a small one with RANDOM weights. To get a real one:", INSTALL)
+    title = "a small one with RANDOM weights"
+    print("To get a real encoder:", INSTALL)
     texts = [sentence.text for sentence in corpora["BC5CDR"].train]
     ENCODER = make_random_encoder(FOLDER / "random-encoder", texts)
     encoder, tokenizer = load_encoder(ENCODER)
 weights = sum(parameter.numel() for parameter in encoder.parameters())
-print(f"encoder: {ENCODER or 'all-MiniLM-L6-v2'}, {weights / 1e6:.1f} million weights")
+print(f"encoder: {title}, {weights / 1e6:.1f} million weights")
 del encoder  # each tagger below loads its own
 
 # %%
@@ -246,10 +247,10 @@ def draw_matrix(ax, values, names, digits, **look):
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[3, 2])
 draw_matrix(left, apart, list(corpora), 2, cmap="cividis_r", vmin=0, vmax=apart.max())
 others = [name for name in corpora if name != "criteria"]
-nearest = min(range(len(others)), key=lambda k: apart[k, -1])
-floor, far = max(apart[-1, -1], apart[nearest, nearest]), apart[nearest, -1]
+near = min(range(len(others)), key=lambda k: apart[k, -1])
+bits, floor = apart[near, -1], max(apart[-1, -1], apart[near, near])
 left.set_title(
-    f"Nearest to the criteria: {others[nearest]}, {far:.2f} bit (floor {floor:.2f})"
+    f"Nearest to the criteria: {others[near]}, {bits:.2f} bit (floor {floor:.2f})"
 )
 right.barh(list(unseen), [100 * share for share in unseen.values()], color=COLOURS[0])
 right.set_xlabel("per cent of the words in the criteria's test split")
@@ -332,7 +333,7 @@ TESTED = course.pick(test=30, cpu=150, gpu=1000)
 DISEASES = {"Disease": "Disease"}
 ONLY = {"NCBI": DISEASES, "BC5CDR": DISEASES, "criteria": MAPPING}
 domains = ["WNUT17", *ONLY]
-train, test = {}, {}
+train, test, rows = {}, {}, {}
 for name in domains:
     tested = TESTED * (1 + (name == "criteria"))
     train[name] = draw(corpora[name].train, SIZE)
@@ -340,17 +341,14 @@ for name in domains:
     if name in ONLY:  # WNUT17 keeps its types
         train[name] = renamed(train[name], ONLY[name])
         test[name] = renamed(test[name], ONLY[name])
+    rows[name] = {
+        "sentences to train on": len(train[name]),
+        "to test on": len(test[name]),
+        "mentions in these": sum(len(sentence.entities) for sentence in test[name]),
+    }
 low_train = {name: lowered(part) for name, part in train.items()}
 low_test = {name: lowered(part) for name, part in test.items()}
-rows = {
-    "to train on": {name: len(part) for name, part in train.items()},
-    "to test on": {name: len(part) for name, part in test.items()},
-    "mentions in these": {
-        name: sum(len(sentence.entities) for sentence in part)
-        for name, part in test.items()
-    },
-}
-pd.DataFrame(rows)
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # ## 2. Zero-shot: what a tagger is worth elsewhere
@@ -375,26 +373,23 @@ FEATURES = WordFeatures(window=1, affixes=4, grams=(), stems=False, pairs=False)
 ITERATIONS = course.pick(test=30, cpu=50, gpu=100)
 SOURCE_EPOCHS = course.pick(test=3, cpu=4, gpu=4)
 FEW = 8  # sentences in a step, where there are few in all
+BATCH = course.pick(test=FEW, cpu=16, gpu=32)
 CELLS = 1024  # word pieces in a step, so that a few long sentences do not fill the memory
-RATE = (
-    5e-4 if weights < 5e7 else 1e-4
-)  # a small encoder bears a higher learning rate than a large one
+# A small encoder bears a higher learning rate than a large one.
+RATE = 5e-4 if weights < 5e7 else 1e-4
 
 
 def train_crf(sentences, features=FEATURES):
     """A small CRF; the same sentences always give the same tagger."""
-    return CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS).fit(
-        sentences, progress=False
-    )
+    crf = CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS, progress=False)
+    return crf.fit(sentences)
 
 
-def train_encoder(sentences, epochs=SOURCE_EPOCHS, seed=0, encoder=ENCODER, **recipe):
+def train_encoder(sentences, epochs, seed=0, encoder=ENCODER, batch_size=BATCH):
     """The encoder with a new token head, all of it trained."""
-    sizes = {"batch_size": course.pick(test=FEW, cpu=16, gpu=32), "batch_cells": CELLS}
-    recipe = sizes | {"learning_rate": RATE} | recipe
-    return TransformerTagger(encoder, epochs=epochs, seed=seed, **recipe).fit(
-        sentences, progress=False
-    )
+    recipe = dict(epochs=epochs, learning_rate=RATE, batch_size=batch_size, seed=seed)
+    tagger = TransformerTagger(encoder, batch_cells=CELLS, progress=False, **recipe)
+    return tagger.fit(sentences)
 
 
 def learn_few(sentences, epochs, seed, encoder=ENCODER):
@@ -404,9 +399,11 @@ def learn_few(sentences, epochs, seed, encoder=ENCODER):
 
 # %%
 def untyped(sentences):
+    """The same entities, all of one type."""
+    spans = [[(e.start, e.end) for e in sentence.entities] for sentence in sentences]
     return [
-        one.with_entities(Entity(e.start, e.end, "any") for e in one.entities)
-        for one in sentences
+        sentence.with_entities(Entity(*span, "any") for span in inside)
+        for sentence, inside in zip(sentences, spans)
     ]
 
 
@@ -417,10 +414,9 @@ def f1(gold, predicted):
 
 def row(tagger, tests):
     """F1 of a tagger on each test set, types ignored, and what it finds in the criteria."""
-    found = {name: tagger.predict(some) for name, some in tests.items()}
-    return [f1(untyped(tests[name]), untyped(found[name])) for name in tests], found[
-        "criteria"
-    ]
+    found = {name: tagger.predict(part) for name, part in tests.items()}
+    f1s = [f1(untyped(tests[name]), untyped(found[name])) for name in tests]
+    return f1s, found["criteria"]
 
 
 # %%
@@ -432,17 +428,17 @@ for case, learn, tests in [
 ]:
     rows = []
     for name in tqdm(domains, case):
-        scores_here, found = row(train_crf(learn[name]), tests)
-        rows.append(scores_here)
+        f1s, found = row(train_crf(learn[name]), tests)
+        rows.append(f1s)
         on_criteria[f"CRF, trained on {name}"] = found  # the second kind replaces the first
     matrices[case] = np.array(rows)
 
 # %%
 rows = []
 for name in tqdm(domains, "encoder"):
-    tagger = train_encoder(low_train[name])
-    scores_here, on_criteria[f"encoder, trained on {name}"] = row(tagger, low_test)
-    rows.append(scores_here)
+    tagger = train_encoder(low_train[name], SOURCE_EPOCHS)
+    f1s, on_criteria[f"encoder, trained on {name}"] = row(tagger, low_test)
+    rows.append(f1s)
     if name == "WNUT17":
         tagger.save_encoder(FOLDER / "wnut17")
     elif name == "BC5CDR":
@@ -452,34 +448,25 @@ matrices["encoder, lower case"] = np.array(rows)
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
-for ax, (name, values) in zip(axes, matrices.items()):
-    ax.imshow(values, cmap="cividis", vmin=0, vmax=100)
-    for (i, j), value in np.ndenumerate(values):
-        ax.text(
-            j,
-            i,
-            f"{value:.0f}",
-            ha="center",
-            va="center",
-            color="white" if value < 50 else "black",
-        )
-    ax.set_xticks(range(len(domains)), domains, rotation=30)
-    ax.set_yticks(range(len(domains)), domains)
+for ax, (case, values) in zip(axes, matrices.items()):
+    draw_matrix(ax, values, domains, 0, cmap="cividis", vmin=0, vmax=100)
+    ax.tick_params(axis="x", rotation=30)
     ax.set_xlabel("tested on")
-    ax.grid(False)
-    best = max(range(len(domains) - 1), key=lambda i: values[i, -1])
-    ax.set_title(
-        f"{name}\nto the criteria: {domains[best]}, {values[best, -1]:.0f}; home {values[-1, -1]:.0f}"
-    )
+    *elsewhere, home = values[:, -1]
+    best = int(np.argmax(elsewhere))
+    result = f"to the criteria: {domains[best]}, {elsewhere[best]:.0f}; home {home:.0f}"
+    ax.set_title(f"{case}\n{result}")
 axes[0].set_ylabel("trained on")
 figure.suptitle("F1 on exact spans, types ignored, per cent", fontsize=10)
 plt.show()
-written, low = matrices["CRF, as written"], matrices["CRF, lower case"]
-for j, name in enumerate(domains[1:], 1):
-    changes = "  ".join(
-        f"{domains[i]} {low[i, j] - written[i, j]:+.1f}" for i in range(1, len(domains))
-    )
-    print(f"lower case, tested on {name:<9} changes F1 of the CRF trained on: {changes}")
+
+# %% [markdown]
+# What lower case changes in the F1 of the CRF:
+
+# %%
+change = (matrices["CRF, lower case"] - matrices["CRF, as written"])[1:, 1:]
+trained_on = [f"trained on {name}" for name in domains[1:]]
+pd.DataFrame(change.round(1), trained_on, [f"tested on {name}" for name in domains[1:]])
 
 # %% [markdown]
 # Where is the loss? A prediction that merely *touches* a gold condition is often a matter of borders. So for the
@@ -490,22 +477,23 @@ for j, name in enumerate(domains[1:], 1):
 # %%
 def touching(first, second):
     """The share of the entities in `first` that share a character with one in `second`."""
-    found = [any(e.overlaps(other) for other in two.entities)
-             for one, two in zip(first, second) for e in one.entities]  # fmt: skip
+    found = []
+    for here, there in zip(first, second):
+        found += [any(e.overlaps(other) for other in there.entities) for e in here.entities]
     return np.mean(found) if found else 0.0
 
 
-print(
-    f"{'on the criteria':<26}{'predicted':>10}{'P':>7}{'R':>7}{'F1':>7}{'P touch':>9}{'R touch':>9}"
-)
+rows = {}
 for name, found in on_criteria.items():
     score = evaluate(untyped(gold), untyped(found), resamples=0)
-    exact = "".join(
-        f"{100 * value:>7.1f}" for value in (score.precision, score.recall, score.f1)
-    )
-    print(
-        f"{name:<26}{score.predicted:>10}{exact}{touching(found, gold):>9.0%}{touching(gold, found):>9.0%}"
-    )
+    exact = {"P": score.precision, "R": score.recall, "F1": score.f1}
+    rows[name] = {
+        "predicted": score.predicted,
+        **{measure: f"{100 * value:.1f}" for measure, value in exact.items()},
+        "P touching": f"{touching(found, gold):.0%}",
+        "R touching": f"{touching(gold, found):.0%}",
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What just happened.** Read along a row: so far a tagger falls from its score at home. Read down a column: what a
@@ -545,11 +533,15 @@ shuffled = {seed: draw(everything, len(everything), seed) for seed in CRF_SEEDS}
 target = {(seed, n): shuffled[seed][:n] for seed in CRF_SEEDS for n in SIZES}
 unlabelled = {seed: shuffled[seed][max(SIZES) :][:UNLABELLED] for seed in SEEDS}
 source = low_train["BC5CDR"]
-scores = defaultdict(lambda: defaultdict(list))  # strategy -> n -> F1 for each seed
+rows = {}
 for n in SIZES:
-    counts = [sum(len(one.entities) for one in target[seed, n]) for seed in CRF_SEEDS]
-    epochs = f"epochs of the encoder: {EPOCHS[n]}, with a new head {FRESH * EPOCHS[n]}"
-    print(f"n = {n:>4}: {np.mean(counts):.0f} mentions on average; {epochs}")
+    counts = [sum(len(s.entities) for s in target[seed, n]) for seed in CRF_SEEDS]
+    rows[f"n = {n}"] = {
+        "mentions on average": f"{np.mean(counts):.0f}",
+        "epochs of the encoder": EPOCHS[n],
+        "with a new head": FRESH * EPOCHS[n],
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # ### With a CRF
@@ -574,19 +566,17 @@ for n in SIZES:
 
 
 # %%
-class Augmented:
-    """Eq. 2: the features of a sentence, and once more with the name of its domain before each."""
+of_source = {tuple(sentence.words) for sentence in source}
 
-    def __init__(self, source):
-        self.source = {tuple(one.words) for one in source}
 
-    def __call__(self, words):
-        domain = "source" if tuple(words) in self.source else "target"
-        return [found + [f"{domain}:{one}" for one in found] for found in FEATURES(words)]
+def augmented(words):
+    """Eq. 2: each feature, and once more with the name of the sentence's domain before it."""
+    domain = "source" if tuple(words) in of_source else "target"
+    return [found + [f"{domain}:{name}" for name in found] for found in FEATURES(words)]
 
 
 diseases = load_lexicon("diseases")
-augmented, looked_up = Augmented(source), replace(FEATURES, lexicons=(diseases,))
+looked_up = WordFeatures(**FEATURES.options, lexicons=[diseases])
 
 
 def crf_strategies(few):
@@ -601,43 +591,41 @@ def crf_strategies(few):
 # %%
 # NBVAL_CHECK_OUTPUT
 words = source[0].words
-plain, both = FEATURES(words), augmented(words)
-assert all(
-    len(two) == 2 * len(one) and two[: len(one)] == one for one, two in zip(plain, both)
-)
+for plain, both in zip(FEATURES(words), augmented(words)):
+    assert both == plain + [f"source:{name}" for name in plain]
 assert augmented(["no", "such", "sentence"])[0][-1].startswith("target:")
 print("Every feature is there twice, once for all domains and once for its own.")
 
 # %%
+scores = defaultdict(lambda: defaultdict(list))  # strategy -> n -> F1 for each seed
 for seed, n in tqdm(list(target), "CRFs"):
     for strategy, tagger in crf_strategies(target[seed, n]):
         scores[strategy][n].append(f1(gold, tagger.predict(gold)))
 
 
 # %%
-def print_scores(prefix, baseline):
-    """Mean F1 of each strategy by n, and its paired difference to the baseline, over the seeds."""
-    seeds = len(scores[baseline][SIZES[0]])
-    half = student.ppf(0.975, seeds - 1) / math.sqrt(seeds)
-    print(f"{f'F1, {seeds} seeds':<28}" + "".join(f"{f'n = {n}':>26}" for n in SIZES))
-    for strategy in [one for one in scores if one.startswith(prefix)]:
-        line = f"{strategy:<28}"
+def paired(values, others):
+    """The mean difference, seed by seed, and half of its 95% interval (Student's t)."""
+    gaps = np.subtract(values, others)
+    half = student.ppf(0.975, len(gaps) - 1) / math.sqrt(len(gaps))
+    return gaps.mean(), half * gaps.std(ddof=1)
+
+
+def score_table(family, baseline):
+    """Mean F1 of each strategy by n, and its paired difference to the baseline."""
+    table = defaultdict(dict)
+    for strategy in [name for name in scores if name.startswith(family)]:
         for n in SIZES:
-            values, others = np.array(scores[strategy][n]), np.array(scores[baseline][n])
-            gap, error = (values - others).mean(), half * (values - others).std(ddof=1)
-            note = (
-                ""
-                if strategy == baseline
-                else f"({gap:+.1f} ± {error:.1f}{'*' if abs(gap) > error else ' '})"
-            )
-            line += f"{values.mean():>10.1f} {note:>15}"
-        print(line)
-    print(
-        f'in brackets: difference to "{baseline}" of the same seed, ± half of its 95% interval; * does not hold 0'
-    )
+            gap, half = paired(scores[strategy][n], scores[baseline][n])
+            star = "*" if abs(gap) > half else ""
+            note = f" ({gap:+.1f} ± {half:.1f}{star})" if strategy != baseline else ""
+            table[f"n = {n}"][strategy] = f"{np.mean(scores[strategy][n]):.1f}{note}"
+    print(f"mean F1 of {len(scores[baseline][n])} seeds; in brackets: difference to")
+    print(f'"{baseline}" of the same seed, ± half of its 95% interval; * does not hold 0')
+    return pd.DataFrame(table)
 
 
-print_scores("CRF", "CRF: target only")
+score_table("CRF", "CRF: target only")
 
 # %% [markdown]
 # **What just happened.** Daumé III offers augmentation for the case that the target sentences alone already do slightly
@@ -1177,12 +1165,12 @@ check("13.4", mix_weights)
 # | symbol | code | meaning |
 # | --- | --- | --- |
 # | $D(p, q)$, $H$ | `divergence`, `entropy` | Jensen-Shannon divergence of word shares, eq. 1; entropy in bits |
-# | $\phi$, $\Phi$ | `FEATURES`, `Augmented` | features of a word; the same for all domains and for its own, eq. 2 |
+# | $\phi$, $\Phi$ | `FEATURES`, `augmented` | features of a word; the same for all domains and for its own, eq. 2 |
 # | $n$ | `SIZES` | annotated sentences of the target |
 # | | `my_mask`, `mask_pieces` | what the encoder reads and has to say in masked language modelling |
 # | $p_k(y)$ | `tagger.predict_proba` | probability of a tag at a word |
 # | | `pseudo` | the teacher's labels, and its confidence, eq. 3 |
-# | | `adapt`, `fit(..., go_on=True)` | train a tagger further |
+# | | `adapt`, `fine_tune` | train a tagger further |
 #
 # 1. A score at home says little about other texts; measure on the texts that you will read, however few are annotated.
 # 2. What differs between domains is words, case and length, and also the guideline; a mapping of types hides the last.
