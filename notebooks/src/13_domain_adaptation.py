@@ -180,10 +180,6 @@ print("By hand and by SciPy: the same divergence.")
 # %%
 WANTED = course.pick(test=None, cpu=None, gpu=PUBMED)
 FOLDER = course.build / "notebook13"
-<<<<<<< HEAD
-=======
-
->>>>>>> main
 for ENCODER in dict.fromkeys([WANTED, None]):
     title = ENCODER or "all-MiniLM-L6-v2"
     try:
@@ -192,12 +188,8 @@ for ENCODER in dict.fromkeys([WANTED, None]):
     except OSError:
         print(f"{title} is neither here nor to be had")
 else:
-<<<<<<< HEAD
     title = "a small one with RANDOM weights"
     print("To get a real encoder:", INSTALL)
-=======
-    print("so the encoder is a small one with RANDOM weights. To get a real one:", INSTALL)
->>>>>>> main
     texts = [sentence.text for sentence in corpora["BC5CDR"].train]
     ENCODER = make_random_encoder(FOLDER / "random-encoder", texts)
     encoder, tokenizer = load_encoder(ENCODER)
@@ -256,18 +248,10 @@ def draw_matrix(ax, values, names, digits, **look):
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[3, 2])
 draw_matrix(left, apart, list(corpora), 2, cmap="cividis_r", vmin=0, vmax=apart.max())
 others = [name for name in corpora if name != "criteria"]
-<<<<<<< HEAD
 near = min(range(len(others)), key=lambda k: apart[k, -1])
 bits, floor = apart[near, -1], max(apart[-1, -1], apart[near, near])
 result = f"{others[near]}, {bits:.2f} bit (floor {floor:.2f})"
 left.set_title(f"Nearest to the criteria: {result}")
-=======
-nearest = min(range(len(others)), key=lambda k: apart[k, -1])
-floor, far = max(apart[-1, -1], apart[nearest, nearest]), apart[nearest, -1]
-left.set_title(
-    f"Nearest to the criteria: {others[nearest]}, {far:.2f} bit (floor {floor:.2f})"
-)
->>>>>>> main
 right.barh(list(unseen), [100 * share for share in unseen.values()], color=COLOURS[0])
 right.set_xlabel("per cent of the words in the criteria's test split")
 right.invert_yaxis()
@@ -317,11 +301,7 @@ pd.DataFrame(rows).T
 
 # %%
 def renamed(sentences, names):
-<<<<<<< HEAD
     """The sentences with the types in `names` renamed, and other entities left out."""
-=======
-    """The sentences with the types in `names` under their new names, other entities left out."""
->>>>>>> main
     changed = []
     for sentence in sentences:
         kept = [e for e in sentence.entities if e.type in names]
@@ -361,7 +341,6 @@ for name in domains:
     if name in ONLY:  # WNUT17 keeps its types
         train[name] = renamed(train[name], ONLY[name])
         test[name] = renamed(test[name], ONLY[name])
-<<<<<<< HEAD
     rows[name] = {
         "sentences to train on": len(train[name]),
         "to test on": len(test[name]),
@@ -370,19 +349,6 @@ for name in domains:
 low_train = {name: lowered(part) for name, part in train.items()}
 low_test = {name: lowered(part) for name, part in test.items()}
 pd.DataFrame(rows).T
-=======
-low_train = {name: lowered(part) for name, part in train.items()}
-low_test = {name: lowered(part) for name, part in test.items()}
-rows = {
-    "to train on": {name: len(part) for name, part in train.items()},
-    "to test on": {name: len(part) for name, part in test.items()},
-    "mentions in these": {
-        name: sum(len(sentence.entities) for sentence in part)
-        for name, part in test.items()
-    },
-}
-pd.DataFrame(rows)
->>>>>>> main
 
 # %% [markdown]
 # ## 2. Zero-shot: what a tagger is worth elsewhere
