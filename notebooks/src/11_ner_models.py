@@ -45,18 +45,14 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pycrfsuite
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
-from utils.ner.biotagger_gm import BioTaggerGM
-from utils.ner.taggers.bilstm_crf import CharacterCNN
-from utils.ner.taggers.encoders import INSTALL, find_minilm, load_encoder
-from utils.ner.taggers.transformer import align
-from utils.ner.taggers.voting import VotingTagger
+
+pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 
 # %%
 from utils.course import COLOURS, check, hint, name_bars, play, solution  # noqa: F401
@@ -71,17 +67,23 @@ from utils.ner import (
     Sentence,
     TransformerTagger,
     WordFeatures,
+    difference,
     evaluate,
     from_tags,
     lexicon_names,
     load_corpus,
     load_lexicon,
-    postprocess,
     to_tags,
 )
+
+# %%
+from utils.ner.bilstm_crf import CharacterCNN
+from utils.ner.combine import BioTaggerGM, VotingTagger
 from utils.ner.display import show_entities
+from utils.ner.encoders import INSTALL, find_minilm, load_encoder, make_random_encoder
 from utils.ner.features import LexiconMatcher
-from utils.ner.postprocess import STEPS, documents_of
+from utils.ner.postprocess import STEPS, documents_of, postprocess
+from utils.ner.transformer import align
 
 # %% [markdown]
 # ## 1. The task and the scorer
@@ -105,25 +107,31 @@ def draw_part(sentences, count):
     return [sentences[i] for i in sorted(chosen)]
 
 
-train, dev, test = (
-    draw_part(corpus.split(name), n) for name, n in zip(("train", "dev", "test"), counts)
-)
-for name, some in (("train", train), ("dev", dev), ("test", test)):
-    names = sum(len(one.entities) for one in some)
-    print(
-        f"{name:<6}{len(some):>6,} of {len(corpus.split(name)):,} sentences, {names:,} gene names"
-    )
+names = ("train", "dev", "test")
+parts = [draw_part(corpus.split(name), count) for name, count in zip(names, counts)]
+train, dev, test = parts
+rows = {
+    "sentences": [len(part) for part in parts],
+    "of": [len(corpus.split(name)) for name in names],
+    "gene names": [sum(len(sentence.entities) for sentence in part) for part in parts],
+}
+pd.DataFrame(rows, index=names)
 
 
+# %%
 def words_of(sentence, entity):
     """The words that an entity covers."""
-    return tuple(
-        t.text for t in sentence.tokens if entity.start < t.end and t.start < entity.end
-    )
+    start, end = entity.start, entity.end
+    return tuple(t.text for t in sentence.tokens if start < t.end and t.start < end)
 
 
-mentions = {words_of(one, e) for one in train for e in one.entities}
-unseen = np.mean([words_of(one, e) not in mentions for one in test for e in one.entities])
+def mentions_in(sentences):
+    """The words of each gene name, one for each place where it stands."""
+    return [words_of(sentence, e) for sentence in sentences for e in sentence.entities]
+
+
+mentions = set(mentions_in(train))
+unseen = np.mean([words not in mentions for words in mentions_in(test)])
 print(
     f"{unseen:.0%} of the names in test are no name in the training part, letter by letter"
 )
@@ -133,10 +141,9 @@ print(
 # BC2GM's test mentions are (notebook 09).
 
 # %%
-with_names = [one for one in train if one.entities]
-print(
-    f"{1 - len(with_names) / len(train):.0%} of the training sentences have no gene name; four of the others:"
-)
+with_names = [sentence for sentence in train if sentence.entities]
+empty = 1 - len(with_names) / len(train)
+print(f"{empty:.0%} of the training sentences have no gene name; four of the others:")
 show_entities(with_names[:4])
 
 # %% [markdown]
@@ -148,39 +155,19 @@ show_entities(with_names[:4])
 # The test part is a sample, so $F_1$ has an error. The **bootstrap** estimates it: draw as many sentences, with
 # replacement, a thousand times, and see how far $F_1$ moves (Efron 1979). To compare *two* models, take the same
 # draws for both and look at the difference: a sentence that is hard for both then cancels out. `evaluate` gives the
-# interval of one model; the difference of two is built here. Sentences of one document resemble each other, so
-# whole documents are drawn (notebook 12); BC2GM's sentences come without their documents, so there each is one.
+# interval of one model, `difference` that of two. Sentences of one document resemble each other, so whole documents
+# are drawn (notebook 12); BC2GM's sentences come without their documents, so there each is one.
 
 
 # %%
-def f1_counts(predicted):
-    """(sentences, 3): correct, predicted and gold mentions in each sentence of the test part."""
-    pairs = [
-        (set(one.entities), set(other.entities)) for one, other in zip(test, predicted)
-    ]
-    return np.array([(len(gold & found), len(found), len(gold)) for gold, found in pairs])
+documents = documents_of(test)
 
 
-def f1_of(totals):
-    """Eq. (1) from counts (..., 3)."""
-    correct, predicted, gold = np.moveaxis(np.asarray(totals), -1, 0)
-    return 2 * correct / np.maximum(predicted + gold, 1)
-
-
-# How often each sentence is in each of a thousand draws of documents: (1000, sentences).
-documents, numbers = documents_of(test), {}
-group = [numbers.setdefault(one, len(numbers)) for one in documents]
-TIMES = np.random.default_rng(0).multinomial(
-    len(numbers), np.full(len(numbers), 1 / len(numbers)), size=1000
-)[:, group]
-
-
-def compare(one, other):
-    """The difference of two predictions' F1 on the same draws, with its 95% interval, as text."""
-    first, second = f1_counts(one), f1_counts(other)
-    difference = f1_of(first.sum(0)) - f1_of(second.sum(0))
-    low, high = np.quantile(f1_of(TIMES @ first) - f1_of(TIMES @ second), [0.025, 0.975])
-    return f"{100 * difference:+.1f} (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
+def compare(first, second):
+    """The difference of two predictions' F1, with its 95% interval, as text."""
+    change, (low, high) = difference(test, first, second, groups=documents)
+    interval = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}"
+    return f"{100 * change:+.1f} ({interval})"
 
 
 # %% [markdown]
@@ -188,12 +175,16 @@ def compare(one, other):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-forgetful = [
-    one.with_entities(e for k, e in enumerate(one.entities) if k % 3 < 2) for one in test
-]
-assert math.isclose(
-    f1_of(f1_counts(forgetful).sum(0)), evaluate(test, forgetful, resamples=0).f1
+forgetful = []
+for sentence in test:
+    kept = [e for k, e in enumerate(sentence.entities) if k % 3 < 2]
+    forgetful.append(sentence.with_entities(kept))
+gold, found = (
+    {(k, e) for k, sentence in enumerate(part) for e in sentence.entities}
+    for part in (test, forgetful)
 )
+by_hand = 2 * len(gold & found) / (len(found) + len(gold))
+assert math.isclose(by_hand, evaluate(test, forgetful, resamples=0).f1)
 assert compare(test, test).startswith("+0.0 ")
 print("By hand and by utils: the same F1.")
 
@@ -207,12 +198,12 @@ print("By hand and by utils: the same F1.")
 # %%
 @dataclass
 class Rung:
-    """One measured model: its predictions, clocks of training and tagging, bytes on disk, and score on test."""
+    """One measured model."""
 
-    predicted: list
+    predicted: list  # the test part, as it tags it
     training: np.ndarray  # seconds on the wall, of the processor
-    tagging: np.ndarray
-    size: int
+    tagging: np.ndarray  # the same, for the test part
+    size: int  # bytes on disk
     score: object
 
 
@@ -230,6 +221,10 @@ def sentences_a_second(rung):
 
 
 # %%
+def in_words(score):
+    return f"P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
+
+
 def time_tagging(predict):
     """The test part as `predict` tags it, and the clocks of that."""
     predict(test[:1])  # what is loaded or compiled once is not counted
@@ -239,23 +234,17 @@ def time_tagging(predict):
 
 def add_rung(name, predicted, tagging, training, size):
     """Score the tagged test part, and keep and print what comes of it."""
-    rungs[name] = Rung(
-        predicted,
-        training,
-        tagging,
-        size,
-        score := evaluate(test, predicted, groups=documents),
-    )
+    score = evaluate(test, predicted, groups=documents)
+    rungs[name] = Rung(predicted, training, tagging, size, score)
     low, high = score.intervals["f1"]
-    print(
-        f"{name}: P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%} ({low:.1%} to {high:.1%})"
-    )
-    print(
-        f"   training {training[0]:.1f} s on the wall, {training[1]:.1f} s of the processor; {size / 2**20:.2f} MiB;"
-    )
-    print(f"   tags {sentences_a_second(rungs[name])} sentences a processor second")
+    print(f"{name}: {in_words(score)} ({low:.1%} to {high:.1%})")
+    wall, processor = training
+    print(f"   training {wall:.1f} s on the wall, {processor:.1f} s of the processor;")
+    speed = sentences_a_second(rungs[name])
+    print(f"   {size / 2**20:.2f} MiB; tags {speed} sentences a processor second")
 
 
+# %%
 def bytes_in(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -279,8 +268,11 @@ def climb(name, tagger, train=train, dev=dev):
 
 
 # %%
+KINDS = ("missed", "invented", "boundary")
+
+
 def find_mistakes(predicted):
-    """(kind, sentence, mention, what was predicted there) for every mistake on the test part."""
+    """(kind, sentence, mention, what was predicted there) for every mistake."""
     for gold, found in zip(test, predicted):
         for e in set(gold.entities) - set(found.entities):
             touching = [other for other in found.entities if other.overlaps(e)]
@@ -291,26 +283,23 @@ def find_mistakes(predicted):
 
 
 def show_mistakes(name, count=2):
-    """`count` mistakes of each kind, drawn at random from all of that rung."""
+    """`count` mistakes of each kind, drawn at random from all of that rung, as a table."""
     found = sorted(
-        find_mistakes(rungs[name].predicted), key=lambda one: (one[1].text, one[2])
+        find_mistakes(rungs[name].predicted), key=lambda row: (row[1].text, row[2])
     )
-    for kind in ("missed", "invented", "boundary"):
-        some = [one for one in found if one[0] == kind]
-        print(f"{kind}: {len(some)}")
-        for _, sentence, e, touching in random.Random(11).sample(
-            some, min(count, len(some))
-        ):
-            before, after = (
-                sentence.text[max(0, e.start - 45) : e.start],
-                sentence.text[e.end : e.end + 30],
-            )
-            instead = (
-                f"   <- predicted: {' | '.join(other.text for other in touching)}"
-                if touching
-                else ""
-            )
-            print(f"   ...{before}[{e.text}]{after}...{instead}")
+    kinds, rows = [], []
+    for kind in KINDS:
+        of_kind = [row for row in found if row[0] == kind]
+        drawn = random.Random(11).sample(of_kind, min(count, len(of_kind)))
+        kinds += [f"{kind} ({len(of_kind):,})"] * len(drawn)
+        for _, sentence, e, touching in drawn:
+            row = {
+                "before": sentence.text[max(0, e.start - 45) : e.start],
+                "mention": e.text,
+            }
+            row["after"] = sentence.text[e.end : e.end + 30]
+            rows.append(row | {"predicted": " | ".join(other.text for other in touching)})
+    return pd.DataFrame(rows, index=kinds)
 
 
 # %% [markdown]
@@ -328,38 +317,39 @@ def show_mistakes(name, count=2):
 # %%
 HYPHEN = r"(?: ?- ?)"
 HEADS = r"(?:protein|receptor|kinase|gene|factor|antigen|polymerase|phosphatase|oncogene)s?"
+NO_GENES = r"(?:DNA|RNA|mRNA|cDNA|ATP|PCR|CI|RT|II|III|IV|USA|HIV)"
+GREEK = r"(?:alpha|beta|gamma|delta|kappa|α|β|γ|δ|κ)"
+# Alternatives are tried in order, so the longest names come first.
 IDEAS = {
-    "letters and number": rf"\b[A-Za-z]{{1,6}}{HYPHEN}?\d{{1,3}}[A-Za-z]?\b",
-    "capitals": r"\b(?!(?:DNA|RNA|mRNA|cDNA|ATP|PCR|CI|RT|II|III|IV|USA|HIV)\b)[a-z]?[A-Z]{3,6}\b",
-    "Greek": rf"\b[A-Z][A-Za-z]*{HYPHEN}(?:alpha|beta|gamma|delta|kappa|α|β|γ|δ|κ)\b",
     "head word": rf"\b[A-Za-z]+{HYPHEN}?[A-Za-z\d]* {HEADS}\b",
+    "Greek": rf"\b[A-Z][A-Za-z]*{HYPHEN}{GREEK}\b",
+    "letters and number": rf"\b[A-Za-z]{{1,6}}{HYPHEN}?\d{{1,3}}[A-Za-z]?\b",
+    "capitals": rf"\b(?!{NO_GENES}\b)[a-z]?[A-Z]{{3,6}}\b",
     "ending": r"\b[a-z]{3,}(?:ase|globin|insulin)s?\b",
 }
+together = "|".join(IDEAS.values())
 
 
 def my_regex_tagger(sentence, pattern):
     """The sentence with every match as a gene."""
-    return sentence.with_entities(
-        Entity(*match.span(), "GENE") for match in re.finditer(pattern, sentence.text)
-    )
+    matches = re.finditer(pattern, sentence.text)
+    return sentence.with_entities(Entity(*match.span(), "GENE") for match in matches)
 
 
-# Alternatives are tried in order, so the longest names come first.
-together = "|".join(
-    IDEAS[name]
-    for name in ("head word", "Greek", "letters and number", "capitals", "ending")
-)
-print(f"{'on the training part':<22}{'matches':>8}{'precision':>11}{'recall':>8}")
+rows = {}
 for name, pattern in (IDEAS | {"all together": together}).items():
-    score = evaluate(train, [my_regex_tagger(one, pattern) for one in train], resamples=0)
-    print(f"{name:<22}{score.predicted:>8,}{score.precision:>11.1%}{score.recall:>8.1%}")
+    tagged = [my_regex_tagger(sentence, pattern) for sentence in train]
+    score = evaluate(train, tagged, resamples=0)
+    shares = {"precision": f"{score.precision:.1%}", "recall": f"{score.recall:.1%}"}
+    rows[name] = {"matches on train": score.predicted, **shares}
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **Check**, and the first rung. `RegexTagger` is the same loop, for several types.
 
 # %%
 regex = RegexTagger({"GENE": together})
-assert regex.predict(test) == [my_regex_tagger(one, together) for one in test]
+assert regex.predict(test) == [my_regex_tagger(sentence, together) for sentence in test]
 climb("regular expressions", regex)
 
 # %%
@@ -387,7 +377,7 @@ show_mistakes("regular expressions")
 
 # %%
 def build_trie(names):
-    """children: for each state {word: next state}; ends: for each state, lengths of the names that end there."""
+    """For each state {word: next state}, and the lengths of the names that end there."""
     children, ends = [{}], [set()]
     for name in names:
         state = 0
@@ -403,14 +393,17 @@ def build_trie(names):
 
 # %%
 def step(children, fail, state, word):
-    """The state after one more word: an arrow, or the arrow of the first failure link that has one, or the root."""
+    """The state after one more word.
+
+    That is where an arrow leads, or the arrow of the first failure link with one, or the root.
+    """
     while state and word not in children[state]:
         state = fail[state]
     return children[state].get(word, 0)
 
 
 def link(children, ends):
-    """Failure links, breadth first: a link leads to a shorter beginning, which then is finished already."""
+    """Failure links, breadth first: they lead to shorter beginnings, which are finished."""
     fail, queue = [0] * len(children), deque(children[0].values())
     while queue:
         state = queue.popleft()
@@ -426,9 +419,8 @@ def link(children, ends):
 # the failure link of the state "nuclear factor kappa B" lead?
 
 # %%
-few = [
-    name.split() for name in ("nuclear factor kappa B", "factor kappa B kinase", "kappa B")
-]
+texts = ("nuclear factor kappa B", "factor kappa B kinase", "kappa B")
+few = [text.split() for text in texts]
 children, ends = build_trie(few)
 fail = link(children, ends)
 place, words = {0: (0.0, 0.0)}, {0: "start"}
@@ -438,28 +430,18 @@ for row, name in enumerate(few):
         state = children[state][word]
         place[state], words[state] = (depth, -row), word
 figure, ax = plt.subplots(figsize=(8.5, 3.2))
+arrow = dict(arrowstyle="->", shrinkA=16, shrinkB=24)
+dashed = dict(arrowstyle="->", shrinkA=16, shrinkB=16, linestyle="--", color=COLOURS[1])
 for state, (x, y) in place.items():
     for following in children[state].values():
-        ax.annotate(
-            "",
-            place[following],
-            (x, y),
-            arrowprops=dict(arrowstyle="->", shrinkA=16, shrinkB=24),
-        )
+        ax.annotate("", place[following], (x, y), arrowprops=arrow)
     if fail[state]:
-        look = dict(
-            arrowstyle="->", color=COLOURS[1], linestyle="--", shrinkA=16, shrinkB=16
-        )
-        ax.annotate("", place[fail[state]], (x, y), arrowprops=look)
-    box = dict(
-        boxstyle="round", facecolor=COLOURS[4] if ends[state] else "white", edgecolor="0.5"
-    )
+        ax.annotate("", place[fail[state]], (x, y), arrowprops=dashed)
+    colour = COLOURS[4] if ends[state] else "white"
+    box = dict(boxstyle="round", facecolor=colour, edgecolor="0.5")
     ax.text(x, y, words[state], ha="center", va="center", bbox=box)
-ax.set(
-    xlim=(-0.4, 4.5),
-    ylim=(-2.5, 0.5),
-    title="A trie and its failure links (dashed; those to the start left out)",
-)
+ax.set(xlim=(-0.4, 4.5), ylim=(-2.5, 0.5))
+ax.set_title("A trie and its failure links (dashed; those to the start left out)")
 ax.set_axis_off()
 plt.show()
 
@@ -481,24 +463,21 @@ class MyAutomaton:
         state, found = 0, []
         for end, word in enumerate(words, 1):
             state = step(self.children, self.fail, state, word)
-            found += [
-                (end - length, end) for length in sorted(self.ends[state], reverse=True)
-            ]
+            lengths = sorted(self.ends[state], reverse=True)
+            found += [(end - length, end) for length in lengths]
         return found
 
     def longest(self, words):
         """Without overlap: the first match, of equals the longest, and so on behind its end."""
         kept = []
-        for start, end in sorted(self.matches(words), key=lambda one: (one[0], -one[1])):
+        for start, end in sorted(self.matches(words), key=lambda span: (span[0], -span[1])):
             if not kept or start >= kept[-1][1]:
                 kept.append((start, end))
         return kept
 
 
 mine = MyAutomaton(mentions)
-print(
-    f"{len(mentions):,} different names in the training part, {len(mine.children):,} states"
-)
+print(f"{len(mentions):,} different names in train, {len(mine.children):,} states")
 
 # %% [markdown]
 # **Check** against brute force, against `Automaton`, and, as a tagger, against `DictionaryTagger`. Dev is for choosing
@@ -507,16 +486,14 @@ print(
 # %%
 # NBVAL_CHECK_OUTPUT
 dictionary, theirs = DictionaryTagger().fit(train), Automaton(mentions)
-for one, tagged in zip(test[:300], dictionary.predict(test[:300])):
-    spans = itertools.combinations(range(len(one.words) + 1), 2)
-    brute = {span for span in spans if tuple(one.words[slice(*span)]) in mentions}
-    assert set(mine.matches(one.words)) == brute
-    assert mine.matches(one.words) == theirs.matches(one.words)
-    longest = [
-        Entity(one.tokens[a].start, one.tokens[b - 1].end, "GENE")
-        for a, b in mine.longest(one.words)
-    ]
-    assert sorted(longest) == list(tagged.entities)
+for sentence, tagged in zip(test[:300], dictionary.predict(test[:300])):
+    words, tokens = sentence.words, sentence.tokens
+    spans = itertools.combinations(range(len(words) + 1), 2)
+    brute = {span for span in spans if tuple(words[slice(*span)]) in mentions}
+    assert set(mine.matches(words)) == brute
+    assert mine.matches(words) == theirs.matches(words)
+    places = [(tokens[a].start, tokens[b - 1].end) for a, b in mine.longest(words)]
+    assert sorted(Entity(*place, "GENE") for place in places) == list(tagged.entities)
 print("By hand, brute force, Automaton and DictionaryTagger find the same names.")
 
 # %% [markdown]
@@ -527,19 +504,19 @@ names = [" ".join(name) for name in mentions]
 lexicon = load_lexicon("genes")
 pool = list(dict.fromkeys([*names, *lexicon.names]))
 random.Random(0).shuffle(pool)
-sample = [(one.text, one.words) for one in test[: course.pick(test=20, cpu=100, gpu=100)]]
+sample = test[: course.pick(test=20, cpu=100, gpu=100)]
 scan, single_pass = {}, {}
 for size in [10**k for k in range(1, 6) if 10**k <= len(pool)]:
     automaton = MyAutomaton([tuple(name.split()) for name in pool[:size]])
     for _ in range(2):  # the first time is for warming up
         started = time.perf_counter()
-        for _, words in sample:
-            automaton.matches(words)
+        for sentence in sample:
+            automaton.matches(sentence.words)
         single_pass[size] = (time.perf_counter() - started) / len(sample)
     if size <= 10_000:
         started = time.perf_counter()
-        for text, _ in sample:
-            sum(name in text for name in pool[:size])
+        for sentence in sample:
+            sum(name in sentence.text for name in pool[:size])
         scan[size] = (time.perf_counter() - started) / len(sample)
 
 # %%
@@ -548,19 +525,13 @@ for label, times, marker in (
     ("a scan for each name", scan, "o"),
     ("one pass of the automaton", single_pass, "s"),
 ):
-    ax.plot(
-        list(times),
-        [1e3 * seconds for seconds in times.values()],
-        marker=marker,
-        label=label,
-    )
+    milliseconds = [1e3 * seconds for seconds in times.values()]
+    ax.plot(list(times), milliseconds, marker=marker, label=label)
+ax.set(xscale="log", yscale="log")
+ax.set(xlabel="names in the list", ylabel="milliseconds a sentence")
 largest = max(scan)
-ax.set(
-    xscale="log", yscale="log", xlabel="names in the list", ylabel="milliseconds a sentence"
-)
-ax.set_title(
-    f"With {largest:,} names one pass is {scan[largest] / single_pass[largest]:,.0f} times as fast"
-)
+ratio = scan[largest] / single_pass[largest]
+ax.set_title(f"With {largest:,} names one pass is {ratio:,.0f} times as fast")
 ax.legend()
 plt.show()
 
@@ -574,28 +545,24 @@ plt.show()
 
 # %%
 climb("dictionary of training names", DictionaryTagger(), dev=())
+climb("dictionary of both", DictionaryTagger(lexicon.typed("GENE")), dev=())
+both, from_training = rungs["dictionary of both"], rungs["dictionary of training names"]
+against = compare(both.predicted, from_training.predicted)
+print(f"both, against training names alone: {against}")
+
+# %%
 listed = DictionaryTagger(lexicon.typed("GENE"))
-score = evaluate(test, listed.predict(test))
-print(
-    f"the term list alone ({len(listed):,} names): P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
-)
+score = evaluate(test, listed.predict(test), resamples=0)
+print(f"the term list alone ({len(listed):,} names): {in_words(score)}")
 if lexicon.stands_in:
     print(
         "   (no term list at hand: these are names of the course's own training sentences)"
     )
-climb("dictionary of both", DictionaryTagger(lexicon.typed("GENE")), dev=())
-difference = compare(
-    rungs["dictionary of both"].predicted, rungs["dictionary of training names"].predicted
-)
-print(f"both, against training names alone: {difference}")
-pairs = list(zip(listed.predict(train), train))
-wrong = Counter(
-    e.text for found, gold in pairs for e in found.entities if e not in gold.entities
-)
-print(
-    "listed names most often wrong in train:",
-    ", ".join(f"{name} {n}" for name, n in wrong.most_common(8)),
-)
+wrong = Counter()
+for found, gold in zip(listed.predict(train), train):
+    wrong.update(e.text for e in found.entities if e not in gold.entities)
+most = ", ".join(f"{name} {count}" for name, count in wrong.most_common(8))
+print("listed names most often wrong in train:", most)
 del listed, pool, automaton  # a hundred thousand names each
 
 # %%
