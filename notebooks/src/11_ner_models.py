@@ -102,7 +102,7 @@ counts = course.pick(test=(120, 40, 50), cpu=(1000, 300, 1000), gpu=(12_500, 2_5
 
 
 def draw_part(sentences, count):
-    """`count` sentences drawn at random, in the corpus's order; all where there are fewer."""
+    """`count` sentences at random, in the corpus's order; all where there are fewer."""
     chosen = random.Random(0).sample(range(len(sentences)), min(count, len(sentences)))
     return [sentences[i] for i in sorted(chosen)]
 
@@ -132,9 +132,7 @@ def mentions_in(sentences):
 
 mentions = set(mentions_in(train))
 unseen = np.mean([words not in mentions for words in mentions_in(test)])
-print(
-    f"{unseen:.0%} of the names in test are no name in the training part, letter by letter"
-)
+print(f"{unseen:.0%} of test's names are no name in the training part, letter by letter")
 
 # %% [markdown]
 # The fewer sentences, the more names of the test part are new: with all 15,000 sentences of train and dev about 60% of
@@ -216,7 +214,7 @@ def read_clocks():
 
 
 def sentences_a_second(rung):
-    """Of the test part, in a second of the processor; two digits, as the clock holds no more."""
+    """In a second of the processor; two digits, as the clock holds no more."""
     return f"{float(f'{len(test) / rung.tagging[1]:.2g}'):,.0f}"
 
 
@@ -282,23 +280,27 @@ def find_mistakes(predicted):
                 yield "invented", gold, e, []
 
 
+def in_context(sentence, e, touching):
+    """A mention between the text before and behind it, and what was predicted there."""
+    return {
+        "before": sentence.text[max(0, e.start - 45) : e.start],
+        "mention": e.text,
+        "after": sentence.text[e.end : e.end + 30],
+        "predicted": " | ".join(other.text for other in touching),
+    }
+
+
+# %%
 def show_mistakes(name, count=2):
     """`count` mistakes of each kind, drawn at random from all of that rung, as a table."""
-    found = sorted(
-        find_mistakes(rungs[name].predicted), key=lambda row: (row[1].text, row[2])
-    )
+    found = find_mistakes(rungs[name].predicted)
+    ordered = sorted(found, key=lambda mistake: (mistake[1].text, mistake[2]))
     kinds, rows = [], []
     for kind in KINDS:
-        of_kind = [row for row in found if row[0] == kind]
+        of_kind = [mistake[1:] for mistake in ordered if mistake[0] == kind]
         drawn = random.Random(11).sample(of_kind, min(count, len(of_kind)))
         kinds += [f"{kind} ({len(of_kind):,})"] * len(drawn)
-        for _, sentence, e, touching in drawn:
-            row = {
-                "before": sentence.text[max(0, e.start - 45) : e.start],
-                "mention": e.text,
-            }
-            row["after"] = sentence.text[e.end : e.end + 30]
-            rows.append(row | {"predicted": " | ".join(other.text for other in touching)})
+        rows += [in_context(*mistake) for mistake in drawn]
     return pd.DataFrame(rows, index=kinds)
 
 
@@ -395,7 +397,7 @@ def build_trie(names):
 def step(children, fail, state, word):
     """The state after one more word.
 
-    That is where an arrow leads, or the arrow of the first failure link with one, or the root.
+    It is where an arrow leads, or that of the first failure link with one, or the root.
     """
     while state and word not in children[state]:
         state = fail[state]
@@ -468,7 +470,7 @@ class MyAutomaton:
         return found
 
     def longest(self, words):
-        """Without overlap: the first match, of equals the longest, and so on behind its end."""
+        """Without overlap: the first match, of equals the longest, and on behind its end."""
         kept = []
         for start, end in sorted(self.matches(words), key=lambda span: (span[0], -span[1])):
             if not kept or start >= kept[-1][1]:
@@ -555,9 +557,7 @@ listed = DictionaryTagger(lexicon.typed("GENE"))
 score = evaluate(test, listed.predict(test), resamples=0)
 print(f"the term list alone ({len(listed):,} names): {in_words(score)}")
 if lexicon.stands_in:
-    print(
-        "   (no term list at hand: these are names of the course's own training sentences)"
-    )
+    print("   (no list at hand: these are names of the course's own training sentences)")
 wrong = Counter()
 for found, gold in zip(listed.predict(train), train):
     wrong.update(e.text for e in found.entities if e not in gold.entities)
@@ -617,7 +617,10 @@ show_mistakes("dictionary of both")
 
 # %%
 def path_score(emissions, path, start, transitions, end):
-    """s(y) of eq. (2): emissions (n, K), path a list of n tags, start and end (K), transitions (K, K) [from, to]."""
+    """s(y) of eq. (2), y given as a list of n tags.
+
+    emissions (n, K), start and end (K), transitions (K, K) [from, to]
+    """
     of_words = sum(emissions[t, tag] for t, tag in enumerate(path))
     of_steps = sum(transitions[before, after] for before, after in itertools.pairwise(path))
     return start[path[0]] + of_words + of_steps + end[path[-1]]
@@ -652,21 +655,17 @@ def viterbi(emissions, start, transitions, end):
 # NBVAL_CHECK_OUTPUT
 generator = torch.Generator().manual_seed(0)
 for length in range(1, 7):
-    emissions = torch.randn(length, 3, generator=generator).double()
-    start, transitions, end = (
-        torch.randn(*shape, generator=generator).double() for shape in ((3,), (3, 3), (3,))
+    emissions, start, transitions, end = (
+        torch.randn(*shape, generator=generator).double()
+        for shape in ((length, 3), (3,), (3, 3), (3,))
     )
+    weights = start, transitions, end
     paths = list(itertools.product(range(3), repeat=length))
-    scores = torch.stack(
-        [path_score(emissions, path, start, transitions, end) for path in paths]
-    )
-    torch.testing.assert_close(
-        forward(emissions, start, transitions, end), torch.logsumexp(scores, 0)
-    )
-    assert viterbi(emissions, start, transitions, end) == list(paths[int(scores.argmax())])
-    print(
-        f"{length} words, {len(paths):>3} paths: log Z and the best path are those of the enumeration"
-    )
+    scores = torch.stack([path_score(emissions, path, *weights) for path in paths])
+    log_z = forward(emissions, *weights)
+    torch.testing.assert_close(log_z, torch.logsumexp(scores, 0))
+    assert viterbi(emissions, *weights) == list(paths[int(scores.argmax())])
+    print(f"{length} words, {len(paths):>3} paths: log Z and the best path are right")
 
 # %% [markdown]
 # **Training** maximises $\log p(y) = s(y) - \log Z$ of the annotated paths. No backward algorithm has to be written:
@@ -676,26 +675,23 @@ for length in range(1, 7):
 
 # %%
 class ChainCRF(nn.Module):
-    """Eqs. (2) and (3) for a batch: emissions (B, T, K), tags (B, T), mask (B, T) True at words, False behind them."""
+    """Eqs. (2) and (3) for a batch.
+
+    emissions (B, T, K), tags (B, T), mask (B, T): True at words, False behind them
+    """
 
     def __init__(self, count):
         super().__init__()
-        self.start, self.end = (
-            nn.Parameter(torch.zeros(count)),
-            nn.Parameter(torch.zeros(count)),
-        )
+        self.start = nn.Parameter(torch.zeros(count))
+        self.end = nn.Parameter(torch.zeros(count))
         self.transitions = nn.Parameter(torch.zeros(count, count))
 
     def log_partition(self, emissions, mask):
         alpha = self.start + emissions[:, 0]  # (B, K)
         for t in range(1, emissions.shape[1]):
-            longer = (
-                torch.logsumexp(alpha[:, :, None] + self.transitions, dim=1)
-                + emissions[:, t]
-            )
-            alpha = torch.where(
-                mask[:, t, None], longer, alpha
-            )  # a sentence that is over keeps what it has
+            longer = torch.logsumexp(alpha[:, :, None] + self.transitions, dim=1)
+            here = mask[:, t, None]  # a sentence that is over keeps what it has
+            alpha = torch.where(here, longer + emissions[:, t], alpha)
         return torch.logsumexp(alpha + self.end, dim=1)
 
     def forward(self, emissions, tags, mask):
@@ -708,7 +704,7 @@ class ChainCRF(nn.Module):
 
 
 # %% [markdown]
-# **Check** against `LinearChainCRF` of `utils/ner/linear_chain.py`: the same numbers, and the same gradients.
+# **Check** against `LinearChainCRF` of `utils/ner/chain.py`: the same numbers, and the same gradients.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -743,17 +739,17 @@ def shape(word):
 
 def my_features(words):
     """For each word of a sentence a list of strings."""
-    lower = ["^", *(word.lower() for word in words), "$"]
-    return [
-        ["bias", f"word={word}", f"lower={here}", f"before={before}", f"after={after}", f"begin={here[:3]}",
-         f"end={here[-3:]}", f"shape={shape(word)}"]
-        for word, before, here, after in zip(words, lower, lower[1:], lower[2:])
-    ]  # fmt: skip
+    lower, features = ["^", *(word.lower() for word in words), "$"], []
+    for word, before, here, after in zip(words, lower, lower[1:], lower[2:]):
+        near = [f"lower={here}", f"before={before}", f"after={after}"]
+        form = [f"begin={here[:3]}", f"end={here[-3:]}", f"shape={shape(word)}"]
+        features.append(["bias", f"word={word}", *near, *form])
+    return features
 
 
 # %%
 class HandCRF(nn.Module):
-    """Features of words to log p(tags): one weight for each feature and tag, and a chain."""
+    """Features of words to log p(tags): a weight for each feature and tag, and a chain."""
 
     def __init__(self, features, tags):
         super().__init__()
@@ -763,17 +759,16 @@ class HandCRF(nn.Module):
         self.crf = ChainCRF(len(tags))
 
     def emissions(self, sentences):
-        """For each sentence, given as its features, a tensor (words, K); unknown features say nothing."""
-        bags = [
-            [self.number[f] for f in word if f in self.number]
-            for sentence in sentences
-            for word in sentence
-        ]
+        """For each sentence, given as its features, a tensor (words, K).
+
+        Features that are not known say nothing.
+        """
+        words = [word for sentence in sentences for word in sentence]
+        bags = [[self.number[f] for f in word if f in self.number] for word in words]
         offsets = list(itertools.accumulate(map(len, bags), initial=0))[:-1]
         flat = torch.tensor([number for bag in bags for number in bag])
-        return self.weights(flat, torch.tensor(offsets)).split(
-            [len(sentence) for sentence in sentences]
-        )
+        scores = self.weights(flat, torch.tensor(offsets))  # (words of all, K)
+        return scores.split([len(sentence) for sentence in sentences])
 
 
 # %%
@@ -783,10 +778,9 @@ def pad(rows):
 
 def train_by_hand(model, sentences, epochs, batch_size=32):
     """Maximise log p(tags), by Adam."""
-    features = [my_features(one.words) for one in sentences]
-    tags = [
-        torch.tensor([model.tags.index(tag) for tag in to_tags(one)]) for one in sentences
-    ]
+    features = [my_features(sentence.words) for sentence in sentences]
+    number = {tag: k for k, tag in enumerate(model.tags)}
+    tags = [torch.tensor([number[tag] for tag in to_tags(s)]) for s in sentences]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(0)
     for _ in tqdm(range(epochs), unit="epoch", leave=False):
@@ -801,17 +795,20 @@ def train_by_hand(model, sentences, epochs, batch_size=32):
 
 
 # %%
+def chain_of(model, strength=1.0):
+    """start, transitions and end, times a number; 0 is a chain without links."""
+    crf = model.crf
+    return [strength * w.detach() for w in (crf.start, crf.transitions, crf.end)]
+
+
 @torch.no_grad()
 def tag_by_hand(sentences, model, strength=1.0):
-    """strength multiplies the scores of steps; 0 is a chain without links."""
-    weights = [
-        strength * one for one in (model.crf.start, model.crf.transitions, model.crf.end)
-    ]
-    scores = model.emissions([my_features(one.words) for one in sentences])
-    paths = [viterbi(rows, *weights) for rows in scores]
-    return [
-        from_tags(one, [model.tags[k] for k in path]) for one, path in zip(sentences, paths)
-    ]
+    chain, tagged = chain_of(model, strength), []
+    scores = model.emissions([my_features(sentence.words) for sentence in sentences])
+    for sentence, rows in zip(sentences, scores):
+        tags = [model.tags[k] for k in viterbi(rows, *chain)]
+        tagged.append(from_tags(sentence, tags))
+    return tagged
 
 
 # %% [markdown]
@@ -820,9 +817,8 @@ def tag_by_hand(sentences, model, strength=1.0):
 
 # %%
 started = read_clocks()
-known_features = dict.fromkeys(
-    f for one in train for word in my_features(one.words) for f in word
-)
+every_word = (word for sentence in train for word in my_features(sentence.words))
+known_features = dict.fromkeys(itertools.chain.from_iterable(every_word))
 by_hand = HandCRF(known_features, ["O", "B-GENE", "I-GENE"])
 train_by_hand(by_hand, train, epochs=course.pick(test=3, cpu=5, gpu=5))
 training = read_clocks() - started
@@ -832,12 +828,12 @@ save_file(by_hand.state_dict(), folder / "model.safetensors")
 (folder / "features.json").write_text(json.dumps(list(known_features)), "utf-8")
 tagged = time_tagging(lambda sentences: tag_by_hand(sentences, by_hand))
 add_rung("CRF by hand", *tagged, training, bytes_in(folder))
-print(
-    f"{len(known_features):,} features with {len(by_hand.tags)} weights each; the learned steps between tags:"
-)
-print(" " * 16 + "".join(f"{'to ' + tag:>12}" for tag in by_hand.tags))
-for tag, row in zip(by_hand.tags, by_hand.crf.transitions.tolist()):
-    print(f"   {'from ' + tag:<13}" + "".join(f"{value:>12.1f}" for value in row))
+
+# %%
+tags = by_hand.tags
+print(f"{len(known_features):,} features with {len(tags)} weights each; the learned steps:")
+steps = by_hand.crf.transitions.detach().numpy().round(1)
+pd.DataFrame(steps, [f"from {tag}" for tag in tags], [f"to {tag}" for tag in tags])
 
 # %%
 show_mistakes("CRF by hand")
@@ -849,23 +845,30 @@ show_mistakes("CRF by hand")
 # by the emissions; as a line the best path; as crosses what each word would get for itself, without its neighbours.
 # `strength` multiplies the scores of steps: 0 is a chain without links.
 
+
 # %%
-short = [one for one in test if 5 <= len(one.words) <= 14 and len(one.entities) > 0]
-shown = max(
-    short or test[:1],
-    key=lambda one: sum(len(words_of(one, e)) for e in one.entities) / len(one.words),
-)
+def share_in_genes(sentence):
+    in_genes = sum(len(words_of(sentence, e)) for e in sentence.entities)
+    return in_genes / len(sentence.words)
 
 
+short = [s for s in test if 5 <= len(s.words) <= 14 and s.entities]
+shown = max(short or test[:1], key=share_in_genes)
+
+
+def marginals_and_paths(strength):
+    """p(y_t = k), the best path, and each word's own best tag, of the shown sentence."""
+    emissions = by_hand.emissions([my_features(shown.words)])[0].detach().requires_grad_()
+    chain = chain_of(by_hand, strength)
+    (marginals,) = torch.autograd.grad(forward(emissions, *chain), emissions)
+    emissions = emissions.detach()
+    return marginals, viterbi(emissions, *chain), emissions.argmax(1).tolist()
+
+
+# %%
 def draw_trellis(strength=1.0):
     """Marginals, best path, annotation, and each word's own best tag in one sentence."""
-    emissions = by_hand.emissions([my_features(shown.words)])[0].detach().requires_grad_()
-    weights = [
-        strength * one.detach()
-        for one in (by_hand.crf.start, by_hand.crf.transitions, by_hand.crf.end)
-    ]
-    (marginals,) = torch.autograd.grad(forward(emissions, *weights), emissions)
-    path, alone = viterbi(emissions.detach(), *weights), emissions.detach().argmax(1)
+    marginals, path, alone = marginals_and_paths(strength)
     gold = [by_hand.tags.index(tag) for tag in to_tags(shown)]
     figure, ax = plt.subplots(figsize=(9, 2.9))
     picture = ax.imshow(marginals.T, aspect="auto", vmin=0, vmax=1, cmap="cividis")
@@ -873,21 +876,14 @@ def draw_trellis(strength=1.0):
     ax.plot(path, "-o", color="white", linewidth=2.5)
     ax.plot(path, "-o", color=COLOURS[1], label="best path")
     ax.plot(alone, "x", color="white", markersize=11, markeredgewidth=4)
-    ax.plot(
-        alone,
-        "x",
-        color=COLOURS[3],
-        markersize=9,
-        markeredgewidth=2,
-        label="each word for itself",
-    )
+    cross = dict(color=COLOURS[3], markersize=9, markeredgewidth=2)
+    ax.plot(alone, "x", label="each word for itself", **cross)
     ax.set(yticks=range(3), yticklabels=by_hand.tags, xticks=range(len(path)))
     ax.set_xticklabels(shown.words, rotation=45, ha="right")
     ax.grid(False)
-    differs = int((torch.tensor(path) != alone).sum())
-    ax.set_title(
-        f"strength {strength:g}: the path differs from single decisions at {differs} of {len(path)} words"
-    )
+    differs = sum(tag != other for tag, other in zip(path, alone))
+    result = f"the path differs from single decisions at {differs} of {len(path)} words"
+    ax.set_title(f"strength {strength:g}: {result}")
     figure.colorbar(picture, label="p(tag)")
     figure.legend(loc="outside lower right", ncols=3, fontsize=8)
     return figure
@@ -898,9 +894,7 @@ for strength in (0.0, 1.0, 2.0):
     draw_trellis(strength)
     plt.show()
     score = evaluate(test, tag_by_hand(test, by_hand, strength), resamples=0)
-    print(
-        f"strength {strength:g}, whole test part: P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
-    )
+    print(f"strength {strength:g}, whole test part: {in_words(score)}")
 
 # %% [markdown]
 # **What the chain did.** Such a picture of tags over words is called a *trellis*. Its colours are the **marginals**: of
@@ -928,33 +922,30 @@ same.save(folder)
 suite = pycrfsuite.Tagger()
 suite.open(str(folder / "model.crfsuite"))
 learned, tags = suite.info(), suite.labels()
-copy = HandCRF(dict.fromkeys(feature for feature, _ in learned.state_features), tags)
+ours = HandCRF(dict.fromkeys(feature for feature, _ in learned.state_features), tags)
 with torch.no_grad():
     for (feature, tag), weight in learned.state_features.items():
-        copy.weights.weight[copy.number[feature], tags.index(tag)] = weight
+        ours.weights.weight[ours.number[feature], tags.index(tag)] = weight
     for (before, after), weight in learned.transitions.items():
-        copy.crf.transitions[tags.index(before), tags.index(after)] = weight
-for one in test[:50]:
+        ours.crf.transitions[tags.index(before), tags.index(after)] = weight
+
+# %%
+for sentence in test[:50]:
+    features = my_features(sentence.words)
+    suite.set(features)
     with torch.no_grad():
-        emissions = copy.emissions([my_features(one.words)])[0]
-        best = viterbi(emissions, copy.crf.start, copy.crf.transitions, copy.crf.end)
-        mine = copy.crf(
-            emissions[None],
-            torch.tensor([best]),
-            torch.ones(1, len(best), dtype=torch.bool),
-        )
-    suite.set(my_features(one.words))
+        emissions = ours.emissions([features])[0]
+        best = viterbi(emissions, *chain_of(ours))
+        everywhere = torch.ones(1, len(best), dtype=torch.bool)
+        log_p = ours.crf(emissions[None], torch.tensor([best]), everywhere)
     assert [tags[k] for k in best] == suite.tag()
-    torch.testing.assert_close(
-        float(mine.exp()), suite.probability(suite.tag()), rtol=1e-2, atol=1e-4
-    )
-print(
-    "With CRFsuite's weights, our Viterbi finds its tags, and our p(y) is its probability, on 50 sentences."
-)
-print(
-    f"its F1 with the eight features: {evaluate(test, same.predict(test), resamples=0).f1:.1%}"
-)
-del same, suite, learned, copy
+    theirs = suite.probability(suite.tag())
+    torch.testing.assert_close(float(log_p.exp()), theirs, rtol=1e-2, atol=1e-4)
+print("With CRFsuite's weights, on 50 sentences: our Viterbi finds its tags, and our p(y)")
+print("is its probability.")
+f1 = evaluate(test, same.predict(test), resamples=0).f1
+print(f"CRFsuite's F1 with the eight features: {f1:.1%}")
+del same, suite, learned, ours
 
 # %% [markdown]
 # **Real features.** `WordFeatures` has the kinds that gene taggers of that time used: beginnings and ends, letter
@@ -964,9 +955,8 @@ del same, suite, learned, copy
 # **Predict before you run:** which group helps most?
 
 # %%
-nothing = dict(
-    window=0, affixes=0, grams=(), stems=False, shapes=False, pairs=False, brackets=False
-)
+switches = ("stems", "shapes", "pairs", "brackets")
+nothing = dict(window=0, affixes=0, grams=()) | dict.fromkeys(switches, False)
 groups = {
     "the word": {},
     "+ neighbours": dict(window=2),
@@ -974,12 +964,11 @@ groups = {
     "+ n-grams, stems": dict(grams=(2, 3), stems=True),
 }
 options, on_dev = nothing, {}
-for features, added in groups.items():
+for group, added in groups.items():
     options = options | added
-    tagger = CRFTagger(WordFeatures(**options), scheme="BIO", iterations=iterations).fit(
-        train
-    )
-    on_dev[features] = evaluate(dev, tagger.predict(dev), groups=documents_of(dev))
+    tagger = CRFTagger(WordFeatures(**options), scheme="BIO", iterations=iterations)
+    predicted = tagger.fit(train).predict(dev)
+    on_dev[group] = evaluate(dev, predicted, groups=documents_of(dev))
 
 # %% [markdown]
 # All of them together are what `WordFeatures()` makes by itself, and this makes the rung. A penalty keeps hundreds of
@@ -990,35 +979,21 @@ tagger = CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations)
 climb("CRF", tagger)
 on_dev["+ pairs, brackets"] = evaluate(dev, tagger.predict(dev), groups=documents_of(dev))
 del tagger
-print(
-    f"real features against eight: {compare(rungs['CRF'].predicted, rungs['CRF by hand'].predicted)}"
-)
+against = compare(rungs["CRF"].predicted, rungs["CRF by hand"].predicted)
+print(f"real features against eight: {against}")
 
 # %%
 figure, ax = plt.subplots(figsize=(8, 2.8))
 values = np.array([100 * score.f1 for score in on_dev.values()])
-spread = np.array(
-    [[100 * edge for edge in score.intervals["f1"]] for score in on_dev.values()]
-).T
-ax.errorbar(
-    values,
-    range(len(values)),
-    xerr=abs(spread - values),
-    fmt="o",
-    color=COLOURS[0],
-    capsize=3,
-)
-steps = np.diff(values)
-ax.set(
-    yticks=range(len(values)),
-    yticklabels=list(on_dev),
-    xlabel="F1 on dev, per cent (95% intervals)",
-)
+edges = np.transpose([score.intervals["f1"] for score in on_dev.values()])
+spread = abs(100 * edges - values)
+ax.errorbar(values, list(on_dev), xerr=spread, fmt="o", color=COLOURS[0], capsize=3)
+ax.set_xlabel("F1 on dev, per cent (95% intervals)")
 ax.invert_yaxis()
+steps = np.diff(values)
 most = list(on_dev)[int(steps.argmax()) + 1].removeprefix("+ ")
-ax.set_title(
-    f"From {values[0]:.0f} to {values[-1]:.0f}; the largest step here is {most} ({steps.max():+.1f})"
-)
+largest = f"the largest step here is {most} ({steps.max():+.1f})"
+ax.set_title(f"From {values[0]:.0f} to {values[-1]:.0f}; {largest}")
 plt.show()
 
 # %% [markdown]
@@ -1039,10 +1014,8 @@ show_mistakes("CRF")
 more = draw_part(corpus.train, 3 * len(train))
 MORE = f"CRF on {len(more):,} sentences"
 climb(MORE, CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations), train=more)
-print(
-    "against the same CRF on the training part:",
-    compare(rungs[MORE].predicted, rungs["CRF"].predicted),
-)
+against = compare(rungs[MORE].predicted, rungs["CRF"].predicted)
+print("against the same CRF on the training part:", against)
 
 # %% [markdown]
 # ## 5. Rung four: BiLSTM-CRF
@@ -1797,10 +1770,11 @@ print(
 
 # %%
 def trusted_names(names, sentences, threshold):
-    """The names that are right in at least `threshold` of their occurrences, or never occur; a set.
+    """The names right in at least `threshold` of their occurrences, or without any; a set.
 
-    names: a set of tuples of words. sentences: a list of (words, genes), genes a set of spans (start, end) of words.
-    An occurrence is any place where the words of the name stand in a row; it is right if that span is in genes.
+    names: a set of tuples of words. sentences: a list of (words, genes), genes a set of
+    spans (start, end) of words. An occurrence is any place where the words of the name
+    stand in a row; it is right if that span is in genes.
     """
     raise NotImplementedError
 
@@ -1820,7 +1794,7 @@ check("11.1", trusted_names)
 
 # %%
 def marginals(emissions, start, transitions, end):
-    """p(y_t = k), (n, K), from emissions (n, K), start and end (K), and transitions (K, K) [from, to]."""
+    """p(y_t = k), (n, K), from emissions (n, K), start and end (K), transitions (K, K)."""
     raise NotImplementedError
 
 
@@ -1839,7 +1813,8 @@ check("11.2", marginals)
 def piece_labels(tags, word_of_piece):
     """One integer for each piece. tags: an integer for each word.
 
-    word_of_piece: for each piece the number of its word, in order, or None for a special piece such as [CLS].
+    word_of_piece: for each piece the number of its word, in order, or None for a special
+    piece such as [CLS].
     """
     raise NotImplementedError
 
@@ -1856,9 +1831,10 @@ check("11.3", piece_labels)
 
 # %%
 def official_score(gold, alternatives, predicted):
-    """(found, wrong): gold mentions found, and predictions that are wrong. All three are sets of (first, last).
+    """(found, wrong): gold mentions found, and predictions that are wrong.
 
-    A gold mention is found, once, if it or an alternative that shares a character with it is predicted.
+    All three are sets of (first, last). A gold mention is found, once, if it or an
+    alternative that shares a character with it is predicted.
     """
     raise NotImplementedError
 
