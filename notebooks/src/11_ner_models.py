@@ -1050,9 +1050,8 @@ class MyCharacterCNN(nn.Module):
     def forward(self, characters):
         x = self.table(characters).transpose(1, 2)  # (N, size, L)
         there = (characters != 0)[:, None]  # (N, 1, L)
-        return torch.cat(
-            [convolution(x).relu() * there for convolution in self.convolutions], 1
-        ).amax(2)
+        found = [convolution(x).relu() * there for convolution in self.convolutions]
+        return torch.cat(found, dim=1).amax(2)
 
 
 # %% [markdown]
@@ -1076,21 +1075,18 @@ print("The same vectors as utils, and no trace of the padding.")
 # %%
 torch.manual_seed(0)
 lstm = nn.LSTM(8, 16, bidirectional=True, batch_first=True)
-sentence = torch.randn(1, 10, 8)
-padded = nn.functional.pad(sentence, (0, 0, 0, 30))
+vectors = torch.randn(1, 10, 8)
+padded = nn.functional.pad(vectors, (0, 0, 0, 30))
 packed = nn.utils.rnn.pack_padded_sequence(padded, torch.tensor([10]), batch_first=True)
 with torch.no_grad():
-    alone, careless = lstm(sentence)[0], lstm(padded)[0][:, :10]
+    alone, careless = lstm(vectors)[0], lstm(padded)[0][:, :10]
     careful = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0]
-print(
-    f"left to right, padded: largest difference {(careless - alone)[..., :16].abs().max():.2g}"
-)
-print(
-    f"right to left, padded: largest difference {(careless - alone)[..., 16:].abs().max():.2g}"
-)
-print(
-    f"packed (the length is told): largest difference {(careful - alone).abs().max():.2g}"
-)
+largest = {
+    "left to right, padded": (careless - alone)[..., :16].abs().max(),
+    "right to left, padded": (careless - alone)[..., 16:].abs().max(),
+    "packed (the length is told)": (careful - alone).abs().max(),
+}
+pd.DataFrame({"largest difference": {case: f"{x:.2g}" for case, x in largest.items()}})
 
 # %% [markdown]
 # Without packing, a sentence's tags depend on which other sentences share its batch, and no error is raised.
@@ -1102,18 +1098,19 @@ print(
 # %%
 epochs = course.pick(test=2, cpu=10, gpu=15)
 bilstm = BiLSTMCRFTagger(epochs=epochs, hidden=course.pick(test=50, cpu=150, gpu=200))
-print(
-    "word vectors:",
-    "from the encoder's pieces"
-    if find_minilm()
-    else "from nothing (no encoder package here)",
-)
+vectors = "the encoder's pieces" if find_minilm() else "nothing (no encoder package here)"
+print("word vectors: from", vectors)
 climb("BiLSTM-CRF", bilstm)
 print("against the CRF:", compare(rungs["BiLSTM-CRF"].predicted, rungs["CRF"].predicted))
-print("loss and F1 on dev, epoch by epoch:")
-print(
-    "   " + ", ".join(f"{one['loss']:.1f} / {one['score']:.0%}" for one in bilstm.history)
-)
+
+
+def epochs_of(tagger):
+    """Loss and F1 on dev after each epoch."""
+    history = pd.DataFrame(tagger.history).set_index("epoch")
+    return history[["loss", "score"]].set_axis(["loss", "F1 on dev"], axis=1).round(3).T
+
+
+epochs_of(bilstm)
 
 # %% [markdown]
 # What did the characters learn? Words of the test part that no training sentence has, and the training words whose
@@ -1133,15 +1130,14 @@ def encode_letters(words):
     return nn.functional.normalize(vectors - vectors.mean(0), dim=1)
 
 
-seen = sorted({word for one in train for word in one.words if len(word) > 3})
-new = {
-    word for one in test for e in one.entities for word in words_of(one, e) if len(word) > 3
-} - set(seen)
-new = random.Random(5).sample(sorted(new), min(6, len(new)))
-likeness = encode_letters(new + seen)
-for word, row in zip(new, likeness[: len(new)] @ likeness[len(new) :].T):
-    nearest = [seen[i] for i in row.topk(4).indices]
-    print(f"{word:<18} {', '.join(nearest)}")
+seen = sorted({word for sentence in train for word in sentence.words if len(word) > 3})
+of_names = {word for name in mentions_in(test) for word in name if len(word) > 3}
+new = sorted(of_names - set(seen))
+new = random.Random(5).sample(new, min(6, len(new)))
+vectors = encode_letters(new + seen)
+likeness = vectors[: len(new)] @ vectors[len(new) :].T
+nearest = [", ".join(seen[i] for i in row.topk(4).indices) for row in likeness]
+pd.DataFrame({"most like it": nearest}, index=new)
 
 # %%
 show_mistakes("BiLSTM-CRF")
@@ -1170,44 +1166,17 @@ show_mistakes("BiLSTM-CRF")
 
 
 # %%
-def make_random_encoder(folder, sentences):
-    """A small BERT with random weights, and WordPiece trained on these sentences; the folder."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=2000, special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator([one.text for one in sentences], trainer)
-    names = dict(
-        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special)
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=256, **names
-    ).save_pretrained(folder)
-    size = dict(
-        hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192
-    )
-    BertModel(
-        BertConfig(
-            vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=256, **size
-        )
-    ).save_pretrained(folder)
-    return folder
-
-
 try:
     encoder, tokenizer = load_encoder()
     source = None
-    print(
-        f"encoder: all-MiniLM-L6-v2, {sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} million weights"
-    )
-    del encoder  # only its tokenizer is needed here; `TransformerTagger` loads it again
+    count = sum(parameter.numel() for parameter in encoder.parameters())
+    print(f"encoder: all-MiniLM-L6-v2, {count / 1e6:.1f} million weights")
 except OSError:
-    source = make_random_encoder(FOLDER / "random-encoder", train)
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    texts = [sentence.text for sentence in train]
+    source = make_random_encoder(FOLDER / "random-encoder", texts)
+    encoder, tokenizer = load_encoder(source)
     print(f"encoder: a small one with RANDOM weights. To get the real one: {INSTALL}")
+del encoder  # only its tokenizer is needed here; `TransformerTagger` loads it again
 
 # %% [markdown]
 # **Sub-word alignment.** The encoder does not see words. Its tokenizer cuts the text into pieces of its own vocabulary,
@@ -1219,12 +1188,13 @@ except OSError:
 
 # %%
 def my_align(tokens, pieces):
-    """For each token (first piece, piece behind the last), all as (start, end) in characters; none is without piece."""
+    """For each token (first piece, piece behind the last), no token being without one.
+
+    Both are given as (start, end) in characters.
+    """
     spans = []
     for start, end in tokens:
-        inside = [
-            i for i, (left, right) in enumerate(pieces) if left < end and start < right
-        ]
+        inside = [i for i, (a, b) in enumerate(pieces) if a < end and start < b]
         spans.append((inside[0], inside[-1] + 1))
     return spans
 
@@ -1235,40 +1205,39 @@ def cut(text):
     return tokenizer.convert_ids_to_tokens(found["input_ids"]), found["offset_mapping"]
 
 
+def places_of(sentence):
+    return [(token.start, token.end) for token in sentence.tokens]
+
+
 text = "IL-2Ralpha activates p53 in hepatocytes ."
 example = Sentence(text, [match.span() for match in re.finditer(r"\S+", text)])
-pieces, offsets = cut(example.text)
-for token, (first, last) in zip(
-    example.tokens, my_align([token[:2] for token in example.tokens], offsets)
-):
-    print(f"{token.text:<14}{' '.join(pieces[first:last])}")
+pieces, offsets = cut(text)
+spans = my_align(places_of(example), offsets)
+rows = {"pieces": ["  ".join(pieces[first:last]) for first, last in spans]}
+pd.DataFrame(rows, index=example.words)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for one in test:
-    offsets = cut(one.text)[1]
-    assert my_align([token[:2] for token in one.tokens], offsets) == align(
-        [t[:2] for t in one.tokens], offsets
-    )
+for sentence in test:
+    both = places_of(sentence), cut(sentence.text)[1]
+    assert my_align(*both) == align(*both)
 print("By hand and by utils: the same pieces for every word of the test part.")
 
 # %%
 of_genes, of_others = [], []
-for one in test:
-    spans = my_align([token[:2] for token in one.tokens], cut(one.text)[1])
-    for token, (first, last) in zip(one.tokens, spans):
-        inside = any(e.start <= token.start < e.end for e in one.entities)
+for sentence in test:
+    spans = my_align(places_of(sentence), cut(sentence.text)[1])
+    for token, (first, last) in zip(sentence.tokens, spans):
+        inside = any(e.start <= token.start < e.end for e in sentence.entities)
         (of_genes if inside else of_others).append(last - first)
 figure, ax = plt.subplots(figsize=(7, 2.6))
 values = [np.minimum(of_others, 8), np.minimum(of_genes, 8)]
-shares = [np.full(len(one), 100 / len(one)) for one in values]
-ax.hist(
-    values, np.arange(0.5, 9), weights=shares, label=["other words", "words in gene names"]
-)
+shares = [np.full(len(counts), 100 / len(counts)) for counts in values]
+labels = ["other words", "words in gene names"]
+ax.hist(values, np.arange(0.5, 9), weights=shares, label=labels)
 ax.set(xlabel="pieces (8 and more together)", ylabel="per cent of words")
-ax.set_title(
-    f"A word in a gene name has {np.mean(of_genes):.2f} pieces, another word {np.mean(of_others):.2f}"
-)
+genes, others = np.mean(of_genes), np.mean(of_others)
+ax.set_title(f"A word in a gene name has {genes:.2f} pieces, another word {others:.2f}")
 ax.legend()
 plt.show()
 
@@ -1282,8 +1251,8 @@ plt.show()
 # - **What the vocabulary cannot see.** An uncased one takes `WAS` and `was` for the same. Ask it:
 
 # %%
-for word in ("WAS", "was", "CAT", "cat"):
-    print(f"{word:<6}{cut(word)[0]}")
+words = ("WAS", "was", "CAT", "cat")
+pd.DataFrame({"pieces": ["  ".join(cut(word)[0]) for word in words]}, index=words)
 
 # %% [markdown]
 # Where the two rows of a pair are equal, a gene and a common word are the same to the encoder. So `TransformerTagger`
@@ -1300,45 +1269,34 @@ for word in ("WAS", "was", "CAT", "cat"):
 # **Predict before you run:** it sees each training sentence a few times only. Where will it stand against the CRF?
 
 # %%
-epochs, cells = (
-    course.pick(test=1, cpu=5, gpu=5),
-    course.pick(test=768, cpu=768, gpu=16_384),
+recipe = dict(
+    epochs=course.pick(test=1, cpu=5, gpu=5),
+    batch_cells=course.pick(test=768, cpu=768, gpu=16_384),
+    learning_rate=2e-4 if source is None else 2e-3,
 )
-rate = 2e-4 if source is None else 2e-3
-transformer = TransformerTagger(
-    source, epochs=epochs, learning_rate=rate, batch_cells=cells
-)
-print(f"computing in {transformer.precision}, {epochs} epochs")
+transformer = TransformerTagger(source, **recipe)
+print(f"computing in {transformer.precision}, {recipe['epochs']} epochs")
 climb("Transformer", transformer)
 print("against the CRF:", compare(rungs["Transformer"].predicted, rungs["CRF"].predicted))
-best_tags = [
-    [transformer.tags[k] for k in rows.argmax(1).tolist()]
-    for rows in transformer.emissions(test)
-]
+emissions = transformer.emissions(test)
+best = [[transformer.tags[k] for k in rows.argmax(1).tolist()] for rows in emissions]
 for what, orphan in (("begins a name", "repair"), ("is left out", "drop")):
-    plain = [from_tags(one, tags, orphan=orphan) for one, tags in zip(test, best_tags)]
-    print(
-        f"   each word's best tag, where an I after O {what}: F1 {evaluate(test, plain, resamples=0).f1:.1%}"
-    )
-print("loss and F1 on dev, epoch by epoch:")
-print(
-    "   "
-    + ", ".join(f"{one['loss']:.2f} / {one['score']:.0%}" for one in transformer.history)
-)
+    plain = [from_tags(s, tags, orphan=orphan) for s, tags in zip(test, best)]
+    f1 = evaluate(test, plain, resamples=0).f1
+    print(f"   each word's best tag, where an I after O {what}: F1 {f1:.1%}")
+epochs_of(transformer)
 
 # %%
 show_mistakes("Transformer")
 
 # %%
-examples = random.Random(2).sample(
-    [i for i, one in enumerate(test) if one.entities and len(one.text) < 160], 2
-)
-titles, rows = [], []
-for i in examples:
-    for name in ("gold", "CRF", "Transformer"):
-        titles.append(name)
-        rows.append(test[i] if name == "gold" else rungs[name].predicted[i])
-show_entities(rows, titles=titles)
+short = [i for i, s in enumerate(test) if s.entities and len(s.text) < 160]
+titles, tagged = [], []
+for i in random.Random(2).sample(short, 2):
+    titles += ["gold", "CRF", "Transformer"]
+    found = [rungs[name].predicted[i] for name in ("CRF", "Transformer")]
+    tagged += [test[i], *found]
+show_entities(tagged, titles=titles)
 
 # %% [markdown]
 # **What just happened.** The encoder can read and has met scientific abstracts; but it was trained to tell texts apart,
@@ -1386,41 +1344,39 @@ show_entities(rows, titles=titles)
 # (`E`) a listed name, or is one by itself (`S`).
 
 # %%
-lists = tuple(one for one in map(load_lexicon, lexicon_names()) if not one.stands_in)
+# Where the lists are not at hand, names of the course's own training sentences stand in.
+# All of those would be right there, and the CRF would trust them blindly.
+lexicons = [load_lexicon(name) for name in lexicon_names()]
+lists = tuple(lexicon for lexicon in lexicons if not lexicon.stands_in)
 if not lists:
-    # Names of the course's own training sentences would be in every one of them: the CRF would trust them blindly.
-    print(
-        "No term lists are at hand: below, look-up has nothing to say, and the four CRFs are all that is left."
-    )
+    print("No term lists are at hand: below, look-up has nothing to say, and the four CRFs")
+    print("are all that is left.")
 matcher = LexiconMatcher(lists)
-labels = matcher.labels(shown.words)
-for i, word in enumerate(shown.words):
-    print(
-        f"{word:<20}"
-        + "  ".join(f"{name}={found[i]}" for name, found in labels.items() if found[i])
-    )
+pd.DataFrame(matcher.labels(shown.words), index=shown.words)
 
 # %% [markdown]
 # How far is each list to be trusted? Over the training part: the share of words that it labels, how many of those stand
 # in a gene name, and the words that it labels most often.
 
 # %%
-labelled, inside = {one.name: Counter() for one in lists}, Counter()
-for one in train:
+labelled, inside = {lexicon.name: Counter() for lexicon in lists}, Counter()
+for sentence in train:
     in_gene = [
-        any(e.start <= token.start < e.end for e in one.entities) for token in one.tokens
+        any(e.start <= token.start < e.end for e in sentence.entities)
+        for token in sentence.tokens
     ]
-    for name, found in matcher.labels(one.words).items():
+    for name, found in matcher.labels(sentence.words).items():
         hits = [i for i, label in enumerate(found) if label]
-        labelled[name].update(one.words[i].lower() for i in hits)
+        labelled[name].update(sentence.words[i].lower() for i in hits)
         inside[name] += sum(in_gene[i] for i in hits)
-words = sum(len(one.words) for one in train)
+total, rows = sum(len(sentence.words) for sentence in train), {}
 for name, hits in labelled.items():
-    often = ", ".join(f"{word} {n}" for word, n in hits.most_common(6))
-    right = inside[name] / max(1, hits.total())
-    print(
-        f"{name:<10}{hits.total() / words:>4.0%} of words, {right:>3.0%} of these in gene names: {often}"
-    )
+    rows[name] = {
+        "of words": f"{hits.total() / total:.0%}",
+        "of these in gene names": f"{inside[name] / max(1, hits.total()):.0%}",
+        "most often": ", ".join(f"{word} {count}" for word, count in hits.most_common(6)),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # That is why `of` has the label `genes=S`: without regard to case it is `OF`, a synonym of three genes in the list.
@@ -1442,10 +1398,16 @@ for name, hits in labelled.items():
 # %%
 gm = BioTaggerGM(lists, iterations=iterations)
 climb("BioTagger-GM", gm)
-for name in ("CRF", "BiLSTM-CRF", "Transformer"):
-    print(
-        f"   against {name}: {compare(rungs['BioTagger-GM'].predicted, rungs[name].predicted)}"
-    )
+
+
+def compare_with(name, others):
+    """A rung against others, as a table."""
+    found = rungs[name].predicted
+    changes = {other: compare(found, rungs[other].predicted) for other in others}
+    return pd.DataFrame({f"F1 of {name}, against it": changes})
+
+
+compare_with("BioTagger-GM", ["CRF", "BiLSTM-CRF", "Transformer"])
 
 # %% [markdown]
 # Part by part. The first member has the same features, tags and sentences as the rung "CRF", and the look-up besides:
@@ -1453,18 +1415,25 @@ for name in ("CRF", "BiLSTM-CRF", "Transformer"):
 
 # %%
 raw = [member.tagger.predict(test) for member in gm.members]
-votes = [postprocess(one, member.steps) for one, member in zip(raw, gm.members)]
+votes = [postprocess(found, member.steps) for found, member in zip(raw, gm.members)]
 print(f"look-up as a feature: {compare(raw[0], rungs['CRF'].predicted)}")
-print(f"\n{'member':<50}{'F1':>6}{'with rules':>12}{'weight':>8}  rules kept")
+print(f"a span is elected with more than {gm.threshold:.0%} of the weight")
+rows = []
 for member, before, after, weight in zip(gm.members, raw, votes, gm.weights):
     crf, features = member.tagger, member.tagger.features
-    grams = "+".join(map(str, features.grams))
-    name = f"{crf.scheme}, {'leftwards' if crf.backward else 'rightwards'}, window {features.window}, n-grams {grams}"
-    scores = [evaluate(test, one, resamples=0).f1 for one in (before, after)]
-    print(
-        f"{name:<50}{scores[0]:>6.1%}{scores[1]:>12.1%}{weight:>8.1f}  {', '.join(member.steps) or 'none'}"
+    rows.append(
+        {
+            "tags": crf.scheme,
+            "direction": "leftwards" if crf.backward else "rightwards",
+            "window": features.window,
+            "n-grams": "+".join(map(str, features.grams)),
+            "F1": f"{evaluate(test, before, resamples=0).f1:.1%}",
+            "with rules": f"{evaluate(test, after, resamples=0).f1:.1%}",
+            "weight": weight,
+            "rules kept": ", ".join(member.steps) or "none",
+        }
     )
-print(f"a span is elected with more than {gm.threshold:.0%} of the weight")
+pd.DataFrame(rows, index=[f"member {number}" for number in range(1, len(rows) + 1)])
 
 # %% [markdown]
 # **Post-processing**, rule by rule, on the first member's output, whether dev kept it or not. *brackets*: no name with
@@ -1472,17 +1441,23 @@ print(f"a span is elected with more than {gm.threshold:.0%} of the weight")
 # decision. *one-sense*: a symbol is in one document what it mostly was (BC2GM's sentences come without their
 # documents, so there a document is one sentence).
 
+
 # %%
+def texts_beside(sentence, other):
+    """The entities of a sentence that the other one does not have."""
+    texts = [e.text for e in sentence.entities if e not in other.entities]
+    return " | ".join(texts) or "(nothing)"
+
+
+rows = {}
 for rule in STEPS:
     mended = postprocess(raw[0], [rule])
-    changed = [i for i, (one, other) in enumerate(zip(raw[0], mended)) if one != other]
-    print(f"{rule}: {len(changed)} sentences changed, F1 {compare(mended, raw[0])}")
-    for i in random.Random(1).sample(changed, min(1, len(changed))):
-        gone = [e.text for e in raw[0][i].entities if e not in mended[i].entities]
-        come = [e.text for e in mended[i].entities if e not in raw[0][i].entities]
-        print(
-            f"   {' | '.join(gone) or '(nothing)'}  ->  {' | '.join(come) or '(nothing)'}"
-        )
+    changed = [pair for pair in zip(raw[0], mended) if pair[0] != pair[1]]
+    rows[rule] = {"sentences changed": len(changed), "F1": compare(mended, raw[0])}
+    for before, after in random.Random(1).sample(changed, min(1, len(changed))):
+        rows[rule]["for example"] = texts_beside(before, after)
+        rows[rule]["becomes"] = texts_beside(after, before)
+pd.DataFrame(rows).T.fillna("")
 
 # %% [markdown]
 # **The vote**, built by hand. A vote is for a whole span. With equal weights a span needs more than half; and no two
@@ -1492,13 +1467,15 @@ for rule in STEPS:
 
 # %%
 def my_vote(votes):
-    """Sentences with the spans that more than half of the voters have. votes: for each voter its sentences."""
+    """Sentences with the spans that more than half of the voters have.
+
+    votes: for each voter its sentences
+    """
     elected = []
     for ballots in zip(*votes):
-        count = Counter(e for one in ballots for e in one.entities)
-        elected.append(
-            ballots[0].with_entities(e for e, n in count.items() if n > len(votes) / 2)
-        )
+        count = Counter(e for sentence in ballots for e in sentence.entities)
+        winners = [e for e, number in count.items() if number > len(votes) / 2]
+        elected.append(ballots[0].with_entities(winners))
     return elected
 
 
@@ -1514,28 +1491,28 @@ print("By hand and by utils: the same election.")
 
 # %%
 dev_votes = [member.predict(dev) for member in gm.members]
-scores = [evaluate(dev, one, resamples=0).f1 for one in dev_votes]
+scores = [evaluate(dev, found, resamples=0).f1 for found in dev_votes]
 first = scores.index(max(scores))
-ways = {"best member": (dev_votes[first], votes[first])}
-equal, lower = VotingTagger(gm.members), VotingTagger(gm.members, threshold=gm.threshold)
-for name, voting in (
-    ("simple majority", equal),
-    (f"{gm.threshold:.0%} of the votes", lower),
-    ("with weights", gm),
-):
-    ways[name] = voting.combine(dev_votes), voting.combine(votes)
-print(f"{'':<20}{'F1 on dev':>10}{'on test':>9}   on test, against the line before")
-before = None
-for name, (of_dev, of_test) in ways.items():
-    f1 = [
-        evaluate(gold, one, resamples=0).f1
-        for gold, one in ((dev, of_dev), (test, of_test))
-    ]
-    print(
-        f"{name:<20}{f1[0]:>10.1%}{f1[1]:>9.1%}   {compare(of_test, before) if before else ''}"
-    )
+ways = {
+    "simple majority": VotingTagger(gm.members),
+    f"{gm.threshold:.0%} of the votes": VotingTagger(gm.members, threshold=gm.threshold),
+    "with weights": gm,
+}
+found = {"best member": (dev_votes[first], votes[first])}
+for way, voting in ways.items():
+    found[way] = voting.combine(dev_votes), voting.combine(votes)
+
+# %%
+rows, before = {}, None
+for way, (of_dev, of_test) in found.items():
+    rows[way] = {
+        "F1 on dev": f"{evaluate(dev, of_dev, resamples=0).f1:.1%}",
+        "on test": f"{evaluate(test, of_test, resamples=0).f1:.1%}",
+        "on test, against the line before": compare(of_test, before) if before else "",
+    }
     before = of_test
 print(f"all of it, against the best member: {compare(before, votes[first])}")
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What helped more?** In the run shown nothing stands out by itself: look-up (+0.8), the simple majority against the
@@ -1556,19 +1533,15 @@ parts = [rungs[name] for name in ("BioTagger-GM", "BiLSTM-CRF", "Transformer")]
 started = read_clocks()
 dev_votes += [bilstm.predict(dev), transformer.predict(dev)]
 everyone.choose(dev, dev_votes)
-training = read_clocks() - started + sum(one.training for one in parts)
+training = read_clocks() - started + sum(part.training for part in parts)
 started = read_clocks()
-predicted = everyone.combine([*votes, *(one.predicted for one in parts[1:])])
-tagging = read_clocks() - started + sum(one.tagging for one in parts)
-add_rung("all six vote", predicted, tagging, training, sum(one.size for one in parts))
+predicted = everyone.combine([*votes, *(part.predicted for part in parts[1:])])
+tagging = read_clocks() - started + sum(part.tagging for part in parts)
+add_rung("all six vote", predicted, tagging, training, sum(part.size for part in parts))
 flattered = evaluate(dev, everyone.combine(dev_votes), resamples=0).f1
-print(
-    f"weights {everyone.weights}, threshold {everyone.threshold:.0%}; on dev, which chose them, F1 {flattered:.1%}"
-)
-for name in ("BioTagger-GM", "Transformer"):
-    print(
-        f"   against {name}: {compare(rungs['all six vote'].predicted, rungs[name].predicted)}"
-    )
+print(f"weights {everyone.weights}, threshold {everyone.threshold:.0%}")
+print(f"on dev, which chose them, F1 {flattered:.1%}")
+compare_with("all six vote", ["BioTagger-GM", "Transformer"])
 
 # %%
 show_mistakes("all six vote")
@@ -1588,19 +1561,18 @@ try:
     official = corpus.official("test")
 except ValueError:
     official = None
-    print(
-        "The task's files are not at hand, so there are no alternatives: official equals strict below."
-    )
-scored = {}
+    print("The task's files are not at hand, so there are no alternatives: official equals")
+    print("strict below.")
+rows, scoring = {}, dict(mode="bc2", official=official, groups=documents)
 for name, rung in rungs.items():
-    scored[name] = evaluate(
-        test, rung.predicted, mode="bc2", official=official, groups=documents
-    )
-    low, high = scored[name].intervals["f1"]
-    strict = f"strict {rung.score.f1:>6.1%}"
-    print(
-        f"{name:<30}{strict}   official {scored[name].f1:>6.1%} ({low:.1%} to {high:.1%})"
-    )
+    score = evaluate(test, rung.predicted, **scoring)
+    low, high = score.intervals["f1"]
+    rows[name] = {
+        "strict F1": f"{rung.score.f1:.1%}",
+        "official F1": f"{score.f1:.1%}",
+        "95% interval": f"{low:.1%} to {high:.1%}",
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # The official figure of "BioTagger-GM" here is *not* to be set beside the paper's 0.8887: the measure is the same, but
@@ -1612,27 +1584,26 @@ for name, rung in rungs.items():
 # **Question:** what does a point of F1 cost?
 
 # %%
-print(
-    f"{'':<30}{'wall s':>8}{'CPU s':>7}{'sent./s':>9}{'MiB':>8}{'P':>7}{'R':>7}{'F1':>7}{'95% interval':>15}"
-)
+rows = {}
 for name, rung in rungs.items():
-    low, high = (100 * edge for edge in rung.score.intervals["f1"])
-    numbers = "".join(
-        f"{100 * value:>7.1f}"
-        for value in (rung.score.precision, rung.score.recall, rung.score.f1)
-    )
     wall, processor = rung.training
-    cost = f"{wall:>8.1f}{processor:>7.1f}{sentences_a_second(rung):>9}{rung.size / 2**20:>8.2f}"
-    print(f"{name:<30}{cost}{numbers}{f'{low:.1f} to {high:.1f}':>15}")
-print(
-    f"\n{corpus.name}{' (the own corpus stands in)' if corpus.stands_in else ''}, exact spans, one seed"
-)
-print(
-    f"{len(train):,} training sentences unless the name says otherwise, {len(test):,} test sentences"
-)
-print(
-    "wall s, CPU s: training on the wall and of the processor; sent./s: sentences tagged in a processor second"
-)
+    low, high = rung.score.intervals["f1"]
+    rows[name] = {
+        "wall s": f"{wall:.1f}",
+        "CPU s": f"{processor:.1f}",
+        "sentences/s": sentences_a_second(rung),
+        "MiB": f"{rung.size / 2**20:.2f}",
+        "P": f"{rung.score.precision:.1%}",
+        "R": f"{rung.score.recall:.1%}",
+        "F1": f"{rung.score.f1:.1%}",
+        "95% interval": f"{low:.1%} to {high:.1%}",
+    }
+own = " (the own corpus stands in)" if corpus.stands_in else ""
+print(f"{corpus.name}{own}, exact spans, one seed; {len(test):,} test sentences,")
+print(f"{len(train):,} training sentences unless the name says otherwise")
+print("wall s, CPU s: training, on the wall and of the processor")
+print("sentences/s: tagged in a processor second")
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **Read the table with this in mind.** The rungs use dev differently. The CRFs choose nothing on it: their penalties
@@ -1655,32 +1626,22 @@ for k, (name, rung) in enumerate(rungs.items()):
     x, f1 = max(rung.training[1], FLOOR), 100 * rung.score.f1
     bars[name] = (x, low, high)
     look = dict(color=COLOURS[k % 7], marker="o", markersize=8, capsize=3, linestyle="")
-    ax.errorbar(
-        x,
-        f1,
-        yerr=[[f1 - low], [high - f1]],
-        markerfacecolor="white" if name == MORE else None,
-        **look,
-    )
-best = max((name for name in rungs if name != MORE), key=lambda name: rungs[name].score.f1)
-classic = rungs["CRF"]
-gain, factor = (
-    100 * (rungs[best].score.f1 - classic.score.f1),
-    rungs[best].training[1] / classic.training[1],
-)
+    if name == MORE:
+        look["markerfacecolor"] = "white"
+    ax.errorbar(x, f1, yerr=[[f1 - low], [high - f1]], **look)
 ax.set(xscale="log", xlabel=f"processor seconds of training ({FLOOR:g} and less together)")
 ax.set_ylabel("F1 on test, strict, per cent")
-powers = [
-    10.0**k
-    for k in range(
-        -2, math.ceil(math.log10(max(rung.training[1] for rung in rungs.values()))) + 1
-    )
-]
+longest = max(rung.training[1] for rung in rungs.values())
+powers = [10.0**k for k in range(-2, math.ceil(math.log10(longest)) + 1)]
 ax.set_xticks(powers, [f"{power:g}" for power in powers])
 ax.margins(y=0.12)
-ax.set_title(
-    f'Best on this test part: "{best}", {gain:+.1f} from the CRF at {factor:.0f} times its training time'
-)
+on_ladder = [name for name in rungs if name != MORE]
+best = max(on_ladder, key=lambda name: rungs[name].score.f1)
+classic = rungs["CRF"]
+gain = 100 * (rungs[best].score.f1 - classic.score.f1)
+times = rungs[best].training[1] / classic.training[1]
+result = f"{gain:+.1f} from the CRF at {times:.0f} times its training time"
+ax.set_title(f'Best on this test part: "{best}", {result}')
 name_bars(ax, bars)
 plt.show()
 
@@ -1689,18 +1650,17 @@ plt.show()
 # What would have been the better use of your time: another model, or more annotation?
 
 # %%
-other = max(
-    ("BiLSTM-CRF", "Transformer", "BioTagger-GM"), key=lambda name: rungs[name].score.f1
-)
-print(
-    f"the same CRF on {len(more):,} sentences: {compare(rungs[MORE].predicted, classic.predicted)}"
-)
-print(
-    f"{other}, the highest of three on {len(train):,}: {compare(rungs[other].predicted, classic.predicted)}"
-)
-print(
-    f"all six vote on {len(train):,}: {compare(rungs['all six vote'].predicted, classic.predicted)}"
-)
+three = ("BiLSTM-CRF", "Transformer", "BioTagger-GM")
+highest = max(three, key=lambda name: rungs[name].score.f1)
+rows = {
+    f"the same {MORE}": MORE,
+    f"{highest}, the highest of three on {len(train):,}": highest,
+    f"all six vote on {len(train):,}": "all six vote",
+}
+changes = {
+    row: compare(rungs[name].predicted, classic.predicted) for row, name in rows.items()
+}
+pd.DataFrame({f"F1, against the CRF on {len(train):,}": changes})
 
 # %% [markdown]
 # Read figure and lines with care. The bars are the bootstrap over test sentences; they do not hold the luck of the
@@ -1711,40 +1671,43 @@ print(
 # sentence has were found.
 
 # %%
-kinds = {
-    name: Counter(one[0] for one in find_mistakes(rung.predicted))
+mistakes = {
+    name: Counter(kind for kind, *_ in find_mistakes(rung.predicted))
     for name, rung in rungs.items()
 }
-new = {
-    (i, e)
-    for i, one in enumerate(test)
-    for e in one.entities
-    if words_of(one, e) not in mentions
+boundaries = {
+    name: count["boundary"] / max(1, count.total()) for name, count in mistakes.items()
 }
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, width_ratios=[3, 2])
-left, places = np.zeros(len(rungs)), np.arange(len(rungs))
-for kind, colour in zip(("missed", "boundary", "invented"), COLOURS):
-    values = np.array([kinds[name][kind] for name in rungs])
-    axes[0].barh(places, values, left=left, color=colour, label=kind)
-    left += values
+new = [
+    (i, e)
+    for i, sentence in enumerate(test)
+    for e in sentence.entities
+    if words_of(sentence, e) not in mentions
+]
 found = [
-    100 * np.mean([e in rung.predicted[i].entities for i, e in sorted(new)])
+    100 * np.mean([e in rung.predicted[i].entities for i, e in new])
     for rung in rungs.values()
 ]
-axes[1].barh(places, found, color=COLOURS[5])
-share = {name: kinds[name]["boundary"] / max(1, kinds[name].total()) for name in rungs}
-axes[0].set(yticks=places, yticklabels=list(rungs), xlabel="mistakes on the test part")
-axes[0].set_title(f'Boundaries: {share[best]:.0%} of the mistakes of "{best}"')
-axes[1].set(
-    xlabel="per cent found exactly", title=f"The {len(new):,} names not in training"
+shares = {name: f"{share:.0%}" for name, share in boundaries.items()}
+pd.DataFrame({"boundaries among the mistakes": shares})
+
+# %%
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(10, 3.8), sharey=True, width_ratios=[3, 2]
 )
-axes[0].invert_yaxis()
-axes[0].legend(fontsize=8)
+start = np.zeros(len(rungs))
+for kind, colour in zip(("missed", "boundary", "invented"), COLOURS):
+    values = np.array([mistakes[name][kind] for name in rungs])
+    left.barh(list(rungs), values, left=start, color=colour, label=kind)
+    start += values
+right.barh(list(rungs), found, color=COLOURS[5])
+left.set_xlabel("mistakes on the test part")
+left.set_title(f'Boundaries: {boundaries[best]:.0%} of the mistakes of "{best}"')
+right.set_xlabel("per cent found exactly")
+right.set_title(f"The {len(new):,} names not in training")
+left.invert_yaxis()
+left.legend(fontsize=8)
 plt.show()
-print(
-    "boundaries among the mistakes:",
-    ", ".join(f"{name} {part:.0%}" for name, part in share.items()),
-)
 
 # %% [markdown]
 # The dictionary of training names finds none of the names on the right, by construction. (The CRF with more sentences
