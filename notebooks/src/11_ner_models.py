@@ -332,6 +332,7 @@ IDEAS = {
 together = "|".join(IDEAS.values())
 
 
+# %%
 def my_regex_tagger(sentence, pattern):
     """The sentence with every match as a gene."""
     matches = re.finditer(pattern, sentence.text)
@@ -462,6 +463,7 @@ class MyAutomaton:
         self.fail = link(self.children, self.ends)
 
     def matches(self, words):
+        """(start, end) of each."""
         state, found = 0, []
         for end, word in enumerate(words, 1):
             state = step(self.children, self.fail, state, word)
@@ -470,7 +472,7 @@ class MyAutomaton:
         return found
 
     def longest(self, words):
-        """Without overlap: the first match, of equals the longest, and on behind its end."""
+        """Without overlap: the first match, of equals the longest, then on behind it."""
         kept = []
         for start, end in sorted(self.matches(words), key=lambda span: (span[0], -span[1])):
             if not kept or start >= kept[-1][1]:
@@ -1657,9 +1659,8 @@ rows = {
     f"{highest}, the highest of three on {len(train):,}": highest,
     f"all six vote on {len(train):,}": "all six vote",
 }
-changes = {
-    row: compare(rungs[name].predicted, classic.predicted) for row, name in rows.items()
-}
+found = {row: rungs[name].predicted for row, name in rows.items()}
+changes = {row: compare(predicted, classic.predicted) for row, predicted in found.items()}
 pd.DataFrame({f"F1, against the CRF on {len(train):,}": changes})
 
 # %% [markdown]
@@ -1692,9 +1693,8 @@ shares = {name: f"{share:.0%}" for name, share in boundaries.items()}
 pd.DataFrame({"boundaries among the mistakes": shares})
 
 # %%
-figure, (left, right) = plt.subplots(
-    1, 2, figsize=(10, 3.8), sharey=True, width_ratios=[3, 2]
-)
+layout = dict(figsize=(10, 3.8), sharey=True, width_ratios=[3, 2])
+figure, (left, right) = plt.subplots(1, 2, **layout)
 start = np.zeros(len(rungs))
 for kind, colour in zip(("missed", "boundary", "invented"), COLOURS):
     values = np.array([mistakes[name][kind] for name in rungs])
