@@ -25,8 +25,7 @@
 #
 # **Time:** four to five minutes on a laptop CPU (2 cores). Every rung learns from a part of the corpus, the same for
 # all. The GPU profile takes all of it (not measured here). The longest cells are the CRFs of sections 4 and 7 and the
-# training of sections 5 and 6. Comments that say `noqa`, `fmt` or `NBVAL_CHECK_OUTPUT` are for the tools that test this
-# page.
+# training of sections 5 and 6. Comments that say `noqa` or `NBVAL_CHECK_OUTPUT` are for the tools that test this page.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -1381,7 +1380,7 @@ for name, hits in labelled.items():
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# That is why `of` has the label `genes=S`: without regard to case it is `OF`, a synonym of three genes in the list.
+# That is why `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the list.
 # (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which the
 # list has in small letters.) The paper met the same: look-up in
 # BioThesaurus alone has a precision of 0.2253, and of 0.5000 once a *false-positive list* takes out what is mostly
