@@ -21,6 +21,16 @@ class TrainingDiverged(RuntimeError):
     """The loss or the gradient is no finite number any more."""
 
 
+def stream_seed(seed: int, *use: str | int) -> int:
+    """A seed for one use of randomness, 32 bits (as many as torch's CPU generator keeps).
+
+    Were the order of the examples and the noise of a step drawn from equal seeds, they would be the same random
+    numbers.
+    """
+    digest = hashlib.sha256(repr((seed, *use)).encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
 # -- written whole or not at all -----------------------------------------------------------------------
 
 

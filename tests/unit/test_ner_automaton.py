@@ -2,10 +2,10 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from utils.ner.taggers import DictionaryTagger
 
 from utils.ner.lookup import Automaton, leftmost_longest
 from utils.ner.sentence import Sentence
-from utils.ner.taggers import DictionaryTagger
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=12)
 NAMES = st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=8)

@@ -5,13 +5,13 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from utils.ner.taggers import DictionaryTagger
 
 from utils.ner.bc2 import OfficialGold, official_place, read_official
 from utils.ner.corpora import load_corpus
 from utils.ner.evaluation import MODES, difference, evaluate
 from utils.ner.formats import FormatError
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.taggers import DictionaryTagger
 
 ENTITY = st.builds(lambda start, length, kind: Entity(start, start + length, kind),
                    st.integers(0, 12), st.integers(1, 5), st.sampled_from("XYZ"))  # fmt: skip

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from utils.ner import CRFTagger, Sentence, WordFeatures, lexicons
+from utils.ner.features import TokenFeatures
 from utils.ner.formats import FormatError
 from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon, turn_heading
-from utils.ner.taggers.token_features import TokenFeatures
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def automata(features):
 def test_all_who_use_a_list_hold_one_copy(tmp_path):
     """CRFs of a vote and a network with the same lists: the automaton, most of the memory, is there once."""
     mine = Lexicon("one copy", ("p53", "IL-2"))
-    crf = CRFTagger(WordFeatures(lexicons=(mine,)), iterations=1).fit([Sentence("p53")], progress=False)
+    crf = CRFTagger(WordFeatures(lexicons=(mine,)), iterations=1).fit([Sentence("p53")])
     crf.save(tmp_path / "crf")
     TokenFeatures([mine]).save(tmp_path)
     loaded = [CRFTagger.load(tmp_path / "crf").features for _ in range(2)] + [TokenFeatures.load(tmp_path)]

@@ -3,7 +3,7 @@
 from utils.course.exercises import check, hint, solution
 from utils.course.player import animate
 from utils.course.plots import COLOURS, denoising_strip, name_bars, plain_ticks, show_images
-from utils.course.runtime import Runtime, peak_memory_mib, start
+from utils.course.runtime import Runtime, start
 from utils.course.widgets import play
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "denoising_strip",
     "hint",
     "name_bars",
-    "peak_memory_mib",
     "plain_ticks",
     "play",
     "show_images",

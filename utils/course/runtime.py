@@ -76,13 +76,3 @@ def find_profile(device: torch.device) -> str:
             "Unset it to let the course choose."
         )
     return profile
-
-
-def peak_memory_mib(pid: int | str = "self") -> float | None:
-    """The most memory (resident, in MiB) that a process has held so far; None where there is no /proc."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    kib = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), None)
-    return None if kib is None else int(kib) / 1024

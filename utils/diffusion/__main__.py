@@ -13,9 +13,9 @@ from utils.diffusion.images import SOURCES, load_images, save_grid
 from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
 from utils.diffusion.sampling import SAMPLERS, generate
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
-from utils.diffusion.training import TrainState, stream_seed, train
+from utils.diffusion.training import TrainState, train
 from utils.diffusion.unet import UNet
-from utils.files import TrainingDiverged, write_atomically
+from utils.files import TrainingDiverged, stream_seed, write_atomically
 
 
 def positive(text: str) -> int:

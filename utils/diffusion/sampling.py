@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from utils.diffusion.process import GaussianDiffusion, posterior_weights
+from utils.diffusion.unet import check_values
 
 
 class SampleState(NamedTuple):
@@ -131,6 +132,8 @@ def sample(
         raise ValueError(f"{len(y)} labels for {shape[0]} images; give one label per image")
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
         raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {tuple(shape)}")
+    if y is not None and getattr(model, "num_classes", None) is not None:
+        check_values(y, model.num_classes)  # once, since the network looks at values on the CPU only
     weight = _first_weight(model)
     device = torch.device(device or ("cpu" if weight is None else weight.device))
     dtype = torch.float32 if x_T is None else x_T.dtype

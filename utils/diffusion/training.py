@@ -31,7 +31,7 @@ from utils.device import find_device, find_precision
 from utils.diffusion.checkpoints import save_model
 from utils.diffusion.images import ImageSet, to_float
 from utils.diffusion.process import GaussianDiffusion
-from utils.files import TrainingDiverged, load_state, save_state
+from utils.files import TrainingDiverged, load_state, save_state, stream_seed
 
 # -- the generator -------------------------------------------------------------------------------------
 
@@ -305,16 +305,6 @@ def take(images: ImageSet | Tensor | Dataset, index: Tensor) -> tuple[Tensor, Te
         x_0 = torch.stack([torch.as_tensor(image) for image in items])
     check_images(x_0)
     return to_float(x_0) if x_0.dtype == torch.uint8 else x_0, labels
-
-
-def stream_seed(seed: int, *use: str | int) -> int:
-    """A seed for one use of randomness, 32 bits (as many as torch's CPU generator keeps).
-
-    Were the order of the images and the timesteps drawn from equal seeds, they would be the same random numbers: the
-    first image's index modulo T would be its timestep.
-    """
-    digest = hashlib.sha256(repr((seed, *use)).encode()).digest()
-    return int.from_bytes(digest[:4], "little")
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

@@ -196,12 +196,17 @@ class UNet(nn.Module):
             raise ValueError("labels were given, but this U-Net has no classes; build it with num_classes=...")
         if y.dtype.is_floating_point or y.shape != x_t.shape[:1]:
             raise ValueError(f"y must hold one whole number per image; got {y.dtype} of shape {tuple(y.shape)}")
-        outside = y[(y < 0) | (y > self.num_classes)] if y.device.type == "cpu" else []  # a GPU would have to wait
-        if len(outside):
-            raise ValueError(
-                f"label {int(outside[0])} is outside the classes 0..{self.num_classes - 1} "
-                f"({self.num_classes} stands for no label)"
-            )
+        if y.device.type == "cpu":  # a GPU would have to wait
+            check_values(y, self.num_classes)
+
+
+def check_values(y: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless all labels are 0..num_classes, where num_classes stands for no label."""
+    outside = y[(y < 0) | (y > num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"label {int(outside[0])} is outside the classes 0..{num_classes - 1} ({num_classes} stands for no label)"
+        )
 
 
 class _Stage(nn.Module):

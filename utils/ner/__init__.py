@@ -18,14 +18,16 @@ PUBLIC = {
     "evaluation": ("difference", "evaluate"),
     "lookup": ("Automaton", "DictionaryTagger", "RegexTagger"),
     "features": ("WordFeatures",),
-    "taggers.crf": ("CRFTagger",),
-    "linear_chain": ("LinearChainCRF",),
-    "taggers.bilstm_crf": ("BiLSTMCRFTagger",),
-    "taggers.transformer": ("TransformerTagger",),
-    "taggers.pretraining": ("continue_pretraining",),
-    "taggers.registry": ("load_tagger", "make_tagger"),
+    "crf": ("CRFTagger",),
+    "chain": ("LinearChainCRF",),
+    "bilstm_crf": ("BiLSTMCRFTagger",),
+    "transformer": ("TransformerTagger",),
+    "combine": ("BioTaggerGM", "VotingTagger"),
+    "pretraining": ("continue_pretraining",),
+    "tagger": ("Tagger", "load_tagger", "make_tagger"),
 }
 PLACES = {name: module for module, names in PUBLIC.items() for name in names}
+__all__ = list(PLACES)
 
 
 def __getattr__(name: str) -> object:
@@ -35,4 +37,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(PLACES)
+    return sorted(__all__)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from utils.files import write_atomically
 from utils.ner.sentence import Entity, Sentence, tokenize
-from utils.ner.taggers.base import Tagger
+from utils.ner.tagger import Tagger
 
 
 class Automaton:
@@ -109,7 +109,9 @@ class DictionaryTagger(Tagger):
         """How many names it knows."""
         return len(self._types)
 
-    def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = ()) -> DictionaryTagger:
+    def fit(
+        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
+    ) -> DictionaryTagger:
         """Learn the mentions of train and dev, in addition to what is known. Discontinuous ones are left out."""
         for sentence in (*train, *dev):
             for entity in sentence.entities:
@@ -176,7 +178,9 @@ class RegexTagger(Tagger):
             except re.error as error:
                 raise ValueError(f"the pattern of {kind}, {pattern!r}, is no regular expression: {error}") from error
 
-    def fit(self, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = ()) -> RegexTagger:
+    def fit(
+        self, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = (), folder: str | Path | None = None
+    ) -> RegexTagger:
         """Nothing to learn: the patterns are the rules."""
         return self
 
