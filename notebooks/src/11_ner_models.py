@@ -25,7 +25,8 @@
 #
 # **Time:** four to five minutes on a laptop CPU (2 cores). Every rung learns from a part of the corpus, the same for
 # all. The GPU profile takes all of it (not measured here). The longest cells are the CRFs of sections 4 and 7 and the
-# training of sections 5 and 6. Comments that say `noqa` or `NBVAL_CHECK_OUTPUT` are for the tools that test this page.
+# training of sections 5 and 6. Comments that say `noqa`, `fmt` or `NBVAL_CHECK_OUTPUT` are for the tools that test this
+# page.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -47,17 +48,19 @@ import numpy as np
 import pandas as pd
 import pycrfsuite
 import torch
+from IPython.display import display
 from safetensors.torch import save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-pd.set_option("display.max_colwidth", None)  # tables show their texts whole
+pd.set_option("display.max_colwidth", None)
 
 # %%
 from utils.course import COLOURS, check, hint, name_bars, play, solution  # noqa: F401
 from utils.ner import (
     Automaton,
     BiLSTMCRFTagger,
+    BioTaggerGM,
     CRFTagger,
     DictionaryTagger,
     Entity,
@@ -65,6 +68,7 @@ from utils.ner import (
     RegexTagger,
     Sentence,
     TransformerTagger,
+    VotingTagger,
     WordFeatures,
     difference,
     evaluate,
@@ -74,10 +78,7 @@ from utils.ner import (
     load_lexicon,
     to_tags,
 )
-
-# %%
 from utils.ner.bilstm_crf import CharacterCNN
-from utils.ner.combine import BioTaggerGM, VotingTagger
 from utils.ner.display import show_entities
 from utils.ner.encoders import INSTALL, find_minilm, load_encoder, make_random_encoder
 from utils.ner.features import LexiconMatcher
@@ -98,6 +99,7 @@ from utils.ner.transformer import align
 # %%
 corpus = load_corpus("bc2gm")
 counts = course.pick(test=(120, 40, 50), cpu=(1000, 300, 1000), gpu=(12_500, 2_500, 5_000))
+SPLITS = ["train", "dev", "test"]
 
 
 def draw_part(sentences, count):
@@ -106,32 +108,36 @@ def draw_part(sentences, count):
     return [sentences[i] for i in sorted(chosen)]
 
 
-names = ("train", "dev", "test")
-parts = [draw_part(corpus.split(name), count) for name, count in zip(names, counts)]
-train, dev, test = parts
-rows = {
-    "sentences": [len(part) for part in parts],
-    "of": [len(corpus.split(name)) for name in names],
-    "gene names": [sum(len(sentence.entities) for sentence in part) for part in parts],
-}
-pd.DataFrame(rows, index=names)
+train, dev, test = (draw_part(corpus.split(name), n) for name, n in zip(SPLITS, counts))
+rows = [
+    {
+        "sentences": len(part),
+        "of": len(corpus.split(name)),
+        "gene names": sum(len(sentence.entities) for sentence in part),
+    }
+    for name, part in zip(SPLITS, (train, dev, test))
+]
+pd.DataFrame(rows, index=SPLITS)
 
 
 # %%
 def words_of(sentence, entity):
     """The words that an entity covers."""
-    start, end = entity.start, entity.end
-    return tuple(t.text for t in sentence.tokens if start < t.end and t.start < end)
+    return tuple(token.text for token in sentence.tokens if is_in(token, entity))
 
 
-def mentions_in(sentences):
-    """The words of each gene name, one for each place where it stands."""
+def is_in(token, entity):
+    return entity.start < token.end and token.start < entity.end
+
+
+def mentions_of(sentences):
+    """The words of every gene name, sentence by sentence."""
     return [words_of(sentence, e) for sentence in sentences for e in sentence.entities]
 
 
-mentions = set(mentions_in(train))
-unseen = np.mean([words not in mentions for words in mentions_in(test)])
-print(f"{unseen:.0%} of test's names are no name in the training part, letter by letter")
+mentions = set(mentions_of(train))
+unseen = np.mean([words not in mentions for words in mentions_of(test)])
+print(f"{unseen:.0%} of the names in test are no name in train, letter by letter")
 
 # %% [markdown]
 # The fewer sentences, the more names of the test part are new: with all 15,000 sentences of train and dev about 60% of
@@ -152,19 +158,27 @@ show_entities(with_names[:4])
 # The test part is a sample, so $F_1$ has an error. The **bootstrap** estimates it: draw as many sentences, with
 # replacement, a thousand times, and see how far $F_1$ moves (Efron 1979). To compare *two* models, take the same
 # draws for both and look at the difference: a sentence that is hard for both then cancels out. `evaluate` gives the
-# interval of one model, `difference` that of two. Sentences of one document resemble each other, so whole documents
-# are drawn (notebook 12); BC2GM's sentences come without their documents, so there each is one.
+# interval of one model; the difference of two is built here. Sentences of one document resemble each other, so
+# whole documents are drawn (notebook 12); BC2GM's sentences come without their documents, so there each is one.
 
 
 # %%
+def f1_by_hand(gold, predicted):
+    """Eq. (1)."""
+    pairs = [
+        (set(true.entities), set(found.entities)) for true, found in zip(gold, predicted)
+    ]
+    correct = sum(len(true & found) for true, found in pairs)
+    return 2 * correct / sum(len(true) + len(found) for true, found in pairs)
+
+
 documents = documents_of(test)
 
 
 def compare(first, second):
     """The difference of two predictions' F1, with its 95% interval, as text."""
     change, (low, high) = difference(test, first, second, groups=documents)
-    interval = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{100 * change:+.1f} ({interval})"
+    return f"{100 * change:+.1f} (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
 
 
 # %% [markdown]
@@ -172,24 +186,22 @@ def compare(first, second):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-forgetful = []
-for sentence in test:
-    kept = [e for k, e in enumerate(sentence.entities) if k % 3 < 2]
-    forgetful.append(sentence.with_entities(kept))
-gold, found = (
-    {(k, e) for k, sentence in enumerate(part) for e in sentence.entities}
-    for part in (test, forgetful)
-)
-by_hand = 2 * len(gold & found) / (len(found) + len(gold))
-assert math.isclose(by_hand, evaluate(test, forgetful, resamples=0).f1)
+forgetful = [
+    s.with_entities(e for k, e in enumerate(s.entities) if k % 3 < 2) for s in test
+]
+by_utils = evaluate(test, forgetful, resamples=0).f1
+assert math.isclose(f1_by_hand(test, forgetful), by_utils)
+assert math.isclose(difference(test, test, forgetful)[0], 1 - by_utils)
 assert compare(test, test).startswith("+0.0 ")
 print("By hand and by utils: the same F1.")
 
 # %% [markdown]
 # **The ladder.** `climb` trains a tagger, times it, saves it to see how large it is, tags the test part, and puts the
 # result on the ladder. Two clocks run. *Seconds on the wall* are what you wait; they grow when other work runs on the
-# machine. *Processor seconds*, all cores added up, grow far less; comparisons use them. The networks keep both cores
-# busy, so that on two idle cores the wait is about half of their processor seconds; CRFsuite uses one core only.
+# machine. *Processor seconds* (CPU s), all cores added up, grow far less; comparisons use them. The networks keep both
+# cores busy, so that on two idle cores the wait is about half of their processor seconds; CRFsuite uses one core only.
+# *sent./s* is how many sentences are tagged in a processor second, *MiB* the size of the saved tagger. P, R, F1 and the
+# interval of F1 are in per cent.
 
 
 # %%
@@ -197,11 +209,11 @@ print("By hand and by utils: the same F1.")
 class Rung:
     """One measured model."""
 
-    predicted: list  # the test part, as it tags it
+    predicted: list  # on the test part
     training: np.ndarray  # seconds on the wall, of the processor
-    tagging: np.ndarray  # the same, for the test part
+    tagging: np.ndarray
     size: int  # bytes on disk
-    score: object
+    score: object  # what `evaluate` says
 
 
 rungs = {}
@@ -212,16 +224,6 @@ def read_clocks():
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def sentences_a_second(rung):
-    """In a second of the processor; two digits, as the clock holds no more."""
-    return f"{float(f'{len(test) / rung.tagging[1]:.2g}'):,.0f}"
-
-
-# %%
-def in_words(score):
-    return f"P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
-
-
 def time_tagging(predict):
     """The test part as `predict` tags it, and the clocks of that."""
     predict(test[:1])  # what is loaded or compiled once is not counted
@@ -229,19 +231,36 @@ def time_tagging(predict):
     return predict(test), read_clocks() - started
 
 
-def add_rung(name, predicted, tagging, training, size):
-    """Score the tagged test part, and keep and print what comes of it."""
-    score = evaluate(test, predicted, groups=documents)
-    rungs[name] = Rung(predicted, training, tagging, size, score)
-    low, high = score.intervals["f1"]
-    print(f"{name}: {in_words(score)} ({low:.1%} to {high:.1%})")
-    wall, processor = training
-    print(f"   training {wall:.1f} s on the wall, {processor:.1f} s of the processor;")
-    speed = sentences_a_second(rungs[name])
-    print(f"   {size / 2**20:.2f} MiB; tags {speed} sentences a processor second")
+# %%
+def ladder(names):
+    """The table of these rungs."""
+    rows = []
+    for rung in (rungs[name] for name in names):
+        low, high = rung.score.intervals["f1"]
+        rows.append(
+            {
+                "wall s": f"{rung.training[0]:.1f}",
+                "CPU s": f"{rung.training[1]:.1f}",
+                # Two digits, as the clock holds no more.
+                "sent./s": f"{float(f'{len(test) / rung.tagging[1]:.2g}'):,.0f}",
+                "MiB": f"{rung.size / 2**20:.2f}",
+                "P": f"{100 * rung.score.precision:.1f}",
+                "R": f"{100 * rung.score.recall:.1f}",
+                "F1": f"{100 * rung.score.f1:.1f}",
+                "95% interval": f"{100 * low:.1f} to {100 * high:.1f}",
+            }
+        )
+    return pd.DataFrame(rows, index=names)
 
 
 # %%
+def add_rung(name, predicted, tagging, training, size):
+    """Score the tagged test part, keep what comes of it, and show it."""
+    score = evaluate(test, predicted, groups=documents)
+    rungs[name] = Rung(predicted, training, tagging, size, score)
+    display(ladder([name]))
+
+
 def bytes_in(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -257,19 +276,19 @@ def climb(name, tagger, train=train, dev=dev):
 
 
 # %% [markdown]
-# A score alone teaches little. So for every rung, mistakes **drawn at random**, a few of each kind:
+# A score alone teaches little. So for every rung, mistakes **drawn at random**, a few of each kind (the number of all
+# of that kind is in brackets):
 #
 # - *missed*: a gold mention that no prediction touches,
 # - *invented*: a prediction that touches no gold mention,
 # - *boundary*: a gold mention that is touched, but not by its equal.
-
 
 # %%
 KINDS = ("missed", "invented", "boundary")
 
 
 def find_mistakes(predicted):
-    """(kind, sentence, mention, what was predicted there) for every mistake."""
+    """(kind, sentence, mention, what was predicted there) for every mistake on test."""
     for gold, found in zip(test, predicted):
         for e in set(gold.entities) - set(found.entities):
             touching = [other for other in found.entities if other.overlaps(e)]
@@ -279,28 +298,22 @@ def find_mistakes(predicted):
                 yield "invented", gold, e, []
 
 
-def in_context(sentence, e, touching):
-    """A mention between the text before and behind it, and what was predicted there."""
-    return {
-        "before": sentence.text[max(0, e.start - 45) : e.start],
-        "mention": e.text,
-        "after": sentence.text[e.end : e.end + 30],
-        "predicted": " | ".join(other.text for other in touching),
-    }
-
-
-# %%
 def show_mistakes(name, count=2):
-    """`count` mistakes of each kind, drawn at random from all of that rung, as a table."""
-    found = find_mistakes(rungs[name].predicted)
-    ordered = sorted(found, key=lambda mistake: (mistake[1].text, mistake[2]))
-    kinds, rows = [], []
+    """`count` mistakes of each kind, drawn at random from all of that rung."""
+    found = sorted(find_mistakes(rungs[name].predicted), key=lambda m: (m[1].text, m[2]))
+    table = {}
     for kind in KINDS:
-        of_kind = [mistake[1:] for mistake in ordered if mistake[0] == kind]
-        drawn = random.Random(11).sample(of_kind, min(count, len(of_kind)))
-        kinds += [f"{kind} ({len(of_kind):,})"] * len(drawn)
-        rows += [in_context(*mistake) for mistake in drawn]
-    return pd.DataFrame(rows, index=kinds)
+        some = [mistake for mistake in found if mistake[0] == kind]
+        chosen = random.Random(11).sample(some, min(count, len(some)))
+        for number, (_, sentence, e, touching) in enumerate(chosen, 1):
+            before, after = sentence.text[: e.start][-45:], sentence.text[e.end :][:30]
+            instead = " | ".join(other.text for other in touching)
+            row = {
+                "mention": f"...{before}[{e.text}]{after}...",
+                "predicted there": instead,
+            }
+            table[f"{kind} ({len(some)})", number] = row
+    return pd.DataFrame(table).T
 
 
 # %% [markdown]
@@ -318,17 +331,17 @@ def show_mistakes(name, count=2):
 # %%
 HYPHEN = r"(?: ?- ?)"
 HEADS = r"(?:protein|receptor|kinase|gene|factor|antigen|polymerase|phosphatase|oncogene)s?"
-NO_GENES = r"(?:DNA|RNA|mRNA|cDNA|ATP|PCR|CI|RT|II|III|IV|USA|HIV)"
-GREEK = r"(?:alpha|beta|gamma|delta|kappa|α|β|γ|δ|κ)"
-# Alternatives are tried in order, so the longest names come first.
+NO_GENES = r"(?:DNA|RNA|mRNA|cDNA|ATP|PCR|CI|RT|II|III|IV|USA|HIV)\b"
 IDEAS = {
-    "head word": rf"\b[A-Za-z]+{HYPHEN}?[A-Za-z\d]* {HEADS}\b",
-    "Greek": rf"\b[A-Z][A-Za-z]*{HYPHEN}{GREEK}\b",
     "letters and number": rf"\b[A-Za-z]{{1,6}}{HYPHEN}?\d{{1,3}}[A-Za-z]?\b",
-    "capitals": rf"\b(?!{NO_GENES}\b)[a-z]?[A-Z]{{3,6}}\b",
+    "capitals": rf"\b(?!{NO_GENES})[a-z]?[A-Z]{{3,6}}\b",
+    "Greek": rf"\b[A-Z][A-Za-z]*{HYPHEN}(?:alpha|beta|gamma|delta|kappa|α|β|γ|δ|κ)\b",
+    "head word": rf"\b[A-Za-z]+{HYPHEN}?[A-Za-z\d]* {HEADS}\b",
     "ending": r"\b[a-z]{3,}(?:ase|globin|insulin)s?\b",
 }
-together = "|".join(IDEAS.values())
+# Alternatives are tried in order, so the longest names come first.
+ORDER = ("head word", "Greek", "letters and number", "capitals", "ending")
+together = "|".join(IDEAS[name] for name in ORDER)
 
 
 # %%
@@ -338,13 +351,12 @@ def my_regex_tagger(sentence, pattern):
     return sentence.with_entities(Entity(*match.span(), "GENE") for match in matches)
 
 
-rows = {}
-for name, pattern in (IDEAS | {"all together": together}).items():
-    tagged = [my_regex_tagger(sentence, pattern) for sentence in train]
-    score = evaluate(train, tagged, resamples=0)
+rows = []
+for pattern in (*IDEAS.values(), together):
+    score = evaluate(train, [my_regex_tagger(s, pattern) for s in train], resamples=0)
     shares = {"precision": f"{score.precision:.1%}", "recall": f"{score.recall:.1%}"}
-    rows[name] = {"matches on train": score.predicted, **shares}
-pd.DataFrame(rows).T
+    rows.append({"matches in train": score.predicted, **shares})
+pd.DataFrame(rows, index=[*IDEAS, "all together"])
 
 # %% [markdown]
 # **Check**, and the first rung. `RegexTagger` is the same loop, for several types.
@@ -395,17 +407,15 @@ def build_trie(names):
 
 # %%
 def step(children, fail, state, word):
-    """The state after one more word.
-
-    It is where an arrow leads, or that of the first failure link with one, or the root.
-    """
+    """The state after one more word: an arrow, its own or that of the first failure link
+    that has one, or else the root."""
     while state and word not in children[state]:
         state = fail[state]
     return children[state].get(word, 0)
 
 
 def link(children, ends):
-    """Failure links, breadth first: they lead to shorter beginnings, which are finished."""
+    """Failure links, breadth first: each leads to a shorter beginning, done already."""
     fail, queue = [0] * len(children), deque(children[0].values())
     while queue:
         state = queue.popleft()
@@ -421,7 +431,7 @@ def link(children, ends):
 # the failure link of the state "nuclear factor kappa B" lead?
 
 # %%
-texts = ("nuclear factor kappa B", "factor kappa B kinase", "kappa B")
+texts = ["nuclear factor kappa B", "factor kappa B kinase", "kappa B"]
 few = [text.split() for text in texts]
 children, ends = build_trie(few)
 fail = link(children, ends)
@@ -431,17 +441,19 @@ for row, name in enumerate(few):
     for depth, word in enumerate(name, 1):
         state = children[state][word]
         place[state], words[state] = (depth, -row), word
+
+# %%
 figure, ax = plt.subplots(figsize=(8.5, 3.2))
-arrow = dict(arrowstyle="->", shrinkA=16, shrinkB=24)
-dashed = dict(arrowstyle="->", shrinkA=16, shrinkB=16, linestyle="--", color=COLOURS[1])
-for state, (x, y) in place.items():
+arrow = dict(arrowstyle="->", shrinkA=16)
+dashed = dict(arrow, shrinkB=16, color=COLOURS[1], linestyle="--")
+for state, here in place.items():
     for following in children[state].values():
-        ax.annotate("", place[following], (x, y), arrowprops=arrow)
+        ax.annotate("", place[following], here, arrowprops=dict(arrow, shrinkB=24))
     if fail[state]:
-        ax.annotate("", place[fail[state]], (x, y), arrowprops=dashed)
-    colour = COLOURS[4] if ends[state] else "white"
-    box = dict(boxstyle="round", facecolor=colour, edgecolor="0.5")
-    ax.text(x, y, words[state], ha="center", va="center", bbox=box)
+        ax.annotate("", place[fail[state]], here, arrowprops=dashed)
+    filling = COLOURS[4] if ends[state] else "white"
+    box = dict(boxstyle="round", facecolor=filling, edgecolor="0.5")
+    ax.text(*here, words[state], ha="center", va="center", bbox=box)
 ax.set(xlim=(-0.4, 4.5), ylim=(-2.5, 0.5))
 ax.set_title("A trie and its failure links (dashed; those to the start left out)")
 ax.set_axis_off()
@@ -462,7 +474,6 @@ class MyAutomaton:
         self.fail = link(self.children, self.ends)
 
     def matches(self, words):
-        """(start, end) of each."""
         state, found = 0, []
         for end, word in enumerate(words, 1):
             state = step(self.children, self.fail, state, word)
@@ -471,11 +482,11 @@ class MyAutomaton:
         return found
 
     def longest(self, words):
-        """Without overlap: the first match, of equals the longest, then on behind it."""
+        """Without overlap: the first, of equals the longest, and so on behind its end."""
         kept = []
-        for start, end in sorted(self.matches(words), key=lambda span: (span[0], -span[1])):
-            if not kept or start >= kept[-1][1]:
-                kept.append((start, end))
+        for span in sorted(self.matches(words), key=lambda span: (span[0], -span[1])):
+            if not kept or span[0] >= kept[-1][1]:
+                kept.append(span)
         return kept
 
 
@@ -492,11 +503,11 @@ dictionary, theirs = DictionaryTagger().fit(train), Automaton(mentions)
 for sentence, tagged in zip(test[:300], dictionary.predict(test[:300])):
     words, tokens = sentence.words, sentence.tokens
     spans = itertools.combinations(range(len(words) + 1), 2)
-    brute = {span for span in spans if tuple(words[slice(*span)]) in mentions}
+    brute = {(a, b) for a, b in spans if tuple(words[a:b]) in mentions}
     assert set(mine.matches(words)) == brute
     assert mine.matches(words) == theirs.matches(words)
-    places = [(tokens[a].start, tokens[b - 1].end) for a, b in mine.longest(words)]
-    assert sorted(Entity(*place, "GENE") for place in places) == list(tagged.entities)
+    longest = [(tokens[a].start, tokens[b - 1].end) for a, b in mine.longest(words)]
+    assert sorted(longest) == [(e.start, e.end) for e in tagged.entities]
 print("By hand, brute force, Automaton and DictionaryTagger find the same names.")
 
 # %% [markdown]
@@ -524,17 +535,18 @@ for size in [10**k for k in range(1, 6) if 10**k <= len(pool)]:
 
 # %%
 figure, ax = plt.subplots()
-for label, times, marker in (
-    ("a scan for each name", scan, "o"),
-    ("one pass of the automaton", single_pass, "s"),
-):
+curves = {
+    "a scan for each name": (scan, "o"),
+    "one pass of the automaton": (single_pass, "s"),
+}
+for label, (times, marker) in curves.items():
     milliseconds = [1e3 * seconds for seconds in times.values()]
     ax.plot(list(times), milliseconds, marker=marker, label=label)
 ax.set(xscale="log", yscale="log")
 ax.set(xlabel="names in the list", ylabel="milliseconds a sentence")
 largest = max(scan)
-ratio = scan[largest] / single_pass[largest]
-ax.set_title(f"With {largest:,} names one pass is {ratio:,.0f} times as fast")
+factor = scan[largest] / single_pass[largest]
+ax.set_title(f"With {largest:,} names one pass is {factor:,.0f} times as fast")
 ax.legend()
 plt.show()
 
@@ -549,22 +561,25 @@ plt.show()
 # %%
 climb("dictionary of training names", DictionaryTagger(), dev=())
 climb("dictionary of both", DictionaryTagger(lexicon.typed("GENE")), dev=())
-both, from_training = rungs["dictionary of both"], rungs["dictionary of training names"]
-against = compare(both.predicted, from_training.predicted)
-print(f"both, against training names alone: {against}")
+listed = DictionaryTagger(lexicon.typed("GENE"))
+alone = listed.predict(test)
+score = evaluate(test, alone)
+shares = f"P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
+print(f"the term list alone ({len(listed):,} names): {shares}")
+if lexicon.stands_in:
+    print(
+        "   (no term list at hand: these are names of the course's own training sentences)"
+    )
+both, learned = (rungs[f"dictionary of {what}"] for what in ("both", "training names"))
+print("both, against training names alone:", compare(both.predicted, learned.predicted))
 
 # %%
-listed = DictionaryTagger(lexicon.typed("GENE"))
-score = evaluate(test, listed.predict(test), resamples=0)
-print(f"the term list alone ({len(listed):,} names): {in_words(score)}")
-if lexicon.stands_in:
-    print("   (no list at hand: these are names of the course's own training sentences)")
 wrong = Counter()
-for found, gold in zip(listed.predict(train), train):
+for gold, found in zip(train, listed.predict(train)):
     wrong.update(e.text for e in found.entities if e not in gold.entities)
-most = ", ".join(f"{name} {count}" for name, count in wrong.most_common(8))
-print("listed names most often wrong in train:", most)
-del listed, pool, automaton  # a hundred thousand names each
+print("listed names most often wrong in train:")
+del listed, alone, pool, automaton  # a hundred thousand names each
+pd.DataFrame(wrong.most_common(8), columns=["name", "times"]).set_index("name").T
 
 # %%
 show_mistakes("dictionary of both")
@@ -618,12 +633,10 @@ show_mistakes("dictionary of both")
 
 # %%
 def path_score(emissions, path, start, transitions, end):
-    """s(y) of eq. (2), y given as a list of n tags.
-
-    emissions (n, K), start and end (K), transitions (K, K) [from, to]
-    """
+    """s(y) of eq. (2): emissions (n, K), path a list of n tags, start and end (K),
+    transitions (K, K) [from, to]."""
     of_words = sum(emissions[t, tag] for t, tag in enumerate(path))
-    of_steps = sum(transitions[before, after] for before, after in itertools.pairwise(path))
+    of_steps = sum(transitions[step] for step in itertools.pairwise(path))
     return start[path[0]] + of_words + of_steps + end[path[-1]]
 
 
@@ -656,17 +669,16 @@ def viterbi(emissions, start, transitions, end):
 # NBVAL_CHECK_OUTPUT
 generator = torch.Generator().manual_seed(0)
 for length in range(1, 7):
-    emissions, start, transitions, end = (
-        torch.randn(*shape, generator=generator).double()
-        for shape in ((length, 3), (3,), (3, 3), (3,))
-    )
-    weights = start, transitions, end
+    shapes = (length, 3), (3,), (3, 3), (3,)
+    chain = [torch.randn(*shape, generator=generator).double() for shape in shapes]
+    emissions, *weights = chain  # start, transitions, end
     paths = list(itertools.product(range(3), repeat=length))
     scores = torch.stack([path_score(emissions, path, *weights) for path in paths])
-    log_z = forward(emissions, *weights)
-    torch.testing.assert_close(log_z, torch.logsumexp(scores, 0))
-    assert viterbi(emissions, *weights) == list(paths[int(scores.argmax())])
-    print(f"{length} words, {len(paths):>3} paths: log Z and the best path are right")
+    torch.testing.assert_close(forward(*chain), torch.logsumexp(scores, 0))
+    assert viterbi(*chain) == list(paths[int(scores.argmax())])
+print(
+    f"1 to {length} words, up to {len(paths)} paths: log Z and best path of the enumeration"
+)
 
 # %% [markdown]
 # **Training** maximises $\log p(y) = s(y) - \log Z$ of the annotated paths. No backward algorithm has to be written:
@@ -676,23 +688,22 @@ for length in range(1, 7):
 
 # %%
 class ChainCRF(nn.Module):
-    """Eqs. (2) and (3) for a batch.
-
-    emissions (B, T, K), tags (B, T), mask (B, T): True at words, False behind them
-    """
+    """Eqs. (2) and (3) for a batch: emissions (B, T, K), tags (B, T), mask (B, T), True at
+    words, False behind them."""
 
     def __init__(self, count):
         super().__init__()
         self.start = nn.Parameter(torch.zeros(count))
-        self.end = nn.Parameter(torch.zeros(count))
         self.transitions = nn.Parameter(torch.zeros(count, count))
+        self.end = nn.Parameter(torch.zeros(count))
 
     def log_partition(self, emissions, mask):
         alpha = self.start + emissions[:, 0]  # (B, K)
         for t in range(1, emissions.shape[1]):
-            longer = torch.logsumexp(alpha[:, :, None] + self.transitions, dim=1)
-            here = mask[:, t, None]  # a sentence that is over keeps what it has
-            alpha = torch.where(here, longer + emissions[:, t], alpha)
+            steps = alpha[:, :, None] + self.transitions  # (B, K, K)
+            longer = torch.logsumexp(steps, dim=1) + emissions[:, t]
+            # A sentence that is over keeps what it has.
+            alpha = torch.where(mask[:, t, None], longer, alpha)
         return torch.logsumexp(alpha + self.end, dim=1)
 
     def forward(self, emissions, tags, mask):
@@ -705,7 +716,7 @@ class ChainCRF(nn.Module):
 
 
 # %% [markdown]
-# **Check** against `LinearChainCRF` of `utils/ner/chain.py`: the same numbers, and the same gradients.
+# **Check** against `LinearChainCRF` of `utils/ner/linear_chain.py`: the same numbers, and the same gradients.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -740,12 +751,13 @@ def shape(word):
 
 def my_features(words):
     """For each word of a sentence a list of strings."""
-    lower, features = ["^", *(word.lower() for word in words), "$"], []
+    lower = ["^", *(word.lower() for word in words), "$"]
+    lists = []
     for word, before, here, after in zip(words, lower, lower[1:], lower[2:]):
-        near = [f"lower={here}", f"before={before}", f"after={after}"]
-        form = [f"begin={here[:3]}", f"end={here[-3:]}", f"shape={shape(word)}"]
-        features.append(["bias", f"word={word}", *near, *form])
-    return features
+        found = dict(word=word, lower=here, before=before, after=after)
+        found |= dict(begin=here[:3], end=here[-3:], shape=shape(word))
+        lists.append(["bias", *(f"{name}={value}" for name, value in found.items())])
+    return lists
 
 
 # %%
@@ -762,14 +774,12 @@ class HandCRF(nn.Module):
     def emissions(self, sentences):
         """For each sentence, given as its features, a tensor (words, K).
 
-        Features that are not known say nothing.
-        """
+        Unknown features say nothing."""
         words = [word for sentence in sentences for word in sentence]
         bags = [[self.number[f] for f in word if f in self.number] for word in words]
         offsets = list(itertools.accumulate(map(len, bags), initial=0))[:-1]
         flat = torch.tensor([number for bag in bags for number in bag])
-        scores = self.weights(flat, torch.tensor(offsets))  # (words of all, K)
-        return scores.split([len(sentence) for sentence in sentences])
+        return self.weights(flat, torch.tensor(offsets)).split(list(map(len, sentences)))
 
 
 # %%
@@ -780,8 +790,7 @@ def pad(rows):
 def train_by_hand(model, sentences, epochs, batch_size=32):
     """Maximise log p(tags), by Adam."""
     features = [my_features(sentence.words) for sentence in sentences]
-    number = {tag: k for k, tag in enumerate(model.tags)}
-    tags = [torch.tensor([number[tag] for tag in to_tags(s)]) for s in sentences]
+    tags = [torch.tensor([model.tags.index(tag) for tag in to_tags(s)]) for s in sentences]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(0)
     for _ in tqdm(range(epochs), unit="epoch", leave=False):
@@ -796,18 +805,18 @@ def train_by_hand(model, sentences, epochs, batch_size=32):
 
 
 # %%
-def chain_of(model, strength=1.0):
-    """start, transitions and end, times a number; 0 is a chain without links."""
+def chain_weights(model, strength=1.0):
+    """Scores of beginning, steps and end, times strength; 0 is a chain without links."""
     crf = model.crf
-    return [strength * w.detach() for w in (crf.start, crf.transitions, crf.end)]
+    return [strength * part.detach() for part in (crf.start, crf.transitions, crf.end)]
 
 
 @torch.no_grad()
 def tag_by_hand(sentences, model, strength=1.0):
-    chain, tagged = chain_of(model, strength), []
+    weights, tagged = chain_weights(model, strength), []
     scores = model.emissions([my_features(sentence.words) for sentence in sentences])
     for sentence, rows in zip(sentences, scores):
-        tags = [model.tags[k] for k in viterbi(rows, *chain)]
+        tags = [model.tags[k] for k in viterbi(rows, *weights)]
         tagged.append(from_tags(sentence, tags))
     return tagged
 
@@ -818,23 +827,26 @@ def tag_by_hand(sentences, model, strength=1.0):
 
 # %%
 started = read_clocks()
-every_word = (word for sentence in train for word in my_features(sentence.words))
-known_features = dict.fromkeys(itertools.chain.from_iterable(every_word))
+lists = [words for sentence in train for words in my_features(sentence.words)]
+known_features = list(dict.fromkeys(itertools.chain(*lists)))
 by_hand = HandCRF(known_features, ["O", "B-GENE", "I-GENE"])
 train_by_hand(by_hand, train, epochs=course.pick(test=3, cpu=5, gpu=5))
 training = read_clocks() - started
 folder = FOLDER / "CRF-by-hand"
 folder.mkdir(parents=True, exist_ok=True)
 save_file(by_hand.state_dict(), folder / "model.safetensors")
-(folder / "features.json").write_text(json.dumps(list(known_features)), "utf-8")
+(folder / "features.json").write_text(json.dumps(known_features), "utf-8")
 tagged = time_tagging(lambda sentences: tag_by_hand(sentences, by_hand))
 add_rung("CRF by hand", *tagged, training, bytes_in(folder))
 
 # %%
-tags = by_hand.tags
-print(f"{len(known_features):,} features with {len(tags)} weights each; the learned steps:")
-steps = by_hand.crf.transitions.detach().numpy().round(1)
-pd.DataFrame(steps, [f"from {tag}" for tag in tags], [f"to {tag}" for tag in tags])
+print(f"{len(known_features):,} features with {len(by_hand.tags)} weights each;")
+print("the learned scores of the steps between tags:")
+pd.DataFrame(
+    by_hand.crf.transitions.tolist(),
+    index=[f"from {tag}" for tag in by_hand.tags],
+    columns=[f"to {tag}" for tag in by_hand.tags],
+).round(1)
 
 # %%
 show_mistakes("CRF by hand")
@@ -848,29 +860,26 @@ show_mistakes("CRF by hand")
 
 
 # %%
-def share_in_genes(sentence):
-    in_genes = sum(len(words_of(sentence, e)) for e in sentence.entities)
-    return in_genes / len(sentence.words)
+def share_in_names(sentence):
+    """The share of its words that stand in gene names."""
+    return len([word for e in sentence.entities for word in words_of(sentence, e)]) / len(
+        sentence.words
+    )
 
 
 short = [s for s in test if 5 <= len(s.words) <= 14 and s.entities]
-shown = max(short or test[:1], key=share_in_genes)
-
-
-def marginals_and_paths(strength):
-    """p(y_t = k), the best path, and each word's own best tag, of the shown sentence."""
-    emissions = by_hand.emissions([my_features(shown.words)])[0].detach().requires_grad_()
-    chain = chain_of(by_hand, strength)
-    (marginals,) = torch.autograd.grad(forward(emissions, *chain), emissions)
-    emissions = emissions.detach()
-    return marginals, viterbi(emissions, *chain), emissions.argmax(1).tolist()
+shown = max(short or test[:1], key=share_in_names)
+gold = [by_hand.tags.index(tag) for tag in to_tags(shown)]
 
 
 # %%
 def draw_trellis(strength=1.0):
     """Marginals, best path, annotation, and each word's own best tag in one sentence."""
-    marginals, path, alone = marginals_and_paths(strength)
-    gold = [by_hand.tags.index(tag) for tag in to_tags(shown)]
+    emissions = by_hand.emissions([my_features(shown.words)])[0].detach()
+    weights = chain_weights(by_hand, strength)
+    path, alone = viterbi(emissions, *weights), emissions.argmax(1)
+    emissions.requires_grad_()
+    (marginals,) = torch.autograd.grad(forward(emissions, *weights), emissions)
     figure, ax = plt.subplots(figsize=(9, 2.9))
     picture = ax.imshow(marginals.T, aspect="auto", vmin=0, vmax=1, cmap="cividis")
     ax.plot(gold, color=COLOURS[2], linewidth=9, alpha=0.8, label="annotated")
@@ -878,24 +887,30 @@ def draw_trellis(strength=1.0):
     ax.plot(path, "-o", color=COLOURS[1], label="best path")
     ax.plot(alone, "x", color="white", markersize=11, markeredgewidth=4)
     cross = dict(color=COLOURS[3], markersize=9, markeredgewidth=2)
-    ax.plot(alone, "x", label="each word for itself", **cross)
+    ax.plot(alone, "x", **cross, label="each word for itself")
     ax.set(yticks=range(3), yticklabels=by_hand.tags, xticks=range(len(path)))
     ax.set_xticklabels(shown.words, rotation=45, ha="right")
     ax.grid(False)
-    differs = sum(tag != other for tag, other in zip(path, alone))
-    result = f"the path differs from single decisions at {differs} of {len(path)} words"
-    ax.set_title(f"strength {strength:g}: {result}")
+    differs = f"{int((torch.tensor(path) != alone).sum())} of {len(path)} words"
+    ax.set_title(
+        f"strength {strength:g}: the path differs from single decisions at {differs}"
+    )
     figure.colorbar(picture, label="p(tag)")
     figure.legend(loc="outside lower right", ncols=3, fontsize=8)
     return figure
 
 
 # %%
-for strength in (0.0, 1.0, 2.0):
+rows, strengths = [], (0.0, 1.0, 2.0)
+for strength in strengths:
     draw_trellis(strength)
     plt.show()
     score = evaluate(test, tag_by_hand(test, by_hand, strength), resamples=0)
-    print(f"strength {strength:g}, whole test part: {in_words(score)}")
+    shares = dict(P=score.precision, R=score.recall, F1=score.f1)
+    rows.append({name: f"{value:.1%}" for name, value in shares.items()})
+pd.DataFrame(
+    rows, index=[f"strength {strength:g}, whole test part" for strength in strengths]
+)
 
 # %% [markdown]
 # **What the chain did.** Such a picture of tags over words is called a *trellis*. Its colours are the **marginals**: of
@@ -923,30 +938,30 @@ same.save(folder)
 suite = pycrfsuite.Tagger()
 suite.open(str(folder / "model.crfsuite"))
 learned, tags = suite.info(), suite.labels()
-ours = HandCRF(dict.fromkeys(feature for feature, _ in learned.state_features), tags)
+copy = HandCRF(dict.fromkeys(feature for feature, _ in learned.state_features), tags)
 with torch.no_grad():
     for (feature, tag), weight in learned.state_features.items():
-        ours.weights.weight[ours.number[feature], tags.index(tag)] = weight
+        copy.weights.weight[copy.number[feature], tags.index(tag)] = weight
     for (before, after), weight in learned.transitions.items():
-        ours.crf.transitions[tags.index(before), tags.index(after)] = weight
+        copy.crf.transitions[tags.index(before), tags.index(after)] = weight
 
 # %%
 for sentence in test[:50]:
     features = my_features(sentence.words)
     suite.set(features)
     with torch.no_grad():
-        emissions = ours.emissions([features])[0]
-        best = viterbi(emissions, *chain_of(ours))
-        everywhere = torch.ones(1, len(best), dtype=torch.bool)
-        log_p = ours.crf(emissions[None], torch.tensor([best]), everywhere)
+        emissions = copy.emissions([features])[0]
+        best = viterbi(emissions, *chain_weights(copy))
+        mask = torch.ones(1, len(best), dtype=torch.bool)
+        mine = copy.crf(emissions[None], torch.tensor([best]), mask).exp()
     assert [tags[k] for k in best] == suite.tag()
     theirs = suite.probability(suite.tag())
-    torch.testing.assert_close(float(log_p.exp()), theirs, rtol=1e-2, atol=1e-4)
-print("With CRFsuite's weights, on 50 sentences: our Viterbi finds its tags, and our p(y)")
-print("is its probability.")
+    torch.testing.assert_close(float(mine), theirs, rtol=1e-2, atol=1e-4)
+print("With CRFsuite's weights, on 50 sentences, our Viterbi finds its tags,")
+print("and our p(y) is its probability.")
 f1 = evaluate(test, same.predict(test), resamples=0).f1
-print(f"CRFsuite's F1 with the eight features: {f1:.1%}")
-del same, suite, learned, ours
+print(f"its F1 with the eight features: {f1:.1%}")
+del same, suite, learned, copy
 
 # %% [markdown]
 # **Real features.** `WordFeatures` has the kinds that gene taggers of that time used: beginnings and ends, letter
@@ -956,45 +971,50 @@ del same, suite, learned, ours
 # **Predict before you run:** which group helps most?
 
 # %%
-switches = ("stems", "shapes", "pairs", "brackets")
-nothing = dict(window=0, affixes=0, grams=()) | dict.fromkeys(switches, False)
+off = dict(stems=False, shapes=False, pairs=False, brackets=False)
+options = dict(window=0, affixes=0, grams=(), **off)
 groups = {
     "the word": {},
     "+ neighbours": dict(window=2),
     "+ shapes, ends": dict(shapes=True, affixes=5),
     "+ n-grams, stems": dict(grams=(2, 3), stems=True),
 }
-options, on_dev = nothing, {}
-for group, added in groups.items():
-    options = options | added
-    tagger = CRFTagger(WordFeatures(**options), scheme="BIO", iterations=iterations)
-    predicted = tagger.fit(train).predict(dev)
-    on_dev[group] = evaluate(dev, predicted, groups=documents_of(dev))
+
+
+def new_crf(features):
+    return CRFTagger(features, scheme="BIO", iterations=iterations)
+
+
+on_dev = {}
+for features, added in groups.items():
+    options |= added
+    tagger = new_crf(WordFeatures(**options)).fit(train)
+    on_dev[features] = evaluate(dev, tagger.predict(dev), groups=documents_of(dev))
 
 # %% [markdown]
 # All of them together are what `WordFeatures()` makes by itself, and this makes the rung. A penalty keeps hundreds of
 # thousands of weights from learning the training sentences by heart; with L1 in it most become zero.
 
 # %%
-tagger = CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations)
+tagger = new_crf(WordFeatures())
 climb("CRF", tagger)
 on_dev["+ pairs, brackets"] = evaluate(dev, tagger.predict(dev), groups=documents_of(dev))
 del tagger
-against = compare(rungs["CRF"].predicted, rungs["CRF by hand"].predicted)
-print(f"real features against eight: {against}")
+change = compare(rungs["CRF"].predicted, rungs["CRF by hand"].predicted)
+print(f"real features against eight: {change}")
 
 # %%
 figure, ax = plt.subplots(figsize=(8, 2.8))
 values = np.array([100 * score.f1 for score in on_dev.values()])
-edges = np.transpose([score.intervals["f1"] for score in on_dev.values()])
-spread = abs(100 * edges - values)
-ax.errorbar(values, list(on_dev), xerr=spread, fmt="o", color=COLOURS[0], capsize=3)
+edges = 100 * np.array([score.intervals["f1"] for score in on_dev.values()])
+look = dict(fmt="o", color=COLOURS[0], capsize=3)
+ax.errorbar(values, range(len(values)), xerr=abs(edges.T - values), **look)
+ax.set(yticks=range(len(values)), yticklabels=list(on_dev))
 ax.set_xlabel("F1 on dev, per cent (95% intervals)")
 ax.invert_yaxis()
 steps = np.diff(values)
-most = list(on_dev)[int(steps.argmax()) + 1].removeprefix("+ ")
-largest = f"the largest step here is {most} ({steps.max():+.1f})"
-ax.set_title(f"From {values[0]:.0f} to {values[-1]:.0f}; {largest}")
+most = f"{list(on_dev)[int(steps.argmax()) + 1].removeprefix('+ ')} ({steps.max():+.1f})"
+ax.set_title(f"From {values[0]:.0f} to {values[-1]:.0f}; the largest step here is {most}")
 plt.show()
 
 # %% [markdown]
@@ -1014,9 +1034,9 @@ show_mistakes("CRF")
 # %%
 more = draw_part(corpus.train, 3 * len(train))
 MORE = f"CRF on {len(more):,} sentences"
-climb(MORE, CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations), train=more)
-against = compare(rungs[MORE].predicted, rungs["CRF"].predicted)
-print("against the same CRF on the training part:", against)
+climb(MORE, new_crf(WordFeatures()), train=more)
+change = compare(rungs[MORE].predicted, rungs["CRF"].predicted)
+print("against the same CRF on the training part:", change)
 
 # %% [markdown]
 # ## 5. Rung four: BiLSTM-CRF
@@ -1052,7 +1072,7 @@ class MyCharacterCNN(nn.Module):
         x = self.table(characters).transpose(1, 2)  # (N, size, L)
         there = (characters != 0)[:, None]  # (N, 1, L)
         found = [convolution(x).relu() * there for convolution in self.convolutions]
-        return torch.cat(found, dim=1).amax(2)
+        return torch.cat(found, 1).amax(2)
 
 
 # %% [markdown]
@@ -1076,18 +1096,19 @@ print("The same vectors as utils, and no trace of the padding.")
 # %%
 torch.manual_seed(0)
 lstm = nn.LSTM(8, 16, bidirectional=True, batch_first=True)
-vectors = torch.randn(1, 10, 8)
-padded = nn.functional.pad(vectors, (0, 0, 0, 30))
+sentence = torch.randn(1, 10, 8)
+padded = nn.functional.pad(sentence, (0, 0, 0, 30))
 packed = nn.utils.rnn.pack_padded_sequence(padded, torch.tensor([10]), batch_first=True)
 with torch.no_grad():
-    alone, careless = lstm(vectors)[0], lstm(padded)[0][:, :10]
+    alone, careless = lstm(sentence)[0], lstm(padded)[0][:, :10]
     careful = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0]
-largest = {
-    "left to right, padded": (careless - alone)[..., :16].abs().max(),
-    "right to left, padded": (careless - alone)[..., 16:].abs().max(),
-    "packed (the length is told)": (careful - alone).abs().max(),
+changes = {
+    "left to right, padded": careless[..., :16] - alone[..., :16],
+    "right to left, padded": careless[..., 16:] - alone[..., 16:],
+    "packed (the length is told)": careful - alone,
 }
-pd.DataFrame({"largest difference": {case: f"{x:.2g}" for case, x in largest.items()}})
+largest = {name: f"{values.abs().max():.2g}" for name, values in changes.items()}
+pd.DataFrame({"largest difference": largest})
 
 # %% [markdown]
 # Without packing, a sentence's tags depend on which other sentences share its batch, and no error is raised.
@@ -1096,22 +1117,22 @@ pd.DataFrame({"largest difference": {case: f"{x:.2g}" for case, x in largest.ite
 # **Predict before you run:** the network starts with no idea of endings and of context, and the training part is small.
 # Will it beat the CRF? (`fit` keeps the weights of the epoch that is best on dev.)
 
+
 # %%
+def history_of(tagger):
+    """Loss, and F1 on dev, epoch by epoch."""
+    rows = [[f"{row['loss']:.2f}", f"{row['score']:.0%}"] for row in tagger.history]
+    epochs = [f"epoch {row['epoch']}" for row in tagger.history]
+    return pd.DataFrame(rows, index=epochs, columns=["loss", "F1 on dev"]).T
+
+
 epochs = course.pick(test=2, cpu=10, gpu=15)
 bilstm = BiLSTMCRFTagger(epochs=epochs, hidden=course.pick(test=50, cpu=150, gpu=200))
-vectors = "the encoder's pieces" if find_minilm() else "nothing (no encoder package here)"
-print("word vectors: from", vectors)
+here = find_minilm()
+print("word vectors: from", "the encoder" if here else "nothing (no encoder package here)")
 climb("BiLSTM-CRF", bilstm)
 print("against the CRF:", compare(rungs["BiLSTM-CRF"].predicted, rungs["CRF"].predicted))
-
-
-def epochs_of(tagger):
-    """Loss and F1 on dev after each epoch."""
-    history = pd.DataFrame(tagger.history).set_index("epoch")
-    return history[["loss", "score"]].set_axis(["loss", "F1 on dev"], axis=1).round(3).T
-
-
-epochs_of(bilstm)
+history_of(bilstm)
 
 # %% [markdown]
 # What did the characters learn? Words of the test part that no training sentence has, and the training words whose
@@ -1132,13 +1153,13 @@ def encode_letters(words):
 
 
 seen = sorted({word for sentence in train for word in sentence.words if len(word) > 3})
-of_names = {word for name in mentions_in(test) for word in name if len(word) > 3}
-new = sorted(of_names - set(seen))
+in_names = {word for words in mentions_of(test) for word in words if len(word) > 3}
+new = sorted(in_names - set(seen))
 new = random.Random(5).sample(new, min(6, len(new)))
-vectors = encode_letters(new + seen)
-likeness = vectors[: len(new)] @ vectors[len(new) :].T
-nearest = [", ".join(seen[i] for i in row.topk(4).indices) for row in likeness]
-pd.DataFrame({"most like it": nearest}, index=new)
+likeness = encode_letters(new + seen)
+nearest = (likeness[: len(new)] @ likeness[len(new) :].T).topk(4).indices
+table = [[seen[i] for i in row] for row in nearest]
+pd.DataFrame(table, index=new, columns=["nearest", "second", "third", "fourth"])
 
 # %%
 show_mistakes("BiLSTM-CRF")
@@ -1165,18 +1186,17 @@ show_mistakes("BiLSTM-CRF")
 # sentences of this corpus may be among it. Without the package that carries it, and without a network, a small encoder
 # with *random* weights takes its place, so that every cell runs; then this rung shows the machinery and no more.
 
-
 # %%
 try:
+    source, name = None, "all-MiniLM-L6-v2"
     encoder, tokenizer = load_encoder()
-    source = None
-    count = sum(parameter.numel() for parameter in encoder.parameters())
-    print(f"encoder: all-MiniLM-L6-v2, {count / 1e6:.1f} million weights")
 except OSError:
+    print(f"here is no real encoder. To get one: {INSTALL}")
     texts = [sentence.text for sentence in train]
-    source = make_random_encoder(FOLDER / "random-encoder", texts)
+    source, name = make_random_encoder(FOLDER / "random-encoder", texts), "RANDOM weights"
     encoder, tokenizer = load_encoder(source)
-    print(f"encoder: a small one with RANDOM weights. To get the real one: {INSTALL}")
+weights = sum(parameter.numel() for parameter in encoder.parameters())
+print(f"encoder: {name}, {weights / 1e6:.1f} million weights")
 del encoder  # only its tokenizer is needed here; `TransformerTagger` loads it again
 
 # %% [markdown]
@@ -1189,13 +1209,12 @@ del encoder  # only its tokenizer is needed here; `TransformerTagger` loads it a
 
 # %%
 def my_align(tokens, pieces):
-    """For each token (first piece, piece behind the last), no token being without one.
+    """For each token (first piece, piece behind the last); none is without a piece.
 
-    Both are given as (start, end) in characters.
-    """
+    Tokens and pieces are given as (start, end) in characters."""
     spans = []
-    for start, end in tokens:
-        inside = [i for i, (a, b) in enumerate(pieces) if a < end and start < b]
+    for left, right in tokens:
+        inside = [i for i, (a, b) in enumerate(pieces) if a < right and left < b]
         spans.append((inside[0], inside[-1] + 1))
     return spans
 
@@ -1206,39 +1225,39 @@ def cut(text):
     return tokenizer.convert_ids_to_tokens(found["input_ids"]), found["offset_mapping"]
 
 
-def places_of(sentence):
+def offsets_of(sentence):
     return [(token.start, token.end) for token in sentence.tokens]
 
 
 text = "IL-2Ralpha activates p53 in hepatocytes ."
 example = Sentence(text, [match.span() for match in re.finditer(r"\S+", text)])
 pieces, offsets = cut(text)
-spans = my_align(places_of(example), offsets)
-rows = {"pieces": ["  ".join(pieces[first:last]) for first, last in spans]}
-pd.DataFrame(rows, index=example.words)
+spans = my_align(offsets_of(example), offsets)
+rows = [" ".join(pieces[first:last]) for first, last in spans]
+pd.DataFrame({"pieces": rows}, index=example.words)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for sentence in test:
-    both = places_of(sentence), cut(sentence.text)[1]
-    assert my_align(*both) == align(*both)
+    given = offsets_of(sentence), cut(sentence.text)[1]
+    assert my_align(*given) == align(*given)
 print("By hand and by utils: the same pieces for every word of the test part.")
 
 # %%
 of_genes, of_others = [], []
 for sentence in test:
-    spans = my_align(places_of(sentence), cut(sentence.text)[1])
+    spans = my_align(offsets_of(sentence), cut(sentence.text)[1])
     for token, (first, last) in zip(sentence.tokens, spans):
-        inside = any(e.start <= token.start < e.end for e in sentence.entities)
+        inside = any(is_in(token, e) for e in sentence.entities)
         (of_genes if inside else of_others).append(last - first)
 figure, ax = plt.subplots(figsize=(7, 2.6))
-values = [np.minimum(of_others, 8), np.minimum(of_genes, 8)]
+values = [np.minimum(counts, 8) for counts in (of_others, of_genes)]
 shares = [np.full(len(counts), 100 / len(counts)) for counts in values]
 labels = ["other words", "words in gene names"]
 ax.hist(values, np.arange(0.5, 9), weights=shares, label=labels)
 ax.set(xlabel="pieces (8 and more together)", ylabel="per cent of words")
-genes, others = np.mean(of_genes), np.mean(of_others)
-ax.set_title(f"A word in a gene name has {genes:.2f} pieces, another word {others:.2f}")
+means = np.mean(of_genes), np.mean(of_others)
+ax.set_title("A word in a gene name has {:.2f} pieces, another word {:.2f}".format(*means))
 ax.legend()
 plt.show()
 
@@ -1252,8 +1271,8 @@ plt.show()
 # - **What the vocabulary cannot see.** An uncased one takes `WAS` and `was` for the same. Ask it:
 
 # %%
-words = ("WAS", "was", "CAT", "cat")
-pd.DataFrame({"pieces": ["  ".join(cut(word)[0]) for word in words]}, index=words)
+words = ["WAS", "was", "CAT", "cat"]
+pd.DataFrame({"pieces": [" ".join(cut(word)[0]) for word in words]}, index=words)
 
 # %% [markdown]
 # Where the two rows of a pair are equal, a gene and a common word are the same to the encoder. So `TransformerTagger`
@@ -1270,34 +1289,38 @@ pd.DataFrame({"pieces": ["  ".join(cut(word)[0]) for word in words]}, index=word
 # **Predict before you run:** it sees each training sentence a few times only. Where will it stand against the CRF?
 
 # %%
-recipe = dict(
+transformer = TransformerTagger(
+    source,
     epochs=course.pick(test=1, cpu=5, gpu=5),
-    batch_cells=course.pick(test=768, cpu=768, gpu=16_384),
     learning_rate=2e-4 if source is None else 2e-3,
+    batch_cells=course.pick(test=768, cpu=768, gpu=16_384),
 )
-transformer = TransformerTagger(source, **recipe)
-print(f"computing in {transformer.precision}, {recipe['epochs']} epochs")
+print(f"computing in {transformer.precision}, {transformer.recipe.epochs} epochs")
 climb("Transformer", transformer)
 print("against the CRF:", compare(rungs["Transformer"].predicted, rungs["CRF"].predicted))
-emissions = transformer.emissions(test)
-best = [[transformer.tags[k] for k in rows.argmax(1).tolist()] for rows in emissions]
+history_of(transformer)
+
+# %%
+rows = transformer.emissions(test)
+best_tags = [[transformer.tags[k] for k in scores.argmax(1)] for scores in rows]
+f1 = {"only steps that BIO allows": rungs["Transformer"].score.f1}
 for what, orphan in (("begins a name", "repair"), ("is left out", "drop")):
-    plain = [from_tags(s, tags, orphan=orphan) for s, tags in zip(test, best)]
-    f1 = evaluate(test, plain, resamples=0).f1
-    print(f"   each word's best tag, where an I after O {what}: F1 {f1:.1%}")
-epochs_of(transformer)
+    plain = [from_tags(s, tags, orphan=orphan) for s, tags in zip(test, best_tags)]
+    f1[f"best tags, an I after O {what}"] = evaluate(test, plain, resamples=0).f1
+pd.DataFrame({"F1": {name: f"{value:.1%}" for name, value in f1.items()}})
 
 # %%
 show_mistakes("Transformer")
 
 # %%
-short = [i for i, s in enumerate(test) if s.entities and len(s.text) < 160]
-titles, tagged = [], []
+short = [
+    i for i, sentence in enumerate(test) if sentence.entities and len(sentence.text) < 160
+]
+titles, rows = [], []
 for i in random.Random(2).sample(short, 2):
     titles += ["gold", "CRF", "Transformer"]
-    found = [rungs[name].predicted[i] for name in ("CRF", "Transformer")]
-    tagged += [test[i], *found]
-show_entities(tagged, titles=titles)
+    rows += [test[i], *(rungs[name].predicted[i] for name in titles[-2:])]
+show_entities(rows, titles=titles)
 
 # %% [markdown]
 # **What just happened.** The encoder can read and has met scientific abstracts; but it was trained to tell texts apart,
@@ -1345,13 +1368,11 @@ show_entities(tagged, titles=titles)
 # (`E`) a listed name, or is one by itself (`S`).
 
 # %%
-# Where the lists are not at hand, names of the course's own training sentences stand in.
-# All of those would be right there, and the CRF would trust them blindly.
-lexicons = [load_lexicon(name) for name in lexicon_names()]
-lists = tuple(lexicon for lexicon in lexicons if not lexicon.stands_in)
+lists = [lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in]
 if not lists:
-    print("No term lists are at hand: below, look-up has nothing to say, and the four CRFs")
-    print("are all that is left.")
+    # Names of the course's own training sentences would be in every one of them:
+    # the CRF would trust them blindly.
+    print("No term lists are at hand: look-up has nothing to say, the four CRFs are left.")
 matcher = LexiconMatcher(lists)
 pd.DataFrame(matcher.labels(shown.words), index=shown.words)
 
@@ -1362,25 +1383,23 @@ pd.DataFrame(matcher.labels(shown.words), index=shown.words)
 # %%
 labelled, inside = {lexicon.name: Counter() for lexicon in lists}, Counter()
 for sentence in train:
-    in_gene = [
-        any(e.start <= token.start < e.end for e in sentence.entities)
-        for token in sentence.tokens
-    ]
+    in_gene = [any(is_in(token, e) for e in sentence.entities) for token in sentence.tokens]
     for name, found in matcher.labels(sentence.words).items():
         hits = [i for i, label in enumerate(found) if label]
         labelled[name].update(sentence.words[i].lower() for i in hits)
         inside[name] += sum(in_gene[i] for i in hits)
-total, rows = sum(len(sentence.words) for sentence in train), {}
+words = sum(len(sentence.words) for sentence in train)
+table = {}
 for name, hits in labelled.items():
-    rows[name] = {
-        "of words": f"{hits.total() / total:.0%}",
+    table[name] = {
+        "of all words": f"{hits.total() / words:.0%}",
         "of these in gene names": f"{inside[name] / max(1, hits.total()):.0%}",
-        "most often": ", ".join(f"{word} {count}" for word, count in hits.most_common(6)),
+        "most often": ", ".join(f"{word} {n}" for word, n in hits.most_common(6)),
     }
-pd.DataFrame(rows).T
+pd.DataFrame(table).T
 
 # %% [markdown]
-# That is why `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the list.
+# That is why `of` has the label `genes=S`: without regard to case it is `OF`, a synonym of three genes in the list.
 # (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which the
 # list has in small letters.) The paper met the same: look-up in
 # BioThesaurus alone has a precision of 0.2253, and of 0.5000 once a *false-positive list* takes out what is mostly
@@ -1399,16 +1418,11 @@ pd.DataFrame(rows).T
 # %%
 gm = BioTaggerGM(lists, iterations=iterations)
 climb("BioTagger-GM", gm)
-
-
-def compare_with(name, others):
-    """A rung against others, as a table."""
-    found = rungs[name].predicted
-    changes = {other: compare(found, rungs[other].predicted) for other in others}
-    return pd.DataFrame({f"F1 of {name}, against it": changes})
-
-
-compare_with("BioTagger-GM", ["CRF", "BiLSTM-CRF", "Transformer"])
+others = ("CRF", "BiLSTM-CRF", "Transformer")
+change = [
+    compare(rungs["BioTagger-GM"].predicted, rungs[name].predicted) for name in others
+]
+pd.DataFrame({"BioTagger-GM against it": change}, index=others)
 
 # %% [markdown]
 # Part by part. The first member has the same features, tags and sentences as the rung "CRF", and the look-up besides:
@@ -1422,19 +1436,17 @@ print(f"a span is elected with more than {gm.threshold:.0%} of the weight")
 rows = []
 for member, before, after, weight in zip(gm.members, raw, votes, gm.weights):
     crf, features = member.tagger, member.tagger.features
-    rows.append(
-        {
-            "tags": crf.scheme,
-            "direction": "leftwards" if crf.backward else "rightwards",
-            "window": features.window,
-            "n-grams": "+".join(map(str, features.grams)),
-            "F1": f"{evaluate(test, before, resamples=0).f1:.1%}",
-            "with rules": f"{evaluate(test, after, resamples=0).f1:.1%}",
-            "weight": weight,
-            "rules kept": ", ".join(member.steps) or "none",
-        }
-    )
-pd.DataFrame(rows, index=[f"member {number}" for number in range(1, len(rows) + 1)])
+    f1, mended = (f"{evaluate(test, v, resamples=0).f1:.1%}" for v in (before, after))
+    about = {
+        "tags": crf.scheme,
+        "reads": "leftwards" if crf.backward else "rightwards",
+        "window": features.window,
+        "n-grams": "+".join(map(str, features.grams)),
+    }
+    rules = ", ".join(member.steps) or "none"
+    about |= {"F1": f1, "with rules": mended, "weight": weight, "rules kept": rules}
+    rows.append(about)
+pd.DataFrame(rows, index=[f"member {k + 1}" for k in range(len(rows))])
 
 # %% [markdown]
 # **Post-processing**, rule by rule, on the first member's output, whether dev kept it or not. *brackets*: no name with
@@ -1442,23 +1454,17 @@ pd.DataFrame(rows, index=[f"member {number}" for number in range(1, len(rows) + 
 # decision. *one-sense*: a symbol is in one document what it mostly was (BC2GM's sentences come without their
 # documents, so there a document is one sentence).
 
-
 # %%
-def texts_beside(sentence, other):
-    """The entities of a sentence that the other one does not have."""
-    texts = [e.text for e in sentence.entities if e not in other.entities]
-    return " | ".join(texts) or "(nothing)"
-
-
-rows = {}
+rows = []
 for rule in STEPS:
     mended = postprocess(raw[0], [rule])
-    changed = [pair for pair in zip(raw[0], mended) if pair[0] != pair[1]]
-    rows[rule] = {"sentences changed": len(changed), "F1": compare(mended, raw[0])}
-    for before, after in random.Random(1).sample(changed, min(1, len(changed))):
-        rows[rule]["for example"] = texts_beside(before, after)
-        rows[rule]["becomes"] = texts_beside(after, before)
-pd.DataFrame(rows).T.fillna("")
+    changed = [(old, new) for old, new in zip(raw[0], mended) if old != new]
+    row = {"sentences changed": len(changed), "F1": compare(mended, raw[0])}
+    for old, new in random.Random(1).sample(changed, min(1, len(changed))):
+        row["before"] = " | ".join(e.text for e in old.entities if e not in new.entities)
+        row["after"] = " | ".join(e.text for e in new.entities if e not in old.entities)
+    rows.append(row)
+pd.DataFrame(rows, index=list(STEPS)).fillna("")
 
 # %% [markdown]
 # **The vote**, built by hand. A vote is for a whole span. With equal weights a span needs more than half; and no two
@@ -1470,12 +1476,11 @@ pd.DataFrame(rows).T.fillna("")
 def my_vote(votes):
     """Sentences with the spans that more than half of the voters have.
 
-    votes: for each voter its sentences
-    """
+    votes: for each voter its sentences."""
     elected = []
     for ballots in zip(*votes):
-        count = Counter(e for sentence in ballots for e in sentence.entities)
-        winners = [e for e, number in count.items() if number > len(votes) / 2]
+        count = Counter(e for ballot in ballots for e in ballot.entities)
+        winners = [e for e, n in count.items() if n > len(votes) / 2]
         elected.append(ballots[0].with_entities(winners))
     return elected
 
@@ -1499,21 +1504,18 @@ ways = {
     f"{gm.threshold:.0%} of the votes": VotingTagger(gm.members, threshold=gm.threshold),
     "with weights": gm,
 }
-found = {"best member": (dev_votes[first], votes[first])}
-for way, voting in ways.items():
-    found[way] = voting.combine(dev_votes), voting.combine(votes)
-
-# %%
-rows, before = {}, None
-for way, (of_dev, of_test) in found.items():
-    rows[way] = {
+found = {name: (way.combine(dev_votes), way.combine(votes)) for name, way in ways.items()}
+found = {"best member": (dev_votes[first], votes[first]), **found}
+table, before = {}, None
+for name, (of_dev, of_test) in found.items():
+    table[name] = {
         "F1 on dev": f"{evaluate(dev, of_dev, resamples=0).f1:.1%}",
         "on test": f"{evaluate(test, of_test, resamples=0).f1:.1%}",
         "on test, against the line before": compare(of_test, before) if before else "",
     }
     before = of_test
 print(f"all of it, against the best member: {compare(before, votes[first])}")
-pd.DataFrame(rows).T
+pd.DataFrame(table).T
 
 # %% [markdown]
 # **What helped more?** In the run shown nothing stands out by itself: look-up (+0.8), the simple majority against the
@@ -1534,15 +1536,18 @@ parts = [rungs[name] for name in ("BioTagger-GM", "BiLSTM-CRF", "Transformer")]
 started = read_clocks()
 dev_votes += [bilstm.predict(dev), transformer.predict(dev)]
 everyone.choose(dev, dev_votes)
-training = read_clocks() - started + sum(part.training for part in parts)
+training = read_clocks() - started + sum(rung.training for rung in parts)
 started = read_clocks()
-predicted = everyone.combine([*votes, *(part.predicted for part in parts[1:])])
-tagging = read_clocks() - started + sum(part.tagging for part in parts)
-add_rung("all six vote", predicted, tagging, training, sum(part.size for part in parts))
+predicted = everyone.combine([*votes, *(rung.predicted for rung in parts[1:])])
+tagging = read_clocks() - started + sum(rung.tagging for rung in parts)
+size = sum(rung.size for rung in parts)
+add_rung("all six vote", predicted, tagging, training, size)
 flattered = evaluate(dev, everyone.combine(dev_votes), resamples=0).f1
 print(f"weights {everyone.weights}, threshold {everyone.threshold:.0%}")
 print(f"on dev, which chose them, F1 {flattered:.1%}")
-compare_with("all six vote", ["BioTagger-GM", "Transformer"])
+others = ("BioTagger-GM", "Transformer")
+change = [compare(predicted, rungs[name].predicted) for name in others]
+pd.DataFrame({"all six, against it": change}, index=others)
 
 # %%
 show_mistakes("all six vote")
@@ -1562,18 +1567,18 @@ try:
     official = corpus.official("test")
 except ValueError:
     official = None
-    print("The task's files are not at hand, so there are no alternatives: official equals")
-    print("strict below.")
-rows, scoring = {}, dict(mode="bc2", official=official, groups=documents)
+    print("The task's files are not at hand, so there are no alternatives:")
+    print("official equals strict below.")
+table, rules = {}, dict(mode="bc2", official=official, groups=documents)
 for name, rung in rungs.items():
-    score = evaluate(test, rung.predicted, **scoring)
+    score = evaluate(test, rung.predicted, **rules)
     low, high = score.intervals["f1"]
-    rows[name] = {
+    table[name] = {
         "strict F1": f"{rung.score.f1:.1%}",
         "official F1": f"{score.f1:.1%}",
         "95% interval": f"{low:.1%} to {high:.1%}",
     }
-pd.DataFrame(rows).T
+pd.DataFrame(table).T
 
 # %% [markdown]
 # The official figure of "BioTagger-GM" here is *not* to be set beside the paper's 0.8887: the measure is the same, but
@@ -1585,26 +1590,10 @@ pd.DataFrame(rows).T
 # **Question:** what does a point of F1 cost?
 
 # %%
-rows = {}
-for name, rung in rungs.items():
-    wall, processor = rung.training
-    low, high = rung.score.intervals["f1"]
-    rows[name] = {
-        "wall s": f"{wall:.1f}",
-        "CPU s": f"{processor:.1f}",
-        "sentences/s": sentences_a_second(rung),
-        "MiB": f"{rung.size / 2**20:.2f}",
-        "P": f"{rung.score.precision:.1%}",
-        "R": f"{rung.score.recall:.1%}",
-        "F1": f"{rung.score.f1:.1%}",
-        "95% interval": f"{low:.1%} to {high:.1%}",
-    }
-own = " (the own corpus stands in)" if corpus.stands_in else ""
-print(f"{corpus.name}{own}, exact spans, one seed; {len(test):,} test sentences,")
+print(corpus.name, "(the own corpus stands in)" if corpus.stands_in else "", end="")
+print(", exact spans, one seed;", f"{len(test):,} test sentences,")
 print(f"{len(train):,} training sentences unless the name says otherwise")
-print("wall s, CPU s: training, on the wall and of the processor")
-print("sentences/s: tagged in a processor second")
-pd.DataFrame(rows).T
+ladder(rungs)
 
 # %% [markdown]
 # **Read the table with this in mind.** The rungs use dev differently. The CRFs choose nothing on it: their penalties
@@ -1627,22 +1616,19 @@ for k, (name, rung) in enumerate(rungs.items()):
     x, f1 = max(rung.training[1], FLOOR), 100 * rung.score.f1
     bars[name] = (x, low, high)
     look = dict(color=COLOURS[k % 7], marker="o", markersize=8, capsize=3, linestyle="")
-    if name == MORE:
-        look["markerfacecolor"] = "white"
+    look |= dict(markerfacecolor="white") if name == MORE else {}
     ax.errorbar(x, f1, yerr=[[f1 - low], [high - f1]], **look)
+best = max((name for name in rungs if name != MORE), key=lambda name: rungs[name].score.f1)
+classic = rungs["CRF"]
+gain = f"{100 * (rungs[best].score.f1 - classic.score.f1):+.1f} from the CRF"
+factor = f"{rungs[best].training[1] / classic.training[1]:.0f} times its training time"
+ax.set_title(f'Best on this test part: "{best}", {gain} at {factor}')
 ax.set(xscale="log", xlabel=f"processor seconds of training ({FLOOR:g} and less together)")
 ax.set_ylabel("F1 on test, strict, per cent")
 longest = max(rung.training[1] for rung in rungs.values())
 powers = [10.0**k for k in range(-2, math.ceil(math.log10(longest)) + 1)]
 ax.set_xticks(powers, [f"{power:g}" for power in powers])
 ax.margins(y=0.12)
-on_ladder = [name for name in rungs if name != MORE]
-best = max(on_ladder, key=lambda name: rungs[name].score.f1)
-classic = rungs["CRF"]
-gain = 100 * (rungs[best].score.f1 - classic.score.f1)
-times = rungs[best].training[1] / classic.training[1]
-result = f"{gain:+.1f} from the CRF at {times:.0f} times its training time"
-ax.set_title(f'Best on this test part: "{best}", {result}')
 name_bars(ax, bars)
 plt.show()
 
@@ -1652,15 +1638,14 @@ plt.show()
 
 # %%
 three = ("BiLSTM-CRF", "Transformer", "BioTagger-GM")
-highest = max(three, key=lambda name: rungs[name].score.f1)
-rows = {
-    f"the same {MORE}": MORE,
-    f"{highest}, the highest of three on {len(train):,}": highest,
+other = max(three, key=lambda name: rungs[name].score.f1)
+choices = {
+    f"the same CRF on {len(more):,} sentences": MORE,
+    f"{other}, the highest of three on {len(train):,}": other,
     f"all six vote on {len(train):,}": "all six vote",
 }
-found = {row: rungs[name].predicted for row, name in rows.items()}
-changes = {row: compare(predicted, classic.predicted) for row, predicted in found.items()}
-pd.DataFrame({f"F1, against the CRF on {len(train):,}": changes})
+changes = [compare(rungs[name].predicted, classic.predicted) for name in choices.values()]
+pd.DataFrame({f"against the CRF on {len(train):,}": changes}, index=list(choices))
 
 # %% [markdown]
 # Read figure and lines with care. The bars are the bootstrap over test sentences; they do not hold the luck of the
@@ -1671,41 +1656,34 @@ pd.DataFrame({f"F1, against the CRF on {len(train):,}": changes})
 # sentence has were found.
 
 # %%
-mistakes = {
-    name: Counter(kind for kind, *_ in find_mistakes(rung.predicted))
-    for name, rung in rungs.items()
-}
-boundaries = {
-    name: count["boundary"] / max(1, count.total()) for name, count in mistakes.items()
-}
-new = [
+kinds, found = {}, {}
+new = {
     (i, e)
     for i, sentence in enumerate(test)
     for e in sentence.entities
     if words_of(sentence, e) not in mentions
-]
-found = [
-    100 * np.mean([e in rung.predicted[i].entities for i, e in new])
-    for rung in rungs.values()
-]
-shares = {name: f"{share:.0%}" for name, share in boundaries.items()}
-pd.DataFrame({"boundaries among the mistakes": shares})
+}
+for name, rung in rungs.items():
+    kinds[name] = Counter(mistake[0] for mistake in find_mistakes(rung.predicted))
+    found[name] = 100 * np.mean([e in rung.predicted[i].entities for i, e in new])
+share = {name: n["boundary"] / max(1, n.total()) for name, n in kinds.items()}
+parts = {name: f"{part:.0%}" for name, part in share.items()}
+pd.DataFrame({"boundaries among the mistakes": parts})
 
 # %%
-layout = dict(figsize=(10, 3.8), sharey=True, width_ratios=[3, 2])
-figure, (left, right) = plt.subplots(1, 2, **layout)
-start = np.zeros(len(rungs))
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, width_ratios=[3, 2])
+left, places = np.zeros(len(rungs)), np.arange(len(rungs))
 for kind, colour in zip(("missed", "boundary", "invented"), COLOURS):
-    values = np.array([mistakes[name][kind] for name in rungs])
-    left.barh(list(rungs), values, left=start, color=colour, label=kind)
-    start += values
-right.barh(list(rungs), found, color=COLOURS[5])
-left.set_xlabel("mistakes on the test part")
-left.set_title(f'Boundaries: {boundaries[best]:.0%} of the mistakes of "{best}"')
-right.set_xlabel("per cent found exactly")
-right.set_title(f"The {len(new):,} names not in training")
-left.invert_yaxis()
-left.legend(fontsize=8)
+    values = np.array([kinds[name][kind] for name in rungs])
+    axes[0].barh(places, values, left=left, color=colour, label=kind)
+    left += values
+axes[0].set(yticks=places, yticklabels=list(rungs), xlabel="mistakes on the test part")
+axes[0].set_title(f'Boundaries: {share[best]:.0%} of the mistakes of "{best}"')
+axes[0].invert_yaxis()
+axes[0].legend(fontsize=8)
+axes[1].barh(places, list(found.values()), color=COLOURS[5])
+axes[1].set_title(f"The {len(new):,} names not in training")
+axes[1].set_xlabel("per cent found exactly")
 plt.show()
 
 # %% [markdown]
@@ -1732,11 +1710,13 @@ plt.show()
 
 # %%
 def trusted_names(names, sentences, threshold):
-    """The names right in at least `threshold` of their occurrences, or without any; a set.
+    """The set of the names that are right in at least `threshold` of their occurrences, or
+    never occur.
 
-    names: a set of tuples of words. sentences: a list of (words, genes), genes a set of
-    spans (start, end) of words. An occurrence is any place where the words of the name
-    stand in a row; it is right if that span is in genes.
+    names: a set of tuples of words.
+    sentences: a list of (words, genes), genes a set of spans (start, end) of words.
+    An occurrence is any place where the words of the name stand in a row; it is right if
+    that span is in genes.
     """
     raise NotImplementedError
 
@@ -1756,7 +1736,10 @@ check("11.1", trusted_names)
 
 # %%
 def marginals(emissions, start, transitions, end):
-    """p(y_t = k), (n, K), from emissions (n, K), start and end (K), transitions (K, K)."""
+    """p(y_t = k), (n, K).
+
+    emissions: (n, K). start, end: (K). transitions: (K, K) [from, to].
+    """
     raise NotImplementedError
 
 
@@ -1773,8 +1756,9 @@ check("11.2", marginals)
 
 # %%
 def piece_labels(tags, word_of_piece):
-    """One integer for each piece. tags: an integer for each word.
+    """One integer for each piece.
 
+    tags: an integer for each word.
     word_of_piece: for each piece the number of its word, in order, or None for a special
     piece such as [CLS].
     """
