@@ -25,8 +25,7 @@
 #
 # **Time:** four to five minutes on a laptop CPU (2 cores). Every rung learns from a part of the corpus, the same for
 # all. The GPU profile takes all of it (not measured here). The longest cells are the CRFs of sections 4 and 7 and the
-# training of sections 5 and 6. Comments that say `noqa`, `fmt` or `NBVAL_CHECK_OUTPUT` are for the tools that test this
-# page.
+# training of sections 5 and 6. Comments that say `noqa` or `NBVAL_CHECK_OUTPUT` are for the tools that test this page.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -158,8 +157,8 @@ show_entities(with_names[:4])
 # The test part is a sample, so $F_1$ has an error. The **bootstrap** estimates it: draw as many sentences, with
 # replacement, a thousand times, and see how far $F_1$ moves (Efron 1979). To compare *two* models, take the same
 # draws for both and look at the difference: a sentence that is hard for both then cancels out. `evaluate` gives the
-# interval of one model; the difference of two is built here. Sentences of one document resemble each other, so
-# whole documents are drawn (notebook 12); BC2GM's sentences come without their documents, so there each is one.
+# interval of one model, `difference` that of two. Sentences of one document resemble each other, so whole documents
+# are drawn (notebook 12); BC2GM's sentences come without their documents, so there each is one.
 
 
 # %%
@@ -306,13 +305,12 @@ def show_mistakes(name, count=2):
         some = [mistake for mistake in found if mistake[0] == kind]
         chosen = random.Random(11).sample(some, min(count, len(some)))
         for number, (_, sentence, e, touching) in enumerate(chosen, 1):
-            before, after = sentence.text[: e.start][-45:], sentence.text[e.end :][:30]
-            instead = " | ".join(other.text for other in touching)
-            row = {
-                "mention": f"...{before}[{e.text}]{after}...",
-                "predicted there": instead,
+            table[f"{kind} ({len(some)})", number] = {
+                "before": sentence.text[: e.start][-45:],
+                "mention": e.text,
+                "after": sentence.text[e.end :][:30],
+                "predicted there": " | ".join(other.text for other in touching),
             }
-            table[f"{kind} ({len(some)})", number] = row
     return pd.DataFrame(table).T
 
 
@@ -716,7 +714,7 @@ class ChainCRF(nn.Module):
 
 
 # %% [markdown]
-# **Check** against `LinearChainCRF` of `utils/ner/linear_chain.py`: the same numbers, and the same gradients.
+# **Check** against `LinearChainCRF` of `utils/ner/chain.py`: the same numbers, and the same gradients.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1399,7 +1397,7 @@ for name, hits in labelled.items():
 pd.DataFrame(table).T
 
 # %% [markdown]
-# That is why `of` has the label `genes=S`: without regard to case it is `OF`, a synonym of three genes in the list.
+# That is why `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the list.
 # (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which the
 # list has in small letters.) The paper met the same: look-up in
 # BioThesaurus alone has a precision of 0.2253, and of 0.5000 once a *false-positive list* takes out what is mostly
