@@ -5,12 +5,12 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from utils.ner.taggers import DictionaryTagger
 
 from utils.ner.bc2 import OfficialGold, official_place, read_official
 from utils.ner.corpora import load_corpus
 from utils.ner.evaluation import MODES, difference, evaluate
 from utils.ner.formats import FormatError
+from utils.ner.lookup import DictionaryTagger
 from utils.ner.sentence import Entity, Sentence
 
 ENTITY = st.builds(lambda start, length, kind: Entity(start, start + length, kind),

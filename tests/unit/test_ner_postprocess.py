@@ -5,10 +5,10 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from utils.ner.taggers import DictionaryTagger, RegexTagger
 
 from utils.ner.combine import CorrectedTagger
 from utils.ner.corpora import load_corpus
+from utils.ner.lookup import DictionaryTagger, RegexTagger
 from utils.ner.postprocess import documents_of, postprocess
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import load_tagger
