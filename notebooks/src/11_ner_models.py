@@ -164,9 +164,7 @@ show_entities(with_names[:4])
 # %%
 def f1_by_hand(gold, predicted):
     """Eq. (1)."""
-    pairs = [
-        (set(true.entities), set(found.entities)) for true, found in zip(gold, predicted)
-    ]
+    pairs = [(set(a.entities), set(b.entities)) for a, b in zip(gold, predicted)]
     correct = sum(len(true & found) for true, found in pairs)
     return 2 * correct / sum(len(true) + len(found) for true, found in pairs)
 
@@ -185,9 +183,10 @@ def compare(first, second):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-forgetful = [
-    s.with_entities(e for k, e in enumerate(s.entities) if k % 3 < 2) for s in test
-]
+forgetful = []
+for sentence in test:
+    kept = [e for k, e in enumerate(sentence.entities) if k % 3 < 2]
+    forgetful.append(sentence.with_entities(kept))
 by_utils = evaluate(test, forgetful, resamples=0).f1
 assert math.isclose(f1_by_hand(test, forgetful), by_utils)
 assert math.isclose(difference(test, test, forgetful)[0], 1 - by_utils)
@@ -533,11 +532,8 @@ for size in [10**k for k in range(1, 6) if 10**k <= len(pool)]:
 
 # %%
 figure, ax = plt.subplots()
-curves = {
-    "a scan for each name": (scan, "o"),
-    "one pass of the automaton": (single_pass, "s"),
-}
-for label, (times, marker) in curves.items():
+curves = {"a scan for each name": scan, "one pass of the automaton": single_pass}
+for (label, times), marker in zip(curves.items(), "os"):
     milliseconds = [1e3 * seconds for seconds in times.values()]
     ax.plot(list(times), milliseconds, marker=marker, label=label)
 ax.set(xscale="log", yscale="log")
@@ -565,9 +561,7 @@ score = evaluate(test, alone)
 shares = f"P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
 print(f"the term list alone ({len(listed):,} names): {shares}")
 if lexicon.stands_in:
-    print(
-        "   (no term list at hand: these are names of the course's own training sentences)"
-    )
+    print("   (no term list at hand: names of the course's own training sentences)")
 both, learned = (rungs[f"dictionary of {what}"] for what in ("both", "training names"))
 print("both, against training names alone:", compare(both.predicted, learned.predicted))
 
@@ -584,7 +578,7 @@ show_mistakes("dictionary of both")
 
 # %% [markdown]
 # **What just happened.** A dictionary cannot find a name that it does not hold, and section 1 counted how many those
-# are. A long list is no way out. NCBI Gene's table has symbols and not the names that sentences spell out; and the line
+# are. A long list is no way out. NCBI Gene's table has symbols and not the names that sentences spell out; and the table
 # above counts listed symbols that mean something else, or only a part of the name. The best example is `not`: NCBI Gene
 # has it, in small letters, as a synonym of gene 10195, so that regarding case does not help.
 # *Names have no end, and a match is no proof.* What is lacking is the context. (Exercise 11.1 makes a list cleaner.)
@@ -674,9 +668,7 @@ for length in range(1, 7):
     scores = torch.stack([path_score(emissions, path, *weights) for path in paths])
     torch.testing.assert_close(forward(*chain), torch.logsumexp(scores, 0))
     assert viterbi(*chain) == list(paths[int(scores.argmax())])
-print(
-    f"1 to {length} words, up to {len(paths)} paths: log Z and best path of the enumeration"
-)
+print(f"1 to {length} words, up to {len(paths)} paths: log Z and best path agree.")
 
 # %% [markdown]
 # **Training** maximises $\log p(y) = s(y) - \log Z$ of the annotated paths. No backward algorithm has to be written:
@@ -860,14 +852,12 @@ show_mistakes("CRF by hand")
 # %%
 def share_in_names(sentence):
     """The share of its words that stand in gene names."""
-    return len([word for e in sentence.entities for word in words_of(sentence, e)]) / len(
-        sentence.words
-    )
+    return sum(map(len, mentions_of([sentence]))) / len(sentence.words)
 
 
 short = [s for s in test if 5 <= len(s.words) <= 14 and s.entities]
 shown = max(short or test[:1], key=share_in_names)
-gold = [by_hand.tags.index(tag) for tag in to_tags(shown)]
+annotated = [by_hand.tags.index(tag) for tag in to_tags(shown)]
 
 
 # %%
@@ -880,7 +870,7 @@ def draw_trellis(strength=1.0):
     (marginals,) = torch.autograd.grad(forward(emissions, *weights), emissions)
     figure, ax = plt.subplots(figsize=(9, 2.9))
     picture = ax.imshow(marginals.T, aspect="auto", vmin=0, vmax=1, cmap="cividis")
-    ax.plot(gold, color=COLOURS[2], linewidth=9, alpha=0.8, label="annotated")
+    ax.plot(annotated, color=COLOURS[2], linewidth=9, alpha=0.8, label="annotated")
     ax.plot(path, "-o", color="white", linewidth=2.5)
     ax.plot(path, "-o", color=COLOURS[1], label="best path")
     ax.plot(alone, "x", color="white", markersize=11, markeredgewidth=4)
@@ -889,10 +879,8 @@ def draw_trellis(strength=1.0):
     ax.set(yticks=range(3), yticklabels=by_hand.tags, xticks=range(len(path)))
     ax.set_xticklabels(shown.words, rotation=45, ha="right")
     ax.grid(False)
-    differs = f"{int((torch.tensor(path) != alone).sum())} of {len(path)} words"
-    ax.set_title(
-        f"strength {strength:g}: the path differs from single decisions at {differs}"
-    )
+    differs = f"at {int((torch.tensor(path) != alone).sum())} of {len(path)} words"
+    ax.set_title(f"strength {strength:g}: the path differs from single decisions {differs}")
     figure.colorbar(picture, label="p(tag)")
     figure.legend(loc="outside lower right", ncols=3, fontsize=8)
     return figure
@@ -906,9 +894,8 @@ for strength in strengths:
     score = evaluate(test, tag_by_hand(test, by_hand, strength), resamples=0)
     shares = dict(P=score.precision, R=score.recall, F1=score.f1)
     rows.append({name: f"{value:.1%}" for name, value in shares.items()})
-pd.DataFrame(
-    rows, index=[f"strength {strength:g}, whole test part" for strength in strengths]
-)
+names = [f"strength {strength:g}, whole test part" for strength in strengths]
+pd.DataFrame(rows, index=names)
 
 # %% [markdown]
 # **What the chain did.** Such a picture of tags over words is called a *trellis*. Its colours are the **marginals**: of
@@ -1277,7 +1264,7 @@ pd.DataFrame({"pieces": [" ".join(cut(word)[0]) for word in words]}, index=words
 # tells the head beside the vector how each word is written (small, capitals, digits inside ...).
 #
 # In training each word's scores go through a softmax by themselves. In prediction the chain of section 4, with all its
-# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. The lines below say what that is worth
+# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. The last table says what that is worth
 # against taking each word's best tag, with the two things that can be done about such a step.
 #
 # The learning rate is 2e-4, four to ten times what BERT's paper takes (appendix A.3): MiniLM is small, and the rate was
@@ -1311,9 +1298,7 @@ pd.DataFrame({"F1": {name: f"{value:.1%}" for name, value in f1.items()}})
 show_mistakes("Transformer")
 
 # %%
-short = [
-    i for i, sentence in enumerate(test) if sentence.entities and len(sentence.text) < 160
-]
+short = [i for i, s in enumerate(test) if s.entities and len(s.text) < 160]
 titles, rows = [], []
 for i in random.Random(2).sample(short, 2):
     titles += ["gold", "CRF", "Transformer"]
@@ -1417,9 +1402,8 @@ pd.DataFrame(table).T
 gm = BioTaggerGM(lists, iterations=iterations)
 climb("BioTagger-GM", gm)
 others = ("CRF", "BiLSTM-CRF", "Transformer")
-change = [
-    compare(rungs["BioTagger-GM"].predicted, rungs[name].predicted) for name in others
-]
+found = rungs["BioTagger-GM"].predicted
+change = [compare(found, rungs[name].predicted) for name in others]
 pd.DataFrame({"BioTagger-GM against it": change}, index=others)
 
 # %% [markdown]
