@@ -1572,10 +1572,10 @@ pd.DataFrame(table).T
 # **Question:** what does a point of F1 cost?
 
 # %%
-print(corpus.name, "(the own corpus stands in)" if corpus.stands_in else "", end="")
-print(", exact spans, one seed;", f"{len(test):,} test sentences,")
+stand_in = " (the own corpus stands in)" if corpus.stands_in else ""
+print(f"{corpus.name}{stand_in}, exact spans, one seed, {len(test):,} test sentences,")
 print(f"{len(train):,} training sentences unless the name says otherwise")
-ladder(rungs)
+ladder(list(rungs))
 
 # %% [markdown]
 # **Read the table with this in mind.** The rungs use dev differently. The CRFs choose nothing on it: their penalties
