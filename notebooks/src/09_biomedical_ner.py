@@ -87,6 +87,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
+# %%
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
 from utils.ner import (
     Entity,

@@ -96,6 +96,7 @@ from spacy.lang.en.stop_words import STOP_WORDS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 
+# %%
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
 from utils.ner import (
     CRFTagger,
@@ -289,6 +290,7 @@ def by_spacy(text):
     return [Token(word.idx, word.idx + len(word), word.text) for word in words]
 
 
+# %%
 def by_rules(text):
     """A run of letters and digits, or one other visible character."""
     tokens, start = [], 0
