@@ -35,14 +35,14 @@ help: ## list the commands
 
 .PHONY: run
 run: $(VENV)/.run-deps ## install, execute the diffusion notebooks on this machine, sample from the trained model
-	@$(OFFLINE) $(PY) -m utils.course.build --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(DIFFUSION))
+	@$(OFFLINE) $(PY) notebooks/build.py --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(DIFFUSION))
 	@$(OFFLINE) $(PY) -m utils.diffusion.sample $(CHECKPOINT) --n 64 --out build/samples.png
 	@echo && echo "Executed notebooks: build/notebooks" && echo "64 sampled images:  build/samples.png" \
 	&& echo "Next: \`make lab\` opens the first notebook."
 
 .PHONY: run-ner
 run-ner: $(VENV)/.run-deps ## install, execute the NER notebooks on this machine
-	@$(OFFLINE) $(PY) -m utils.course.build --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(NER))
+	@$(OFFLINE) $(PY) notebooks/build.py --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(NER))
 	@echo && echo "Executed notebooks: build/notebooks"
 
 .PHONY: lab
@@ -51,7 +51,7 @@ lab: $(VENV)/.run-deps ## open JupyterLab on notebook 01
 
 .PHONY: notebooks
 notebooks: $(VENV)/.run-deps ## rebuild the committed notebooks from notebooks/src, outputs and all
-	@$(OFFLINE) $(PY) -m utils.course.build $(NOTEBOOKS)
+	@$(OFFLINE) $(PY) notebooks/build.py $(NOTEBOOKS)
 
 .PHONY: test
 test: lint ## every test, and every notebook on the test profile
@@ -63,6 +63,7 @@ test: lint ## every test, and every notebook on the test profile
 .PHONY: lint
 lint: $(VENV)/.test-deps ## check the style of the code and of the notebooks' sources
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet . || { echo "Run: $(PY) -m ruff format ."; exit 1; }
 
 .PHONY: bench
 bench: $(VENV)/.bench-deps ## the benchmarks against other libraries, as one table (about an hour)
@@ -76,7 +77,7 @@ bench-ner: $(VENV)/.run-deps ## taggers on the biomedical corpora, as one table;
 set-repo: ## make set-repo URL=https://github.com/NAME/REPO: the public address in badges and set-up cells
 	@test -n "$(URL)" || { echo "Say where the course lives: make set-repo URL=https://github.com/NAME/REPO"; exit 2; }
 	@$(MAKE) --no-print-directory $(VENV)/.run-deps
-	@$(PY) -m utils.course.build --set-repo "$(URL)"
+	@$(PY) notebooks/build.py --set-repo "$(URL)"
 	@find $(VENV) -maxdepth 1 -name '.*-deps' -exec touch {} +  # pyproject.toml changed, its packages did not
 
 .PHONY: clean

@@ -13,8 +13,7 @@
 # %% [markdown]
 # # 02 · Positional encoding: telling the network what time it is
 #
-# [![Open In
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/02_positional_encoding.ipynb)
+# {{badge}}
 #
 # One network denoises at all thousand timesteps, so it must be told which one it is looking at. Nearly every
 # diffusion model does that with the same odd-looking vector of sines and cosines. Why that vector? And what
@@ -33,45 +32,6 @@
 # minutes on a T4 machine (not measured here).
 
 # %% tags=["setup"]
-# Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = [
-    "accelerate",
-    "ipywidgets",
-    "matplotlib",
-    "pycrfsuite",
-    "safetensors",
-    "scipy",
-    "snowballstemmer",
-    "spacy",
-    "tqdm",
-    "transformers",
-]
-
-root = next(
-    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
-    None,
-)
-if root is None:
-    root = Path.cwd() / "diffusion-ner-course"
-    if not root.exists():
-        subprocess.run(
-            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
-        )
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
-        )
-sys.path.insert(0, str(root))
-
 from utils.course import start
 
 course = start(seed=0)

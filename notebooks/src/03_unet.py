@@ -9,8 +9,7 @@
 # %% [markdown]
 # # 03 · The U-Net
 #
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/diffusion-ner-course/blob/main/notebooks/03_unet.ipynb)
+# {{badge}}
 #
 # The network that removes the noise: built by hand, with every skip accounted for.
 #
@@ -27,45 +26,6 @@
 # The GPU profile has a budget of 15 minutes on a T4 (not measured here).
 
 # %% tags=["setup"]
-# Set-up, the same in every notebook: find the course, or fetch it (on Colab, or in an empty folder).
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-REPO = os.environ.get("COURSE_REPO", "https://github.com/OWNER/diffusion-ner-course")
-NEEDED = [
-    "accelerate",
-    "ipywidgets",
-    "matplotlib",
-    "pycrfsuite",
-    "safetensors",
-    "scipy",
-    "snowballstemmer",
-    "spacy",
-    "tqdm",
-    "transformers",
-]
-
-root = next(
-    (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "utils" / "course").is_dir()),
-    None,
-)
-if root is None:
-    root = Path.cwd() / "diffusion-ner-course"
-    if not root.exists():
-        subprocess.run(
-            ["git", "clone", "--quiet", "--depth", "1", REPO, str(root)], check=True
-        )
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        packages = ["python-crfsuite" if name == "pycrfsuite" else name for name in missing]
-        subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True
-        )
-sys.path.insert(0, str(root))
-
 from utils.course import start
 
 course = start(seed=0)

@@ -1,11 +1,19 @@
 """check, hint and solution, on an exercise made here."""
 
+import linecache
 import re
+import sys
 
 import pytest
 
+import notebooks.exercises
 from utils.course import exercises
-from utils.course.exercises import Exercise, Wrong, check, grade, hint, solution
+from utils.course.exercises import check, exercise, grade, hint, solution
+
+NB90 = """
+from utils.course.exercises import Wrong, exercise
+
+TWO = 2
 
 
 def check_double(double):
@@ -14,33 +22,33 @@ def check_double(double):
             raise Wrong(f"double({x}) should be {2 * x}; yours is {double(x)}")
 
 
-DOUBLE = Exercise(
-    id="90.1",
-    title="doubling",
-    stub="def double(x):\n    raise NotImplementedError\n",
+@exercise(
+    "90.1",
+    "doubling",
+    check_double,
     hints=["Think of a sum.", "x + x"],
-    solution="def double(x):\n    return TWO * x\n",
-    entry="double",
-    check=check_double,
-    setup="TWO = 2",
 )
+def double(x):
+    # Twice.
+    return TWO * x
+
+
+TRIPLE = 3
+"""
 
 
 @pytest.fixture(autouse=True)
-def course_of_one_exercise(monkeypatch):
-    monkeypatch.setattr(exercises, "_modules", lambda: ["nb90"])
-    monkeypatch.setattr(exercises, "_load", lambda name: [DOUBLE])
+def course_of_one_exercise(monkeypatch, tmp_path):
+    (tmp_path / "nb90.py").write_text(NB90)
+    monkeypatch.setattr(notebooks.exercises, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(exercises, "EXERCISES", {})
     monkeypatch.setattr(exercises, "_hints_given", {})
+    monkeypatch.delitem(sys.modules, "notebooks.exercises.nb90", raising=False)
+    return tmp_path
 
 
-def test_any_right_answer_passes():
-    for answer in (lambda x: x + x, lambda x: 2 * x, DOUBLE.run(DOUBLE.solution)):
-        assert grade("90.1", answer)[0] is True
-
-
-def test_a_wrong_answer_is_told_which_property_breaks(capsys):
-    assert check("90.1", lambda x: x * x) is None
-    assert "double(1) should be 2; yours is 1" in capsys.readouterr().out
+def stub(x):
+    raise NotImplementedError
 
 
 def returns_none(x):
@@ -51,21 +59,41 @@ def returns_dots(x):
     return ...
 
 
-@pytest.mark.parametrize("answer", [DOUBLE.run(DOUBLE.stub), returns_none, returns_dots, None, ...])
+def in_a_cell(text):
+    """`double` of that text, as a notebook's cell would have defined it."""
+    filename, names = "<ipython-input-1-abc>", {}
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    exec(compile(text, filename, "exec"), names)
+    return names["double"]
+
+
+@pytest.mark.parametrize("answer", [lambda x: x + x, lambda x: 2 * x])
+def test_any_right_answer_passes(answer):
+    assert grade("90.1", answer)[0] is True
+
+
+def test_a_wrong_answer_is_told_which_property_breaks(capsys):
+    assert check("90.1", lambda x: x * x) is None
+    assert "double(1) should be 2; yours is 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answer", [stub, returns_none, returns_dots, None, ...])
 def test_an_untouched_stub_is_not_tried_and_raises_nothing(answer):
     passed, message = grade("90.1", answer)
     assert passed is None and "Not tried yet" in message
 
 
-def test_a_forgotten_return_is_pointed_out():
+def test_a_forgotten_return_is_pointed_out_whatever_the_check_makes_of_it():
     assert "return missing" in grade("90.1", returns_none)[1]
-    assert "return missing" not in grade("90.1", DOUBLE.run(DOUBLE.stub))[1]
+    assert "return missing" not in grade("90.1", stub)[1]
+    exercise("90.2", "one that is content with None", lambda answer: answer(1), hints=[])(stub)
+    passed, message = grade("90.2", returns_none)
+    assert passed is None and "return missing" in message
 
 
 def test_an_error_in_the_answer_is_a_message_with_its_line():
-    passed, message = grade("90.1", DOUBLE.run("def double(x):\n    y = x\n    return 1 / 0\n"))
+    passed, message = grade("90.1", in_a_cell("def double(x):\n    y = x\n    return 1 / 0\n"))
     assert passed is False
-    # The line is the learner's, counted without the setup that runs before it.
     assert re.search(r"your code raised ZeroDivisionError: .*\n.*line 3: return 1 / 0", message)
 
 
@@ -74,14 +102,13 @@ def test_an_answer_that_the_check_cannot_call():
     assert passed is False and "could not use your answer. TypeError" in message
 
 
-def test_a_failed_assertion_of_a_check_is_a_wrong_answer(monkeypatch):
+def test_a_failed_assertion_of_a_check_is_a_wrong_answer():
     def check_by_assertion(double):
         # As torch.testing.assert_close does.
         raise AssertionError("Tensor-likes are not close!")
 
-    broken = Exercise(**{**vars(DOUBLE), "check": check_by_assertion})
-    monkeypatch.setattr(exercises, "_load", lambda name: [broken])
-    passed, message = grade("90.1", lambda x: 5)
+    exercise("90.2", "doubling again", check_by_assertion, hints=[])(stub)
+    passed, message = grade("90.2", lambda x: 5)
     assert passed is False and message.endswith("Tensor-likes are not close!")
 
 
@@ -107,9 +134,10 @@ def test_each_call_gives_the_next_hint(capsys):
     assert ["last hint" in text for text in texts] == [False, False, True, True]
 
 
-def test_solution_prints_code_that_passes(capsys):
+def test_solution_prints_the_function_and_nothing_around_it(capsys):
     solution("90.1")
-    assert grade("90.1", DOUBLE.run(capsys.readouterr().out))[0] is True
+    printed = capsys.readouterr().out
+    assert printed == "# One answer to exercise 90.1, doubling\ndef double(x):\n    # Twice.\n    return TWO * x\n"
 
 
 @pytest.mark.parametrize("call", [lambda k: check(k, None), hint, solution])
@@ -119,12 +147,6 @@ def test_an_unknown_id_lists_the_known_ones(call, unknown):
         call(unknown)
 
 
-def test_a_file_that_is_broken_does_not_break_the_others(monkeypatch):
-    def load(name):
-        if name == "nb91":
-            raise SyntaxError(name)
-        return [DOUBLE]
-
-    monkeypatch.setattr(exercises, "_modules", lambda: ["nb90", "nb91"])
-    monkeypatch.setattr(exercises, "_load", load)
+def test_a_file_that_is_broken_does_not_break_the_others(course_of_one_exercise):
+    (course_of_one_exercise / "nb91.py").write_text("def (")
     assert grade("90.1", lambda x: 2 * x)[0] is True

@@ -1,30 +1,14 @@
 """Exercises of notebook 03, the U-Net."""
 
-import inspect
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.course.exercises import Exercise, Wrong
+from utils.course.exercises import Wrong, exercise
 
 # -- 03.1 ------------------------------------------------------------------------------------------
-
-DEPTH_TO_SPACE_STUB = '''\
-def depth_to_space(x, r):
-    """Undo the stem: (B, C*r*r, H, W) -> (B, C, H*r, W*r), by reshape and permute."""
-    raise NotImplementedError
-'''
-
-DEPTH_TO_SPACE_SOLUTION = """\
-def depth_to_space(x, r):
-    b, c, h, w = x.shape
-    x = x.reshape(b, c // r**2, r, r, h, w)  # b c i j h w: i is the row, j the column inside a patch
-    x = x.permute(0, 1, 4, 2, 5, 3)          # b c h i w j
-    return x.reshape(b, c // r**2, h * r, w * r)
-"""
 
 
 def check_depth_to_space(answer: Callable[[Tensor, int], Tensor]) -> None:
@@ -56,21 +40,25 @@ def _swapped(folded: Tensor, r: int) -> Tensor:
     return x.reshape(b, c // r**2, h * r, w * r)
 
 
+@exercise(
+    "03.1",
+    "unfold the stem",
+    check_depth_to_space,
+    hints=[
+        "Run the steps of space_to_depth backwards. Its last reshape joined c, i and j: split them first.",
+        "Split the channels to (b, c, r, r, h, w). Which order of axes must you have for the last reshape to "
+        "join h with i to a height, and w with j to a width?",
+        "x.reshape(b, c // r**2, r, r, h, w).permute(0, 1, 4, 2, 5, 3), then one more reshape.",
+    ],
+)
+def depth_to_space(x, r):
+    b, c, h, w = x.shape
+    x = x.reshape(b, c // r**2, r, r, h, w)  # b c i j h w: i is the row, j the column inside a patch
+    x = x.permute(0, 1, 4, 2, 5, 3)  # b c h i w j
+    return x.reshape(b, c // r**2, h * r, w * r)
+
+
 # -- 03.2 ------------------------------------------------------------------------------------------
-
-CONV_MACS_STUB = '''\
-def conv_multiply_adds(in_channels, out_channels, kernel, stride, padding, height, width):
-    """Multiply-adds of a square convolution on one image of in_channels x height x width (no bias)."""
-    raise NotImplementedError
-'''
-
-CONV_MACS_SOLUTION = """\
-def conv_multiply_adds(in_channels, out_channels, kernel, stride, padding, height, width):
-    out_height = (height + 2 * padding - kernel) // stride + 1
-    out_width = (width + 2 * padding - kernel) // stride + 1
-    each_output_value = in_channels * kernel**2
-    return out_channels * out_height * out_width * each_output_value
-"""
 
 
 def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
@@ -101,22 +89,24 @@ def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
         raise Wrong(f"{named}: expected {expected:,}, you return {float(seen):,.0f}")
 
 
+@exercise(
+    "03.2",
+    "count multiply-adds",
+    check_conv_multiply_adds,
+    hints=[
+        "Count output values first, then multiply-adds for each.",
+        "One output value sums over kernel x kernel positions and all input channels.",
+        "The output is (height + 2 * padding - kernel) // stride + 1 high; the width likewise.",
+    ],
+)
+def conv_multiply_adds(in_channels, out_channels, kernel, stride, padding, height, width):
+    out_height = (height + 2 * padding - kernel) // stride + 1
+    out_width = (width + 2 * padding - kernel) // stride + 1
+    each_output_value = in_channels * kernel**2
+    return out_channels * out_height * out_width * each_output_value
+
+
 # -- 03.3 ------------------------------------------------------------------------------------------
-
-RECEPTIVE_FIELD_STUB = '''\
-def receptive_field(layers):
-    """Width in input pixels of what one output value sees, for a list of (kernel, stride)."""
-    raise NotImplementedError
-'''
-
-RECEPTIVE_FIELD_SOLUTION = """\
-def receptive_field(layers):
-    size, jump = 1, 1  # jump: how many input pixels lie between two neighbours at this depth
-    for kernel, stride in layers:
-        size += (kernel - 1) * jump
-        jump *= stride
-    return size
-"""
 
 
 def check_receptive_field(answer: Callable[[list[tuple[int, int]]], int]) -> None:
@@ -147,38 +137,27 @@ def _measured_field(layers: list[tuple[int, int]]) -> int:
     return int((x.grad != 0).sum())
 
 
+@exercise(
+    "03.3",
+    "receptive field",
+    check_receptive_field,
+    hints=[
+        "Go through the layers in order and keep two numbers: the size so far, and the distance in input "
+        "pixels between two neighbouring values at this depth.",
+        "A layer with kernel k adds (k - 1) of these distances. When does its stride count, for itself or "
+        "for the layers behind it?",
+        "size += (kernel - 1) * jump; then jump *= stride.",
+    ],
+)
+def receptive_field(layers):
+    size, jump = 1, 1  # jump: how many input pixels lie between two neighbours at this depth
+    for kernel, stride in layers:
+        size += (kernel - 1) * jump
+        jump *= stride
+    return size
+
+
 # -- 03.4 ------------------------------------------------------------------------------------------
-
-UP_WIDTHS_STUB = '''\
-def up_widths(channels, multipliers, blocks):
-    """in_channels of every residual block on the way up, in the order they run.
-
-    Down: the stem's output is pushed (width `channels`); then each level pushes after each of its
-    `blocks` blocks (width channels * multiplier), and again after its downsampling, which the last
-    level has not and which keeps the width. Up: each level, last one first, has blocks + 1 blocks;
-    each pops one skip. Upsampling gives the next level's width.
-    """
-    raise NotImplementedError
-'''
-
-UP_WIDTHS_SOLUTION = """\
-def up_widths(channels, multipliers, blocks):
-    widths = [channels * m for m in multipliers]
-    skips = [channels]
-    for level, width in enumerate(widths):
-        skips += [width] * blocks
-        if level < len(widths) - 1:
-            skips.append(width)  # behind the downsampling
-    x, result = widths[-1], []   # x: the width of what comes from below
-    for level in reversed(range(len(widths))):
-        for _ in range(blocks + 1):
-            result.append(x + skips.pop())
-            x = widths[level]
-        if level > 0:
-            x = widths[level - 1]
-    assert not skips             # every skip that was pushed is popped
-    return result
-"""
 
 
 def check_up_widths(answer: Callable[[int, tuple[int, ...], int], list[int]]) -> None:
@@ -219,34 +198,30 @@ def _up_widths(channels: int, multipliers: tuple[int, ...], blocks: int) -> list
     return result
 
 
-def _exercise(number: int, title: str, stub: str, solution: str, check: Any, hints: list[str]) -> Exercise:
-    entry = stub.split("(")[0].removeprefix("def ")
-    return Exercise(f"03.{number}", title, stub, [inspect.cleandoc(h) for h in hints], solution, entry, check)
-
-
-EXERCISES = [
-    _exercise(1, "unfold the stem", DEPTH_TO_SPACE_STUB, DEPTH_TO_SPACE_SOLUTION, check_depth_to_space, [
-        "Run the steps of space_to_depth backwards. Its last reshape joined c, i and j: split them first.",
-        "Split the channels to (b, c, r, r, h, w). Which order of axes must you have for the last reshape to "
-        "join h with i to a height, and w with j to a width?",
-        "x.reshape(b, c // r**2, r, r, h, w).permute(0, 1, 4, 2, 5, 3), then one more reshape.",
-    ]),
-    _exercise(2, "count multiply-adds", CONV_MACS_STUB, CONV_MACS_SOLUTION, check_conv_multiply_adds, [
-        "Count output values first, then multiply-adds for each.",
-        "One output value sums over kernel x kernel positions and all input channels.",
-        "The output is (height + 2 * padding - kernel) // stride + 1 high; the width likewise.",
-    ]),
-    _exercise(3, "receptive field", RECEPTIVE_FIELD_STUB, RECEPTIVE_FIELD_SOLUTION, check_receptive_field, [
-        "Go through the layers in order and keep two numbers: the size so far, and the distance in input "
-        "pixels between two neighbouring values at this depth.",
-        "A layer with kernel k adds (k - 1) of these distances. When does its stride count, for itself or "
-        "for the layers behind it?",
-        "size += (kernel - 1) * jump; then jump *= stride.",
-    ]),
-    _exercise(4, "account for every skip", UP_WIDTHS_STUB, UP_WIDTHS_SOLUTION, check_up_widths, [
+@exercise(
+    "03.4",
+    "account for every skip",
+    check_up_widths,
+    hints=[
         "Write the way down first: a list of the widths pushed, beginning with the stem's.",
         "On the way up keep the width of what comes from below; a block takes that plus skips.pop().",
         "The first block of a level gets the width that upsampling made; the others get the level's own "
         "width. At the end the list of skips must be empty.",
-    ]),
-]  # fmt: skip
+    ],
+)
+def up_widths(channels, multipliers, blocks):
+    widths = [channels * m for m in multipliers]
+    skips = [channels]
+    for level, width in enumerate(widths):
+        skips += [width] * blocks
+        if level < len(widths) - 1:
+            skips.append(width)  # behind the downsampling
+    x, result = widths[-1], []  # x: the width of what comes from below
+    for level in reversed(range(len(widths))):
+        for _ in range(blocks + 1):
+            result.append(x + skips.pop())
+            x = widths[level]
+        if level > 0:
+            x = widths[level - 1]
+    assert not skips  # every skip that was pushed is popped
+    return result

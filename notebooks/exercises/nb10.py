@@ -2,7 +2,9 @@
 
 import re
 
-from utils.course.exercises import Exercise, Wrong
+from utils.course.exercises import Wrong, exercise
+from utils.ner.abbreviations import match_long_form
+from utils.ner.features import GREEK
 
 
 def _show(value: object) -> str:
@@ -12,26 +14,6 @@ def _show(value: object) -> str:
 
 # -- 10.1 --------------------------------------------------------------------------------------------------
 
-STUB_1 = '''\
-def align_words(text, words):
-    """[(start, end)] with text[start:end] == word for each of the words, which come in order."""
-    raise NotImplementedError
-'''
-
-SOLUTION_1 = '''\
-def align_words(text, words):
-    """[(start, end)] with text[start:end] == word for each of the words, which come in order."""
-    spans, place = [], 0
-    for word in words:
-        # Only white space may stand between two words: anything else would be text that got lost.
-        while place < len(text) and text[place].isspace():
-            place += 1
-        if not text.startswith(word, place):
-            raise ValueError(f"word {word!r} is not at {place}, where the text goes on {text[place:place + 20]!r}")
-        spans.append((place, place + len(word)))
-        place += len(word)
-    return spans
-'''
 
 ALIGNED = [
     ("IL-2 binds IL-2R.", ["IL", "-", "2", "binds", "IL", "-", "2R", "."]),
@@ -71,28 +53,31 @@ def check_align_words(function) -> None:
         raise Wrong(f"{text!r} with {words} should raise ValueError ({reason}); got {_show(spans)}")
 
 
+@exercise(
+    "10.1",
+    "where are the words?",
+    check_align_words,
+    hints=[
+        "Keep one number, the place where the last word ended, and go on from there.",
+        "Skip white space, and nothing else: text.find(word, place) would jump over text that belongs to no word.",
+        "text.startswith(word, place) says whether the word is there.",
+    ],
+)
+def align_words(text, words):
+    spans, place = [], 0
+    for word in words:
+        # Only white space may stand between two words: anything else would be text that got lost.
+        while place < len(text) and text[place].isspace():
+            place += 1
+        if not text.startswith(word, place):
+            raise ValueError(f"word {word!r} is not at {place}, where the text goes on {text[place : place + 20]!r}")
+        spans.append((place, place + len(word)))
+        place += len(word)
+    return spans
+
+
 # -- 10.2 --------------------------------------------------------------------------------------------------
 
-STUB_2 = '''\
-def spell(word, vocabulary):
-    """The pieces of a word by WordPiece, or ["[UNK]"]."""
-    raise NotImplementedError
-'''
-
-SOLUTION_2 = '''\
-def spell(word, vocabulary):
-    """The pieces of a word by WordPiece, or ["[UNK]"]."""
-    pieces, start = [], 0
-    while start < len(word):
-        mark = "##" if start else ""
-        lengths = range(len(word), start, -1)
-        end = next((end for end in lengths if mark + word[start:end] in vocabulary), None)
-        if end is None:
-            return ["[UNK]"]
-        pieces.append(mark + word[start:end])
-        start = end
-    return pieces
-'''
 
 VOCABULARY = {"a", "am", "amino", "##i", "##ino", "##no", "phe", "##phe", "##nol", "##n", "##ol", "in", "##in", "##o"}
 SPELLED = {
@@ -127,22 +112,32 @@ def check_spell(function) -> None:
         raise Wrong(f"{word!r} should be {expected}, the longest piece first; got {seen}")
 
 
+@exercise(
+    "10.2",
+    "spelling by WordPiece",
+    check_spell,
+    hints=[
+        "From each place try the longest end first: end = len(word), len(word) - 1, ...",
+        "A piece that does not begin the word is looked up with ## before it, and so is in another place of the "
+        "vocabulary than the same letters at the beginning.",
+        'If no end fits, return ["[UNK]"] at once, whatever was found before.',
+    ],
+)
+def spell(word, vocabulary):
+    pieces, start = [], 0
+    while start < len(word):
+        mark = "##" if start else ""
+        lengths = range(len(word), start, -1)
+        end = next((end for end in lengths if mark + word[start:end] in vocabulary), None)
+        if end is None:
+            return ["[UNK]"]
+        pieces.append(mark + word[start:end])
+        start = end
+    return pieces
+
+
 # -- 10.3 --------------------------------------------------------------------------------------------------
 
-STUB_3 = '''\
-def lower_with_origin(text):
-    """text.lower(), and for each of its characters the index in `text` of the one it came from."""
-    raise NotImplementedError
-'''
-
-SOLUTION_3 = '''\
-def lower_with_origin(text):
-    """text.lower(), and for each of its characters the index in `text` of the one it came from."""
-    # Only a Greek capital sigma looks at its neighbours: at the end of a word it becomes another letter. One letter
-    # either way, so the lengths of the single letters are right.
-    origin = [k for k, letter in enumerate(text) for _ in letter.lower()]
-    return text.lower(), origin
-'''
 
 LOWERED = ["IL-2Rα", "İL-2 binds İ", "", "ΟΔΟΣ NF-ΚB", "e\u0301 E\u0301", "Straße"]
 
@@ -167,27 +162,25 @@ def check_lower(function) -> None:
             )
 
 
+@exercise(
+    "10.3",
+    "lower case that keeps offsets",
+    check_lower,
+    hints=[
+        "For each letter, how many characters does letter.lower() have? So often its index is repeated.",
+        "[k for k, letter in enumerate(text) for _ in letter.lower()] is the list of indices.",
+        'Lower the whole text for the first result: "ΟΔΟΣ".lower() ends in ς, which "Σ".lower() does not give.',
+    ],
+)
+def lower_with_origin(text):
+    # Only a Greek capital sigma looks at its neighbours: at the end of a word it becomes another letter. One letter
+    # either way, so the lengths of the single letters are right.
+    origin = [k for k, letter in enumerate(text) for _ in letter.lower()]
+    return text.lower(), origin
+
+
 # -- 10.4 --------------------------------------------------------------------------------------------------
 
-STUB_4 = '''\
-def greek_long_form(short, before):
-    """As match_long_form, but a Greek letter and its name ("β", "beta") are the same."""
-    raise NotImplementedError
-'''
-
-SOLUTION_4 = '''\
-def greek_long_form(short, before):
-    """As match_long_form, but a Greek letter and its name ("β", "beta") are the same."""
-    spelt, origin = "", []
-    for k, letter in enumerate(before):
-        part = GREEK.get(letter.lower(), letter)
-        spelt += part
-        origin += [k] * len(part)
-    # The whole name "beta" in the short form would be asked for letter by letter, which is harmless: in the long form
-    # it now stands letter by letter too.
-    start = match_long_form("".join(GREEK.get(letter.lower(), letter) for letter in short), spelt)
-    return None if start is None else origin[start]
-'''
 
 GREEK_CASES = [
     ("TGF-β", "the transforming growth factor beta", 4),
@@ -229,60 +222,24 @@ def _moved(before: str, expected: int) -> str:
     return ""
 
 
-EXERCISES = [
-    Exercise(
-        "10.1",
-        "where are the words?",
-        STUB_1,
-        [
-            "Keep one number, the place where the last word ended, and go on from there.",
-            "Skip white space, and nothing else: text.find(word, place) would jump over text that belongs to no word.",
-            "text.startswith(word, place) says whether the word is there.",
-        ],
-        SOLUTION_1,
-        "align_words",
-        check_align_words,
-    ),
-    Exercise(
-        "10.2",
-        "spelling by WordPiece",
-        STUB_2,
-        [
-            "From each place try the longest end first: end = len(word), len(word) - 1, ...",
-            "A piece that does not begin the word is looked up with ## before it, and so is in another place of the "
-            "vocabulary than the same letters at the beginning.",
-            'If no end fits, return ["[UNK]"] at once, whatever was found before.',
-        ],
-        SOLUTION_2,
-        "spell",
-        check_spell,
-    ),
-    Exercise(
-        "10.3",
-        "lower case that keeps offsets",
-        STUB_3,
-        [
-            "For each letter, how many characters does letter.lower() have? So often its index is repeated.",
-            "[k for k, letter in enumerate(text) for _ in letter.lower()] is the list of indices.",
-            'Lower the whole text for the first result: "ΟΔΟΣ".lower() ends in ς, which "Σ".lower() does not give.',
-        ],
-        SOLUTION_3,
-        "lower_with_origin",
-        check_lower,
-    ),
-    Exercise(
-        "10.4",
-        "a Greek letter and its name",
-        STUB_4,
-        [
-            "Spell out every Greek letter on both sides, then match_long_form does the rest.",
-            "What it returns counts characters of the spelt-out text. Build, beside that text, a list that has for "
-            "each of its characters the index in `before`.",
-            "GREEK.get(letter.lower(), letter) spells one letter; its index is repeated len(part) times.",
-        ],
-        SOLUTION_4,
-        "greek_long_form",
-        check_greek_long_form,
-        setup="from utils.ner.abbreviations import match_long_form\nfrom utils.ner.features import GREEK",
-    ),
-]
+@exercise(
+    "10.4",
+    "a Greek letter and its name",
+    check_greek_long_form,
+    hints=[
+        "Spell out every Greek letter on both sides, then match_long_form does the rest.",
+        "What it returns counts characters of the spelt-out text. Build, beside that text, a list that has for "
+        "each of its characters the index in `before`.",
+        "GREEK.get(letter.lower(), letter) spells one letter; its index is repeated len(part) times.",
+    ],
+)
+def greek_long_form(short, before):
+    spelt, origin = "", []
+    for k, letter in enumerate(before):
+        part = GREEK.get(letter.lower(), letter)
+        spelt += part
+        origin += [k] * len(part)
+    # The whole name "beta" in the short form would be asked for letter by letter, which is harmless: in the long form
+    # it now stands letter by letter too.
+    start = match_long_form("".join(GREEK.get(letter.lower(), letter) for letter in short), spelt)
+    return None if start is None else origin[start]

@@ -3,11 +3,38 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
 
 import jupytext
 from nbformat import NotebookNode
 
+ROOT = Path(__file__).resolve().parents[1]
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{slug}/blob/main/notebooks/{stem}.ipynb)"
+)
+# What a source's set-up cell begins with once it is a notebook. Its own lines come last: `course = start(seed=0)`.
+SETUP = """\
+# Set-up: find the course in this folder or above it; elsewhere (on Colab, say) fetch it.
+import sys
+from pathlib import Path
+
+here, url = Path.cwd(), "ADDRESS"
+root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
+if root is None:
+    root = here / "diffusion-ner-course"
+    if not root.exists():
+        !git clone --quiet --depth 1 {url} "{root}"
+    %pip install --quiet PACKAGES
+sys.path.insert(0, str(root))
+
+import utils
+
+assert root in Path(utils.__file__).parents, f"rename {utils.__file__}: it hides the course"
+"""
+# What the notebooks need and a machine with PyTorch and Jupyter may lack. Never torch or numpy: other versions than
+# Colab's own would break its GPU set-up.
+DIFFUSION = "accelerate safetensors"
+NER = "python-crfsuite snowballstemmer spacy transformers"
 WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "[A control appears here when the cell is run.]"
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -20,12 +47,17 @@ def source_sha256(path: Path) -> str:
 
 
 def convert(source: Path) -> NotebookNode:
-    """The notebook of one source, not executed, with cell ids made from its number and the cells' places."""
+    """The notebook of one source, not executed, with badge, set-up cell, and ids made from the cells' places."""
     notebook = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
-    number = source.name[:2]
+    number, url = source.name[:2], repository(source.parents[2])
+    badge = BADGE.format(slug=url.removeprefix("https://github.com/"), stem=source.stem)
     for k, cell in enumerate(notebook.cells):
         cell.id = f"nb{number}-{k:03d}"
         cell.metadata = {name: value for name, value in cell.metadata.items() if name == "tags"}
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("{{badge}}", badge)
+        elif "setup" in cell.metadata.get("tags", []):
+            cell.source = setup_cell(number, url) + cell.source
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.metadata = NotebookNode(
         accelerator="GPU",
@@ -37,6 +69,17 @@ def convert(source: Path) -> NotebookNode:
     return notebook
 
 
+def setup_cell(number: str, url: str) -> str:
+    """What the set-up cell of that notebook begins with; the same in all notebooks of a track."""
+    return SETUP.replace("ADDRESS", url).replace("PACKAGES", DIFFUSION if number < "09" else NER)
+
+
+def repository(root: Path = ROOT) -> str:
+    """The course's public address, as [project.urls] in pyproject.toml has it."""
+    # Python 3.10 has no tomllib; one line is all that is read.
+    return re.search(r'^Repository = "(.+)"', (root / "pyproject.toml").read_text("utf-8"), re.MULTILINE).group(1)
+
+
 def clean(notebook: NotebookNode) -> None:
     """Remove from the outputs what differs between runs or shows only where the kernel runs. In place."""
     notebook.metadata.pop("widgets", None)
@@ -44,18 +87,18 @@ def clean(notebook: NotebookNode) -> None:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
             # Merged before too: a line end may have come as a piece of its own, and alone it would look empty.
-            outputs = _merge_streams(cell.outputs)
-            cell.outputs = _merge_streams([kept for output in outputs if (kept := _clean_output(output))])
+            outputs = merge_streams(cell.outputs)
+            cell.outputs = merge_streams([kept for output in outputs if (kept := clean_output(output))])
 
 
-def _clean_output(output: NotebookNode) -> NotebookNode | None:
+def clean_output(output: NotebookNode) -> NotebookNode | None:
     """The output without progress bars, terminal colours and live controls; None if nothing is left."""
     if output.output_type == "stream":
         output.text = clean_text(output.text)
         return output if output.text.strip() else None
     data = output.get("data", {})
     if WIDGET_TYPE in data:
-        if PROGRESS_BAR.search(_text(data.get("text/plain", ""))):
+        if PROGRESS_BAR.search(data.get("text/plain", "")):
             return None
         output.data = NotebookNode({"text/plain": WIDGET_TEXT})
     return output
@@ -63,22 +106,18 @@ def _clean_output(output: NotebookNode) -> NotebookNode | None:
 
 def clean_text(text: str) -> str:
     """Printed text as a terminal would leave it: after a carriage return the line begins anew."""
-    lines = ANSI.sub("", _text(text)).replace("\r\n", "\n").split("\n")
+    lines = ANSI.sub("", text).replace("\r\n", "\n").split("\n")
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines]
     return "\n".join(line for line in lines if not PROGRESS_BAR.search(line))
 
 
-def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """Neighbouring pieces of the same stream as one: where they were cut is a matter of chance."""
     merged: list[NotebookNode] = []
     for output in outputs:
-        last = merged[-1] if merged else None
-        if last is not None and output.output_type == "stream" == last.output_type and output.name == last.name:
+        last = merged[-1] if merged else {}
+        if output.output_type == "stream" and last.get("name") == output.name:
             last.text += output.text
         else:
             merged.append(output)
     return merged
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "".join(value)

@@ -5,40 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from utils.course.exercises import Exercise, Wrong
-
-SETUP = "import numpy as np"
-
-
-def _as_number(value, what: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise Wrong(f"{what} should be a number, got {value!r}") from error
-    if not np.isfinite(number):
-        raise Wrong(f"{what} should be a finite number, got {number}")
-    return number
-
+from notebooks.exercises import as_number
+from utils.course.exercises import Wrong, exercise
 
 # -- 12.1 ------------------------------------------------------------------------------------------
 
-ONE_END_STUB = '''\
-def one_end_correct(gold, predicted, end):
-    """How many predictions can be paired with a gold mention of the same type and the same `end`.
-
-    gold, predicted: sets of (start, end, type) of one sentence. end: "left" compares starts, "right" ends.
-    """
-    raise NotImplementedError'''
-
-ONE_END_SOLUTION = """\
-def one_end_correct(gold, predicted, end):
-    side = {"left": 0, "right": 1}[end]
-    free, correct = [(span[side], span[2]) for span in gold], 0
-    for span in predicted:
-        if (span[side], span[2]) in free:
-            free.remove((span[side], span[2]))  # a gold mention pays once
-            correct += 1
-    return correct"""
 
 SENTENCES = [  # gold, predicted
     ({(0, 5, "X")}, {(0, 5, "X")}),
@@ -59,7 +30,7 @@ def check_one_end(one_end_correct: Callable) -> None:
     for gold, predicted in SENTENCES:
         for side, end in enumerate(["left", "right"]):
             answer = one_end_correct(set(gold), set(predicted), end)
-            seen = _as_number(answer, "the number of correct predictions")
+            seen = as_number(answer, "the number of correct predictions")
             counts = [Counter((span[side], span[2]) for span in spans) for spans in (gold, predicted)]
             right = (counts[0] & counts[1]).total()
             if seen == right:
@@ -76,27 +47,27 @@ def check_one_end(one_end_correct: Callable) -> None:
             raise Wrong(case)
 
 
+@exercise(
+    "12.1",
+    "right at one end",
+    check_one_end,
+    hints=[
+        "Reduce every span to what is compared: one of its ends, and its type. Two spans may then look alike.",
+        "Go through the predictions and strike out the gold mention that each one takes; or count with a Counter: "
+        "of each pair the smaller of the two counts is correct.",
+    ],
+)
+def one_end_correct(gold, predicted, end):
+    side = {"left": 0, "right": 1}[end]
+    free, correct = [(span[side], span[2]) for span in gold], 0
+    for span in predicted:
+        if (span[side], span[2]) in free:
+            free.remove((span[side], span[2]))  # a gold mention pays once
+            correct += 1
+    return correct
+
+
 # -- 12.2 ------------------------------------------------------------------------------------------
-
-PAIRED_STUB = '''\
-def paired_interval(first, second, draws, confidence=0.95):
-    """(low, high): percentile interval of F1 of `second` minus F1 of `first`, in percentage points.
-
-    first, second: arrays (sentences, 3), counts (correct, predicted, gold) of two taggers on the same sentences.
-    draws: whole numbers (draws, sentences), row k the sentences of the k-th resampled test set. F1 is 0 where
-    nothing is predicted and nothing is gold. Quantiles are those of np.quantile.
-    """
-    raise NotImplementedError'''
-
-PAIRED_SOLUTION = """\
-def paired_interval(first, second, draws, confidence=0.95):
-    def f1(rows):
-        correct, predicted, gold = np.moveaxis(rows[draws].sum(1), -1, 0)
-        below = predicted + gold
-        return np.divide(2 * correct, below, out=np.zeros(len(draws)), where=below > 0)
-
-    outside = (1 - confidence) / 2
-    return tuple(100 * np.quantile(f1(second) - f1(first), [outside, 1 - outside]))"""
 
 
 def _two_taggers(seed: int, sentences: int) -> tuple[np.ndarray, np.ndarray]:
@@ -124,10 +95,8 @@ def check_paired(paired_interval: Callable) -> None:
         outside = (1 - confidence) / 2
         right = 100 * np.quantile(gaps, [outside, 1 - outside])
         answer = paired_interval(first.copy(), second.copy(), draws.copy(), confidence)
-        if answer is None:
-            return  # the caller says so
         try:
-            seen = np.array([_as_number(one, "each end of the interval") for one in answer])
+            seen = np.array([as_number(one, "each end of the interval") for one in answer])
         except TypeError as error:
             raise Wrong(f"the result should be two numbers, got {answer!r}") from error
         if seen.shape != (2,):
@@ -156,24 +125,28 @@ def _explain_interval(seen, right, first, second, draws, outside) -> None:
     raise Wrong(f"expected {right.round(3).tolist()} percentage points, yours are {seen.round(3).tolist()}")
 
 
+@exercise(
+    "12.2",
+    "is the difference real?",
+    check_paired,
+    hints=[
+        "rows[draws] has shape (draws, sentences, 3). Sum over the sentences first, then take F1 of the sums.",
+        "Both taggers with the same row of draws: one difference for each resampled test set, then its quantiles.",
+        "outside = (1 - confidence) / 2; np.quantile(differences, [outside, 1 - outside]), times 100. Where "
+        "nothing is predicted and nothing gold, F1 is 0, not a division by 0.",
+    ],
+)
+def paired_interval(first, second, draws, confidence=0.95):
+    def f1(rows):
+        correct, predicted, gold = np.moveaxis(rows[draws].sum(1), -1, 0)
+        below = predicted + gold
+        return np.divide(2 * correct, below, out=np.zeros(len(draws)), where=below > 0)
+
+    outside = (1 - confidence) / 2
+    return tuple(100 * np.quantile(f1(second) - f1(first), [outside, 1 - outside]))
+
+
 # -- 12.3 ------------------------------------------------------------------------------------------
-
-DEBIASED_STUB = '''\
-def debiased_squared_error(confidence, right, bins):
-    """Squared calibration error without the part that is due to chance; it can be negative.
-
-    confidence: (n,) in [0, 1]. right: (n,) booleans. bins: list of index arrays, each index in one of them, at least
-    two in each.
-    """
-    raise NotImplementedError'''
-
-DEBIASED_SOLUTION = """\
-def debiased_squared_error(confidence, right, bins):
-    total = 0.0
-    for b in bins:
-        acc, conf = right[b].mean(), confidence[b].mean()
-        total += len(b) * ((acc - conf) ** 2 - acc * (1 - acc) / (len(b) - 1))
-    return total / len(confidence)"""
 
 
 def _squared_error(confidence, right, bins, chance: Callable) -> float:
@@ -199,7 +172,7 @@ def check_debiased(debiased_squared_error: Callable) -> None:
     cases.append((confidence, np.arange(30) < 21, [np.arange(30)]))  # exactly 70% right: negative
     for confidence, right, bins in cases:
         answer = debiased_squared_error(confidence.copy(), right.copy(), [b.copy() for b in bins])
-        seen = _as_number(answer, "the result")
+        seen = as_number(answer)
         expected = _squared_error(confidence, right, bins, lambda p, n: p * (1 - p) / (n - 1))
         if np.isclose(seen, expected, rtol=1e-6, atol=1e-12):
             continue
@@ -214,27 +187,25 @@ def check_debiased(debiased_squared_error: Callable) -> None:
         raise Wrong(f"{len(confidence)} predictions in {len(bins)} bins: {expected:.6f} expected, yours is {seen:.6f}")
 
 
+@exercise(
+    "12.3",
+    "calibration without the bias",
+    check_debiased,
+    hints=[
+        "For each index array b: acc = right[b].mean() and conf = confidence[b].mean().",
+        "Weigh each bin by len(b) / len(confidence); subtract acc * (1 - acc) / (len(b) - 1) inside the bracket.",
+    ],
+)
+def debiased_squared_error(confidence, right, bins):
+    total = 0.0
+    for b in bins:
+        acc, conf = right[b].mean(), confidence[b].mean()
+        total += len(b) * ((acc - conf) ** 2 - acc * (1 - acc) / (len(b) - 1))
+    return total / len(confidence)
+
+
 # -- 12.4 ------------------------------------------------------------------------------------------
 
-GROUPS_STUB = '''\
-def groups_that_share(sentences, length):
-    """Groups of sentences that hang together by shared runs of `length` words, directly or through others.
-
-    sentences: list of lists of words. Returns a list of sets of sentence numbers; every number is in exactly one.
-    """
-    raise NotImplementedError'''
-
-GROUPS_SOLUTION = """\
-def groups_that_share(sentences, length):
-    groups, of_run = [{k} for k in range(len(sentences))], {}
-    for k, words in enumerate(sentences):
-        for i in range(len(words) - length + 1):
-            other = of_run.setdefault(tuple(words[i : i + length]), k)
-            if groups[other] is not groups[k]:
-                groups[k] |= groups[other]
-                for member in groups[k]:
-                    groups[member] = groups[k]
-    return [group for k, group in enumerate(groups) if k == min(group)]"""
 
 TEXTS = [
     ("a b c d", "x a b c", "p q r s", "q r s t", "e f"),
@@ -268,8 +239,6 @@ def check_groups(groups_that_share: Callable) -> None:
         cases.append(([list(generator.choice(list("abcdef"), generator.integers(0, 7))) for _ in range(14)], 3))
     for sentences, length in cases:
         answer = groups_that_share([list(words) for words in sentences], length)
-        if answer is None:
-            return  # the caller says so
         given = [k for group in answer for k in group]
         if sorted(given) != list(range(len(sentences))):
             raise Wrong(f"each number below {len(sentences)} should be in exactly one group, got {sorted(given)}")
@@ -282,62 +251,24 @@ def check_groups(groups_that_share: Callable) -> None:
             )
 
 
-EXERCISES = [
-    Exercise(
-        id="12.1",
-        title="right at one end",
-        stub=ONE_END_STUB,
-        hints=[
-            "Reduce every span to what is compared: one of its ends, and its type. Two spans may then look alike.",
-            "Go through the predictions and strike out the gold mention that each one takes; or count with a Counter: "
-            "of each pair the smaller of the two counts is correct.",
-        ],
-        solution=ONE_END_SOLUTION,
-        entry="one_end_correct",
-        check=check_one_end,
-        setup=SETUP,
-    ),
-    Exercise(
-        id="12.2",
-        title="is the difference real?",
-        stub=PAIRED_STUB,
-        hints=[
-            "rows[draws] has shape (draws, sentences, 3). Sum over the sentences first, then take F1 of the sums.",
-            "Both taggers with the same row of draws: one difference for each resampled test set, then its quantiles.",
-            "outside = (1 - confidence) / 2; np.quantile(differences, [outside, 1 - outside]), times 100. Where "
-            "nothing is predicted and nothing gold, F1 is 0, not a division by 0.",
-        ],
-        solution=PAIRED_SOLUTION,
-        entry="paired_interval",
-        check=check_paired,
-        setup=SETUP,
-    ),
-    Exercise(
-        id="12.3",
-        title="calibration without the bias",
-        stub=DEBIASED_STUB,
-        hints=[
-            "For each index array b: acc = right[b].mean() and conf = confidence[b].mean().",
-            "Weigh each bin by len(b) / len(confidence); subtract acc * (1 - acc) / (len(b) - 1) inside the bracket.",
-        ],
-        solution=DEBIASED_SOLUTION,
-        entry="debiased_squared_error",
-        check=check_debiased,
-        setup=SETUP,
-    ),
-    Exercise(
-        id="12.4",
-        title="a split that does not leak",
-        stub=GROUPS_STUB,
-        hints=[
-            "Comparing all pairs works for a few sentences. For many, keep a dictionary from each run to the first "
-            "sentence that has it.",
-            "When a sentence shares a run with another, the whole groups of both become one, not only the two.",
-            "Let groups[k] be the set that sentence k is in; to unite two, update one and let all members point to it.",
-        ],
-        solution=GROUPS_SOLUTION,
-        entry="groups_that_share",
-        check=check_groups,
-        setup=SETUP,
-    ),
-]
+@exercise(
+    "12.4",
+    "a split that does not leak",
+    check_groups,
+    hints=[
+        "Comparing all pairs works for a few sentences. For many, keep a dictionary from each run to the first "
+        "sentence that has it.",
+        "When a sentence shares a run with another, the whole groups of both become one, not only the two.",
+        "Let groups[k] be the set that sentence k is in; to unite two, update one and let all members point to it.",
+    ],
+)
+def groups_that_share(sentences, length):
+    groups, of_run = [{k} for k in range(len(sentences))], {}
+    for k, words in enumerate(sentences):
+        for i in range(len(words) - length + 1):
+            other = of_run.setdefault(tuple(words[i : i + length]), k)
+            if groups[other] is not groups[k]:
+                groups[k] |= groups[other]
+                for member in groups[k]:
+                    groups[member] = groups[k]
+    return [group for k, group in enumerate(groups) if k == min(group)]

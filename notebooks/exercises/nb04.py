@@ -6,37 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from utils.course.exercises import Exercise, Wrong
-
-SETUP = "import copy\n\nimport torch\nimport torch.nn.functional as F\n"
-
-
-def _as_float64(value, shape: tuple[int, ...]) -> Tensor:
-    try:
-        value = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise Wrong(f"the result should be a tensor of numbers, got {type(value).__name__}") from error
-    if tuple(value.shape) != shape:
-        raise Wrong(f"the result should have shape {shape}, got {tuple(value.shape)}")
-    return value.detach()
-
+from notebooks.exercises import as_float64
+from utils.course.exercises import Wrong, exercise
 
 # -- 04.1 ------------------------------------------------------------------------------------------
-
-BY_T_STUB = '''\
-def loss_by_timestep(losses, t, num_timesteps, parts):
-    """Mean loss in each of `parts` equal parts of the timesteps 0..num_timesteps - 1.
-
-    losses: (N,) floats, one for each image. t: (N,) whole numbers, its timestep. num_timesteps is a multiple
-    of parts. Returns (parts,); NaN where a part has no image.
-    """
-    raise NotImplementedError'''
-
-BY_T_SOLUTION = """\
-def loss_by_timestep(losses, t, num_timesteps, parts):
-    part = t * parts // num_timesteps
-    total = torch.zeros(parts, dtype=losses.dtype).index_add(0, part, losses)
-    return total / torch.bincount(part, minlength=parts)  # 0 / 0 is NaN"""
 
 
 def check_by_t(loss_by_timestep: Callable) -> None:
@@ -45,7 +18,7 @@ def check_by_t(loss_by_timestep: Callable) -> None:
         t = torch.randint(low, high, (300,), generator=generator)
         t[0], t[1] = low, high - 1  # both ends are there
         losses = torch.rand(300, generator=generator) + t / num_timesteps
-        seen = _as_float64(loss_by_timestep(losses.clone(), t.clone(), num_timesteps, parts), (parts,))
+        seen = as_float64(loss_by_timestep(losses.clone(), t.clone(), num_timesteps, parts), (parts,), finite=False)
         width = num_timesteps // parts
         for part in range(parts):
             inside = (t >= part * width) & (t < (part + 1) * width)
@@ -62,30 +35,31 @@ def check_by_t(loss_by_timestep: Callable) -> None:
                 raise Wrong(f"in {where} there are {count} losses with mean {right:.4f}; got {seen[part]:.4f}")
 
 
+@exercise(
+    "04.1",
+    "the loss per timestep",
+    check_by_t,
+    hints=[
+        "In which part is an image? With 1000 timesteps and 10 parts, t = 0..99 is part 0. One whole-number "
+        "division does it for all images at once.",
+        "part = t * parts // num_timesteps. Then for each part: the mean of losses[part == k].",
+        "The mean of an empty tensor is NaN in PyTorch, so a loop over range(parts) with "
+        "losses[part == k].mean() needs no special case; torch.stack makes one tensor of the means.",
+    ],
+)
+def loss_by_timestep(losses, t, num_timesteps, parts):
+    part = t * parts // num_timesteps
+    total = torch.zeros(parts, dtype=losses.dtype).index_add(0, part, losses)
+    return total / torch.bincount(part, minlength=parts)  # 0 / 0 is NaN
+
+
 # -- 04.2 ------------------------------------------------------------------------------------------
-
-SHARES_STUB = '''\
-def ema_shares(decays):
-    """How much of each network is in the average after len(decays) EMA steps.
-
-    decays: (K,) floats; step k does  average = decays[k] * average + (1 - decays[k]) * weights_k,
-    starting from the untrained network. Returns (K + 1,): first the share of the untrained network, then
-    those of the weights of step 0, 1, ..., K - 1.
-    """
-    raise NotImplementedError'''
-
-SHARES_SOLUTION = """\
-def ema_shares(decays):
-    shares = torch.ones(1, dtype=decays.dtype)
-    for decay in decays:
-        shares = torch.cat([decay * shares, (1 - decay).view(1)])
-    return shares"""
 
 
 def check_shares(ema_shares: Callable) -> None:
     steps = torch.arange(40, dtype=torch.float64)
     for decays in [torch.full((5,), 0.9, dtype=torch.float64), (1 + steps) / (10 + steps), steps[:1] * 0 + 0.3]:
-        seen = _as_float64(ema_shares(decays.clone()), (len(decays) + 1,))
+        seen = as_float64(ema_shares(decays.clone()), (len(decays) + 1,))
         # The share of each network, by averaging unit vectors.
         right = torch.eye(len(decays) + 1, dtype=torch.float64)[0]
         for k, decay in enumerate(decays):
@@ -101,26 +75,24 @@ def check_shares(ema_shares: Callable) -> None:
         raise Wrong(f"after {len(decays)} steps the share of {name} is {right[k]:.4f}, got {seen[k]:.4f}")
 
 
+@exercise(
+    "04.2",
+    "what an EMA remembers",
+    check_shares,
+    hints=[
+        "Before the first step the average is all untrained network: shares = [1].",
+        "One EMA step multiplies every share by its decay and adds one new share at the end. What is it?",
+        "shares = torch.cat([decay * shares, (1 - decay).view(1)]), for each decay in turn. They add up to 1.",
+    ],
+)
+def ema_shares(decays):
+    shares = torch.ones(1, dtype=decays.dtype)
+    for decay in decays:
+        shares = torch.cat([decay * shares, (1 - decay).view(1)])
+    return shares
+
+
 # -- 04.3 ------------------------------------------------------------------------------------------
-
-ACCUMULATE_STUB = '''\
-def accumulate_gradients(model, mean_loss, batch, part_size):
-    """Leave in every parameter's .grad the gradient of mean_loss(model, batch), seeing part_size items at a time.
-
-    mean_loss(model, items) gives the mean loss of some items. batch: (N, ...). Gradients that were there
-    before are dropped. Returns the mean loss of the whole batch, a float.
-    """
-    raise NotImplementedError'''
-
-ACCUMULATE_SOLUTION = """\
-def accumulate_gradients(model, mean_loss, batch, part_size):
-    model.zero_grad()
-    total = 0.0
-    for part in batch.split(part_size):
-        loss = mean_loss(model, part) * len(part) / len(batch)
-        loss.backward()
-        total += loss.item()
-    return total"""
 
 
 def check_accumulate(accumulate_gradients: Callable) -> None:
@@ -146,8 +118,6 @@ def check_accumulate(accumulate_gradients: Callable) -> None:
         sizes.clear()
         before = [parameter.detach().clone() for parameter in model.parameters()]
         returned = accumulate_gradients(model, mean_loss, batch.clone(), part_size)
-        if returned is None and not sizes:
-            return  # the stub, or a missing return: the caller says so
         seen = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
         case = f"{count} items in parts of {part_size}"
         if max(sizes, default=0) > part_size:
@@ -158,7 +128,7 @@ def check_accumulate(accumulate_gradients: Callable) -> None:
             raise Wrong(f"{case}: {_why_wrong(seen, right, count, part_size)}")
         if returned is None:
             raise Wrong(f"{case}: the gradient is right, but the mean loss of the batch was not returned")
-        value = _as_float64(returned, ()).item()
+        value = as_float64(returned, ()).item()
         if not abs(value - whole.item()) <= 1e-4 * whole.item():  # true of NaN as well
             raise Wrong(f"{case}: the mean loss of the batch is {whole.item():.4f}, but {value:.4f} was returned")
 
@@ -174,27 +144,29 @@ def _why_wrong(seen: list[Tensor], right: list[Tensor], count: int, part_size: i
     return "the gradient is not that of the whole batch's mean loss"
 
 
+@exercise(
+    "04.3",
+    "a large batch on a small machine",
+    check_accumulate,
+    hints=[
+        "backward() adds to .grad. So calling it once for each part adds the parts' gradients; begin with "
+        "model.zero_grad().",
+        "The mean over the batch is a sum over parts of (mean of the part) * (its size) / (size of the batch).",
+        "for part in batch.split(part_size): (mean_loss(model, part) * len(part) / len(batch)).backward()",
+    ],
+)
+def accumulate_gradients(model, mean_loss, batch, part_size):
+    model.zero_grad()
+    total = 0.0
+    for part in batch.split(part_size):
+        loss = mean_loss(model, part) * len(part) / len(batch)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
 # -- 04.4 ------------------------------------------------------------------------------------------
 
-CHECKPOINT_STUB = '''\
-def take_checkpoint(model, optimizer, generator, step):
-    """Everything that a training needs to go on, as it is at this moment.
-
-    generator: the torch.Generator of timesteps and noise. Returns a dict with "model", "optimizer" (both as
-    their load_state_dict takes them), "generator" (as its set_state takes it) and "step". Training on must
-    not change it.
-    """
-    raise NotImplementedError'''
-
-CHECKPOINT_SOLUTION = """\
-def take_checkpoint(model, optimizer, generator, step):
-    # state_dict() holds the living tensors; a copy keeps them as they are now.
-    return {
-        "model": copy.deepcopy(model.state_dict()),
-        "optimizer": copy.deepcopy(optimizer.state_dict()),
-        "generator": generator.get_state(),
-        "step": step,
-    }"""
 
 KEYS = ("model", "optimizer", "generator", "step")
 
@@ -219,8 +191,6 @@ def check_checkpoint(take_checkpoint: Callable) -> None:
     model, optimizer, generator = _start()
     _train(model, optimizer, generator, 5)
     saved = take_checkpoint(model, optimizer, generator, 5)
-    if saved is None or saved is ...:
-        return  # the stub, or a missing return: the caller says so
     if not isinstance(saved, dict) or set(KEYS) - set(saved):
         got = sorted(saved) if isinstance(saved, dict) else type(saved).__name__
         raise Wrong(f"expected a dict with {', '.join(KEYS)}; got {got}")
@@ -259,65 +229,21 @@ def _what_differs(checkpoint: dict) -> str:
     return "the optimiser's running averages are not those of step 5"
 
 
-EXERCISES = [
-    Exercise(
-        id="04.1",
-        title="the loss per timestep",
-        stub=BY_T_STUB,
-        hints=[
-            "In which part is an image? With 1000 timesteps and 10 parts, t = 0..99 is part 0. One whole-number "
-            "division does it for all images at once.",
-            "part = t * parts // num_timesteps. Then for each part: the mean of losses[part == k].",
-            "The mean of an empty tensor is NaN in PyTorch, so a loop over range(parts) with "
-            "losses[part == k].mean() needs no special case; torch.stack makes one tensor of the means.",
-        ],
-        solution=BY_T_SOLUTION,
-        entry="loss_by_timestep",
-        check=check_by_t,
-        setup=SETUP,
-    ),
-    Exercise(
-        id="04.2",
-        title="what an EMA remembers",
-        stub=SHARES_STUB,
-        hints=[
-            "Before the first step the average is all untrained network: shares = [1].",
-            "One EMA step multiplies every share by its decay and adds one new share at the end. What is it?",
-            "shares = torch.cat([decay * shares, (1 - decay).view(1)]), for each decay in turn. They add up to 1.",
-        ],
-        solution=SHARES_SOLUTION,
-        entry="ema_shares",
-        check=check_shares,
-        setup=SETUP,
-    ),
-    Exercise(
-        id="04.3",
-        title="a large batch on a small machine",
-        stub=ACCUMULATE_STUB,
-        hints=[
-            "backward() adds to .grad. So calling it once for each part adds the parts' gradients; begin with "
-            "model.zero_grad().",
-            "The mean over the batch is a sum over parts of (mean of the part) * (its size) / (size of the batch).",
-            "for part in batch.split(part_size): (mean_loss(model, part) * len(part) / len(batch)).backward()",
-        ],
-        solution=ACCUMULATE_SOLUTION,
-        entry="accumulate_gradients",
-        check=check_accumulate,
-        setup=SETUP,
-    ),
-    Exercise(
-        id="04.4",
-        title="a checkpoint that is complete",
-        stub=CHECKPOINT_STUB,
-        hints=[
-            "model.state_dict(), optimizer.state_dict() and generator.get_state() hold what is needed.",
-            "Train one step after taking the checkpoint and look at a tensor in it: did it change?",
-            "copy.deepcopy(model.state_dict()) keeps the numbers as they are now; the optimiser's state needs "
-            "the same.",
-        ],
-        solution=CHECKPOINT_SOLUTION,
-        entry="take_checkpoint",
-        check=check_checkpoint,
-        setup=SETUP,
-    ),
-]
+@exercise(
+    "04.4",
+    "a checkpoint that is complete",
+    check_checkpoint,
+    hints=[
+        "model.state_dict(), optimizer.state_dict() and generator.get_state() hold what is needed.",
+        "Train one step after taking the checkpoint and look at a tensor in it: did it change?",
+        "copy.deepcopy(model.state_dict()) keeps the numbers as they are now; the optimiser's state needs the same.",
+    ],
+)
+def take_checkpoint(model, optimizer, generator, step):
+    # state_dict() holds the living tensors; a copy keeps them as they are now.
+    return {
+        "model": copy.deepcopy(model.state_dict()),
+        "optimizer": copy.deepcopy(optimizer.state_dict()),
+        "generator": generator.get_state(),
+        "step": step,
+    }

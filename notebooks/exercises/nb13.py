@@ -1,12 +1,13 @@
 """Exercises of notebook 13, domain adaptation. The checks count for themselves and use nothing of utils.ner."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from utils.course.exercises import Exercise, Wrong
+from utils.course.exercises import Wrong, exercise
 
 
 def _as_numbers(answer: object, names: set, what: str) -> dict:
@@ -32,16 +33,6 @@ def _differs(seen: dict, right: dict) -> str | None:
 
 # -- 13.1 ------------------------------------------------------------------------------------------
 
-TELLING_STUB = '''\
-def telling_words(first, second, a=0.5):
-    """{word: log ratio in bits} for every word of two lists of words; positive where `first` has more of it."""
-    raise NotImplementedError'''
-
-TELLING_SOLUTION = """\
-def telling_words(first, second, a=0.5):
-    c, d, words = Counter(first), Counter(second), {*first, *second}
-    below = [len(part) + a * len(words) for part in (first, second)]
-    return {word: math.log2((c[word] + a) / below[0] / ((d[word] + a) / below[1])) for word in words}"""
 
 TEXTS = [
     ("a b a c", "a d d"),
@@ -63,8 +54,6 @@ def check_telling(telling_words: Callable) -> None:
         first, second = (text.split() for text in texts)
         for a in (0.5, 2.0):
             answer = telling_words(list(first), list(second), a)
-            if answer is None:
-                return  # the caller says so
             right = _ratios(first, second, a)
             seen = _as_numbers(answer, set(right), "number")
             if not (word := _differs(seen, right)):
@@ -79,17 +68,23 @@ def check_telling(telling_words: Callable) -> None:
                         f"{right[word]:.4f}, yours is {seen[word]:.4f}")  # fmt: skip
 
 
+@exercise(
+    "13.1",
+    "the words that make the difference",
+    check_telling,
+    hints=[
+        "Counter(first)[word] is 0 for a word that is not there, so one formula serves all words of both lists.",
+        "The sum of all counts is len(first); V is len({*first, *second}), the same in both denominators.",
+    ],
+)
+def telling_words(first, second, a=0.5):
+    c, d, words = Counter(first), Counter(second), {*first, *second}
+    below = [len(part) + a * len(words) for part in (first, second)]
+    return {word: math.log2((c[word] + a) / below[0] / ((d[word] + a) / below[1])) for word in words}
+
+
 # -- 13.2 ------------------------------------------------------------------------------------------
 
-VISITS_STUB = '''\
-def expected_visits(sizes, a, draws):
-    """{domain: how often each of its sentences is drawn on average}. sizes: {domain: number of sentences, above 0}."""
-    raise NotImplementedError'''
-
-VISITS_SOLUTION = """\
-def expected_visits(sizes, a, draws):
-    total = sum(size**a for size in sizes.values())
-    return {domain: draws * size**a / total / size for domain, size in sizes.items()}"""
 
 SIZES = [({"source": 900, "target": 100}, 1000), ({"source": 4000, "target": 20, "web": 300}, 500), ({"only": 7}, 21)]
 
@@ -98,8 +93,6 @@ def check_visits(expected_visits: Callable) -> None:
     for sizes, draws in SIZES:
         for a in (1.0, 0.5, 0.0):
             answer = expected_visits(dict(sizes), a, draws)
-            if answer is None:
-                return
             chances = {name: size**a / sum(other**a for other in sizes.values()) for name, size in sizes.items()}
             right = {name: draws * chances[name] / sizes[name] for name in sizes}
             seen = _as_numbers(answer, set(right), "number")
@@ -115,23 +108,22 @@ def check_visits(expected_visits: Callable) -> None:
             raise Wrong(f"{case}, yours is {seen[name]:.4f}")
 
 
+@exercise(
+    "13.2",
+    "repeats",
+    check_visits,
+    hints=[
+        "First the chance of each domain: p_i = s_i**a over the sum of all s_j**a. a = 1 is plain joint training, "
+        "a = 0 makes all domains equally likely.",
+        "A domain is drawn draws * p_i times on average, and these draws are spread over its s_i sentences.",
+    ],
+)
+def expected_visits(sizes, a, draws):
+    total = sum(size**a for size in sizes.values())
+    return {domain: draws * size**a / total / size for domain, size in sizes.items()}
+
+
 # -- 13.3 ------------------------------------------------------------------------------------------
-
-BALANCED_STUB = '''\
-def choose_balanced(confidence, has_entity, count):
-    """The numbers of the chosen sentences, as a set.
-
-    confidence: list of numbers, no two equal. has_entity: list of bool. Of the `count` (at most all), the number with
-    an entity is count times their share in the whole list, rounded with round(); the others have none.
-    """
-    raise NotImplementedError'''
-
-BALANCED_SOLUTION = """\
-def choose_balanced(confidence, has_entity, count):
-    order = sorted(range(len(confidence)), key=lambda k: -confidence[k])
-    full, empty = [k for k in order if has_entity[k]], [k for k in order if not has_entity[k]]
-    wanted = round(count * len(full) / len(order))
-    return {*full[:wanted], *empty[: count - wanted]}"""
 
 
 def check_balanced(choose_balanced: Callable) -> None:
@@ -141,8 +133,6 @@ def check_balanced(choose_balanced: Callable) -> None:
         # Sentences without an entity are the surer ones, as in life.
         confidence = [float(c) for c in generator.permutation(size) / size + 0.5 * ~np.array(has_entity)]
         answer = choose_balanced(list(confidence), list(has_entity), count)
-        if answer is None:
-            return
         try:
             seen = {int(one) for one in answer}
         except (TypeError, ValueError) as error:
@@ -160,22 +150,25 @@ def check_balanced(choose_balanced: Callable) -> None:
                 raise Wrong(f"of those {'with' if kind else 'without'} an entity, the surest should be chosen")
 
 
+@exercise(
+    "13.3",
+    "sure, but not empty",
+    check_balanced,
+    hints=[
+        "Sort the numbers of the sentences by confidence, the surest first, then make two lists of them: with an "
+        "entity and without.",
+        "wanted = round(count * number with an entity / number of all); take so many from the first list and "
+        "count - wanted from the second.",
+    ],
+)
+def choose_balanced(confidence, has_entity, count):
+    order = sorted(range(len(confidence)), key=lambda k: -confidence[k])
+    full, empty = [k for k in order if has_entity[k]], [k for k in order if not has_entity[k]]
+    wanted = round(count * len(full) / len(order))
+    return {*full[:wanted], *empty[: count - wanted]}
+
+
 # -- 13.4 ------------------------------------------------------------------------------------------
-
-MIX_STUB = '''\
-def mix_weights(before, after, share):
-    """{name: tensor}: (1 - share) times `before` plus share times `after`, both state dicts with the same names.
-
-    Must not change its arguments. Tensors that do not hold floating-point numbers come from `after`.
-    """
-    raise NotImplementedError'''
-
-MIX_SOLUTION = """\
-def mix_weights(before, after, share):
-    return {
-        name: (1 - share) * before[name] + share * new if new.is_floating_point() else new.clone()
-        for name, new in after.items()
-    }"""
 
 
 def _states(seed: int) -> tuple[dict, dict]:
@@ -191,8 +184,6 @@ def check_mix(mix_weights: Callable) -> None:
     for seed, share in [(0, 0.0), (1, 0.25), (2, 1.0)]:
         (before, after), (first, second) = _states(seed), _states(seed)
         answer = mix_weights(before, after, share)
-        if answer is None:
-            return
         if not isinstance(answer, dict) or set(answer) != set(first):
             raise Wrong(f"the result should be a dict with the names {sorted(first)}")
         for name in first:
@@ -216,57 +207,17 @@ def check_mix(mix_weights: Callable) -> None:
             raise Wrong(f"share {share}: {name!r} is not (1 - share) times `before` plus share times `after`")
 
 
-EXERCISES = [
-    Exercise(
-        id="13.1",
-        title="the words that make the difference",
-        stub=TELLING_STUB,
-        hints=[
-            "Counter(first)[word] is 0 for a word that is not there, so one formula serves all words of both lists.",
-            "The sum of all counts is len(first); V is len({*first, *second}), the same in both denominators.",
-        ],
-        solution=TELLING_SOLUTION,
-        entry="telling_words",
-        check=check_telling,
-        setup="import math\nfrom collections import Counter",
-    ),
-    Exercise(
-        id="13.2",
-        title="repeats",
-        stub=VISITS_STUB,
-        hints=[
-            "First the chance of each domain: p_i = s_i**a over the sum of all s_j**a. a = 1 is plain joint training, "
-            "a = 0 makes all domains equally likely.",
-            "A domain is drawn draws * p_i times on average, and these draws are spread over its s_i sentences.",
-        ],
-        solution=VISITS_SOLUTION,
-        entry="expected_visits",
-        check=check_visits,
-    ),
-    Exercise(
-        id="13.3",
-        title="sure, but not empty",
-        stub=BALANCED_STUB,
-        hints=[
-            "Sort the numbers of the sentences by confidence, the surest first, then make two lists of them: with an "
-            "entity and without.",
-            "wanted = round(count * number with an entity / number of all); take so many from the first list and "
-            "count - wanted from the second.",
-        ],
-        solution=BALANCED_SOLUTION,
-        entry="choose_balanced",
-        check=check_balanced,
-    ),
-    Exercise(
-        id="13.4",
-        title="between two taggers",
-        stub=MIX_STUB,
-        hints=[
-            "Go through the names; tensor.is_floating_point() says which of the two cases a tensor is.",
-            "(1 - share) * before[name] + share * after[name] makes a new tensor; += or mul_ would change an argument.",
-        ],
-        solution=MIX_SOLUTION,
-        entry="mix_weights",
-        check=check_mix,
-    ),
-]
+@exercise(
+    "13.4",
+    "between two taggers",
+    check_mix,
+    hints=[
+        "Go through the names; tensor.is_floating_point() says which of the two cases a tensor is.",
+        "(1 - share) * before[name] + share * after[name] makes a new tensor; += or mul_ would change an argument.",
+    ],
+)
+def mix_weights(before, after, share):
+    return {
+        name: (1 - share) * before[name] + share * new if new.is_floating_point() else new.clone()
+        for name, new in after.items()
+    }

@@ -4,37 +4,9 @@ import itertools
 
 import torch
 
-from utils.course.exercises import Exercise, Wrong
+from utils.course.exercises import Wrong, exercise
 
 # -- 11.1 --------------------------------------------------------------------------------------------------
-
-STUB_1 = '''\
-def trusted_names(names, sentences, threshold):
-    """The names that are right in at least `threshold` of their occurrences, or never occur; a set.
-
-    names: a set of tuples of words. sentences: a list of (words, genes), genes a set of spans (start, end) of words.
-    An occurrence is any place where the words of the name stand in a row; it is right if that span is in genes.
-    """
-    raise NotImplementedError
-'''
-
-SOLUTION_1 = '''\
-def trusted_names(names, sentences, threshold):
-    """The names that are right in at least `threshold` of their occurrences, or never occur; a set.
-
-    names: a set of tuples of words. sentences: a list of (words, genes), genes a set of spans (start, end) of words.
-    An occurrence is any place where the words of the name stand in a row; it is right if that span is in genes.
-    """
-    seen, right = {}, {}
-    for words, genes in sentences:
-        for length in {len(name) for name in names}:
-            for start in range(len(words) - length + 1):
-                name = tuple(words[start : start + length])
-                if name in names:
-                    seen[name] = seen.get(name, 0) + 1
-                    right[name] = right.get(name, 0) + ((start, start + length) in genes)
-    return {name for name in names if name not in seen or right[name] >= threshold * seen[name]}
-'''
 
 
 def check_trusted_names(function) -> None:
@@ -74,25 +46,30 @@ def check_trusted_names(function) -> None:
         raise Wrong("no names give no names, and without sentences all of them stay")
 
 
+@exercise(
+    "11.1",
+    "a cleaner list",
+    check_trusted_names,
+    hints=[
+        "Two counters: in how many places a name stands, and in how many of them it is right.",
+        "Where can a name of `length` words stand? At every start from 0 to len(words) - length.",
+        "tuple(words[start:start + length]) in names says whether a name stands there; "
+        "(start, start + length) in genes says whether it is right.",
+    ],
+)
+def trusted_names(names, sentences, threshold):
+    seen, right = {}, {}
+    for words, genes in sentences:
+        for length in {len(name) for name in names}:
+            for start in range(len(words) - length + 1):
+                name = tuple(words[start : start + length])
+                if name in names:
+                    seen[name] = seen.get(name, 0) + 1
+                    right[name] = right.get(name, 0) + ((start, start + length) in genes)
+    return {name for name in names if name not in seen or right[name] >= threshold * seen[name]}
+
+
 # -- 11.2 --------------------------------------------------------------------------------------------------
-
-STUB_2 = '''\
-def marginals(emissions, start, transitions, end):
-    """p(y_t = k), (n, K), from emissions (n, K), start and end (K), and transitions (K, K) [from, to]."""
-    raise NotImplementedError
-'''
-
-SOLUTION_2 = '''\
-def marginals(emissions, start, transitions, end):
-    """p(y_t = k), (n, K), from emissions (n, K), start and end (K), and transitions (K, K) [from, to]."""
-    alphas, betas = [start + emissions[0]], [end]
-    for row in emissions[1:]:
-        alphas.append(row + torch.logsumexp(alphas[-1][:, None] + transitions, dim=0))
-    for row in emissions[1:].flip(0):
-        betas.append(torch.logsumexp(transitions + row + betas[-1], dim=1))
-    log_z = torch.logsumexp(alphas[-1] + end, dim=0)
-    return torch.exp(torch.stack(alphas) + torch.stack(betas[::-1]) - log_z)
-'''
 
 
 def _all_marginals(emissions, start, transitions, end) -> torch.Tensor:
@@ -144,29 +121,29 @@ def _name_the_slip(seen, given, expected) -> None:
     raise Wrong(f"not what enumerating all paths gives, for {len(seen)} words and {seen.shape[1]} tags")
 
 
+@exercise(
+    "11.2",
+    "the backward algorithm",
+    check_marginals,
+    hints=[
+        "It is the forward algorithm from the other end: begin with beta = end at the last word.",
+        "One step back: torch.logsumexp(transitions + emissions[t + 1] + beta, dim=1). The sum is over the tag "
+        "that comes after, the second index of transitions.",
+        "Keep all alphas and all betas (turned round), stack them to (n, K), subtract log Z, take the exponential.",
+    ],
+)
+def marginals(emissions, start, transitions, end):
+    alphas, betas = [start + emissions[0]], [end]
+    for row in emissions[1:]:
+        alphas.append(row + torch.logsumexp(alphas[-1][:, None] + transitions, dim=0))
+    for row in emissions[1:].flip(0):
+        betas.append(torch.logsumexp(transitions + row + betas[-1], dim=1))
+    log_z = torch.logsumexp(alphas[-1] + end, dim=0)
+    return torch.exp(torch.stack(alphas) + torch.stack(betas[::-1]) - log_z)
+
+
 # -- 11.3 --------------------------------------------------------------------------------------------------
 
-STUB_3 = '''\
-def piece_labels(tags, word_of_piece):
-    """One integer for each piece. tags: an integer for each word.
-
-    word_of_piece: for each piece the number of its word, in order, or None for a special piece such as [CLS].
-    """
-    raise NotImplementedError
-'''
-
-SOLUTION_3 = '''\
-def piece_labels(tags, word_of_piece):
-    """One integer for each piece. tags: an integer for each word.
-
-    word_of_piece: for each piece the number of its word, in order, or None for a special piece such as [CLS].
-    """
-    labels, before = [], None
-    for word in word_of_piece:
-        labels.append(-100 if word is None or word == before else tags[word])
-        before = word
-    return labels
-'''
 
 PIECE_CASES = (
     ([7, 8], [None, 0, 1, None], "words of one piece keep their tags, special pieces get -100"),
@@ -193,30 +170,26 @@ def check_piece_labels(function) -> None:
             raise Wrong(f"{property_}: tags {tags} and words {word_of_piece} should give {expected}, got {seen}")
 
 
+@exercise(
+    "11.3",
+    "labels for pieces",
+    check_piece_labels,
+    hints=[
+        "Walk through word_of_piece and remember the number of the piece before.",
+        "A piece is the first of its word if its number is not None and not the one before.",
+        "Beware of `if word`: the first word has number 0.",
+    ],
+)
+def piece_labels(tags, word_of_piece):
+    labels, before = [], None
+    for word in word_of_piece:
+        labels.append(-100 if word is None or word == before else tags[word])
+        before = word
+    return labels
+
+
 # -- 11.4 --------------------------------------------------------------------------------------------------
 
-STUB_4 = '''\
-def official_score(gold, alternatives, predicted):
-    """(found, wrong): gold mentions found, and predictions that are wrong. All three are sets of (first, last).
-
-    A gold mention is found, once, if it or an alternative that shares a character with it is predicted.
-    """
-    raise NotImplementedError
-'''
-
-SOLUTION_4 = '''\
-def official_score(gold, alternatives, predicted):
-    """(found, wrong): gold mentions found, and predictions that are wrong. All three are sets of (first, last).
-
-    A gold mention is found, once, if it or an alternative that shares a character with it is predicted.
-    """
-    accepted = alternatives & predicted
-    found = 0
-    for first, last in gold:
-        by_alternative = any(a <= last and first <= b for a, b in accepted)
-        found += (first, last) in predicted or by_alternative
-    return found, len(predicted - gold - alternatives)
-'''
 
 # gold, alternatives, predicted, (found, wrong), and what a wrong answer breaks.
 OFFICIAL_CASES = (
@@ -256,60 +229,20 @@ def check_official_score(function) -> None:
             )
 
 
-EXERCISES = [
-    Exercise(
-        "11.1",
-        "a cleaner list",
-        STUB_1,
-        [
-            "Two counters: in how many places a name stands, and in how many of them it is right.",
-            "Where can a name of `length` words stand? At every start from 0 to len(words) - length.",
-            "tuple(words[start:start + length]) in names says whether a name stands there; "
-            "(start, start + length) in genes says whether it is right.",
-        ],
-        SOLUTION_1,
-        "trusted_names",
-        check_trusted_names,
-    ),
-    Exercise(
-        "11.2",
-        "the backward algorithm",
-        STUB_2,
-        [
-            "It is the forward algorithm from the other end: begin with beta = end at the last word.",
-            "One step back: torch.logsumexp(transitions + emissions[t + 1] + beta, dim=1). The sum is over the tag "
-            "that comes after, the second index of transitions.",
-            "Keep all alphas and all betas (turned round), stack them to (n, K), subtract log Z, take the exponential.",
-        ],
-        SOLUTION_2,
-        "marginals",
-        check_marginals,
-        setup="import torch",
-    ),
-    Exercise(
-        "11.3",
-        "labels for pieces",
-        STUB_3,
-        [
-            "Walk through word_of_piece and remember the number of the piece before.",
-            "A piece is the first of its word if its number is not None and not the one before.",
-            "Beware of `if word`: the first word has number 0.",
-        ],
-        SOLUTION_3,
-        "piece_labels",
-        check_piece_labels,
-    ),
-    Exercise(
-        "11.4",
-        "official scoring",
-        STUB_4,
-        [
-            "Alternatives that are not predicted do not matter: begin with alternatives & predicted.",
-            "Go through the gold mentions, not through the predictions: then each counts once at most.",
-            "(a, b) and (first, last), ends inside, share a character when a <= last and first <= b.",
-        ],
-        SOLUTION_4,
-        "official_score",
-        check_official_score,
-    ),
-]
+@exercise(
+    "11.4",
+    "official scoring",
+    check_official_score,
+    hints=[
+        "Alternatives that are not predicted do not matter: begin with alternatives & predicted.",
+        "Go through the gold mentions, not through the predictions: then each counts once at most.",
+        "(a, b) and (first, last), ends inside, share a character when a <= last and first <= b.",
+    ],
+)
+def official_score(gold, alternatives, predicted):
+    accepted = alternatives & predicted
+    found = 0
+    for first, last in gold:
+        by_alternative = any(a <= last and first <= b for a, b in accepted)
+        found += (first, last) in predicted or by_alternative
+    return found, len(predicted - gold - alternatives)

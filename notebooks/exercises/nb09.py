@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
 
-from utils.course.exercises import Exercise, Wrong
+from notebooks.exercises import as_number
+from utils.course.exercises import Wrong, exercise
 
 Span = tuple[int, int, str]
 
@@ -22,22 +23,6 @@ def _random_spans(generator: random.Random, count: int, length: int = 12) -> lis
 
 # -- 09.1 ------------------------------------------------------------------------------------------
 
-IOB1_STUB = '''\
-def iob1_to_bio(tags):
-    """BIO tags of IOB1 tags. tags: list of "O", "I-X", "B-X". Returns a list as long; `tags` stays as it is."""
-    raise NotImplementedError'''
-
-IOB1_SOLUTION = """\
-def iob1_to_bio(tags):
-    result, before = [], "O"
-    for tag in tags:
-        # An I- begins a mention unless the tag before it belongs to a mention of the same type.
-        if tag[0] == "I" and before[2:] != tag[2:]:
-            result.append("B" + tag[1:])
-        else:
-            result.append(tag)
-        before = tag
-    return result"""
 
 # IOB1, and the same mentions in BIO.
 IOB1_CASES = [
@@ -78,18 +63,29 @@ def _list_of_tags(seen: Any, length: int) -> list[str]:
     return list(seen)
 
 
+@exercise(
+    "09.1",
+    "an old scheme",
+    check_iob1,
+    hints=[
+        "Only I- tags can change: in which case does an I- begin a mention?",
+        "It begins one when the tag before it is O, or of another type. tag[2:] is the type, and '' for O.",
+        "Go through the tags and remember the one before: if tag[0] == 'I' and before[2:] != tag[2:], write B-.",
+    ],
+)
+def iob1_to_bio(tags):
+    result, before = [], "O"
+    for tag in tags:
+        # An I- begins a mention unless the tag before it belongs to a mention of the same type.
+        if tag[0] == "I" and before[2:] != tag[2:]:
+            result.append("B" + tag[1:])
+        else:
+            result.append(tag)
+        before = tag
+    return result
+
+
 # -- 09.2 ------------------------------------------------------------------------------------------
-
-LAYERS_STUB = '''\
-def layers_needed(spans):
-    """The smallest number of layers. spans: list of (start, end, type), `end` behind the last token; may be empty."""
-    raise NotImplementedError'''
-
-LAYERS_SOLUTION = """\
-def layers_needed(spans):
-    # All spans over one token need layers of their own; and as many as meet at the busiest token are enough.
-    tokens = range(max((end for _, end, _ in spans), default=0))
-    return max((sum(start <= i < end for start, end, _ in spans) for i in tokens), default=0)"""
 
 
 def fewest_layers(spans: list[Span]) -> int:
@@ -145,21 +141,23 @@ def _check_layer_count(spans: list[Span], seen: Any, right: int) -> None:
         raise Wrong(f"{right} layer(s) are enough for {spans}, you answer {seen}: {why}")
 
 
+@exercise(
+    "09.2",
+    "as many layers as it takes",
+    check_layers,
+    hints=[
+        "Look at one token: how many layers do the spans that cover it need?",
+        "The largest such number over all tokens is needed, and for intervals it is also enough.",
+        "max over i of sum(start <= i < end for start, end, kind in spans), and 0 without spans.",
+    ],
+)
+def layers_needed(spans):
+    # All spans over one token need layers of their own; and as many as meet at the busiest token are enough.
+    tokens = range(max((end for _, end, _ in spans), default=0))
+    return max((sum(start <= i < end for start, end, _ in spans) for i in tokens), default=0)
+
+
 # -- 09.3 ------------------------------------------------------------------------------------------
-
-KAPPA_STUB = '''\
-def span_kappa(first, second, candidates):
-    """Cohen's kappa over `candidates` items. first, second: sets of spans (start, end, type), the marked ones."""
-    raise NotImplementedError'''
-
-KAPPA_SOLUTION = """\
-def span_kappa(first, second, candidates):
-    both = len(first & second)
-    neither = candidates - len(first | second)
-    observed = (both + neither) / candidates
-    p, q = len(first) / candidates, len(second) / candidates  # how often each says "marked"
-    expected = p * q + (1 - p) * (1 - q)
-    return (observed - expected) / (1 - expected)"""
 
 
 def _kappa_of_labels(first: set, second: set, candidates: int) -> float:
@@ -178,7 +176,7 @@ def check_kappa(span_kappa: Callable) -> None:
         first, second = set(spans[:7]), set(spans[generator.randint(1, 6) :])
         f1 = 2 * len(first & second) / (len(first) + len(second))
         for candidates in (50, 12, 5000):
-            seen = _number(span_kappa(set(first), set(second), candidates))
+            seen = as_number(span_kappa(set(first), set(second), candidates))
             right = _kappa_of_labels(first, second, candidates)
             if abs(seen - right) < 1e-6:
                 continue
@@ -192,40 +190,31 @@ def check_kappa(span_kappa: Callable) -> None:
                 raise Wrong(f"{where} this is the observed agreement; what chance alone would give is not taken off")
             same = "two spans are the same only if start, end and type are"
             raise Wrong(f"{where} ({same}) kappa is {right:.4f}, you return {seen:.4f}")
-    if abs(_number(span_kappa({(0, 1, "X")}, {(0, 1, "X")}, 10)) - 1) > 1e-6:
+    if abs(as_number(span_kappa({(0, 1, "X")}, {(0, 1, "X")}, 10)) - 1) > 1e-6:
         raise Wrong("two annotators who mark the same have a kappa of 1")
 
 
-def _number(seen: Any) -> float:
-    if isinstance(seen, (bool, str)) or not hasattr(seen, "__float__"):
-        raise Wrong(f"the result should be a number, got {seen!r}")
-    return float(seen)
+@exercise(
+    "09.3",
+    "kappa on spans",
+    check_kappa,
+    hints=[
+        "Fill the table of section 12 first: a = len(first & second); what is d, out of `candidates`?",
+        "d = candidates - len(first | second). p_o = (a + d) / candidates.",
+        "With p and q the shares that each marks: p_e = p q + (1 - p) (1 - q). Then eq. (5); or eq. (8).",
+    ],
+)
+def span_kappa(first, second, candidates):
+    both = len(first & second)
+    neither = candidates - len(first | second)
+    observed = (both + neither) / candidates
+    p, q = len(first) / candidates, len(second) / candidates  # how often each says "marked"
+    expected = p * q + (1 - p) * (1 - q)
+    return (observed - expected) / (1 - expected)
 
 
 # -- 09.4 ------------------------------------------------------------------------------------------
 
-KINDS_STUB = '''\
-def disagreements(first, second):
-    """Counts of "type", "boundary", "both", "missing" as a dict with all four keys.
-
-    first, second: sets of spans (start, end, type) of one sentence, `end` behind the last token.
-    """
-    raise NotImplementedError'''
-
-KINDS_SOLUTION = """\
-def disagreements(first, second):
-    counts = {"type": 0, "boundary": 0, "both": 0, "missing": 0}
-    for start, end, kind in first - second:
-        touched = [other for other in second if other[0] < end and start < other[1]]
-        if any(other[:2] == (start, end) for other in touched):
-            counts["type"] += 1
-        elif any(other[2] == kind for other in touched):
-            counts["boundary"] += 1
-        elif touched:
-            counts["both"] += 1
-        else:
-            counts["missing"] += 1
-    return counts"""
 
 KINDS = ("type", "boundary", "both", "missing")
 ONE: set[Span] = {(2, 5, "X")}
@@ -276,57 +265,26 @@ def _counts(seen: Any) -> dict[str, int]:
     return {kind: seen[kind] for kind in KINDS}
 
 
-EXERCISES = [
-    Exercise(
-        id="09.1",
-        title="an old scheme",
-        stub=IOB1_STUB,
-        hints=[
-            "Only I- tags can change: in which case does an I- begin a mention?",
-            "It begins one when the tag before it is O, or of another type. tag[2:] is the type, and '' for O.",
-            "Go through the tags and remember the one before: if tag[0] == 'I' and before[2:] != tag[2:], write B-.",
-        ],
-        solution=IOB1_SOLUTION,
-        entry="iob1_to_bio",
-        check=check_iob1,
-    ),
-    Exercise(
-        id="09.2",
-        title="as many layers as it takes",
-        stub=LAYERS_STUB,
-        hints=[
-            "Look at one token: how many layers do the spans that cover it need?",
-            "The largest such number over all tokens is needed, and for intervals it is also enough.",
-            "max over i of sum(start <= i < end for start, end, kind in spans), and 0 without spans.",
-        ],
-        solution=LAYERS_SOLUTION,
-        entry="layers_needed",
-        check=check_layers,
-    ),
-    Exercise(
-        id="09.3",
-        title="kappa on spans",
-        stub=KAPPA_STUB,
-        hints=[
-            "Fill the table of section 12 first: a = len(first & second); what is d, out of `candidates`?",
-            "d = candidates - len(first | second). p_o = (a + d) / candidates.",
-            "With p and q the shares that each marks: p_e = p q + (1 - p) (1 - q). Then eq. (5); or eq. (8).",
-        ],
-        solution=KAPPA_SOLUTION,
-        entry="span_kappa",
-        check=check_kappa,
-    ),
-    Exercise(
-        id="09.4",
-        title="what did they disagree about?",
-        stub=KINDS_STUB,
-        hints=[
-            "first - second are the spans to sort. For each, collect the spans of the second that overlap it.",
-            "Two spans overlap if each begins before the other ends: other[0] < end and start < other[1].",
-            "The order of the questions matters: same boundaries, then an overlap of the same type, then any overlap.",
-        ],
-        solution=KINDS_SOLUTION,
-        entry="disagreements",
-        check=check_kinds,
-    ),
-]
+@exercise(
+    "09.4",
+    "what did they disagree about?",
+    check_kinds,
+    hints=[
+        "first - second are the spans to sort. For each, collect the spans of the second that overlap it.",
+        "Two spans overlap if each begins before the other ends: other[0] < end and start < other[1].",
+        "The order of the questions matters: same boundaries, then an overlap of the same type, then any overlap.",
+    ],
+)
+def disagreements(first, second):
+    counts = {"type": 0, "boundary": 0, "both": 0, "missing": 0}
+    for start, end, kind in first - second:
+        touched = [other for other in second if other[0] < end and start < other[1]]
+        if any(other[:2] == (start, end) for other in touched):
+            counts["type"] += 1
+        elif any(other[2] == kind for other in touched):
+            counts["boundary"] += 1
+        elif touched:
+            counts["both"] += 1
+        else:
+            counts["missing"] += 1
+    return counts
