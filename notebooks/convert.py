@@ -29,7 +29,8 @@ sys.path.insert(0, str(root))
 
 import utils
 
-assert root in Path(utils.__file__).parents, f"rename {utils.__file__}: it hides the course"
+found = Path(utils.__file__)
+assert found.parent == root / "utils", f"rename {found}: it hides the course's utils"
 """
 # What the notebooks need and a machine with PyTorch and Jupyter may lack. Never torch or numpy: other versions than
 # Colab's own would break its GPU set-up.

@@ -3,13 +3,8 @@
 import random
 from pathlib import Path
 
-import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-from utils.ner.types import Sentence
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+from utils.ner.encoders import make_random_encoder
+from utils.ner.sentence import Sentence
 
 
 def make_corpus(count: int = 60, seed: int = 0) -> list[Sentence]:
@@ -26,21 +21,7 @@ def make_corpus(count: int = 60, seed: int = 0) -> list[Sentence]:
     return sentences
 
 
-def make_encoder(folder: Path, positions: int = 64) -> Path:
-    """A random BERT with 2 layers and a WordPiece vocabulary of single letters and a few words."""
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.-,()"
-    words = ["mutated", "causes", "severe", "in", "mice", "hepat", "arthr", "##itis", "brc", "tpx"]
-    vocabulary = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words]
-    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=positions, **names).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=positions,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
-    return folder
+def make_encoder(folder: Path) -> Path:
+    """A random BERT of a few thousand weights; frequent words are pieces, genes and diseases are cut into letters."""
+    texts = [sentence.text for sentence in make_corpus()]
+    return make_random_encoder(folder, texts, width=32, pieces=64, positions=64)

@@ -21,6 +21,16 @@ class TrainingDiverged(RuntimeError):
     """The loss or the gradient is no finite number any more."""
 
 
+def stream_seed(seed: int, *use: str | int) -> int:
+    """A seed for one use of randomness, 32 bits (as many as torch's CPU generator keeps).
+
+    Were the order of the examples and the noise of a step drawn from equal seeds, they would be the same random
+    numbers.
+    """
+    digest = hashlib.sha256(repr((seed, *use)).encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
 # -- written whole or not at all -----------------------------------------------------------------------
 
 
@@ -167,30 +177,23 @@ def _first_line(error: Exception) -> str:
 # -- downloads -----------------------------------------------------------------------------------------
 
 
-def download(
-    url: str, path: Path, sha256: str, timeout: float = 20, unpack: Callable[[Path], bytes] = Path.read_bytes
-) -> None:
+def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
     """Fetch a file with a progress bar, check it, and only then put it at `path`.
 
-    Args:
-        sha256: of what `unpack` returns: the bytes of the file, unless told otherwise.
-        timeout: seconds without an answer until it counts as broken off.
     Raises:
-        OSError: no network, the download breaks off, or the SHA-256 is another one. Nothing is left behind then.
+        OSError: no network, no answer for `timeout` seconds, the download breaks off, or the SHA-256 is another one.
+            Nothing is left behind then.
     """
     import http.client
-    import zlib
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         _fetch(url, part, timeout, path.name)
-        seen = hashlib.sha256(unpack(part)).hexdigest()
+        seen = hashlib.sha256(part.read_bytes()).hexdigest()
         if seen != sha256:
             raise OSError(f"{url} has SHA-256 {seen}, expected {sha256}; it was not kept")
         os.replace(part, path)
-    except (EOFError, zlib.error) as error:
-        raise OSError(f"{url} did not arrive whole ({error}); try again") from error
     except http.client.HTTPException as error:
         raise OSError(f"{url} broke off ({error}); try again") from error
     finally:

@@ -194,7 +194,7 @@ def is_forward_process(forward):
         for value in [-1.0, 0.5]:  # two pixel values, so that no offset can hide
             x_t = forward(torch.full((n,), value), alpha_bar)
             mean, variance = alpha_bar**0.5 * value, 1 - alpha_bar
-            # Five standard errors: a right forward process is refused about once in a million times.
+            # Five standard errors: a right process is refused once in a million times.
             if abs(x_t.mean() - mean) > 5 * (variance / n) ** 0.5:
                 return False
             if abs(x_t.var() - variance) > 5 * variance * (2 / n) ** 0.5:

@@ -53,7 +53,7 @@ def _swapped(folded: Tensor, r: int) -> Tensor:
 )
 def depth_to_space(x, r):
     b, c, h, w = x.shape
-    x = x.reshape(b, c // r**2, r, r, h, w)  # b c i j h w: i is the row, j the column inside a patch
+    x = x.reshape(b, c // r**2, r, r, h, w)  # b c i j h w: row i, column j of a patch
     x = x.permute(0, 1, 4, 2, 5, 3)  # b c h i w j
     return x.reshape(b, c // r**2, h * r, w * r)
 
@@ -63,8 +63,8 @@ def depth_to_space(x, r):
 
 def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
     # 48 to 48 channels on 14x14, a network of one 1x1 tap, then stride, no padding, an oblong image.
-    cases = ((48, 48, 3, 1, 1, 14, 14), (1, 1, 1, 1, 0, 1, 1), (16, 32, 1, 1, 0, 7, 7),
-             (16, 16, 3, 2, 1, 28, 28), (3, 8, 5, 1, 0, 12, 20), (4, 4, 3, 2, 1, 7, 9))  # fmt: skip
+    cases = [(48, 48, 3, 1, 1, 14, 14), (1, 1, 1, 1, 0, 1, 1), (16, 32, 1, 1, 0, 7, 7)]
+    cases += [(16, 16, 3, 2, 1, 28, 28), (3, 8, 5, 1, 0, 12, 20), (4, 4, 3, 2, 1, 7, 9)]
     for case in cases:
         in_channels, out_channels, kernel, stride, padding, height, width = case
         conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding)
@@ -150,7 +150,7 @@ def _measured_field(layers: list[tuple[int, int]]) -> int:
     ],
 )
 def receptive_field(layers):
-    size, jump = 1, 1  # jump: how many input pixels lie between two neighbours at this depth
+    size, jump = 1, 1  # jump: the input pixels between two neighbours at this depth
     for kernel, stride in layers:
         size += (kernel - 1) * jump
         jump *= stride
@@ -161,9 +161,8 @@ def receptive_field(layers):
 
 
 def check_up_widths(answer: Callable[[int, tuple[int, ...], int], list[int]]) -> None:
-    for channels, multipliers, blocks in (
-        (16, (1, 2), 1), (48, (1, 2), 1), (32, (1,), 2), (8, (1, 2, 4), 2), (10, (1, 3, 2, 2), 1)
-    ):  # fmt: skip
+    cases = [(16, (1, 2), 1), (48, (1, 2), 1), (32, (1,), 2), (8, (1, 2, 4), 2), (10, (1, 3, 2, 2), 1)]
+    for channels, multipliers, blocks in cases:
         expected = _up_widths(channels, multipliers, blocks)
         seen = answer(channels, multipliers, blocks)
         named = f"channels={channels}, multipliers={multipliers}, blocks={blocks}"

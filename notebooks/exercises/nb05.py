@@ -218,7 +218,8 @@ def line_step(x_t, x_0, x_0_before, lambda_before, lambda_t, lambda_s):
     sigma_t = 1 / math.sqrt(1 + math.exp(2 * lambda_t))
     sigma_s = 1 / math.sqrt(1 + math.exp(2 * lambda_s))
     slope = (x_0 - x_0_before) / (lambda_t - lambda_before)
-    # The integral of e^l (x_0 + slope (l - lambda_t)) is e^l (x_0 + slope (l - lambda_t - 1)).
+    # The line is x_0 + slope (l - lambda_t); times e^l, its integral is
+    # e^l (x_0 + slope (l - lambda_t - 1)).
     upper = math.exp(lambda_s) * (x_0 + slope * (lambda_s - lambda_t - 1))
     lower = math.exp(lambda_t) * (x_0 - slope)
     return sigma_s / sigma_t * x_t + sigma_s * (upper - lower)

@@ -46,7 +46,7 @@ def check_iob1(iob1_to_bio: Callable) -> None:
         seen = _list_of_tags(seen, len(tags))
         if seen == right:
             continue
-        i = next(i for i, (one, other) in enumerate(zip(seen, right)) if one != other)
+        i = next(i for i, (tag, expected) in enumerate(zip(seen, right)) if tag != expected)
         why = {
             "B": "a mention begins there, so BIO writes B-",
             "I": "the mention goes on there, so it stays I-",
@@ -76,7 +76,7 @@ def _list_of_tags(seen: Any, length: int) -> list[str]:
 def iob1_to_bio(tags):
     result, before = [], "O"
     for tag in tags:
-        # An I- begins a mention unless the tag before it belongs to a mention of the same type.
+        # An I- begins a mention unless the tag before it belongs to one of the same type.
         if tag[0] == "I" and before[2:] != tag[2:]:
             result.append("B" + tag[1:])
         else:
@@ -92,8 +92,8 @@ def fewest_layers(spans: list[Span]) -> int:
     """By trying every assignment of spans to layers: the definition, slow."""
     clash = [
         (i, j)
-        for (i, one), (j, other) in itertools.combinations(enumerate(spans), 2)
-        if one[0] < other[1] and other[0] < one[1]
+        for (i, first), (j, second) in itertools.combinations(enumerate(spans), 2)
+        if first[0] < second[1] and second[0] < first[1]
     ]
     for layers in range(1, len(spans) + 1):
         for chosen in itertools.product(range(layers), repeat=len(spans)):
@@ -152,9 +152,10 @@ def _check_layer_count(spans: list[Span], seen: Any, right: int) -> None:
     ],
 )
 def layers_needed(spans):
-    # All spans over one token need layers of their own; and as many as meet at the busiest token are enough.
-    tokens = range(max((end for _, end, _ in spans), default=0))
-    return max((sum(start <= i < end for start, end, _ in spans) for i in tokens), default=0)
+    # Spans over one token need layers of their own; as many as meet at the busiest token
+    # are enough. That token is the first of some span: only there does the number grow.
+    meeting = [sum(start <= i < end for start, end, kind in spans) for i, _, _ in spans]
+    return max(meeting, default=0)
 
 
 # -- 09.3 ------------------------------------------------------------------------------------------
@@ -163,9 +164,9 @@ def layers_needed(spans):
 def _kappa_of_labels(first: set, second: set, candidates: int) -> float:
     """From the definition: one label for each item, items without a mark included."""
     items = sorted(first | second) + [None] * (candidates - len(first | second))
-    one, other = [item in first for item in items], [item in second for item in items]
-    observed = sum(a == b for a, b in zip(one, other)) / candidates
-    expected = sum(one.count(label) * other.count(label) for label in (True, False)) / candidates**2
+    labels, others = [item in first for item in items], [item in second for item in items]
+    observed = sum(a == b for a, b in zip(labels, others)) / candidates
+    expected = sum(labels.count(value) * others.count(value) for value in (True, False)) / candidates**2
     return (observed - expected) / (1 - expected)
 
 

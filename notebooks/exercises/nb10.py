@@ -66,11 +66,11 @@ def check_align_words(function) -> None:
 def align_words(text, words):
     spans, place = [], 0
     for word in words:
-        # Only white space may stand between two words: anything else would be text that got lost.
+        # Between two words stands white space only: anything else would be lost.
         while place < len(text) and text[place].isspace():
             place += 1
         if not text.startswith(word, place):
-            raise ValueError(f"word {word!r} is not at {place}, where the text goes on {text[place : place + 20]!r}")
+            raise ValueError(f"word {word!r} is not at {place}: {text[place:][:20]!r}")
         spans.append((place, place + len(word)))
         place += len(word)
     return spans
@@ -173,8 +173,8 @@ def check_lower(function) -> None:
     ],
 )
 def lower_with_origin(text):
-    # Only a Greek capital sigma looks at its neighbours: at the end of a word it becomes another letter. One letter
-    # either way, so the lengths of the single letters are right.
+    # Only a Greek capital sigma looks at its neighbours: at a word's end it becomes another
+    # letter. One letter either way, so the lengths of the single letters are right.
     origin = [k for k, letter in enumerate(text) for _ in letter.lower()]
     return text.lower(), origin
 
@@ -239,7 +239,8 @@ def greek_long_form(short, before):
         part = GREEK.get(letter.lower(), letter)
         spelt += part
         origin += [k] * len(part)
-    # The whole name "beta" in the short form would be asked for letter by letter, which is harmless: in the long form
-    # it now stands letter by letter too.
-    start = match_long_form("".join(GREEK.get(letter.lower(), letter) for letter in short), spelt)
+    # The name "beta" in the short form is then asked for letter by letter; harmless, for it
+    # now stands in the long form letter by letter too.
+    spelt_short = "".join(GREEK.get(letter.lower(), letter) for letter in short)
+    start = match_long_form(spelt_short, spelt)
     return None if start is None else origin[start]

@@ -66,7 +66,7 @@ def trusted_names(names, sentences, threshold):
                 if name in names:
                     seen[name] = seen.get(name, 0) + 1
                     right[name] = right.get(name, 0) + ((start, start + length) in genes)
-    return {name for name in names if name not in seen or right[name] >= threshold * seen[name]}
+    return {name for name in names if right.get(name, 0) >= threshold * seen.get(name, 0)}
 
 
 # -- 11.2 --------------------------------------------------------------------------------------------------

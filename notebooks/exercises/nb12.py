@@ -117,9 +117,8 @@ def _explain_interval(seen, right, first, second, draws, outside) -> None:
     two = [np.quantile([_plain_f1([one[k] for k in row]) for row in draws], edges) for one in (first, second)]
     if np.allclose(seen, 100 * (two[1] - two[0])):
         raise Wrong("this subtracts the ends of two intervals; take the difference in each resampled test set")
-    one_by_one = [np.divide(2 * r[:, 0], r[:, 1] + r[:, 2], out=np.zeros(len(r)), where=r[:, 1:].sum(1) > 0)
-                  for r in (first, second)]  # fmt: skip
-    means = (one_by_one[1] - one_by_one[0])[draws].mean(1)
+    by_sentence = [np.array([_plain_f1([row]) for row in rows]) for rows in (first, second)]
+    means = (by_sentence[1] - by_sentence[0])[draws].mean(1)
     if np.allclose(seen, 100 * np.quantile(means, edges)):
         raise Wrong("this averages the F1 of single sentences; add up the counts first and take F1 of the sums")
     raise Wrong(f"expected {right.round(3).tolist()} percentage points, yours are {seen.round(3).tolist()}")

@@ -64,8 +64,8 @@ def check_telling(telling_words: Callable) -> None:
                 raise Wrong("these are natural logarithms; bits are asked for, log2")
             if not _differs(seen, _ratios(first, second, a, size=lambda part: len(set(part)))):
                 raise Wrong("the sum of c_v counts every occurrence, not every different word")
-            raise Wrong(f"{' '.join(first)!r} and {' '.join(second)!r}, a = {a}: {word!r} should have "
-                        f"{right[word]:.4f}, yours is {seen[word]:.4f}")  # fmt: skip
+            given = f"{' '.join(first)!r} and {' '.join(second)!r}, a = {a}"
+            raise Wrong(f"{given}: {word!r} should have {right[word]:.4f}, yours is {seen[word]:.4f}")
 
 
 @exercise(
@@ -80,7 +80,8 @@ def check_telling(telling_words: Callable) -> None:
 def telling_words(first, second, a=0.5):
     c, d, words = Counter(first), Counter(second), {*first, *second}
     below = [len(part) + a * len(words) for part in (first, second)]
-    return {word: math.log2((c[word] + a) / below[0] / ((d[word] + a) / below[1])) for word in words}
+    odds = {word: (c[word] + a) / below[0] / ((d[word] + a) / below[1]) for word in words}
+    return {word: math.log2(ratio) for word, ratio in odds.items()}
 
 
 # -- 13.2 ------------------------------------------------------------------------------------------
@@ -163,7 +164,8 @@ def check_balanced(choose_balanced: Callable) -> None:
 )
 def choose_balanced(confidence, has_entity, count):
     order = sorted(range(len(confidence)), key=lambda k: -confidence[k])
-    full, empty = [k for k in order if has_entity[k]], [k for k in order if not has_entity[k]]
+    full = [k for k in order if has_entity[k]]
+    empty = [k for k in order if not has_entity[k]]
     wanted = round(count * len(full) / len(order))
     return {*full[:wanted], *empty[: count - wanted]}
 
@@ -173,10 +175,10 @@ def choose_balanced(confidence, has_entity, count):
 
 def _states(seed: int) -> tuple[dict, dict]:
     generator = torch.Generator().manual_seed(seed)
-    before = {"weight": torch.randn(3, 4, generator=generator), "bias": torch.randn(3, generator=generator),
-              "half": torch.randn(2, generator=generator).bfloat16(), "count": torch.tensor(5),
-              "mask": torch.tensor([True, False])}  # fmt: skip
-    after = {name: one + 1 if one.is_floating_point() else one.clone() for name, one in before.items()}
+    floats = {"weight": torch.randn(3, 4, generator=generator), "bias": torch.randn(3, generator=generator)}
+    floats["half"] = torch.randn(2, generator=generator).bfloat16()
+    before = floats | {"count": torch.tensor(5), "mask": torch.tensor([True, False])}
+    after = {name: values + 1 for name, values in floats.items()}
     return before, after | {"count": torch.tensor(8), "mask": torch.tensor([True, True])}
 
 
@@ -217,7 +219,8 @@ def check_mix(mix_weights: Callable) -> None:
     ],
 )
 def mix_weights(before, after, share):
-    return {
-        name: (1 - share) * before[name] + share * new if new.is_floating_point() else new.clone()
-        for name, new in after.items()
-    }
+    mixed = {name: new.clone() for name, new in after.items()}
+    for name, new in after.items():
+        if new.is_floating_point():
+            mixed[name] = (1 - share) * before[name] + share * new
+    return mixed

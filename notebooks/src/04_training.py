@@ -46,6 +46,7 @@ import torch.nn.functional as F
 from IPython.display import display
 from safetensors import safe_open
 from tqdm.auto import tqdm
+from utils.diffusion.batches import Batches, stream_seed
 
 from utils.course import COLOURS, check, hint, plain_ticks, play, show_images, solution  # noqa: F401
 from utils.device import find_precision
@@ -61,7 +62,6 @@ from utils.diffusion import (
     train,
     validation_loss,
 )
-from utils.diffusion.batches import Batches, stream_seed
 from utils.diffusion.training import update_ema
 
 # %% [markdown]

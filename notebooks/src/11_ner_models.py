@@ -52,6 +52,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from utils.ner.biotagger_gm import BioTaggerGM
+from utils.ner.taggers.bilstm_crf import CharacterCNN
+from utils.ner.taggers.encoders import INSTALL, find_minilm, load_encoder
+from utils.ner.taggers.transformer import align
+from utils.ner.taggers.voting import VotingTagger
 
 # %%
 from utils.course import COLOURS, check, hint, name_bars, play, solution  # noqa: F401
@@ -74,14 +79,9 @@ from utils.ner import (
     postprocess,
     to_tags,
 )
-from utils.ner.biotagger_gm import BioTaggerGM
 from utils.ner.display import show_entities
 from utils.ner.features import LexiconMatcher
 from utils.ner.postprocess import STEPS, documents_of
-from utils.ner.taggers.bilstm_crf import CharacterCNN
-from utils.ner.taggers.encoders import INSTALL, find_minilm, load_encoder
-from utils.ner.taggers.transformer import align
-from utils.ner.taggers.voting import VotingTagger
 
 # %% [markdown]
 # ## 1. The task and the scorer

@@ -988,7 +988,6 @@ print(
 # %%
 import pycrfsuite
 import torch
-
 from utils.ner.linear_chain import FORBIDDEN, LinearChainCRF
 
 

@@ -40,12 +40,13 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import t as student
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 
 # %%
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
@@ -62,8 +63,8 @@ from utils.ner import (
     load_lexicon,
 )
 from utils.ner.display import show_entities
-from utils.ner.taggers.encoders import INSTALL, PUBMED, load_encoder
-from utils.ner.taggers.pretraining import NOT_CHOSEN, mask_pieces
+from utils.ner.encoders import INSTALL, PUBMED, load_encoder, make_random_encoder
+from utils.ner.pretraining import NOT_CHOSEN, mask_pieces
 
 # %% [markdown]
 # ## 1. How far apart are the texts?
@@ -80,23 +81,24 @@ from utils.ner.taggers.pretraining import NOT_CHOSEN, mask_pieces
 # source's, and what follows only shows that the code runs. The last line says how it is here.
 
 # %%
-NAMES = {"wnut17": "WNUT17", "ncbi-disease": "NCBI", "bc5cdr": "BC5CDR", "bc2gm": "BC2GM",
-         "ctp-eligibility": "criteria"}  # fmt: skip
-corpora = {short: load_corpus(name) for name, short in NAMES.items()}
+NAMES = {
+    "WNUT17": "wnut17",
+    "NCBI": "ncbi-disease",
+    "BC5CDR": "bc5cdr",
+    "BC2GM": "bc2gm",
+    "criteria": "ctp-eligibility",
+}
+corpora = {name: load_corpus(whole) for name, whole in NAMES.items()}
 criteria = corpora["criteria"]
-print(
-    "\nthe course's own corpus stands in for:",
-    ", ".join(n for n in corpora if corpora[n].stands_in) or "none",
-)
+stand_ins = [name for name in corpora if corpora[name].stands_in]
+print("\nthe course's own corpus stands in for:", ", ".join(stand_ins) or "none")
 
 # %%
 shown = []
-for name in ("NCBI", "BC5CDR", "criteria", "criteria"):
-    with_names = [
-        one for one in corpora[name].train if len(one.entities) > 1 and len(one.tokens) < 30
-    ]
-    shown.append((name, random.Random(len(shown)).choice(with_names)))
-show_entities([one for _, one in shown], titles=[name for name, _ in shown])
+for number, name in enumerate(("NCBI", "BC5CDR", "criteria", "criteria")):
+    short = [s for s in corpora[name].train if len(s.tokens) < 30 and len(s.entities) > 1]
+    shown.append((name, random.Random(number).choice(short)))
+show_entities([sentence for _, sentence in shown], titles=[name for name, _ in shown])
 
 # %% [markdown]
 # A distance between texts. Count words (in lower case) in both, so that $p$ and $q$ are their shares. The
@@ -124,27 +126,32 @@ def divergence(first, second):
     """Eq. 1 of two lists of words."""
     counts = Counter(first), Counter(second)
     vocabulary = sorted({*first, *second})
-    p, q = (np.array([one[word] for word in vocabulary]) / one.total() for one in counts)
+    p, q = (np.array([c[word] for word in vocabulary]) / c.total() for c in counts)
     return entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
 
 
+# %%
 WORDS = course.pick(test=1000, cpu=20_000, gpu=20_000)
+
+
+def draw(sentences, count, seed=0):
+    """`count` of the sentences at random, or all."""
+    return random.Random(seed).sample(sentences, min(count, len(sentences)))
 
 
 def words_of(sentences):
     """`WORDS` words of the sentences, in lower case."""
-    words = [word.lower() for one in sentences for word in one.words]
+    words = [word.lower() for sentence in sentences for word in sentence.words]
     assert len(words) >= WORDS
     return words[:WORDS]
 
 
 halves = {}
 for name, corpus in corpora.items():
-    order = random.Random(0).sample(corpus.train, len(corpus.train))
+    order = draw(corpus.train, len(corpus.train))
     halves[name] = words_of(order[::2]), words_of(order[1::2])
-apart = np.array(
-    [[divergence(halves[a][0], halves[b][1]) for b in corpora] for a in corpora]
-)
+apart = [[divergence(halves[a][0], halves[b][1]) for b in corpora] for a in corpora]
+apart = np.array(apart)
 
 # %% [markdown]
 # **Check** against SciPy, whose function gives the square root:
@@ -152,11 +159,10 @@ apart = np.array(
 # %%
 # NBVAL_CHECK_OUTPUT
 for first, second in [("WNUT17", "criteria"), ("NCBI", "BC5CDR")]:
-    counts = Counter(halves[first][0]), Counter(halves[second][1])
-    p, q = ([one[word] for word in sorted(counts[0] | counts[1])] for one in counts)
-    assert math.isclose(
-        divergence(halves[first][0], halves[second][1]), jensenshannon(p, q, base=2) ** 2
-    )
+    words = halves[first][0], halves[second][1]
+    counts = [Counter(part) for part in words]
+    p, q = ([c[word] for word in sorted({*words[0], *words[1]})] for c in counts)
+    assert math.isclose(divergence(*words), jensenshannon(p, q, base=2) ** 2)
 print("By hand and by SciPy: the same divergence.")
 
 # %% [markdown]
@@ -174,34 +180,6 @@ print("By hand and by SciPy: the same divergence.")
 WANTED = course.pick(test=None, cpu=None, gpu=PUBMED)
 FOLDER = course.build / "notebook13"
 
-
-def make_random_encoder(folder, sentences):
-    """A small BERT with random weights, and WordPiece trained on these sentences; the folder."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=2000, special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator([one.text for one in sentences], trainer)
-    names = dict(
-        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special)
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=256, **names
-    ).save_pretrained(folder)
-    size = dict(
-        hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192
-    )
-    config = BertConfig(
-        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=256, **size
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
-
-
-# %%
 for ENCODER in dict.fromkeys([WANTED, None]):
     try:
         encoder, tokenizer = load_encoder(ENCODER)
@@ -209,73 +187,72 @@ for ENCODER in dict.fromkeys([WANTED, None]):
     except OSError:
         print(f"{ENCODER or 'all-MiniLM-L6-v2'} is neither here nor to be had")
 else:
-    print(
-        f"so the encoder is a small one with RANDOM weights. To get a real one: {INSTALL}"
-    )
-    ENCODER = make_random_encoder(FOLDER / "random-encoder", corpora["BC5CDR"].train)
+    print("so the encoder is a small one with RANDOM weights. To get a real one:", INSTALL)
+    texts = [sentence.text for sentence in corpora["BC5CDR"].train]
+    ENCODER = make_random_encoder(FOLDER / "random-encoder", texts)
     encoder, tokenizer = load_encoder(ENCODER)
 weights = sum(parameter.numel() for parameter in encoder.parameters())
 print(f"encoder: {ENCODER or 'all-MiniLM-L6-v2'}, {weights / 1e6:.1f} million weights")
 del encoder  # each tagger below loads its own
 
 # %%
-MAPPING = {
-    "chronic_disease": "Disease",
-    "cancer": "Disease",
-}  # what counts as a condition in the criteria
-conditions = [
-    e.text.lower() for one in criteria.test for e in one.entities if e.type in MAPPING
-]
-test_words = [word.lower() for one in criteria.test for word in one.words]
-print(
-    f"{'':<10}{'words in a':>12}{'with a':>9}{'pieces':>9}{'criteria: words':>17}{'conditions':>12}"
-)
-print(
-    f"{'':<10}{'sentence':>12}{'capital':>9}{'a word':>9}{'not in sample':>17}{'not annotated':>15}"
-)
-unseen = {}
-for name, corpus in corpora.items():
-    sample = random.Random(0).sample(corpus.train, min(len(corpus.train), 1000))
-    words = [word for one in sample for word in one.words]
-    pieces = sum(
-        len(ids)
-        for ids in tokenizer([one.text for one in sample], add_special_tokens=False)[
-            "input_ids"
-        ]
-    )
-    vocabulary = {*halves[name][0]}
-    unseen[name] = np.mean([word not in vocabulary for word in test_words])
-    annotated = {e.text.lower() for one in corpus.train for e in one.entities}
-    new = np.mean([text not in annotated for text in conditions])
-    capital = np.mean([word != word.lower() for word in words])
-    print(f"{name:<10}{len(words) / len(sample):>12.1f}{capital:>9.0%}{pieces / len(words):>9.2f}"
-          f"{unseen[name]:>17.0%}{new:>15.0%}")  # fmt: skip
+# What counts as a condition in the criteria.
+MAPPING = {"chronic_disease": "Disease", "cancer": "Disease"}
+test_words = [word.lower() for sentence in criteria.test for word in sentence.words]
+test_entities = [e for sentence in criteria.test for e in sentence.entities]
+conditions = [e.text.lower() for e in test_entities if e.type in MAPPING]
+
+
+def describe(sentences):
+    """How the sentences look, in three numbers."""
+    words = [word for sentence in sentences for word in sentence.words]
+    texts = [sentence.text for sentence in sentences]
+    pieces = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    capitals = np.mean([word != word.lower() for word in words])
+    return {
+        "words in a sentence": f"{len(words) / len(sentences):.1f}",
+        "with a capital": f"{capitals:.0%}",
+        "pieces a word": f"{sum(map(len, pieces)) / len(words):.2f}",
+    }
+
 
 # %%
+unseen, rows = {}, {}
+for name, corpus in corpora.items():
+    vocabulary = {*halves[name][0]}
+    unseen[name] = np.mean([word not in vocabulary for word in test_words])
+    annotated = {e.text.lower() for sentence in corpus.train for e in sentence.entities}
+    new = np.mean([text not in annotated for text in conditions])
+    rows[name] = describe(draw(corpus.train, 1000)) | {
+        "criteria: words not in sample": f"{unseen[name]:.0%}",
+        "conditions not annotated": f"{new:.0%}",
+    }
+pd.DataFrame(rows).T
+
+
+# %%
+def draw_matrix(ax, values, names, digits, **look):
+    """Numbers in colour and in writing."""
+    picture = ax.imshow(values, **look)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if sum(picture.to_rgba(value)[:3]) < 1.5 else "black"
+        text = f"{value:.{digits}f}"
+        ax.text(column, row, text, ha="center", va="center", color=colour)
+    ax.set_xticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), names)
+    ax.grid(False)
+
+
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[3, 2])
-left.imshow(apart, cmap="cividis_r", vmin=0, vmax=apart.max())
-left.set(
-    xticks=range(len(corpora)),
-    yticks=range(len(corpora)),
-    xticklabels=corpora,
-    yticklabels=corpora,
-)
-for (row, column), value in np.ndenumerate(apart):
-    left.text(column, row, f"{value:.2f}", ha="center", va="center",
-              color="white" if value > 0.6 * apart.max() else "black")  # fmt: skip
-left.grid(False)
+draw_matrix(left, apart, list(corpora), 2, cmap="cividis_r", vmin=0, vmax=apart.max())
 others = [name for name in corpora if name != "criteria"]
 nearest = min(range(len(others)), key=lambda k: apart[k, -1])
-floor = max(apart[-1, -1], apart[nearest, nearest])
+floor, far = max(apart[-1, -1], apart[nearest, nearest]), apart[nearest, -1]
 left.set_title(
-    f"Nearest to the criteria: {others[nearest]}, {apart[nearest, -1]:.2f} bit (floor {floor:.2f})"
+    f"Nearest to the criteria: {others[nearest]}, {far:.2f} bit (floor {floor:.2f})"
 )
-right.barh(range(len(unseen)), [100 * share for share in unseen.values()], color=COLOURS[0])
-right.set(
-    yticks=range(len(unseen)),
-    yticklabels=unseen,
-    xlabel="per cent of the words in the criteria's test split",
-)
+right.barh(list(unseen), [100 * share for share in unseen.values()], color=COLOURS[0])
+right.set_xlabel("per cent of the words in the criteria's test split")
 right.invert_yaxis()
 right.set_title(f"Words that a sample of {WORDS:,} does not have")
 plt.show()
@@ -294,20 +271,22 @@ plt.show()
 # are, word for word, a Disease or a Chemical of BC5CDR's training split; and mentions drawn at random.
 
 # %%
-bc5 = corpora["BC5CDR"]
-known = {kind: {e.text.lower() for one in bc5.train for e in one.entities if e.type == kind}
-         for kind in ("Disease", "Chemical")}  # fmt: skip
-mentions = defaultdict(list)
-for one in criteria.train:
-    for e in one.entities:
+known, mentions = defaultdict(set), defaultdict(list)
+for sentence in corpora["BC5CDR"].train:
+    for e in sentence.entities:
+        known[e.type].add(e.text.lower())
+for sentence in criteria.train:
+    for e in sentence.entities:
         mentions[e.type].append(e.text)
-print(f"{'type':<18}{'mentions':>9}{'Disease':>9}{'Chemical':>9}   drawn at random")
+rows = {}
 for kind, texts in sorted(mentions.items(), key=lambda pair: -len(pair[1]))[:10]:
-    shares = [np.mean([text.lower() in known[other] for text in texts]) for other in known]
-    some = " | ".join(
-        text[:28] for text in random.Random(3).sample(texts, min(4, len(texts)))
-    )
-    print(f"{kind:<18}{len(texts):>9,}{shares[0]:>9.0%}{shares[1]:>9.0%}   {some}")
+    rows[kind] = {"mentions": len(texts)}
+    for other in ("Disease", "Chemical"):
+        share = np.mean([text.lower() in known[other] for text in texts])
+        rows[kind][other] = f"{share:.0%}"
+    some = random.Random(3).sample(texts, min(4, len(texts)))
+    rows[kind]["drawn at random"] = " | ".join(text[:28] for text in some)
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Read the drawn mentions. `treatment` of the criteria holds drugs, but procedures and the bare word "treatment" too:
@@ -322,65 +301,56 @@ for kind, texts in sorted(mentions.items(), key=lambda pair: -len(pair[1]))[:10]
 # %%
 def renamed(sentences, names):
     """The sentences with the types in `names` under their new names, other entities left out."""
-    return [
-        one.with_entities(
-            Entity(e.start, e.end, names[e.type]) for e in one.entities if e.type in names
-        )
-        for one in sentences
-    ]
+    changed = []
+    for sentence in sentences:
+        kept = [e for e in sentence.entities if e.type in names]
+        new = [Entity(e.start, e.end, names[e.type]) for e in kept]
+        changed.append(sentence.with_entities(new))
+    return changed
+
+
+def lower_letter(letter):
+    """In lower case, but for a letter whose small form is longer, so that offsets hold."""
+    return letter.lower() if len(letter.lower()) == 1 else letter
 
 
 def lowered(sentences):
-    """The same sentences in lower case; a letter whose small form is longer stays, so that offsets hold."""
-    texts = [
-        "".join(c.lower() if len(c.lower()) == 1 else c for c in one.text)
-        for one in sentences
-    ]
-    return [
-        Sentence(
-            text,
-            [t[:2] for t in one.tokens],
-            [Entity(*e.span) for e in one.entities],
-            one.id,
-        )
-        for text, one in zip(texts, sentences)
-    ]
-
-
-def draw(sentences, count, seed=0):
-    return random.Random(seed).sample(sentences, min(count, len(sentences)))
+    """The same sentences in lower case."""
+    changed = []
+    for sentence in sentences:
+        tokens = [(token.start, token.end) for token in sentence.tokens]
+        entities = [Entity(*e.span) for e in sentence.entities]
+        text = "".join(map(lower_letter, sentence.text))
+        changed.append(Sentence(text, tokens, entities, sentence.id))
+    return changed
 
 
 # %%
 SIZE = course.pick(test=40, cpu=200, gpu=4000)
-TESTED = course.pick(
-    test=30, cpu=150, gpu=1000
-)  # of the criteria twice as many: most is measured there
-ONLY = {
-    "NCBI": {"Disease": "Disease"},
-    "BC5CDR": {"Disease": "Disease"},
-    "criteria": MAPPING,
-}
+# Of the criteria twice as many are tested: most is measured there.
+TESTED = course.pick(test=30, cpu=150, gpu=1000)
+DISEASES = {"Disease": "Disease"}
+ONLY = {"NCBI": DISEASES, "BC5CDR": DISEASES, "criteria": MAPPING}
 domains = ["WNUT17", *ONLY]
 train, test = {}, {}
 for name in domains:
     tested = TESTED * (1 + (name == "criteria"))
-    for split, part, count in [
-        (train, corpora[name].train, SIZE),
-        (test, corpora[name].test, tested),
-    ]:
-        part = draw(part, count)
-        split[name] = (
-            renamed(part, ONLY[name]) if name in ONLY else part
-        )  # WNUT17 keeps its types
-low_train, low_test = (
-    {name: lowered(part) for name, part in split.items()} for split in (train, test)
-)
-for name in domains:
-    count = sum(len(one.entities) for one in test[name])
-    print(
-        f"{name:<9} {len(train[name]):>5,} to train on, {len(test[name]):>4,} to test on ({count:,} mentions)"
-    )
+    train[name] = draw(corpora[name].train, SIZE)
+    test[name] = draw(corpora[name].test, tested)
+    if name in ONLY:  # WNUT17 keeps its types
+        train[name] = renamed(train[name], ONLY[name])
+        test[name] = renamed(test[name], ONLY[name])
+low_train = {name: lowered(part) for name, part in train.items()}
+low_test = {name: lowered(part) for name, part in test.items()}
+rows = {
+    "to train on": {name: len(part) for name, part in train.items()},
+    "to test on": {name: len(part) for name, part in test.items()},
+    "mentions in these": {
+        name: sum(len(sentence.entities) for sentence in part)
+        for name, part in test.items()
+    },
+}
+pd.DataFrame(rows)
 
 # %% [markdown]
 # ## 2. Zero-shot: what a tagger is worth elsewhere

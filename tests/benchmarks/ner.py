@@ -20,10 +20,11 @@ from pathlib import Path
 
 from tests.benchmarks.__main__ import machine
 from utils.files import write_atomically
-from utils.ner import Corpus, Report, Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
-from utils.ner.taggers.base import HEADER, Tagger, fit_whole
-from utils.ner.taggers.registry import model_names
-from utils.ner.taggers.voting import VotingTagger
+from utils.ner import Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
+from utils.ner.combine import VotingTagger
+from utils.ner.corpora import Corpus
+from utils.ner.evaluation import Report
+from utils.ner.tagger import HEADER, Tagger, model_names
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build" / "ner_bench"
@@ -73,7 +74,7 @@ def _trained(model: str, corpus: Corpus, seed: int, out: Path) -> Tagger:
     if model != "voting":
         types = sorted({entity.type for sentence in corpus.train for entity in sentence.entities})
         tagger = make_tagger(model, types, seed, **EPOCHS.get((corpus.name, model), {}))
-        return fit_whole(tagger, corpus.train, corpus.dev)
+        return tagger.fit(corpus.train, corpus.dev)
     places = [out / "models" / f"{corpus.name}--{voter}--{0 if voter in SEEDLESS else seed}" for voter in VOTERS]
     members = [load_tagger(place) for place in places if (place / HEADER).exists()]
     if len(members) < 2:

@@ -39,7 +39,7 @@ def build(name: str, precision: str = "fp32") -> tuple[nn.Module, Callable[[nn.M
     if name == "course":
         diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000))
         network = UNet()
-        # The memory format that `train` chooses on a CPU (utils/diffusion/run.py).
+        # The memory format that `train` chooses on a CPU (utils/diffusion/training.py).
         return network.to(memory_format=torch.channels_last) if precision == "fp32" else network, diffusion.loss
     if name == "denoising-diffusion-pytorch":
         peer = lucidrains()

@@ -21,7 +21,7 @@ from torch import Tensor
 from tests.benchmarks.peers import lucidrains
 from tests.benchmarks.samplers import frechet_of_redraws
 from utils.diffusion import GaussianDiffusion, ImageQuality, NoiseSchedule, UNet, generate, load_images, train
-from utils.diffusion.batches import Batches
+from utils.diffusion.training import batch_at
 
 RECIPES = ("course", "denoising-diffusion-pytorch", "annotated recipe")
 BATCH, WARM_UP_STEPS = 128, 5
@@ -63,10 +63,9 @@ def denoising_diffusion_pytorch(seconds: float, count: int, images, seed: int) -
     process = peer.GaussianDiffusion(network, image_size=28, sampling_timesteps=50)
     average = EMA(process, beta=0.995, update_every=10)
     optimizer = torch.optim.Adam(process.parameters(), 1e-3, betas=(0.9, 0.99))
-    batches = Batches(images, None, BATCH, seed)
 
     def step(k: int) -> None:
-        loss = process((batches(k)[0] + 1) / 2)
+        loss = process((batch_at(images, k, BATCH, seed)[0] + 1) / 2)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(process.parameters(), 1.0)
@@ -84,10 +83,9 @@ def annotated_recipe(seconds: float, count: int, images, seed: int) -> tuple[Ten
     network = lucidrains().Unet(dim=24, dim_mults=(1, 2, 4), channels=1)
     diffusion = GaussianDiffusion(NoiseSchedule.linear(200, rescale=False), "noise")
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    batches = Batches(images, None, BATCH, seed)
 
     def step(k: int) -> None:
-        x_0 = batches(k)[0]
+        x_0 = batch_at(images, k, BATCH, seed)[0]
         t, noise = torch.randint(200, (len(x_0),)), torch.randn_like(x_0)
         loss = F.smooth_l1_loss(network(diffusion.q_sample(x_0, t, noise), t), noise)
         optimizer.zero_grad()

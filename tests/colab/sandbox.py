@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-# Colab's versions in August 2026. PyTorch is the one of this environment: it is large, and the same API.
+# Colab's versions in August 2026. PyTorch and torchvision are those of this environment: large, and the same API.
 PINNED = [
     "accelerate==1.14.*",
     "ipykernel==6.17.*",
@@ -25,7 +25,9 @@ PINNED = [
 NEEDED = [
     "huggingface-hub",
     "ipython-genutils",
+    "pandas",
     "pillow",
+    "psutil",
     "python-crfsuite",
     "pyyaml",
     "safetensors",
@@ -60,7 +62,7 @@ def colab_python(folder: Path) -> Path:
         alone = [line for line in PINNED if line.startswith(WITHOUT_DEPENDENCIES)]
         install(python, [line for line in PINNED if line not in alone] + NEEDED)
         install(python, ["--no-deps", *alone])
-        expose("torch", home / "torch", site_packages(python))
+        expose(["torch", "torchvision"], home / "torch", site_packages(python))
         (home / "complete").touch()
     return python
 
@@ -81,10 +83,10 @@ def site_packages(python: Path) -> Path:
     return Path(subprocess.check_output([python, "-c", code], text=True).strip())
 
 
-def expose(name: str, folder: Path, site: Path) -> None:
-    """Let the environment with `site` import the `name` installed here and what it needs, nothing else."""
+def expose(names: list[str], folder: Path, site: Path) -> None:
+    """Let the environment with `site` import the packages installed here and what they need, nothing else."""
     folder.mkdir()
-    for distribution in with_requirements(name):
+    for distribution in with_requirements(names):
         for entry in {file.parts[0] for file in distribution.files or [] if file.parts[0] not in ("..", "")}:
             source = Path(distribution.locate_file(entry))
             if source.exists() and entry != "__pycache__" and not (folder / entry).exists():
@@ -93,10 +95,10 @@ def expose(name: str, folder: Path, site: Path) -> None:
     (site / "torch-of-the-course.pth").write_text(f"{folder}\n")
 
 
-def with_requirements(name: str) -> list[importlib.metadata.Distribution]:
-    """The installed distribution `name` and, recursively, those that it requires."""
+def with_requirements(names: list[str]) -> list[importlib.metadata.Distribution]:
+    """The installed distributions of these names and, recursively, those that they require."""
     found: dict[str, importlib.metadata.Distribution] = {}
-    waiting = [name]
+    waiting = list(names)
     while waiting:
         current = waiting.pop().lower().replace("_", "-")
         if current in found:
@@ -124,8 +126,15 @@ def published(root: Path, folder: Path) -> str:
     return copy.as_uri()
 
 
-def colab_kernel(python: Path, folder: Path, repository: str) -> Path:
-    """Write the kernel specification "colab"; gives the folder to put on JUPYTER_PATH."""
+def colab_kernel(python: Path, folder: Path, repository: str, public: str) -> Path:
+    """Write the kernel specification "colab"; gives the folder to put on JUPYTER_PATH.
+
+    Args:
+        python: the kernel's.
+        folder: an empty one, for the specification.
+        repository: the git URL of the course.
+        public: the course's public address, which leads to `repository` in this kernel.
+    """
     stand_in = folder / "stand-in" / "google" / "colab"
     stand_in.mkdir(parents=True)
     (stand_in / "__init__.py").write_text('"""Stands in for the module that only Colab has."""\n')
@@ -135,7 +144,10 @@ def colab_kernel(python: Path, folder: Path, repository: str) -> Path:
         "language": "python",
         "env": {
             "COURSE_PROFILE": "test",
-            "COURSE_REPO": repository,
+            # The set-up cell clones the public address; git is told to take it from here.
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"url.{repository}.insteadOf",
+            "GIT_CONFIG_VALUE_0": public,
             "PYTHONPATH": str(folder / "stand-in"),
             "PYTHONNOUSERSITE": "1",
             "COLAB_RELEASE_TAG": "stand-in",

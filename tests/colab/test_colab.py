@@ -8,6 +8,7 @@ import nbclient
 import nbformat
 import pytest
 
+from notebooks.convert import repository
 from tests.colab.sandbox import PINNED, NoNetworkError, colab_kernel, colab_python, published
 
 NOTEBOOK = "notebooks/01_noise_schedule.ipynb"
@@ -37,7 +38,8 @@ def python(root):
 def test_notebook_runs_in_an_empty_folder(root, python, tmp_path, monkeypatch, path):
     empty = tmp_path / "content"
     empty.mkdir()
-    monkeypatch.setenv("JUPYTER_PATH", str(colab_kernel(python, tmp_path, published(root, tmp_path))))
+    kernel = colab_kernel(python, tmp_path, published(root, tmp_path), repository())
+    monkeypatch.setenv("JUPYTER_PATH", str(kernel))
     notebook = nbformat.read(root / path, as_version=4)
     names = [line.partition("==")[0] for line in PINNED]
     notebook.cells.append(nbformat.v4.new_code_cell(REPORT.format(names=names)))

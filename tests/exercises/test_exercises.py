@@ -52,7 +52,9 @@ def test_the_solution_passes(exercise):
 
 def test_the_solution_as_it_is_printed_passes_in_the_notebook(exercise, capsys):
     solution(exercise.id)
-    printed = run(capsys.readouterr().out, exercise)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 92, "printed lines do not wrap"
+    printed = run(text, exercise)
     passed, message = grade(exercise.id, printed)
     assert passed, message
     assert inspect.signature(printed) == inspect.signature(stub(exercise))

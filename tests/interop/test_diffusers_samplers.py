@@ -30,9 +30,16 @@ def compare(scheduler, diffusion, steps, *, tolerance, sampler, clip, noisy=Fals
     assert scheduler.timesteps.tolist() == timestep_grid(diffusion.num_timesteps, steps)
     x_T = torch.randn(SHAPE, dtype=torch.float64)
     ours = sample(
-        network, diffusion, SHAPE, sampler=sampler, steps=steps, clip=clip, x_T=x_T, eta=step_options.get("eta", 0.0),
+        network,
+        diffusion,
+        SHAPE,
+        sampler=sampler,
+        steps=steps,
+        clip=clip,
+        x_T=x_T,
+        eta=step_options.get("eta", 0.0),
         generator=torch.Generator().manual_seed(5),
-    )  # fmt: skip
+    )
     if noisy:
         step_options["generator"] = torch.Generator().manual_seed(5)
     x_t, seen = x_T, 0
@@ -45,8 +52,13 @@ def compare(scheduler, diffusion, steps, *, tolerance, sampler, clip, noisy=Fals
 
 
 def scheduler_like(cls, diffusion, **options):
-    scheduler = cls(diffusion.num_timesteps, beta_schedule="linear", timestep_spacing="trailing",
-                    prediction_type=THEIR_NAMES[diffusion.prediction], **options)  # fmt: skip
+    scheduler = cls(
+        diffusion.num_timesteps,
+        beta_schedule="linear",
+        timestep_spacing="trailing",
+        prediction_type=THEIR_NAMES[diffusion.prediction],
+        **options,
+    )
     scheduler.alphas_cumprod = diffusion.schedule.alphas_cumprod.clone()
     return scheduler
 
@@ -75,22 +87,37 @@ def test_ddim(prediction, clip, eta):
     for steps in (100, 20, 5):
         scheduler = scheduler_like(diffusers.DDIMScheduler, diffusion, clip_sample=clip)
         # The course derives the noise from the clipped estimate, which diffusers does on request.
-        compare(scheduler, diffusion, steps, tolerance=EXACT, sampler="ddim", clip=clip, noisy=True,
-                use_clipped_model_output=True, eta=eta)  # fmt: skip
+        compare(
+            scheduler,
+            diffusion,
+            steps,
+            tolerance=EXACT,
+            sampler="ddim",
+            clip=clip,
+            noisy=True,
+            use_clipped_model_output=True,
+            eta=eta,
+        )
 
 
 # Noise predictions go with the linear schedule only: with the others an error in x_T is divided by
 # sqrt(alpha-bar_T), some 5e-4, and this scheduler computes in float32 whatever it is given.
-@pytest.mark.parametrize("prediction, schedule", [
-    ("noise", "linear"), ("x_0", "linear"), ("v", "linear"), ("x_0", "cosine"), ("v", "cosine"), ("v", "sigmoid"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "prediction, schedule",
+    [("noise", "linear"), ("x_0", "linear"), ("v", "linear"), ("x_0", "cosine"), ("v", "cosine"), ("v", "sigmoid")],
+)
 def test_dpmpp_2m(prediction, schedule):
     diffusion = GaussianDiffusion(NoiseSchedule.named(schedule, 100), prediction)
     for steps in (50, 20, 10, 4, 2, 1):
         scheduler = scheduler_like(
-            diffusers.DPMSolverMultistepScheduler, diffusion, algorithm_type="dpmsolver++", solver_order=2,
-            solver_type="midpoint", final_sigmas_type="zero", lower_order_final=True,
-        )  # fmt: skip
+            diffusers.DPMSolverMultistepScheduler,
+            diffusion,
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            solver_type="midpoint",
+            final_sigmas_type="zero",
+            lower_order_final=True,
+        )
         compare(scheduler, diffusion, steps, tolerance=dict(rtol=1e-3, atol=2e-4), sampler="dpmpp_2m", clip=False)
 
 

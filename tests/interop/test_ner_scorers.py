@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from utils.ner.corpora import load_corpus
 from utils.ner.evaluation import evaluate
+from utils.ner.sentence import Entity
 from utils.ner.tags import tags_to_spans, to_tags
-from utils.ner.types import Entity
 
 seqeval_metrics = pytest.importorskip("seqeval.metrics", reason="needs the extra test: pip install -e .[test]")
 nervaluate = pytest.importorskip("nervaluate", reason="needs the extra test: pip install -e .[test]")

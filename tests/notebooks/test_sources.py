@@ -6,13 +6,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from utils.course.build import why_stale
-from utils.course.convert import convert
-from utils.course.setup_cell import ROOT, repository, setup_cell
+from notebooks.build import why_stale
+from notebooks.convert import DIFFUSION, NER, ROOT, convert, repository
 
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
 MACHINE_PATH = re.compile(r"/(?:home|root|tmp|work|Users|opt|usr/local)/[\w.-]+|[A-Z]:\\\\")
-MAX_BYTES = 3_000_000
+MAX_BYTES, MAX_LINES, MAX_COLUMNS = 3_000_000, 35, 92
 
 pytestmark = pytest.mark.skipif(not SOURCES, reason="there are no notebooks yet")
 
@@ -25,7 +24,7 @@ def source(request) -> Path:
 @pytest.fixture
 def path(source) -> Path:
     path = ROOT / "notebooks" / f"{source.stem}.ipynb"
-    assert path.exists(), f"{path.name} is not built; run: python -m utils.course.build {source.name[:2]}"
+    assert path.exists(), f"{path.name} is not built; run: python notebooks/build.py {source.name[:2]}"
     return path
 
 
@@ -52,10 +51,12 @@ def test_it_is_built_from_its_current_source(source, path):
     assert why_stale(source, path) is None
 
 
-def test_the_setup_cell_is_the_one_of_the_course(source):
+def test_the_setup_cell_is_that_of_its_track(source):
     cells = [cell for cell in convert(source).cells if cell.cell_type == "code"]
-    assert cells[0].source == setup_cell() and cells[0].metadata.get("tags") == ["setup"]
-    assert ["setup" in cell.metadata.get("tags", []) for cell in cells[1:]].count(True) == 0
+    assert ["setup" in cell.metadata.get("tags", []) for cell in cells] == [True] + [False] * (len(cells) - 1)
+    model = convert(SOURCES[0]).cells[1].source
+    assert DIFFUSION in model and len(model.splitlines()) <= 25
+    assert cells[0].source in (model, model.replace(DIFFUSION, NER))
 
 
 def test_the_badge_opens_this_notebook(source):
@@ -90,10 +91,10 @@ def test_no_output_names_a_folder_of_the_machine_it_ran_on(notebook):
                 assert not MACHINE_PATH.search(text) and str(ROOT) not in text, text
 
 
-def test_code_cells_are_short(source):
-    long = {
-        cell.id: lines
-        for cell in convert(source).cells[2:]
-        if cell.cell_type == "code" and (lines := len(cell.source.splitlines())) > 35
-    }
+def test_code_cells_are_short_and_narrow(source):
+    """So that they are read without scrolling in Colab and JupyterLab; the width counts long strings too."""
+    cells = {cell.id: cell.source.splitlines() for cell in convert(source).cells if cell.cell_type == "code"}
+    long = {cell: len(lines) for cell, lines in cells.items() if len(lines) > MAX_LINES}
+    wide = {cell: line for cell, lines in cells.items() for line in lines if len(line) > MAX_COLUMNS}
     assert not long
+    assert not wide

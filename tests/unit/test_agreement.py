@@ -69,7 +69,10 @@ def test_commands_in_the_readme_exist(root):
     named = set(re.findall(r"\bmake ([a-z][a-z-]*)", "\n".join(code)))
     assert {"run", "test"} <= named
     assert named <= targets, f"README.md names {sorted(named - targets)}, which the Makefile does not have"
-    modules = set(re.findall(r"python -m (utils(?:\.\w+)+|tests(?:\.\w+)+)", readme + makefile))
+    texts = (readme + makefile).replace("$(PY)", "python")
+    for script in set(re.findall(r"python ((?:notebooks|data)/\S+\.py)", texts)):
+        assert (root / script).is_file(), f"there is no {script}"
+    modules = set(re.findall(r"python -m (utils(?:\.\w+)+|tests(?:\.\w+)+)", texts))
     for module in modules:
         path = root / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"there is no {module}"
@@ -80,7 +83,7 @@ def test_one_repository_address(root, project):
     url = project["urls"]["Repository"]
     patterns = {
         r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob": url.removeprefix("https://github.com/"),
-        r"COURSE_REPO\\?\", \\?\"([^\"\\]+)": url,
+        r"url = Path\.cwd\(\), \\?\"([^\"\\]+)": url,
         r"git clone (https://\S+)": url,
     }
     for place in [root / "README.md", *root.glob("notebooks/src/*.py"), *root.glob("notebooks/*.ipynb")]:

@@ -13,10 +13,9 @@ import torch
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from utils.course import COLOURS, animate, denoising_strip, name_bars, plain_ticks, save_grid, show_images
+from utils.course import COLOURS, animate, denoising_strip, name_bars, plain_ticks, show_images
 from utils.course.player import MAX_BYTES
-from utils.course.plots import use_course_style
-from utils.course.tiles import tile, to_uint8
+from utils.course.plots import as_images, picture_of, use_course_style
 
 
 @pytest.fixture(autouse=True)
@@ -32,20 +31,26 @@ def pixels(figure):
 
 
 def test_values_outside_the_range_are_clamped_not_wrapped():
-    images = torch.tensor([-7.0, -1.0, 0.0, 1.0, 7.0]).reshape(1, 1, 1, 5)
-    assert to_uint8(images)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    images = torch.tensor([-7.0, -1.0, 0.0, 1.0, 7.0, float("inf")]).reshape(1, 1, 1, 6)
+    assert picture_of(images, 1, 2)[0, :, 0].tolist() == [0, 0, 128, 255, 255, 255]
+
+
+def test_all_256_levels_come_back():
+    levels = torch.arange(256).view(1, 1, 16, 16)
+    assert (picture_of(levels / 127.5 - 1, 1, 2)[..., 0] == levels[0, 0].numpy()).all()
 
 
 def test_colour_channels_keep_their_order_and_grey_is_repeated():
     red = torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1)
-    assert to_uint8(red)[0, 0, 0].tolist() == [255, 0, 0]
-    assert to_uint8(torch.ones(2, 4, 5)).shape == (2, 4, 5, 3)
+    assert picture_of(red, 1, 2)[0, 0].tolist() == [255, 0, 0]
+    assert as_images(np.ones((2, 4, 5))).shape == (2, 1, 4, 5)
+    assert picture_of(as_images(torch.ones(2, 4, 5)), 2, 1).shape == (4, 11, 3)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 8, 8), (8, 8), (0, 1, 8, 8)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match=r"expected \(N, C, H, W\)"):
-        to_uint8(torch.zeros(shape))
+        show_images(torch.zeros(shape))
 
 
 def test_nan_is_refused_with_its_count():
@@ -55,17 +60,26 @@ def test_nan_is_refused_with_its_count():
         show_images(images)
 
 
-def test_tile_puts_every_picture_in_its_place():
-    pictures = np.stack([np.full((2, 3, 3), k, dtype=np.uint8) for k in range(5)])
-    grid = tile(pictures, columns=2, gap=1, row_gap=4)
-    assert grid.shape == (3 * 2 + 2 * 4, 2 * 3 + 1, 3)
-    assert [int(grid[y, x, 0]) for y, x in [(0, 0), (0, 4), (6, 0), (6, 4), (12, 0), (12, 4)]] == [0, 1, 2, 3, 4, 255]
+def test_a_grid_has_every_image_in_its_place():
+    images = (torch.arange(5.0) * 51 / 127.5 - 1).view(5, 1, 1, 1).expand(5, 1, 2, 3)
+    grid = picture_of(images, columns=2, gap=1)
+    assert grid.shape == (3 * 2 + 2 * 1, 2 * 3 + 1, 3)
+    places = [(0, 0), (0, 4), (3, 0), (3, 4), (6, 0), (6, 4), (2, 0)]  # the last two are white
+    assert [int(grid[place][0]) for place in places] == [0, 51, 102, 153, 204, 255, 255]
+
+
+def test_titles_stand_above_their_images():
+    axes = show_images(torch.full((4, 1, 8, 8), -1.0), titles=list("abcd"), columns=2).axes[0]
+    grid = axes.images[0].get_array()
+    for text in axes.texts:
+        x, y = (int(value) for value in text.get_position())
+        assert (y == -1 or grid[y, x, 0] == 255) and grid[y + 1, x, 0] == 0  # on white, right above the image
 
 
 @pytest.mark.parametrize("scale", [1, 3])
 def test_each_image_pixel_covers_a_whole_number_of_figure_pixels(scale):
     image = (torch.randint(0, 256, (1, 1, 9, 13)) / 127.5) - 1
-    expected = to_uint8(image)[0].repeat(scale, 0).repeat(scale, 1)
+    expected = picture_of(image, 1, 2).repeat(scale, 0).repeat(scale, 1)
     drawn = pixels(show_images(image, scale=scale, title="a title much longer than the image is wide"))
     windows = np.lib.stride_tricks.sliding_window_view(drawn, expected.shape)
     assert any((window == expected).all() for window in windows.reshape(-1, *expected.shape))
@@ -101,15 +115,6 @@ def test_denoising_strip_has_a_column_for_each_chosen_state():
     assert [text.get_text() for text in figure.axes[0].texts][:3] == ["t=0", "t=5", "t=10"]
 
 
-def test_save_grid_writes_the_images_as_a_png(tmp_path):
-    images = torch.linspace(-2, 2, 3 * 4 * 5).reshape(3, 1, 4, 5)
-    path = save_grid(images, tmp_path / "new" / "grid.png", columns=3, scale=2)
-    grid = np.asarray(Image.open(path))
-    assert grid.shape == (8, (3 * 5 + 2 * 2) * 2, 3)
-    assert (grid[::2, 14:24:2] == to_uint8(images)[1]).all()
-    assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
-
-
 def test_plain_ticks_writes_plain_numbers():
     figure, ax = plt.subplots()
     ax.semilogy([1, 2], [0.4, 60])
@@ -118,21 +123,6 @@ def test_plain_ticks_writes_plain_numbers():
     labels = [label.get_text() for label in ax.get_yticklabels()]
     plt.close(figure)
     assert labels == ["0.5", "1", "2", "5", "10", "20", "50"]
-
-
-def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = save_grid(torch.zeros(1, 1, 4, 4), tmp_path / "grid.png")
-    before = path.read_bytes()
-
-    def full_disk(self, file, format):
-        file.write_bytes(b"part")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        save_grid(torch.ones(1, 1, 4, 4), path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def frames_of(page):
@@ -167,14 +157,6 @@ def test_text_in_a_player_cannot_become_markup_or_a_placeholder():
     page = animate([torch.zeros(1, 1, 8, 8)], titles=[text], title=text).data
     assert page.count("</script>") == 1 and "<b>" not in page.split("<script>")[0]
     assert json.loads(re.search(r"labels = (\[.*?\]), delay", page).group(1)) == [text]
-
-
-def test_rgb_frames_are_shown_as_they_are():
-    frame = np.zeros((10, 20, 3))
-    frame[..., 0] = 1.0
-    frames = frames_of(animate([frame, frame]).data)
-    assert frames[0].shape == (10, 20, 3)
-    assert frames[0][5, 5] == pytest.approx([255, 0, 0], abs=6)
 
 
 def test_long_animations_get_a_lower_quality_and_too_long_ones_are_refused():

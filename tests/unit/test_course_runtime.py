@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.course import peak_memory_mib, start
+from notebooks.build import peak_memory_mib
+from utils.course import start
 from utils.course.runtime import PROFILES, Runtime, find_profile
 from utils.device import cpu_flags, find_precision
 

@@ -82,7 +82,7 @@ def lambda_named(name):
 @pytest.mark.parametrize(
     ("spec", "start", "kind", "value"),
     [
-        ((0, 999, 10), None, ipywidgets.IntSlider, 499),
+        ((0, 999, 10), None, ipywidgets.IntSlider, 490),
         ((0, 10), 3, ipywidgets.IntSlider, 3),
         ((0.0, 1.0, 0.1), None, ipywidgets.FloatSlider, 0.5),
         ((0, 2.0), None, ipywidgets.FloatSlider, 1.0),

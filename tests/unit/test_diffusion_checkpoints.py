@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.tiny import tiny_diffusion, tiny_training, tiny_unet
+from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
 from utils.diffusion.checkpoints import load_model, read_notes, save_model
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
+from utils.diffusion.training import train
 from utils.files import load_state, save_state, write_atomically
 
 
@@ -39,7 +40,7 @@ def test_equal_models_are_equal_files(tmp_path):
 
 
 def test_state_there_and_back(tmp_path):
-    state = {"a": torch.randn(3), "nested": {"b": [1, 2.5, "text", None]}, "rng": torch.get_rng_state()}
+    state = {"a": torch.randn(3), "nested": {"b": [1, 2.5, "text", None]}}
     save_state(tmp_path / "s.pt", state)
     loaded = load_state(tmp_path / "s.pt")
     assert torch.equal(loaded["a"], state["a"]) and loaded["nested"] == state["nested"]
@@ -65,17 +66,14 @@ def saved(tmp_path_factory):
 
 @pytest.mark.parametrize("share", [0.0, 0.00001, 0.001, 0.3, 0.9, 0.9999])
 def test_a_file_cut_short(tmp_path, saved, share):
-    for name, load, message in [("model.safetensors", load_model, "get a whole copy"),
-                                ("checkpoint.pt", load_state, "elete it to start anew")]:  # fmt: skip
+    for name, load, message in [
+        ("model.safetensors", load_model, "get a whole copy"),
+        ("checkpoint.pt", load_state, "elete it to start anew"),
+    ]:
         whole = (saved / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match=f"{name} (is cut short|was refused).*{message}"):
             load(tmp_path / name)
-
-
-def test_model_of_another_architecture(saved):
-    with pytest.raises(ValueError, match="another architecture: .* tensors differ, such as .* in the file, "):
-        load_model(saved / "model.safetensors", model=tiny_unet(channels=64))
 
 
 def test_safetensors_of_another_program(tmp_path):
@@ -117,37 +115,34 @@ def test_training_refuses_a_dangerous_state(tmp_path):
     assert not (tmp_path / "code-ran").exists()
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(model=tiny_unet(channels=64)), "config .*64.*use another folder, or the same settings"),
-    (dict(diffusion=tiny_diffusion("noise")), "prediction 'v', but this training has 'noise'"),
-    (dict(learning_rate=0.5), "learning rate and its decay .*, but this training has .0.5, "),
-    (dict(ema_decay=0.5), "clipping, EMA decay and label dropout .*0.5"),
-    (dict(diffusion=tiny_diffusion(num_timesteps=60)), "schedule 'cosine, 50 timesteps.*, but this .* 60 timesteps"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(model=tiny_unet(channels=64)), "config .*64.*use another folder, or the same settings"),
+        (dict(diffusion=tiny_diffusion("noise")), "prediction 'v', but this training has 'noise'"),
+        (dict(learning_rate=0.5), "learning_rate 0.002, but this training has 0.5; use another folder"),
+        (dict(ema_decay=0.5), "ema_decay 0.999, but this training has 0.5"),
+        (dict(max_gradient_norm=None), "max_gradient_norm 1.0, but this training has None"),
+        (dict(seed=1), "seed 0, but this training has 1"),
+        (dict(batch_size=8), "batch_size 16, but this training has 8"),
+        (dict(images=digits(32)), "number of images 64, but this training has 32"),
+        (
+            dict(diffusion=tiny_diffusion(num_timesteps=60)),
+            "schedule 'cosine, 50 timesteps.*, but this .* 60 timesteps",
+        ),
+    ],
+)
 def test_resuming_with_other_settings(tmp_path, change, message):
-    from tests.tiny import OPTIONS, digits
-    from utils.diffusion.training import train
-
     for _ in tiny_training(steps=1, out=tmp_path):
         pass
-    arguments = {"model": tiny_unet(), "diffusion": tiny_diffusion(), **OPTIONS, **change}
+    arguments = {"model": tiny_unet(), "diffusion": tiny_diffusion(), "images": digits(), **OPTIONS, **change}
     with pytest.raises(ValueError, match=message):
-        next(train(images=digits(), steps=3, out=tmp_path, **arguments))
-
-
-def test_a_state_with_the_old_random_streams_is_refused(tmp_path):
-    for _ in tiny_training(steps=1, out=tmp_path):
-        pass
-    state = load_state(tmp_path / "checkpoint.pt")
-    del state["random streams"]
-    save_state(tmp_path / "checkpoint.pt", state)
-    with pytest.raises(ValueError, match="random streams 1, but this training has 2"):
-        next(tiny_training(steps=3, out=tmp_path))
+        next(train(steps=3, out=tmp_path, **arguments))
 
 
 def test_resuming_from_something_else(tmp_path):
     save_state(tmp_path / "checkpoint.pt", {"weights": torch.zeros(2)})
-    with pytest.raises(ValueError, match="is no training state: it has no config, ema_model, .*; use another folder"):
+    with pytest.raises(ValueError, match="is no training state of this course: it holds no settings; use another"):
         next(tiny_training(out=tmp_path))
 
 

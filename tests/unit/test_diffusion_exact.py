@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from tests.exact_models import GaussianModel, MixtureModel
 from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
-from utils.diffusion.sampling import SAMPLERS, Step, ddim_step, ddpm_step, dpmpp_2m_step, sample
+from utils.diffusion.sampling import SAMPLERS, ddim_step, ddpm_step, dpmpp_2m_step, sample
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
 
 MEAN = torch.tensor([-0.7, 0.0, 0.4, 2.0], dtype=torch.float64)
@@ -53,7 +54,7 @@ def test_perfect_model_has_the_least_loss():
     assert worse == pytest.approx(losses.mean().item() + 0.01, abs=2e-3)
 
 
-def propagate(step, diffusion, grid, eta=0.0):
+def propagate(step, diffusion, grid):
     """Mean and variance after the last step, exactly: with a perfect Gaussian model every step is affine.
 
     x_s = offset + slope * x_t + spread * z, read off the step itself at (x_t, z) = (0, 0), (1, 0) and (0, 1).
@@ -65,7 +66,7 @@ def propagate(step, diffusion, grid, eta=0.0):
     for t, s in itertools.pairwise([*grid, -1]):
         ts = torch.full((3,), t)
         x_0 = diffusion.to_x_0(model(x_t, ts), x_t, ts)
-        offset, with_x, with_z = step(Step(x_t, x_0, alphas[t], alphas[s], eta, lambda: z, None))
+        offset, with_x, with_z = step(x_t, x_0, alphas[t], alphas[s], z, None)
         slope, spread = with_x - offset, with_z - offset
         mean, variance = offset + slope * mean, slope**2 * variance + spread**2
     return mean, variance
@@ -100,8 +101,9 @@ def test_ddpm_forward_and_back_keeps_every_marginal():
     diffusion = GaussianDiffusion(NoiseSchedule.linear(50), "x_0")
     model = GaussianModel(diffusion, MEAN, torch.zeros(4, dtype=torch.float64))
     count = 4000
-    for state in sample(model, diffusion, (count, 4), sampler="ddpm", clip=False,
-                        x_T=torch.randn(count, 4, dtype=torch.float64)):  # fmt: skip
+    for state in sample(
+        model, diffusion, (count, 4), sampler="ddpm", clip=False, x_T=torch.randn(count, 4, dtype=torch.float64)
+    ):
         a = 1.0 if state.t == 0 else diffusion.schedule.alphas_cumprod[state.t - 1].item()
         within = 5 * math.sqrt(1 - a) / math.sqrt(count) + 0.01
         assert (state.x_t.mean(0) - math.sqrt(a) * MEAN).abs().max() < within
@@ -114,7 +116,7 @@ def test_ddpm_forward_and_back_keeps_every_marginal():
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_reaches_mean_and_variance(eta):
     diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), "v")
-    mean, variance = propagate(ddim_step, diffusion, range(999, -1, -1), eta)
+    mean, variance = propagate(partial(ddim_step, eta=eta), diffusion, range(999, -1, -1))
     torch.testing.assert_close(mean, MEAN, rtol=0, atol=5e-3)
     torch.testing.assert_close(variance, STD**2, rtol=0.01, atol=1e-3)
 
@@ -123,7 +125,8 @@ def test_ddim_with_eta_1_is_ddpm():
     """Same mean and variance of every step (Song et al. 2020, section 4.1), also when steps are left out."""
     diffusion = GaussianDiffusion(NoiseSchedule.linear(100), "noise")
     for grid in (range(99, -1, -1), range(99, -1, -10)):
-        for ours, theirs in zip(propagate(ddim_step, diffusion, grid, eta=1.0), propagate(ddpm_step, diffusion, grid)):
+        pair = (propagate(step, diffusion, grid) for step in (partial(ddim_step, eta=1.0), ddpm_step))
+        for ours, theirs in zip(*pair):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
@@ -138,8 +141,7 @@ def flow_error(step, steps):
     x, previous = start, None
     for a_bar_t, a_bar_s in itertools.pairwise(alphas):
         x_0 = model.posterior_mean(x, torch.tensor(a_bar_t, dtype=torch.float64))
-        previous = Step(x, x_0, a_bar_t, a_bar_s, 0.0, lambda: None, previous)
-        x = step(previous)
+        x, previous = step(x, x_0, a_bar_t, a_bar_s, 0.0, previous), (x_0, a_bar_t)
     return (x - model.flow(start, alphas[0], alphas[-1])).abs().max().item()
 
 

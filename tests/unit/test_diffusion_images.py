@@ -1,9 +1,9 @@
-"""load_images: the order of sources, folders of pictures, the file format, downloads; and Batches."""
+"""load_images: the order of sources, torchvision's downloads, folders of pictures; and save_grid."""
 
 import gzip
 import hashlib
 import http.server
-import itertools
+import pickle
 import threading
 import time
 from pathlib import Path
@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
+from PIL.PngImagePlugin import PngInfo
+from torchvision import datasets
 
+from data.make_small_set import PER_CLASS, choose, write_idx
 from utils.diffusion import images as library
-from utils.diffusion.batches import Batches
-from utils.diffusion.images import FASHION_FILES, ImageSet, download, load_images, read_idx, write_idx
+from utils.diffusion.images import FASHION_FILES, load_images, read_idx, save_grid
 
-PACKAGE = Path("/usr/share/datasets/fashion-mnist")
+PACKAGE = library.DEBIAN / "fashion-mnist"
 SMALL = Path(__file__).resolve().parents[2] / "data" / "fashion-mnist-small"
 
 
@@ -28,23 +29,27 @@ def bare(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "fashion-mnist-small").symlink_to(SMALL)
     monkeypatch.setattr(library, "ROOT", tmp_path)
+    monkeypatch.setattr(library, "DEBIAN", tmp_path / "absent")
     monkeypatch.delenv("COURSE_DATA", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    found = library._local_folders
-    monkeypatch.setattr(library, "_local_folders", lambda: [x for x in found() if x[0] != PACKAGE])
-    monkeypatch.setattr(library, "FASHION_URL", "http://127.0.0.1:9/")  # the discard port: nobody listens
+    nobody = "http://127.0.0.1:9/"  # the discard port: nobody listens
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [nobody])
+    monkeypatch.setattr(datasets.CIFAR10, "url", nobody + datasets.CIFAR10.filename)
     return tmp_path
 
 
 def make_copy(folder, monkeypatch, value):
-    """A tiny stand-in for the full set, whose checksums are made the right ones."""
-    checksums = dict(library.FASHION_SHA256)
-    for names in FASHION_FILES.values():
-        write_idx(torch.full((4, 28, 28), value, dtype=torch.uint8), folder / names[0])
-        write_idx(torch.arange(4, dtype=torch.uint8), folder / names[1])
-        for name in names:
-            checksums[name] = hashlib.sha256(gzip.decompress((folder / name).read_bytes())).hexdigest()
-    monkeypatch.setattr(library, "FASHION_SHA256", checksums)
+    """A tiny stand-in for the full set, whose checksums are made the right ones, here and in torchvision."""
+    checksums, resources = {}, []
+    for split, names in FASHION_FILES.items():
+        images, labels = names
+        write_idx(torch.full((4, 28, 28), value, dtype=torch.uint8), folder / images)
+        write_idx(torch.arange(4, dtype=torch.uint8), folder / labels)
+        packed = {name: (folder / name).read_bytes() for name in names}
+        checksums[split] = {name: hashlib.sha256(gzip.decompress(data)).hexdigest() for name, data in packed.items()}
+        resources += [(name, hashlib.md5(data).hexdigest()) for name, data in packed.items()]
+    monkeypatch.setattr(library, "FASHION_FILES", checksums)
+    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
 
 
 # -- where Fashion-MNIST comes from ----------------------------------------------------------------
@@ -55,66 +60,163 @@ def test_without_a_network_the_small_set_is_used_and_said(bare, capsys):
     line = capsys.readouterr().out
     assert line.count("\n") == 1 and "the small set of the repository: no full copy here" in line
     assert train.pixels.shape == (10_000, 1, 28, 28) and train.pixels.dtype == torch.uint8
+    assert train.labels.dtype == torch.int64 and train.classes[9] == "Ankle boot"
     assert torch.bincount(train.labels).tolist() == [1000] * 10
     assert torch.bincount(load_images("fashion-mnist", "test").labels).tolist() == [100] * 10
-    assert not list((bare / "data").rglob("*.part"))
+    assert not list((bare / "data" / "cache").rglob("*.*"))
 
 
 def test_the_order_of_sources(bare, monkeypatch, capsys):
-    """Cache before COURSE_DATA before the network; each is said."""
-    make_copy(bare / "course-data" / "fashion-mnist", monkeypatch, 20)
-    monkeypatch.setenv("COURSE_DATA", str(bare / "course-data"))
-    assert (load_images("fashion-mnist").pixels == 20).all()
-    assert "from COURSE_DATA" in capsys.readouterr().out
-    make_copy(bare / "data" / "cache" / "fashion-mnist", monkeypatch, 10)
-    assert (load_images("fashion-mnist").pixels == 10).all()
-    assert "from the cache" in capsys.readouterr().out
+    """Cache before COURSE_DATA before the machine's package before the network; each is said."""
+    monkeypatch.setattr(library, "DEBIAN", bare / "package")
+    homes = {"this machine's package": bare / "package", "COURSE_DATA": bare / "mine"}
+    homes["the cache"] = bare / "data" / "cache"
+    for value, (name, home) in enumerate(homes.items(), start=10):
+        make_copy(home / "fashion-mnist", monkeypatch, value)
+        monkeypatch.setenv("COURSE_DATA", str(bare / "mine"))
+        assert (load_images("fashion-mnist").pixels == value).all()
+        assert f"from {name}: 4 images" in capsys.readouterr().out
 
 
-def test_a_damaged_local_copy_is_named_and_passed_over(bare, monkeypatch, capsys):
-    make_copy(bare / "course-data" / "fashion-mnist", monkeypatch, 20)
-    monkeypatch.setenv("COURSE_DATA", str(bare / "course-data"))
-    path = bare / "course-data" / "fashion-mnist" / FASHION_FILES["train"][0]
-    whole = path.read_bytes()
-    for damaged in (whole[:-20], b"not gzip", gzip.compress(b"other bytes")):
-        path.write_bytes(damaged)
-        with pytest.warns(UserWarning, match=f"{path.name} is damaged .*passed over; delete it"):
-            assert len(load_images("fashion-mnist")) == 10_000
-        assert "the small set" in capsys.readouterr().out
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-20], lambda _: b"no", lambda _: gzip.compress(b"other")])
+def test_a_damaged_local_copy_is_named_and_passed_over(bare, monkeypatch, capsys, damage):
+    make_copy(bare / "mine" / "fashion-mnist", monkeypatch, 20)
+    monkeypatch.setenv("COURSE_DATA", str(bare / "mine"))
+    path = bare / "mine" / "fashion-mnist" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match=f"{path.name} is damaged .*passed over, delete it"):
+        assert len(load_images("fashion-mnist")) == 10_000
+    assert "the small set" in capsys.readouterr().out
 
 
-def test_the_package_has_the_full_set(capsys):
+def test_the_package_has_the_full_set():
     if not PACKAGE.exists():
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
-    assert len(load_images("fashion-mnist")) == 60_000
-    assert len(load_images("fashion-mnist", "test")) == 10_000
-
-
-def test_small_set_is_what_its_script_makes(tmp_path):
-    """The first 1,000 (training) and 100 (test) images of each class, byte for byte."""
-    if not PACKAGE.exists():
-        pytest.skip("Debian's dataset-fashion-mnist is not installed")
-    for split, count in (("train", 1000), ("test", 100)):
+    for split, count in (("train", 60_000), ("test", 10_000)):
         full = load_images("fashion-mnist", split)
-        chosen = sorted(i for k in range(10) for i in (full.labels == k).nonzero().flatten()[:count].tolist())
-        made = (full.pixels[chosen, 0], full.labels[chosen].byte())
-        for name, expected in zip(FASHION_FILES[split], made):
-            write_idx(expected, tmp_path / name)
-            assert torch.equal(read_idx(SMALL / name), expected)
-            assert gzip.decompress((tmp_path / name).read_bytes()) == gzip.decompress((SMALL / name).read_bytes())
+        assert len(full) == count
+        for made, name in zip(choose(full, PER_CLASS[split]), FASHION_FILES[split]):
+            assert torch.equal(read_idx(SMALL / name), made)
+
+
+def test_small_set_is_what_its_script_writes(bare):
+    """The first 1,000 (training) and 100 (test) images of each class: of itself, all of it, in its order."""
+    for split, count in PER_CLASS.items():
+        made = choose(load_images("fashion-mnist", split), count)
+        assert all(torch.equal(array, read_idx(SMALL / name)) for array, name in zip(made, FASHION_FILES[split]))
+    for array, name in zip(made, FASHION_FILES["test"]):
+        write_idx(array, bare / name)
+        assert gzip.decompress((bare / name).read_bytes()) == gzip.decompress((SMALL / name).read_bytes())
     assert sum(p.stat().st_size for p in SMALL.iterdir()) < 6e6
 
 
+def test_idx_layout_and_the_same_bytes_every_time(tmp_path):
+    for name in ("a.gz", "b.gz"):
+        write_idx(torch.tensor([[7, 8, 9]], dtype=torch.uint8), tmp_path / name)
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    unpacked = gzip.decompress((tmp_path / "a.gz").read_bytes())
+    assert unpacked == bytes([0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 3, 7, 8, 9])
+
+
+# -- downloads -------------------------------------------------------------------------------------
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        kind, _, name = self.path.strip("/").partition("/")
+        if kind == "slow":
+            return self.server.released.wait(20)
+        if kind not in ("half", "chunked"):
+            return super().do_GET()
+        content = (Path(self.directory) / "whole" / name).read_bytes()
+        self.send_response(200)
+        length = {"half": ("Content-Length", str(len(content))), "chunked": ("Transfer-Encoding", "chunked")}
+        self.send_header(*length[kind])
+        self.end_headers()
+        self.wfile.write((b"400\r\n" if kind == "chunked" else b"") + content[: len(content) // 2])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(bare, monkeypatch):
+    make_copy(bare / "public" / "whole", monkeypatch, 30)
+
+    def handler(*arguments):
+        return Handler(*arguments, directory=str(bare / "public"))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        running.released, running.daemon_threads = threading.Event(), True
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.released.set()
+        running.shutdown()
+
+
+def test_what_was_downloaded_is_cached_and_nothing_else_is_left(bare, server, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/", server + "whole/"])
+    assert (load_images("fashion-mnist").pixels == 30).all()
+    assert "downloaded" in capsys.readouterr().out
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [])
+    assert (load_images("fashion-mnist", "test").pixels == 30).all()
+    assert "from the cache" in capsys.readouterr().out
+    assert len([path for path in (bare / "data" / "cache").rglob("*") if path.is_file()]) == 4
+
+
+@pytest.mark.parametrize("page", ["half", "chunked", "absent", "slow"])
+def test_a_failed_download_falls_back_to_the_small_set(server, bare, monkeypatch, capsys, page):
+    monkeypatch.setattr(library, "TIMEOUT", 0.3)
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"{server}{page}/"])
+    started = time.monotonic()
+    assert len(load_images("fashion-mnist")) == 10_000
+    assert time.monotonic() - started < 10
+    assert "the small set of the repository" in capsys.readouterr().out
+    assert [path.name for path in (bare / "data" / "cache").rglob("*")] == ["fashion-mnist"]
+
+
+def test_a_download_with_the_wrong_content_is_not_kept(server, bare, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [server + "whole/"])
+    write_idx(torch.zeros(4, 28, 28, dtype=torch.uint8), bare / "public" / "whole" / "t10k-images-idx3-ubyte.gz")
+    assert len(load_images("fashion-mnist")) == 10_000
+    assert not list((bare / "data" / "cache").rglob("*.gz"))
+
+
 # -- other sources ---------------------------------------------------------------------------------
+
+
+def test_cifar10_from_the_cache(bare, monkeypatch, capsys):
+    folder = bare / "data" / "cache" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    red = np.zeros((2, 3, 32, 32), np.uint8)
+    red[:, 0] = 200
+    content = {"train_1": {"data": red.reshape(2, -1), "labels": [6, 9]}, "meta": {"label_names": list("abcdefghij")}}
+    md5 = {}
+    for name, value in content.items():
+        (folder / name).write_bytes(pickle.dumps(value))
+        md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["train_1", md5["train_1"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": "meta", "key": "label_names", "md5": md5["meta"]})
+    found = load_images("cifar10")
+    assert found.pixels.shape == (2, 3, 32, 32) and found.pixels[0, :, 5, 5].tolist() == [200, 0, 0]
+    assert found.labels.tolist() == [6, 9] and found.classes == tuple("abcdefghij")
+    assert "CIFAR-10 train: 2 images" in capsys.readouterr().out
+    grey = load_images("cifar10", size=16, channels=1)
+    assert grey.pixels.shape == (2, 1, 16, 16) and (grey.pixels.float() - 0.299 * 200).abs().max() <= 1
+
+
+def test_cifar10_that_is_nowhere_says_what_to_do(bare):
+    with pytest.raises(OSError, match="not on this machine and cannot be downloaded .*unpack .* in data/cache"):
+        load_images("cifar10")
 
 
 def test_digits():
     train, test = load_images("digits"), load_images("digits", "test")
     assert train.pixels.shape == (1500, 1, 8, 8) and test.pixels.shape == (297, 1, 8, 8)
     assert train.pixels.min() == 0 and train.pixels.max() == 255
-    images, labels = train
-    assert images.dtype == torch.float32 and images.min() == -1 and images.max() == 1
-    assert labels.unique().tolist() == list(range(10)) and train.classes == tuple("0123456789")
+    assert train.images.dtype == torch.float32 and train.images.min() == -1 and train.images.max() == 1
+    assert train.labels.unique().tolist() == list(range(10)) and train.classes == tuple("0123456789")
 
 
 def test_size_and_channels():
@@ -122,15 +224,30 @@ def test_size_and_channels():
     assert resized.pixels.shape == (1500, 3, 16, 16) and resized.pixels.dtype == torch.uint8
     small = load_images("digits")
     torch.testing.assert_close(resized.pixels.float().mean(), small.pixels.float().mean(), rtol=0.02, atol=0)
+    with pytest.raises(ValueError, match="channels must be 1 .* or 3 .*, got 2"):
+        load_images("digits", channels=2)
 
 
-def test_index_gives_floats_and_labels():
+def test_a_set_is_a_map_style_data_set():
     digits = load_images("digits")
     image, label = digits[3]
     assert image.shape == (1, 8, 8) and label == 3
     images, labels = digits[torch.tensor([1, 5])]
     torch.testing.assert_close(images, digits.pixels[[1, 5]].float() / 127.5 - 1)
     assert labels.tolist() == [1, 5]
+    assert len(list(digits)) == len(digits) == 1500
+    batch, _ = next(iter(torch.utils.data.DataLoader(digits, batch_size=4)))
+    torch.testing.assert_close(batch, digits.images[:4])
+
+
+def test_unknown_source_and_split():
+    with pytest.raises(ValueError, match="unknown data set 'cifar'; choose one of fashion-mnist, cifar10, digits, or"):
+        load_images("cifar")
+    with pytest.raises(ValueError, match="unknown split 'dev'; choose one of train, test"):
+        load_images("digits", "dev")
+
+
+# -- pictures of one's own -------------------------------------------------------------------------
 
 
 def write_picture(path, colour, size=(40, 20)):
@@ -147,7 +264,28 @@ def test_folder_of_classes(tmp_path, capsys):
     assert found.classes == ("blue", "red") and found.labels.tolist() == [0, 1, 1]
     assert found.pixels.shape == (3, 3, 8, 8)
     assert found.pixels[0, :, 4, 4].tolist() == [0, 0, 255]
-    assert "3 pictures of 8x8" in capsys.readouterr().out
+    assert "3 pictures of 8x8, 2 classes" in capsys.readouterr().out
+
+
+def test_pictures_beside_the_folders_have_no_class_so_none_has(tmp_path):
+    write_picture(tmp_path / "loose.png", (1, 2, 3))
+    write_picture(tmp_path / "red" / "a.png", (255, 0, 0))
+    found = load_images(tmp_path, size=8)
+    assert len(found) == 2 and found.classes == () and found.labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("folder", [".ipynb_checkpoints", ".git", "__MACOSX", "red/.ipynb_checkpoints"])
+def test_hidden_folders_and_copies_are_no_classes(tmp_path, folder):
+    for name in ("red", "blue", folder):
+        write_picture(tmp_path / name / "a.png", (9, 9, 9))
+    (tmp_path / "red" / "._a.png").write_bytes(b"what macOS adds")
+    found = load_images(tmp_path, size=4)
+    assert len(found) == 2 and found.classes == ("blue", "red")
+
+
+def test_a_hidden_folder_above_does_not_matter(tmp_path):
+    write_picture(tmp_path / ".mine" / "a.png", (9, 9, 9))
+    assert len(load_images(tmp_path / ".mine", size=4)) == 1
 
 
 def test_folder_in_grey_and_its_middle_square(tmp_path):
@@ -160,12 +298,62 @@ def test_folder_in_grey_and_its_middle_square(tmp_path):
     assert load_images(tmp_path).pixels.shape == (1, 3, 64, 64)
 
 
-def test_pictures_that_do_not_open_are_named_skipped_and_counted(tmp_path):
+def test_a_photograph_stands_upright(tmp_path):
+    """Orientation 6: the camera was turned, the top of the scene is the left edge of the stored rows."""
+    picture = Image.new("RGB", (16, 16))
+    picture.paste((255, 255, 255), (0, 0, 8, 16))  # the left half
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    image = load_images(tmp_path, size=16, channels=1).pixels[0, 0]
+    assert (image[:8] == 255).all() and (image[8:] == 0).all()
+
+
+def middle_pixel(path, picture, **options):
+    picture.save(path, **options)
+    return load_images(path.parent, size=4).pixels[0, :, 1, 1].tolist()
+
+
+def test_transparent_pictures_are_seen_on_white(tmp_path):
+    """A hidden pixel has some colour too, which must not show."""
+    path = tmp_path / "a.png"
+    assert middle_pixel(path, Image.new("RGBA", (4, 4), (255, 0, 0, 0))) == [255, 255, 255]
+    assert middle_pixel(path, Image.new("RGBA", (4, 4), (255, 0, 0, 128))) == pytest.approx([255, 127, 127], abs=1)
+    assert middle_pixel(path, Image.new("LA", (4, 4), (0, 0))) == [255, 255, 255]
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    assert middle_pixel(path, palette) == [10, 20, 30]
+    assert middle_pixel(path, palette, transparency=1) == [255, 255, 255]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_of_grey(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    for value, expected in ((20_000, 78), (0, 0), (65_535, 255)):  # 20,000 / 257
+        found = middle_pixel(path, Image.fromarray(np.full((4, 4), value, np.uint16)))
+        assert found == [expected] * 3
+    if suffix == "tif":  # whole numbers of 32 bits, beyond what 16 hold
+        assert middle_pixel(path, Image.fromarray(np.full((4, 4), 70_000, np.int32))) == [255] * 3
+
+
+@pytest.mark.parametrize("mode", ["1", "CMYK", "YCbCr", "RGB", "L"])
+def test_other_modes(tmp_path, mode):
+    picture = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
+    assert min(middle_pixel(tmp_path / ("a.tif" if mode in ("1", "CMYK") else "a.jpg"), picture)) >= 254
+
+
+def test_pictures_that_do_not_open_are_named_skipped_and_counted(tmp_path, monkeypatch):
     write_picture(tmp_path / "good.png", (1, 2, 3))
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     whole = (tmp_path / "good.png").read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(UserWarning, match="2 of 3 pictures do not open and were skipped: broken.png, half.png"):
+    comment = PngInfo()
+    comment.add_text("a", "a" * 2_000_000, zip=True)  # Pillow raises a ValueError of its own
+    Image.new("L", (4, 4)).save(tmp_path / "comment.png", pnginfo=comment)
+    write_picture(tmp_path / "vast.png", (1, 2, 3), size=(90, 90))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    names = "broken.png, comment.png, half.png, vast.png"
+    with pytest.warns(UserWarning, match=f"4 of 5 pictures do not open and were skipped: {names}"):
         assert len(load_images(tmp_path)) == 1
 
 
@@ -181,193 +369,31 @@ def test_folder_without_pictures(tmp_path):
         load_images(tmp_path)
 
 
-def test_unknown_source_and_split():
-    with pytest.raises(ValueError, match="unknown data set 'cifar'; choose one of fashion-mnist, digits, or give"):
-        load_images("cifar")
-    with pytest.raises(ValueError, match="unknown split 'dev'; choose one of train, test"):
-        load_images("digits", "dev")
+# -- a grid as a file ------------------------------------------------------------------------------
 
 
-# -- the file format -------------------------------------------------------------------------------
+def test_save_grid_writes_clamped_images_whose_pixels_are_squares(tmp_path):
+    images = torch.linspace(-2, 2, 3 * 4 * 5).reshape(3, 1, 4, 5)
+    path = save_grid(images, tmp_path / "new" / "grid.png", columns=3, scale=2)
+    grid = np.asarray(Image.open(path))
+    assert grid.shape == (2 * (4 + 2 * 2), 2 * (3 * 5 + 4 * 2), 3)
+    expected = ((images.clamp(-1, 1) + 1) / 2 * 255).round()[1, 0].numpy()
+    for y, x in ((4, 18), (5, 19)):
+        assert (grid[y : y + 8 : 2, x : x + 10 : 2, 0] == expected).all()
+    assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
 
 
-@pytest.mark.parametrize("shape", [(0,), (5,), (3, 4), (2, 3, 4)])
-def test_idx_there_and_back(tmp_path, shape):
-    array = torch.randint(256, shape, dtype=torch.uint8)
-    write_idx(array, tmp_path / "a.gz")
-    assert torch.equal(read_idx(tmp_path / "a.gz"), array)
-    time.sleep(0.01)
-    write_idx(array, tmp_path / "b.gz")
-    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+def test_save_grid_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = save_grid(torch.zeros(1, 1, 4, 4), tmp_path / "grid.png")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="16 of 16 image values are not a number"):
+        save_grid(torch.full((1, 1, 4, 4), float("nan")), path)
 
+    def full_disk(self, file, format):
+        Path(file).write_bytes(b"part")
+        raise OSError("No space left on device")
 
-def test_idx_layout(tmp_path):
-    write_idx(torch.tensor([[7, 8, 9]], dtype=torch.uint8), tmp_path / "a.gz")
-    unpacked = gzip.decompress((tmp_path / "a.gz").read_bytes())
-    assert unpacked == bytes([0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 3, 7, 8, 9])
-
-
-def test_other_files_are_no_idx(tmp_path):
-    (tmp_path / "a.gz").write_bytes(gzip.compress(b"\x00\x00\x0d\x01abc"))
-    with pytest.raises(ValueError, match="a.gz is no IDX file of unsigned bytes: it begins with 00000d01"):
-        read_idx(tmp_path / "a.gz")
-
-
-# -- downloads -------------------------------------------------------------------------------------
-
-CONTENT = gzip.compress(bytes(range(256)) * 800)
-SHA256 = hashlib.sha256(bytes(range(256)) * 800).hexdigest()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path.startswith("/absent"):
-            return self.send_error(404)
-        if self.path == "/slow":
-            return self.server.released.wait(20)
-        self.send_response(200)
-        if self.path.startswith("/chunked"):
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            return self.wfile.write(b"400\r\n" + CONTENT[:100])
-        if self.path != "/no-length":
-            self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write(CONTENT if self.path == "/whole" else CONTENT[: len(CONTENT) // 2])
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")  # a machine's proxy must not come between
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.released, running.daemon_threads = threading.Event(), True
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.released.set()
-        running.shutdown()
-
-
-def test_download_of_a_whole_file(server, tmp_path):
-    download(f"{server}/whole", tmp_path / "deep" / "file.gz", SHA256)
-    assert (tmp_path / "deep" / "file.gz").read_bytes() == CONTENT
-    assert len(list((tmp_path / "deep").iterdir())) == 1
-
-
-@pytest.mark.parametrize("page, sha256, message", [
-    ("half", SHA256, "half broke off .*; try again"),
-    ("no-length", SHA256, "no-length did not arrive whole"),
-    ("chunked", SHA256, "chunked broke off"),
-    ("whole", "0" * 64, f"whole has SHA-256 {SHA256}, expected 0000"),
-    ("absent", SHA256, "404"),
-    ("slow", SHA256, "timed out"),
-])  # fmt: skip
-def test_download_that_fails_leaves_nothing_behind(server, tmp_path, page, sha256, message):
-    (tmp_path / "file.gz").write_bytes(b"the old one")
-    with pytest.raises(OSError, match=message):
-        download(f"{server}/{page}", tmp_path / "file.gz", sha256, timeout=0.5 if page == "slow" else 20)
-    assert [p.name for p in tmp_path.iterdir()] == ["file.gz"]
-    assert (tmp_path / "file.gz").read_bytes() == b"the old one"
-
-
-@pytest.mark.parametrize("page", ["half", "chunked", "absent"])
-def test_a_failed_download_falls_back_to_the_small_set(server, bare, monkeypatch, capsys, page):
-    monkeypatch.setattr(library, "FASHION_URL", f"{server}/{page}?")
-    assert len(load_images("fashion-mnist")) == 10_000
-    assert "the small set of the repository" in capsys.readouterr().out
-    assert not list((bare / "data").rglob("*.part"))
-
-
-def test_what_was_downloaded_is_cached(bare, monkeypatch, capsys):
-    make_copy(bare / "public", monkeypatch, 30)
-    handler = lambda *a: Quiet(*a, directory=str(bare / "public"))  # noqa: E731
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        monkeypatch.setattr(library, "FASHION_URL", f"http://127.0.0.1:{running.server_port}/")
-        assert (load_images("fashion-mnist").pixels == 30).all()
-        assert "downloaded" in capsys.readouterr().out
-        running.shutdown()
-    assert (load_images("fashion-mnist").pixels == 30).all()  # the server is gone
-    assert "from the cache" in capsys.readouterr().out
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-# -- batches ---------------------------------------------------------------------------------------
-
-
-def test_every_image_is_seen_once_an_epoch_in_a_new_order():
-    images = torch.linspace(-1, 1, 12).view(12, 1, 1, 1)
-    batches = Batches(images, torch.arange(12), batch_size=4, seed=0)
-    epochs = [torch.cat([batches(3 * e + k)[1] for k in range(3)]) for e in range(3)]
-    assert all(sorted(order.tolist()) == list(range(12)) for order in epochs)
-    assert len({tuple(order.tolist()) for order in epochs}) == 3
-    x_0, y = batches(7)
-    torch.testing.assert_close(x_0, images[y])
-
-
-def test_a_batch_depends_on_seed_and_step_alone():
-    images = torch.rand(50, 1, 2, 2)
-    straight = Batches(images, None, 8, seed=3)
-    expected = [straight(step)[0] for step in range(20)]
-    for step in reversed(range(20)):
-        torch.testing.assert_close(Batches(images, None, 8, seed=3)(step)[0], expected[step])
-    assert not torch.equal(Batches(images, None, 8, seed=4)(0)[0], expected[0])
-
-
-def test_kinds_of_images():
-    pixels = torch.randint(256, (10, 1, 4, 4), dtype=torch.uint8)
-    labels = torch.arange(10)
-    expected = pixels.float() / 127.5 - 1
-    sources = {
-        "uint8": (pixels, None), "float": (expected, None),
-        "set": (ImageSet(pixels, labels, tuple("abcdefghij")), None),
-        "set without classes": (ImageSet(pixels, labels), None), "with labels": (pixels, labels),
-        "pairs": (TensorDataset(expected, labels), None), "uint8 pairs": (TensorDataset(pixels, labels), None),
-    }  # fmt: skip
-    index = torch.tensor([3, 7])
-    for name, (images, given) in sources.items():
-        x_0, y = Batches(images, given, 2, seed=0).at(index)
-        torch.testing.assert_close(x_0, expected[index], msg=name)
-        wanted = None if name in ("uint8", "float", "set without classes") else [3, 7]
-        assert (None if y is None else y.tolist()) == wanted, name
-
-
-def test_fewer_images_than_a_batch():
-    batches = Batches(torch.zeros(3, 1, 2, 2), None, 128, seed=0)
-    assert batches.batch_size == 3 and len(batches(5)[0]) == 3
-
-
-@pytest.mark.parametrize("low, high", [(0.0, 255.0), (-1.0, 1.5), (-2.0, 0.0), (float("nan"), 1.0)])
-@pytest.mark.parametrize("as_dataset", [False, True])
-def test_images_outside_the_range(low, high, as_dataset):
-    images = torch.zeros(4, 1, 2, 2)
-    images[0, 0, 0, 0], images[1] = low, high
-    with pytest.raises(ValueError, match=r"images must lie in \[-1, 1\], got values from .*; scale pixels of 0..255"):
-        Batches(TensorDataset(images, torch.zeros(4)) if as_dataset else images, None, 4, seed=0)(0)
-
-
-def test_other_bad_images():
-    good = torch.zeros(4, 1, 2, 2)
-    for arguments, message in [
-        ((good[:0], None, 2, 0), "there are no images"),
-        ((good[0], None, 2, 0), r"images must have shape \(N, C, H, W\), got \(1, 2, 2\)"),
-        ((good, torch.zeros(3), 2, 0), "3 labels for 4 images"),
-        ((good, None, 0, 0), "batch_size must be at least 1, got 0"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            Batches(*arguments)
-
-
-def test_labels_outside_the_classes():
-    from utils.diffusion.batches import check_labels
-
-    check_labels(torch.tensor([0, 9]), 10)
-    for bad, others in itertools.product([-1, 10, 77], [[], [3]]):
-        with pytest.raises(ValueError, match=f"label {bad} is outside the classes 0..9"):
-            check_labels(torch.tensor([*others, bad]), 10)
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_grid(torch.ones(1, 1, 4, 4), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

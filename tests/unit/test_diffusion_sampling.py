@@ -9,7 +9,7 @@ from torch import nn
 from tests.exact_models import GaussianModel
 from tests.tiny import tiny_diffusion, tiny_unet
 from utils.diffusion.process import GaussianDiffusion
-from utils.diffusion.sampling import SAMPLERS, generate, keep_known, sample, slerp, timestep_grid
+from utils.diffusion.sampling import SAMPLERS, ddim_step, generate, keep_known, sample, slerp, timestep_grid
 from utils.diffusion.schedules import NoiseSchedule
 
 SHAPE = (3, 1, 4, 4)
@@ -27,6 +27,38 @@ def test_yields_a_state_after_every_evaluation(sampler):
     assert [s.t for s in states] == list(range(99, 0, -10)) == timestep_grid(100, 10)
     assert all(s.x_t.shape == s.x_0.shape == SHAPE for s in states)
     torch.testing.assert_close(states[-1].x_t, states[-1].x_0)  # the last step ends at the estimate
+
+
+def test_a_sampler_of_ones_own():
+    """A function in place of a name: DDIM's as the learner writes it, and one that keeps a record."""
+    seen = []
+
+    def step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
+        seen.append((a_bar_t, a_bar_s, z, previous))
+        return ddim_step(x_t, x_0, a_bar_t, a_bar_s, z, previous, eta=0.5)
+
+    diffusion, x_T = tiny_diffusion("x_0", 100), torch.randn(SHAPE)
+    options = dict(x_T=x_T, steps=4)
+    mine, theirs = (
+        list(sample(network, diffusion, SHAPE, generator=torch.Generator().manual_seed(3), **options, **kind))
+        for kind in (dict(sampler=step), dict(sampler="ddim", eta=0.5))
+    )
+    for ours, other in zip(mine, theirs, strict=True):
+        assert torch.equal(ours.x_t, other.x_t) and torch.equal(ours.x_0, other.x_0)
+    a_bar = diffusion.schedule.alphas_cumprod.tolist()
+    assert [pair[:2] for pair in seen] == [
+        (a_bar[99], a_bar[74]),
+        (a_bar[74], a_bar[49]),
+        (a_bar[49], a_bar[24]),
+        (a_bar[24], 1.0),
+    ]
+    assert len({float(z.sum()) for _, _, z, _ in seen}) == 4  # fresh noise for every step
+    assert seen[0][3] is None
+    for (_, _, _, previous), state, record in zip(seen[1:], mine, seen):
+        assert torch.equal(previous[0], state.x_0) and previous[1] == record[0]
+    with pytest.raises(ValueError, match="eta = 0.5 is a setting of 'ddim'"):
+        next(sample(network, diffusion, SHAPE, sampler=step, eta=0.5))
+    assert len(list(sample(network, diffusion, SHAPE, sampler=step))) == 50
 
 
 def test_is_lazy():
@@ -78,8 +110,9 @@ def test_the_seed_decides(sampler):
 def test_which_samplers_draw_noise():
     x_T = torch.randn(SHAPE)
     for sampler, eta, noisy in (("ddpm", 0, True), ("ddim", 0, False), ("ddim", 0.5, True), ("dpmpp_2m", 0, False)):
-        a, b = (last(sampler=sampler, eta=eta, steps=8, x_T=x_T, generator=torch.Generator().manual_seed(s))
-                for s in (1, 2))  # fmt: skip
+        a, b = (
+            last(sampler=sampler, eta=eta, steps=8, x_T=x_T, generator=torch.Generator().manual_seed(s)) for s in (1, 2)
+        )
         assert torch.equal(a, b) != noisy, sampler
 
 
@@ -210,13 +243,16 @@ def test_a_real_network_samples():
 # -- bad input -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(sampler="euler"), "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp_2m"),
-    (dict(steps=0), r"steps must lie in 1..50, the timesteps of the schedule; got 0"),
-    (dict(steps=51), r"steps must lie in 1..50, the timesteps of the schedule; got 51"),
-    (dict(y=torch.tensor([1])), "1 labels for 3 images; give one label per image"),
-    (dict(x_T=torch.zeros(2, 1, 4, 4)), r"x_T has shape \(2, 1, 4, 4\), expected \(3, 1, 4, 4\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(sampler="euler"), "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp_2m"),
+        (dict(steps=0), r"steps must lie in 1..50, the timesteps of the schedule; got 0"),
+        (dict(steps=51), r"steps must lie in 1..50, the timesteps of the schedule; got 51"),
+        (dict(y=torch.tensor([1])), "1 labels for 3 images; give one label per image"),
+        (dict(x_T=torch.zeros(2, 1, 4, 4)), r"x_T has shape \(2, 1, 4, 4\), expected \(3, 1, 4, 4\)"),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         next(sample(network, tiny_diffusion("x_0"), SHAPE, **options))

@@ -9,10 +9,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
-from utils.diffusion.batches import stream_seed
 from utils.diffusion.checkpoints import load_model
-from utils.diffusion.training import TrainingDiverged, train, update_ema, validation_loss
-from utils.files import load_state
+from utils.diffusion.training import stream_seed, train, update_ema, validation_loss
+from utils.files import TrainingDiverged, load_state
 
 
 def run(*args, **options):
@@ -61,6 +60,8 @@ def test_learning_rate_rises_and_falls_along_a_cosine():
     for k in range(40):
         expected = 1e-3 * min(1, (k + 1) / 4) * 0.5 * (1 + math.cos(math.pi * k / 40))
         assert rates[k] == pytest.approx(expected)
+    capped = [s.learning_rate for s in tiny_training(steps=40, model=Recorder(), warmup=100, learning_rate=1e-3)]
+    assert capped == rates  # warm-up takes at most a tenth of the steps
     flat = tiny_training(steps=5, model=Recorder(), warmup=0, learning_rate=1e-3, decay=False)
     assert [s.learning_rate for s in flat] == pytest.approx([1e-3] * 5)
 
@@ -72,6 +73,50 @@ def test_first_step_has_the_size_of_the_learning_rate():
     state = next(iter(tiny_training(steps=1, model=model, warmup=0, learning_rate=1e-3, decay=False)))
     moved = torch.cat([p.detach().flatten() for p in state.model.parameters()]) - before
     assert moved.abs().max().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def momentum(state):
+    """The norm of Adam's running average of the gradients: after one step a tenth of the gradient it was given."""
+    squares = [values["exp_avg"].square().sum() for values in state.optimizer.state.values()]
+    return torch.stack(squares).sum().sqrt().item()
+
+
+def test_gradients_are_clipped_to_the_norm_and_no_further():
+    """Seen in Adam's first running average: the gradient as it was, or scaled down to the limit."""
+    kept = run(tiny_unet(dropout=0.0), tiny_diffusion(), digits(), steps=1, max_gradient_norm=None)
+    norm = kept.gradient_norm
+    assert 10 * momentum(kept) == pytest.approx(norm, rel=1e-4)
+    for limit, expected in ((norm / 7, norm / 7), (3 * norm, norm)):
+        clipped = run(tiny_unet(dropout=0.0), tiny_diffusion(), digits(), steps=1, max_gradient_norm=limit)
+        assert clipped.gradient_norm == pytest.approx(norm, rel=1e-5)  # the norm before clipping
+        assert 10 * momentum(clipped) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_callers_random_state_is_left_alone():
+    """Training seeds dropout for itself: the numbers a caller draws between two steps are the caller's."""
+    torch.manual_seed(5)
+    expected = [torch.rand(()).item() for _ in range(4)]
+    model = tiny_unet()
+    torch.manual_seed(5)
+    assert [torch.rand(()).item() for _ in tiny_training(steps=4, model=model)] == expected
+
+
+def test_dropout_masks_change_from_step_to_step_and_come_from_the_seed():
+    class Mask(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.drop, self.masks = nn.Parameter(torch.ones(1)), nn.Dropout(0.5), []
+
+        def forward(self, x_t, t, y=None):
+            self.masks.append(self.drop(torch.ones(64)))
+            return x_t * self.weight
+
+    first, again, other = Mask(), Mask(), Mask()
+    for model, seed in ((first, 0), (again, 0), (other, 1)):
+        torch.rand(3)
+        run(model, tiny_diffusion(), digits(), steps=3, seed=seed)
+    assert all(torch.equal(a, b) for a, b in zip(first.masks, again.masks, strict=True))
+    assert len({tuple(mask.tolist()) for mask in first.masks + other.masks}) == 6
 
 
 def test_ema_is_the_average_computed_by_hand():
@@ -129,8 +174,8 @@ def test_timesteps_cover_the_schedule():
 
 def test_kinds_of_images_give_the_same_training():
     found = digits()
-    sources = [(found, None), (found.images, found.labels), (TensorDataset(found.images, found.labels), None)]
-    losses = [run(tiny_unet(), tiny_diffusion(), images, labels=labels, steps=2).loss for images, labels in sources]
+    sources = [found, TensorDataset(found.images, found.labels), TensorDataset(found.pixels, found.labels)]
+    losses = [run(tiny_unet(), tiny_diffusion(), images, steps=2).loss for images in sources]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] == pytest.approx(losses[2], rel=1e-6)
 
 
@@ -239,9 +284,23 @@ def test_length_must_be_above_0(length):
 
 @pytest.mark.parametrize("bad", [10, -1])
 def test_training_labels_outside_the_classes(bad):
-    labels = torch.full((64,), bad)
+    images = TensorDataset(digits().images, torch.full((64,), bad))
     with pytest.raises(ValueError, match=f"label {bad} is outside the classes 0..9; number the classes from 0"):
-        run(tiny_unet(), tiny_diffusion(), digits().images, labels=labels, steps=1)
+        run(tiny_unet(), tiny_diffusion(), images, steps=1)
+
+
+def test_an_unknown_setting():
+    with pytest.raises(TypeError, match="learning_rat"):
+        run(tiny_unet(), tiny_diffusion(), digits(), steps=1, learning_rat=1e-3)
+
+
+def test_a_state_of_another_network(tmp_path):
+    """A network that has no `config` is told apart by its weights."""
+    state = tiny_training(steps=3, model=Diverging(9, "loss"), out=tmp_path)
+    next(state)
+    state.close()
+    with pytest.raises(ValueError, match="checkpoint.pt in .* is of another network: .*bias"):
+        run(nn.Conv2d(1, 1, 1), tiny_diffusion(), digits(), steps=3, out=tmp_path)
 
 
 def test_images_outside_the_range():
@@ -270,8 +329,9 @@ def test_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_pat
     reached = []
     message = f"the {what} became .* at step 5: .*last good checkpoint is kept. Try a lower"
     with pytest.raises(TrainingDiverged, match=message):
-        for state in train(Diverging(5, what), tiny_diffusion(), digits(), steps=10, out=tmp_path, save_every=2,
-                           **OPTIONS):  # fmt: skip
+        for state in train(
+            Diverging(5, what), tiny_diffusion(), digits(), steps=10, out=tmp_path, save_every=2, **OPTIONS
+        ):
             reached.append(state.step)
     assert reached == [1, 2, 3, 4, 5]
     saved = load_state(tmp_path / "checkpoint.pt")
@@ -285,13 +345,13 @@ def test_which_image_and_which_timestep_are_independent():
     images, agreements = 60_000, []
     for seed in range(5):
         order = torch.randperm(images, generator=torch.Generator().manual_seed(stream_seed(seed, "order", 0)))
-        t = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(stream_seed(seed, "steps")))
+        t = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(stream_seed(seed, "step", 0)))
         drawn = order[:64] - torch.arange(64)  # the first entries, before later swaps: Fisher-Yates draws i + r_i
         agreements.append(((drawn - t) % 4 == 0)[::4].double().mean())
     assert max(agreements) < 0.75 and sum(agreements) / 5 < 0.45
 
 
 def test_seeds_of_uses_differ_and_fit_a_generator():
-    seeds = {stream_seed(seed, use, k) for seed in (0, 1, 2**32) for use in ("order", "dropout") for k in range(50)}
+    seeds = {stream_seed(seed, use, k) for seed in (0, 1, 2**32) for use in ("order", "step") for k in range(50)}
     assert len(seeds) == 300 and all(0 <= seed < 2**32 for seed in seeds)
     assert stream_seed(0, "order", 0) == stream_seed(0, "order", 0)

@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from utils.diffusion.embeddings import (
-    FourierFeatures,
-    LearnedEmbedding,
-    RawTimestep,
-    SinusoidalEmbedding,
-    TimestepEmbedding,
-    sinusoidal_embedding,
-)
-from utils.diffusion.unet import ResidualBlock, SelfAttention, UNet, group_norm
+from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
+from utils.diffusion.unet import Downsample, ResidualBlock, SelfAttention, UNet, Upsample, group_norm
+
+
+def awake(model):
+    """Zero-initialised layers get weights, so that signal passes everywhere."""
+    for parameter in model.parameters():
+        if (parameter == 0).all():
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
 
 # -- embeddings ------------------------------------------------------------------------------------
 
@@ -27,7 +29,7 @@ def test_sinusoidal_embedding_values():
 
 
 def test_sinusoidal_embedding_tells_all_timesteps_apart():
-    embedding = SinusoidalEmbedding(32)(torch.arange(1000))
+    embedding = sinusoidal_embedding(torch.arange(1000), 32)
     assert embedding.dtype == torch.float32 and embedding.abs().max() <= 1
     distance = torch.cdist(embedding, embedding) + 10 * torch.eye(1000)
     assert distance.min() > 0.1
@@ -39,18 +41,13 @@ def test_sinusoidal_embedding_of_a_bad_size(dim):
         sinusoidal_embedding(torch.tensor([1]), dim)
 
 
-def test_shapes_of_all_embeddings():
-    t = torch.tensor([0, 5, 99])
-    assert LearnedEmbedding(100, 12)(t).shape == (3, 12)
-    assert FourierFeatures(100, 12)(t).shape == (3, 12)
-    assert TimestepEmbedding(16, 24)(t).shape == (3, 24)
-    assert RawTimestep(100)(t).flatten().tolist() == pytest.approx([-1, 10 / 99 - 1, 1])
-
-
-def test_fourier_features_are_fixed_by_their_seed_and_not_trained():
-    a, b, other = FourierFeatures(100, 8, seed=1), FourierFeatures(100, 8, seed=1), FourierFeatures(100, 8, seed=2)
-    assert torch.equal(a.frequencies, b.frequencies) and not torch.equal(a.frequencies, other.frequencies)
-    assert not list(a.parameters()) and "frequencies" in a.state_dict()
+def test_timestep_embedding_against_the_formula():
+    """Linear, SiLU, linear on the sinusoidal features."""
+    embedding, t = TimestepEmbedding(16, 24), torch.tensor([0, 5, 99])
+    first, second = embedding.layers[0], embedding.layers[2]
+    hidden = sinusoidal_embedding(t, 16) @ first.weight.T + first.bias
+    expected = hidden * torch.sigmoid(hidden) @ second.weight.T + second.bias
+    torch.testing.assert_close(embedding(t), expected)
 
 
 # -- blocks ----------------------------------------------------------------------------------------
@@ -66,6 +63,65 @@ def test_residual_block_starts_as_its_shortcut():
     torch.testing.assert_close(ResidualBlock(8, 8, 16)(x, emb), x)
     wider = ResidualBlock(8, 12, 16)
     torch.testing.assert_close(wider(x, emb), wider.shortcut(x))
+
+
+def silu(x):
+    return x / (1 + torch.exp(-x))
+
+
+def conv(x, layer, stride=1):
+    """A 3x3 convolution by its definition: nine shifted products, zeros around the image."""
+    padded, (height, width) = nn.functional.pad(x, (1, 1, 1, 1)), x.shape[-2:]
+    total = layer.bias[None, :, None, None]
+    for i in range(3):
+        for j in range(3):
+            window = padded[:, :, i : i + height : stride, j : j + width : stride]
+            total = total + torch.einsum("bchw,dc->bdhw", window, layer.weight[:, :, i, j])
+    return total
+
+
+def normalised(x, norm):
+    """Group norm by its definition: each group of channels of each image to mean 0 and variance 1."""
+    groups = x.reshape(len(x), norm.num_groups, -1)
+    centred = groups - groups.mean(-1, keepdim=True)
+    unit = (centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()).reshape(x.shape)
+    return unit * norm.weight[None, :, None, None] + norm.bias[None, :, None, None]
+
+
+@pytest.mark.parametrize("out_channels", [8, 12])
+def test_residual_block_against_the_formula(out_channels):
+    """x + conv(silu(norm(h) (1 + scale) + shift)) with h = conv(silu(norm(x))): every piece from its definition."""
+    block, x, emb = awake(ResidualBlock(8, out_channels, 16)), torch.randn(2, 8, 5, 4), torch.randn(2, 16)
+    for norm in (block.norm1, block.norm2):
+        nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    h = normalised(conv(silu(normalised(x, block.norm1)), block.conv1), block.norm2)
+    scale, shift = (emb @ block.scale_shift.weight.T + block.scale_shift.bias)[:, :, None, None].chunk(2, dim=1)
+    branch = conv(silu(h * (1 + scale) + shift), block.conv2)
+    wider = out_channels != 8
+    shortcut = torch.einsum("bchw,dc->bdhw", x, block.shortcut.weight[:, :, 0, 0]) if wider else x
+    shortcut = shortcut + block.shortcut.bias[None, :, None, None] if wider else shortcut
+    torch.testing.assert_close(block(x, emb), shortcut + branch, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_of_the_block_hides_units_in_training_only():
+    """With all units dropped nothing but the last bias is left of the branch; in evaluation nothing is dropped."""
+    block, x, emb = awake(ResidualBlock(8, 8, 16, dropout=1.0)), torch.randn(2, 8, 4, 4), torch.randn(2, 16)
+    torch.testing.assert_close(block.train()(x, emb), x + block.conv2.bias[None, :, None, None])
+    branch = block.eval()(x, emb) - x
+    assert branch.std() > 0.1
+    half = awake(ResidualBlock(8, 8, 16, dropout=0.5)).train()
+    assert not torch.equal(half(x, emb), half(x, emb))
+
+
+def test_upsampling_repeats_every_pixel_and_then_convolves():
+    upsample, x = Upsample(4, 6), torch.randn(2, 4, 3, 5)
+    repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(upsample(x), conv(repeated, upsample.conv), rtol=1e-4, atol=1e-5)
+
+
+def test_downsampling_takes_every_second_pixel_of_a_convolution():
+    downsample, x = Downsample(4), torch.randn(2, 4, 6, 8)
+    torch.testing.assert_close(downsample(x), conv(x, downsample.conv, stride=2), rtol=1e-4, atol=1e-5)
 
 
 def test_attention_starts_as_the_identity_and_then_looks_everywhere():
@@ -106,14 +162,6 @@ CONFIGS = [
     (dict(channels=32, multipliers=(1,), attention=(0,), stem=1), (1, 5, 7)),
     (dict(channels=32, attention=(0, 1), num_classes=10), (1, 8, 8)),
 ]
-
-
-def awake(model):
-    """Zero-initialised layers get weights, so that signal passes everywhere."""
-    for parameter in model.parameters():
-        if (parameter == 0).all():
-            nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 @pytest.mark.parametrize("config, shape", CONFIGS)
@@ -167,15 +215,28 @@ def test_output_depends_on_time_and_label():
     torch.testing.assert_close(model(x, torch.full((4,), 7))[3], by_label[3])  # no label is the class after the last
 
 
+def test_timestep_and_label_are_added_and_go_through_a_silu():
+    model, t, y = UNet(channels=32, num_classes=3), torch.tensor([1, 500]), torch.tensor([2, 0])
+    expected = silu(model.time_embedding(t) + model.class_embedding.weight[y])
+    torch.testing.assert_close(model.embed(t, y), expected)
+    torch.testing.assert_close(model.embed(t), silu(model.time_embedding(t) + model.class_embedding.weight[3]))
+    plain = UNet(channels=32)
+    torch.testing.assert_close(plain.embed(t), silu(plain.time_embedding(t)))
+
+
 def test_parameter_count_of_the_default_network():
     """The shipped checkpoint depends on it."""
     assert sum(p.numel() for p in UNet(num_classes=10).parameters()) == 1_521_652
 
 
-@pytest.mark.parametrize("config, size, multiple", [
-    (dict(channels=32), (28, 30), 4), (dict(channels=32, stem=1), (7, 8), 2),
-    (dict(channels=32, multipliers=(1, 2, 2)), (28, 28), 8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config, size, multiple",
+    [
+        (dict(channels=32), (28, 30), 4),
+        (dict(channels=32, stem=1), (7, 8), 2),
+        (dict(channels=32, multipliers=(1, 2, 2)), (28, 28), 8),
+    ],
+)
 def test_image_size_that_cannot_be_halved(config, size, multiple):
     model, (height, width) = UNet(**config), size
     message = f"image size {height}x{width} cannot be halved.*multiples of {multiple}; resize"
@@ -188,6 +249,19 @@ def test_label_outside_the_classes(bad):
     model = UNet(channels=32, num_classes=10)
     with pytest.raises(ValueError, match=rf"label {bad} is outside the classes 0..9 \(10 stands for no label\)"):
         model(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), torch.tensor([3, bad]))
+
+
+@pytest.mark.parametrize("y", [torch.tensor([1.0, 2.0]), torch.tensor([1]), torch.tensor(1)])
+def test_labels_of_the_wrong_kind(y):
+    with pytest.raises(ValueError, match="y must hold one whole number per image; got "):
+        UNet(channels=32, num_classes=10)(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), y)
+
+
+def test_values_of_labels_are_not_looked_at_elsewhere_than_on_the_cpu():
+    """On the meta device nothing has a value: whatever looked at one would raise, as it would make a GPU wait."""
+    model = UNet(channels=32, num_classes=10).to("meta")
+    whole = torch.zeros(2, dtype=torch.long, device="meta")
+    assert model(torch.zeros(2, 1, 8, 8, device="meta"), whole, whole).shape == (2, 1, 8, 8)
 
 
 def test_labels_for_a_network_without_classes():

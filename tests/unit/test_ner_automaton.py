@@ -3,9 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.ner.automaton import Automaton, leftmost_longest
-from utils.ner.taggers import DictionaryTagger
-from utils.ner.types import Sentence
+from utils.ner.lookup import Automaton, DictionaryTagger, leftmost_longest
+from utils.ner.sentence import Sentence
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=12)
 NAMES = st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=8)

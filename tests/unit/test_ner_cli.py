@@ -1,4 +1,4 @@
-"""`python -m utils.ner.train`, `python -m utils.ner.tag`, the formats they know, and the benchmark's tables."""
+"""`python -m utils.ner train`, `python -m utils.ner tag`, the formats they know, and the benchmark's tables."""
 
 import io
 import json
@@ -11,21 +11,20 @@ from tests.benchmarks import ner as benchmark
 from utils.ner import (
     CRFTagger,
     Entity,
+    RegexTagger,
     Sentence,
     load_tagger,
     read_conll,
     read_jsonl,
     read_pubtator,
+    training,
     write_conll,
     write_jsonl,
 )
-from utils.ner.formats.any import format_of, read_sentences
-from utils.ner.tag import main as tag
-from utils.ner.taggers import RegexTagger, training
-from utils.ner.taggers.bilstm_crf import BiLSTMCRFTagger
-from utils.ner.taggers.corrected import CorrectedTagger
-from utils.ner.taggers.voting import VotingTagger
-from utils.ner.train import main as train
+from utils.ner.__main__ import main
+from utils.ner.bilstm_crf import BiLSTMCRFTagger
+from utils.ner.combine import CorrectedTagger, VotingTagger
+from utils.ner.formats import format_of, read_sentences
 
 TEXTS = "Mutated BRCA1 and p53.\n\nNothing here.\r\n"
 
@@ -38,7 +37,7 @@ def model(tmp_path):
 
 def run_tag(monkeypatch, capsysbinary, text, *arguments):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text if isinstance(text, bytes) else text.encode())))
-    tag([str(one) for one in arguments])
+    main(["tag", *map(str, arguments)])
     return capsysbinary.readouterr().out.decode("utf-8")
 
 
@@ -67,7 +66,7 @@ def test_brat_and_files_as_input(model, monkeypatch, capsysbinary, tmp_path):
     assert run_tag(monkeypatch, capsysbinary, "", model, *options) == ""
     assert read_sentences(tmp_path / "brat")[0].entities == (Entity(2, 5, "Gene"),)
     with pytest.raises(SystemExit):
-        tag([model, "--format", "brat"])
+        main(["tag", model, "--format", "brat"])
 
 
 def test_tag_says_what_is_wrong(model, monkeypatch, capsysbinary, tmp_path):
@@ -81,12 +80,12 @@ def test_tag_says_what_is_wrong(model, monkeypatch, capsysbinary, tmp_path):
 
 
 def test_train_on_a_corpus_and_tag_in_processes_of_their_own(root, tmp_path):
-    line = [sys.executable, "-m", "utils.ner.train", "--corpus", "course-corpus", "--model", "dictionary"]
+    line = [sys.executable, "-m", "utils.ner", "train", "--corpus", "course-corpus", "--model", "dictionary"]
     done = subprocess.run([*line, "--out", tmp_path / "m"], cwd=root, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "173 training sentences with CHEMICAL, DISEASE, GENE; 52 for choosing" in done.stdout
     assert "on dev:" in done.stdout
-    line = [sys.executable, "-m", "utils.ner.tag", tmp_path / "m"]
+    line = [sys.executable, "-m", "utils.ner", "tag", tmp_path / "m"]
     done = subprocess.run(line, cwd=root, input="warfarin works\n", capture_output=True, text=True, timeout=600)
     assert done.stdout == "warfarin works\n     0      8  CHEMICAL      warfarin\n\n", done.stderr
 
@@ -96,7 +95,7 @@ def test_train_on_files_of_ones_own(tmp_path, capsys):
     write_conll(sentences, tmp_path / "train.conll")
     write_jsonl(sentences[:1], tmp_path / "dev.jsonl")
     options = {"--train": "train.conll", "--dev": "dev.jsonl", "--out": "m"}
-    train([part for name, file in options.items() for part in (name, str(tmp_path / file))])
+    main(["train", *(part for name, file in options.items() for part in (name, str(tmp_path / file)))])
     assert "4 training sentences with Planet, Star; 1 for choosing" in capsys.readouterr().out
     found = load_tagger(tmp_path / "m").predict(sentences[:1])
     assert [one.type for one in found[0].entities] == ["Star", "Planet"]
@@ -104,7 +103,7 @@ def test_train_on_files_of_ones_own(tmp_path, capsys):
 
 def test_an_interrupted_vote_goes_on(tmp_path, monkeypatch, capsys):
     write_conll([Sentence.from_words(["Vega", "shines"], [(0, 1, "Star")])] * 4, tmp_path / "train.conll")
-    line = ["--train", str(tmp_path / "train.conll"), "--model", "biotagger-gm", "--out", str(tmp_path / "m")]
+    line = ["train", "--train", str(tmp_path / "train.conll"), "--model", "biotagger-gm", "--out", str(tmp_path / "m")]
     fit, calls = CRFTagger.fit, []
 
     def interrupted(self, *arguments, **options):
@@ -115,8 +114,8 @@ def test_an_interrupted_vote_goes_on(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(CRFTagger, "fit", interrupted)
     with pytest.raises(SystemExit, match="interrupted; the same command goes on"):
-        train(line)
-    train(line)
+        main(line)
+    main(line)
     assert len(calls) == 5 and not (tmp_path / "m" / "training").exists()  # 2, the interrupted one, the 2 missing
     assert load_tagger(tmp_path / "m").predict([Sentence("Vega")])[0].entities
 
@@ -124,15 +123,16 @@ def test_an_interrupted_vote_goes_on(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def interrupt(monkeypatch):
     """Raises KeyboardInterrupt in a network's third step, once; gives the list of all steps that were begun."""
-    begun, step = [], training._Run.one_step
+    begun, seed_of = [], training.stream_seed
 
-    def interrupted(run, *given):
-        begun.append((run.epoch, run.step))
-        if len(begun) == 3:
-            raise KeyboardInterrupt
-        step(run, *given)
+    def interrupted(seed, use, *place):
+        if use == "step":
+            begun.append(place)
+            if len(begun) == 3:
+                raise KeyboardInterrupt
+        return seed_of(seed, use, *place)
 
-    monkeypatch.setattr(training._Run, "one_step", interrupted)
+    monkeypatch.setattr(training, "stream_seed", interrupted)
     return begun
 
 
@@ -149,12 +149,12 @@ def test_an_interrupted_network_goes_on_too(kind, tmp_path, monkeypatch, interru
         member = CorrectedTagger(make_small()) if kind == "corrected vote" else make_small()
         return member if kind == "network" else VotingTagger([member, make_small()])
 
-    monkeypatch.setattr("utils.ner.train.make_tagger", make)
-    line = ["--train", str(tmp_path / "train.conll"), "--out", str(tmp_path / "m")]
+    monkeypatch.setattr("utils.ner.__main__.make_tagger", make)
+    line = ["train", "--train", str(tmp_path / "train.conll"), "--out", str(tmp_path / "m")]
     with pytest.raises(SystemExit, match="interrupted; the same command goes on"):
-        train(line)
+        main(line)
     assert not (tmp_path / "m" / "tagger.json").exists()
-    train(line)
+    main(line)
     whole = [(epoch, step) for epoch in range(2) for step in range(4)]
     assert interrupt == whole[:3] + whole[2:] + (whole if kind != "network" else [])
     assert not (tmp_path / "m" / "training").exists() and load_tagger(tmp_path / "m").predict([Sentence("Vega")])
@@ -174,16 +174,16 @@ def test_the_benchmark_keeps_no_half_trained_network(tmp_path, monkeypatch, inte
 ])  # fmt: skip
 def test_train_lists_what_it_knows(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        train([*arguments, "--out", str(tmp_path)])
+        main(["train", *arguments, "--out", str(tmp_path)])
     assert message in capsys.readouterr().err.split("error:")[1]
 
 
 def test_train_says_which_line_is_wrong(tmp_path):
     (tmp_path / "bad.conll").write_text("a\tO\nb\n")
     with pytest.raises(SystemExit, match="bad.conll, line 2: 'b'; expected"):
-        train(["--train", str(tmp_path / "bad.conll"), "--out", str(tmp_path / "m")])
+        main(["train", "--train", str(tmp_path / "bad.conll"), "--out", str(tmp_path / "m")])
     with pytest.raises(SystemExit, match="No such file"):
-        train(["--train", str(tmp_path / "none.conll"), "--out", str(tmp_path / "m")])
+        main(["train", "--train", str(tmp_path / "none.conll"), "--out", str(tmp_path / "m")])
 
 
 def test_formats_by_name(tmp_path):

@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from utils.ner import CRFTagger, Entity, Sentence, WordFeatures, evaluate, load_corpus, read_conll
+from utils.ner import CRFTagger, Entity, Sentence, WordFeatures, crf, evaluate, load_corpus, read_conll
 from utils.ner.lexicons import Lexicon
-from utils.ner.taggers import crf
 
 TRAIN = [
     Sentence.from_words(["the", "BRCA1", "gene", "and", "p53"], [(1, 3, "Gene"), (4, 5, "Gene")]),
@@ -18,7 +17,8 @@ TRAIN = [
 
 
 def small(**options):
-    return CRFTagger(**{"scheme": "BIO", "c1": 0.0, "c2": 0.1, "iterations": 30} | options).fit(TRAIN, progress=False)
+    options = {"scheme": "BIO", "c1": 0.0, "c2": 0.1, "iterations": 30, "progress": False} | options
+    return CRFTagger(**options).fit(TRAIN)
 
 
 def enumerated(tagger, words):
@@ -58,13 +58,6 @@ def test_the_same_data_give_the_same_model():
     assert small()._model == small()._model
 
 
-def test_a_trained_tagger_keeps_no_store_of_words():
-    """Kilobytes for each word of the training sentences, which only another training would use again."""
-    tagger = small(features=WordFeatures(lexicons=(Lexicon("genes", ("p53",)),)))
-    assert not tagger.features._stored and tagger.predict(TRAIN) == TRAIN
-    assert tagger.fit(TRAIN, progress=False).predict(TRAIN) == TRAIN
-
-
 def test_direction_matters_with_bio_and_not_with_bioes():
     sentence = Sentence("the aspirin COX and BRCA1 of p53 - 2 gene")
     tokens = len(sentence.tokens)
@@ -77,7 +70,7 @@ def test_direction_matters_with_bio_and_not_with_bioes():
 
 def test_course_corpus():
     corpus = load_corpus("course-corpus")
-    tagger = CRFTagger(iterations=60).fit(corpus.train, corpus.dev, progress=False)
+    tagger = CRFTagger(iterations=60, progress=False).fit(corpus.train, corpus.dev)
     report = evaluate(corpus.test, tagger.predict(corpus.test), resamples=0)
     assert report.f1 > 0.5
     assert set(report.per_type) == {"GENE", "DISEASE", "CHEMICAL"}
@@ -87,7 +80,7 @@ def test_a_corpus_and_a_type_never_named(tmp_path):
     path = tmp_path / "stars.conll"
     path.write_text("Vega\tB-Star\nshines\tO\n\nnear\tO\nAlpha\tB-Star\nLyrae\tI-Star\n\n" * 3)
     sentences = read_conll(path)
-    tagger = CRFTagger(iterations=30).fit(sentences, progress=False)
+    tagger = CRFTagger(iterations=30, progress=False).fit(sentences)
     report = evaluate(sentences, tagger.predict(sentences))
     assert report.f1 == 1 and list(report.per_type) == ["Star"]
 
@@ -120,7 +113,8 @@ def test_saved_and_loaded(tmp_path):
     again = CRFTagger.load(tmp_path / "model")
     sentences = [Sentence("a p53 gene and COX-2, aspirin")]
     assert again.predict(sentences) == tagger.predict(sentences) != sentences
-    assert again.features == tagger.features and again.tags == tagger.tags and again.backward
+    assert again.features.options == tagger.features.options and again.features.lexicons == (lexicon,)
+    assert again.tags == tagger.tags and again.backward
     again.save(tmp_path / "again")
     for one in (tmp_path / "model").iterdir():
         assert one.read_bytes() == (tmp_path / "again" / one.name).read_bytes()
@@ -176,5 +170,5 @@ def test_an_interruption_leaves_the_tagger_as_it_was(monkeypatch):
 
     monkeypatch.setattr(crf._Trainer, "message", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        tagger.fit(TRAIN[:1], progress=False)
+        tagger.fit(TRAIN[:1])
     assert tagger._model == before and tagger.predict(TRAIN) == TRAIN

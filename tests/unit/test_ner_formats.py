@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.ner.formats import FormatError
 from utils.ner.formats.brat import read_brat, write_brat
 from utils.ner.formats.conll import read_conll, write_conll
-from utils.ner.formats.files import FormatError
 from utils.ner.formats.jsonl import read_jsonl, write_jsonl
 from utils.ner.formats.pubtator import read_pubtator, write_pubtator
+from utils.ner.sentence import Entity, Sentence
 from utils.ner.tags import to_tags
-from utils.ner.types import Entity, Sentence
 
 TEXT = "Hepatitis B and C raise α-fetoprotein."
 B, C = Entity(0, 11, "Disease"), Entity(0, 17, "Disease", fragments=((0, 9), (16, 17)))
@@ -20,6 +20,8 @@ AFP, FETO = Entity(24, 37, "Gene"), Entity(26, 37, "Gene")
 NESTED = Sentence(TEXT, None, [B, AFP, FETO], "d1")
 WHOLE = Sentence(TEXT, None, [B, C, AFP, FETO], "d2")
 EMPTY = Sentence("", None, [], "d3")
+IRON, COPPER = Entity(0, 4, "Chemical", concept="D007501"), Entity(9, 15, "Chemical", concept="D003300|D003301")
+NAMED = Sentence("Iron and\ncopper", None, [IRON, COPPER, Entity(5, 15, "X")], "n1")
 
 words = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=5), min_size=1)
 sentences = st.lists(
@@ -33,6 +35,10 @@ sentences = st.lists(
 def write(path, text):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
+
+
+def concepts(sentence):
+    return [entity.concept for entity in sorted(sentence.entities, key=lambda entity: (entity.type, entity.start))]
 
 
 # -- CoNLL -----------------------------------------------------------------------------------------
@@ -100,9 +106,10 @@ def test_conll_ten_thousand_tokens_and_an_empty_file(tmp_path):
 @pytest.mark.parametrize("content, message", [
     ("a\tO\nb\n", r"line 2: 'b'; expected at least 2 columns \(token and tag\), got 1"),
     ("a\tO\nb\tX\n", r"line 2: 'b\tX'; expected O, B-TYPE, I-TYPE ('X' is no BIO tag)"),
+    ("a\tO\n\nb\tB-Cell Line\n", "line 3: .*; expected .* type must be a word without white space, got 'Cell Line'"),
     ("a\tO\n\tO\n", r"line 2: '\tO'; expected a token in column 0"),
     ("a\tO\na\0b\tO\n", "line 2: .*; expected text without NUL bytes"),
-    (b"a\tO\n\nb\xff\tO\n", "line 3: .*; expected UTF-8, but byte 2 of the line is 0xff"),
+    (b"a\tO\n\nb\xff\tO\n", "line 3: .*; expected UTF-8 .*byte 0xff in position 1"),
     ("a\tO\n".encode("utf-16"), "line 1: .*; expected text without NUL"),
 ])  # fmt: skip
 def test_malformed_conll(tmp_path, content, message):
@@ -117,23 +124,25 @@ def test_malformed_conll(tmp_path, content, message):
 
 def test_jsonl_there_and_back(tmp_path):
     odd = Sentence("a\u2028 \0b\r\n", [(0, 1), (4, 5)], [Entity(4, 5, "X")], "odd", "its document")
-    written = [NESTED, WHOLE, EMPTY, odd]
+    written = [NESTED, WHOLE, EMPTY, odd, NAMED]
     write_jsonl(written, tmp_path / "a.jsonl")
     assert read_jsonl(tmp_path / "a.jsonl") == written
+    assert concepts(read_jsonl(tmp_path / "a.jsonl")[-1]) == concepts(NAMED) == ["D007501", "D003300|D003301", ""]
 
 
 def test_jsonl_with_only_a_text(tmp_path):
-    (one,) = read_jsonl(write(tmp_path / "a.jsonl", '\n{"text": "p53 gene"}\r\n'))
-    assert one == Sentence("p53 gene", id="2")
+    lines = '\n{"text": "p53 gene"}\r\n{"id": null, "document": null, "text": ""}\n'
+    assert read_jsonl(write(tmp_path / "a.jsonl", lines)) == [Sentence("p53 gene", id="2"), Sentence("", id="3")]
 
 
 @pytest.mark.parametrize("line, message", [
-    ("{", "JSON like"), ("[]", "an object like"), ("{}", "'text' is missing"), ('{"text": 3}', "another type"),
+    ("{", "JSON like"), ("[]", "another type"), ("{}", "'text' is missing"), ('{"text": 3}', "another type"),
     ('{"text": "ab", "entities": [{"start": 0, "end": 9, "type": "X"}]}', "reaches beyond sentence '2' of 2 char"),
     ('{"text": "ab", "entities": [{"start": 0, "end": 2, "type": "X", "text": "zz"}]}', "the text at 0:2 is 'ab'"),
     ('{"text": "ab", "entities": [{"start": 0, "type": "X"}]}', "'end' is missing"),
-    ('{"text": "ab", "entities": [{"start": "0", "end": 1, "type": "X"}]}', "an object like"),
-    ('{"text": "ab", "entities": 5}', "an object like"),
+    ('{"text": "ab", "entities": [{"start": "0", "end": 1, "type": "X"}]}', "JSON like"),
+    ('{"text": "ab", "entities": 5}', "JSON like"), ("[" * 100_000, "JSON like"),
+    ('{"text": "ab", "entities": [{"start": 0, "end": 1, "type": "X", "fragments": [[]]}]}', "do not go in order"),
     ('{"text": "ab", "tokens": [[0, 3]]}', "out of order or outside"),
 ])  # fmt: skip
 def test_malformed_jsonl(tmp_path, line, message):
@@ -147,18 +156,24 @@ def test_malformed_jsonl(tmp_path, line, message):
 def test_pubtator_reads_documents_and_leaves_relations_out(tmp_path):
     lines = ["1|t|Iron", "1|a|in x", "1\t0\t4\tIron\tChemical\tD007501", "1\tCID\tD1\tD2", "", "2|t|One | two", "2|a|"]
     first, second = read_pubtator(write(tmp_path / "a.txt", "\r\n".join(lines)))
-    assert first == Sentence("Iron in x", None, [Entity(0, 4, "Chemical")], "1")
-    assert second.text == "One | two " and second.id == "2"
+    assert first == Sentence("Iron\nin x", None, [Entity(0, 4, "Chemical")], "1")
+    assert second.text == "One | two" and second.id == "2"
 
 
 def test_pubtator_there_and_back(tmp_path):
-    written = [NESTED, Sentence("alone", None, [Entity(0, 5, "X")], "d9"), EMPTY]
+    """Title, abstract and concept ids included; a name may run from the one into the other."""
+    written = [NESTED, NAMED, Sentence("alone", None, [Entity(0, 5, "X")], "d9"), EMPTY]
     write_pubtator(written, tmp_path / "a.txt")
-    assert read_pubtator(tmp_path / "a.txt") == written
-    with pytest.raises(ValueError, match="is in pieces"):
-        write_pubtator([WHOLE], tmp_path / "a.txt")
-    with pytest.raises(ValueError, match="needs an id"):
-        write_pubtator([Sentence("x")], tmp_path / "a.txt")
+    back = read_pubtator(tmp_path / "a.txt")
+    assert back == written and list(map(concepts, back)) == list(map(concepts, written))
+    assert "n1|t|Iron and\nn1|a|copper\nn1\t0\t4\tIron\tChemical\tD007501\n" in (tmp_path / "a.txt").read_text("utf-8")
+    for bad, message in [
+        (WHOLE, "is in pieces"), (Sentence("x"), "needs an id"), (Sentence("x", id="a|b"), "needs an id"),
+        (Sentence("a\nb\nc", id="d"), "more lines"), (Sentence("a\n", id="d"), "more lines"),
+        (Sentence("a\tb", id="d"), "has a tab"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            write_pubtator([bad], tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize("line, message", [
@@ -166,12 +181,15 @@ def test_pubtator_there_and_back(tmp_path):
     ("1\t4\t4\t\tChemical", "0 <= start < end"),
     ("2\t0\t4\tIron\tChemical", "expected 1, start, end, text and type"),
     ("1\t0\t4\tIron", "ID, start, end, text and type"),
+    ("1\t0.0\t4.0\tIron\tChemical", "ID, start, end, text and type .*'0.0'"),
+    ("1\t-1\t4\tIron\tChemical", "got start -1"), ("1\t0\t9\tIron\tChemical", "the text at 0:9, which is 'Iron'"),
+    ("1|a|one\n1|a|two", "expected the abstract of 1 right after its title"),
     ("just words", "expected 1, start, end"),
     ("2|a|other", "expected the abstract of 1"),
 ])  # fmt: skip
 def test_malformed_pubtator(tmp_path, line, message):
     path = write(tmp_path / "bad.txt", f"1|t|Iron\n{line}\n")
-    with pytest.raises(FormatError, match=f"bad.txt, line 2: .*{message}"):
+    with pytest.raises(FormatError, match=f"bad.txt, line [23]: .*{message}"):
         read_pubtator(path)
     with pytest.raises(FormatError, match=r"line 1: .*expected a title first, ID\|t\|TEXT"):
         read_pubtator(write(tmp_path / "bad.txt", "1|a|Iron\n"))

@@ -1,13 +1,17 @@
 """Rules that mend entities: brackets, abbreviations, one sense in a document."""
 
-import pytest
+import re
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.ner.combine import CorrectedTagger
 from utils.ner.corpora import load_corpus
+from utils.ner.lookup import DictionaryTagger, RegexTagger
 from utils.ner.postprocess import documents_of, postprocess
-from utils.ner.taggers import DictionaryTagger, RegexTagger
-from utils.ner.taggers.corrected import CorrectedTagger
-from utils.ner.taggers.registry import load_tagger
-from utils.ner.types import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence
+from utils.ner.tagger import load_tagger
 
 
 def marked(text, *names, kind="X", document=""):
@@ -26,11 +30,27 @@ def texts(sentence):
     ("a BRCA1 ( see text here", "BRCA1 ( see", ["BRCA1"]),           # cut before
     ("a b) BRCA1 gene", "b) BRCA1", ["BRCA1"]),                      # and behind
     ("a) here", "a)", []),                                           # nothing is left
+    ("a ( ( see ) here", "a ( ( see", ["a"]),                        # widening would close one of two
+    ("see ( x ) ) BRCA1", "x ) ) BRCA1", ["BRCA1"]),
+    ("a ( ] ) BRCA1", "( ] ) BRCA1", ["BRCA1"]),                     # cut twice
+    ("a ( see ] b", "a ( see", ["a"]), ("a [ see ) b", "see ) b", ["b"]),  # another kind is not the missing one
+    ("a ( see there ) b", "a ( see", ["a"]),                         # the missing one is not next to it
     ("a ( [ b ) c", "( [ b )", []), ("1,25(OH)2D3 is", "1,25(OH)2D3", ["1,25(OH)2D3"]), ("p53 is", "p53", ["p53"]),
 ])  # fmt: skip
 def test_brackets(text, name, mended):
     (found,) = postprocess([marked(text, name)], ["brackets"])
     assert texts(found) == mended and found.text == text
+
+
+@given(st.text("()[] a", min_size=1, max_size=12), st.data())
+def test_no_bracket_is_left_alone(text, data):
+    start = data.draw(st.integers(0, len(text) - 1))
+    entity = Entity(start, data.draw(st.integers(start + 1, len(text))), "X")
+    (mended,) = postprocess([Sentence(text, None, [entity])], ["brackets"])
+    for name in texts(mended):
+        while (shorter := re.sub(r"\([ a]*\)|\[[ a]*\]", "", name)) != name:
+            name = shorter
+        assert not set(name) & set("()[]")
 
 
 def test_brackets_leave_pieces_alone():
@@ -64,6 +84,8 @@ def test_one_sense_in_a_document():
     ]  # fmt: skip
     found = list(map(texts, postprocess(sentences, ["one-sense"])))
     assert found == [["p53"], ["p53"], ["p53"], ["p53 gene"], [], ["p53"]]
+    beside = [marked("p53-/- mice", "-/-", document="f"), *[marked("p53", "p53", document="f")] * 2]
+    assert texts(postprocess(beside, ["one-sense"])[0]) == ["p53", "-/-"]  # the token touches an entity, and is in none
 
 
 def test_documents_are_said_and_not_guessed_from_ids():

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from utils.ner.taggers import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger
-from utils.ner.taggers.corrected import CorrectedTagger
-from utils.ner.taggers.voting import VotingTagger
-from utils.ner.types import Entity, Sentence
+from utils.ner import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger
+from utils.ner.combine import CorrectedTagger, VotingTagger
+from utils.ner.sentence import Entity, Sentence
 
 
 def found(tagger, text):
@@ -74,7 +73,7 @@ def test_models_that_cannot_be_loaded(tmp_path):
 
 WHOLE = [RegexTagger({"Gene": "p53"}), make_dictionary(), CorrectedTagger(RegexTagger({"Gene": "p53"})),
          VotingTagger([RegexTagger({"Gene": "p53"})]),
-         CRFTagger(iterations=1).fit([Sentence("p53", None, [Entity(0, 3, "Gene")])], progress=False)]  # fmt: skip
+         CRFTagger(iterations=1, progress=False).fit([Sentence("p53", None, [Entity(0, 3, "Gene")])])]  # fmt: skip
 
 
 @pytest.mark.parametrize("tagger", WHOLE, ids=lambda one: one.name)

@@ -1,12 +1,17 @@
 """Sentences, entities and tags: offsets give back the surface, tags round-trip through spans, losses are named."""
 
+import re
+import subprocess
+import sys
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import utils.ner
+from utils.ner.sentence import Entity, Sentence, Token, split_sentences, tokenize
 from utils.ner.tags import TagError, convert_tags, from_tags, losses, spans_to_tags, tags_to_spans, to_layers, to_tags
-from utils.ner.text import Token, tokenize
-from utils.ner.types import Entity, Sentence
 
 KINDS = ("Gene", "creative-work")
 BIO = st.lists(st.sampled_from(["O", *(f"{p}-{kind}" for p in "BI" for kind in KINDS)]), max_size=12)
@@ -61,6 +66,10 @@ def test_orphans(tags, scheme, repaired, dropped):
 
 
 def test_bad_tags_and_choices():
+    for tags, index, problem in ((["O", "B-X", "O"], 1, "'B-X' does not end"), (["O", "E-X"], 1, "'E-X' continues")):
+        with pytest.raises(TagError, match=f"tag {index}: {problem}") as caught:
+            tags_to_spans(tags, "BIOES", "refuse")
+        assert caught.value.index == index
     for tag in ("X", "B", "B-", "-X", "E-X", "b-X", "", "BI-X"):
         with pytest.raises(TagError, match="tag 1: .* is no BIO tag; expected O, B-TYPE, I-TYPE") as caught:
             tags_to_spans(["O", tag])
@@ -88,6 +97,7 @@ def test_what_tags_cannot_hold():
         to_tags(sentence)
     flat = sentence.with_entities([whole, inner])
     assert [loss.reason for loss in losses(flat)] == ["nested"] and losses(flat, 2) == []
+    assert [loss.reason for loss in losses(flat.with_entities([whole, Entity(11, 19, "DNA")]))] == ["nested"]
     outer, within = to_layers(flat, 2)
     assert outer == ["O", "B-protein", "I-protein", "I-protein", "I-protein", "O", "O"]
     assert within == ["O", "B-protein", "I-protein", "I-protein", "O", "O", "O"]
@@ -118,6 +128,28 @@ def test_tokens_cover_every_visible_character(text):
 def test_tokens_of_a_name():
     assert [token.text for token in tokenize("IL-2Rα, p53-/- (5 mg)")] == [
         "IL", "-", "2Rα", ",", "p53", "-", "/", "-", "(", "5", "mg", ")"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [
+    "One ends. | Two ends! | 3 begins? | (Four) does.", "He said \"yes.\" | Then (he left.) | She stayed.", "No end",
+    "A dose of 0. 05 mg i.v. Cisplatin, vs. Placebo, by St. Louis.", "The gene (see ref. 3. It is long) ends. | Next.",
+    "By J. Smith, of Rome. | Type B. | Results follow.", "Fig. 2. | Al. Nos. 3 and E. coli.", "lower. case stays.",
+    "A title.\n| An abstract. | ", " Space before. | And  |", "He [p. 3. Here] ends. | So.", "Vitamin D. | 5 mg.", "",
+])  # fmt: skip
+def test_where_sentences_end(text):
+    """A | stands where a sentence begins; with it goes the white space behind the sentence before."""
+    pieces = [piece.rstrip() for piece in re.split(r"\| ?", text)]
+    plain = re.sub(r"\| ?", "", text)
+    spans = split_sentences(plain)
+    assert [plain[start:end] for start, end in spans] == [piece for piece in pieces if piece]
+
+
+@given(st.text("Aa1. (\n", max_size=30))
+def test_sentences_hold_every_visible_character(text):
+    spans = split_sentences(text)
+    kept = "".join(text[start:end] for start, end in spans)
+    assert "".join(kept.split()) == "".join(text.split())
+    assert all(a[1] <= b[0] for a, b in pairwise(spans))
 
 
 def test_a_very_long_and_an_empty_sentence():
@@ -152,3 +184,20 @@ def test_sentences_sort_and_fill_in():
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_reading_and_scoring_load_no_heavy_package():
+    heavy = {"torch", "transformers", "matplotlib", "IPython", "ipywidgets", "spacy"}
+    code = f"""
+import sys, utils.ner
+from utils.ner import CRFTagger, evaluate, load_corpus, postprocess, read_sentences
+from utils.ner.display import show_entities
+print(sorted({heavy} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_public_name_is_there():
+    assert {name for name in dir(utils.ner) if getattr(utils.ner, name) is None} == set()
+    with pytest.raises(AttributeError, match="has no attribute 'evalute'"):
+        _ = utils.ner.evalute

@@ -18,9 +18,9 @@ LONGEST = 6  # steps a life is watched for before it is killed
 
 
 def start(root, out, steps):
-    line = [sys.executable, "-u", "-m", "utils.diffusion.train", "--data", "digits", "--steps", steps, "--out", out,
-            "--save-every", "2", "--batch-size", "16", "--channels", "32", "--dropout", "0.2", "--seed", "4",
-            "--device", "cpu", "--precision", "no", "--log-every", "1"]  # fmt: skip
+    options = "--save-every 2 --batch-size 16 --channels 32 --dropout 0.2 --seed 4 --device cpu --precision no"
+    line = [sys.executable, "-u", "-m", "utils.diffusion", "train", "--data", "digits", "--log-every", "1"]
+    line += ["--steps", steps, "--out", out, *options.split()]
     return subprocess.Popen(list(map(str, line)), cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

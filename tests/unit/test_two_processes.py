@@ -8,19 +8,20 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-TRAIN = ["-m", "utils.diffusion.train", "--data", "digits", "--steps", "8", "--batch-size", "32", "--channels", "32",
-         "--device", "cpu", "--precision", "no", "--log-every", "1", "--out"]  # fmt: skip
+TRAIN = "-m utils.diffusion train --data digits --steps 8 --batch-size 32 --channels 32 --device cpu --precision no"
+TRAIN = [*TRAIN.split(), "--log-every", "1", "--out"]
 # --multi_gpu is what makes accelerate start several processes on one machine; --device cpu puts them on the CPU.
 # Port 0: any that is free.
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
+LAUNCH = [*LAUNCH.split(), "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
 def losses(root, *arguments):
     """Losses by step, and the number of processes that the command says."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=root, env=environment,
-                          capture_output=True, text=True, timeout=900)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=root, env=environment, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     found = re.findall(r"^step +(\d+)  loss ([\d.]+)", done.stdout, re.MULTILINE)
     assert [int(step) for step, _ in found] == list(range(1, 9))  # printed by one process only

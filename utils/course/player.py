@@ -12,7 +12,7 @@ import numpy as np
 from IPython.display import HTML
 from PIL import Image
 
-from utils.course.tiles import tile, to_uint8
+from utils.course.plots import as_images, picture_of
 
 MAX_BYTES = 2_000_000
 MAX_WIDTH = 560  # pixels on the page
@@ -77,8 +77,7 @@ def animate(
 
     Args:
         frames: each (N, C, H, W) or (N, H, W) in [-1, 1], shown as a grid whose every pixel covers a whole
-            number of pixels on the page; or each an RGB picture (H, W, 3), numpy, uint8 or floats in [0, 1],
-            shown as it is.
+            number of pixels on the page.
         titles: a text for each frame, shown below it.
         fps: frames a second.
         title: above the player; state what the reader should see.
@@ -92,12 +91,12 @@ def animate(
         raise ValueError("animate got no frames; give a list with at least one")
     if titles is not None and len(titles) != len(frames):
         raise ValueError(f"{len(titles)} titles for {len(frames)} frames; give one title to each frame")
-    pictures = [_picture(frame, columns) for frame in frames]
+    pictures = [picture_of(as_images(frame), columns or 8, gap=1) for frame in frames]
     sizes = {picture.shape for picture in pictures}
     if len(sizes) > 1:
         raise ValueError(f"frames have several sizes: {sorted(sizes)}; all must have the same")
     width = pictures[0].shape[1]
-    scale = 1 if _is_rgb(frames[0]) else max(1, min(8, MAX_WIDTH // width))
+    scale = max(1, min(8, MAX_WIDTH // width))
     labels = [str(text) for text in titles or [""] * len(frames)]
     for quality in QUALITIES:
         jpegs = [_jpeg(picture, quality) for picture in pictures]
@@ -110,38 +109,24 @@ def animate(
     )
 
 
-def _is_rgb(frame: Any) -> bool:
-    return isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3
-
-
-def _picture(frame: Any, columns: int | None) -> np.ndarray:
-    """A frame as uint8 (H, W, 3), one pixel for each of its own."""
-    if _is_rgb(frame):
-        return frame if frame.dtype == np.uint8 else (frame.clip(0, 1) * 255).round().astype(np.uint8)
-    pictures = to_uint8(frame)
-    return tile(pictures, columns or min(len(pictures), 8), gap=1, row_gap=1)
-
-
 def _jpeg(picture: np.ndarray, quality: int) -> str:
     """JPEG in base64; full colour resolution, since one pixel may be shown many pixels wide."""
     buffer = io.BytesIO()
     grey = (picture == picture[..., :1]).all()
-    image = Image.fromarray(np.ascontiguousarray(picture))
+    image = Image.fromarray(picture)
     (image.convert("L") if grey else image).save(buffer, format="JPEG", quality=quality, subsampling=0)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _page(frames: list[str], labels: list[str], title: str, fps: int, width: int) -> str:
     content = json.dumps([frames, labels, title, fps, width])
-    # "</" inside a script could end it.
-    script_labels = json.dumps(labels).replace("</", "<\\/")
     values = {
         "NAME": "course-player-" + hashlib.sha256(content.encode()).hexdigest()[:12],
         "WIDTH": str(width),
         "COUNT": str(len(frames) - 1),
         "DELAY": str(round(1000 / fps)),
         "TITLE": html.escape(title),
-        "LABELS": script_labels,
+        "LABELS": json.dumps(labels).replace("</", "<\\/"),  # "</" inside a script could end it
         "LABEL": html.escape(labels[-1]),
         "FRAMES": json.dumps(frames),
         "LAST": frames[-1],

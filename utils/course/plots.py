@@ -1,28 +1,22 @@
-"""The course's figures: one style, image grids, and saving them; `animate` is in player.py."""
+"""The course's figures: one style, image grids, axes and names; `animate` is in player.py."""
 
 import base64
 import io
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+import torch.nn.functional as F
 from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
-from PIL import Image
-
-from utils.course.player import animate
-from utils.course.tiles import tile, to_uint8
-from utils.files import write_atomically
-
-__all__ = [
-    "COLOURS", "animate", "denoising_strip", "name_bars", "plain_ticks", "save_grid", "show_images", "use_course_style",
-]  # fmt: skip
+from torch import Tensor
+from torchvision.utils import make_grid
 
 # Okabe & Ito (2008), "Color universal design": readers with any common colour blindness can tell them apart.
 # Their yellow is left out: it is too pale for a line on white.
@@ -90,6 +84,41 @@ def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]], fontsize
         text.set(position=ax.transData.inverted().transform(place), transform=ax.transData)
 
 
+def as_images(images: Any) -> Tensor:
+    """Images as a float32 tensor (N, C, H, W) on the CPU.
+
+    Args:
+        images: tensor or array, (N, C, H, W) with C = 1 or 3, or (N, H, W).
+
+    Raises:
+        ValueError: no images, another shape, or a value that is not a number.
+    """
+    images = torch.as_tensor(images).detach().float().cpu()
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with C = 1 or 3, or (N, H, W)"
+        )
+    if images.isnan().any():
+        raise ValueError(
+            f"{int(images.isnan().sum())} of {images.numel()} image values are not a number (NaN); "
+            "look for the step that made them, for example a division by 0"
+        )
+    return images
+
+
+def picture_of(images: Tensor, columns: int, gap: int) -> np.ndarray:
+    """Images (N, C, H, W) as one RGB picture, uint8 (H', W', 3), `gap` white pixels between any two.
+
+    Values outside [-1, 1] are clamped, so that none wraps around.
+    """
+    grid = make_grid(images, columns, gap, normalize=True, value_range=(-1, 1), pad_value=1.0)
+    if len(images) > 1:  # make_grid frames several images, and leaves a single one without a frame
+        grid = grid[:, gap:-gap, gap:-gap]
+    return grid.mul(255).round().byte().permute(1, 2, 0).numpy()
+
+
 class ImageFigure(Figure):
     """A figure that a notebook shows once, even when it is both open and the last value of its cell."""
 
@@ -124,22 +153,21 @@ def show_images(
     Raises:
         ValueError: another shape, a value that is not a number, or as many titles as there are not images.
     """
-    pictures = to_uint8(images)
-    if titles is not None and len(titles) != len(pictures):
-        raise ValueError(f"{len(titles)} titles for {len(pictures)} images; give one title to each image")
-    columns = columns or min(len(pictures), 8)
-    # A title needs room between two rows.
-    row_gap = GAP + pictures.shape[1] // 4 if titles else GAP
-    grid = tile(pictures, columns, GAP, row_gap)
-    height, width = grid.shape[:2]
+    images = as_images(images)
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"{len(titles)} titles for {len(images)} images; give one title to each image")
+    columns = columns or min(len(images), 8)
+    height, width = images.shape[2:]
+    room = height // 4 if titles else 0  # for a title between two rows; above the first row there is room anyway
+    grid = picture_of(F.pad(images, (0, 0, room, 0), value=1), columns, GAP)[room:]
     if ax is None:
-        scale = scale or max(1, min(8, MAX_WIDTH // width))
-        ax = _axes_of_size(width * scale, height * scale, room=title or "")
+        scale = scale or max(1, min(8, MAX_WIDTH // grid.shape[1]))
+        ax = _axes_of_size(grid.shape[1] * scale, grid.shape[0] * scale, room=title or "")
     ax.imshow(grid, interpolation="nearest", aspect="equal")
     ax.set_axis_off()
     for k, text in enumerate(titles or []):
-        x = k % columns * (pictures.shape[2] + GAP) + pictures.shape[2] / 2
-        y = k // columns * (pictures.shape[1] + row_gap) - 1
+        x = k % columns * (width + GAP) + width / 2
+        y = k // columns * (height + room + GAP) - 1
         ax.text(x, y, text, ha="center", va="bottom", fontsize=8)
     if title:
         ax.set_title(title, pad=16 if titles else 6)
@@ -166,27 +194,7 @@ def denoising_strip(states: list[Any], count: int = 8, titles: list[str] | None 
         options: as for `show_images`.
     """
     chosen = np.unique(np.linspace(0, len(states) - 1, min(count, len(states))).round().astype(int))
-    columns = [to_uint8(states[k]) for k in chosen]
-    # (columns, N, H, W, 3) to row after row, then back to [-1, 1] in (N, C, H, W).
-    pictures = np.stack(columns, axis=1).reshape(-1, *columns[0].shape[1:])
-    images = pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    images = torch.stack([as_images(states[k]) for k in chosen], dim=1).flatten(0, 1)  # row after row
     if titles is not None:
         titles = [titles[k] for k in chosen] + [""] * (len(images) - len(chosen))
     return show_images(images, titles=titles, columns=len(chosen), **options)
-
-
-def save_grid(images: Any, path: str | Path, columns: int | None = None, scale: int = 1) -> Path:
-    """Write images as one PNG grid, clamped to [-1, 1]; the file appears whole or not at all.
-
-    Args:
-        images: (N, C, H, W) with C = 1 or 3, or (N, H, W), in [-1, 1].
-        path: the file; its folder is made if need be.
-        columns: images in a row; about a square if None.
-        scale: pixels of the file for each pixel of an image, a whole number.
-    """
-    pictures = to_uint8(images)
-    grid = tile(pictures, columns or math.ceil(math.sqrt(len(pictures))), GAP, GAP)
-    grid = grid.repeat(scale, axis=0).repeat(scale, axis=1)
-    path = Path(path)
-    write_atomically(path, lambda part: Image.fromarray(grid).save(part, format="PNG"))
-    return path

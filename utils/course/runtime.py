@@ -13,7 +13,6 @@ from utils.course.plots import use_course_style
 from utils.device import describe, find_device, find_precision
 
 PROFILES = ("test", "cpu", "gpu")
-PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 T = TypeVar("T")
 
 
@@ -63,11 +62,8 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
     if profile == "test":
         # Read by tqdm when it is first imported: a test's output needs no progress bars.
         os.environ.setdefault("TQDM_DISABLE", "1")
-    version = torch.__version__.split("+")[0]
-    print(
-        f"Course ready: profile {profile}, {describe(device)}, {PRECISION_NAMES[precision]}, "
-        f"torch {version}, seed {seed}"
-    )
+    version, dtype = torch.__version__.split("+")[0], precision.replace("no", "fp32")
+    print(f"Course ready: profile {profile}, {describe(device)}, {dtype}, torch {version}, seed {seed}")
     return Runtime(profile, device, precision, root, build)
 
 
@@ -80,13 +76,3 @@ def find_profile(device: torch.device) -> str:
             "Unset it to let the course choose."
         )
     return profile
-
-
-def peak_memory_mib(pid: int | str = "self") -> float | None:
-    """The most memory (resident, in MiB) that a process has held so far; None where there is no /proc."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    kib = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), None)
-    return None if kib is None else int(kib) / 1024

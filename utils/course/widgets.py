@@ -11,7 +11,6 @@ from typing import Any
 import ipywidgets
 import matplotlib.pyplot as plt
 from IPython.display import display
-from matplotlib.figure import Figure
 
 
 def play(draw: Callable[..., Any], **controls: Any) -> None:
@@ -50,7 +49,7 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
 
 
 def render(draw: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str]:
-    """PNG of the figure that `draw(**values)` returns or has made, and what it printed. Closes its figures.
+    """PNG of the last figure that `draw(**values)` makes, and what it printed. Closes the figures it made.
 
     Raises:
         ValueError: `draw` made no figure.
@@ -58,17 +57,12 @@ def render(draw: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str
     before = set(plt.get_fignums())
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            result = draw(**values)
-        new = [number for number in plt.get_fignums() if number not in before]
-        if isinstance(result, Figure):
-            figure = result
-        elif new:
-            figure = plt.figure(new[-1])
-        else:
+            draw(**values)
+        if not set(plt.get_fignums()) - before:
             name = getattr(draw, "__name__", "draw")
             raise ValueError(f"{name} made no figure; it should call plt.subplots() and leave out plt.show()")
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
+        plt.figure(max(plt.get_fignums())).savefig(buffer, format="png")
         return buffer.getvalue(), printed.getvalue()
     finally:
         for number in set(plt.get_fignums()) - before:
@@ -77,42 +71,25 @@ def render(draw: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str
 
 def make_control(name: str, spec: Any, start: Any = None) -> ipywidgets.Widget:
     """The widget for one argument of `play`; see there. `start` None leaves the choice to the widget."""
-    look = {
-        "description": name.replace("_", " "),
-        "style": {"description_width": "9em"},
-        "layout": ipywidgets.Layout(width="30em"),
-    }
-    if start is not None:
-        look["value"] = start
     if isinstance(spec, ipywidgets.Widget):
         return spec
-    if isinstance(spec, bool):
-        return ipywidgets.Checkbox(**{"value": spec} | look)
-    if isinstance(spec, (list, dict)):
-        options = list(spec.items()) if isinstance(spec, dict) else spec
-        return ipywidgets.Dropdown(options=options, **look)
-    if isinstance(spec, tuple) and len(spec) in (2, 3):
-        return _slider(name, spec, look)
-    raise TypeError(
-        f"control {name}={spec!r}: expected (min, max), (min, max, step), a list, a dict, a bool or a widget"
-    )
-
-
-def _slider(name: str, spec: tuple, look: dict[str, Any]) -> ipywidgets.Widget:
-    low, high, *step = spec
-    whole = all(isinstance(number, int) for number in spec)
-    if not low <= look.get("value", low) <= high:
-        raise ValueError(f"control {name} starts at {look['value']}, outside {low} to {high}")
-    look.setdefault("value", low + (high - low) // 2 if whole else (low + high) / 2)
-    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-    # Draw when the slider is let go, not at each of the hundred positions on the way.
-    return kind(
-        min=low,
-        max=high,
-        step=step[0] if step else (1 if whole else (high - low) / 100),
-        continuous_update=False,
-        **look,
-    )
+    if not isinstance(spec, (bool, list, dict)) and not (isinstance(spec, tuple) and len(spec) in (2, 3)):
+        raise TypeError(
+            f"control {name}={spec!r}: expected (min, max), (min, max, step), a list, a dict, a bool or a widget"
+        )
+    widget = ipywidgets.interactive.widget_from_abbrev(spec)
+    if isinstance(spec, tuple):
+        # Draw when the slider is let go, not at each of the hundred positions on the way.
+        widget.continuous_update = False
+        if start is not None and not widget.min <= start <= widget.max:
+            raise ValueError(f"control {name} starts at {start}, outside {widget.min} to {widget.max}")
+    if isinstance(widget, ipywidgets.FloatSlider) and len(spec) == 2:
+        widget.step = (widget.max - widget.min) / 100
+    if start is not None:
+        widget.value = start
+    widget.description = name.replace("_", " ")
+    widget.style.description_width, widget.layout.width = "9em", "30em"
+    return widget
 
 
 def _default(draw: Callable[..., Any], name: str) -> Any:

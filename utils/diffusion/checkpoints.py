@@ -1,7 +1,7 @@
 """Models on disk: whole or not at all, and never able to run code.
 
 A model is one safetensors file: the weights, the schedule's betas, and in its header how to rebuild the
-network. Training states (weights, EMA, optimiser, step, random states) are those of `utils.files`.
+network. Training states (weights, EMA, optimiser, step) are those of `utils.files`.
 """
 
 import json
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
 
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
@@ -41,22 +40,15 @@ def save_model(
     write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
 
 
-def load_model(
-    path: str | Path, device: torch.device | str = "cpu", model: UNet | None = None
-) -> tuple[UNet, GaussianDiffusion]:
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UNet, GaussianDiffusion]:
     """The network in evaluation mode (float32 on `device`) and its diffusion process.
 
-    Args:
-        path: a file that `save_model` wrote.
-        model: load the weights into this network instead of building one.
-    Raises FileNotFoundError, or ValueError where the file is no such checkpoint, is cut short or damaged,
-    or belongs to another architecture.
+    `path` is a file that `save_model` wrote. Raises FileNotFoundError, or ValueError where it is no such file or is cut
+    short or damaged.
     """
     header, tensors = _read(Path(path))
     schedule = NoiseSchedule.from_betas(tensors.pop(BETAS), header["schedule"])
-    config = json.loads(header["unet"])
-    model = UNet(**config) if model is None else model
-    _check_same_architecture(Path(path).name, model, tensors, config)
+    model = UNet(**json.loads(header["unet"]))
     model.load_state_dict({name: value.float() for name, value in tensors.items()})
     return model.to(device).eval(), GaussianDiffusion(schedule, header["prediction"])
 
@@ -98,16 +90,3 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             f"{path.name} is no model of this course: its format is {header.get('format')!r}, expected {FORMAT!r}"
         )
     return header, tensors
-
-
-def _check_same_architecture(name: str, model: nn.Module, tensors: dict[str, torch.Tensor], config: dict) -> None:
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
-    differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-    if differing:
-        key = differing[0]
-        raise ValueError(
-            f"{name} belongs to another architecture: {len(differing)} tensors differ, such as {key}: "
-            f"{found.get(key, 'absent')} in the file, {wanted.get(key, 'absent')} in the network. "
-            f"The file was made by UNet(**{config})"
-        )

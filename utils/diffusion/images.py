@@ -5,9 +5,15 @@ Fashion-MNIST is looked for in this order: the course's cache (data/cache), a co
 the repository carries. One printed line says which it was.
 """
 
+import contextlib
 import gzip
 import hashlib
+import http.client
+import io
+import math
 import os
+import socket
+import tempfile
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -15,37 +21,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
+from torchvision.transforms.v2 import functional
+from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
-from utils.files import download as fetch
+from utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("fashion-mnist", "digits")
+DEBIAN = Path("/usr/share/datasets")
+SOURCES = ("fashion-mnist", "cifar10", "digits")
 SPLITS = ("train", "test")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-                   "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
-# Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747; MIT licence. Checksums are of the unpacked bytes, so that
-# copies packed by different versions of gzip pass.
-FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+SUFFIXES = (*IMG_EXTENSIONS, ".gif")
+TIMEOUT = 20  # seconds without an answer until a download counts as broken off
+# Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747; MIT licence. The SHA-256 of the unpacked bytes, so that copies
+# packed by different versions of gzip pass; images first, then labels.
 FASHION_FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
-FASHION_SHA256 = {
-    "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    "train": {
+        "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    },
+    "test": {
+        "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
 }
 
 
 @dataclass
 class ImageSet:
-    """Images in memory as uint8; `images, labels = load_images(...)` unpacks it.
+    """Images in memory as uint8, with their labels: a map-style data set, `image, label = data[3]`.
 
     Attributes:
         pixels: uint8 (N, C, H, W), 0 to 255.
@@ -66,9 +75,6 @@ class ImageSet:
         """Images (float32, in [-1, 1]) and labels at an index, a slice or a tensor of indices."""
         return to_float(self.pixels[index]), self.labels[index]
 
-    def __iter__(self):
-        return iter((self.images, self.labels))
-
     @property
     def images(self) -> Tensor:
         """All images as float32 (N, C, H, W) in [-1, 1]: four times the memory of `pixels`."""
@@ -86,108 +92,143 @@ def load_images(
     """Images and labels to train on.
 
     Args:
-        source: "fashion-mnist" (28x28 grey, 10 classes), "digits" (8x8 grey, scikit-learn's) or a folder of
-            pictures; its sub-folders, if any, are the classes.
+        source: "fashion-mnist" (28x28 grey, 10 classes), "cifar10" (32x32 colour, 10 classes), "digits" (8x8 grey,
+            scikit-learn's) or a folder of pictures; its sub-folders, where every picture lies in one, are the classes.
         split: "train" or "test"; a folder has only "train".
         size: height and width to resize to; a folder's pictures are cut to their middle square first and
             become 64x64 when not given.
         channels: 1 for grey, 3 for colour; as the source has them when not given (a folder: 3).
     Raises:
-        ValueError: an unknown source or split, or a folder without pictures.
+        ValueError: an unknown source or split, other channels, or a folder without pictures.
+        OSError: CIFAR-10 is not on this machine and cannot be downloaded.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
-    if source == "fashion-mnist":
-        found = _fashion_mnist(split)
-    elif source == "digits":
-        found = _digits(split)
-    elif Path(source).is_dir():
-        return _folder(Path(source), size or 64, channels or 3)
-    else:
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
+    if source not in SOURCES:
+        if Path(source).is_dir():
+            return _folder(Path(source), size or 64, channels or 3)
         raise ValueError(
             f"unknown data set {str(source)!r}; choose one of {', '.join(SOURCES)}, or give an existing folder "
             "of pictures"
         )
-    if size and size != found.pixels.shape[-1]:
-        resized = F.interpolate(found.pixels.float(), size=(size, size), mode="bilinear", antialias=True)
-        found.pixels = resized.round().clamp(0, 255).byte()
-    if channels and channels != found.pixels.shape[1]:
-        found.pixels = found.pixels.expand(-1, channels, -1, -1).contiguous()
+    found = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10, "digits": _digits}[source](split)
+    if size:
+        found.pixels = functional.resize(found.pixels, [size, size], antialias=True)
+    if channels == 1:
+        found.pixels = functional.rgb_to_grayscale(found.pixels)
+    elif channels == 3:
+        found.pixels = found.pixels.expand(-1, 3, -1, -1).contiguous()
     return found
 
 
-# -- Fashion-MNIST ---------------------------------------------------------------------------------
+def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scale: int = 1) -> Path:
+    """Write images (N, C, H, W), C = 1 or 3, as one PNG grid, clamped to [-1, 1]; whole or not at all.
+
+    Args:
+        columns: images in a row; about a square if None.
+        scale: pixels of the file for each pixel of an image, a whole number.
+    Raises:
+        ValueError: a value is not a number.
+    """
+    if images.isnan().any():
+        raise ValueError(f"{int(images.isnan().sum())} of {images.numel()} image values are not a number (NaN)")
+    large = images.float().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    options = dict(nrow=columns or math.ceil(math.sqrt(len(images))), padding=2 * scale, pad_value=1.0)
+    options |= dict(normalize=True, value_range=(-1, 1))
+    write_atomically(path, lambda part: save_image(large, part, format="png", **options))
+    return Path(path)
+
+
+# -- data sets with a name -------------------------------------------------------------------------
+
+
+def _homes() -> dict[str, Path]:
+    """Where data sets may lie on this machine, in the order in which they are looked for."""
+    homes = {"from the cache": ROOT / "data" / "cache"}
+    if os.environ.get("COURSE_DATA"):
+        homes["from COURSE_DATA"] = Path(os.environ["COURSE_DATA"])
+    return homes | {"from this machine's package": DEBIAN}
 
 
 def _fashion_mnist(split: str) -> ImageSet:
-    names = FASHION_FILES[split]
-    for folder, origin in _local_folders():
-        if all((folder / name).exists() for name in names) and all(_is_whole(folder / name) for name in names):
-            return _read_fashion(folder, names, f"Fashion-MNIST {split}, {origin}")
-    cache = ROOT / "data" / "cache" / "fashion-mnist"
+    for origin, home in _homes().items():
+        folder = home / "fashion-mnist"
+        if all((folder / name).exists() for name in FASHION_FILES[split]):
+            try:
+                return _read_fashion(folder, split, origin)
+            except OSError as error:
+                warnings.warn(f"{error}; it is passed over, delete it", stacklevel=3)
     try:
-        for name in names:
-            download(FASHION_URL + name, cache / name, FASHION_SHA256[name])
-        return _read_fashion(cache, names, f"Fashion-MNIST {split}, downloaded")
-    except OSError as error:
-        small = ROOT / "data" / "fashion-mnist-small"
-        reason = f"no full copy here and none to be had ({error})"
-        return _read_fashion(small, names, f"Fashion-MNIST {split}, the small set of the repository: {reason}")
+        folder = ROOT / "data" / "cache" / "fashion-mnist"
+        _download_fashion(folder)
+        return _read_fashion(folder, split, "downloaded")
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split())
+        small = f"the small set of the repository: no full copy here and none to be had ({reason})"
+        return _read_fashion(ROOT / "data" / "fashion-mnist-small", split, small, check=False)
 
 
-def _local_folders() -> list[tuple[Path, str]]:
-    folders = [(ROOT / "data" / "cache" / "fashion-mnist", "from the cache")]
-    if os.environ.get("COURSE_DATA"):
-        folders.append((Path(os.environ["COURSE_DATA"]) / "fashion-mnist", "from COURSE_DATA"))
-    folders.append((Path("/usr/share/datasets/fashion-mnist"), "from this machine's package"))
-    return folders
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        whole = hashlib.sha256(_unpack(path)).hexdigest() == FASHION_SHA256[path.name]
-    except (OSError, EOFError, zlib.error):
-        whole = False
-    if not whole:
-        warnings.warn(f"{path} is damaged (its SHA-256 is wrong) and is passed over; delete it", stacklevel=2)
-    return whole
-
-
-def _unpack(path: Path) -> bytes:
-    with gzip.open(path) as file:
-        return file.read()
-
-
-def _read_fashion(folder: Path, names: tuple[str, str], source: str) -> ImageSet:
-    pixels, labels = (read_idx(folder / name) for name in names)
+def _read_fashion(folder: Path, split: str, origin: str, check: bool = True) -> ImageSet:
+    pixels, labels = (read_idx(folder / name, sha if check else None) for name, sha in FASHION_FILES[split].items())
+    source = f"Fashion-MNIST {split}, {origin}"
     print(f"{source}: {len(pixels):,} images")
-    return ImageSet(pixels[:, None], labels.long(), FASHION_CLASSES, source)
+    return ImageSet(pixels[:, None], labels.long(), tuple(datasets.FashionMNIST.classes), source)
 
 
-def read_idx(path: Path) -> Tensor:
-    """A gzipped IDX file (two zero bytes, type 8, number of axes, their lengths, the bytes) as uint8."""
-    data = _unpack(path)
-    if data[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path.name} is no IDX file of unsigned bytes: it begins with {data[:4].hex()}")
-    axes = data[3]
-    shape = np.frombuffer(data, ">i4", axes, offset=4)
-    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape).copy())
+def read_idx(path: Path, sha256: str | None = None) -> Tensor:
+    """A gzipped IDX file as a uint8 tensor. Raises OSError where the SHA-256 of the unpacked bytes is another one."""
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise OSError(f"{path} is damaged ({error})") from error
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise OSError(f"{path} is damaged (its SHA-256 is wrong)")
+    with tempfile.TemporaryDirectory() as folder:  # torchvision reads a file by its name, and unpacked
+        plain = Path(folder) / path.stem
+        plain.write_bytes(data)
+        return read_sn3_pascalvincent_tensor(str(plain))
 
 
-def write_idx(array: Tensor, path: Path) -> None:
-    """The opposite of `read_idx`; the same array gives the same bytes (no name or time in the header)."""
-    header = b"\x00\x00\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=9, mtime=0) as file:
-        file.write(header + array.numpy().tobytes())
+def _download_fashion(folder: Path) -> None:
+    """All four files, checked by torchvision against its MD5 sums; what breaks off leaves nothing behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+        for path in Path(_patiently(datasets.FashionMNIST, part, download=True).raw_folder).glob("*.gz"):
+            os.replace(path, folder / path.name)
 
 
-def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
-    """Fetch a gzipped file, all of it or nothing; `sha256` is of the unpacked bytes. Raises OSError."""
-    fetch(url, path, sha256, timeout, unpack=_unpack)
+def _patiently(dataset: type, *args, **options):
+    """A torchvision data set whose download gives up after TIMEOUT; torchvision itself would wait for ever.
+
+    What it prints on the way (up to version 0.20) is dropped; its progress bars are not.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return dataset(*args, **options)
+    finally:
+        socket.setdefaulttimeout(before)
 
 
-# -- other sources ---------------------------------------------------------------------------------
+def _cifar10(split: str) -> ImageSet:
+    """Krizhevsky 2009. torchvision checks each file's MD5 before it reads it."""
+    homes = _homes()
+    present = [home for home in homes.values() if (home / datasets.CIFAR10.base_folder).is_dir()]
+    home = present[0] if present else homes["from the cache"]
+    try:
+        found = _patiently(datasets.CIFAR10, home, train=split == "train", download=True)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise OSError(
+            f"CIFAR-10 is not on this machine and cannot be downloaded ({error}); unpack {datasets.CIFAR10.filename} "
+            "from https://www.cs.toronto.edu/~kriz/cifar.html in data/cache"
+        ) from error
+    source = f"CIFAR-10 {split}"
+    print(f"{source}: {len(found.data):,} images")
+    pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(pixels, torch.tensor(found.targets), tuple(found.classes), source)
 
 
 def _digits(split: str) -> ImageSet:
@@ -201,33 +242,49 @@ def _digits(split: str) -> ImageSet:
     return ImageSet(pixels[part], labels[part], classes, f"scikit-learn's digits {split}")
 
 
+# -- pictures of one's own -------------------------------------------------------------------------
+
+
 def _folder(folder: Path, size: int, channels: int) -> ImageSet:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = [path for path in sorted(folder.rglob("*")) if _is_picture(path, folder)]
     if not paths:
-        raise ValueError(f"no pictures in {folder}: looked for {', '.join(sorted(SUFFIXES))} there and below")
-    classes = tuple(sorted({p.relative_to(folder).parts[0] for p in paths if p.parent != folder}))
+        raise ValueError(f"no pictures in {folder}: looked for {', '.join(SUFFIXES)} there and below")
+    names = [path.relative_to(folder).parts[0] for path in paths]
+    classes = tuple(sorted(set(names))) if all(path.parent != folder for path in paths) else ()
     images, labels, skipped = [], [], []
-    for path in tqdm(paths, desc="pictures", leave=False):
+    for path, name in zip(tqdm(paths, desc="pictures", leave=False), names):
         try:
             images.append(_open_square(path, size, channels))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        except Exception:  # a damaged file raises nearly anything, SyntaxError and struct.error among it
             skipped.append(path.name)
             continue
-        labels.append(classes.index(path.relative_to(folder).parts[0]) if path.parent != folder else 0)
+        labels.append(classes.index(name) if classes else 0)
     if not images:
         raise ValueError(f"none of the {len(paths)} pictures in {folder} opens; the first is {skipped[0]}")
     if skipped:
         named = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         warnings.warn(f"{len(skipped)} of {len(paths)} pictures do not open and were skipped: {named}", stacklevel=3)
-    print(f"{folder.name}: {len(images):,} pictures of {size}x{size}")
+    print(f"{folder.name}: {len(images):,} pictures of {size}x{size}, {len(classes) or 'no'} classes")
     return ImageSet(torch.stack(images), torch.tensor(labels), classes, f"the folder {folder.name}")
 
 
+def _is_picture(path: Path, folder: Path) -> bool:
+    """Not in a hidden folder (.git, .ipynb_checkpoints), nor what macOS adds to an archive (__MACOSX, ._name)."""
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+
+
 def _open_square(path: Path, size: int, channels: int) -> Tensor:
+    """The middle square of a picture as uint8 (C, size, size), upright, and on white where it is transparent.
+
+    Pillow opens it: torchvision.io reads neither BMP nor TIFF, and drops an alpha channel in place of using it.
+    """
     with Image.open(path) as picture:
-        picture = picture.convert("L" if channels == 1 else "RGB")
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    array = np.array(picture)
-    return torch.from_numpy(array[None] if channels == 1 else array.transpose(2, 0, 1).copy())
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # grey with 16 bits, which Pillow would cut off at 255
+        levels = np.asarray(picture).clip(0, 65535) / 257
+        picture = Image.fromarray(levels.round().astype(np.uint8))
+    picture = picture.convert("RGBA")
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = functional.center_crop(picture.convert("L" if channels == 1 else "RGB"), [min(picture.size)])
+    return functional.resize(functional.pil_to_tensor(picture), [size, size], antialias=True)

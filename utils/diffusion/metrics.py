@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from utils.diffusion.classifier import FOLDER, Classifier, extract_features, load_classifier
-from utils.diffusion.images import ImageSet
 
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
@@ -25,8 +24,7 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     Means (D,) and covariances (D, D), symmetric and positive semi-definite. The trace of the root is the
     sum of the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric: no complex numbers.
     """
-    mean_a, cov_a, mean_b, cov_b = (torch.as_tensor(x, dtype=torch.float64).numpy() for x in
-                                    (mean_a, cov_a, mean_b, cov_b))  # fmt: skip
+    mean_a, cov_a, mean_b, cov_b = (x.double().numpy() for x in (mean_a, cov_a, mean_b, cov_b))
     values, vectors = scipy.linalg.eigh(cov_a)
     root_a = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     cross = np.sqrt(scipy.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(min=0)).sum()
@@ -36,8 +34,12 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 def frechet_distance_of(features_a: Tensor, features_b: Tensor) -> float:
     """`frechet_distance` of Gaussians fitted to features (N, D) and (M, D); at least two of each."""
-    fits = [(f.double().mean(0), f.double().T.cov()) for f in (features_a, features_b)]
-    return frechet_distance(*fits[0], *fits[1])
+    return frechet_distance(*_fit(features_a), *_fit(features_b))
+
+
+def _fit(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of features (N, D), in float64."""
+    return features.double().mean(0), features.double().T.cov()
 
 
 def kernel_distance(features_a: Tensor, features_b: Tensor, within_b: float | None = None) -> float:
@@ -57,8 +59,7 @@ def mean_kernel(features: Tensor) -> float:
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    one = a.double() @ b.double().T / a.shape[1] + 1
-    return one * one * one
+    return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
 
 
 @dataclass(frozen=True)
@@ -99,23 +100,29 @@ class ImageQuality:
         classifier = load_classifier(folder / "classifier.safetensors")
         return cls(classifier, load_file(folder / "reference.safetensors"))
 
-    def __call__(self, images: Tensor | ImageSet, seed: int = 0) -> QualityReport:
-        """Report on images (N, 1, 28, 28) in [-1, 1], N from 2 to 10,000.
+    def __call__(self, images: Tensor, seed: int = 0) -> QualityReport:
+        """Report on N images, as `features` takes them, N from 2 to 10,000; the floor is drawn 10 times with `seed`.
 
-        The floor takes N test images, drawn 10 times with `seed`. Raises ValueError for other shapes, counts or ranges.
+        Raises ValueError for other shapes or counts.
         """
         features = self.features(images)
-        frechet_floor, kernel_floor = self.floor(len(features), seed=seed)
+        frechet, kernel = self.floor(len(features), seed=seed)
         return QualityReport(
-            self.frechet(features), self.kernel(features), len(features),
-            frechet_floor.mean().item(), frechet_floor.std().item(),
-            kernel_floor.mean().item(), kernel_floor.std().item(),
-        )  # fmt: skip
+            frechet=self.frechet(features),
+            kernel=self.kernel(features),
+            count=len(features),
+            frechet_floor=frechet.mean().item(),
+            frechet_spread=frechet.std().item(),
+            kernel_floor=kernel.mean().item(),
+            kernel_spread=kernel.std().item(),
+        )
 
     def floor(self, count: int, draws: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Frechet and kernel distance, (draws,) each, of `count` of the 10,000 real test images to the training set.
 
-        Every draw is without replacement, from the same images. Raises ValueError where count is not 2 to 10,000.
+        The draws are independent of each other, each without replacement. They share images, so their spread is too
+        small where count comes near 10,000, at which each draw is the same set. Raises ValueError where count is not 2
+        to 10,000.
         """
         held_out, generator = self.reference["test.features"].float(), torch.Generator().manual_seed(seed)
         if not 2 <= count <= len(held_out):
@@ -123,20 +130,22 @@ class ImageQuality:
         drawn = [held_out[torch.randperm(len(held_out), generator=generator)[:count]] for _ in range(draws)]
         return torch.tensor([self.frechet(f) for f in drawn]), torch.tensor([self.kernel(f) for f in drawn])
 
-    def features(self, images: Tensor | ImageSet) -> Tensor:
-        """Standardised features (N, 64) of images; raises ValueError where they cannot be measured."""
-        shape = tuple(images.pixels.shape if isinstance(images, ImageSet) else images.shape)
-        if len(shape) != 4 or shape[1:] != (1, 28, 28) or shape[0] < 2:
+    def features(self, images: Tensor) -> Tensor:
+        """Standardised features (N, 64) of images (N, 1, 28, 28), floats in [-1, 1] or uint8 pixels, N at least 2.
+
+        Raises ValueError for another shape and for values that are no finite numbers.
+        """
+        if images.ndim != 4 or images.shape[1:] != (1, 28, 28) or len(images) < 2:
+            shape = tuple(images.shape)
             raise ValueError(f"image quality is measured on at least 2 images of shape (N, 1, 28, 28), got {shape}")
-        if not isinstance(images, ImageSet) and not bool(torch.isfinite(images).all()):
+        if not images.isfinite().all():
             raise ValueError("some images hold NaN or infinite values; sample them again with clipping on")
         features = extract_features(self.classifier, images)
         return (features - self.reference["features.mean"]) / self.reference["features.std"]
 
     def frechet(self, features: Tensor) -> float:
         """Frechet distance of features (N, 64) to the training set."""
-        mean, cov = features.double().mean(0), features.double().T.cov()
-        return frechet_distance(mean, cov, self.reference["train.mean"], self.reference["train.cov"])
+        return frechet_distance(*_fit(features), self.reference["train.mean"], self.reference["train.cov"])
 
     def kernel(self, features: Tensor) -> float:
         """Kernel distance of features (N, 64) to 5,000 images of the training set."""

@@ -12,6 +12,19 @@ from utils.diffusion.schedules import NoiseSchedule
 PREDICTIONS = ("noise", "x_0", "v")
 
 
+def posterior_weights(a_bar_t, a_bar_s):
+    """Weight of x_0, weight of x_t, and variance of q(x_s | x_t, x_0), where s < t.
+
+    a_bar_t and a_bar_s are alpha-bar at t and s, numbers or tensors (T,) in float64, where a_bar_s is 1 for the clean
+    image. For s = t - 1 these are eq. 6 and 7 of Ho et al. 2020.
+    """
+    alpha_ts = a_bar_t / a_bar_s  # alpha_t itself when s = t - 1
+    x_0_weight = a_bar_s**0.5 * (1 - alpha_ts) / (1 - a_bar_t)
+    x_t_weight = alpha_ts**0.5 * (1 - a_bar_s) / (1 - a_bar_t)
+    variance = (1 - alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
+    return x_0_weight, x_t_weight, variance
+
+
 class GaussianDiffusion:
     """The forward process q, its posterior, and the loss, for one schedule and one prediction target.
 
@@ -27,15 +40,6 @@ class GaussianDiffusion:
             raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
         self.schedule = schedule
         self.prediction = prediction
-        a_bar, a_bar_prev = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
-        self._coefficients = {
-            "signal": a_bar.sqrt(),
-            "sigma": (1 - a_bar).sqrt(),
-            "posterior x_0": a_bar_prev.sqrt() * schedule.betas / (1 - a_bar),
-            "posterior x_t": schedule.alphas.sqrt() * (1 - a_bar_prev) / (1 - a_bar),
-            "posterior variance": schedule.betas * (1 - a_bar_prev) / (1 - a_bar),
-        }
-        self._on_device: dict[tuple, Tensor] = {}
 
     @property
     def num_timesteps(self) -> int:
@@ -46,13 +50,14 @@ class GaussianDiffusion:
 
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha-bar_t) and sigma_t = sqrt(1 - alpha-bar_t), shaped (B, 1, ...) to multiply `like`."""
-        return self._at("signal", t, like), self._at("sigma", t, like)
+        a_bar = self.schedule.alphas_cumprod
+        return _at(a_bar.sqrt(), t, like), _at((1 - a_bar).sqrt(), t, like)
 
     def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """x_t ~ q(x_t | x_0): sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) noise (Ho et al. 2020, eq. 4).
 
         `noise` is standard normal with the shape of x_0; drawn when not given.
-        Raises ValueError where t lies outside 0..T-1 or its length is not the batch size.
+        Raises ValueError where t is not an integer tensor (B,), or, on the CPU, lies outside 0..T-1.
         """
         self._check_t(t, x_0)
         noise = torch.randn_like(x_0) if noise is None else noise
@@ -65,8 +70,9 @@ class GaussianDiffusion:
         At t = 0 the mean is x_0 and the variance 0.
         """
         self._check_t(t, x_t)
-        mean = self._at("posterior x_0", t, x_t) * x_0 + self._at("posterior x_t", t, x_t) * x_t
-        return mean, self._at("posterior variance", t, x_t)
+        tables = posterior_weights(self.schedule.alphas_cumprod, self.schedule.alphas_cumprod_prev)
+        x_0_weight, x_t_weight, variance = (_at(table, t, x_t) for table in tables)
+        return x_0_weight * x_0 + x_t_weight * x_t, variance
 
     # -- what the network predicts -----------------------------------------------------------------
 
@@ -122,6 +128,8 @@ class GaussianDiffusion:
             y: class labels (B,), or None.
             reduction: "mean" gives a scalar, "none" one value per image (B,).
         """
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
         if t is None:
             t = torch.randint(self.num_timesteps, (len(x_0),), device=x_0.device)
         noise = torch.randn_like(x_0) if noise is None else noise
@@ -129,29 +137,20 @@ class GaussianDiffusion:
         output = model(x_t, t) if y is None else model(x_t, t, y)
         # The error is taken in float32 also where the network ran in a shorter format.
         error = (output.to(x_0.dtype) - self.target(x_0, noise, t)).square().flatten(1).mean(1)
-        if reduction not in ("mean", "none"):
-            raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
         return error.mean() if reduction == "mean" else error
-
-    # -- helpers -----------------------------------------------------------------------------------
-
-    def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
-        """That coefficient at t, as float32 (float64 where `like` is), shaped (B, 1, ...).
-
-        The tables are float64 on the CPU; each device gets its copy once, converted before the move, since some
-        devices have no float64.
-        """
-        dtype = like.dtype if like.dtype == torch.float64 else torch.float32
-        key = name, dtype, t.device
-        if key not in self._on_device:
-            self._on_device[key] = self._coefficients[name].to(dtype).to(t.device)
-        return self._on_device[key][t].view(-1, *[1] * (like.ndim - 1))
 
     def _check_t(self, t: Tensor, x: Tensor) -> None:
         if not isinstance(t, Tensor) or t.dtype.is_floating_point or t.shape != (len(x),):
             seen = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
             raise ValueError(f"t must be an integer tensor of shape ({len(x)},), one timestep per image; got {seen}")
-        low, high = int(t.min()), int(t.max())
-        if low < 0 or high >= self.num_timesteps:
-            bad = low if low < 0 else high
-            raise ValueError(f"t must lie in 0..{self.num_timesteps - 1} (T = {self.num_timesteps}), got {bad}")
+        outside = t[(t < 0) | (t >= self.num_timesteps)] if t.device.type == "cpu" else []  # a GPU would have to wait
+        if len(outside):
+            last = self.num_timesteps - 1
+            raise ValueError(f"t must lie in 0..{last} (T = {self.num_timesteps}), got {int(outside[0])}")
+
+
+def _at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
+    """table[t] for a table (T,), as float32 (float64 where `like` is), shaped (B, 1, ...) to multiply `like`."""
+    dtype = like.dtype if like.dtype == torch.float64 else torch.float32
+    # Converted on the CPU, since some devices have no float64, and moved when used: a few kilobytes.
+    return table.to(dtype).to(t.device)[t].view(-1, *[1] * (like.ndim - 1))

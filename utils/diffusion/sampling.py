@@ -3,20 +3,21 @@
     for state in sample(model, diffusion, (64, 1, 28, 28), sampler="ddim", steps=50):
         ...                                   # state.x_t, state.x_0: the image now, and its estimated end
 
-A sampler is a function of one step: from x_t and the network's estimate of x_0 to x_s at an earlier
-timestep s < t. Written with alpha-bar, a step may jump over any number of timesteps.
+A sampler is a function of one step: from x_t and the network's estimate of x_0 to x_s at an earlier timestep s < t.
+Written with alpha-bar, a step may jump over any number of timesteps. A sampler of one's own can be handed to `sample`.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from utils.diffusion.process import GaussianDiffusion
+from utils.diffusion.process import GaussianDiffusion, posterior_weights
+from utils.diffusion.unet import check_values
 
 
 class SampleState(NamedTuple):
@@ -32,67 +33,56 @@ class SampleState(NamedTuple):
     step: int
 
 
-@dataclass
-class Step:
-    """What a sampler may use to go from timestep t to an earlier s.
-
-    a_bar_t and a_bar_s are alpha-bar at t and s (a_bar_s is 1 for the last step); draw() gives standard normal noise;
-    previous is the step before, None at first.
-    """
-
-    x_t: Tensor
-    x_0: Tensor
-    a_bar_t: float
-    a_bar_s: float
-    eta: float
-    draw: Callable[[], Tensor]
-    previous: "Step | None"
+# -- samplers: step(x_t, x_0, a_bar_t, a_bar_s, z, previous) gives x_s -------------------------------------
+#
+# x_t, x_0: (B, C, H, W), the image and the estimate of its end. a_bar_t, a_bar_s: numbers, alpha-bar now and after the
+# step; a_bar_s is 1 for the last one. z: standard normal noise of that shape. previous: (x_0, alpha-bar) of the step
+# before, None at first.
 
 
-def ddpm_step(s: Step) -> Tensor:
+def ddpm_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None):
     """A draw from q(x_s | x_t, x_0) (Ho et al. 2020, eq. 6 and 7, for s = t - 1: Algorithm 2)."""
-    alpha_ts = s.a_bar_t / s.a_bar_s  # alpha_t itself when s = t - 1
-    x_0_weight = math.sqrt(s.a_bar_s) * (1 - alpha_ts) / (1 - s.a_bar_t)
-    x_t_weight = math.sqrt(alpha_ts) * (1 - s.a_bar_s) / (1 - s.a_bar_t)
-    variance = (1 - alpha_ts) * (1 - s.a_bar_s) / (1 - s.a_bar_t)
-    mean = x_0_weight * s.x_0 + x_t_weight * s.x_t
-    return mean + math.sqrt(variance) * s.draw() if variance > 0 else mean
+    x_0_weight, x_t_weight, variance = posterior_weights(a_bar_t, a_bar_s)
+    return x_0_weight * x_0 + x_t_weight * x_t + math.sqrt(variance) * z
 
 
-def ddim_step(s: Step) -> Tensor:
+def ddim_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, eta=0.0):
     """Song et al. 2020, eq. 12 and 16: eta = 0 adds no noise, eta = 1 has the variance of `ddpm_step`.
 
     The noise is the one that belongs to x_0 as it is here, so to the clipped estimate where clipping is on; diffusers
     does this with `use_clipped_model_output=True`.
     """
-    noise = (s.x_t - math.sqrt(s.a_bar_t) * s.x_0) / math.sqrt(1 - s.a_bar_t)
-    sigma_tilde = s.eta * math.sqrt((1 - s.a_bar_s) / (1 - s.a_bar_t) * (1 - s.a_bar_t / s.a_bar_s))
-    x_s = math.sqrt(s.a_bar_s) * s.x_0 + math.sqrt(max(0.0, 1 - s.a_bar_s - sigma_tilde**2)) * noise
-    return x_s + sigma_tilde * s.draw() if sigma_tilde > 0 else x_s
+    noise = (x_t - math.sqrt(a_bar_t) * x_0) / math.sqrt(1 - a_bar_t)
+    # max: the bracket is negative only where DDIM runs backwards, and eta is 0 there
+    sigma_tilde = eta * math.sqrt(max(0.0, (1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s)))
+    direction = math.sqrt(max(0.0, 1 - a_bar_s - sigma_tilde**2)) * noise
+    return math.sqrt(a_bar_s) * x_0 + direction + sigma_tilde * z
 
 
-def dpmpp_2m_step(s: Step) -> Tensor:
+def dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): a line through two x_0 estimates.
 
     The first step has one estimate only, and so has the last, which ends at the estimate itself.
     """
-    if s.a_bar_s == 1:
-        return s.x_0
-    h = _half_log_snr(s.a_bar_s) - _half_log_snr(s.a_bar_t)
-    estimate = s.x_0
-    if s.previous is not None:
-        r = (_half_log_snr(s.a_bar_t) - _half_log_snr(s.previous.a_bar_t)) / h
-        estimate = (1 + 1 / (2 * r)) * s.x_0 - 1 / (2 * r) * s.previous.x_0
-    return math.sqrt((1 - s.a_bar_s) / (1 - s.a_bar_t)) * s.x_t - math.sqrt(s.a_bar_s) * math.expm1(-h) * estimate
+    if a_bar_s == 1:
+        return x_0
+    h, line = half_log_snr(a_bar_s) - half_log_snr(a_bar_t), x_0
+    if previous is not None:
+        x_0_before, a_bar_before = previous
+        h_before = half_log_snr(a_bar_t) - half_log_snr(a_bar_before)
+        line = x_0 + h / (2 * h_before) * (x_0 - x_0_before)
+    return math.sqrt((1 - a_bar_s) / (1 - a_bar_t)) * x_t - math.sqrt(a_bar_s) * math.expm1(-h) * line
 
 
-def _half_log_snr(a: float) -> float:
+def half_log_snr(a: float) -> float:
     """lambda of the DPM-Solver papers: log(sqrt(alpha-bar) / sqrt(1 - alpha-bar))."""
     return 0.5 * math.log(a / (1 - a))
 
 
 SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step, "dpmpp_2m": dpmpp_2m_step}
 DEFAULT_STEPS = {"ddpm": 1000, "ddim": 50, "dpmpp_2m": 20}
+
+# -- the loop ----------------------------------------------------------------------------------------------
 
 
 def timestep_grid(num_timesteps: int, steps: int) -> list[int]:
@@ -111,7 +101,7 @@ def sample(
     diffusion: GaussianDiffusion,
     shape: tuple[int, ...],
     *,
-    sampler: str = "ddpm",
+    sampler: str | Callable[..., Tensor] = "ddpm",
     steps: int | None = None,
     eta: float = 0.0,
     clip: bool = True,
@@ -125,8 +115,8 @@ def sample(
 
     Args:
         shape: (B, C, H, W) of the images.
-        sampler: "ddpm" (ancestral), "ddim" (with eta), or "dpmpp_2m".
-        steps: network evaluations, 1 to T; by default 1000 (at most T), 50 and 20.
+        sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", or a function like `ddpm_step`.
+        steps: network evaluations, 1 to T; by default 1000, 50, 20, and 50 for a function, at most T.
         eta: how much fresh noise DDIM adds, 0 to 1; the others take 0 only.
         clip: clamp the estimate of x_0 to [-1, 1] in every step.
         y: class labels (B,), or None.
@@ -137,52 +127,64 @@ def sample(
     Raises ValueError for an unknown sampler, steps outside 1..T, eta outside 0..1 or for another sampler than DDIM,
     or a y or x_T that does not fit shape.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in 0..1 (0: no fresh noise, 1: as much as DDPM), got {eta}")
-    if eta and sampler != "ddim":
-        raise ValueError(f"eta = {eta} is a setting of 'ddim', {sampler!r} has no use for it; leave it out")
+    step = _find_step(sampler, eta)
     if y is not None and len(y) != shape[0]:
         raise ValueError(f"{len(y)} labels for {shape[0]} images; give one label per image")
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
         raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {tuple(shape)}")
-    parameter = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
-    device = torch.device(device) if device else (torch.device("cpu") if parameter is None else parameter.device)
+    if y is not None and getattr(model, "num_classes", None) is not None:
+        check_values(y, model.num_classes)  # once, since the network looks at values on the CPU only
+    weight = _first_weight(model)
+    device = torch.device(device or ("cpu" if weight is None else weight.device))
+    dtype = torch.float32 if x_T is None else x_T.dtype
     y = None if y is None else y.to(device)
-
-    def draw() -> Tensor:
-        where = generator.device if generator else device
-        dtype = torch.float32 if x_T is None else x_T.dtype
-        return torch.randn(shape, generator=generator, device=where, dtype=dtype).to(device)
-
-    steps = min(DEFAULT_STEPS[sampler], diffusion.num_timesteps) if steps is None else steps
+    steps = min(DEFAULT_STEPS.get(sampler, 50), diffusion.num_timesteps) if steps is None else steps
     grid = timestep_grid(diffusion.num_timesteps, steps)
     alphas_cumprod = [*diffusion.schedule.alphas_cumprod.tolist(), 1.0]  # index -1: no noise is left
     was_training = getattr(model, "training", False)
-    x_t, previous = (draw() if x_T is None else x_T.to(device)), None
+    x_t, previous = (_normal(shape, generator, device, dtype) if x_T is None else x_T.to(device)), None
     try:
         if was_training:
             model.eval()
         for k, (t, s) in enumerate(zip(grid, [*grid[1:], -1])):
+            a_bar_t, a_bar_s = alphas_cumprod[t], alphas_cumprod[s]
             x_0 = predict_x_0(model, diffusion, x_t, t, y)
             x_0 = x_0.clamp(-1, 1) if clip else x_0
-            step = Step(x_t, x_0, alphas_cumprod[t], alphas_cumprod[s], eta, draw, previous)
-            x_t = SAMPLERS[sampler](step)
+            x_t = step(x_t, x_0, a_bar_t, a_bar_s, _normal(shape, generator, device, dtype), previous)
             if constrain is not None:
-                x_t = constrain(x_t, step.a_bar_s)
-            step.previous = None  # only one step back is ever looked at
-            previous = step
+                x_t = constrain(x_t, a_bar_s)
+            previous = x_0, a_bar_t
             yield SampleState(x_t, x_0, t, k + 1)
     finally:
         if was_training:
             model.train()
 
 
+def _find_step(sampler: str | Callable[..., Tensor], eta: float) -> Callable[..., Tensor]:
+    if not callable(sampler) and sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}, or give a function")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in 0..1 (0: no fresh noise, 1: as much as DDPM), got {eta}")
+    if eta and sampler != "ddim":
+        raise ValueError(f"eta = {eta} is a setting of 'ddim', {sampler!r} has no use for it; leave it out")
+    return partial(ddim_step, eta=eta) if eta else SAMPLERS.get(sampler, sampler)
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device, dtype: torch.dtype) -> Tensor:
+    """Standard normal noise, drawn where the generator is: one on the CPU gives the same numbers for every device."""
+    where = generator.device if generator else device
+    return torch.randn(shape, generator=generator, device=where, dtype=dtype).to(device)
+
+
+def _first_weight(model: nn.Module) -> Tensor | None:
+    """Tells the device and the precision of a network; None for a plain function."""
+    return next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
+
+
 def predict_x_0(model: nn.Module, diffusion: GaussianDiffusion, x_t: Tensor, t: int, y: Tensor | None = None) -> Tensor:
     """The network's estimate of x_0, (B, C, H, W), where all images are at the same timestep t; not clipped."""
     ts = torch.full((len(x_t),), t, device=x_t.device)
-    weight = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
+    weight = _first_weight(model)
     x = x_t if weight is None else x_t.to(weight.dtype)  # the samples stay in float32 beside a shorter network
     output = model(x, ts) if y is None else model(x, ts, y)
     return diffusion.to_x_0(output.to(x_t.dtype), x_t, ts)
@@ -240,8 +242,7 @@ def keep_known(
     """
 
     def constrain(x_s: Tensor, a_bar_s: float) -> Tensor:
-        where = generator.device if generator else None
-        noise = torch.randn(known.shape, generator=generator, device=where).to(x_s)
+        noise = _normal(known.shape, generator, x_s.device, x_s.dtype)
         noisy = math.sqrt(a_bar_s) * known.to(x_s) + math.sqrt(1 - a_bar_s) * noise
         return torch.where(mask.to(x_s.device).bool(), noisy, x_s)
 

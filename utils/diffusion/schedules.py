@@ -7,7 +7,6 @@ loses digits in float32, and the schedule is computed only once.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from torch import Tensor
 MAX_BETA = 0.999
 
 
-@dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The variances beta_t of the forward process (Ho et al. 2020, eq. 2) and what follows from them.
 
@@ -27,32 +25,20 @@ class NoiseSchedule:
         snr: alpha-bar_t / (1 - alpha-bar_t), the signal-to-noise ratio.
     """
 
-    betas: Tensor
-    name: str = "custom"
-    alphas: Tensor = field(init=False, repr=False)
-    alphas_cumprod: Tensor = field(init=False, repr=False)
-    alphas_cumprod_prev: Tensor = field(init=False, repr=False)
-    snr: Tensor = field(init=False, repr=False)
-
-    def __post_init__(self):
+    def __init__(self, betas: Tensor, name: str = "custom"):
         # A copy of our own: nothing done to the caller's tensor later may part betas from what follows from them.
-        given = self.betas if isinstance(self.betas, Tensor) else torch.tensor(self.betas, dtype=torch.float64)
-        betas = given.detach().to("cpu").to(torch.float64).clone()
+        betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu").detach().clone()
         if betas.ndim != 1 or len(betas) == 0:
             raise ValueError(f"betas must be a list of at least one number, got shape {tuple(betas.shape)}")
-        if not bool(((betas > 0) & (betas < 1)).all()):
-            bad = betas[~((betas > 0) & (betas < 1))][0].item()
-            raise ValueError(f"every beta must lie between 0 and 1 (both excluded), got {bad}")
-        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
-        values = {
-            "betas": betas,
-            "alphas": 1.0 - betas,
-            "alphas_cumprod": alphas_cumprod,
-            "alphas_cumprod_prev": torch.cat([betas.new_ones(1), alphas_cumprod[:-1]]),
-            "snr": alphas_cumprod / (1.0 - alphas_cumprod),
-        }
-        for key, value in values.items():
-            object.__setattr__(self, key, value)
+        outside = betas[~((betas > 0) & (betas < 1))]
+        if len(outside):
+            raise ValueError(f"every beta must lie between 0 and 1 (both excluded), got {outside[0].item()}")
+        self.name = name
+        self.betas = betas
+        self.alphas = 1 - betas
+        self.alphas_cumprod = self.alphas.cumprod(0)
+        self.alphas_cumprod_prev = torch.cat([torch.ones(1, dtype=betas.dtype), self.alphas_cumprod[:-1]])
+        self.snr = self.alphas_cumprod / (1 - self.alphas_cumprod)
 
     @property
     def num_timesteps(self) -> int:
@@ -61,7 +47,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_betas(cls, betas: Tensor, name: str = "custom") -> "NoiseSchedule":
-        """A schedule from any betas of shape (T,). Raises ValueError where one is not between 0 and 1."""
+        """The constructor under the name of its fellows: any betas of shape (T,), each between 0 and 1."""
         return cls(betas, name)
 
     @classmethod

@@ -111,7 +111,8 @@ class UNet(nn.Module):
         dropout: in the residual blocks, 0 to 1.
 
     Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, C, H, W).
-    Raises ValueError where H or W cannot be halved often enough, or a label is outside the classes.
+    Raises ValueError where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is
+    outside the classes.
     """
 
     def __init__(
@@ -126,9 +127,8 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.config = dict(in_channels=in_channels, channels=channels, multipliers=list(multipliers),
-                           blocks=blocks, attention=list(attention), stem=stem, num_classes=num_classes,
-                           dropout=dropout)  # fmt: skip
+        self.config = dict(in_channels=in_channels, channels=channels, multipliers=list(multipliers), blocks=blocks)
+        self.config |= dict(attention=list(attention), stem=stem, num_classes=num_classes, dropout=dropout)
         if stem not in (1, 2):
             raise ValueError(f"stem must be 1 or 2, got {stem}")
         self.num_classes, self.stem_size = num_classes, stem
@@ -149,10 +149,7 @@ class UNet(nn.Module):
             if level < len(widths) - 1:
                 self.down.append(Downsample(width))
                 skips.append(width)
-        self.middle = nn.ModuleList([
-            _Stage(width, width, emb_dim, dropout, attention=True),
-            _Stage(width, width, emb_dim, dropout, attention=False),
-        ])  # fmt: skip
+        self.middle = nn.ModuleList(_Stage(width, width, emb_dim, dropout, attention) for attention in (True, False))
         self.up = nn.ModuleList()
         for level, level_width in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
@@ -161,10 +158,8 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(width, widths[level - 1]))
                 width = widths[level - 1]
-        self.head = nn.Sequential(
-            group_norm(width), nn.SiLU(),
-            zero_init(nn.Conv2d(width, in_channels * stem**2, 3, padding=1)),
-        )  # fmt: skip
+        last = zero_init(nn.Conv2d(width, in_channels * stem**2, 3, padding=1))
+        self.head = nn.Sequential(group_norm(width), nn.SiLU(), last)
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         self._check(x_t, y)
@@ -199,11 +194,19 @@ class UNet(nn.Module):
             return
         if self.num_classes is None:
             raise ValueError("labels were given, but this U-Net has no classes; build it with num_classes=...")
-        if int(y.min()) < 0 or int(y.max()) > self.num_classes:
-            bad = int(y.min()) if int(y.min()) < 0 else int(y.max())
-            raise ValueError(
-                f"label {bad} is outside the classes 0..{self.num_classes - 1} ({self.num_classes} stands for no label)"
-            )
+        if y.dtype.is_floating_point or y.shape != x_t.shape[:1]:
+            raise ValueError(f"y must hold one whole number per image; got {y.dtype} of shape {tuple(y.shape)}")
+        if y.device.type == "cpu":  # a GPU would have to wait
+            check_values(y, self.num_classes)
+
+
+def check_values(y: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless all labels are 0..num_classes, where num_classes stands for no label."""
+    outside = y[(y < 0) | (y > num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"label {int(outside[0])} is outside the classes 0..{num_classes - 1} ({num_classes} stands for no label)"
+        )
 
 
 class _Stage(nn.Module):

@@ -1,98 +1,40 @@
-"""Biomedical named entity recognition: corpora, formats, tags, scores, taggers."""
+"""Biomedical named entity recognition: corpora, formats, tags, scores, taggers.
+
+A name is imported when it is first asked for, so that reading a corpus does not load torch and transformers.
+"""
 
 from importlib import import_module
 
-from utils.ner.automaton import Automaton
-from utils.ner.bc2 import OfficialGold, read_official, write_official
-from utils.ner.corpora import Corpus, corpus_names, load_corpus
-from utils.ner.evaluation import Report, Scores, evaluate
-from utils.ner.features import WordFeatures
-from utils.ner.formats.any import read_sentences
-from utils.ner.formats.brat import read_brat, write_brat
-from utils.ner.formats.conll import read_conll, write_conll
-from utils.ner.formats.files import FormatError
-from utils.ner.formats.jsonl import read_jsonl, write_jsonl
-from utils.ner.formats.pubtator import read_pubtator, write_pubtator
-from utils.ner.lexicons import Lexicon, lexicon_names, load_lexicon
-from utils.ner.postprocess import postprocess
-from utils.ner.taggers import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger, make_tagger
-from utils.ner.tags import (
-    Loss,
-    TagError,
-    convert_tags,
-    from_tags,
-    losses,
-    spans_to_tags,
-    tags_to_spans,
-    to_layers,
-    to_tags,
-)
-from utils.ner.text import Token, join_words, tokenize
-from utils.ner.types import Entity, Sentence
-
-# Most of these load transformers, which takes seconds; they are imported when they are first asked for.
-LAZY = {
-    "BiLSTMCRFTagger": "utils.ner.taggers.bilstm_crf",
-    "LinearChainCRF": "utils.ner.linear_chain",
-    "TransformerTagger": "utils.ner.taggers.transformer",
-    "continue_pretraining": "utils.ner.taggers.pretraining",
+PUBLIC = {
+    "sentence": ("Entity", "Sentence", "Token", "split_sentences", "tokenize"),
+    "formats": ("read_sentences",),
+    "formats.brat": ("read_brat", "write_brat"),
+    "formats.conll": ("read_conll", "write_conll"),
+    "formats.jsonl": ("read_jsonl", "write_jsonl"),
+    "formats.pubtator": ("read_pubtator", "write_pubtator"),
+    "corpora": ("load_corpus",),
+    "lexicons": ("lexicon_names", "load_lexicon"),
+    "tags": ("convert_tags", "from_tags", "losses", "spans_to_tags", "tags_to_spans", "to_tags"),
+    "evaluation": ("difference", "evaluate"),
+    "lookup": ("Automaton", "DictionaryTagger", "RegexTagger"),
+    "features": ("WordFeatures",),
+    "crf": ("CRFTagger",),
+    "chain": ("LinearChainCRF",),
+    "bilstm_crf": ("BiLSTMCRFTagger",),
+    "transformer": ("TransformerTagger",),
+    "combine": ("BioTaggerGM", "VotingTagger"),
+    "pretraining": ("continue_pretraining",),
+    "tagger": ("Tagger", "load_tagger", "make_tagger"),
 }
+PLACES = {name: module for module, names in PUBLIC.items() for name in names}
+__all__ = list(PLACES)
 
 
 def __getattr__(name: str) -> object:
-    if name not in LAZY:
+    if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(LAZY[name]), name)
+    return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
 
 
-__all__ = [
-    "Automaton",
-    "BiLSTMCRFTagger",
-    "CRFTagger",
-    "Corpus",
-    "DictionaryTagger",
-    "Entity",
-    "FormatError",
-    "Lexicon",
-    "LinearChainCRF",
-    "Loss",
-    "OfficialGold",
-    "RegexTagger",
-    "Report",
-    "Scores",
-    "Sentence",
-    "TagError",
-    "Tagger",
-    "Token",
-    "TransformerTagger",
-    "WordFeatures",
-    "continue_pretraining",
-    "convert_tags",
-    "corpus_names",
-    "evaluate",
-    "from_tags",
-    "join_words",
-    "lexicon_names",
-    "load_corpus",
-    "load_lexicon",
-    "load_tagger",
-    "losses",
-    "make_tagger",
-    "postprocess",
-    "read_brat",
-    "read_conll",
-    "read_jsonl",
-    "read_official",
-    "read_pubtator",
-    "read_sentences",
-    "spans_to_tags",
-    "tags_to_spans",
-    "to_layers",
-    "to_tags",
-    "tokenize",
-    "write_brat",
-    "write_conll",
-    "write_jsonl",
-    "write_official",
-    "write_pubtator",
-]
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -50,7 +50,7 @@ def find_abbreviations(text: str) -> list[Abbreviation]:
             found.append(_defined_before(text, opening, start, start + len(head), floor))
         else:
             found.append(_defined_inside(text, opening, start, start + len(content), floor))
-    return sorted(one for one in found if one)
+    return sorted(filter(None, found))
 
 
 def is_short_form(short: str) -> bool:
@@ -73,16 +73,18 @@ def match_long_form(short: str, before: str) -> int | None:
     wanted = [k for k, letter in enumerate(short) if letter.isalnum()]
     for k in reversed(wanted):
         place -= 1
-        while place >= 0 and not (
-            before[place].lower() == short[k].lower()
-            and (k != wanted[0] or place == 0 or not before[place - 1].isalnum())
-        ):
+        while place >= 0 and not _fits(short[k], before, place, first=k == wanted[0]):
             place -= 1
         if place < 0:
             return None
     while place > 0 and not before[place - 1].isspace():
         place -= 1
     return place if wanted else None
+
+
+def _fits(letter: str, text: str, place: int, first: bool) -> bool:
+    inside_word = place > 0 and text[place - 1].isalnum()
+    return text[place].lower() == letter.lower() and not (first and inside_word)
 
 
 def _brackets(text: str) -> Iterator[tuple[int, int, int, int]]:
@@ -130,16 +132,14 @@ def _defined_before(text: str, opening: int, start: int, end: int, floor: int) -
 
 def _defined_inside(text: str, opening: int, start: int, end: int, floor: int) -> Abbreviation | None:
     """The long form is text[start:end], in the bracket; the short form is the word before it."""
-    word = re.search(r"\S+$", text[max(floor, opening - REACH) : opening].rstrip())
+    floor = max(floor, opening - REACH)
+    word = re.search(r"\S+$", text[floor:opening].rstrip())
     if not word or not is_short_form(word[0]) or not any(letter.isupper() for letter in word[0]):
         return None
     long = text[start:end]
     if len(WORD.findall(long)) > _most_words(word[0]) or match_long_form(word[0], long) != 0:
         return None
-    short_end = opening - 1
-    while text[short_end - 1].isspace():
-        short_end -= 1
-    return _checked(text, short_end - len(word[0]), short_end, start, end)
+    return _checked(text, floor + word.start(), floor + word.end(), start, end)
 
 
 def _checked(text: str, short_start: int, short_end: int, long_start: int, long_end: int) -> Abbreviation | None:

@@ -5,13 +5,11 @@ is the last character of the mention, not the one behind it. ALTGENE.eval lists,
 the annotators accept in place of a gold mention.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.files import write_atomically
-from utils.ner.formats.files import FormatError, read_lines
-from utils.ner.types import Entity, Sentence
+from utils.ner.formats import FormatError, located, read_lines
+from utils.ner.sentence import Entity
 
 Place = tuple[int, int]  # first and last character, white space not counted
 
@@ -34,11 +32,9 @@ def _read_eval(path: Path) -> dict[str, list[Place]]:
     for number, line in read_lines(path):
         if not line.strip():
             continue
-        try:
+        with located(path, number, line, "id|start end|text"):
             name, offsets, *_ = line.split("|")
             start, end = map(int, offsets.split())
-        except ValueError as error:
-            raise FormatError(path, number, line, "id|start end|text") from error
         if not 0 <= start <= end:
             raise FormatError(path, number, line, "0 <= start <= end")
         found.setdefault(name, []).append((start, end))
@@ -50,16 +46,6 @@ def official_place(entity: Entity, text: str) -> Place:
     before = sum(not letter.isspace() for letter in text[: entity.start])
     inside = sum(not letter.isspace() for letter in text[entity.start : entity.end])
     return before, before + inside - 1
-
-
-def write_official(sentences: Iterable[Sentence], path: str | Path) -> None:
-    """Predictions as the task's own scorer reads them, whatever their type."""
-    lines = []
-    for sentence in sentences:
-        for entity in sentence.entities:
-            start, end = official_place(entity, sentence.text)
-            lines.append(f"{sentence.id}|{start} {end}|{entity.text}\n")
-    write_atomically(path, "".join(lines))
 
 
 def official_counts(gold: list[Place], alternatives: list[Place], predicted: list[Place]) -> tuple[int, int, int]:

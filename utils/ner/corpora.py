@@ -15,11 +15,10 @@ from pathlib import Path
 
 from utils.files import download
 from utils.ner.bc2 import OfficialGold, read_official
-from utils.ner.formats.any import read_sentences
+from utils.ner.formats import read_lines, read_sentences
 from utils.ner.formats.conll import read_conll
-from utils.ner.formats.files import read_lines
 from utils.ner.formats.jsonl import read_jsonl
-from utils.ner.types import Sentence
+from utils.ner.sentence import Sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "dev", "test")
@@ -68,7 +67,8 @@ class Corpus:
     @property
     def types(self) -> list[str]:
         """The entity types in all splits; reads them all."""
-        return sorted({entity.type for name in self.splits for one in self.split(name) for entity in one.entities})
+        sentences = (sentence for name in self.splits for sentence in self.split(name))
+        return sorted({entity.type for sentence in sentences for entity in sentence.entities})
 
     def official(self, split: str) -> OfficialGold:
         """BioCreative II's own mentions and alternatives, for `evaluate(..., mode="bc2")`.
@@ -191,19 +191,17 @@ def _own_folder(folder: Path) -> Corpus:
 
 
 def _own_corpus(name: str, source: str, names: dict[str, str] | None) -> Corpus:
-    """The course's own corpus; its types under the names of the corpus it stands in for, the others left out.
-
-    Its ids say the document and the sentence's number in it: "cc01-2".
-    """
+    """The course's own corpus; its types under the names of the corpus it stands in for, the others left out."""
     folder = ROOT / "data" / COURSE_CORPUS
 
     def read(split: str) -> list[Sentence]:
-        sentences = [replace(one, document=one.id.rpartition("-")[0]) for one in read_jsonl(folder / f"{split}.jsonl")]
-        return sentences if not names else [_renamed(sentence, names) for sentence in sentences]
+        sentences = read_jsonl(folder / f"{split}.jsonl")
+        if names is None:
+            return sentences
+        kept = [[entity for entity in sentence.entities if entity.type in names] for sentence in sentences]
+        return [
+            sentence.with_entities(replace(entity, type=names[entity.type]) for entity in entities)
+            for sentence, entities in zip(sentences, kept)
+        ]
 
     return Corpus(name, source, SPLITS, read, folder, stands_in=names is not None)
-
-
-def _renamed(sentence: Sentence, names: dict[str, str]) -> Sentence:
-    kept = [replace(entity, type=names[entity.type]) for entity in sentence.entities if entity.type in names]
-    return sentence.with_entities(kept)

@@ -1,4 +1,4 @@
-"""`evaluate`: precision, recall and F1 of entities, per type, with confidence intervals."""
+"""Precision, recall and F1 of entities, per type, with confidence intervals; the difference of two taggers."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from utils.ner.bc2 import OfficialGold, official_counts, official_place
-from utils.ner.types import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence
 
 MODES = ("strict", "partial", "type", "bc2")
 Annotated = Sentence | Sequence[Entity]
-Span = tuple[int, int, str]
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Scores:
     correct: float
     predicted: int
     support: int
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
     @property
     def precision(self) -> float:
@@ -51,9 +51,9 @@ class Report(Scores):
 
     def __str__(self) -> str:
         rows = [f"{self.mode:<20}{'precision':>10}{'recall':>10}{'f1':>10}{'support':>10}  f1 interval"]
-        for name, one in [*self.per_type.items(), ("all", self)]:
-            interval = "{:.4f} to {:.4f}".format(*one.intervals["f1"]) if one.intervals else ""
-            numbers = f"{one.precision:>10.4f}{one.recall:>10.4f}{one.f1:>10.4f}{one.support:>10,}"
+        for name, scores in [*self.per_type.items(), ("all", self)]:
+            interval = "{:.4f} to {:.4f}".format(*scores.intervals["f1"]) if scores.intervals else ""
+            numbers = f"{scores.precision:>10.4f}{scores.recall:>10.4f}{scores.f1:>10.4f}{scores.support:>10,}"
             rows.append(f"{name:<20}{numbers}  {interval}".rstrip())
         return "\n".join(rows)
 
@@ -73,7 +73,8 @@ def evaluate(
 
     Args:
         gold, predicted: sentences, or for each sentence its entities. Duplicates count once.
-        mode: "strict": same start, end and type, as seqeval (`mode="strict"`, IOB2) and nervaluate's "strict" count.
+        mode: "strict": same start, end and type (and the same pieces), as seqeval (`mode="strict"`, IOB2) and
+            nervaluate's "strict" count.
             "partial": the same characters are worth 1 and an overlap 1/2, types ignored in the total (nervaluate's
             "partial"), so that the types' points need not add up to it. "type": an overlap with the same type is worth
             1 (nervaluate's "ent_type"). In both, each gold entity pays for one prediction at most, predictions taken
@@ -92,113 +93,140 @@ def evaluate(
         ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, or "bc2"
             without texts.
     """
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
-    if not 0 < confidence < 1 or resamples < 0:
-        raise ValueError(f"expected 0 < confidence < 1 and resamples >= 0, got {confidence} and {resamples}")
-    _check_pairs(gold, predicted)
-    if groups is not None and len(groups) != len(gold):
-        raise ValueError(f"{len(groups)} groups for {len(gold)} sentences; expected one for each")
-    if mode == "bc2":
-        counts = {"all": _official(gold, predicted, official)}
-    else:
-        if official is not None:
-            raise ValueError(f'official gold is for mode="bc2", got mode={mode!r}')
-        counts = _count_all(list(map(_spans, gold)), list(map(_spans, predicted)), COUNTERS[mode])
-    intervals = _bootstrap(counts, groups, resamples, confidence, seed)
-    scores = {name: (*_totals(rows), intervals.get(name, {})) for name, rows in counts.items()}
-    per_type = {name: Scores(*values) for name, values in scores.items() if name != "all"}
-    return Report(*scores["all"], mode=mode, per_type=per_type)
+    tables = {"": count(gold, predicted, mode, official)}  # "" is the total; no type has this name
+    if mode != "bc2":
+        types = sorted({entity.type for annotated in (*gold, *predicted) for entity in _entities(annotated)})
+        tables |= {name: count(_of_type(gold, name), _of_type(predicted, name), mode) for name in types}
+    drawn = resample(np.concatenate(list(tables.values()), axis=1), groups, resamples, seed)
+    edges, scores = _edges(confidence), {}
+    for k, (name, rows) in enumerate(tables.items()):
+        correct, found, support = rows.sum(0).tolist()
+        intervals = _intervals(drawn[:, 3 * k : 3 * k + 3], edges) if len(drawn) else {}
+        scores[name] = Scores(correct, int(found), int(support), intervals)
+    total = scores.pop("")
+    return Report(total.correct, total.predicted, total.support, total.intervals, mode, scores)
 
 
-def _check_pairs(gold: Sequence[Annotated], predicted: Sequence[Annotated]) -> None:
-    if len(gold) != len(predicted):
-        raise ValueError(f"{len(gold)} gold sentences and {len(predicted)} predicted; expected one for one")
-    for number, (one, other) in enumerate(zip(gold, predicted)):
-        if isinstance(one, Sentence) and isinstance(other, Sentence) and one.text != other.text:
-            raise ValueError(
-                f"sentence {number} is {one.text[:60]!r} in gold and {other.text[:60]!r} in predicted; expected the "
-                "same sentences in the same order"
-            )
+def difference(
+    gold: Sequence[Annotated],
+    first: Sequence[Annotated],
+    second: Sequence[Annotated],
+    mode: str = "strict",
+    *,
+    official: OfficialGold | None = None,
+    resamples: int = 1000,
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, Interval]:
+    """F1 of `first` minus F1 of `second` on the same gold, and its interval: `change, (low, high) = difference(...)`.
 
-
-def _spans(one: Annotated) -> list[Span]:
-    return sorted({entity.span for entity in (one.entities if isinstance(one, Sentence) else one)})
-
-
-def _totals(rows: np.ndarray) -> tuple[float, int, int]:
-    correct, predicted, support = rows.sum(0).tolist()
-    return correct, int(predicted), int(support)
+    Both are scored on the same resampled sentences or groups (paired bootstrap, Efron 1979): what is hard for both
+    cancels out, so the interval is narrower than those of the two F1 suggest. Arguments as in `evaluate`; at least one
+    resample and one sentence.
+    """
+    tables = np.concatenate([count(gold, predicted, mode, official) for predicted in (first, second)], axis=1)
+    drawn = resample(tables, groups, resamples, seed)
+    if not len(drawn):
+        raise ValueError(
+            f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more of each"
+        )
+    (here,) = f1_of(tables.sum(0)[None, :3]) - f1_of(tables.sum(0)[None, 3:])
+    low, high = np.quantile(f1_of(drawn[:, :3]) - f1_of(drawn[:, 3:]), _edges(confidence)).tolist()
+    return float(here), (low, high)
 
 
 # -- counting: (correct, predicted, gold) for each sentence ----------------------------------------
 
 
-def _count_all(gold: list[list[Span]], predicted: list[list[Span]], count: Callable) -> dict[str, np.ndarray]:
-    """For "all" and for each type an array (sentences, 3)."""
-    types = sorted({span[2] for spans in (*gold, *predicted) for span in spans})
-    counts = {name: np.zeros((len(gold), 3)) for name in ["all", *types]}
-    for row, (true, found) in enumerate(zip(gold, predicted)):
-        counts["all"][row] = count(true, found), len(found), len(true)
-        here = {span[2] for span in (*true, *found)}
-        for name in here:
-            of_type = [span for span in true if span[2] == name], [span for span in found if span[2] == name]
-            counts[name][row] = count(*of_type), len(of_type[1]), len(of_type[0])
-    return counts
+def count(
+    gold: Sequence[Annotated],
+    predicted: Sequence[Annotated],
+    mode: str = "strict",
+    official: OfficialGold | None = None,
+) -> np.ndarray:
+    """Points, predicted and gold entities of each sentence: array (sentences, 3). Arguments as in `evaluate`."""
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+    if official is not None and mode != "bc2":
+        raise ValueError(f'official gold is for mode="bc2", got mode={mode!r}')
+    _check_pairs(gold, predicted)
+    if mode == "bc2":
+        rows = [_official(true, found, official) for true, found in zip(gold, predicted)]
+    else:
+        rows = []
+        for true, found in zip(map(_entities, gold), map(_entities, predicted)):
+            rows.append((POINTS[mode](true, found), len(found), len(true)))
+    return np.array(rows, dtype=float).reshape(-1, 3)
 
 
-def _strict(gold: list[Span], predicted: list[Span]) -> int:
+def _check_pairs(gold: Sequence[Annotated], predicted: Sequence[Annotated]) -> None:
+    if len(gold) != len(predicted):
+        raise ValueError(f"{len(gold)} gold sentences and {len(predicted)} predicted; expected one for one")
+    for number, (true, found) in enumerate(zip(gold, predicted)):
+        if isinstance(true, Sentence) and isinstance(found, Sentence) and true.text != found.text:
+            raise ValueError(
+                f"sentence {number} is {true.text[:60]!r} in gold and {found.text[:60]!r} in predicted; expected the "
+                "same sentences in the same order"
+            )
+
+
+def _entities(annotated: Annotated) -> list[Entity]:
+    return sorted(set(annotated.entities if isinstance(annotated, Sentence) else annotated))
+
+
+def _of_type(some: Sequence[Annotated], name: str) -> list[list[Entity]]:
+    return [[entity for entity in _entities(annotated) if entity.type == name] for annotated in some]
+
+
+def _strict(gold: list[Entity], predicted: list[Entity]) -> int:
     return len(set(gold) & set(predicted))
 
 
-def _partial(gold: list[Span], predicted: list[Span]) -> float:
+def _partial(gold: list[Entity], predicted: list[Entity]) -> float:
     """A prediction takes the gold entity with its very characters, or else the first free one it overlaps."""
     free, points = list(gold), 0.0
-    for one in predicted:
-        touched = [other for other in free if _overlap(one, other)]
-        same = next((other for other in touched if other[:2] == one[:2]), None)
+    for entity in predicted:
+        touched = [other for other in free if entity.overlaps(other)]
+        same = next((other for other in touched if other.span[:2] == entity.span[:2]), None)
         if touched:
             free.remove(same or touched[0])
             points += 1 if same else 0.5
     return points
 
 
-def _type(gold: list[Span], predicted: list[Span]) -> int:
+def _type(gold: list[Entity], predicted: list[Entity]) -> int:
     """A prediction takes the free gold entity of its type with the closest boundaries, or else the first it overlaps.
 
     The second pays nothing, but that gold entity is no longer free.
     """
     free, points = list(gold), 0
-    for one in predicted:
-        touched = [other for other in free if _overlap(one, other)]
-        right = [other for other in touched if other[2] == one[2]]
+    for entity in predicted:
+        touched = [other for other in free if entity.overlaps(other)]
+        right = [other for other in touched if other.type == entity.type]
         if right:
-            free.remove(min(right, key=lambda other: abs(other[0] - one[0]) + abs(other[1] - one[1])))
+            free.remove(min(right, key=lambda other: abs(other.start - entity.start) + abs(other.end - entity.end)))
             points += 1
         elif touched:
             free.remove(touched[0])
     return points
 
 
-def _overlap(one: Span, other: Span) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
+POINTS: dict[str, Callable[[list[Entity], list[Entity]], float]] = {
+    "strict": _strict,
+    "partial": _partial,
+    "type": _type,
+}
 
 
-COUNTERS = {"strict": _strict, "partial": _partial, "type": _type}
-
-
-def _official(gold: Sequence[Annotated], predicted: Sequence[Annotated], official: OfficialGold | None) -> np.ndarray:
-    rows = np.zeros((len(gold), 3))
-    for row, (one, other) in enumerate(zip(gold, predicted)):
-        if not isinstance(one, Sentence):
-            raise ValueError(f'mode="bc2" counts characters, so gold must be sentences; got {type(one).__name__}')
-        if official is None:
-            true, alternatives = _places(one.entities, one.text), []
-        else:
-            true, alternatives = official.genes.get(one.id, []), official.alternatives.get(one.id, [])
-        found = other.entities if isinstance(other, Sentence) else other
-        rows[row] = official_counts(true, alternatives, _places(found, one.text))
-    return rows
+def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | None) -> tuple[int, int, int]:
+    if not isinstance(gold, Sentence):
+        raise ValueError(f'mode="bc2" counts characters, so gold must be sentences; got {type(gold).__name__}')
+    if official is None:
+        true, alternatives = _places(gold.entities, gold.text), []
+    else:
+        true, alternatives = official.genes.get(gold.id, []), official.alternatives.get(gold.id, [])
+    return official_counts(true, alternatives, _places(_entities(predicted), gold.text))
 
 
 def _places(entities: Iterable[Entity], text: str) -> list[tuple[int, int]]:
@@ -208,23 +236,29 @@ def _places(entities: Iterable[Entity], text: str) -> list[tuple[int, int]]:
 # -- confidence intervals --------------------------------------------------------------------------
 
 
-def _bootstrap(
-    counts: dict[str, np.ndarray], groups: Sequence[Hashable] | None, resamples: int, confidence: float, seed: int
-) -> dict:
-    """Percentile intervals (Efron 1979) from groups drawn with replacement, the same draw for every type."""
-    stacked = np.concatenate(list(counts.values()), axis=1)
+def resample(
+    rows: np.ndarray, groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """Sums of rows (sentences, columns) over samples drawn with replacement: array (resamples, columns).
+
+    Of groups, all rows are drawn together; as many groups are drawn as there are. The same seed draws the same
+    sentences, whatever stands in the rows. Without rows the result has none either.
+    """
+    if resamples < 0:
+        raise ValueError(f"expected resamples >= 0, got {resamples}")
     if groups is not None:
-        stacked = _summed(stacked, groups)
-    units = len(stacked)
-    if not resamples or not units:
-        return {}
+        if len(groups) != len(rows):
+            raise ValueError(f"{len(groups)} groups for {len(rows)} sentences; expected one for each")
+        rows = _summed(rows, groups)
+    units = len(rows)
+    if not units:
+        return np.empty((0, rows.shape[1]))
     generator = np.random.default_rng(seed)
-    draws = np.empty((resamples, stacked.shape[1]))
-    for row in range(resamples):
+    drawn = np.empty((resamples, rows.shape[1]))
+    for sums in drawn:
         times = np.bincount(generator.integers(units, size=units), minlength=units)
-        draws[row] = times @ stacked
-    edges = [(1 - confidence) / 2, (1 + confidence) / 2]
-    return {name: _intervals(draws[:, 3 * k : 3 * k + 3], edges) for k, name in enumerate(counts)}
+        sums[:] = times @ rows
+    return drawn
 
 
 def _summed(rows: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
@@ -236,11 +270,24 @@ def _summed(rows: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
     return sums
 
 
-def _intervals(draws: np.ndarray, edges: list[float]) -> dict[str, tuple[float, float]]:
-    correct, predicted, support = draws.T
-    precision = np.divide(correct, predicted, out=np.zeros_like(correct), where=predicted > 0)
-    recall = np.divide(correct, support, out=np.zeros_like(correct), where=support > 0)
-    both = precision + recall
-    f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(both), where=both > 0)
-    values = {"precision": precision, "recall": recall, "f1": f1}
-    return {name: tuple(np.quantile(draw, edges).tolist()) for name, draw in values.items()}
+def f1_of(sums: np.ndarray) -> np.ndarray:
+    """F1 (n,) from sums of counts (n, 3): 2 correct / (predicted + gold), 0 where there is nothing."""
+    correct, predicted, support = sums.T
+    return _ratio(2 * correct, predicted + support)
+
+
+def _edges(confidence: float) -> list[float]:
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected 0 < confidence < 1, got {confidence}")
+    return [(1 - confidence) / 2, (1 + confidence) / 2]
+
+
+def _intervals(drawn: np.ndarray, edges: list[float]) -> dict[str, Interval]:
+    """Percentile intervals (Efron 1979)."""
+    correct, predicted, support = drawn.T
+    values = {"precision": _ratio(correct, predicted), "recall": _ratio(correct, support), "f1": f1_of(drawn)}
+    return {name: tuple(np.quantile(value, edges).tolist()) for name, value in values.items()}
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

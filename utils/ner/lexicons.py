@@ -4,18 +4,22 @@ Looked for in this order: data/cache/lexicons, COURSE_DATA/lexicons, and at last
 split, which are a few hundred instead of many thousands. One printed line says which it was.
 """
 
-import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cached_property
-from pathlib import Path
-from weakref import WeakValueDictionary
+from __future__ import annotations
 
-from utils.ner.automaton import Automaton
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
 from utils.ner.corpora import COURSE_CORPUS, ROOT
-from utils.ner.formats.files import FormatError, read_lines
+from utils.ner.formats import FormatError, read_lines
 from utils.ner.formats.jsonl import read_jsonl
 from utils.ner.words import cut_name
+
+if TYPE_CHECKING:
+    from utils.ner.lookup import Automaton
 
 SHORTEST = 3  # characters; shorter symbols are mostly words: "WAS" is long enough to stay, "A" and "AT" are not
 
@@ -45,65 +49,42 @@ class Lexicon:
         """(name, kind) pairs as `DictionaryTagger` takes them; names of fewer than 3 characters are left out."""
         return [(name, kind) for name in self.names if len(name) >= SHORTEST]
 
-    @cached_property
+    @property
     def automaton(self) -> Automaton:
-        """Finds the names in sentences of `name_parts`. Made when it is first asked for: the list of human genes takes
-        seconds and tens of megabytes."""
-        return Automaton({cut_name(name) for name in self.names})
+        """Finds the names in sentences of `name_parts`."""
+        return _automaton(self.names)
 
     def to_json(self) -> dict:
         """What `from_json` makes the list of."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, saved: Mapping) -> "Lexicon":
-        """The list that `to_json` wrote, the one object of all equal ones (`shared`)."""
-        return shared(cls(**saved | {"names": tuple(saved["names"])}))
+    def from_json(cls, saved: Mapping) -> Lexicon:
+        """The list that `to_json` wrote."""
+        return cls(**saved | {"names": tuple(saved["names"])})
 
 
-_IN_USE: WeakValueDictionary[int, Lexicon] = WeakValueDictionary()
+@lru_cache(6)
+def _automaton(names: tuple[str, ...]) -> Automaton:
+    """Kept, since the members of a vote use the same lists: the course's three take 0.7 s and 68 MB each time."""
+    from utils.ner.lookup import Automaton  # here, since the taggers beside it know of lists
+
+    return Automaton({cut_name(name) for name in names})
 
 
-def shared(lexicon: Lexicon) -> Lexicon:
-    """The same list, as the one object that all hold who use it: the members of a vote, loaded one by one, would have a
-    copy of names and automaton each."""
-    one = _IN_USE.setdefault(hash(lexicon), lexicon)
-    return one if one == lexicon else lexicon
+class Source(NamedTuple):
+    """Where a list comes from: files with the column of their names, and the entity types it speaks of (a part of the
+    type's name is enough; the first is the course's own type)."""
 
-
-def turn_heading(heading: str) -> str:
-    """An inverted heading of MeSH the way it is written in a text: "Abdomen, Acute" is "Acute Abdomen".
-
-    Commas without a space behind them belong to the name ("1,2-Dipalmitoylphosphatidylcholine") and stay.
-    """
-    return " ".join(reversed(heading.split(", ")))
-
-
-def _turned(headings: Iterable[str]) -> Iterable[str]:
-    """Each heading, and its other order where it has one."""
-    for heading in headings:
-        yield heading
-        yield turn_heading(heading)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Files, for each the column with the names, and what makes names of them.
-
-    The list is of an entity type that has one of `types` in its name; the first of them is the course's own type.
-    """
-
-    files: dict[str, tuple[str, Callable[[Iterable[str]], Iterable[str]]]]
+    files: dict[str, str]
     lower: bool
     types: tuple[str, ...]
 
 
 SOURCES = {
-    "genes": _Source({"genes_ncbi_human.tsv": ("symbol", iter)}, False, ("gene", "protein", "rna", "dna")),
-    "diseases": _Source(
-        {"diseases_do.tsv": ("term", iter), "diseases_mesh.tsv": ("name", _turned)}, True, ("disease", "disorder")
-    ),
-    "chemicals": _Source({"chemicals_mesh.tsv": ("name", _turned)}, True, ("chemical", "drug", "treatment")),
+    "genes": Source({"genes_ncbi_human.tsv": "symbol"}, False, ("gene", "protein", "rna", "dna")),
+    "diseases": Source({"diseases_do.tsv": "term", "diseases_mesh.tsv": "name"}, True, ("disease", "disorder")),
+    "chemicals": Source({"chemicals_mesh.tsv": "name"}, True, ("chemical", "drug", "treatment")),
 }
 
 
@@ -126,33 +107,35 @@ def load_lexicon(name: str) -> Lexicon:
     """
     if name not in SOURCES:
         raise ValueError(f"unknown lexicon {name!r}; choose one of {', '.join(SOURCES)}")
-    source = SOURCES[name]
+    files, lower, types = SOURCES[name]
+    where, folder = _find(files)
+    names = _read(folder, files) if folder else _own_names(types[0])
+    lexicon = Lexicon(name, tuple(dict.fromkeys(names)), lower, where, stands_in=not folder)
+    print(f"{name}: {len(lexicon):,} names ({where})")
+    return lexicon
+
+
+def _find(files: Iterable[str]) -> tuple[str, Path | None]:
+    """Where the files are, in words, and their folder; None where they are nowhere."""
     folders = {"from the cache": ROOT / "data" / "cache" / "lexicons"}
     if os.environ.get("COURSE_DATA"):
         folders["from COURSE_DATA"] = Path(os.environ["COURSE_DATA"]) / "lexicons"
     for where, folder in folders.items():
-        if all((folder / file).exists() for file in source.files):
-            names, found, stands_in = _read(folder, source), where, False
-            break
-    else:
-        names, stands_in = _own_names(source.types[0]), True
-        found = "mentions in the course's own train split; COURSE_DATA=FOLDER says where the lists are"
-    lexicon = shared(Lexicon(name, tuple(dict.fromkeys(names)), source.lower, found, stands_in))
-    print(f"{name}: {len(lexicon):,} names ({found})")
-    return lexicon
+        if all((folder / file).exists() for file in files):
+            return where, folder
+    return "mentions in the course's own train split; COURSE_DATA=FOLDER says where the lists are", None
 
 
-def load_lexicons(names: Iterable[str] | None = None) -> list[Lexicon]:
-    """Several lists, all of them by default."""
-    return [load_lexicon(name) for name in (lexicon_names() if names is None else names)]
+def _read(folder: Path, files: Mapping[str, str]) -> Iterator[str]:
+    """The names in all files; headings of MeSH also turned round."""
+    for file, column in files.items():
+        for name in _column(folder / file, column):
+            yield name
+            if "mesh" in file:
+                yield turn_heading(name)
 
 
-def _read(folder: Path, source: _Source) -> Iterable[str]:
-    for file, (column, names) in source.files.items():
-        yield from names(_column(folder / file, column))
-
-
-def _column(path: Path, column: str) -> Iterable[str]:
+def _column(path: Path, column: str) -> Iterator[str]:
     lines = read_lines(path)
     number, head = next(lines, (1, ""))
     columns = head.split("\t")
@@ -167,6 +150,14 @@ def _column(path: Path, column: str) -> Iterable[str]:
             yield cells[place].strip()
 
 
-def _own_names(kind: str) -> Iterable[str]:
+def turn_heading(heading: str) -> str:
+    """An inverted heading of MeSH the way it is written in a text: "Abdomen, Acute" is "Acute Abdomen".
+
+    Commas without a space behind them belong to the name ("1,2-Dipalmitoylphosphatidylcholine") and stay.
+    """
+    return " ".join(reversed(heading.split(", ")))
+
+
+def _own_names(kind: str) -> Iterator[str]:
     for sentence in read_jsonl(ROOT / "data" / COURSE_CORPUS / "train.jsonl"):
         yield from (entity.text for entity in sentence.entities if entity.type.lower() == kind)

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from utils.ner.abbreviations import find_abbreviations
-from utils.ner.types import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence
 
 PAIRS = {")": "(", "]": "[", "}": "{"}
 SHORT = re.compile(r"[^\W_]*[A-Z0-9][^\W_]*")  # a word with a capital or digit: an abbreviation or symbol
@@ -31,14 +31,18 @@ def repair_brackets(sentences: Iterable[Sentence]) -> list[Sentence]:
     An entity is widened by a token where that token is the missing bracket. Otherwise it is cut: behind the last
     bracket that has no opening one, and before the first that has no closing one. What is empty then is dropped.
     """
-    return [_rebuilt(sentence, (_balanced(sentence, one) for one in sentence.entities)) for sentence in sentences]
+    mended = []
+    for sentence in sentences:
+        balanced = (_balanced(sentence, entity) for entity in sentence.entities)
+        mended.append(sentence.with_entities(filter(None, balanced)))
+    return mended
 
 
 def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
-    if entity.fragments:
-        return entity
     start, end = entity.start, entity.end
     closing, opening = _unmatched(sentence.text[start:end])
+    if entity.fragments or not closing + opening:
+        return entity
     if len(opening) == 1 and not closing:
         after = next((token for token in sentence.tokens if token.start >= end), None)
         if after and PAIRS.get(after.text) == sentence.text[start + opening[0]]:
@@ -51,11 +55,10 @@ def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
         end = start + opening[0]
     if closing:
         start += closing[-1] + 1
-    while start < end and sentence.text[start].isspace():
-        start += 1
-    while start < end and sentence.text[end - 1].isspace():
-        end -= 1
-    return Entity(start, end, entity.type) if start < end else None
+    left = sentence.text[start:end]
+    start += len(left) - len(left.lstrip())
+    # Once more, since a bracket that was cut away may have had its partner in what is left: "( ] ) a".
+    return _balanced(sentence, Entity(start, start + len(left.strip()), entity.type)) if left.strip() else None
 
 
 def _unmatched(text: str) -> tuple[list[int], list[int]]:
@@ -86,22 +89,21 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
     found: dict[str | int, dict[str, str]] = defaultdict(dict)  # document: short form: type, or "" for none
     documents = documents_of(sentences)
     for sentence, document in zip(sentences, documents):
-        for one in find_abbreviations(sentence.text):
-            inside = [other for other in sentence.entities if other.overlaps(Entity(one.long_start, one.long_end, "X"))]
-            whole = [other for other in inside if other.end == one.long_end]
+        for pair in find_abbreviations(sentence.text):
+            inside = [e for e in sentence.entities if e.start < pair.long_end and pair.long_start < e.end]
+            whole = [entity for entity in inside if entity.end == pair.long_end]
             if whole or not inside:
-                found[document].setdefault(one.short, whole[-1].type if whole else "")
+                found[document].setdefault(pair.short, whole[-1].type if whole else "")
     return [_with_short_forms(sentence, found.get(document, {})) for sentence, document in zip(sentences, documents)]
 
 
 def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
-    entities = [one for one in sentence.entities if kinds.get(one.text) != ""]
+    entities = [entity for entity in sentence.entities if kinds.get(entity.text) != ""]
     for short, kind in kinds.items():
-        if not kind:
-            continue
-        for start, end in _occurrences(sentence, short):
-            if not any(one.start < end and start < one.end for one in entities):
-                entities.append(Entity(start, end, kind))
+        for start, end in _occurrences(sentence, short) if kind else ():
+            here = Entity(start, end, kind)
+            if not any(map(here.overlaps, entities)):
+                entities.append(here)
     return sentence.with_entities(entities)
 
 
@@ -132,20 +134,18 @@ def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 def _symbols(sentence: Sentence) -> list[tuple[tuple[int, int], str]]:
     """Each token that is a symbol and not part of a longer entity, with its type or ""."""
-    marked = {(one.start, one.end): one.type for one in sentence.entities}
+    marked = {(entity.start, entity.end): entity.type for entity in sentence.entities}
     found = []
-    for token in sentence.tokens:
-        place = token.start, token.end
-        if SHORT.fullmatch(token.text) and (
-            place in marked or not any(one.start < token.end and token.start < one.end for one in sentence.entities)
-        ):
-            found.append((place, marked.get(place, "")))
+    for start, end, word in sentence.tokens:
+        free = not any(entity.start < end and start < entity.end for entity in sentence.entities)
+        if SHORT.fullmatch(word) and (free or (start, end) in marked):
+            found.append(((start, end), marked.get((start, end), "")))
     return found
 
 
 def _with_one_sense(sentence: Sentence, votes: dict[str, Counter]) -> Sentence:
     symbols = dict(_symbols(sentence))
-    entities = [one for one in sentence.entities if (one.start, one.end) not in symbols]
+    entities = [entity for entity in sentence.entities if (entity.start, entity.end) not in symbols]
     for (start, end), kind in symbols.items():
         ranked = votes[sentence.text[start:end]].most_common(2)
         if len(ranked) == 1 or ranked[0][1] > ranked[1][1]:
@@ -153,10 +153,6 @@ def _with_one_sense(sentence: Sentence, votes: dict[str, Counter]) -> Sentence:
         if kind:
             entities.append(Entity(start, end, kind))
     return sentence.with_entities(entities)
-
-
-def _rebuilt(sentence: Sentence, entities: Iterable[Entity | None]) -> Sentence:
-    return sentence.with_entities(one for one in entities if one)
 
 
 STEPS: dict[str, Callable[[Sequence[Sentence]], list[Sentence]]] = {

@@ -4,13 +4,14 @@ BIO (also IOB2): B- opens an entity, I- continues it, O is outside. BIOES adds E
 S- for an entity of one token. A span is (first token, token behind the last, type).
 """
 
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from utils.ner.types import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence
 
 Span = tuple[int, int, str]
-SCHEMES = {"BIO": "BI", "BIOES": "BIES"}
+SCHEMES = {"BIO": ("B", "I"), "BIOES": ("B", "I", "E", "S")}
 ORPHANS = ("repair", "drop", "refuse")
 ON_LOSS = ("raise", "drop")
 
@@ -72,8 +73,8 @@ def _choose(name: str, value: str, choices: Iterable[str]) -> None:
 def _split(index: int, tag: str, scheme: str) -> tuple[str, str]:
     if tag == "O":
         return "O", ""
-    prefix, dash, kind = tag.partition("-")
-    if prefix not in SCHEMES[scheme] or len(prefix) != 1 or not dash or not kind:
+    prefix, _, kind = tag.partition("-")
+    if prefix not in SCHEMES[scheme] or not kind:
         forms = ", ".join(f"{letter}-TYPE" for letter in SCHEMES[scheme])
         raise TagError(index, f"{tag!r} is no {scheme} tag", f"O, {forms}")
     return prefix, kind
@@ -118,12 +119,11 @@ def from_tags(sentence: Sentence, tags: Sequence[str], scheme: str = "BIO", orph
     Raises:
         ValueError: not one tag a token; and what `tags_to_spans` raises.
     """
-    if len(tags) != len(sentence.tokens):
-        raise ValueError(f"{len(tags)} tags for the {len(sentence.tokens)} tokens of sentence {sentence.id!r}")
-    return sentence.with_entities(
-        Entity(sentence.tokens[start].start, sentence.tokens[end - 1].end, kind)
-        for start, end, kind in tags_to_spans(tags, scheme, orphan)
-    )
+    tokens = sentence.tokens
+    if len(tags) != len(tokens):
+        raise ValueError(f"{len(tags)} tags for the {len(tokens)} tokens of sentence {sentence.id!r}")
+    spans = tags_to_spans(tags, scheme, orphan)
+    return sentence.with_entities(Entity(tokens[i].start, tokens[j - 1].end, kind) for i, j, kind in spans)
 
 
 def to_tags(sentence: Sentence, scheme: str = "BIO", on_loss: str = "raise") -> list[str]:
@@ -142,19 +142,31 @@ def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str
         ValueError: an entity does not fit and `on_loss` is "raise".
     """
     _choose("on_loss", on_loss, ON_LOSS)
-    placed, lost = _place(sentence, layers)
-    if lost and on_loss == "raise":
-        one = lost[0]
+    lost = losses(sentence, layers) if on_loss == "raise" else []
+    if lost:
         raise ValueError(
             f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r} do not fit into {layers} "
-            f'layer(s) of tags; the first is {one.entity.text!r}, {one.reason}; use more layers, or on_loss="drop"'
+            f"layer(s) of tags; the first is {lost[0].entity.text!r}, {lost[0].reason}; use more layers, or "
+            'on_loss="drop"'
         )
-    return [spans_to_tags(spans, len(sentence.tokens), scheme) for spans in placed]
+    spans = token_spans(sentence)
+    kept = without_overlap(spans)[:layers]
+    kept += [[]] * (layers - len(kept))
+    return [spans_to_tags([spans[entity] for entity in layer], len(sentence.tokens), scheme) for layer in kept]
 
 
 def losses(sentence: Sentence, layers: int = 1) -> list[Loss]:
     """The entities that so many layers of tags cannot hold."""
-    return _place(sentence, layers)[1]
+    spans = token_spans(sentence)
+    kept = {entity for layer in without_overlap(spans)[:layers] for entity in layer}
+    lost = []
+    for entity in sentence.entities:
+        if entity not in spans:
+            lost.append(Loss(entity, "discontinuous" if entity.fragments else "misaligned"))
+        elif entity not in kept:
+            inside = any(other.start <= entity.start and entity.end <= other.end for other in kept)
+            lost.append(Loss(entity, "nested" if inside else "crossing"))
+    return lost
 
 
 def token_spans(sentence: Sentence) -> dict[Entity, Span]:
@@ -168,18 +180,18 @@ def token_spans(sentence: Sentence) -> dict[Entity, Span]:
     }
 
 
-def _place(sentence: Sentence, layers: int) -> tuple[list[list[Span]], list[Loss]]:
-    spans = token_spans(sentence)
-    placed: list[list[Entity]] = [[] for _ in range(layers)]
-    lost = []
-    for entity in sorted(sentence.entities, key=lambda entity: (entity.start - entity.end, entity)):
-        if entity not in spans:
-            lost.append(Loss(entity, "discontinuous" if entity.fragments else "misaligned"))
-            continue
-        blockers = [next((other for other in layer if entity.overlaps(other)), None) for layer in placed]
-        if None in blockers:
-            placed[blockers.index(None)].append(entity)
+def without_overlap(entities: Iterable[Entity]) -> list[list[Entity]]:
+    """The entities in layers in which none overlaps another: longest first, each in the first layer with room.
+
+    Within a layer they go from left to right.
+    """
+    layers: list[list[Entity]] = []
+    for entity in sorted(entities, key=lambda entity: (entity.start - entity.end, entity)):
+        for layer in layers:
+            place = bisect(layer, entity)
+            if not any(map(entity.overlaps, layer[max(place - 1, 0) : place + 1])):
+                layer.insert(place, entity)
+                break
         else:
-            inside = any(other.start <= entity.start and entity.end <= other.end for other in blockers)
-            lost.append(Loss(entity, "nested" if inside else "crossing"))
-    return [[spans[entity] for entity in layer] for layer in placed], lost
+            layers.append([entity])
+    return layers

@@ -2,21 +2,21 @@
 
 import re
 from functools import lru_cache
+from string import ascii_lowercase, ascii_uppercase, digits
 
 import snowballstemmer
 
-GREEK = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
-    "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "ο": "omicron", "π": "pi", "ρ": "rho",
-    "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega",
-}  # fmt: skip
+GREEK_NAMES = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi "
+    "chi psi omega"
+)
+GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", GREEK_NAMES.split()))
 GREEK_WORDS = frozenset(GREEK.values())
 ROMAN = re.compile(r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})")
 RUNS = re.compile(r"(.)\1+")
 DIGITS = re.compile(r"\d+")
 PARTS = re.compile(r"[^\W\d_]+|\d+")
-SHAPES = {ord(letter): shape for letters, shape in (("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "A"), ("0123456789", "0"),
-          ("abcdefghijklmnopqrstuvwxyz", "a")) for letter in letters}  # fmt: skip
+SHAPES = str.maketrans(ascii_uppercase + ascii_lowercase + digits, "A" * 26 + "a" * 26 + "0" * 10)
 CACHE = 200_000  # words for which a result is kept; bounded, so that memory is
 
 _stem = snowballstemmer.stemmer("english").stemWord
@@ -42,14 +42,11 @@ def short_shape(word: str) -> str:
     return RUNS.sub(r"\1", shape(word))
 
 
-def spell_greek(word: str) -> str:
-    """Greek letters by their names, the rest as it is: "TGFβ" is "TGFbeta"."""
-    return word if word.isascii() else "".join(GREEK.get(letter, letter) for letter in word)
-
-
 def normalise(word: str) -> str:
     """Lower case, each number as 0, Greek letters spelt out: "TGFβ12" is "tgfbeta0"."""
-    return DIGITS.sub("0", spell_greek(word.lower()))
+    lower = word.lower()
+    spelt = lower if lower.isascii() else "".join(GREEK.get(letter, letter) for letter in lower)
+    return DIGITS.sub("0", spelt)
 
 
 def cut_name(word: str) -> tuple[str, ...]:
@@ -58,7 +55,7 @@ def cut_name(word: str) -> tuple[str, ...]:
     So IL2, IL-2 and il 2 are all ("il", "2").
     """
     lower = word.lower()
-    spelt = lower if lower.isascii() else "".join(f" {GREEK[one]} " if one in GREEK else one for one in lower)
+    spelt = lower if lower.isascii() else "".join(f" {GREEK[part]} " if part in GREEK else part for part in lower)
     return tuple(PARTS.findall(spelt))
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from utils.files import write_atomically
-from utils.ner.formats.files import FormatError, read_lines
-from utils.ner.types import Entity, Sentence
+from utils.ner.formats import FormatError, located, one_line, read_lines
+from utils.ner.sentence import Entity, Sentence
 
-ENTITY = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)", re.DOTALL)
+ENTITY = re.compile(r"T\S+\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)", re.DOTALL)
 EXPECTED = "T1, tab, TYPE START END (more pieces after ;), tab, text"
 OTHER = tuple("RE*AMN#")  # relations, events, equivalences, attributes, modifications, normalisations, notes
 
@@ -33,7 +33,7 @@ def read_brat(path: str | Path) -> list[Sentence]:
     texts = sorted(path.glob("*.txt")) if path.is_dir() else [path]
     if not texts:
         raise ValueError(f"no .txt in {path}; brat keeps each text in NAME.txt and its entities in NAME.ann")
-    return [_document(one) for one in texts]
+    return [_document(text) for text in texts]
 
 
 def _document(path: Path) -> Sentence:
@@ -42,7 +42,8 @@ def _document(path: Path) -> Sentence:
     entities = []
     for number, line in read_lines(notes) if notes.exists() else ():
         if line.strip() and not line.startswith(OTHER):
-            entities.append(_entity(notes, number, line, text))
+            with located(notes, number, line, EXPECTED):
+                entities.append(_entity(notes, number, line, text))
     return Sentence(text, None, entities, path.stem)
 
 
@@ -57,20 +58,14 @@ def _entity(path: Path, number: int, line: str, text: str) -> Entity:
     match = ENTITY.fullmatch(line)
     if not match:
         raise FormatError(path, number, line, EXPECTED)
-    pieces = tuple(tuple(map(int, piece.split())) for piece in match[3].split(";"))
-    try:
-        entity = Entity(pieces[0][0], pieces[-1][1], match[2], match[4], pieces if len(pieces) > 1 else ())
-    except ValueError as error:
-        raise FormatError(path, number, line, f"{EXPECTED} ({error})") from error
-    there = _one_line(entity.cut(text))
-    if entity.end > len(text) or there != entity.text:
-        raise FormatError(path, number, line, f"the text at these offsets, which is {there!r}")
+    kind, offsets, surface = match.groups()
+    pieces = tuple(tuple(map(int, piece.split())) for piece in offsets.split(";"))
     # In the .ann a line end inside a mention is written as a space; the entity holds what the text has.
-    return Entity(entity.start, entity.end, entity.type, "", entity.fragments)
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\r", " ").replace("\n", " ")
+    entity = Entity(pieces[0][0], pieces[-1][1], kind, "", pieces if len(pieces) > 1 else ())
+    there = one_line(entity.cut(text))
+    if entity.end > len(text) or there != surface:
+        raise FormatError(path, number, line, f"the text at these offsets, which is {there!r}")
+    return entity
 
 
 def write_brat(sentences: Iterable[Sentence], folder: str | Path) -> None:
@@ -86,8 +81,7 @@ def write_brat(sentences: Iterable[Sentence], folder: str | Path) -> None:
         seen.add(sentence.id)
         lines = []
         for number, entity in enumerate(sentence.entities, 1):
-            pieces = entity.fragments or ((entity.start, entity.end),)
-            offsets = ";".join(f"{start} {end}" for start, end in pieces)
-            lines.append(f"T{number}\t{entity.type} {offsets}\t{_one_line(entity.text)}\n")
+            offsets = ";".join(f"{start} {end}" for start, end in entity.pieces)
+            lines.append(f"T{number}\t{entity.type} {offsets}\t{one_line(entity.text)}\n")
         write_atomically(Path(folder) / f"{sentence.id}.txt", sentence.text)
         write_atomically(Path(folder) / f"{sentence.id}.ann", "".join(lines))

@@ -1,15 +1,15 @@
 """CoNLL columns: one token a line with its tag or tags, an empty line after each sentence."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from utils.files import write_atomically
-from utils.ner.formats.files import FormatError, read_lines
+from utils.ner.formats import FormatError, located, read_lines
+from utils.ner.sentence import Sentence
 from utils.ner.tags import TagError, tags_to_spans, to_layers
-from utils.ner.types import Sentence
 
-Row = tuple[int, str, list[str]]  # line number, line, columns
+Row = tuple[int, str, list[str]]  # line number, line, its token and tags
 
 
 def read_conll(
@@ -38,20 +38,24 @@ def read_conll(
         ValueError: not one id a sentence.
     """
     path = Path(path)
-    columns = [tags] if isinstance(tags, int) else list(tags)
-    blocks = list(_blocks(path))
-    cells = [[_cells(path, row, [token, *columns]) for row in rows] for rows in blocks]
-    if ids is not None and len(ids) != len(blocks):
+    wanted = [token, tags] if isinstance(tags, int) else [token, *tags]
+    blocks = list(_blocks(path, wanted))
+    if ids is None:
+        ids = [str(number) for number in range(1, len(blocks) + 1)]
+    if len(ids) != len(blocks):
         raise ValueError(f"{len(ids)} ids for the {len(blocks)} sentences of {path}")
     if scheme == "auto":
-        scheme = "BIOES" if any(tag[:2] in ("E-", "S-") for rows in cells for row in rows for tag in row[1:]) else "BIO"
+        found = {tag[:2] for rows in blocks for _, _, cells in rows for tag in cells[1:]}
+        scheme = "BIOES" if found & {"E-", "S-"} else "BIO"
     sentences, repaired = [], []
-    for number, (rows, found) in enumerate(zip(blocks, cells)):
+    for name, rows in zip(ids, blocks):
+        words, *layers = zip(*(cells for _, _, cells in rows))
         spans = set()
-        for layer in range(1, len(columns) + 1):
-            spans |= _spans(path, rows, [row[layer] for row in found], scheme, orphan, repaired)
-        name = ids[number] if ids is not None else str(number + 1)
-        sentences.append(Sentence.from_words((row[0] for row in found), spans, name))
+        for layer in layers:
+            spans |= _spans(path, rows, layer, scheme, orphan, repaired)
+        number, line, _ = rows[0]
+        with located(path, number, line, "a sentence whose tokens and entities fit"):
+            sentences.append(Sentence.from_words(words, spans, name))
     if repaired:
         warnings.warn(
             f"{path}: {len(repaired)} tags that continue nothing were taken as the beginning of an entity, the first "
@@ -61,12 +65,13 @@ def read_conll(
     return sentences
 
 
-def _blocks(path: Path) -> Iterable[list[Row]]:
+def _blocks(path: Path, wanted: list[int]) -> Iterator[list[Row]]:
+    """The rows of each sentence, of their columns those that are wanted."""
     rows: list[Row] = []
     for number, line in read_lines(path):
         if line.strip():
             if not line.startswith("-DOCSTART-"):
-                rows.append((number, line, line.split("\t") if "\t" in line else line.split()))
+                rows.append((number, line, _cells(path, number, line, wanted)))
         elif rows:
             yield rows
             rows = []
@@ -74,24 +79,23 @@ def _blocks(path: Path) -> Iterable[list[Row]]:
         yield rows
 
 
-def _cells(path: Path, row: Row, wanted: list[int]) -> list[str]:
-    number, line, columns = row
-    needed = max(column + 1 if column >= 0 else -column for column in wanted)
-    needed = max(needed, 2)
+def _cells(path: Path, number: int, line: str, wanted: list[int]) -> list[str]:
+    columns = line.split("\t") if "\t" in line else line.split()
+    needed = max(2, *(column + 1 if column >= 0 else -column for column in wanted))
     if len(columns) < needed:
-        raise FormatError(path, number, line, f"at least {needed} columns (token and tag), got {len(columns)}")
+        expected = f"at least {needed} columns (token and tag), got {len(columns)}"
+        raise FormatError(path, number, line, expected)
     cells = [columns[column] for column in wanted]
     if not cells[0].strip():
         raise FormatError(path, number, line, f"a token in column {wanted[0]}, which is empty")
     return cells
 
 
-def _spans(path: Path, rows: list[Row], tags: list[str], scheme: str, orphan: str, repaired: list[int]) -> set:
+def _spans(path: Path, rows: list[Row], tags: Sequence[str], scheme: str, orphan: str, repaired: list[int]) -> set:
+    """The spans of one layer; adds the lines of the repaired tags to `repaired`."""
     try:
-        if orphan != "repair":
-            return set(tags_to_spans(tags, scheme, orphan))
-        found = set(tags_to_spans(tags, scheme, "repair"))
-        whole = set(tags_to_spans(tags, scheme, "drop"))
+        found = set(tags_to_spans(tags, scheme, orphan))
+        whole = found if orphan != "repair" else set(tags_to_spans(tags, scheme, "drop"))
     except TagError as error:
         number, line, _ = rows[error.index]
         raise FormatError(path, number, line, f"{error.expected} ({error.problem})") from error

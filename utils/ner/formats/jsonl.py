@@ -5,17 +5,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from utils.files import write_atomically
-from utils.ner.formats.files import FormatError, read_lines
-from utils.ner.types import Entity, Sentence
+from utils.ner.formats import located, read_lines
+from utils.ner.sentence import Entity, Sentence
 
-EXPECTED = '{"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'
+EXPECTED = 'JSON like {"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'
 
 
 def read_jsonl(path: str | Path) -> list[Sentence]:
     """The sentences of a JSONL file; only "text" must be there. Empty lines are left out.
 
     "tokens" is a list of [start, end]; without it the text is cut by `tokenize`. An entity may have "fragments", a
-    list of [start, end]. Without "id" the line number is the id; without "document" none is known.
+    list of [start, end], and a "concept". Without "id" the line number is the id; without "document" none is known.
 
     Raises:
         FormatError: a line that is no such object, or whose offsets do not fit its text.
@@ -23,39 +23,43 @@ def read_jsonl(path: str | Path) -> list[Sentence]:
     path = Path(path)
     sentences = []
     for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            sentences.append(_sentence(json.loads(line), number))
-        except json.JSONDecodeError as error:
-            raise FormatError(path, number, line, f"JSON like {EXPECTED} ({error})") from error
-        except KeyError as error:
-            raise FormatError(path, number, line, f"an object like {EXPECTED}, but {error} is missing") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise FormatError(path, number, line, f"an object like {EXPECTED} ({error})") from error
+        if line.strip():
+            with located(path, number, line, EXPECTED):
+                sentences.append(_sentence(json.loads(line), number))
     return sentences
 
 
 def _sentence(record: dict, number: int) -> Sentence:
     if not isinstance(record, dict) or not isinstance(record["text"], str):
         raise TypeError("the line or its text has another type")
-    entities = [
-        Entity(one["start"], one["end"], one["type"], one.get("text", ""), tuple(map(tuple, one.get("fragments", ()))))
-        for one in record.get("entities", ())
-    ]
-    id, document = str(record.get("id", number)), str(record.get("document", ""))
-    return Sentence(record["text"], record.get("tokens"), entities, id, document)
+    id, document = record.get("id"), record.get("document")
+    return Sentence(
+        record["text"],
+        record.get("tokens"),
+        [_entity(entity) for entity in record.get("entities", ())],
+        str(number if id is None else id),
+        "" if document is None else str(document),
+    )
+
+
+def _entity(record: dict) -> Entity:
+    fragments = tuple(map(tuple, record.get("fragments", ())))
+    text, concept = record.get("text", ""), record.get("concept", "")
+    return Entity(record["start"], record["end"], record["type"], text, fragments, concept)
 
 
 def write_jsonl(sentences: Iterable[Sentence], path: str | Path) -> None:
     """Everything a `Sentence` has; `read_jsonl` gives equal sentences back."""
     lines = []
     for sentence in sentences:
-        entities = []
-        for entity in sentence.entities:
-            record = {"start": entity.start, "end": entity.end, "type": entity.type, "text": entity.text}
-            entities.append(record | ({"fragments": entity.fragments} if entity.fragments else {}))
         record = {"id": sentence.id} | ({"document": sentence.document} if sentence.document else {})
         record |= {"text": sentence.text, "tokens": [token[:2] for token in sentence.tokens]}
-        lines.append(json.dumps(record | {"entities": entities}, ensure_ascii=False) + "\n")
+        record |= {"entities": [_record(entity) for entity in sentence.entities]}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_atomically(path, "".join(lines))
+
+
+def _record(entity: Entity) -> dict:
+    record = {"start": entity.start, "end": entity.end, "type": entity.type, "text": entity.text}
+    more = {"fragments": entity.fragments, "concept": entity.concept}
+    return record | {name: value for name, value in more.items() if value}

@@ -9,9 +9,8 @@ import pytest
 from nbformat.v4 import new_output
 from PIL import Image
 
-from utils.course.build import main, why_stale
-from utils.course.convert import WIDGET_TEXT, WIDGET_TYPE, clean, clean_text, convert, source_sha256
-from utils.course.setup_cell import ROOT, setup_cell
+from notebooks.build import main, why_stale
+from notebooks.convert import ROOT, WIDGET_TEXT, WIDGET_TYPE, clean, clean_text, convert, repository, source_sha256
 
 HEADER = """# ---
 # jupyter:
@@ -24,10 +23,11 @@ SOURCE = (
     HEADER
     + """# %% [markdown]
 # # A tiny notebook
+#
+# {{badge}}
 
 # %% tags=["setup"] editable=true
 import os
-from pathlib import Path
 
 print(os.environ["COURSE_PROFILE"], Path.cwd().name)
 
@@ -53,25 +53,30 @@ def png():
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    """A folder laid out like the course, with one small notebook."""
-    (tmp_path / "notebooks" / "src").mkdir(parents=True)
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
-    add_source(tmp_path, "01_tiny", SOURCE.replace("PNG", png()))
-    return tmp_path
+def make_checkout(root):
+    """A folder laid out like the course, with one small notebook and a `utils` that holds nothing."""
+    (root / "notebooks" / "src").mkdir(parents=True)
+    (root / "utils" / "course").mkdir(parents=True)
+    (root / "utils" / "__init__.py").touch()
+    for name in ("pyproject.toml", "README.md"):
+        (root / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
+    add_source(root, "01_tiny", SOURCE.replace("PNG", png()))
+    return root
 
 
 def add_source(checkout, name, text):
     (checkout / "notebooks" / "src" / f"{name}.py").write_text(text)
 
 
+@pytest.fixture
+def checkout(tmp_path):
+    return make_checkout(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The small notebook, built once for the tests that only look at it."""
-    root = tmp_path_factory.mktemp("built")
-    (root / "notebooks" / "src").mkdir(parents=True)
-    add_source(root, "01_tiny", SOURCE.replace("PNG", png()))
+    root = make_checkout(tmp_path_factory.mktemp("built"))
     assert main(["01", "--figures", str(root / "figures")], root) == 0
     return root
 
@@ -87,6 +92,14 @@ def test_ids_tags_and_metadata_do_not_change_between_builds(checkout):
     assert [dict(cell.metadata) for cell in notebook.cells] == [{}, {"tags": ["setup"]}, {}, {}]
     assert notebook.metadata.language_info == {"name": "python"}
     assert notebook == convert(source)
+
+
+def test_badge_and_set_up_cell_are_filled_in(built):
+    title, setup = read(built / "notebooks" / "01_tiny.ipynb").cells[:2]
+    slug = repository(built).removeprefix("https://github.com/")
+    assert f"https://colab.research.google.com/github/{slug}/blob/main/notebooks/01_tiny.ipynb)" in title.source
+    assert setup.source.startswith("# Set-up: ") and setup.source.endswith("Path.cwd().name)")
+    assert f'"{repository(built)}"' in setup.source
 
 
 def test_a_built_notebook_is_clean_and_says_where_it_is_from(built):
@@ -223,11 +236,6 @@ def test_pieces_of_one_stream_become_one_and_warnings_stay():
     ]
 
 
-def test_the_setup_cell_is_printed_for_authors(checkout, capsys):
-    assert main(["--setup-cell"], checkout) == 0
-    assert capsys.readouterr().out == setup_cell() + "\n"
-
-
 def test_prose_keeps_the_outputs_of_unchanged_code(checkout):
     source = checkout / "notebooks" / "src" / "01_tiny.py"
     assert main(["01"], checkout) == 0
@@ -246,3 +254,59 @@ def test_prose_keeps_the_outputs_of_unchanged_code(checkout):
     source.write_text(source.read_text().replace("import sys", "import sys, io"))
     assert main(["--prose", "01"], checkout) == 1, "code that was not run must not get old outputs"
     assert why_stale(source, built) is not None
+
+
+def test_set_repo_leaves_no_old_address_and_keeps_the_outputs(checkout):
+    assert main(["01"], checkout) == 0
+    readme, built = checkout / "README.md", checkout / "notebooks" / "01_tiny.ipynb"
+    slug = repository(checkout).removeprefix("https://github.com/")
+    # What only begins like the address, or is at another place, is another repository.
+    others = f"not ours: https://github.com/{slug}-two and https://gitlab.com/{slug}\n"
+    readme.write_text(f"{readme.read_text('utf-8')}git clone https://github.com/{slug}.git\n{others}", "utf-8")
+    before = {path: path.read_text("utf-8") for path in (readme, built, checkout / "pyproject.toml")}
+    for new in ("ada/a-course", "Charles-B/second.try", slug):
+        assert main(["--set-repo", f"https://github.com/{new}"], checkout) == 0
+        assert repository(checkout) == f"https://github.com/{new}"
+        assert main(["--check"], checkout) == 0
+        texts = [path.read_text("utf-8").replace(others, "") for path in before]
+        assert all(new in text and (new == slug or slug not in text) for text in texts)
+        assert f"git clone https://github.com/{new}.git" in texts[0]
+    assert {path: path.read_text("utf-8") for path in before} == before
+
+
+def test_set_repo_does_not_freshen_a_stale_notebook(checkout, capsys):
+    assert main(["01"], checkout) == 0
+    source = checkout / "notebooks" / "src" / "01_tiny.py"
+    source.write_text(source.read_text() + "\n# %%\n1 + 1\n")
+    assert main(["--set-repo", "https://github.com/ada/a-course"], checkout) == 1
+    assert "code in src/01_tiny.py changed" in capsys.readouterr().err
+    assert main(["--check"], checkout) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://github.com/ada/course",
+        "https://gitlab.com/ada/course",
+        "https://github.com/ada",
+        "https://github.com/ada/course/tree/main",
+        "https://github.com/ada/course.git",
+        "git@github.com:ada/course",
+        "https://github.com/ada/co urse",
+        'https://github.com/ada/course"',
+        "ada/course",
+    ],
+)
+def test_other_addresses_are_refused_and_nothing_changes(checkout, url, capsys):
+    before = (checkout / "README.md").read_text("utf-8"), repository(checkout)
+    assert main(["--set-repo", url], checkout) == 1
+    error = capsys.readouterr().err
+    assert repr(url) in error and "https://github.com/<owner>/<repository>" in error
+    assert ((checkout / "README.md").read_text("utf-8"), repository(checkout)) == before
+
+
+def test_the_address_stands_in_one_place():
+    slug = repository().removeprefix("https://github.com/")
+    files = [path for folder in ("utils", "tests", "notebooks") for path in (ROOT / folder).rglob("*.py")]
+    assert [path for path in files if slug in path.read_text("utf-8")] == []

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 # exp(-10,000) is 0 in every precision; unlike minus infinity it gives no NaN in the gradient.
 FORBIDDEN = -10_000.0
+IGNORED = -100  # the tag of padding
 
 
 class LinearChainCRF(nn.Module):
@@ -122,3 +123,27 @@ def _allowed(before: str, after: str, scheme: str | None) -> bool:
     if continues:
         return is_open and before[2:] == after[2:]
     return not (is_open and scheme == "BIOES")
+
+
+class TagHead(nn.Module):
+    """Emissions to tags. With `crf` a trained LinearChainCRF; without, every token has its own softmax, and the CRF,
+    its scores left at 0, only keeps the steps out that the scheme forbids."""
+
+    def __init__(self, tags: Sequence[str], scheme: str, crf: bool) -> None:
+        super().__init__()
+        self.chain = LinearChainCRF(tags, scheme).requires_grad_(crf)
+        self.crf, self.count = crf, len(tags)
+
+    def loss(self, emissions: Tensor, tags: Tensor) -> Tensor:
+        """The mean over tokens (softmax) or over sentences (CRF) of -log p; tags (B, T), IGNORED in the padding."""
+        if self.crf:
+            return -self.chain(emissions, tags, tags != IGNORED).mean()
+        return nn.functional.cross_entropy(emissions.float().flatten(0, 1), tags.flatten(), ignore_index=IGNORED)
+
+    def decode(self, emissions: Tensor, mask: Tensor) -> list[list[int]]:
+        """The best tags of each sentence that the scheme allows."""
+        return self.chain.viterbi(emissions, mask)
+
+    def probabilities(self, emissions: Tensor, mask: Tensor) -> Tensor:
+        """p(tag) of every token, (B, T, K)."""
+        return self.chain.marginals(emissions, mask) if self.crf else emissions.float().softmax(-1)

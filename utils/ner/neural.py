@@ -6,30 +6,30 @@ a batch into emissions, a score for each token and tag, and a `TagHead` turns th
 
 from __future__ import annotations
 
+import hashlib
 import json
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.device import find_device
-from utils.files import load_weights, save_weights, write_atomically
+from utils.device import DTYPES, autocast, find_device
+from utils.files import load_weights, save_weights, stream_seed, write_atomically
+from utils.ner.chain import IGNORED, TagHead
 from utils.ner.evaluation import evaluate
-from utils.ner.taggers.base import Tagger, fingerprint
-from utils.ner.taggers.recipe import Recipe, cut_batches
-from utils.ner.taggers.tag_head import IGNORED
-from utils.ner.taggers.training import DTYPES, autocast, seeded, train_network
+from utils.ner.features import TokenFeatures
+from utils.ner.lexicons import Lexicon
+from utils.ner.sentence import Entity, Sentence
+from utils.ner.tagger import Tagger, fingerprint, read_checked
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
-from utils.ner.types import Entity, Sentence
+from utils.ner.training import Recipe, cut_batches, seeded, train_network
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """A stretch of a sentence that goes through the network at once.
 
     Attributes:
@@ -44,14 +44,34 @@ class Window:
     inputs: dict[str, list]
 
 
+class FeatureEmbedding(nn.Module):
+    """Features (B, T, F), numbers of `TokenFeatures`, as vectors (B, T, width)."""
+
+    def __init__(self, sizes: Sequence[int], size: int = 12) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(count, size, padding_idx=0) for count in sizes)
+        self.width = size * len(sizes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([table(numbers) for table, numbers in zip(self.tables, features.unbind(-1))], dim=-1)
+
+
 class NeuralTagger(Tagger):
-    """A kind of neural tagger fills in what stands at the end of this class.
+    """A kind of neural tagger fills in
+
+    - `_build(train)`: makes vocabularies, and `network` with its `head` (a TagHead), for sentences and `tags`;
+    - `_windows(sentence)`: a list of `Window` that together keep every token once; none for no tokens;
+    - `_batch(windows)`: what the network reads, a dictionary of tensors on the device;
+    - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights.
 
     Args:
-        scheme: "BIO" or "BIOES", the tags the network tells apart.
-        crf: whether the tags of a sentence are scored together.
+        options: the kind's own arguments as JSON values, and among them
+            scheme: "BIO" or "BIOES", the tags the network tells apart,
+            crf: whether the tags of a sentence are scored together.
+        lexicons: lists of names; the network is told which tokens stand in one.
         device: "cpu", "cuda", ...; the best there is when None.
         precision: of the network's forward pass: "no" (fp32), "bf16", "fp16".
+        progress: whether `fit` shows a bar.
         recipe: numbers of `Recipe`, in place of the kind's own.
     Attributes:
         tags: the K tags in the order of the emissions and probabilities.
@@ -62,48 +82,66 @@ class NeuralTagger(Tagger):
     """
 
     def __init__(
-        self, scheme: str, crf: bool, device: str | torch.device | None, precision: str, recipe: dict[str, Any]
+        self,
+        options: dict[str, Any],
+        lexicons: Sequence[Lexicon],
+        device: str | torch.device | None,
+        precision: str,
+        progress: bool,
+        recipe: dict[str, Any],
     ) -> None:
-        for what, value, choices in (("scheme", scheme, SCHEMES), ("precision", precision, DTYPES)):
+        for what, value, choices in (("scheme", options["scheme"], SCHEMES), ("precision", precision, DTYPES)):
             if value not in choices:
                 raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
-        self.scheme, self.crf, self.precision = scheme, crf, precision
-        self.device, self.recipe = find_device(device), Recipe(**recipe)
+        self.options, self.scheme, self.features = options, options["scheme"], TokenFeatures(lexicons)
+        self.device, self.precision, self.progress = find_device(device), precision, progress
+        self.recipe = Recipe(**recipe)
         self.tags: list[str] = []
         self.network: nn.Module | None = None
         self.history: list[dict[str, float]] = []
 
     def fit(
-        self,
-        train: Sequence[Sentence],
-        dev: Sequence[Sentence] = (),
-        folder: str | Path | None = None,
-        progress: bool = True,
-        go_on: bool = False,
+        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
     ) -> NeuralTagger:
         """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
 
-        Entities that tags cannot hold (nested, discontinuous) are left out of the training. An interrupt keeps the
-        best so far.
+        Entities that tags cannot hold (nested, discontinuous) are left out of the training.
 
         Args:
             folder: keeps the state of the training; the same call, made again, goes on from there.
-            go_on: begin with the weights it has, from other sentences with the same types, instead of anew.
         Raises:
-            ValueError: no sentence with a token, a folder with another training's state, or types that a tagger which
-                is to go on does not know.
+            ValueError: no sentence with a token, or a folder with another training's state.
             TrainingDiverged: the loss became NaN or infinite.
+            KeyboardInterrupt: at Ctrl-C, once the state is in the folder.
         """
         train = [sentence for sentence in train if sentence.tokens]
         if not train:
             raise ValueError("nothing to train on: expected at least one sentence with a token")
-        types = sorted({entity.type for sentence in train for entity in sentence.entities})
-        if go_on:
-            self._check_knows(types)
-        else:
-            with seeded(self.recipe.seed, self.device):
-                self.tags = ["O", *(f"{prefix}-{kind}" for kind in types for prefix in SCHEMES[self.scheme])]
-                self._build(train)
+        with seeded(stream_seed(self.recipe.seed, "weights"), self.device):
+            self.tags = ["O", *(f"{prefix}-{kind}" for kind in _types(train) for prefix in SCHEMES[self.scheme])]
+            self._build(train)
+        return self._train(train, dev, folder, "random weights")
+
+    def fine_tune(
+        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
+    ) -> NeuralTagger:
+        """Like `fit`, but from the weights it has, with other sentences of the same types.
+
+        Raises:
+            ValueError: types that it does not know, and what `fit` raises.
+        """
+        self._check_trained()
+        known = {tag[2:] for tag in self.tags}
+        if new := [kind for kind in _types(train) if kind not in known]:
+            raise ValueError(
+                f"cannot go on with {', '.join(new)}: it knows {', '.join(sorted(known - {''}))}; rename types, or fit "
+                "anew"
+            )
+        return self._train([sentence for sentence in train if sentence.tokens], dev, folder, "weights it had")
+
+    def _train(
+        self, train: Sequence[Sentence], dev: Sequence[Sentence], folder: str | Path | None, start: str
+    ) -> NeuralTagger:
         self.network.to(self.device)
         examples = [example for sentence in train for example in self._examples(sentence)]
 
@@ -111,35 +149,45 @@ class NeuralTagger(Tagger):
             windows, tags = zip(*(examples[i] for i in numbers))
             return self.network.head.loss(self.network(self._batch(windows)), self._padded(tags, IGNORED))
 
-        def score() -> float:
-            return evaluate(dev, self.predict(dev), resamples=0).f1
-
-        self.history, self.interrupted = train_network(
-            self.network, loss, [window.length for window, _ in examples], self.recipe, score=score if dev else None,
-            device=self.device, precision=self.precision, folder=folder, progress=progress,
-            settings={"tagger": self.name, "options": json.dumps(self._options()), "sentences": fingerprint(train),
-                      "dev sentences": fingerprint(dev), "go_on": go_on},
-        )  # fmt: skip
+        self.history = train_network(
+            self.network,
+            loss,
+            [window.length for window, _ in examples],
+            self.recipe,
+            device=self.device,
+            score=(lambda: evaluate(dev, self.predict(dev), resamples=0).f1) if dev else None,
+            precision=self.precision,
+            folder=folder,
+            settings={
+                "tagger": self.name,
+                "options": json.dumps(self.options),
+                "start": start,
+                "sentences": fingerprint(train),
+                "dev sentences": fingerprint(dev),
+            },
+            progress=self.progress,
+        )
         return self
+
+    def tags_of(self, sentence: Sentence) -> list[str]:
+        """The tags of the sentence's entities as this tagger would learn them, one a token."""
+        return to_tags(sentence, self.scheme, on_loss="drop")
 
     def emissions(self, sentences: Sequence[Sentence]) -> list[Tensor]:
         """The network's scores: for each sentence a float32 tensor (tokens, K)."""
         self._check_trained()
-        windows = [(number, one) for number, sentence in enumerate(sentences) for one in self._windows(sentence)]
-        results: list[Tensor] = [torch.empty(0)] * len(windows)
+        windows = [(number, window) for number, sentence in enumerate(sentences) for window in self._windows(sentence)]
         lengths = [window.length for _, window in windows]
-        order = sorted(range(len(windows)), key=lengths.__getitem__)
+        found = [torch.empty(len(sentence.tokens), len(self.tags)) for sentence in sentences]
         self.network.eval()
-        for batch in cut_batches(order, lengths, self.recipe):
+        for batch in cut_batches(sorted(range(len(windows)), key=lengths.__getitem__), lengths, self.recipe):
             with torch.no_grad(), autocast(self.device, self.precision):
                 scores = self.network(self._batch([windows[i][1] for i in batch])).float().cpu()
             for i, rows in zip(batch, scores):
-                window = windows[i][1]
-                results[i] = rows[window.keep[0] - window.start : window.keep[1] - window.start]
-        pieces: list[list[Tensor]] = [[] for _ in sentences]
-        for (number, _), rows in zip(windows, results):
-            pieces[number].append(rows)
-        return [torch.cat(one) if one else torch.empty(0, len(self.tags)) for one in pieces]
+                number, window = windows[i]
+                start, end = window.keep
+                found[number][start:end] = rows[start - window.start : end - window.start]
+        return found
 
     def predict_proba(self, sentences: Sequence[Sentence]) -> list[np.ndarray]:
         """For each sentence the probability of every tag at every token: float32 (tokens, K), tags as in `tags`."""
@@ -169,12 +217,12 @@ class NeuralTagger(Tagger):
 
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The windows of a sentence, each with its tags as numbers."""
-        tags = to_tags(sentence, self.scheme, on_loss="drop")
+        tags = self.tags_of(sentence)
         numbers = {tag: number for number, tag in enumerate(self.tags)}
         return [
             # An entity that the edge of a window cuts is an entity of its own there.
-            (one, [numbers[tag] for tag in convert_tags(tags[one.start : one.end], self.scheme, self.scheme)])
-            for one in self._windows(sentence)
+            (window, [numbers[tag] for tag in convert_tags(tags[window.start : window.end], self.scheme, self.scheme)])
+            for window in self._windows(sentence)
         ]
 
     def _padded(self, rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
@@ -187,25 +235,22 @@ class NeuralTagger(Tagger):
         kinds = zip(*(window.inputs["features"] for window in windows))
         return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
 
+    def _head(self) -> TagHead:
+        return TagHead(self.tags, self.scheme, self.options["crf"])
+
     def _check_trained(self) -> None:
         if self.network is None:
             raise ValueError(f"this {type(self).__name__} has learned nothing yet; call fit, or load a saved one")
-
-    def _check_knows(self, types: Sequence[str]) -> None:
-        self._check_trained()
-        known = sorted({tag[2:] for tag in self.tags if tag != "O"})
-        if new := sorted({*types} - {*known}):
-            raise ValueError(
-                f"cannot go on with {', '.join(new)}: it knows {', '.join(known)}; rename types, or fit anew"
-            )
 
     # -- on disk ---------------------------------------------------------------------------------------
 
     def _save(self, folder: Path) -> None:
         self._check_trained()
         self._save_parts(folder)
+        self.features.save(folder)
         save_weights(folder / "model.safetensors", self.network)
-        config = {"options": self._options(), "recipe": asdict(self.recipe), "tags": self.tags}
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        config = {"options": self.options, "recipe": asdict(self.recipe), "tags": self.tags, "sha256": digest}
         write_atomically(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
@@ -213,33 +258,13 @@ class NeuralTagger(Tagger):
         config = json.loads((folder / "config.json").read_text("utf-8"))
         tagger = cls(**config["options"], **config["recipe"])
         tagger.tags = list(config["tags"])
+        read_checked(folder / "model.safetensors", config["sha256"])
+        tagger.features = TokenFeatures.load(folder)
         tagger._load_parts(folder)
         load_weights(folder / "model.safetensors", tagger.network)
         tagger.network.to(tagger.device).eval()
         return tagger
 
-    # -- what a kind fills in --------------------------------------------------------------------------
 
-    @abstractmethod
-    def _build(self, train: Sequence[Sentence]) -> None:
-        """Make vocabularies and `network` (with a TagHead, `network.head`) for `train` and `tags`."""
-
-    @abstractmethod
-    def _windows(self, sentence: Sentence) -> list[Window]:
-        """Together they keep every token once; none for a sentence without tokens."""
-
-    @abstractmethod
-    def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        """What the network reads, on the device."""
-
-    @abstractmethod
-    def _options(self) -> dict[str, Any]:
-        """The constructor's arguments, without the recipe, as JSON values."""
-
-    @abstractmethod
-    def _save_parts(self, folder: Path) -> None:
-        """Write what `_build` made besides weights."""
-
-    @abstractmethod
-    def _load_parts(self, folder: Path) -> None:
-        """Make the network, its weights still to be loaded."""
+def _types(sentences: Sequence[Sentence]) -> list[str]:
+    return sorted({entity.type for sentence in sentences for entity in sentence.entities})

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from utils.device import find_device, find_precision
-from utils.files import save_weights
+from utils.ner.chain import TagHead
+from utils.ner.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
 from utils.ner.lexicons import Lexicon
-from utils.ner.taggers.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
-from utils.ner.taggers.neural import NeuralTagger, Window
-from utils.ner.taggers.tag_head import TagHead
-from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
-from utils.ner.types import Sentence
+from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
+from utils.ner.sentence import Sentence
 
 POOLINGS = ("first", "mean")
 Span = tuple[int, int]
@@ -64,17 +62,24 @@ class EncoderNetwork(nn.Module):
     """Encoder, one vector a token, features beside it, one score a tag."""
 
     def __init__(
-        self, encoder: PreTrainedModel, features: Sequence[int], tags: Sequence[str], scheme: str, crf: bool,
-        pooling: str, dropout: float, piece_dropout: float, mask: int, special: Sequence[int],
-    ) -> None:  # fmt: skip
+        self,
+        encoder: PreTrainedModel,
+        features: Sequence[int],
+        head: TagHead,
+        mask: int,
+        special: Sequence[int],
+        pooling: str,
+        dropout: float,
+        piece_dropout: float,
+    ) -> None:
         super().__init__()
         self.encoder, self.pooling = encoder, pooling
         self.piece_dropout, self.mask = piece_dropout, mask
         self.register_buffer("special", torch.tensor(special), persistent=False)  # pieces that are never masked
         self.features = FeatureEmbedding(features)
         self.dropout = nn.Dropout(dropout)
-        self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, len(tags))
-        self.head = TagHead(tags, scheme, crf)
+        self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, head.count)
+        self.head = head
 
     @property
     def new(self) -> list[nn.Module]:
@@ -86,15 +91,12 @@ class EncoderNetwork(nn.Module):
         ids = self._masked(batch["ids"]) if self.training and self.piece_dropout else batch["ids"]
         hidden = self.encoder(input_ids=ids, attention_mask=batch["attention"]).last_hidden_state  # (B, P, H)
         first, count = batch["first"], batch["count"]  # (B, T)
-        width = hidden.shape[-1]
         if self.pooling == "first":
-            tokens = hidden.gather(1, first.unsqueeze(2).expand(-1, -1, width))  # (B, T, H)
+            tokens = _at(hidden, first)  # (B, T, H)
         else:
             # The sum up to a token's last piece less the sum before its first.
             sums = nn.functional.pad(hidden.float().cumsum(1), (0, 0, 1, 0))  # (B, P + 1, H)
-            ends = (first + count).unsqueeze(2).expand(-1, -1, width)
-            starts = first.unsqueeze(2).expand(-1, -1, width)
-            tokens = (sums.gather(1, ends) - sums.gather(1, starts)) / count.clamp(min=1).unsqueeze(2)
+            tokens = (_at(sums, first + count) - _at(sums, first)) / count.clamp(min=1).unsqueeze(2)
         features = self.features(batch["features"])
         return self.scores(torch.cat([self.dropout(tokens), features.to(tokens.dtype)], dim=-1))
 
@@ -102,6 +104,11 @@ class EncoderNetwork(nn.Module):
         """Some pieces hidden, so that names have to be recognised by their context and by the rest of them, too."""
         hidden = torch.rand(ids.shape, device=ids.device) < self.piece_dropout
         return ids.masked_fill(hidden & ~torch.isin(ids, self.special), self.mask)
+
+
+def _at(vectors: Tensor, places: Tensor) -> Tensor:
+    """The vectors (B, P, H) at places (B, T), as (B, T, H)."""
+    return vectors.gather(1, places.unsqueeze(2).expand(-1, -1, vectors.shape[-1]))
 
 
 class TransformerTagger(NeuralTagger):
@@ -116,10 +123,10 @@ class TransformerTagger(NeuralTagger):
         encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
         pooling: "first" or "mean".
         crf: a LinearChainCRF on top, instead of a softmax for each token.
-        lexicons: lists of names; the network is told which tokens stand in one.
         dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
             in [0, 1). max_pieces: of a window, at most what the encoder can read.
-        scheme, device, precision, recipe: as in NeuralTagger; precision is what is fast on the device when None.
+        lexicons, scheme, device, precision, progress, recipe: as in NeuralTagger; precision None is what is fast
+            on the device.
     Raises:
         ValueError: an unknown pooling, (in `fit`) no room in a window, and what NeuralTagger and `load_encoder` raise.
     """
@@ -138,6 +145,7 @@ class TransformerTagger(NeuralTagger):
         scheme: str = "BIO",
         device: str | torch.device | None = None,
         precision: str | None = None,
+        progress: bool = True,
         **recipe: Any,
     ) -> None:
         if pooling not in POOLINGS:
@@ -146,24 +154,22 @@ class TransformerTagger(NeuralTagger):
             raise ValueError(f"expected 0 <= piece_dropout < 1, got {piece_dropout}")
         precision = precision or find_precision(find_device(device))
         recipe = {"epochs": 5, "batch_size": 32, "learning_rate": 2e-4, "new_rate": 5.0, **recipe}
-        super().__init__(scheme, crf, device, precision, recipe)
-        self.source, self.pooling, self.max_pieces = encoder, pooling, max_pieces
-        self.dropout, self.piece_dropout = dropout, piece_dropout
-        self.features = TokenFeatures(lexicons)
+        reading = dict(pooling=pooling, dropout=dropout, piece_dropout=piece_dropout)
+        options = dict(encoder=encoder and str(encoder), **reading, max_pieces=max_pieces, crf=crf, scheme=scheme)
+        super().__init__(options, lexicons, device, precision, progress, recipe)
+        self.reading, self.max_pieces = reading, max_pieces
 
     def _build(self, train: Sequence[Sentence]) -> None:
-        encoder, self.tokenizer = load_encoder(self.source)
+        encoder, self.tokenizer = load_encoder(self.options["encoder"])
         self._make_network(encoder)
 
     def _make_network(self, encoder: PreTrainedModel) -> None:
         tokenizer = self.tokenizer
         mask = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-        self.network = EncoderNetwork(
-            encoder, self.features.sizes, self.tags, self.scheme, self.crf, self.pooling, self.dropout,
-            self.piece_dropout, mask or 0, tokenizer.all_special_ids,
-        )  # fmt: skip
-        self._before = [one for one in (tokenizer.cls_token_id,) if one is not None]
-        self._after = [one for one in (tokenizer.sep_token_id,) if one is not None]
+        pieces = (mask or 0, tokenizer.all_special_ids)
+        self.network = EncoderNetwork(encoder, self.features.sizes, self._head(), *pieces, **self.reading)
+        self._before = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
+        self._after = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
         readable = min(getattr(encoder.config, "max_position_embeddings", self.max_pieces), tokenizer.model_max_length)
         self._limit = min(self.max_pieces, readable) - len(self._before) - len(self._after)
         if self._limit < 1:
@@ -196,7 +202,7 @@ class TransformerTagger(NeuralTagger):
         ids = [window.inputs["ids"] for window in windows]
         return {
             "ids": self._padded(ids, self.tokenizer.pad_token_id or 0),
-            "attention": self._padded([[1] * len(one) for one in ids]),
+            "attention": self._padded([[1] * len(row) for row in ids]),
             "first": self._padded([window.inputs["first"] for window in windows]),
             "count": self._padded([window.inputs["count"] for window in windows]),
             "features": self._padded_features(windows),
@@ -205,21 +211,12 @@ class TransformerTagger(NeuralTagger):
     def save_encoder(self, folder: str | Path) -> None:
         """Write the encoder as it is now, to begin another tagger with: `TransformerTagger(encoder=folder)`."""
         self._check_trained()
-        save_encoder(Path(folder), self.network.encoder, self.tokenizer)
-        save_weights(Path(folder) / "model.safetensors", self.network.encoder)
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "encoder": None if self.source is None else str(self.source), "pooling": self.pooling, "crf": self.crf,
-            "dropout": self.dropout, "piece_dropout": self.piece_dropout, "max_pieces": self.max_pieces,
-            "scheme": self.scheme,
-        }  # fmt: skip
+        save_encoder(folder, self.network.encoder, self.tokenizer)
 
     def _save_parts(self, folder: Path) -> None:
-        save_encoder(folder / "encoder", self.network.encoder, self.tokenizer)
-        self.features.save(folder)
+        self.network.encoder.config.save_pretrained(folder / "encoder")
+        self.tokenizer.save_pretrained(folder / "encoder")
 
     def _load_parts(self, folder: Path) -> None:
         encoder, self.tokenizer = rebuild_encoder(folder / "encoder")
-        self.features = TokenFeatures.load(folder)
         self._make_network(encoder)

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.device import find_device, find_precision
-from utils.files import save_weights
-from utils.ner.taggers.encoders import load_encoder, pieces_of, save_encoder
-from utils.ner.taggers.recipe import Recipe, cut_batches
-from utils.ner.taggers.training import autocast, seeded, train_network
-from utils.ner.types import Sentence
+from utils.device import autocast, find_device, find_precision
+from utils.files import stream_seed
+from utils.ner.encoders import load_encoder, pieces_of, save_encoder
+from utils.ner.sentence import Sentence
+from utils.ner.training import Recipe, cut_batches, seeded, train_network
 
 NOT_CHOSEN = -100
 
@@ -102,56 +101,53 @@ def continue_pretraining(
     recipe = Recipe(**{"epochs": 3, "batch_size": 32, "learning_rate": 1e-4, **recipe})
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
-    with seeded(recipe.seed, device):
+    with seeded(stream_seed(recipe.seed, "weights"), device):
         pretrained, tokenizer = load_encoder(encoder)
         model = MaskedLanguageModel(pretrained).to(device)
-    task = _Task(model, tokenizer, share, device)
+    if tokenizer.mask_token_id is None:
+        raise ValueError("this encoder's tokenizer has no mask piece; choose one pretrained as a masked language model")
     train, held_out = (_cut(tokenizer, part, max_pieces) for part in (texts, dev))
     if not train:
         raise ValueError(f"nothing to train on: {len(texts)} texts, none with a word piece")
 
+    def loss(rows: list[list[int]], generator: torch.Generator | None = None) -> Tensor:
+        ids, special = _padded(tokenizer, rows)
+        read, wanted = mask_pieces(ids, special, tokenizer.mask_token_id, len(model.bias), share, generator)
+        attention = (ids != tokenizer.pad_token_id).long()
+        return model(read.to(device), attention.to(device), wanted.to(device))
+
     def score() -> float:
-        generator = torch.Generator().manual_seed(recipe.seed)
+        generator = torch.Generator().manual_seed(stream_seed(recipe.seed, "masks of dev"))
         batches = cut_batches(range(len(held_out)), list(map(len, held_out)), recipe)
         with torch.no_grad(), autocast(device, precision):
-            losses = [task.loss([held_out[i] for i in batch], generator).item() for batch in batches]
+            losses = [loss([held_out[i] for i in batch], generator).item() for batch in batches]
         return -sum(losses) / len(losses)
 
-    history, _ = train_network(
-        model, lambda numbers: task.loss([train[i] for i in numbers]), list(map(len, train)), recipe,
-        score=score if held_out else None, device=device, precision=precision, folder=folder,
-        settings={"task": "masked language model", "share": share, "pieces": sum(map(len, train))}, progress=progress,
-    )  # fmt: skip
-    save_encoder(Path(out), pretrained, tokenizer)
-    save_weights(Path(out) / "model.safetensors", pretrained)
+    history = train_network(
+        model,
+        lambda numbers: loss([train[i] for i in numbers]),
+        list(map(len, train)),
+        recipe,
+        device=device,
+        score=score if held_out else None,
+        precision=precision,
+        folder=folder,
+        settings={"task": "masked language model", "share": share, "pieces": sum(map(len, train))},
+        progress=progress,
+    )
+    save_encoder(out, pretrained, tokenizer)
     return history
 
 
-class _Task:
-    """The loss of a batch of pieces."""
-
-    def __init__(
-        self, model: MaskedLanguageModel, tokenizer: PreTrainedTokenizerBase, share: float, device: torch.device
-    ) -> None:
-        if tokenizer.mask_token_id is None:
-            raise ValueError(
-                "this encoder's tokenizer has no mask piece; choose one pretrained as a masked language model"
-            )
-        self.model, self.tokenizer, self.share, self.device = model, tokenizer, share, device
-
-    def loss(self, rows: list[list[int]], generator: torch.Generator | None = None) -> Tensor:
-        before, after, padding = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.tokenizer.pad_token_id
-        longest = max(map(len, rows))
-        ids = torch.tensor([[before, *row, after, *[padding] * (longest - len(row))] for row in rows])
-        attention = torch.tensor([[1] * (len(row) + 2) + [0] * (longest - len(row)) for row in rows])
-        special = torch.isin(ids, torch.tensor([before, after, padding]))
-        read, wanted = mask_pieces(
-            ids, special, self.tokenizer.mask_token_id, len(self.model.bias), self.share, generator
-        )
-        return self.model(read.to(self.device), attention.to(self.device), wanted.to(self.device))
+def _padded(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """The pieces with [CLS] before, [SEP] and padding behind them, and where such special ones stand: (B, P) each."""
+    before, after, padding = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
+    whole = [torch.tensor([before, *row, after]) for row in rows]
+    ids = nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=padding)
+    return ids, torch.isin(ids, torch.tensor([before, after, padding]))
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sentence], limit: int) -> list[list[int]]:
     """The pieces of the texts, in stretches of at most `limit`."""
-    found = pieces_of(tokenizer, [one if isinstance(one, str) else one.text for one in texts])
+    found = pieces_of(tokenizer, [text if isinstance(text, str) else text.text for text in texts])
     return [ids[i : i + limit] for ids, _ in found for i in range(0, len(ids), limit)]

@@ -2,10 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from utils.ner.text import Token, join_words, tokenize
+# A run of letters and digits, or one other visible character. Hyphens, slashes and brackets thus stand alone, as in
+# the tokenised biomedical corpora, so that an entity can begin or end at them: "p53-/-" is p53, -, /, -.
+WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
+# An end mark, perhaps quotes and closing brackets, white space, then a capital, a digit or an opening bracket.
+SENTENCE_END = re.compile(r"[.?!][\"')\]]*\s+(?=[A-Z0-9(\[\"'])")
+NAME_BEHIND_INITIAL = re.compile(r"[A-Z][\w-]*[.,]")
+ABBREVIATION = re.compile(r"e\.g|i\.e|vs|cf|fig|dr|st|approx|ca|resp|refs?|nos?|i\.[vpm]|s\.c|p\.o|al|co|[eig]", re.I)
+
+
+class Token(NamedTuple):
+    """A stretch of a text: `text[start:end]`, offsets in characters, `end` not included."""
+
+    start: int
+    end: int
+    text: str
+
+
+def tokenize(text: str) -> list[Token]:
+    """The tokens of a text, in order; every visible character is in exactly one of them."""
+    return [Token(match.start(), match.end(), match.group()) for match in WORD.finditer(text)]
+
+
+def join_words(words: Iterable[str]) -> tuple[str, list[Token]]:
+    """A text made of words with one space between, and its tokens: `text[token.start:token.end] == token.text`.
+
+    The spaces of the text that the words once came from are not known, so "IL-2" cut into three words reads "IL - 2".
+
+    Raises:
+        ValueError: an empty word.
+    """
+    tokens, start = [], 0
+    for number, word in enumerate(words):
+        if not word:
+            raise ValueError(f"word {number} is empty; expected at least one character")
+        tokens.append(Token(start, start + len(word), word))
+        start += len(word) + 1
+    return " ".join(token.text for token in tokens), tokens
+
+
+def split_sentences(text: str) -> list[tuple[int, int]]:
+    """Where the sentences of a text stand, as (start, end); the white space behind a sentence belongs to none.
+
+    A full stop ends no sentence inside a number ("0. 05", as some corpora have it), behind an abbreviation or an
+    initial ("J. Smith,"), nor in brackets.
+    """
+    spans, start = [], 0
+    for match in SENTENCE_END.finditer(text):
+        if _ends_sentence(text, match):
+            spans.append((start, start + len(text[start : match.end()].rstrip())))
+            start = match.end()
+    spans.append((start, len(text.rstrip())))
+    return [(start, end) for start, end in spans if start < end]
+
+
+def _ends_sentence(text: str, match: re.Match) -> bool:
+    before = text[max(0, match.start() - 20) : match.start()]
+    word = re.search(r"[\w.]*$", before)[0]
+    in_number = text[match.start()] == "." and before[-1:].isdigit() and text[match.end()].isdigit()
+    initial = len(word) == 1 and word.isupper() and NAME_BEHIND_INITIAL.match(text, match.end())
+    near = text[max(0, match.start() - 200) : match.end()]
+    in_brackets = near.count("(") > near.count(")") or near.count("[") > near.count("]")
+    return not (in_number or initial or in_brackets or ABBREVIATION.fullmatch(word))
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -21,6 +84,7 @@ class Entity:
         text: the characters it covers; a `Sentence` fills it in when it is not given.
         fragments: of a discontinuous mention the (start, end) of each piece, in order, the first beginning at `start`
             and the last stopping at `end`; empty for a mention in one piece.
+        concept: what it names in a database, as the corpus writes it ("D009202"); "" where that is not known.
     Raises:
         ValueError: offsets that cover nothing, a bad type, or fragments that do not fit.
     """
@@ -30,6 +94,7 @@ class Entity:
     type: str
     text: str = field(default="", compare=False)
     fragments: tuple[tuple[int, int], ...] = ()
+    concept: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
@@ -38,7 +103,7 @@ class Entity:
             raise ValueError(f"an entity's type must be a word without white space, got {self.type!r}")
         if self.fragments:
             edges = [edge for fragment in self.fragments for edge in fragment]
-            if edges != sorted(set(edges)) or (edges[0], edges[-1]) != (self.start, self.end):
+            if edges != sorted(set(edges)) or (edges[:1], edges[-1:]) != ([self.start], [self.end]):
                 raise ValueError(f"fragments {self.fragments} do not go in order from {self.start} to {self.end}")
 
     @property
@@ -46,9 +111,14 @@ class Entity:
         """(start, end, type): what two annotators have to agree on."""
         return self.start, self.end, self.type
 
+    @property
+    def pieces(self) -> tuple[tuple[int, int], ...]:
+        """(start, end) of each piece; one for a mention that is not discontinuous."""
+        return self.fragments or ((self.start, self.end),)
+
     def cut(self, text: str) -> str:
         """What the entity covers of a text; fragments joined by one space."""
-        return " ".join(text[start:end] for start, end in self.fragments or ((self.start, self.end),))
+        return " ".join(text[start:end] for start, end in self.pieces)
 
     def overlaps(self, other: Entity) -> bool:
         """Whether the two share a character (or the gap of a discontinuous one)."""
@@ -81,20 +151,19 @@ class Sentence:
         object.__setattr__(self, "tokens", tuple(tokens))
         object.__setattr__(self, "entities", tuple(sorted({self._checked(entity) for entity in self.entities})))
 
-    def _checked_tokens(self) -> Iterable[Token]:
+    def _checked_tokens(self) -> Iterator[Token]:
         last = 0
-        for token in self.tokens:
-            start, end = token[:2]
+        for start, end, *given in self.tokens:
             if not last <= start < end <= len(self.text):
                 raise ValueError(
                     f"token {start} to {end} of sentence {self.id!r} is out of order or outside: expected "
                     f"{last} <= start < end <= {len(self.text)}"
                 )
             surface = self.text[start:end]
-            if len(token) > 2 and token[2] != surface:
-                raise ValueError(f"token {token[2]!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")
+            if given and given[0] != surface:
+                raise ValueError(f"token {given[0]!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")
             last = end
-            yield token if isinstance(token, Token) else Token(start, end, surface)
+            yield Token(start, end, surface)
 
     def _checked(self, entity: Entity) -> Entity:
         if entity.end > len(self.text):

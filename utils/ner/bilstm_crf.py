@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from utils.files import write_atomically
+from utils.ner.chain import TagHead
+from utils.ner.encoders import find_minilm, load_encoder, pieces_of
 from utils.ner.lexicons import Lexicon
-from utils.ner.taggers.encoders import find_minilm, load_encoder, pieces_of
-from utils.ner.taggers.neural import NeuralTagger, Window
-from utils.ner.taggers.tag_head import TagHead
-from utils.ner.taggers.token_features import FeatureEmbedding, TokenFeatures
-from utils.ner.types import Sentence
+from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
+from utils.ner.sentence import Sentence
 
 PADDING, UNKNOWN = 0, 1  # the first two numbers of words and of characters
 LONGEST = 30  # characters of a word that are read
@@ -35,7 +34,8 @@ class CharacterCNN(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         x = self.table(characters).transpose(1, 2)  # (N, size, L)
-        read = [one(x).relu() * (characters != PADDING).unsqueeze(1) for one in self.convolutions]
+        there = (characters != PADDING).unsqueeze(1)
+        read = [convolution(x).relu() * there for convolution in self.convolutions]
         return torch.cat(read, dim=1).amax(2)
 
 
@@ -57,9 +57,16 @@ class BiLSTMNetwork(nn.Module):
     """Words (their own vectors and those of their pieces), characters and features; BiLSTM; one score a tag."""
 
     def __init__(
-        self, words: int, characters: int, pieces: tuple[int, int] | None, features: Sequence[int],
-        tags: Sequence[str], scheme: str, crf: bool, hidden: int, dropout: float, word_dropout: float,
-    ) -> None:  # fmt: skip
+        self,
+        words: int,
+        characters: int,
+        pieces: tuple[int, int] | None,
+        features: Sequence[int],
+        head: TagHead,
+        hidden: int,
+        dropout: float,
+        word_dropout: float,
+    ) -> None:
         super().__init__()
         self.words = nn.Embedding(words, 100, padding_idx=PADDING)
         self.characters = CharacterCNN(characters)
@@ -72,8 +79,8 @@ class BiLSTMNetwork(nn.Module):
         self.lstm = nn.LSTM(
             100 + self.characters.width + self.features.width, hidden, bidirectional=True, batch_first=True
         )
-        self.scores = nn.Linear(2 * hidden, len(tags))
-        self.head = TagHead(tags, scheme, crf)
+        self.scores = nn.Linear(2 * hidden, head.count)
+        self.head = head
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Emissions (B, T, K). `word` (B, T) numbers the distinct words of the batch, whose characters (N, L), pieces
@@ -109,8 +116,7 @@ class BiLSTMCRFTagger(NeuralTagger):
             hub; None for none; "auto" for "minilm" where its package is installed, else none.
         hidden: of each direction. dropout: before and behind the LSTM. word_dropout: how often a word is taken for an
             unknown one in training.
-        lexicons: lists of names; the network is told which tokens stand in one.
-        crf, scheme, device, recipe: as in NeuralTagger. LSTMs are computed in float32.
+        lexicons, crf, scheme, device, progress, recipe: as in NeuralTagger. LSTMs are computed in float32.
     """
 
     name = "bilstm-crf"
@@ -125,40 +131,39 @@ class BiLSTMCRFTagger(NeuralTagger):
         crf: bool = True,
         scheme: str = "BIOES",
         device: str | torch.device | None = None,
+        progress: bool = True,
         **recipe: Any,
     ) -> None:
         recipe = {"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, "weight_decay": 0.01, **recipe}
-        super().__init__(scheme, crf, device, "no", recipe)
-        self.vectors, self.hidden, self.dropout, self.word_dropout = vectors, hidden, dropout, word_dropout
-        self.features = TokenFeatures(lexicons)
-        self.tokenizer = None
-        self._pieces: dict[str, list[int]] = {}
+        sizes = dict(hidden=hidden, dropout=dropout, word_dropout=word_dropout)
+        options = dict(vectors=vectors and str(vectors), **sizes, crf=crf, scheme=scheme)
+        super().__init__(options, lexicons, device, "no", progress, recipe)
+        self.sizes, self.tokenizer = sizes, None
 
     def _build(self, train: Sequence[Sentence]) -> None:
-        counts = Counter(word.lower() for sentence in train for word in sentence.words)
-        self.words = ["", "?", *sorted(word for word, count in counts.items() if count > 1)]
-        self.characters = ["", "?", *sorted({letter for one in train for letter in one.text if not letter.isspace()})]
+        counts = Counter(word for sentence in train for word in sentence.words)
+        lower = Counter(word.lower() for word in counts.elements())
+        self.words = ["", "?", *sorted(word for word, count in lower.items() if count > 1)]
+        self.characters = ["", "?", *sorted({letter for word in counts for letter in word})]
         table = self._load_vectors()
         self._make_network(None if table is None else tuple(table.shape))
         if table is not None:
             self.network.pieces.table.copy_(table)
 
     def _load_vectors(self) -> Tensor | None:
-        self.tokenizer = None
-        if self.vectors is None or (self.vectors == "auto" and find_minilm() is None):
+        self.tokenizer, vectors = None, self.options["vectors"]
+        if vectors is None or (vectors == "auto" and find_minilm() is None):
             return None
-        encoder, self.tokenizer = load_encoder(None if self.vectors in ("auto", "minilm") else self.vectors)
+        encoder, self.tokenizer = load_encoder(None if vectors in ("auto", "minilm") else vectors)
         table = encoder.get_input_embeddings().weight.detach()
         return table / table.std()
 
     def _make_network(self, pieces: tuple[int, int] | None) -> None:
         self._word_number = {word: number for number, word in enumerate(self.words)}
         self._character_number = {letter: number for number, letter in enumerate(self.characters)}
-        self._pieces = {}
-        self.network = BiLSTMNetwork(
-            len(self.words), len(self.characters), pieces, self.features.sizes, self.tags, self.scheme, self.crf,
-            self.hidden, self.dropout, self.word_dropout,
-        )  # fmt: skip
+        self._pieces: dict[str, list[int]] = {}
+        counts = (len(self.words), len(self.characters), pieces, self.features.sizes)
+        self.network = BiLSTMNetwork(*counts, self._head(), **self.sizes)
 
     def _windows(self, sentence: Sentence) -> list[Window]:
         count = len(sentence.tokens)
@@ -167,40 +172,33 @@ class BiLSTMCRFTagger(NeuralTagger):
         return [Window(0, count, (0, count), count, {"words": sentence.words, "features": self.features(sentence)})]
 
     def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        numbers: dict[str, int] = {}
-        word = [[numbers.setdefault(one, len(numbers)) for one in window.inputs["words"]] for window in windows]
+        numbers: dict[str, int] = {}  # of the distinct words
+        word = [[numbers.setdefault(text, len(numbers)) for text in window.inputs["words"]] for window in windows]
         letters = self._character_number
         batch = {
             "word": self._padded(word),
-            "words": torch.tensor([self._word_number.get(one.lower(), UNKNOWN) for one in numbers], device=self.device),
-            "characters": self._padded([[letters.get(one, UNKNOWN) for one in text[:LONGEST]] for text in numbers]),
+            "words": self._padded([[self._word_number.get(text.lower(), UNKNOWN) for text in numbers]])[0],
+            "characters": self._padded([[letters.get(sign, UNKNOWN) for sign in text[:LONGEST]] for text in numbers]),
             "lengths": torch.tensor([window.length for window in windows]),
             "features": self._padded_features(windows),
         }
         if self.tokenizer is not None:
-            unseen = [one for one in numbers if one not in self._pieces]
-            self._pieces.update(
-                (one, ids[:LONGEST]) for one, (ids, _) in zip(unseen, pieces_of(self.tokenizer, unseen))
-            )
-            batch["pieces"] = self._padded([self._pieces[one] or [PADDING] for one in numbers])
+            unseen = [text for text in numbers if text not in self._pieces]
+            found = pieces_of(self.tokenizer, unseen)
+            self._pieces.update((text, ids[:LONGEST] or [PADDING]) for text, (ids, _) in zip(unseen, found))
+            batch["pieces"] = self._padded([self._pieces[text] for text in numbers])
         return batch
-
-    def _options(self) -> dict[str, Any]:
-        return {"vectors": None if self.vectors is None else str(self.vectors), "hidden": self.hidden, "crf": self.crf,
-                "dropout": self.dropout, "word_dropout": self.word_dropout, "scheme": self.scheme}  # fmt: skip
 
     def _save_parts(self, folder: Path) -> None:
         pieces = None if self.tokenizer is None else list(self.network.pieces.table.shape)
         parts = {"words": self.words, "characters": self.characters, "pieces": pieces}
         write_atomically(folder / "vocabulary.json", json.dumps(parts, ensure_ascii=False) + "\n")
-        self.features.save(folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder / "pieces")
 
     def _load_parts(self, folder: Path) -> None:
         parts = json.loads((folder / "vocabulary.json").read_text("utf-8"))
         self.words, self.characters = parts["words"], parts["characters"]
-        self.features = TokenFeatures.load(folder)
         if parts["pieces"]:
             self.tokenizer = AutoTokenizer.from_pretrained(folder / "pieces", local_files_only=True)
         self._make_network(parts["pieces"] and tuple(parts["pieces"]))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.ner.linear_chain import LinearChainCRF
+from utils.ner.chain import LinearChainCRF
 from utils.ner.tags import TagError, tags_to_spans
 
 BIOES = ["O", "B-X", "I-X", "E-X", "S-X", "B-Y", "I-Y", "E-Y", "S-Y"]

@@ -1,0 +1,71 @@
+"""The set-up cell that the build puts into every notebook: what it finds, fetches, installs and refuses."""
+
+import subprocess
+import sys
+
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+from notebooks.convert import ROOT, convert, repository
+
+DIFFUSION, NER = "01_noise_schedule", "09_biomedical_ner"
+# Stands in for IPython: what the cell would run outside Python is only printed.
+SHELL = """
+class Shell:
+    def system(self, command):
+        print("$", command.format(**globals()))
+
+    def run_line_magic(self, name, line):
+        print(f"%{name} {line}")
+
+get_ipython = Shell
+"""
+
+
+def run(folder, name=DIFFUSION, before=""):
+    """What the set-up cell prints, run in `folder` after `before`, and how it fails."""
+    cell = TransformerManager().transform_cell(convert(ROOT / "notebooks" / "src" / f"{name}.py").cells[1].source)
+    done = subprocess.run([sys.executable, "-c", SHELL + before + cell], cwd=folder, capture_output=True, text=True)
+    return done.stdout.splitlines(), done.stderr
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A checkout in a folder `diffusion-ner-course`."""
+    root = tmp_path / "diffusion-ner-course"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "utils").symlink_to(ROOT / "utils", target_is_directory=True)
+    return root
+
+
+def test_in_a_checkout_it_fetches_and_installs_nothing():
+    printed, error = run(ROOT / "tests" / "unit")
+    assert error == "" and len(printed) == 1 and printed[0].startswith("Course ready")
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [(DIFFUSION, "accelerate safetensors"), (NER, "python-crfsuite snowballstemmer spacy transformers")],
+)
+def test_elsewhere_it_clones_the_public_address_and_installs_what_the_track_needs(tmp_path, name, needed):
+    (clone, install), _ = run(tmp_path, name)
+    assert clone == f'$ git clone --quiet --depth 1 {repository()} "{tmp_path / "diffusion-ner-course"}"'
+    # torch and numpy are the machine's own: replacing Colab's would break its GPU set-up.
+    assert install == f"%pip install --quiet {needed}"
+
+
+def test_a_restarted_kernel_does_not_clone_again(course):
+    (install, ready), error = run(course.parent)
+    assert error == "" and install.startswith("%pip") and ready.startswith("Course ready")
+
+
+def test_a_file_called_utils_beside_the_notebook_does_not_hide_the_course(course):
+    (course / "notebooks" / "utils.py").write_text("mine = 1\n")
+    printed, error = run(course / "notebooks")
+    assert error == "" and printed[-1].startswith("Course ready")
+
+
+def test_another_utils_that_was_imported_before_is_named(course):
+    (course / "notebooks" / "utils.py").write_text("mine = 1\n")
+    printed, error = run(course / "notebooks", before="import utils\n")
+    assert printed == [] and "AssertionError: rename " in error and "utils.py: it hides the course" in error

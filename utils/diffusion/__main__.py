@@ -1,0 +1,142 @@
+"""Command line: `python -m utils.diffusion train --help` and `... sample --help` list the options."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from utils.device import find_device
+from utils.diffusion.checkpoints import load_model, read_notes
+from utils.diffusion.images import SOURCES, load_images, save_grid
+from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
+from utils.diffusion.sampling import SAMPLERS, generate
+from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
+from utils.diffusion.training import TrainState, train
+from utils.diffusion.unet import UNet
+from utils.files import TrainingDiverged, stream_seed, write_atomically
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m utils.diffusion", description="Diffusion models of images.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    options = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    about = "train a U-Net to denoise images; started again with the same --out, it resumes"
+    add_train_options(commands.add_parser("train", help=about, description=about, **options))
+    about = "draw images from a trained model and write them as one picture, or as a tensor"
+    add_sample_options(commands.add_parser("sample", help=about, description=about, **options))
+    return parser.parse_args(argv)
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_train)
+    add = parser.add_argument
+    add("--data", default="fashion-mnist", help=f"{', '.join(SOURCES)}, or a folder of pictures")
+    add("--out", required=True, type=Path, help="folder for checkpoint.pt and model.safetensors")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, help="train this long")
+    length.add_argument("--steps", type=positive, help="train this many steps")
+    add("--seed", type=int, default=0, help="for weights, batches and noise")
+    add("--save-every", type=positive, default=200, help="steps between two saved states")
+    add("--log-every", type=positive, default=100, help="steps between two printed lines")
+    add("--batch-size", type=positive, default=128, help="images in a step, over all processes")
+    add("--learning-rate", type=float, default=2e-3, help="peak of the schedule")
+    add("--ema-decay", type=float, default=0.999, help="of the moving average of the weights")
+    add("--label-dropout", type=float, default=0.1, help="how often a label is hidden")
+    add("--unconditional", action="store_true", help="train without labels")
+    add("--schedule", default="cosine", help=f"one of {', '.join(SCHEDULES)}")
+    add("--timesteps", type=positive, default=1000, help="T")
+    add("--prediction", default="v", help=f"one of {', '.join(PREDICTIONS)}")
+    add("--size", type=positive, help="resize images to this height and width")
+    add("--channels", type=positive, default=48, help="width of the U-Net's first level")
+    add("--dropout", type=float, default=0.0, help="in the residual blocks")
+    add("--precision", choices=("no", "bf16", "fp16"), help="found out when not given")
+    add("--device", help="cpu, cuda or mps; found out when not given")
+
+
+def add_sample_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_sample)
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="a model.safetensors that training wrote")
+    add("--out", type=Path, default=Path("samples.png"), help=".png: a grid; .pt: (N, C, H, W) in [-1, 1]")
+    add("--sampler", default="dpmpp_2m", help=f"one of {', '.join(SAMPLERS)}")
+    add("--steps", type=int, help="network evaluations; by default what suits the sampler")
+    add("--eta", type=float, default=0.0, help="fresh noise in DDIM, 0 to 1")
+    add("--n", type=int, default=64, help="how many images")
+    add("--size", type=int, help="height and width; that of the training images when not given")
+    add("--label", type=int, help="class of all images; without it each class in turn, if there are classes")
+    add("--no-clip", action="store_true", help="do not clamp the estimate of x_0")
+    add("--batch-size", type=int, default=250, help="images at a time")
+    add("--seed", type=int, default=0, help="for all noise")
+    add("--device", help="cpu, cuda or mps; found out when not given")
+
+
+def run_train(args: argparse.Namespace) -> None:
+    diffusion = GaussianDiffusion(NoiseSchedule.named(args.schedule, args.timesteps), args.prediction)
+    images = load_images(args.data, "train", size=args.size)
+    validation = load_images(args.data, "test", size=args.size) if not Path(args.data).is_dir() else None
+    classes = None if args.unconditional else len(images.classes) or None
+    torch.manual_seed(stream_seed(args.seed, "weights"))
+    model = UNet(images.pixels.shape[1], args.channels, num_classes=classes, dropout=args.dropout)
+    same_name = ("steps", "minutes", "out", "save_every", "device", "precision")
+    same_name += ("seed", "batch_size", "learning_rate", "ema_decay", "label_dropout")
+    options = {name: getattr(args, name) for name in same_name}
+    first = None
+    for state in train(model, diffusion, images, validation=validation, **options):
+        main_process = PartialState().is_main_process
+        if first is None and main_process:
+            where = f"resumed after step {state.step}" if state.step > 1 else "from the start"
+            print(f"training {where}, processes: {PartialState().num_processes}", flush=True)
+        first = first or state.step
+        if state.step % args.log_every == 0 and main_process:
+            print(log_line(state), flush=True)
+    if main_process:
+        print(f"done: {state.step} steps in {state.seconds:.0f} s; {args.out / 'model.safetensors'}")
+
+
+def log_line(state: TrainState) -> str:
+    checked = "" if state.validation_loss is None else f"  validation {state.validation_loss:.4f}"
+    return f"step {state.step:6d}  loss {state.loss:.5f}{checked}  {state.seconds:7.0f} s"
+
+
+def run_sample(args: argparse.Namespace) -> None:
+    if args.out.suffix not in (".png", ".pt"):
+        raise ValueError(f"--out must end in .png or .pt, got {args.out.name!r}")
+    if args.n < 1:
+        raise ValueError(f"--n must be at least 1, got {args.n}")
+    model, diffusion = load_model(args.checkpoint, find_device(args.device))
+    y = torch.arange(args.n) % model.num_classes if model.num_classes else None
+    if args.label is not None:
+        y = torch.full((args.n,), args.label)
+    size = args.size or read_notes(args.checkpoint).get("size", 28)
+    shape = (model.config["in_channels"], size, size)
+    options = {name: getattr(args, name) for name in ("sampler", "steps", "eta", "batch_size", "seed")}
+    images = generate(model, diffusion, args.n, shape, y=y, progress=True, clip=not args.no_clip, **options)
+    if args.out.suffix == ".pt":
+        write_atomically(args.out, lambda part: torch.save(images, part))
+    else:
+        save_grid(images, args.out, scale=3)
+    print(f"{args.n} images by {args.sampler}: {args.out}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; an error the user can mend ends it with one line."""
+    args = parse(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError, TrainingDiverged) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same training command goes on from the last saved state")
+
+
+if __name__ == "__main__":
+    main()

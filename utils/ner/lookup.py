@@ -1,0 +1,200 @@
+"""Names looked up and patterns matched: Aho and Corasick's automaton, `DictionaryTagger` and `RegexTagger`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from utils.files import write_atomically
+from utils.ner.sentence import Entity, Sentence, tokenize
+from utils.ner.tagger import Tagger
+
+
+class Automaton:
+    """Finds sequences of tokens, of which there may be hundreds of thousands (Aho & Corasick 1975, CACM 18:333).
+
+    A state stands for a prefix of names. At a token that does not continue the prefix, the failure link leads to the
+    longest shorter prefix that the tokens read so far still end with, so no token is read twice.
+
+    Args:
+        names: sequences of tokens (or of anything that can be a key); empty ones are left out.
+    """
+
+    def __init__(self, names: Iterable[Sequence[str]]) -> None:
+        self._next: list[dict[str, int]] = [{}]
+        self._lengths: list[tuple[int, ...]] = [()]  # of all names that end in a state, longest first
+        for name in names:
+            if len(name):
+                self._add(name)
+        self._fail = [0] * len(self._next)
+        self._link()
+
+    def _add(self, name: Sequence[str]) -> None:
+        state = 0
+        for word in name:
+            following = self._next[state].setdefault(word, len(self._next))
+            if following == len(self._next):
+                self._next.append({})
+                self._lengths.append(())
+            state = following
+        self._lengths[state] = (len(name),)
+
+    def _link(self) -> None:
+        """Failure links, breadth first: a link leads to a shorter prefix, so it is finished before it is needed."""
+        queue = deque(self._next[0].values())
+        while queue:
+            state = queue.popleft()
+            for word, following in self._next[state].items():
+                self._fail[following] = self._step(self._fail[state], word)
+                self._lengths[following] += self._lengths[self._fail[following]]
+                queue.append(following)
+
+    def _step(self, state: int, word: str) -> int:
+        while state and word not in self._next[state]:
+            state = self._fail[state]
+        return self._next[state].get(word, 0)
+
+    def matches(self, words: Sequence[str]) -> list[tuple[int, int]]:
+        """Every occurrence of every name as (first word, word behind the last), by its end, then the longest first."""
+        found, state = [], 0
+        following, fail, lengths = self._next, self._fail, self._lengths
+        for end, word in enumerate(words, 1):  # `_step`, written out: this loop is where look-up spends its time
+            while state and word not in following[state]:
+                state = fail[state]
+            state = following[state].get(word, 0)
+            for length in lengths[state]:
+                found.append((end - length, end))
+        return found
+
+    def longest(self, words: Sequence[str]) -> list[tuple[int, int]]:
+        """From left to right the longest name that begins at a word, without overlap."""
+        return leftmost_longest(self.matches(words))
+
+
+def leftmost_longest(matches: Iterable[tuple]) -> list[tuple]:
+    """Of (start, end, ...) tuples, the first and of those the longest, of equals the one given first; then the same
+    behind its end."""
+    kept: list[tuple] = []
+    for match in sorted(matches, key=lambda match: (match[0], -match[1])):
+        if not kept or match[0] >= kept[-1][1]:
+            kept.append(match)
+    return kept
+
+
+class DictionaryTagger(Tagger):
+    """Marks the longest names that begin at each token, from left to right, without overlap.
+
+    `fit` learns every mention of train and dev; of a name seen with several types the most frequent one is taken, and
+    of equally frequent ones the first in the alphabet. Names are compared as sequences of tokens, so spaces do not
+    matter. What looks like a name but is not (the word "was") is marked all the same: a dictionary knows no context.
+
+    Args:
+        names: further names, as (text, type); they count as seen once.
+        lower: compare without regard to case.
+    """
+
+    name = "dictionary"
+
+    def __init__(self, names: Iterable[tuple[str, str]] = (), lower: bool = False) -> None:
+        self.lower = lower
+        self._counts: dict[tuple[str, ...], Counter] = defaultdict(Counter)
+        for text, kind in names:
+            self._count([token.text for token in tokenize(text)], kind)
+        self._settle()
+
+    def __len__(self) -> int:
+        """How many names it knows."""
+        return len(self._types)
+
+    def fit(
+        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
+    ) -> DictionaryTagger:
+        """Learn the mentions of train and dev, in addition to what is known. Discontinuous ones are left out."""
+        for sentence in (*train, *dev):
+            for entity in sentence.entities:
+                if not entity.fragments:
+                    inside = [
+                        token for token in sentence.tokens if token.start < entity.end and entity.start < token.end
+                    ]
+                    self._count([token.text for token in inside], entity.type)
+        self._settle()
+        return self
+
+    def _count(self, words: Sequence[str], kind: str) -> None:
+        if words:
+            self._counts[self._key(words)][kind] += 1
+
+    def _key(self, words: Iterable[str]) -> tuple[str, ...]:
+        return tuple(word.lower() for word in words) if self.lower else tuple(words)
+
+    def _settle(self) -> None:
+        """One type for each name, and the automaton that finds them."""
+        self._types = {key: min(kinds, key=lambda kind: (-kinds[kind], kind)) for key, kinds in self._counts.items()}
+        self._automaton = Automaton(self._types)
+
+    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+        return [self._look_up(sentence) for sentence in sentences]
+
+    def _look_up(self, sentence: Sentence) -> list[Entity]:
+        words, tokens = self._key(sentence.words), sentence.tokens
+        return [
+            Entity(tokens[start].start, tokens[end - 1].end, self._types[words[start:end]])
+            for start, end in self._automaton.longest(words)
+        ]
+
+    def _save(self, folder: Path) -> None:
+        names = [[list(key), dict(sorted(kinds.items()))] for key, kinds in sorted(self._counts.items())]
+        write_atomically(folder / "names.json", json.dumps({"lower": self.lower, "names": names}, ensure_ascii=False))
+
+    @classmethod
+    def _load(cls, folder: Path) -> DictionaryTagger:
+        saved = json.loads((folder / "names.json").read_text("utf-8"))
+        tagger = cls(lower=saved["lower"])
+        tagger._counts.update({tuple(key): Counter(kinds) for key, kinds in saved["names"]})
+        tagger._settle()
+        return tagger
+
+
+class RegexTagger(Tagger):
+    """Marks what its patterns match in the text; where matches overlap, the first and then the longest stays.
+
+    Args:
+        patterns: for each type a regular expression (Python's `re`). Matches of no characters are left out.
+    Raises:
+        ValueError: a pattern that is no regular expression.
+    """
+
+    name = "regex"
+
+    def __init__(self, patterns: Mapping[str, str]) -> None:
+        self.patterns = dict(patterns)
+        self._compiled = {}
+        for kind, pattern in self.patterns.items():
+            try:
+                self._compiled[kind] = re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"the pattern of {kind}, {pattern!r}, is no regular expression: {error}") from error
+
+    def fit(
+        self, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = (), folder: str | Path | None = None
+    ) -> RegexTagger:
+        """Nothing to learn: the patterns are the rules."""
+        return self
+
+    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+        return [self._search(sentence.text) for sentence in sentences]
+
+    def _search(self, text: str) -> list[Entity]:
+        found = [(kind, match) for kind, pattern in self._compiled.items() for match in pattern.finditer(text)]
+        spans = [(*match.span(), kind) for kind, match in found if match.group()]
+        return [Entity(*span) for span in leftmost_longest(spans)]
+
+    def _save(self, folder: Path) -> None:
+        write_atomically(folder / "patterns.json", json.dumps(self.patterns, ensure_ascii=False, indent=1) + "\n")
+
+    @classmethod
+    def _load(cls, folder: Path) -> RegexTagger:
+        return cls(json.loads((folder / "patterns.json").read_text("utf-8")))

@@ -1,0 +1,220 @@
+"""What every tagger can do (fit, predict, save, load), and taggers by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from utils.files import write_atomically
+from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon
+from utils.ner.sentence import Entity, Sentence
+
+HEADER = "tagger.json"
+# Named, not imported: torch and transformers are loaded only for a tagger that needs them.
+CLASSES = {
+    "regex": "utils.ner.lookup:RegexTagger",
+    "dictionary": "utils.ner.lookup:DictionaryTagger",
+    "crf": "utils.ner.crf:CRFTagger",
+    "bilstm-crf": "utils.ner.bilstm_crf:BiLSTMCRFTagger",
+    "transformer": "utils.ner.transformer:TransformerTagger",
+    "voting": "utils.ner.combine:VotingTagger",
+    "corrected": "utils.ner.combine:CorrectedTagger",
+}
+MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "voting", "biotagger-gm")
+# Chosen on NCBI-disease's dev split.
+TRANSFORMER = dict(
+    epochs=8,
+    learning_rate=3e-4,
+    new_rate=3.0,
+    pooling="mean",
+    crf=True,
+    scheme="BIOES",
+    dropout=0.3,
+    piece_dropout=0.15,
+)
+
+
+class Tagger(ABC):
+    """A tagger learns from sentences and marks entities in others.
+
+    A kind of tagger gives itself a `name` and a `version` (raised when the saved form changes), and fills in `fit`,
+    `_tag`, `_save` and `_load`.
+    """
+
+    name: str
+    version = 1
+
+    @abstractmethod
+    def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None) -> Tagger:
+        """Learn from `train`; `dev` is for choosing only. Returns the tagger itself.
+
+        Args:
+            folder: keeps the state of the training, in a kind that can take it up again: the same call goes on there.
+        Raises:
+            KeyboardInterrupt: at Ctrl-C, once the state is in the folder. The tagger is not to be used then.
+        """
+
+    def predict(self, sentences: Sequence[Sentence]) -> list[Sentence]:
+        """The same sentences, in order, with the entities found in them; those they came with are not looked at."""
+        return [sentence.with_entities(found) for sentence, found in zip(sentences, self._tag(sentences), strict=True)]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tagger into a folder, which is made where there is none."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save(folder)
+        write_atomically(folder / HEADER, json.dumps({"tagger": self.name, "version": self.version}) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tagger:
+        """The tagger that `save` wrote.
+
+        Raises:
+            ValueError: the folder holds no tagger, one of another kind or version, or one that is not whole.
+        """
+        found = _read_header(folder)
+        if found != (cls.name, cls.version):
+            raise ValueError(
+                f"{folder} holds a tagger {found[0]}, version {found[1]}; expected {cls.name}, version {cls.version}; "
+                "load it with its own class, or train and save it again"
+            )
+        try:
+            return cls._load(Path(folder))
+        except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error
+
+    @abstractmethod
+    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+        """For each sentence its entities."""
+
+    @abstractmethod
+    def _save(self, folder: Path) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def _load(cls, folder: Path) -> Tagger: ...
+
+
+def _read_header(folder: str | Path) -> tuple[str, int]:
+    path = Path(folder) / HEADER
+    try:
+        header = json.loads(path.read_text("utf-8"))
+        return header["tagger"], header["version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder} holds no tagger: {path.name} cannot be read ({error})") from error
+
+
+def read_checked(path: Path, sha256: str) -> bytes:
+    """A file's content. Raises ValueError where its SHA-256 is not the one that was saved beside it."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path} is damaged or of another tagger: its SHA-256 is not the one saved with its settings")
+    return content
+
+
+def fingerprint(sentences: Sequence[Sentence]) -> str:
+    """The first digits of a SHA-256 that changes with any text or entity."""
+    content = repr([(sentence.text, sentence.tokens, sentence.entities) for sentence in sentences])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def entity_confidence(tagger: Tagger, predicted: Sequence[Sentence]) -> list[np.ndarray]:
+    """How sure a tagger with `predict_proba` (CRF, BiLSTM-CRF, Transformer) is of entities, its own or any others.
+
+    With p_k the marginal probability of an entity's tag at its k-th token, all its tags hold together with a
+    probability between max(0, 1 - sum_k (1 - p_k)) and min_k p_k (the bounds of Frechet).
+
+    Returns:
+        For each sentence an array (entities, 2), in the order of its entities: lower and upper bound, in [0, 1]; both
+        are 0 for an entity with a tag that the tagger does not know.
+    """
+    column = {tag: number for number, tag in enumerate(tagger.tags)}
+    bounds = []
+    for sentence, marginals in zip(predicted, tagger.predict_proba(predicted), strict=True):
+        p = [row[column[tag]] if tag in column else 0.0 for tag, row in zip(tagger.tags_of(sentence), marginals)]
+        rows = []
+        for entity in sentence.entities:
+            inside = [p[k] for k, token in enumerate(sentence.tokens) if entity.start <= token.start < entity.end]
+            rows.append((max(0.0, 1 - sum(1 - share for share in inside)), min(inside)))
+        bounds.append(np.array(rows).reshape(-1, 2))
+    return bounds
+
+
+# -- by name -----------------------------------------------------------------------------------------
+
+
+def tagger_names() -> list[str]:
+    """The kinds that can be loaded."""
+    return list(CLASSES)
+
+
+def model_names() -> list[str]:
+    """What `make_tagger` can make."""
+    return list(MODELS)
+
+
+def tagger_class(name: str) -> type[Tagger]:
+    """The class of a kind. Raises ValueError for an unknown one; the message lists the known ones."""
+    if name not in CLASSES:
+        raise ValueError(f"unknown tagger {name!r}; choose one of {', '.join(CLASSES)}")
+    module, attribute = CLASSES[name].split(":")
+    return getattr(import_module(module), attribute)
+
+
+def load_tagger(folder: str | Path) -> Tagger:
+    """The tagger that `save` wrote into a folder, of whatever kind.
+
+    Raises:
+        ValueError: no tagger there, an unknown kind, another version, or a damaged one.
+    """
+    name, _ = _read_header(folder)
+    return tagger_class(name).load(folder)
+
+
+def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) -> Tagger:
+    """An untrained tagger with the settings that the course's benchmark uses.
+
+    Args:
+        name: one of `model_names()`.
+        types: the entity types it will learn; they decide which lists of names a dictionary starts with.
+        seed: of networks. A dictionary and a CRF draw no random number.
+        options: handed to the class.
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
+    if name == "dictionary":
+        return tagger_class(name)(*_listed(types), **options)
+    if name == "crf":
+        from utils.ner.features import WordFeatures
+
+        return tagger_class(name)(WordFeatures(lexicons=_true_lists()), **options)
+    if name == "voting":
+        return tagger_class(name)([make_tagger(member, types, seed) for member in ("crf", "transformer")], **options)
+    if name == "biotagger-gm":
+        from utils.ner.combine import BioTaggerGM
+
+        return BioTaggerGM(_true_lists(), **options)
+    if name == "transformer":
+        options = {**TRANSFORMER, "lexicons": _true_lists(), **options}
+    return tagger_class(name)(seed=seed, **options)
+
+
+def _true_lists() -> tuple[Lexicon, ...]:
+    """Lists that do not come from training sentences: there, every name would be found, and look-up trusted blindly."""
+    return tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
+
+
+def _listed(types: Iterable[str]) -> tuple[list[tuple[str, str]], bool]:
+    """(name, type) pairs for the types that a list exists for, and whether case is to be disregarded."""
+    wanted = {kind: lexicon_for(kind) for kind in types}
+    lists = {name: load_lexicon(name) for name in sorted({name for name in wanted.values() if name})}
+    pairs = [pair for kind, name in wanted.items() if name for pair in lists[name].typed(kind)]
+    return pairs, bool(lists) and all(lexicon.lower for lexicon in lists.values())
