@@ -4,7 +4,7 @@ import re
 
 from utils.course.exercises import Wrong, exercise
 from utils.ner.abbreviations import match_long_form
-from utils.ner.features import GREEK
+from utils.ner.words import GREEK
 
 
 def _show(value: object) -> str:

@@ -205,19 +205,15 @@ pd.DataFrame(rows).T.rename_axis("a species word stands")
 
 
 # %%
-def concept_names(path):
-    """Concept id -> Counter of names in a PubTator file.
-
-    Its columns: document, start, end, text, type, concept.
-    """
-    found = defaultdict(Counter)
-    with open(path, encoding="utf-8") as file:
-        for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            is_mention = len(row) > 5 and row[1].isdigit()  # relations have no offset there
-            # "D1|D2" and "D1+D2" are several concepts under one name.
-            if is_mention and row[5] != "-1" and not re.search(r"[|+]", row[5]):
-                found[row[5]][row[3].lower()] += 1
-    return found
+def read_originals(corpus):
+    """The untokenised documents of a corpus, from its PubTator files, if it has any."""
+    documents = []
+    for path in sorted((corpus.folder / "original").glob("*.pubtator.txt")):
+        with warnings.catch_warnings():
+            # One mention of NCBI-disease is not the text at its offsets.
+            warnings.simplefilter("ignore")
+            documents += read_pubtator(path, mismatch="skip")
+    return documents
 
 
 def bracket_pairs(part):
@@ -232,14 +228,12 @@ def bracket_pairs(part):
 
 
 # %%
-originals = {
-    name: sorted((corpus.folder / "original").glob("*.pubtator.txt"))
-    for name, corpus in corpora.items()
-}
+originals = {name: read_originals(corpus) for name, corpus in corpora.items()}
 concepts = defaultdict(Counter)
-for path in (path for paths in originals.values() for path in paths):
-    for concept, names in concept_names(path).items():
-        concepts[concept] += names
+for e in (e for part in originals.values() for document in part for e in document.entities):
+    # "D1|D2" and "D1+D2" are several concepts under one name.
+    if e.concept not in ("", "-1") and not re.search(r"[|+]", e.concept):
+        concepts[e.concept][e.text.lower()] += 1
 source = "concept number"
 if not concepts:
     source = "brackets in the course corpus: two names by construction"
@@ -594,29 +588,22 @@ for name in ["renal failure", "hepatic failure"]:
 
 
 # %%
-def single_names(path):
-    """(document, start, end, single names) for each mention with a column of names."""
-    with open(path, encoding="utf-8") as file:
-        for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            if len(row) > 6 and row[1].isdigit() and row[6]:
-                yield row[0], int(row[1]), int(row[2]), row[6].split("|")
-
-
-def read_original(path):
-    """The documents of a PubTator file."""
-    with warnings.catch_warnings():
-        # One mention of NCBI-disease is not the text at its offsets.
-        warnings.simplefilter("ignore")
-        return read_pubtator(path, mismatch="skip")
+def single_names(corpus):
+    """(document, start, end, names) for each mention with a column of single names."""
+    for path in sorted((corpus.folder / "original").glob("*.pubtator.txt")):
+        with open(path, encoding="utf-8") as file:
+            for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+                if len(row) > 6 and row[1].isdigit() and row[6]:
+                    yield row[0], int(row[1]), int(row[2]), row[6].split("|")
 
 
 # %%
 composite, spelt_out = 0, []  # spelt_out: (text of the mention, pieces of its single names)
-for path in [path for paths in originals.values() for path in paths]:
-    documents = {document.id: document for document in read_original(path)}
+for name, corpus in corpora.items():
+    documents = {document.id: document for document in originals[name]}
     kinds = [e.type for document in documents.values() for e in document.entities]
     composite += kinds.count("CompositeMention")
-    for document, first, behind, names in single_names(path):
+    for document, first, behind, names in single_names(corpus):
         text = documents[document].text[first:behind]
         spelt_out.append((text, [find_pieces(text, 0, len(text), name) for name in names]))
 
@@ -981,9 +968,8 @@ untokenised = {
     "course-corpus": sentences["course-corpus"],
     "made in section 7": discontinuous,
 }
-for name, paths in originals.items():
-    if paths:
-        documents = [document for path in paths for document in read_original(path)]
+for name, documents in originals.items():
+    if documents:
         untokenised[f"{name}, original"] = documents
 
 

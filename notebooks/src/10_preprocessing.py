@@ -37,14 +37,15 @@ course = start(seed=0)
 
 # %%
 import functools
+import importlib.util
 import json
 import random
 import re
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -65,15 +66,18 @@ from utils.ner import (
     Entity,
     Sentence,
     Token,
+    difference,
     evaluate,
     load_corpus,
     read_pubtator,
+    split_sentences,
     tokenize,
 )
 from utils.ner.abbreviations import find_abbreviations, match_long_form
 from utils.ner.display import show_entities
-from utils.ner.features import GREEK, name_parts
+from utils.ner.evaluation import count, f1_of, resample
 from utils.ner.tags import token_spans
+from utils.ner.words import GREEK, name_parts
 
 pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 
@@ -103,38 +107,22 @@ loaded = [load_corpus(name) for name in [*public, "course-corpus"]]
 corpora = {corpus.name: corpus for corpus in loaded if not corpus.stands_in}
 
 
-# %%
-
-
-@dataclass
-class Document:
-    """A title and abstract as one untokenised text, with what the corpus says about it."""
-
-    sentence: Sentence
-    title_end: int
-    concepts: dict = field(default_factory=dict)  # (start, end) of a mention: what it names
-    boundaries: set = field(default_factory=set)  # offsets at which a new sentence begins
-
-
-def read_document_file(path):
-    """A PubTator file with its titles and concept ids, which `read_pubtator` leaves out."""
-    with warnings.catch_warnings():
-        # One mention of NCBI-disease is not the text at its offsets.
-        warnings.simplefilter("ignore")
-        sentences = {s.id: s for s in read_pubtator(path, mismatch="skip")}
-    documents = {id: Document(sentence, 0) for id, sentence in sentences.items()}
-    for line in path.read_text("utf-8").splitlines():
-        if head := re.match(r"(\w+)\|t\|(.*)", line):
-            documents[head[1]].title_end = len(head[2])
-        elif len(cells := line.split("\t")) > 5:
-            documents[cells[0]].concepts[int(cells[1]), int(cells[2])] = cells[5].strip()
+def read_originals(corpus):
+    """The untokenised documents of a corpus, each once: title, line end, abstract."""
+    documents = {}
+    for path in sorted((corpus.folder / "original").glob("*.pubtator.txt")):
+        with warnings.catch_warnings():
+            # One mention of NCBI-disease is not the text at its offsets.
+            warnings.simplefilter("ignore")
+            documents |= {d.id: d for d in read_pubtator(path, mismatch="skip")}
     return list(documents.values())
 
 
 # %% [markdown]
-# The course's own corpus has documents of four to six sentences. Joined by a space they make a text whose sentence
-# boundaries we know, because the sentences were written one by one; its first sentence serves as a title. It has no
-# concept ids; type and spelling (lower case) stand in for them, so there two spellings are never one concept.
+# The course's own corpus has documents of four to six sentences. Joined by white space they make a text whose sentence
+# boundaries we know, because the sentences were written one by one; its first sentence serves as a title, with a line
+# end behind it, as `read_pubtator` gives the others. It has no concept ids; type and spelling (lower case) stand in for
+# them, so there two spellings are never one concept.
 
 
 # %%
@@ -143,33 +131,34 @@ def all_sentences(corpus):
 
 
 def own_documents(corpus):
-    """The sentences of each document of the course's own corpus as one text."""
+    """(document, where its further sentences begin) for the course's own corpus."""
     groups = defaultdict(list)
     for sentence in all_sentences(corpus):
-        groups[sentence.id.split("-")[0]].append(sentence)
+        groups[sentence.document].append(sentence)
     for id, group in groups.items():
         text, starts, mentions = "", [], []
         for sentence in group:
             starts.append(at := len(text))
-            text += sentence.text + " "
+            text += sentence.text + (" " if text else "\n")
             for e in sentence.entities:
                 mentions.append(Entity(at + e.start, at + e.end, e.type))
-        whole = Sentence(text[:-1], None, mentions, id)
-        concepts = {(e.start, e.end): (e.type, e.text.lower()) for e in whole.entities}
-        yield Document(whole, len(group[0].text), concepts, set(starts[1:]))
+        yield Sentence(text[:-1], None, mentions, id), set(starts[1:])
+
+
+def concept_of(entity):
+    """The concept id; where there is none, type and spelling stand in for it."""
+    return entity.concept or (entity.type, entity.text.lower())
 
 
 # %%
-libraries = {"course-corpus": list(own_documents(corpora["course-corpus"]))}
+pairs = list(own_documents(corpora["course-corpus"]))
+libraries = {"course-corpus": [document for document, _ in pairs]}
+boundaries = {"course-corpus": {document.id: starts for document, starts in pairs}}
 for name in ("ncbi-disease", "bc5cdr"):
-    if name in corpora:
-        paths = sorted((corpora[name].folder / "original").glob("*.pubtator.txt"))
-        # One document of NCBI-disease stands there twice.
-        found = {d.sentence.id: d for path in paths for d in read_document_file(path)}
-        if found:
-            libraries[name] = list(found.values())
+    if name in corpora and (documents := read_originals(corpora[name])):
+        libraries[name] = documents
 sizes = {
-    name: (len(documents), sum(len(document.sentence.entities) for document in documents))
+    name: (len(documents), sum(len(document.entities) for document in documents))
     for name, documents in libraries.items()
 }
 pd.DataFrame(sizes, index=["documents", "mentions"]).T
@@ -193,7 +182,7 @@ def raw_bc2gm(corpus, splits=("dev", "test")):
 
 
 # %%
-texts = {name: [d.sentence for d in documents] for name, documents in libraries.items()}
+texts = dict(libraries)
 if "bc2gm" in corpora and (corpora["bc2gm"].folder / "official" / "test.in").exists():
     texts["bc2gm"] = list(raw_bc2gm(corpora["bc2gm"]))
 rows = {}
@@ -218,7 +207,7 @@ pd.DataFrame(rows).T
 
 # %%
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
-shown = libraries[name][0].sentence
+shown = libraries[name][0]
 cut = shown.text.index(". ", 200) + 1
 mentions = [entity for entity in shown.entities if entity.end <= cut]
 show_entities(Sentence(shown.text[:cut], None, mentions), [f"{name} {shown.id}"])
@@ -286,7 +275,7 @@ pd.DataFrame(rows, index=NAMES)
 # it (`H2O2-induced`); between a letter and a digit (`IL-2`) or before another sign (`p53-/-`) it does not. The third
 # way cuts at every sign.
 #
-# **Check.** The loop is `tokenize` of `utils/ner/text.py`, which says the same in one regular expression:
+# **Check.** The loop is `tokenize` of `utils/ner/sentence.py`, which says the same in one regular expression:
 # `[^\W_]+|[^\w\s]|_`. And the round trip (1), not on three names but on every text we have:
 
 
@@ -362,7 +351,7 @@ plt.show()
 # %%
 def in_place(sentence, entity):
     """The entity in brackets, with the characters around it."""
-    text, start, end = sentence.text, entity.start, entity.end
+    text, start, end = sentence.text.replace("\n", " "), entity.start, entity.end
     return repr(f"{text[max(0, start - 3) : start]}[{entity.text}]{text[end : end + 8]}")
 
 
@@ -626,8 +615,10 @@ def plain(text):
     return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
 
 
+# %%
 n_texts = min(len(every_text), course.pick(test=100, cpu=2000, gpu=8000))
 some_texts = random.Random(0).sample(every_text, n_texts)
+some_texts = [text.replace("\n", " ") for text in some_texts]  # `decode` knows spaces only
 encodings = encoder.encode_batch(some_texts, add_special_tokens=False)
 found = Counter()
 for text, encoding in zip(some_texts, encodings):
@@ -904,12 +895,9 @@ def restore(sentence, found, kept):
     )
 
 
-def fit_and_predict(tagger, change, train, test, **options):
-    """Train and predict behind the step; what is found comes back on unchanged sentences.
-
-    options: for the tagger's `fit`.
-    """
-    tagger.fit([reduce_sentence(sentence, change)[0] for sentence in train], **options)
+def fit_and_predict(tagger, change, train, test):
+    """Train and predict behind the step; what is found is put on unchanged sentences."""
+    tagger.fit([reduce_sentence(sentence, change)[0] for sentence in train])
     reduced, kept = zip(*(reduce_sentence(sentence, change) for sentence in test))
     return list(map(restore, test, tagger.predict(reduced), kept))
 
@@ -938,7 +926,7 @@ folds = {
 }
 
 # %% [markdown]
-# **Check.** The course's taggers use `name_parts` of `utils/ner/features.py`, which folds case, Greek letters and
+# **Check.** The course's taggers use `name_parts` of `utils/ner/words.py`, which folds case, Greek letters and
 # hyphens in one go and also parts letters from digits. Both must call the same spellings equal:
 
 # %%
@@ -967,10 +955,10 @@ pd.DataFrame(rows).T
 #
 # Each fold is compared with *as is* on the same test sentences, so what we want is an interval for the **difference**
 # of two F1. It comes from the bootstrap (notebook 12): draw the test sentences anew, with replacement, score both,
-# subtract, a thousand times. Sentences of one abstract resemble each other, so whole documents are drawn where they are
-# known: in the course's corpus, and in NCBI-disease, by looking for the text of the originals in the tokenised files.
-# Of BC5CDR we have too few originals; there ten neighbouring sentences stand in for an abstract. BC2GM does not say
-# where its sentences come from; each is drawn by itself.
+# subtract, a thousand times. `difference` of `utils/ner/evaluation.py` does it. Sentences of one abstract resemble each
+# other, so whole documents are drawn where they are known: in the course's corpus, and in NCBI-disease, by looking for
+# the text of the originals in the tokenised files. Of BC5CDR we have too few originals; there ten neighbouring sentences
+# stand in for an abstract. BC2GM does not say where its sentences come from; each is drawn by itself.
 
 
 # %%
@@ -981,10 +969,10 @@ def groups_of(corpus, documents=()):
     begins = np.cumsum([0] + [sum(map(len, s.words)) for s in sentences])[:-1]
     stream = "".join(word for s in sentences for word in s.words)
     for document in documents:
-        letters = "".join(document.sentence.text.split())
+        letters = "".join(document.text.split())
         if (place := stream.find(letters)) >= 0:
             for k in np.flatnonzero((place <= begins) & (begins < place + len(letters))):
-                groups[k] = document.sentence.id
+                groups[k] = document.id
     return groups
 
 
@@ -998,34 +986,6 @@ for name, labels in groups.items():
     rows[name] = len(labels), len(set(labels)), len(blocks)
 columns = ["test sentences", "groups", "of them blocks of ten"]
 pd.DataFrame(rows, index=columns).T
-
-
-# %%
-def tally(gold, predicted):
-    """(sentences, 3): correct, predicted and gold entities of each sentence."""
-    rows = []
-    for sentence, answer in zip(gold, predicted):
-        true, found = {e.span for e in sentence.entities}, {e.span for e in answer.entities}
-        rows.append((len(true & found), len(found), len(true)))
-    return np.array(rows)
-
-
-def f1(rows):
-    """F1 from summed counts (..., 3)."""
-    return 2 * rows[..., 0] / np.maximum(rows[..., 1] + rows[..., 2], 1)
-
-
-def paired_interval(new, old, labels, resamples=1000):
-    """95% interval of F1(new) - F1(old), mean of taggers; both (taggers, sentences, 3)."""
-    _, member = np.unique(labels, return_inverse=True)
-    drawn, size = [], member.max() + 1
-    # A multinomial draw says how often each group is in the resample; one serves both.
-    times = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), resamples)
-    for rows in (new, old):
-        sums = np.zeros((size, len(rows), 3))
-        np.add.at(sums, member, np.moveaxis(rows, 1, 0))  # (groups, taggers, 3)
-        drawn.append(f1(np.tensordot(times, sums, 1)).mean(1))
-    return np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
 
 
 # %% [markdown]
@@ -1050,14 +1010,14 @@ for name, (train, test) in samples.items():
     for step, change in folds.items():
         found[name, step] = fit_and_predict(DictionaryTagger(), change, train, test)
         looked_up[name, step] = report = evaluate(test, found[name, step], resamples=0)
-        both = [tally(test, found[name, key])[None] for key in (step, "as is")]
-        low, high = 100 * paired_interval(*both, labels[name])
+        both = found[name, step], found[name, "as is"]
+        gain, (low, high) = difference(test, *both, groups=labels[name])
         rows[name, step] = {
             "precision": f"{report.precision:.1%}",
             "recall": f"{report.recall:.1%}",
             "F1": f"{report.f1:.1%}",
-            "difference, points": f"{100 * (report.f1 - looked_up[name, 'as is'].f1):+.1f}",
-            "95% interval": f"{low:+.1f} to {high:+.1f}",
+            "difference, points": f"{100 * gain:+.1f}",
+            "95% interval": f"{100 * low:+.1f} to {100 * high:+.1f}",
         }
 pd.DataFrame(rows).T
 
@@ -1174,29 +1134,31 @@ def spacy_starts(text):
 
 # %%
 def align(corpus, documents):
-    """Give documents the tokenised sentences' boundaries; True for each that is found."""
+    """Document id -> where tokenised sentences begin in it; only what is found."""
     sentences = all_sentences(corpus)
     stream = "".join(word for s in sentences for word in s.words)
     ends = set(np.cumsum([sum(map(len, s.words)) for s in sentences]).tolist())
+    starts = defaultdict(set)
     for document in documents:
-        text = document.sentence.text
-        visible = [k for k, letter in enumerate(text) if not letter.isspace()]
-        place = stream.find("".join(text.split()))
+        visible = [k for k, letter in enumerate(document.text) if not letter.isspace()]
+        place = stream.find("".join(document.text.split()))
         if place >= 0:
-            places = [k for k in range(1, len(visible)) if place + k in ends]
-            document.boundaries = {visible[k] for k in places}
-        yield place >= 0
+            inside = [k for k in range(1, len(visible)) if place + k in ends]
+            starts[document.id] = {visible[k] for k in inside}
+    return starts
 
 
 # %%
 rows = {}
 for name, documents in libraries.items():
-    rows[name] = {"documents": len(documents), "found in the tokenised files": "written so"}
+    found = "written so"
     if name != "course-corpus":
-        aligned = sum(align(corpora[name], documents))
-        rows[name]["found in the tokenised files"] = aligned
-    rows[name]["boundaries"] = sum(len(document.boundaries) for document in documents)
-pd.DataFrame(rows).T
+        boundaries[name] = align(corpora[name], documents)
+        found = len(boundaries[name])
+    total = sum(map(len, boundaries[name].values()))
+    rows[name] = len(documents), found, total
+columns = ["documents", "found in the tokenised files", "boundaries"]
+pd.DataFrame(rows, index=columns).T
 
 # %% [markdown]
 # Numbers do not say what to improve; examples do. They are drawn at random, so that we do not see only what we expect.
@@ -1208,11 +1170,11 @@ first_half = {name: documents[::2] for name, documents in libraries.items()}
 second_half = {name: documents[1::2] for name, documents in libraries.items()}
 
 
-def errors_of(split, documents, signs="+-"):
-    """Boundaries too many (+) and missing (-), each shown as ‖."""
-    for document in documents:
-        text = " ".join(document.sentence.text.splitlines())
-        found, true = split(text), document.boundaries
+def errors_of(split, name, signs):
+    """Boundaries too many (+) and missing (-) in the first half, each shown as ‖."""
+    for document in first_half[name]:
+        text = " ".join(document.text.splitlines())
+        found, true = split(text), boundaries[name][document.id]
         for sign, places in (("+", found - true), ("-", true - found)):
             if sign in signs:
                 for k in places:
@@ -1220,12 +1182,12 @@ def errors_of(split, documents, signs="+-"):
 
 
 # %%
-def some_errors(split, count, signs="+-"):
-    """Errors in the first half of each corpus, drawn at random."""
+def some_errors(split, number, signs="+-"):
+    """Errors of each corpus, drawn at random."""
     rows = []
-    for name, documents in first_half.items():
-        errors = sorted(errors_of(split, documents, signs))
-        errors = random.Random(1).sample(errors, min(count, len(errors)))
+    for name in libraries:
+        errors = sorted(errors_of(split, name, signs))
+        errors = random.Random(1).sample(errors, min(number, len(errors)))
         rows += [(name, error) for error in errors]
     columns = ["corpus", "too many (+) or missing (-), at ‖"]
     return pd.DataFrame(rows, columns=columns).set_index("corpus")
@@ -1266,6 +1228,15 @@ def second_draft(text):
 
 
 # %% [markdown]
+# **Check.** The course's `split_sentences` (`utils/ner/sentence.py`), which gives the start and end of each sentence,
+# is the second draft:
+
+# %%
+for text in (document.text for documents in libraries.values() for document in documents):
+    assert second_draft(text) == {start for start, _ in split_sentences(text)[1:]}
+print("split_sentences and the second draft agree on every document")
+
+# %% [markdown]
 # **Predict before you run.** Precision or recall: which of them does the second draft raise, which can it only lower?
 # And will hand-written rules beat spaCy's sentencizer, which knows nothing of biomedicine?
 
@@ -1278,22 +1249,22 @@ splitters = {
 }
 
 
-# %%
 def count_torn(entities, starts):
     """How many entities have a boundary inside."""
     return sum(any(e.start < place < e.end for place in starts) for e in entities)
 
 
+# %%
 splitting, rows = {}, {}
 for name, documents in second_half.items():
     for way, split in splitters.items():
-        hits, torn = np.zeros(3), 0
+        hits, torn = np.zeros((1, 3)), 0
         for document in documents:
-            starts, true = split(document.sentence.text), document.boundaries
+            starts, true = split(document.text), boundaries[name][document.id]
             hits += len(starts & true), len(starts), len(true)
-            torn += count_torn(document.sentence.entities, starts)
-        splitting[name, way] = hits[0] / hits[1:]
-        scores = [f"{score:.1%}" for score in (*splitting[name, way], f1(hits))]
+            torn += count_torn(document.entities, starts)
+        splitting[name, way] = hits[0, 0] / hits[0, 1:]
+        scores = [f"{score:.1%}" for score in (*splitting[name, way], *f1_of(hits))]
         rows[f"{name}, {len(documents)} documents", way] = *scores, torn
 columns = ["precision", "recall", "F1", "names torn"]
 pd.DataFrame(rows, index=columns).T
@@ -1323,18 +1294,17 @@ plt.show()
 
 # %%
 rows = {}
-for name, documents in first_half.items():
+for name, documents in libraries.items():
     missing = [
-        document.sentence.text[k - 6 : k + 1]
-        for document in documents
-        for k in document.boundaries - second_draft(document.sentence.text)
+        document.text[k - 6 : k + 1]
+        for document in first_half[name]
+        for k in boundaries[name][document.id] - second_draft(document.text)
     ]
+    torn = sum(count_torn(d.entities, boundaries[name][d.id]) for d in documents)
     rows[name] = {
         "missing": len(missing),
         "of them inside a number": sum(bool(re.search(r"\d\.\s+\d$", t)) for t in missing),
-        "names that the gold itself tears": sum(
-            count_torn(d.sentence.entities, d.boundaries) for d in libraries[name]
-        ),
+        "names that the gold itself tears": torn,
     }
 pd.DataFrame(rows).T
 
@@ -1385,7 +1355,9 @@ def long_form_start(short, before):
         if right < 0:
             return None
         left, right = left - 1, right - 1
-    return before.rfind(" ", 0, right + 1) + 1 if right + 1 < len(before) else None
+    # The long form begins with the word, up to white space, that the last match is in.
+    beginning = re.search(r"\S*\Z", before[: right + 1])
+    return beginning.start() if right + 1 < len(before) else None
 
 
 # %%
@@ -1420,10 +1392,10 @@ for _ in range(5000):
         cases.append((short, before))
 definitions = {}
 for name, documents in libraries.items():
-    for sentence in (document.sentence for document in documents):
-        definitions[name, sentence.id] = found = find_abbreviations(sentence.text)
+    for document in documents:
+        definitions[name, document.id] = found = find_abbreviations(document.text)
         for d in found:
-            before = sentence.text[max(0, d.long_start - 40) : d.long_end]
+            before = document.text[max(0, d.long_start - 40) : d.long_end]
             cases.append((d.short, before))
 assert all(long_form_start(*case) == match_long_form(*case) for case in cases)
 print(f"{len(cases):,} cases, all equal;", end=" ")
@@ -1444,19 +1416,14 @@ print(f"{sum(map(len, definitions.values())):,} definitions found in the documen
 
 
 # %%
-def concept(document, entity):
-    """The concept id of a mention or, where there is none, its type."""
-    id = document.concepts.get((entity.start, entity.end), entity.type)
-    return id[0] if isinstance(id, tuple) else id
-
-
 def gold_definitions(document):
     """{(short start, short end, long start, long end)} as described above."""
-    text, found = document.sentence.text, set()
-    for first, second in combinations(document.sentence.entities, 2):
+    text, found = document.text, set()
+    for first, second in combinations(document.entities, 2):
         opens = re.fullmatch(r"\s+[(\[]\s*", text[first.end : second.start])
         closes = re.match(r"\s*[)\],;]", text[second.end :])
-        if opens and closes and concept(document, first) == concept(document, second):
+        same = (first.concept or first.type) == (second.concept or second.type)
+        if opens and closes and same:
             short, long = sorted((first, second), key=lambda entity: len(entity.text))
             found.add((short.start, short.end, long.start, long.end))
     return found
@@ -1465,10 +1432,10 @@ def gold_definitions(document):
 # %%
 def compare(document):
     """(gold, found with a marked short or long form) of one document, as sets."""
-    marked = {(e.start, e.end) for e in document.sentence.entities}
+    marked = {(e.start, e.end) for e in document.entities}
     spans = {
         (d.short_start, d.short_end, d.long_start, d.long_end)
-        for d in find_abbreviations(document.sentence.text)
+        for d in find_abbreviations(document.text)
     }
     kept = {span for span in spans if span[:2] in marked or span[2:] in marked}
     return gold_definitions(document), kept
@@ -1519,7 +1486,7 @@ def why_missed(text, gold, found):
 
 def differences(document, gold, found):
     """(kind of difference, example) for what only one of the two has."""
-    text, by_short = document.sentence.text, {f[:2]: f for f in found}
+    text, by_short = document.text, {f[:2]: f for f in found}
     for g in sorted(gold - found):
         f, long_and_short = (
             by_short.get(g[:2]),
@@ -1571,9 +1538,9 @@ pd.DataFrame(rows, index=["number", "three at random"]).T
 rows = {}
 for name, documents in libraries.items():
     defined = []
-    for sentence in (document.sentence for document in documents):
-        known = {definition.short for definition in definitions[name, sentence.id]}
-        defined += [entity.text in known for entity in sentence.entities]
+    for document in documents:
+        known = {definition.short for definition in definitions[name, document.id]}
+        defined += [entity.text in known for entity in document.entities]
     rows[name] = len(defined), sum(defined), f"{np.mean(defined):.0%}"
 columns = ["mentions", "a short form that their text defines", "share"]
 pd.DataFrame(rows, index=columns).T
@@ -1606,10 +1573,10 @@ class BM25:
     def __init__(self, documents, k1=1.2, b=0.75):
         self.column, rows, columns, counts = {}, [], [], []
         for row, terms in enumerate(documents):
-            for term, count in Counter(terms).items():
+            for term, times in Counter(terms).items():
                 rows.append(row)
                 columns.append(self.column.setdefault(term, len(self.column)))
-                counts.append(count)
+                counts.append(times)
         f = np.array(counts, float)
         length = np.array([len(terms) for terms in documents])
         holders = np.bincount(columns)  # n_t
@@ -1662,8 +1629,7 @@ print("The sparse matrix and the sum of eq. (4) agree on 40 documents.")
 # %%
 def title_task(documents):
     """(abstracts, [(title, its own row)])."""
-    titles = [d.sentence.text[: d.title_end] for d in documents]
-    abstracts = [d.sentence.text[d.title_end :] for d in documents]
+    titles, _, abstracts = zip(*(document.text.partition("\n") for document in documents))
     return abstracts, [(title, {row}) for row, title in enumerate(titles)]
 
 
@@ -1676,13 +1642,13 @@ def concept_task(documents):
     """(texts, [(most frequent name of a concept, rows of all documents with it)])."""
     rows, names = defaultdict(set), defaultdict(Counter)
     for row, document in enumerate(documents):
-        for (start, end), id in document.concepts.items():
-            if names_one_concept(id):
+        for entity in document.entities:
+            if names_one_concept(id := concept_of(entity)):
                 rows[id].add(row)
-                names[id][document.sentence.text[start:end]] += 1
+                names[id][entity.text] += 1
     chosen = [id for id in rows if len(rows[id]) >= 2]
     queries = [(names[id].most_common(1)[0][0], rows[id]) for id in chosen]
-    return [document.sentence.text for document in documents], queries
+    return [document.text for document in documents], queries
 
 
 # %% [markdown]
@@ -1812,10 +1778,9 @@ pd.DataFrame(rows, index=columns).T
 def merged_by_stemming(documents):
     """stemmed name -> spelling in lower case -> concept ids."""
     stemmed = defaultdict(lambda: defaultdict(set))
-    for document in documents:
-        for (start, end), id in document.concepts.items():
-            words = [t.text.lower() for t in tokenize(document.sentence.text[start:end])]
-            stemmed[" ".join(map(stem, words))][" ".join(words)].add(id)
+    for entity in (entity for document in documents for entity in document.entities):
+        words = [token.text.lower() for token in tokenize(entity.text)]
+        stemmed[" ".join(map(stem, words))][" ".join(words)].add(concept_of(entity))
     return stemmed
 
 
@@ -1898,6 +1863,7 @@ for name, corpus in corpora.items():
     labels[name] = [groups[name][k] for k in chosen]
 
 # %%
+settings = dict(scheme="BIO", c1=0.1, c2=0.1, iterations=40, progress=False)
 tagged = {}
 with tqdm(total=len(corpora) * len(steps) * draws, desc="CRFs", leave=False) as bar:
     for name, corpus in corpora.items():
@@ -1906,22 +1872,32 @@ with tqdm(total=len(corpora) * len(steps) * draws, desc="CRFs", leave=False) as 
         for seed in range(draws):
             train = random.Random(seed).sample(corpus.train, size)
             for step, change in steps.items():
-                tagger = CRFTagger(my_features, scheme="BIO", c1=0.1, c2=0.1, iterations=40)
-                data = change, train, tests[name]
-                tagged[name, step, seed] = fit_and_predict(tagger, *data, progress=False)
+                tagger = CRFTagger(my_features, **settings)
+                found = fit_and_predict(tagger, change, train, tests[name])
+                tagged[name, step, seed] = found
                 bar.update()
 
-
 # %%
-def tallies(name, step):
-    """(training samples, sentences, 3): the counts of `tally`."""
-    return np.array([tally(tests[name], tagged[name, step, seed]) for seed in range(draws)])
+# (sentences, 3) for each: correct, predicted and gold entities of each sentence.
+counts = {key: count(tests[key[0]], found) for key, found in tagged.items()}
+
+
+def totals(name, step):
+    """The counts of a step, summed: (training samples, 3)."""
+    return np.array([counts[name, step, seed].sum(0) for seed in range(draws)])
 
 
 def f1_differences(name, step):
     """F1 minus that of "as is" for each training sample, and a 95% interval of the mean."""
-    new, old = tallies(name, step), tallies(name, "as is")
-    return f1(new.sum(1)) - f1(old.sum(1)), paired_interval(new, old, labels[name])
+    drawn = []
+    for seed in range(draws):
+        # The same seed draws the same documents for both.
+        new, old = (
+            resample(counts[name, key, seed], labels[name]) for key in (step, "as is")
+        )
+        drawn.append(f1_of(new) - f1_of(old))
+    each = f1_of(totals(name, step)) - f1_of(totals(name, "as is"))
+    return each, np.quantile(np.mean(drawn, 0), [0.025, 0.975])
 
 
 # %% [markdown]
@@ -1946,12 +1922,12 @@ for name, test in tests.items():
 effects, rows = {}, {}
 for name in corpora:
     for step in steps:
-        counts = tallies(name, step).sum(1)
+        right, marked, true = totals(name, step).T
         effects[name, step] = each, (low, high) = f1_differences(name, step)
         rows[name, step] = {
-            "precision": f"{np.mean(counts[:, 0] / np.maximum(counts[:, 1], 1)):.3f}",
-            "recall": f"{np.mean(counts[:, 0] / counts[:, 2]):.3f}",
-            "F1": f"{np.mean(f1(counts)):.3f}",
+            "precision": f"{np.mean(right / np.maximum(marked, 1)):.3f}",
+            "recall": f"{np.mean(right / true):.3f}",
+            "F1": f"{np.mean(f1_of(totals(name, step))):.3f}",
             "difference": f"{each.mean():+.3f}",
             "95% interval": f"{low:+.3f} to {high:+.3f}",
         }
