@@ -90,7 +90,7 @@ def test_kernel_distance_against_scikit_learn():
 def test_kernel_distance_is_unbiased():
     """Over many draws from one distribution it averages to 0, within four standard errors."""
     generator = torch.Generator().manual_seed(3)
-    values = torch.tensor([
-        kernel_distance(*(torch.randn(20, 4, generator=generator) for _ in range(2))) for _ in range(400)
-    ])  # fmt: skip
+    values = torch.tensor(
+        [kernel_distance(*(torch.randn(20, 4, generator=generator) for _ in range(2))) for _ in range(400)]
+    )
     assert values.mean().abs() < 4 * values.std() / 20

@@ -31,8 +31,12 @@ def enumerate_paths(crf, emissions):
 
 
 @settings(deadline=None, max_examples=30)
-@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=3), tags=st.integers(1, 4), seed=st.integers(0, 10**6),
-       whole=st.booleans())  # fmt: skip
+@given(
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    tags=st.integers(1, 4),
+    seed=st.integers(0, 10**6),
+    whole=st.booleans(),
+)
 def test_equals_enumeration(lengths, tags, seed, whole):
     crf, generator = random_crf(tags, seed)
     emissions = 2 * torch.randn(len(lengths), max(lengths), tags, generator=generator)

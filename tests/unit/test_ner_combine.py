@@ -68,9 +68,12 @@ def test_weights_are_chosen_on_dev():
 
 def test_bad_votes():
     for arguments, message in (
-        (([],), "at least one member"), ((members(2), [1]), "expected 2 weights"), ((members(1), [0]), "one above"),
-        ((members(1), [-1]), "none below 0"), ((members(1), None, 1.0), "expected 0 <= threshold < 1, got 1.0"),
-    ):  # fmt: skip
+        (([],), "at least one member"),
+        ((members(2), [1]), "expected 2 weights"),
+        ((members(1), [0]), "one above"),
+        ((members(1), [-1]), "none below 0"),
+        ((members(1), None, 1.0), "expected 0 <= threshold < 1, got 1.0"),
+    ):
         with pytest.raises(ValueError, match=message):
             VotingTagger(*arguments)
 

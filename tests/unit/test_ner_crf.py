@@ -152,8 +152,11 @@ def test_features_of_ones_own(tmp_path):
 
 
 def test_bad_settings():
-    for options, message in (({"scheme": "IOB"}, "unknown scheme 'IOB'; choose one of BIO, BIOES"),
-                             ({"c1": -1}, "got -1, 0.05 and 150"), ({"iterations": 0}, "iterations >= 1")):  # fmt: skip
+    for options, message in (
+        ({"scheme": "IOB"}, "unknown scheme 'IOB'; choose one of BIO, BIOES"),
+        ({"c1": -1}, "got -1, 0.05 and 150"),
+        ({"iterations": 0}, "iterations >= 1"),
+    ):
         with pytest.raises(ValueError, match=message):
             CRFTagger(**options)
     with pytest.raises(ValueError, match="nothing to learn from: 1 sentences, none with a token"):

@@ -20,8 +20,17 @@ from utils.ner.training import Recipe, cut_batches, epoch_batches
 from utils.ner.transformer import TransformerTagger, align, cut_windows
 
 TRAIN, DEV = make_corpus(), make_corpus(20, seed=1)
-ODD = ["", " ", "\0", "a\0b", "\x07 \x07", "e\u0301 \u202e x \U0001f9ec β-catenin", "\ud800 lone", "x" * 500,
-       "mutated BRC7 causes severe hepatitis"]  # fmt: skip
+ODD = [
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "\x07 \x07",
+    "e\u0301 \u202e x \U0001f9ec β-catenin",
+    "\ud800 lone",
+    "x" * 500,
+    "mutated BRC7 causes severe hepatitis",
+]
 
 
 @pytest.fixture(scope="session")
@@ -264,8 +273,11 @@ def test_an_encoder_begins_another_tagger(encoder, tmp_path):
 
 
 def test_nested_and_discontinuous_entities_are_left_out():
-    nested = Sentence("severe hepatitis x", None, [Entity(0, 16, "D"), Entity(7, 16, "D"),
-                                                   Entity(0, 18, "E", fragments=((0, 6), (17, 18)))])  # fmt: skip
+    nested = Sentence(
+        "severe hepatitis x",
+        None,
+        [Entity(0, 16, "D"), Entity(7, 16, "D"), Entity(0, 18, "E", fragments=((0, 6), (17, 18)))],
+    )
     assert make("bilstm", None).fit([nested]).tags[1] == "B-D"
 
 
@@ -329,9 +341,14 @@ def test_the_best_epoch_is_chosen():
 
     recipe = Recipe(epochs=4, batch_size=1, learning_rate=0.1)
     history = training.train_network(
-        network, lambda numbers: network(torch.ones(1, 1)).pow(2).mean(), [1] * 3, recipe, score=score,
-        device=torch.device("cpu"), progress=False,
-    )  # fmt: skip
+        network,
+        lambda numbers: network(torch.ones(1, 1)).pow(2).mean(),
+        [1] * 3,
+        recipe,
+        score=score,
+        device=torch.device("cpu"),
+        progress=False,
+    )
     assert [one["score"] for one in history] == [0.1, 0.7, 0.3, 0.2]
     assert network.weight.item() == seen[1] != seen[3]
 
@@ -369,7 +386,12 @@ def test_shapes():
 def test_alignment():
     #  pieces:  p ##53 | - | (nothing for the third token) | x y in one piece
     assert align([(0, 3), (3, 4), (5, 6), (7, 8), (8, 9)], [(0, 1), (1, 3), (3, 4), (7, 9)]) == [
-        (0, 2), (2, 3), (2, 3), (3, 4), (3, 4)]  # fmt: skip
+        (0, 2),
+        (2, 3),
+        (2, 3),
+        (3, 4),
+        (3, 4),
+    ]
     assert align([(0, 1), (2, 3)], [(2, 3)]) == [(0, 1), (0, 1)]
     assert align([(0, 1)], []) == [(0, 1)]
 

@@ -30,7 +30,10 @@ def test_dictionary_takes_the_longest_name_and_the_frequent_type():
     tagger = make_dictionary()
     assert len(tagger) == 4
     assert found(tagger, "aspirin and IL - 2 receptor, IL-2") == [
-        ("aspirin", "Drug"), ("IL - 2 receptor", "Gene"), ("IL-2", "Gene")]  # fmt: skip
+        ("aspirin", "Drug"),
+        ("IL - 2 receptor", "Gene"),
+        ("IL-2", "Gene"),
+    ]
     assert found(tagger, "") == found(tagger, "Aspirin, IL-") == []
     assert found(tagger, "IL-2") == [("IL-2", "Gene")]  # a longer name reaches beyond the end
 
@@ -76,9 +79,13 @@ def test_models_that_cannot_be_loaded(tmp_path):
         RegexTagger.load(tmp_path / "nowhere")
 
 
-WHOLE = [RegexTagger({"Gene": "p53"}), make_dictionary(), CorrectedTagger(RegexTagger({"Gene": "p53"})),
-         VotingTagger([RegexTagger({"Gene": "p53"})]),
-         CRFTagger(iterations=1, progress=False).fit([Sentence("p53", None, [Entity(0, 3, "Gene")])])]  # fmt: skip
+WHOLE = [
+    RegexTagger({"Gene": "p53"}),
+    make_dictionary(),
+    CorrectedTagger(RegexTagger({"Gene": "p53"})),
+    VotingTagger([RegexTagger({"Gene": "p53"})]),
+    CRFTagger(iterations=1, progress=False).fit([Sentence("p53", None, [Entity(0, 3, "Gene")])]),
+]
 
 
 @pytest.mark.parametrize("tagger", WHOLE, ids=lambda one: one.name)
