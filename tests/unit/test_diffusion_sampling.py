@@ -267,3 +267,14 @@ def test_size_the_network_cannot_halve():
     model = tiny_unet(multipliers=(1, 2))
     with pytest.raises(ValueError, match="image size 10x10 cannot be halved"):
         next(sample(model, tiny_diffusion(), (1, 1, 10, 10)))
+
+
+@pytest.mark.parametrize("predicted, expected", [(0.5, 0.5), (5.0, 1.0), (-5.0, -1.0)])
+def test_generated_images_are_clamped_to_their_range(predicted, expected):
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(10), "x_0")
+
+    def model(x_t, t):
+        return torch.full_like(x_t, predicted)
+
+    images = generate(model, diffusion, 2, (1, 2, 2), sampler="ddim", steps=2, clip=False)
+    torch.testing.assert_close(images, torch.full((2, 1, 2, 2), expected))
