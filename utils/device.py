@@ -9,10 +9,7 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:
-    """The device called `name` ("cpu", "cuda", "cuda:1", "mps"); the first of CUDA, MPS and CPU if None.
-
-    Raises ValueError where there is no such device on this machine.
-    """
+    """The device of this name, else ValueError; the first of CUDA, MPS and CPU that is here if None."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     found = [kind for kind, there in present.items() if there]
     if name is None:

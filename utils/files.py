@@ -3,12 +3,10 @@
 torch, safetensors and tqdm are imported where they are used: text code reads and writes files without them.
 """
 
-import contextlib
 import glob
 import hashlib
 import os
 import pickle
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +20,8 @@ class TrainingDiverged(RuntimeError):
 
 
 def stream_seed(seed: int, *use: str | int) -> int:
-    """A seed for one use of randomness, 32 bits (as many as torch's CPU generator keeps).
-
-    Were the order of the examples and the noise of a step drawn from equal seeds, they would be the same random
-    numbers.
-    """
-    digest = hashlib.sha256(repr((seed, *use)).encode()).digest()
-    return int.from_bytes(digest[:4], "little")
+    """A seed for one use of randomness, so that no two draw the same numbers; 32 bits, as torch's CPU generator."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *use)).encode()).digest()[:4], "little")
 
 
 # -- written whole or not at all -----------------------------------------------------------------------
@@ -40,22 +33,21 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
     Where anything fails (a full disk, an interrupt) the temporary file goes and the old file stays. A link stays a
     link: what it points to is replaced. A device or a pipe (/dev/stdout, say) is written to, never replaced.
 
-    Args:
-        content: bytes, a text (in UTF-8, line ends as they are), or what writes the file: content(temporary file).
-    Raises:
-        OSError: that says so.
+    content: bytes, a text (in UTF-8, line ends as they are), or what writes the file: content(temporary file).
+    Raises OSError: that says so.
     """
     path = Path(os.path.realpath(path))
     if isinstance(content, str):
         content = content.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        _write(path, content)
+    write = content if callable(content) else lambda place: place.write_bytes(content)
+    if path.exists() and not path.is_file():
+        write(path)
         return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     _remove_left_over(path)
     try:
-        _write(part, content)
+        write(part)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -64,10 +56,6 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
         raise OSError(f"could not save {path.name}: {error}; {kept}. Is the disk full?") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes | Callable[[Path], Any]) -> None:
-    path.write_bytes(content) if isinstance(content, bytes) else content(path)
 
 
 def _remove_left_over(path: Path) -> None:
@@ -82,11 +70,10 @@ def _is_alive(pid: int) -> bool:
     """Whether that process runs; where it cannot be known without ending it (Windows), yes."""
     if os.name == "nt":
         return True
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 
@@ -104,8 +91,7 @@ def save_weights(path: str | Path, network: "nn.Module", **notes: str) -> None:
 def load_weights(path: str | Path, network: "nn.Module") -> None:
     """Put the weights that `save_weights` wrote into a network of the same shape.
 
-    Raises:
-        ValueError: no such file, a damaged one, or one of another network.
+    Raises ValueError: no such file, a damaged one, or one of another network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -128,11 +114,9 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
 def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a training state, tensors on the CPU.
 
-    Args:
-        settings: what this training does; has to be what the state holds under "settings".
-    Raises:
-        ValueError: the file is cut short or damaged, of other settings, or a pickle that wants to run code: such a
-            file is refused without running any of it.
+    settings: what this training does; has to be what the state holds under "settings".
+    Raises ValueError: the file is cut short or damaged, of other settings, or a pickle that wants to run code: such a
+    file is refused without running any of it.
     """
     import torch
 
@@ -147,31 +131,25 @@ def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> d
             f"run code. Use a checkpoint made by this course, or delete it to start anew. ({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path.name} is cut short or damaged: {_first_line(error)}. Delete it to start anew, or put back "
-            "a whole copy."
-        ) from error
+        advice = "Delete it to start anew, or put back a whole copy."
+        raise ValueError(f"{path.name} is cut short or damaged: {_first_line(error)}. {advice}") from error
     if settings is not None:
-        _check_same_settings(path, state, settings)
+        _check_same_settings(f"{path.name} in {path.parent.name}", state, settings)
     return state
 
 
-def _check_same_settings(path: Path, state: Any, settings: Mapping[str, Any]) -> None:
-    name = f"{path.name} in {path.parent.name}"
+def _check_same_settings(name: str, state: Any, settings: Mapping[str, Any]) -> None:
     saved = state.get("settings") if isinstance(state, dict) else None
     if not isinstance(saved, dict):
         raise ValueError(f"{name} is no training state of this course: it holds no settings; use another folder")
     for key, here in settings.items():
         if key not in saved or saved[key] != here:
-            there = repr(saved[key]) if key in saved else "nothing"
-            raise ValueError(
-                f"{name} was trained with {key} {there}, but this training has {here!r}; use another folder, or the "
-                "same settings"
-            )
+            seen = f"was trained with {key} {saved.get(key, 'not set')!r}, but this training has {here!r}"
+            raise ValueError(f"{name} {seen}; use another folder, or the same settings")
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 # -- downloads -----------------------------------------------------------------------------------------
@@ -180,9 +158,8 @@ def _first_line(error: Exception) -> str:
 def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
     """Fetch a file with a progress bar, check it, and only then put it at `path`.
 
-    Raises:
-        OSError: no network, no answer for `timeout` seconds, the download breaks off, or the SHA-256 is another one.
-            Nothing is left behind then.
+    Raises OSError: no network, no answer for `timeout` seconds, the download breaks off, or the SHA-256 is another one.
+    Nothing is left behind then.
     """
     import http.client
 

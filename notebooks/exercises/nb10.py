@@ -4,7 +4,7 @@ import re
 
 from utils.course.exercises import Wrong, exercise
 from utils.ner.abbreviations import match_long_form
-from utils.ner.features import GREEK
+from utils.ner.words import GREEK
 
 
 def _show(value: object) -> str:
@@ -12,7 +12,7 @@ def _show(value: object) -> str:
     return text if len(text) <= 90 else text[:87] + "..."
 
 
-# -- 10.1 --------------------------------------------------------------------------------------------------
+# -- 10.1 ------------------------------------------------------------------------------------------
 
 
 ALIGNED = [
@@ -76,7 +76,7 @@ def align_words(text, words):
     return spans
 
 
-# -- 10.2 --------------------------------------------------------------------------------------------------
+# -- 10.2 ------------------------------------------------------------------------------------------
 
 
 VOCABULARY = {"a", "am", "amino", "##i", "##ino", "##no", "phe", "##phe", "##nol", "##n", "##ol", "in", "##in", "##o"}
@@ -136,7 +136,7 @@ def spell(word, vocabulary):
     return pieces
 
 
-# -- 10.3 --------------------------------------------------------------------------------------------------
+# -- 10.3 ------------------------------------------------------------------------------------------
 
 
 LOWERED = ["IL-2Rα", "İL-2 binds İ", "", "ΟΔΟΣ NF-ΚB", "e\u0301 E\u0301", "Straße"]
@@ -155,7 +155,7 @@ def check_lower(function) -> None:
             raise Wrong(f"{text!r}: {len(lowered)} characters in lower case, but {len(origin)} indices")
         expected = [k for k, letter in enumerate(text) for _ in letter.lower()]
         if origin != expected:
-            place = next(k for k, (one, other) in enumerate(zip(origin, expected)) if one != other)
+            place = next(k for k in range(len(origin)) if origin[k] != expected[k])
             raise Wrong(
                 f"{text!r}: character {place} of the lower-cased text, {lowered[place]!r}, came from index "
                 f"{expected[place]}, got {origin[place]}"
@@ -179,7 +179,7 @@ def lower_with_origin(text):
     return text.lower(), origin
 
 
-# -- 10.4 --------------------------------------------------------------------------------------------------
+# -- 10.4 ------------------------------------------------------------------------------------------
 
 
 GREEK_CASES = [
@@ -215,7 +215,7 @@ def check_greek_long_form(function) -> None:
 
 def _moved(before: str, expected: int) -> str:
     """What may have moved an offset: what stands before the long form and changes its length when it is replaced."""
-    if spelt := sum(1 for letter in before[:expected] if "α" <= letter <= "ω"):
+    if spelt := len(re.findall("[α-ω]", before[:expected])):
         return f"; {spelt} Greek letters stand before it: is this an offset in the spelt-out text?"
     if name := re.search("alpha|mu", before[:expected]):
         return f"; {name[0]!r} stands before it: is this an offset in a text with names replaced by letters?"

@@ -89,7 +89,7 @@ def check_marginals(function) -> None:
     for length, count in ((1, 3), (2, 2), (5, 3)):
         shapes = ((length, count), (count,), (count, count), (count,))
         given = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
-        seen = function(*(one.clone() for one in given))
+        seen = function(*(tensor.clone() for tensor in given))
         if not isinstance(seen, torch.Tensor) or tuple(seen.shape) != (length, count):
             what = tuple(seen.shape) if isinstance(seen, torch.Tensor) else type(seen).__name__
             raise Wrong(f"expected a tensor of shape {(length, count)} for {length} words and {count} tags, got {what}")

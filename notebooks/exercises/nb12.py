@@ -96,7 +96,7 @@ def check_paired(paired_interval: Callable) -> None:
         right = 100 * np.quantile(gaps, [outside, 1 - outside])
         answer = paired_interval(first.copy(), second.copy(), draws.copy(), confidence)
         try:
-            seen = np.array([as_number(one, "each end of the interval") for one in answer])
+            seen = np.array([as_number(end, "each end of the interval") for end in answer])
         except TypeError as error:
             raise Wrong(f"the result should be two numbers, got {answer!r}") from error
         if seen.shape != (2,):
@@ -114,7 +114,7 @@ def _explain_interval(seen, right, first, second, draws, outside) -> None:
     if np.allclose(seen, -right[::-1]):
         raise Wrong("the sign is turned: second minus first is asked for")
     edges = [outside, 1 - outside]
-    two = [np.quantile([_plain_f1([one[k] for k in row]) for row in draws], edges) for one in (first, second)]
+    two = [np.quantile([_plain_f1([rows[k] for k in row]) for row in draws], edges) for rows in (first, second)]
     if np.allclose(seen, 100 * (two[1] - two[0])):
         raise Wrong("this subtracts the ends of two intervals; take the difference in each resampled test set")
     by_sentence = [np.array([_plain_f1([row]) for row in rows]) for rows in (first, second)]

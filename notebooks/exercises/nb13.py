@@ -102,7 +102,7 @@ def check_visits(expected_visits: Callable) -> None:
             case = f"sizes {sizes}, a = {a:g}, {draws} draws: {name!r} should have {right[name]:.4f}"
             if not _differs(seen, chances):
                 raise Wrong(f"these are the chances p_i of the domains; how often is one sentence seen? {case}")
-            if not _differs(seen, {one: draws * chances[one] for one in sizes}):
+            if not _differs(seen, {domain: draws * chances[domain] for domain in sizes}):
                 raise Wrong(f"this counts the draws of a whole domain; divide by its sentences. {case}")
             if a == 1.0:
                 raise Wrong(f"with a = 1 every sentence of every domain has the same chance. {case}")
@@ -130,12 +130,12 @@ def expected_visits(sizes, a, draws):
 def check_balanced(choose_balanced: Callable) -> None:
     generator = np.random.default_rng(0)
     for size, share, count in [(10, 0.5, 4), (40, 0.3, 11), (40, 0.3, 40), (25, 0.0, 6), (25, 1.0, 6), (12, 0.5, 0)]:
-        has_entity = [bool(one) for one in generator.permutation(size) < round(share * size)]
+        has_entity = [bool(full) for full in generator.permutation(size) < round(share * size)]
         # Sentences without an entity are the surer ones, as in life.
         confidence = [float(c) for c in generator.permutation(size) / size + 0.5 * ~np.array(has_entity)]
         answer = choose_balanced(list(confidence), list(has_entity), count)
         try:
-            seen = {int(one) for one in answer}
+            seen = {int(number) for number in answer}
         except (TypeError, ValueError) as error:
             raise Wrong(f"the result should be a set of numbers, got {answer!r}") from error
         if not seen <= set(range(size)) or len(list(answer)) != count or len(seen) != count:

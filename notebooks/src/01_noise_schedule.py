@@ -38,10 +38,11 @@ import time
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from utils.course import COLOURS, animate, check, hint, play, show_images, solution  # noqa: F401
+from utils.course import COLOURS, animate, check, hint, play, show_images, solution  # noqa
 from utils.diffusion import GaussianDiffusion, NoiseSchedule, load_images
 
 # %% [markdown]
@@ -56,27 +57,28 @@ from utils.diffusion import GaussianDiffusion, NoiseSchedule, load_images
 
 # %%
 data = load_images("fashion-mnist", "test")
-images, labels = data
+images, labels = data.images, data.labels
 boot = data.classes.index("Ankle boot")
 x_0 = images[labels == boot][:1]  # (1, 1, 28, 28): a batch of one image
 
+
+def percent(condition, digits=0):
+    """How often the condition is true."""
+    return f"{condition.double().mean():.{digits}%}"
+
+
 print(f"x_0: shape {tuple(x_0.shape)}, from {x_0.min():.2f} to {x_0.max():.2f}")
-print(f"this boot:  mean {x_0.mean():.2f}, standard deviation {x_0.std():.2f}")
-print(f"all images: mean {images.mean():.2f}, standard deviation {images.std():.2f}")
-print(
-    f"pixels that are exactly -1: {(x_0 == -1).double().mean():.0%} here, {(images == -1).double().mean():.0%} in all"
-)
+rows = [(f"{x.mean():.2f}", f"{x.std():.2f}", percent(x == -1)) for x in (x_0, images)]
+columns = ["mean", "standard deviation", "pixels that are exactly -1"]
+pd.DataFrame(rows, index=["this boot", "all images"], columns=columns)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), width_ratios=[1, 2])
 show_images(x_0, ax=left)
 left.set_title("The image")
 right.hist(x_0.flatten(), bins=40, color=COLOURS[0])
-right.set(
-    xlabel="pixel value",
-    ylabel="pixels",
-    title="Its pixels: mostly background, no bell curve",
-)
+right.set(xlabel="pixel value", ylabel="pixels")
+right.set_title("Its pixels: mostly background, no bell curve")
 plt.show()
 
 # %% [markdown]
@@ -123,7 +125,7 @@ betas = torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64)
 
 
 def add_step(x, beta, noise):
-    """x_{t-1} to x_t (Ho et al. 2020, eq. 2). beta is a variance, so its square root scales the noise."""
+    """x_{t-1} to x_t (eq. 2). beta is a variance, so its square root scales the noise."""
     return (1 - beta).sqrt() * x + beta.sqrt() * noise
 
 
@@ -134,11 +136,10 @@ for t in range(num_timesteps):
     x_not_shrunk = x_not_shrunk + betas[t].sqrt() * noise
     states.append(x_t)
 
-print(f"sum of the betas {betas.sum():.2f}")
-for name, x in [("with shrinking", x_t), ("without shrinking", x_not_shrunk)]:
-    print(
-        f"after {num_timesteps} steps, {name:<17}: mean {x.mean():5.2f}, standard deviation {x.std():.2f}"
-    )
+print(f"sum of the betas {betas.sum():.2f}; after {num_timesteps} steps:")
+ends = {"with shrinking": x_t, "without shrinking": x_not_shrunk}
+rows = [(x.mean().item(), x.std().item()) for x in ends.values()]
+pd.DataFrame(rows, index=list(ends), columns=["mean", "standard deviation"]).round(2)
 
 # %%
 shown = [0, 50, 100, 200, 300, 400, 600, 999]
@@ -188,15 +189,16 @@ alphas = 1 - betas
 alphas_cumprod = torch.cumprod(alphas, dim=0)
 
 
+def at(table, t, like):
+    """table[t] as (B, 1, 1, 1), so that each value multiplies a whole image of `like`."""
+    return table.to(like.dtype)[t].view(-1, *[1] * (like.ndim - 1))
+
+
 def q_sample(x_0, t, noise, alphas_cumprod):
-    """x_t in one jump (eq. 4). x_0 and noise (B, ...); t (B,) whole numbers, one for each image."""
-    one_per_image = (
-        -1,
-        *[1] * (x_0.ndim - 1),
-    )  # (B,) to (B, 1, 1, 1), so that it multiplies whole images
-    # The roots are taken in float64: 1 - alpha-bar loses digits in float32 where alpha-bar is near 1.
-    signal = alphas_cumprod[t].sqrt().view(one_per_image).to(x_0.dtype)
-    sigma = (1 - alphas_cumprod[t]).sqrt().view(one_per_image).to(x_0.dtype)
+    """x_t in one jump (eq. 4). x_0, noise (B, ...); t (B,) whole numbers, one per image."""
+    # The roots are taken in float64: in float32 1 - alpha-bar loses digits near 0.
+    signal = at(alphas_cumprod.sqrt(), t, x_0)
+    sigma = at((1 - alphas_cumprod).sqrt(), t, x_0)
     return signal * x_0 + sigma * noise
 
 
@@ -218,12 +220,12 @@ draws = 10_000
 checkpoints = [10, 100, 300, 600, 999]
 stride = course.pick(test=8, cpu=4, gpu=4)
 pixels = x_0[0, 0, ::stride, ::stride].flatten()  # a grid of pixels over the whole image
-start_values = pixels.repeat(
+starts = pixels.repeat(
     draws, 1
 )  # (10000, pixels): every row is a new try from the same x_0
 
 began = time.perf_counter()
-x_t, walked = start_values, {}
+x_t, walked = starts, {}
 for t in tqdm(range(num_timesteps), desc="steps"):
     x_t = add_step(x_t, betas[t], torch.randn_like(x_t))
     if t in checkpoints:
@@ -231,53 +233,41 @@ for t in tqdm(range(num_timesteps), desc="steps"):
 seconds_walk = time.perf_counter() - began
 
 began = time.perf_counter()
-jumped = {
-    t: q_sample(
-        start_values,
-        torch.full((draws,), t),
-        torch.randn_like(start_values),
-        alphas_cumprod,
-    )
-    for t in checkpoints
-}
+jumped = {}
+for step in checkpoints:
+    t = torch.full((draws,), step)
+    jumped[step] = q_sample(starts, t, torch.randn_like(starts), alphas_cumprod)
 seconds_jump = (time.perf_counter() - began) / len(checkpoints)
-print(
-    f"{draws:,} draws of x_999, {len(pixels)} pixels: {seconds_walk:.1f} s step by step, "
-    f"{seconds_jump:.3f} s in one jump"
-)
-
+print(f"{draws:,} draws of x_999, {len(pixels)} pixels:")
+print(f"{seconds_walk:.1f} s step by step, {seconds_jump:.3f} s in one jump")
 
 # %%
-one = int(pixels.argmax())  # the brightest pixel of the grid goes into the table
-print(f"one pixel with x_0 = {pixels[one]:.3f}, {draws:,} draws\n")
-print("   t  quantity   formula  stepwise  one jump  difference  standard error")
-z_scores = {"means": [], "variances": []}
+brightest = int(pixels.argmax())  # the brightest pixel of the grid goes into the table
+rows, z_scores = [], {"mean": [], "variance": []}
 for t in checkpoints:
-    mean_1, var_1 = (
-        walked[t].mean(0),
-        walked[t].var(0),
-    )  # over the draws, one value for each pixel
+    # Over the draws: one value for each pixel.
+    mean_1, var_1 = walked[t].mean(0), walked[t].var(0)
     mean_2, var_2 = jumped[t].mean(0), jumped[t].var(0)
     se_mean = ((var_1 + var_2) / draws).sqrt()
     se_var = (2 * (var_1**2 + var_2**2) / (draws - 1)).sqrt()
-    z_scores["means"].append((mean_1 - mean_2) / se_mean)
-    z_scores["variances"].append((var_1 - var_2) / se_var)
-    rows = [
-        ("mean    ", alphas_cumprod[t].sqrt() * pixels, mean_1, mean_2, se_mean),
-        ("variance", (1 - alphas_cumprod[t]).expand(len(pixels)), var_1, var_2, se_var),
-    ]
-    for name, formula, first, second, se in rows:
-        print(
-            f"{t:4d}  {name} {formula[one]:9.4f} {first[one]:9.4f} {second[one]:9.4f} "
-            f"{first[one] - second[one]:11.5f} {se[one]:15.5f}"
-        )
+    formula_var = (1 - alphas_cumprod[t]).expand(len(pixels))
+    for name, formula, first, second, se in [
+        ("mean", alphas_cumprod[t].sqrt() * pixels, mean_1, mean_2, se_mean),
+        ("variance", formula_var, var_1, var_2, se_var),
+    ]:
+        z_scores[name].append((first - second) / se)
+        values = (formula, first, second, first - second, se)
+        rows.append([t, name, *(float(value[brightest]) for value in values)])
 
+# %%
 for name, values in z_scores.items():
     z = torch.cat(values)
-    print(
-        f"\n{name}: {len(z)} differences, {(z.abs() > 2).double().mean():.1%} of them beyond 2 SE",
-        end="",
-    )
+    print(f"{name}: {len(z)} differences, {percent(z.abs() > 2, 1)} of them beyond 2 SE")
+print(f"one pixel with x_0 = {pixels[brightest]:.3f}, {draws:,} draws:")
+columns = ["formula", "stepwise", "one jump", "difference", "standard error"]
+pd.DataFrame(rows, columns=["t", "quantity", *columns]).set_index(["t", "quantity"]).round(
+    5
+)
 
 
 # %%
@@ -288,17 +278,16 @@ def bell(x, mean=0.0, std=1.0):
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 for t, colour in zip([100, 300, 999], COLOURS):
-    left.hist(
-        jumped[t][:, one], bins=50, density=True, color=colour, alpha=0.3, label=f"t = {t}"
-    )
-    left.hist(walked[t][:, one], bins=50, density=True, histtype="step", color=colour)
-    mean, std = alphas_cumprod[t].sqrt() * pixels[one], (1 - alphas_cumprod[t]).sqrt()
+    look = {"bins": 50, "density": True, "color": colour}
+    left.hist(jumped[t][:, brightest], alpha=0.3, label=f"t = {t}", **look)
+    left.hist(walked[t][:, brightest], histtype="step", **look)
+    mean, std = alphas_cumprod[t].sqrt() * pixels[brightest], (1 - alphas_cumprod[t]).sqrt()
     grid = torch.linspace(mean - 4 * std, mean + 4 * std, 200)
     left.plot(grid, bell(grid, mean, std), color="black", lw=1)
 left.set(xlabel="value of one pixel in x_t", ylabel="density")
 left.set_title("Walk (outline) and jump (filled) follow eq. 4 (black)")
 left.legend()
-z = torch.cat(z_scores["means"] + z_scores["variances"])
+z = torch.cat(z_scores["mean"] + z_scores["variance"])
 right.hist(z, bins=20, density=True, color=COLOURS[0], alpha=0.6)
 grid = torch.linspace(-4, 4, 200)
 right.plot(grid, bell(grid), color="black", lw=1)
@@ -351,29 +340,31 @@ MAX_BETA = 0.999
 def linear_betas(num_timesteps, rescale=True):
     """(T,) betas; without rescale they are those of T = 1000 spread over whatever T is."""
     scale = 1000 / num_timesteps if rescale else 1.0
-    return torch.linspace(
-        scale * 1e-4, scale * 0.02, num_timesteps, dtype=torch.float64
-    ).clamp(max=MAX_BETA)
+    betas = torch.linspace(scale * 1e-4, scale * 0.02, num_timesteps, dtype=torch.float64)
+    return betas.clamp(max=MAX_BETA)
 
 
-def betas_from_curve(curve, num_timesteps):
-    """The betas whose alpha-bar follows `curve`, a function on [0, 1]."""
-    alpha_bar = curve(torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64))
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
+# %%
+def betas_from_alpha_bar(alpha_bar, num_timesteps):
+    """The betas of a curve alpha_bar(u), where u runs from 0 to 1."""
+    curve = alpha_bar(torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64))
+    return (1 - curve[1:] / curve[:-1]).clamp(max=MAX_BETA)
 
 
 def cosine_betas(num_timesteps, s=0.008):
-    return betas_from_curve(
-        lambda u: torch.cos((u + s) / (1 + s) * torch.pi / 2) ** 2, num_timesteps
-    )
+    def alpha_bar(u):
+        return torch.cos((u + s) / (1 + s) * torch.pi / 2) ** 2
+
+    return betas_from_alpha_bar(alpha_bar, num_timesteps)
 
 
 def sigmoid_betas(num_timesteps, start=-3.0, end=3.0):
-    low, high = torch.tensor([start, end], dtype=torch.float64).sigmoid()
-    return betas_from_curve(
-        lambda u: (high - (start + u * (end - start)).sigmoid()) / (high - low),
-        num_timesteps,
-    )
+    ends = torch.tensor([start, end], dtype=torch.float64).sigmoid()
+
+    def alpha_bar(u):
+        return (ends[1] - (u * (end - start) + start).sigmoid()) / (ends[1] - ends[0])
+
+    return betas_from_alpha_bar(alpha_bar, num_timesteps)
 
 
 # %% [markdown]
@@ -396,29 +387,32 @@ def alpha_bars(betas):
     return torch.cumprod(1 - betas, dim=0)
 
 
-print("sqrt(alpha-bar_T), what is left of the image in x_T\n")
-print("    T  " + "  ".join(f"{name:>16}" for name in schedules))
-for steps in [20, 50, 200, 1000, 4000]:
-    left_over = [alpha_bars(make(steps))[-1].sqrt() for make in schedules.values()]
-    print(f"{steps:5d}  " + "  ".join(f"{value:16.4f}" for value in left_over))
+lengths = [20, 50, 200, 1000, 4000]
+left_over = {
+    name: [alpha_bars(make(steps))[-1].sqrt().item() for steps in lengths]
+    for name, make in schedules.items()
+}
+print("sqrt(alpha-bar_T), what is left of the image in x_T")
+pd.DataFrame(left_over, index=pd.Index(lengths, name="T")).round(4)
+
 
 # %%
+def fractions_of(steps):
+    """(t + 1) / T for every step."""
+    return (torch.arange(steps) + 1) / steps
+
+
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-for (name, make), colour in zip(schedules.items(), ["#000000", *COLOURS]):
-    for steps, style in (
-        [(1000, "-"), (50, "o")] if name != "linear, unscaled" else [(200, "--")]
-    ):
-        u = (torch.arange(steps) + 1) / steps
-        label = f"{name}, T = 200" if style == "--" else name if style == "-" else None
-        left.plot(u, alpha_bars(make(steps)), style, color=colour, ms=3, label=label)
-    if name != "linear, unscaled":  # at T = 1000 it is the same as linear
-        right.semilogy((torch.arange(1000) + 1) / 1000, make(1000), color=colour)
+unscaled = alpha_bars(linear_betas(200, rescale=False))
+left.plot(fractions_of(200), unscaled, "k--", label="linear, unscaled, T = 200")
+for name, colour in zip(["linear", "cosine", "sigmoid"], COLOURS):
+    make = schedules[name]
+    left.plot(fractions_of(1000), alpha_bars(make(1000)), color=colour, label=name)
+    left.plot(fractions_of(50), alpha_bars(make(50)), "o", color=colour, ms=3)
+    right.semilogy(fractions_of(1000), make(1000), color=colour)
 left.plot([], [], "o", color="grey", ms=3, label="the same with T = 50")
-left.set(
-    xlabel="(t + 1) / T",
-    ylabel=r"$\bar\alpha_t$",
-    title="Scaled, the curve hardly depends on T",
-)
+left.set(xlabel="(t + 1) / T", ylabel=r"$\bar\alpha_t$")
+left.set_title("Scaled, the curve hardly depends on T")
 left.legend(fontsize=8)
 right.set(xlabel="(t + 1) / T", ylabel=r"$\beta_t$ at T = 1000")
 right.set_title("Cosine and sigmoid keep large betas for the end")
@@ -436,31 +430,21 @@ plt.show()
 # %%
 noise = torch.randn_like(x_0)
 fractions = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+t = torch.tensor([round(1000 * u) - 1 for u in fractions])
 rows, titles = [], []
 for name in ["linear", "cosine", "sigmoid"]:
     curve = alpha_bars(schedules[name](1000))
-    t = torch.tensor([round(1000 * u) - 1 for u in fractions])
     rows.append(q_sample(x_0.expand(len(t), -1, -1, -1), t, noise, curve))
     titles += [f"{name}, t = {t[0]}"] + [f"t = {k}" for k in t[1:].tolist()]
-show_images(
-    torch.cat(rows),
-    titles=titles,
-    columns=len(fractions),
-    title="Linear noise swallows the boot first; cosine and sigmoid keep it longer",
-)
+title = "Linear noise swallows the boot first; cosine and sigmoid keep it longer"
+show_images(torch.cat(rows), titles=titles, columns=len(fractions), title=title)
 
 # %%
 steps = torch.linspace(0, 999, 24).round().long()
 curves = [alpha_bars(schedules[name](1000)) for name in ["linear", "cosine", "sigmoid"]]
-frames = [
-    torch.cat([q_sample(x_0, t.view(1), noise, curve) for curve in curves]) for t in steps
-]
-animate(
-    frames,
-    titles=[f"t = {t}" for t in steps.tolist()],
-    fps=6,
-    title="Linear, cosine, sigmoid: T = 1000",
-)
+frames = [torch.cat([q_sample(x_0, t.view(1), noise, c) for c in curves]) for t in steps]
+titles = [f"t = {t}" for t in steps.tolist()]
+animate(frames, titles=titles, fps=6, title="Linear, cosine, sigmoid: T = 1000")
 
 # %% [markdown]
 # This is why Nichol & Dhariwal (2021, section 3.2) proposed the cosine: with linear betas the last part of
@@ -485,11 +469,9 @@ short = {
     "unscaled": alpha_bars(linear_betas(200, rescale=False)),
     "scaled": alpha_bars(linear_betas(200)),
 }
-for name, curve in short.items():
-    snr = curve[-1] / (1 - curve[-1])
-    print(
-        f"T = 200, betas {name:>8}: sqrt(alpha-bar_T) = {curve[-1].sqrt():.3f}, SNR(T) = {snr:.5f}"
-    )
+last = torch.stack([curve[-1] for curve in short.values()])
+table = {"sqrt(alpha-bar_T)": last.sqrt(), "SNR(T)": last / (1 - last)}
+pd.DataFrame(table, index=pd.Index(list(short), name="betas, T = 200")).round(5)
 
 
 # %%
@@ -500,34 +482,23 @@ def last_state(x, curve):
 
 
 many = x_0.expand(2000, -1, -1, -1)
-means = {
-    name: last_state(many, curve).mean(0, keepdim=True) for name, curve in short.items()
-}
-panels = [
-    x_0,
-    last_state(x_0, short["unscaled"]),
-    means["unscaled"],
-    last_state(x_0, short["scaled"]),
-    means["scaled"],
-]
-show_images(
-    torch.cat(panels),
-    titles=["x_0", "x_T, unscaled", "mean of 2000", "x_T, scaled", "mean of 2000"],
-    columns=5,
-    scale=4,
-    title="Unscaled at T = 200, x_T is a boot on average; scaled, it is nothing",
-)
+means = {name: last_state(many, c).mean(0, keepdim=True) for name, c in short.items()}
+panels, titles = [x_0], ["x_0"]
+for name, curve in short.items():
+    panels += [last_state(x_0, curve), means[name]]
+    titles += [f"x_T, {name}", "mean of 2000"]
+title = "Unscaled at T = 200, x_T is a boot on average; scaled, it is nothing"
+show_images(torch.cat(panels), titles=titles, columns=5, scale=4, title=title)
 
 # %%
 centred = x_0 - x_0.mean()
+rows = []
 for name, mean in means.items():
-    slope = (
-        centred * mean
-    ).sum() / centred.square().sum()  # least squares: mean image = slope * x_0 + constant
-    print(
-        f"{name:>8}: the mean of 2000 draws of x_T contains {slope:.3f} times the boot "
-        f"(eq. 4: {short[name][-1].sqrt():.3f})"
-    )
+    # Least squares: mean image = slope * x_0 + constant.
+    slope = (centred * mean).sum() / centred.square().sum()
+    rows.append((slope.item(), short[name][-1].sqrt().item()))
+print("how many times the mean of 2000 draws of x_T contains the boot")
+pd.DataFrame(rows, index=list(means), columns=["measured", "by eq. 4"]).round(3)
 
 # %% [markdown]
 # So in training the last step was never noise: the network learned to find a faint image in $x_T$ and to
@@ -542,25 +513,24 @@ for name, mean in means.items():
 
 # %%
 half = len(images) // 2
+rest, rest_labels = images[half:], labels[half:]
 class_means = torch.stack([images[:half][labels[:half] == c].mean(0) for c in range(10)])
 
 
-def guess_class(x, signal):
-    """Index of the nearest class mean, for each image."""
-    return torch.cdist(x.flatten(1), float(signal) * class_means.flatten(1)).argmin(1)
+def guessed_right(x, signal):
+    """How often the nearest class mean is that of the image's class."""
+    distances = torch.cdist(x.flatten(1), float(signal) * class_means.flatten(1))
+    return percent(distances.argmin(1) == rest_labels)
 
 
-accuracy = (guess_class(images[half:], 1.0) == labels[half:]).double().mean()
-print(f"clean images: class guessed right {accuracy:.0%}")
-last = {name: last_state(images[half:], curve) for name, curve in short.items()}
-last["pure noise"] = torch.randn_like(images[half:])
+print(f"clean images: class guessed right {guessed_right(rest, 1.0)}")
+last = {name: last_state(rest, curve) for name, curve in short.items()}
+last["pure noise"] = torch.randn_like(rest)
+rows = []
 for name, x_t in last.items():
     signal = short[name][-1].sqrt() if name in short else 1.0
-    accuracy = (guess_class(x_t, signal) == labels[half:]).double().mean()
-    far = (x_t.mean((1, 2, 3)).abs() > 2 / 28).double().mean()
-    print(
-        f"{name:<12}: class guessed right {accuracy:.0%}, |mean pixel| > 2/28 in {far:.0%} of images"
-    )
+    rows.append((guessed_right(x_t, signal), percent(x_t.mean((1, 2, 3)).abs() > 2 / 28)))
+pd.DataFrame(rows, index=list(last), columns=["class guessed right", "|mean pixel| > 2/28"])
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3))
@@ -569,11 +539,8 @@ for (name, x_t), colour, style in zip(last.items(), COLOURS, ["-", "-", "--"]):
     label = name if name == "pure noise" else f"x_T, betas {name}"
     look = {"histtype": "step", "color": colour, "lw": 1.8, "ls": style, "label": label}
     axes.hist(x_t.mean((1, 2, 3)), bins=edges, density=True, **look)
-axes.set(
-    xlabel="mean pixel of x_T",
-    ylabel="density over test images",
-    title="Unscaled, training never sees at T what the sampler starts from",
-)
+axes.set(xlabel="mean pixel of x_T", ylabel="density over test images")
+axes.set_title("Unscaled, training never sees at T what the sampler starts from")
 axes.legend()
 plt.show()
 
@@ -608,27 +575,25 @@ def snr_of(betas):
 
 
 snrs = {name: snr_of(schedules[name](1000)) for name in ["linear", "cosine", "sigmoid"]}
-print(
-    "share of 1000 steps with    SNR > 10   10 to 0.1   0.1 to 0.01   SNR < 0.01   SNR = 1 at t ="
-)
+rows = {}
 for name, snr in snrs.items():
-    bins = [snr > 10, (snr <= 10) & (snr > 0.1), (snr <= 0.1) & (snr > 0.01), snr <= 0.01]
-    shares = [f"{b.double().mean():.0%}" for b in bins]
-    crossing = int(
-        (snr > 1).sum()
-    )  # the SNR only falls, so this is the first t where it is 1 or less
-    print(
-        f"{name:<24} {shares[0]:>11} {shares[1]:>11} {shares[2]:>13} {shares[3]:>12} {crossing:>16}"
-    )
+    rows[name] = {
+        "SNR > 10": percent(snr > 10),
+        "10 to 0.1": percent((snr <= 10) & (snr > 0.1)),
+        "0.1 to 0.01": percent((snr <= 0.1) & (snr > 0.01)),
+        "SNR < 0.01": percent(snr <= 0.01),
+        # The SNR only falls, so this is the first t where it is 1 or less.
+        "SNR = 1 at t =": int((snr > 1).sum()),
+    }
+print("share of 1000 steps with")
+pd.DataFrame(rows).T
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.4))
 for (name, snr), colour in zip(snrs.items(), COLOURS):
-    axes.semilogy((torch.arange(1000) + 1) / 1000, snr, color=colour, label=name)
+    axes.semilogy(fractions_of(1000), snr, color=colour, label=name)
 unscaled = snr_of(linear_betas(200, rescale=False))
-axes.semilogy(
-    (torch.arange(200) + 1) / 200, unscaled, "k--", label="linear, unscaled, T = 200"
-)
+axes.semilogy(fractions_of(200), unscaled, "k--", label="linear, unscaled, T = 200")
 axes.axhline(1, color="grey", lw=0.8)
 axes.axhspan(1e-9, 1e-2, color="grey", alpha=0.12, lw=0)
 axes.text(0.02, 2e-5, "SNR below 0.01:\nlittle to see", fontsize=9, color="dimgrey")
@@ -687,14 +652,23 @@ plt.show()
 
 
 # %%
-def posterior_weights(betas):
-    """Weight of x_0, weight of x_t, and variance of q(x_{t-1} | x_t, x_0); each (T,) (eq. 6 and 7)."""
-    alphas, alphas_cumprod = 1 - betas, alpha_bars(betas)
-    alphas_cumprod_prev = torch.cat([torch.ones(1, dtype=betas.dtype), alphas_cumprod[:-1]])
-    x_0_weight = alphas_cumprod_prev.sqrt() * betas / (1 - alphas_cumprod)
-    x_t_weight = alphas.sqrt() * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)
-    variance = betas * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)
+def posterior_weights(a_bar_t, a_bar_s):
+    """Weight of x_0, weight of x_t, and variance of q(x_s | x_t, x_0), (eq. 6, 7).
+
+    s is t - 1. a_bar_t, a_bar_s: alpha-bar at t and s, where it is 1 for the clean image.
+    """
+    alpha_ts = a_bar_t / a_bar_s  # alpha_t
+    x_0_weight = a_bar_s**0.5 * (1 - alpha_ts) / (1 - a_bar_t)
+    x_t_weight = alpha_ts**0.5 * (1 - a_bar_s) / (1 - a_bar_t)
+    variance = (1 - alpha_ts) * (1 - a_bar_s) / (1 - a_bar_t)
     return x_0_weight, x_t_weight, variance
+
+
+def posterior_of(betas):
+    """Both weights and the variance at every step of the chain with these betas."""
+    a_bar = alpha_bars(betas)
+    a_bar_prev = torch.cat([torch.ones(1, dtype=betas.dtype), a_bar[:-1]])
+    return posterior_weights(a_bar, a_bar_prev)
 
 
 # %% [markdown]
@@ -710,66 +684,60 @@ def posterior_weights(betas):
 
 # %%
 few = cosine_betas(20)
-t, pixel = 9, 0.6
 pairs = course.pick(test=200_000, cpu=1_000_000, gpu=1_000_000)
-alpha_bar_prev = alpha_bars(few)[t - 1]
-x_prev = alpha_bar_prev.sqrt() * pixel + (1 - alpha_bar_prev).sqrt() * torch.randn(
-    pairs, dtype=torch.float64
-)
-x_t = add_step(
-    x_prev, few[t], torch.randn(pairs, dtype=torch.float64)
-)  # one forward step: eq. 2, nothing else
 
-x_0_weight, x_t_weight, variance = (values[t] for values in posterior_weights(few))
+
+def simulate(x_0, betas, t):
+    """x_{t-1} by eq. 4, and one forward step from there to x_t: eq. 2, nothing else."""
+    a_bar_prev = alpha_bars(betas)[t - 1]
+    x_prev = a_bar_prev.sqrt() * x_0 + (1 - a_bar_prev).sqrt() * torch.randn_like(x_0)
+    return x_prev, add_step(x_prev, betas[t], torch.randn_like(x_0))
+
+
+t, pixel = 9, 0.6
+x_prev, x_t = simulate(torch.full((pairs,), pixel, dtype=torch.float64), few, t)
+
+# %%
+x_0_weight, x_t_weight, variance = (values[t] for values in posterior_of(few))
 width, rows = 0.2, []
 for low in torch.arange(-2.0, 2.8, width).tolist():
     inside = (x_t >= low) & (x_t < low + width)
-    n, seen = int(inside.sum()), x_prev[inside]
-    # Inside a bin x_t still varies a little. Around the formula's own line that plays no part.
-    around = seen - (x_0_weight * pixel + x_t_weight * x_t[inside])
+    previous, current = x_prev[inside], x_t[inside]
+    # Inside a bin x_t varies a little. Around the formula's own line that plays no part.
+    around = previous - (x_0_weight * pixel + x_t_weight * current)
     rows.append(
-        (
-            float(x_t[inside].mean()),
-            float(seen.mean()),
-            float(around.mean()),
-            float(around.var()),
-            n,
-        )
+        [current.mean(), previous.mean(), around.mean(), around.var(), len(current)]
     )
 centre, mean_seen, offset, variance_seen, count = torch.tensor(rows, dtype=torch.float64).T
 
 z_mean = offset / (variance_seen / count).sqrt()
 z_var = (variance_seen - variance) / (variance * (2 / (count - 1)).sqrt())
-print(
-    f"{pairs:,} pairs, {len(rows)} bins with {int(count.min()):,} to {int(count.max()):,} pairs each"
-)
+fewest, most = int(count.min()), int(count.max())
+print(f"{pairs:,} pairs, {len(rows)} bins with {fewest:,} to {most:,} pairs each")
 for name, z in [("means", z_mean), ("variances", z_var)]:
-    print(
-        f"{name}: {int((z.abs() < 2).sum())} of {len(rows)} bins within 2 standard errors of the formula"
-    )
+    near = int((z.abs() < 2).sum())
+    print(f"{name}: {near} of {len(rows)} bins within 2 standard errors of the formula")
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5))
-left.plot(
-    x_t[:3000], x_prev[:3000], ".", color="grey", ms=2, alpha=0.5, label="3000 of the pairs"
-)
+dots = {"color": "grey", "ms": 2, "alpha": 0.5, "label": "3000 of the pairs"}
+left.plot(x_t[:3000], x_prev[:3000], ".", **dots)
 line = torch.linspace(-2.6, 3, 2, dtype=torch.float64)
 formula = x_0_weight * pixel + x_t_weight * line
 left.plot(line, formula, color=COLOURS[1], label="posterior mean (eq. 7)")
 band = (formula - variance.sqrt(), formula + variance.sqrt())
 left.fill_between(line, *band, color=COLOURS[1], alpha=0.2, lw=0, label="± posterior std")
 left.plot(centre, mean_seen, "o", color=COLOURS[0], ms=4, label="mean in a bin")
-left.set(
-    xlabel=r"$x_t$", ylabel=r"$x_{t-1}$", title="The mean is a straight line in x_t ..."
-)
+left.set(xlabel=r"$x_t$", ylabel=r"$x_{t-1}$")
+left.set_title("The mean is a straight line in x_t ...")
 left.legend(fontsize=8)
 bars = 2 * variance_seen * (2 / (count - 1)).sqrt()
-right.errorbar(
-    centre, variance_seen, bars, fmt="o", ms=4, capsize=2, label="variance in a bin, ± 2 SE"
-)
+points = {"fmt": "o", "ms": 4, "capsize": 2, "label": "variance in a bin, ± 2 SE"}
+right.errorbar(centre, variance_seen, bars, **points)
 right.axhline(variance, color=COLOURS[1], label=r"$\tilde\beta_t$ (eq. 7)")
 right.axhline(few[t], color="black", ls="--", lw=1, label=r"$\beta_t$, for comparison")
-right.set(xlabel=r"$x_t$", ylabel=r"variance of $x_{t-1}$", ylim=(0, 1.25 * float(few[t])))
+right.set(xlabel=r"$x_t$", ylabel=r"variance of $x_{t-1}$")
+right.set_ylim(0, 1.25 * float(few[t]))
 right.set_title("... and the variance does not depend on it")
 right.legend(fontsize=8, loc="lower center")
 plt.show()
@@ -786,39 +754,33 @@ plt.show()
 
 # %%
 def simulate_weights(betas, t, pairs):
-    """Both weights and the variance, and their standard errors, from simulated chains alone."""
+    """Both weights and the variance, and their standard errors, from simulation alone."""
     start = x_0.flatten().double()[torch.randint(x_0.numel(), (pairs,))]
-    previous = alpha_bars(betas)[t - 1]
-    x_prev = previous.sqrt() * start + (1 - previous).sqrt() * torch.randn(
-        pairs, dtype=torch.float64
-    )
-    x_t = add_step(x_prev, betas[t], torch.randn(pairs, dtype=torch.float64))
+    x_prev, x_t = simulate(start, betas, t)
     design = torch.stack([start, x_t], dim=1)
     inverse = (design.T @ design).inverse()
     weights = inverse @ (design.T @ x_prev)
     residual = (x_prev - design @ weights).var()
     errors = (residual * inverse.diagonal()).sqrt()
-    return torch.stack([*weights, residual]), torch.stack(
-        [*errors, residual * (2 / pairs) ** 0.5]
-    )
+    error_of_variance = residual * (2 / pairs) ** 0.5
+    return torch.stack([*weights, residual]), torch.stack([*errors, error_of_variance])
 
 
-formulas = torch.stack(posterior_weights(few), dim=1)  # (20, 3)
-z_scores = []
-print(" t  quantity         simulated ± SE       formula   difference / SE")
+# %%
+formulas = torch.stack(posterior_of(few), dim=1)  # (20, 3)
+rows, z_scores = [], []
 for t in range(1, 20):
     values, errors = simulate_weights(few, t, pairs // 4)
-    z_scores.append((values - formulas[t]) / errors)
-    if t in [1, 5, 9, 15]:
-        for k, name in enumerate(["weight of x_0", "weight of x_t", "variance"]):
-            seen = f"{values[k]:9.5f} ± {errors[k]:.5f}"
-            print(
-                f"{t:2d}  {name:<14} {seen} {formulas[t, k]:11.5f} {z_scores[-1][k]:13.1f}"
-            )
+    z = (values - formulas[t]) / errors
+    z_scores.append(z)
+    for k, name in enumerate(["weight of x_0", "weight of x_t", "variance"]):
+        seen = f"{values[k]:.5f} ± {errors[k]:.5f}"
+        rows.append((t, name, seen, f"{formulas[t, k]:.5f}", f"{z[k]:.1f}"))
 z = torch.cat(z_scores)
-print(
-    f"\nall t from 1 to 19: {int((z.abs() < 2).sum())} of {len(z)} differences are within 2 standard errors"
-)
+near = int((z.abs() < 2).sum())
+print(f"all t from 1 to 19: {near} of {len(z)} differences are within 2 standard errors")
+columns = ["t", "quantity", "simulated ± SE", "formula", "difference / SE"]
+pd.DataFrame(rows, columns=columns).set_index(["t", "quantity"]).loc[[1, 5, 9, 15]]
 
 # %% [markdown]
 # Chance alone puts one difference in twenty beyond 2 standard errors, and that is about what we see: the
@@ -831,23 +793,23 @@ print(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-weights_1000 = posterior_weights(cosine_betas(1000))
-print("cosine, T = 1000\n    t  weight of x_0  weight of x_t   std    sqrt(beta)")
-for t in [0, 1, 10, 100, 500, 900, 999]:
-    first, second, var = (values[t] for values in weights_1000)
-    print(
-        f"{t:5d} {first:14.4f} {second:14.4f} {var.sqrt():7.4f} {cosine_betas(1000)[t].sqrt():11.4f}"
-    )
+betas_1000 = cosine_betas(1000)
+first, second, var = posterior_of(betas_1000)
+table = torch.stack([first, second, var.sqrt(), betas_1000.sqrt()], dim=1)
+columns = ["weight of x_0", "weight of x_t", "std", "sqrt(beta)"]
+print("cosine, T = 1000")
+table = pd.DataFrame(table, columns=columns).rename_axis("t").round(4)
+table.loc[[0, 1, 10, 100, 500, 900, 999]]
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+t = torch.arange(1000) + 1
 for name, colour in zip(["linear", "cosine"], COLOURS):
     betas_1000 = schedules[name](1000)
-    first, second, var = posterior_weights(betas_1000)
-    t = torch.arange(1000) + 1
+    first, second, var = posterior_of(betas_1000)
     left.semilogx(t, first, color=colour, label=f"weight of x_0, {name}")
     left.semilogx(t, second, color=colour, ls="--", label=f"weight of x_t, {name}")
-    right.semilogx(t, (var / betas_1000), color=colour, label=name)
+    right.semilogx(t, var / betas_1000, color=colour, label=name)
 left.set(xlabel="t + 1 (log axis)", ylabel="weight in the posterior mean")
 left.set_title("x_0 outweighs x_t only in the last steps of sampling")
 left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.57, 0.5))
@@ -902,7 +864,7 @@ plt.show()
 
 # %%
 def convert(output, x_t, signal, sigma, prediction):
-    """(x_0, noise, v) that a network output stands for, when the network predicts `prediction`."""
+    """(x_0, noise, v) for the output of a network that predicts `prediction`."""
     if prediction == "noise":
         return (x_t - sigma * output) / signal, output, (output - sigma * x_t) / signal
     if prediction == "x_0":
@@ -916,9 +878,8 @@ clean = x_0.flatten().double().expand(1000, -1)  # (1000, 784)
 noise = torch.randn_like(clean)
 x_t, v = signal * clean + sigma * noise, signal * noise - sigma * clean
 for prediction, output in [("noise", noise), ("x_0", clean), ("v", v)]:
-    for got, expected in zip(
-        convert(output, x_t, signal, sigma, prediction), [clean, noise, v]
-    ):
+    converted = convert(output, x_t, signal, sigma, prediction)
+    for got, expected in zip(converted, [clean, noise, v]):
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 print("all nine conversions agree at all 1000 timesteps")
 
@@ -938,23 +899,14 @@ print("all nine conversions agree at all 1000 timesteps")
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
 a, s, t = signal.flatten(), sigma.flatten(), torch.arange(1000)
-panels = [
-    (
-        left,
-        "The error in x_0: from noise, it explodes at high t",
-        [("noise", s / a, "-"), ("x_0", torch.ones(1000), "-."), ("v", s, "--")],
-    ),
-    (
-        right,
-        "The error in the noise: from x_0, it grows at low t",
-        [("noise", torch.ones(1000), "-"), ("x_0", a / s, "-."), ("v", a, "--")],
-    ),
-]
-for axes, title, lines in panels:
-    for (name, factor, style), colour in zip(lines, COLOURS):
-        axes.semilogy(t, factor, style, color=colour, label=f"network predicts {name}")
+same = torch.ones(1000)
+factors = {left: [s / a, same, s], right: [same, a / s, a]}
+for axes, lines in factors.items():
+    for name, factor, style in zip(["noise", "x_0", "v"], lines, ["-", "-.", "--"]):
+        axes.semilogy(t, factor, style, label=f"network predicts {name}")
     axes.set(xlabel="step t (cosine, T = 1000)", ylim=(1e-3, 1e4))
-    axes.set_title(title)
+left.set_title("The error in x_0: from noise, it explodes at high t")
+right.set_title("The error in the noise: from x_0, it grows at low t")
 left.semilogy(t, 1 / a, ":", color="black", label=r"$1/\sqrt{\bar\alpha_t}$")
 left.set_ylabel("error factor (1: as large as\nthe network's own error)")
 left.legend(fontsize=8, loc="upper center")
@@ -963,12 +915,11 @@ plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("cosine, T = 1000; error in x_0 for an error of 0.1 in the network's output\n")
-print("   t   noise: 0.1 s/a   x_0: 0.1    v: 0.1 s   1/sqrt(alpha-bar)")
-for t in [10, 100, 500, 900, 990]:
-    print(
-        f"{t:4d} {0.1 * s[t] / a[t]:16.3f} {0.1:10.3f} {0.1 * s[t]:11.3f} {1 / a[t]:19.1f}"
-    )
+print("cosine, T = 1000; error in x_0 for an error of 0.1 in the network's output")
+columns = ["noise: 0.1 s/a", "x_0: 0.1", "v: 0.1 s", "1/sqrt(alpha-bar)"]
+errors = torch.stack([0.1 * s / a, 0.1 * same, 0.1 * s, 1 / a], dim=1)
+table = pd.DataFrame(errors, columns=columns).rename_axis("t").round(3)
+table.loc[[10, 100, 500, 900, 990]]
 
 # %%
 shown, rows, titles = [10, 100, 500, 900, 990], [], []
@@ -977,13 +928,8 @@ for prediction, output in [("noise", noise), ("x_0", clean), ("v", v)]:
     estimate = convert(output + error, x_t, signal, sigma, prediction)[0]
     rows.append(estimate[shown].view(-1, 1, 28, 28))
     titles += [f"from {prediction}, t = {t}" for t in shown]
-show_images(
-    torch.cat(rows),
-    titles=titles,
-    columns=len(shown),
-    scale=4,
-    title="The same error of 0.1: noise prediction loses x_0 at high t",
-)
+title = "The same error of 0.1: noise prediction loses x_0 at high t"
+show_images(torch.cat(rows), titles=titles, columns=len(shown), scale=4, title=title)
 
 # %% [markdown]
 # Noise prediction divides by $a = \sqrt{\bar\alpha_t}$: at high $t$ a small error in $\epsilon$ becomes a
@@ -1009,26 +955,25 @@ exact = torch.randn(1000, *x_0.shape[1:])
 all_t = torch.arange(1000)
 all_x_t = diffusion.q_sample(x_0.expand_as(exact), all_t, exact)
 rounding = (diffusion.to_x_0(exact, all_x_t, all_t) - x_0).abs().amax((1, 2, 3))
-for t in [0, 500, 900, 999]:
-    print(
-        f"t = {t:3d}: exact noise in float32 gives x_0 with an error of up to {rounding[t]:.0e}"
-    )
+shown = pd.Index([0, 500, 900, 999], name="t")
+pd.DataFrame({"largest error in x_0": [f"{rounding[t]:.0e}" for t in shown]}, index=shown)
 
 # %% [markdown]
 # ## 8. Check: the same thing in `utils`
 #
-# What you saw here is what `utils/diffusion/schedules.py` and `process.py` contain; open them, you will
-# recognise every line. The check is strict: same numbers, for several $T$ and all three targets.
+# What you saw here is what `utils/diffusion/schedules.py` and `process.py` contain: open them, you will recognise
+# every line that computes something (the loss at the end of `process.py` belongs to notebook 04). What is added checks
+# the arguments and moves the tables to where the images are; `linear` counts from its last beta, so that a chain of one
+# step ends in noise too, and `sigmoid` has a width, `tau`. The check is strict: same numbers, for several $T$ and all
+# three targets.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for steps in [20, 200, 1000, 4000]:
     for name in ["linear", "cosine", "sigmoid"]:
-        theirs = NoiseSchedule.named(name, steps)
-        torch.testing.assert_close(schedules[name](steps), theirs.betas)
-        torch.testing.assert_close(
-            alpha_bars(schedules[name](steps)), theirs.alphas_cumprod
-        )
+        mine, theirs = schedules[name](steps), NoiseSchedule.named(name, steps)
+        torch.testing.assert_close(mine, theirs.betas)
+        torch.testing.assert_close(alpha_bars(mine), theirs.alphas_cumprod)
     unscaled = NoiseSchedule.linear(steps, rescale=False).betas
     torch.testing.assert_close(linear_betas(steps, rescale=False), unscaled)
 print("schedules agree")
@@ -1038,9 +983,8 @@ batch, t = images[:64], torch.arange(64) * 15
 noise = torch.randn_like(batch)
 x_t = q_sample(batch, t, noise, alpha_bars(betas_1000))
 torch.testing.assert_close(x_t, diffusion.q_sample(batch, t, noise))
-x_0_weight, x_t_weight, variance = (
-    w[t].float().view(-1, 1, 1, 1) for w in posterior_weights(betas_1000)
-)
+weights = [at(table, t, batch) for table in posterior_of(betas_1000)]
+x_0_weight, x_t_weight, variance = weights
 mean, var = diffusion.q_posterior(batch, x_t, t)
 torch.testing.assert_close(x_0_weight * batch + x_t_weight * x_t, mean)
 torch.testing.assert_close(variance, var)
@@ -1075,42 +1019,37 @@ print("targets and conversions agree")
 # deviation 1. Which of the last four do you catch?
 
 # %%
-curve = alpha_bars(linear_betas(1000))
 wrongs = {
-    "right": lambda x, a_bar, noise: a_bar.sqrt() * x + (1 - a_bar).sqrt() * noise,
-    "in [0, 1]": lambda x, a_bar, noise: (
-        a_bar.sqrt() * (x + 1) / 2 + (1 - a_bar).sqrt() * noise
-    ),
-    "uniform": lambda x, a_bar, noise: (
-        a_bar.sqrt() * x + (1 - a_bar).sqrt() * torch.rand_like(noise)
-    ),
-    "variance": lambda x, a_bar, noise: a_bar.sqrt() * x + (1 - a_bar) * noise,
-    "no shrinking": lambda x, a_bar, noise: x + (1 - a_bar).sqrt() * noise,
+    "right": lambda x, noise, a, s: a * x + s * noise,
+    "in [0, 1]": lambda x, noise, a, s: a * (x + 1) / 2 + s * noise,
+    "uniform": lambda x, noise, a, s: a * x + s * torch.rand_like(noise),
+    "variance": lambda x, noise, a, s: a * x + s**2 * noise,
+    "no shrinking": lambda x, noise, a, s: x + s * noise,
 }
+curve = alpha_bars(linear_betas(1000))
+signal, sigma = curve.sqrt(), (1 - curve).sqrt()
 some = images[:1000]
 noise = torch.randn_like(some)
-print("1000 test images   t = 250: mean    std    t = 999: mean    std")
-for name, wrong in wrongs.items():
-    middle, end = (wrong(some, curve[t], noise) for t in [250, 999])
-    print(
-        f"{name:<12} {middle.mean():19.2f} {middle.std():6.2f} {end.mean():16.2f} {end.std():6.2f}"
-    )
+rows = []
+for wrong in wrongs.values():
+    middle, end = (wrong(some, noise, signal[t], sigma[t]) for t in [250, 999])
+    rows.append([x.item() for x in (middle.mean(), middle.std(), end.mean(), end.std())])
+print("1000 test images")
+columns = ["t = 250: mean", "t = 250: std", "t = 999: mean", "t = 999: std"]
+pd.DataFrame(rows, index=list(wrongs), columns=columns).round(2)
 
 # %%
 noise, t = torch.randn_like(x_0), 200
-variants = [wrong(x_0, curve[t], noise) for wrong in wrongs.values()]
+variants = [wrong(x_0, noise, signal[t], sigma[t]) for wrong in wrongs.values()]
 levels = ((variants[0] + 1) * 127.5).round().int()
 wrapped = (
     levels % 256
-).float() / 127.5 - 1  # what 8 bits keep of a number that does not fit
-outside = ((levels < 0) | (levels > 255)).double().mean()
-print(f"uint8: at t = {t}, {outside:.0%} of the pixels lie outside 0..255 and wrap around")
-show_images(
-    torch.cat([*variants, wrapped]),
-    titles=[*wrongs, "uint8 wrap"],
-    columns=6,
-    title=f"The same boot and noise at t = {t}: no bug raises an error, and some look better",
-)
+).float() / 127.5 - 1  # what 8 bits keep of a number too large for them
+outside = percent((levels < 0) | (levels > 255))
+print(f"uint8: at t = {t}, {outside} of the pixels lie outside 0..255 and wrap around")
+title = f"The same boot and noise at t = {t}: no bug raises an error, and some look better"
+titles = [*wrongs, "uint8 wrap"]
+show_images(torch.cat([*variants, wrapped]), titles=titles, columns=6, title=title)
 
 # %% [markdown]
 # Compare each row with "right". At $T$ you catch uniform noise (mean 0.5, standard deviation
@@ -1138,32 +1077,26 @@ fixed_noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
 def draw(schedule="linear", num_timesteps=1000, t=300):
     """Image, histogram and SNR of x_t for one schedule, T and t."""
     curve = alpha_bars(schedules[schedule](num_timesteps))
+    signal, sigma, snr = curve.sqrt(), (1 - curve).sqrt(), curve / (1 - curve)
     x_t = q_sample(x_0, torch.tensor([t]), fixed_noise, curve)
-    snr = curve / (1 - curve)
-    figure, (left, middle, right) = plt.subplots(
-        1, 3, figsize=(9, 2.7), width_ratios=[1, 1.4, 1.4]
-    )
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.7), width_ratios=[1, 1.4, 1.4])
+    left, middle, right = axes
     show_images(x_t, ax=left)
     left.set_title(f"x_t, {schedule}")
-    middle.hist(
-        x_t.flatten(), bins=torch.linspace(-4, 4, 41), density=True, color=COLOURS[0]
-    )
-    grid = torch.linspace(-4, 4, 100)
+    edges, grid = torch.linspace(-4, 4, 41), torch.linspace(-4, 4, 100)
+    middle.hist(x_t.flatten(), bins=edges, density=True, color=COLOURS[0])
     middle.plot(grid, bell(grid), color="black", lw=1)
     middle.set(xlabel="pixel value", ylabel="density", ylim=(0, 1.2))
-    middle.set_title(f"{curve[t].sqrt():.3f} x_0 + {(1 - curve[t]).sqrt():.3f} noise")
+    middle.set_title(f"{signal[t]:.3f} x_0 + {sigma[t]:.3f} noise")
     right.semilogy(torch.arange(num_timesteps), snr, color=COLOURS[0])
     right.plot(t, snr[t], "o", color=COLOURS[1])
     right.axhline(1, color="grey", lw=0.8)
-    right.set(
-        xlabel=f"step t (T = {num_timesteps})",
-        ylabel="SNR",
-        ylim=(1e-6, 1e5),
-        title=f"SNR({t}) = {snr[t]:.2g}",
-    )
+    right.set(xlabel=f"step t (T = {num_timesteps})", ylabel="SNR", ylim=(1e-6, 1e5))
+    right.set_title(f"SNR({t}) = {snr[t]:.2g}")
     return figure
 
 
+# %%
 for t in [50, 300, 999]:
     draw("linear", 1000, t)
     plt.show()
@@ -1174,28 +1107,25 @@ for t in [50, 300, 999]:
 # there: is it the same?
 
 # %%
-T_slider = ipywidgets.IntSlider(
-    1000, 10, 1000, 10, description="T", continuous_update=False
-)
-t_slider = ipywidgets.IntSlider(300, 0, 999, 1, description="t", continuous_update=False)
-T_slider.observe(
-    lambda change: setattr(t_slider, "max", change["new"] - 1), "value"
-)  # t ends at T - 1
+slider = functools.partial(ipywidgets.IntSlider, continuous_update=False)
+T_slider = slider(1000, 10, 1000, 10, description="T")
+t_slider = slider(300, 0, 999, 1, description="t")
 
-play(
-    draw,
-    schedule=["linear", "linear, unscaled", "cosine", "sigmoid"],
-    num_timesteps=T_slider,
-    t=t_slider,
-)
+
+def end_before_T(change):
+    t_slider.max = change["new"] - 1
+
+
+T_slider.observe(end_before_T, "value")
+play(draw, schedule=list(schedules), num_timesteps=T_slider, t=t_slider)
 
 # %% [markdown]
 # ## 11. Exercises
 #
 # Write your answer in place of `raise NotImplementedError` and run the cell: `check` says whether it is
 # right, and if not, which property is broken. Stuck? `hint("01.1")` gives a hint, each call the next one;
-# `solution("01.1")` shows one answer. The same goes for the other numbers. (Comments such as `NBVAL_CHECK_OUTPUT`,
-# `fmt: skip` and `noqa` in the cells speak to the course's tests and to the formatter; pass over them.)
+# `solution("01.1")` shows one answer. The same goes for the other numbers. (Comments such as `NBVAL_CHECK_OUTPUT`
+# and `noqa` in the cells speak to the course's tests and to the linter; pass over them.)
 #
 # ### 01.1 A shorter chain out of a long one
 #
@@ -1208,8 +1138,8 @@ play(
 def respaced_betas(betas, keep):
     """The betas of the chain that visits only the timesteps in `keep`.
 
-    betas: (T,) float64. keep: (K,) whole numbers, rising. Returns (K,) betas whose alpha-bar at step k
-    is the long chain's alpha-bar at timestep keep[k].
+    betas: (T,) float64. keep: (K,) whole numbers, rising. Returns (K,) betas: their
+    alpha-bar at step k is the long chain's alpha-bar at timestep keep[k].
     """
     raise NotImplementedError
 
@@ -1227,12 +1157,14 @@ hint("01.1")
 
 # %%
 def betas_from_snr(snr):
-    """The betas of the schedule with this signal-to-noise ratio. snr: (T,) float64, falling. Returns (T,)."""
+    """The betas of the schedule with this signal-to-noise ratio.
+
+    snr: (T,) float64, falling. Returns (T,) betas.
+    """
     raise NotImplementedError
 
 
 check("01.2", betas_from_snr)
-
 
 # %% [markdown]
 # ### 01.3 The posterior mean in terms of the noise
@@ -1246,7 +1178,7 @@ check("01.2", betas_from_snr)
 def posterior_mean_from_noise(x_t, noise, beta, alpha_bar):
     """Mean of q(x_{t-1} | x_t, x_0) in terms of the noise in x_t.
 
-    x_t, noise: images of one shape. beta, alpha_bar: beta_t and alpha-bar_t, 0-dimensional tensors.
+    x_t, noise: images of one shape. beta, alpha_bar: beta_t and alpha-bar_t, 0-dimensional.
     """
     raise NotImplementedError
 
@@ -1264,15 +1196,15 @@ check("01.3", posterior_mean_from_noise)
 
 # %%
 def is_forward_process(forward):
-    """True if x_t = forward(x_0, alpha_bar) has the mean and the variance of eq. 4, False if it has not.
+    """True if x_t = forward(x_0, alpha_bar) has the mean and variance of eq. 4, else False.
 
-    forward takes a float tensor of any shape and a number alpha_bar in (0, 1); it returns x_t of that shape.
+    forward takes a float tensor of any shape and a number alpha_bar in (0, 1); it returns
+    x_t of that shape.
     """
     raise NotImplementedError
 
 
 check("01.4", is_forward_process)
-
 
 # %% [markdown]
 # ## Recap

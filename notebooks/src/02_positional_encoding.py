@@ -41,6 +41,7 @@ import copy
 import math
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
@@ -48,14 +49,7 @@ from tqdm.auto import tqdm
 
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
 from utils.diffusion import GaussianDiffusion, NoiseSchedule
-from utils.diffusion.embeddings import (
-    FourierFeatures,
-    LearnedEmbedding,
-    RawTimestep,
-    SinusoidalEmbedding,
-    TimestepEmbedding,
-    sinusoidal_embedding,
-)
+from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
 
 # %% [markdown]
 # ## 1. Does the network need to know $t$?
@@ -117,7 +111,7 @@ def add_noise(x_0, t, noise):
 
 # %%
 def best_denoiser(x_t, t):
-    """Eq. (1): E[x_0 | x_t] for x_t (..., 2) and t (...); also log p(x_t) (...), which we need later."""
+    """Eq. (1): E[x_0 | x_t] for x_t (..., 2), t (...); and log p(x_t) (...), for later."""
     a, noise_std = signal[t], sigma[t]
     variance = a**2 * SPREAD**2 + noise_std**2  # v_t
     difference = x_t[..., None, :] - a[..., None, None] * CENTRES  # (..., K, 2)
@@ -142,9 +136,8 @@ def best_denoiser(x_t, t):
 # %%
 # NBVAL_CHECK_OUTPUT
 generator = torch.Generator().manual_seed(0)
-t = torch.randint(
-    50, T, (1000,), generator=generator
-)  # below 50, sigma_t^2 is so small that float32 loses digits
+# Below t = 50, sigma_t^2 is so small that float32 loses digits.
+t = torch.randint(50, T, (1000,), generator=generator)
 x_t = torch.randn(1000, 2, generator=generator).requires_grad_()
 denoised, log_density = best_denoiser(x_t, t)
 (score,) = torch.autograd.grad(log_density.sum(), x_t)
@@ -160,12 +153,13 @@ print("The score by autograd and by the posterior mean agree at 1000 random poin
 # %%
 # NBVAL_CHECK_OUTPUT
 point = torch.tensor([0.6, 0.1])
+rows = []
 for step in (100, 400, 800):
     answer = best_denoiser(point, torch.tensor(step))[0]
-    print(f"t = {step}: signal = {signal[step]:.2f}, sigma = {sigma[step]:.2f}, ", end="")
-    print(
-        f"best x_0 = ({answer[0]:.2f}, {answer[1]:.2f}), at distance {answer.norm():.2f} from the origin"
-    )
+    numbers = [x.item() for x in (signal[step], sigma[step], answer.norm())]
+    rows.append([step, f"({answer[0]:.2f}, {answer[1]:.2f})", *numbers])
+columns = ["t", "best x_0", "signal", "sigma", "its distance from the origin"]
+pd.DataFrame(rows, columns=columns).set_index("t").round(2)
 
 # %% [markdown]
 # Three different answers. At $t = 100$ there is little noise, so the point has strayed from the nearest centre,
@@ -191,31 +185,32 @@ def best_without_t(x, stride=5):
     return (log_density.softmax(0)[..., None] * denoised).sum(0)
 
 
+def headline(figure, text):
+    figure.suptitle(text, x=0.01, ha="left")
+
+
+# %%
 line = torch.linspace(-1.4, 1.4, 9)
 grid = torch.cartesian_prod(line, line)  # (81, 2)
-steps = [100, 400, 800]
-fields = [best_denoiser(grid, torch.full((len(grid),), step))[0] for step in steps]
+fields = {}
+for step in (100, 400, 800):
+    fields[f"t = {step}"] = best_denoiser(grid, torch.full((len(grid),), step))[0]
+fields["t unknown"] = best_without_t(grid)
 figure, axes = plt.subplots(1, 4, figsize=(10, 3.1), sharex=True, sharey=True)
-for ax, field, name in zip(
-    axes, [*fields, best_without_t(grid)], [f"t = {s}" for s in steps] + ["t unknown"]
-):
-    arrows = field - grid
-    ax.quiver(
-        *grid.T,
-        *arrows.T,
-        angles="xy",
-        scale_units="xy",
-        scale=1,
-        width=0.008,
-        color=COLOURS[0],
-    )
+look = {
+    "angles": "xy",
+    "scale_units": "xy",
+    "scale": 1,
+    "width": 0.008,
+    "color": COLOURS[0],
+}
+for ax, (name, field) in zip(axes, fields.items()):
+    ax.quiver(*grid.T, *(field - grid).T, **look)
     ax.plot(*CENTRES.T, "o", color=COLOURS[1], markersize=5)
     ax.set(title=name, aspect="equal", xlabel="first coordinate")
 axes[0].set_ylabel("second coordinate")
-figure.suptitle(
-    "The best denoiser (arrow: from x to its answer) is another one at every t",
-    x=0.01,
-    ha="left",
+headline(
+    figure, "The best denoiser (arrow: from x to its answer) is another one at every t"
 )
 plt.show()
 
@@ -254,9 +249,7 @@ def my_encoding_slowly(t, dim, max_period=10_000.0):
 def my_encoding(t, dim, max_period=10_000.0):
     """Eq. (4) for a batch: t (B,) -> (B, dim)."""
     half = dim // 2
-    frequencies = torch.exp(
-        -math.log(max_period) * torch.arange(half) / (half - 1)
-    )  # (half,)
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half) / (half - 1))
     angles = t.float()[:, None] * frequencies  # (B, 1) * (half,) -> (B, half)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -270,12 +263,8 @@ t = torch.arange(T)
 slow = torch.tensor([my_encoding_slowly(step, dim=32) for step in range(T)])
 torch.testing.assert_close(my_encoding(t, dim=32), slow, rtol=0, atol=1e-4)
 torch.testing.assert_close(sinusoidal_embedding(t, dim=32), my_encoding(t, dim=32))
-print(
-    "Loop, batch and utils agree on all",
-    T,
-    "timesteps. t = 0 gives",
-    my_encoding(t[:1], dim=8)[0].tolist(),
-)
+first = my_encoding(t[:1], dim=8)[0].tolist()
+print(f"Loop, batch and utils agree on all {T} timesteps. t = 0 gives {first}")
 
 # %% [markdown]
 # **The pitfall: four arrangements under one name.** Implementations differ in two details: whether sines and cosines
@@ -299,15 +288,11 @@ try:
 except (ImportError, RuntimeError):
     print("diffusers is not installed here (it need not be); the comparison is skipped.")
 else:
-    theirs = get_timestep_embedding(t, 32)
-    torch.testing.assert_close(my_encoding(t, dim=32), theirs)
+    mine, theirs = my_encoding(t, 32), get_timestep_embedding(t, 32)
+    torch.testing.assert_close(mine, theirs)
     other = get_timestep_embedding(t, 32, flip_sin_to_cos=True, downscale_freq_shift=0)
-    print(
-        f"diffusers' bare function: largest difference {(my_encoding(t, 32) - theirs).abs().max():.0e}"
-    )
-    print(
-        f"the other arrangement: largest difference {(my_encoding(t, 32) - other).abs().max():.1f}"
-    )
+    print(f"diffusers' bare function: largest difference {(mine - theirs).abs().max():.0e}")
+    print(f"the other arrangement: largest difference {(mine - other).abs().max():.1f}")
 
 # %% [markdown]
 # ## 3. Reading the heat map
@@ -323,11 +308,9 @@ else:
 # %%
 bits = (torch.arange(64)[:, None] >> torch.arange(6)) & 1  # (64, 6), fastest bit first
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.6), width_ratios=[1, 4])
-axes[0].imshow(bits, aspect="auto", cmap="cividis")
+axes[0].imshow(bits, aspect="auto")
 axes[0].set(title="t in binary", xlabel="bit (fast to slow)", ylabel="timestep t")
-picture = axes[1].imshow(
-    my_encoding(t[:64], dim=32), aspect="auto", cmap="cividis", vmin=-1, vmax=1
-)
+picture = axes[1].imshow(my_encoding(t[:64], dim=32), aspect="auto", vmin=-1, vmax=1)
 axes[1].axvline(15.5, color="white", linewidth=2)
 axes[1].set(title="Both count: fast columns left, slow columns right", ylabel="timestep t")
 axes[1].set_xlabel("column: sines, fast to slow  |  cosines, fast to slow")
@@ -358,14 +341,10 @@ for row, step in zip(axes, times):
         ax.spines[:].set_visible(False)
     row[0].set_ylabel(f"t = {step}", rotation=0, ha="right", va="center")
 for ax, i in zip(axes[0], hands):
-    ax.set_title(
-        f"hand {i}\nperiod {2 * math.pi / frequencies[i]:,.0f}", fontsize=9, loc="center"
-    )
-figure.suptitle(
-    "One timestep is one row: fast hands tell near times apart, slow hands far ones",
-    x=0.01,
-    ha="left",
-)
+    period = 2 * math.pi / frequencies[i]
+    ax.set_title(f"hand {i}\nperiod {period:,.0f}", fontsize=9, loc="center")
+title = "One timestep is one row: fast hands tell near times apart, slow hands far ones"
+headline(figure, title)
 plt.show()
 
 # %% [markdown]
@@ -375,14 +354,14 @@ plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
+lazy = {}
 for max_period in (10_000, 1_000, 100):
     frequencies = max_period ** (-torch.arange(16, dtype=torch.float64) / 15)
-    lazy = int((frequencies * T < math.pi / 2).sum())
-    print(
-        f"max_period {max_period:>6}: {lazy} of 16 hands turn less than a quarter in {T} steps"
-    )
+    lazy[max_period] = int((frequencies * T < math.pi / 2).sum())
 slowest = my_encoding(t, dim=32)[:, 15]
 print(f"The slowest sine at t = 999 is {slowest[999]:.4f}; 999/10000 = {999 / 10_000:.4f}")
+column = f"of 16 hands, turn less than a quarter in {T} steps"
+pd.DataFrame({column: lazy}).rename_axis("max_period")
 
 # %% [markdown]
 # Five of sixteen hands are lazy, but not useless: $\sin\omega t \approx \omega t$ for small angles, so the slowest
@@ -409,16 +388,16 @@ print(f"The slowest sine at t = 999 is {slowest[999]:.4f}; 999/10000 = {999 / 10
 # NBVAL_CHECK_OUTPUT
 dim = 32
 encodings = my_encoding(t, dim)
+products = encodings @ encodings.T  # (T, T)
 frequencies = 10_000.0 ** (-torch.arange(dim // 2) / (dim // 2 - 1))
-closed_form = torch.cos((t[:, None] - t)[..., None] * frequencies).sum(
-    -1
-)  # eq. (5), all pairs: (T, T)
-torch.testing.assert_close(encodings @ encodings.T, closed_form, rtol=0, atol=2e-3)
-print("Eq. (5) holds for all", T * T, "pairs.")
-for first, second in ((100, 110), (900, 910), (100, 300)):
-    print(
-        f"PE({first}) . PE({second}) = {encodings[first] @ encodings[second]:.2f}   (largest possible: {dim // 2})"
-    )
+distances = (t[:, None] - t)[..., None]  # (T, T, 1)
+closed_form = torch.cos(distances * frequencies).sum(-1)  # eq. (5), all pairs: (T, T)
+torch.testing.assert_close(products, closed_form, rtol=0, atol=2e-3)
+print(f"Eq. (5) holds for all {T * T} pairs. The largest possible product is {dim // 2}.")
+pairs = pd.MultiIndex.from_tuples([(100, 110), (900, 910), (100, 300)], names=["t", "u"])
+pd.DataFrame(
+    {"PE(t) . PE(u)": [products[pair].item() for pair in pairs]}, index=pairs
+).round(2)
 
 # %%
 distance = torch.arange(0, 1000)
@@ -426,17 +405,14 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 for anchor, style in ((0, "-"), (300, "--"), (600, ":")):
     values = encodings[anchor:] @ encodings[anchor] / (dim // 2)
     axes[0].plot(values[:300], style, label=f"from t = {anchor}", linewidth=2)
-axes[0].set(
-    title="One curve, whatever the start",
-    xlabel="distance |t - u|",
-    ylabel="dot product / h",
-)
+axes[0].set(title="One curve, whatever the start", ylabel="dot product / h")
 for max_period, colour in zip((100, 1_000, 10_000), COLOURS[3:]):
     frequencies = max_period ** (-torch.arange(dim // 2) / (dim // 2 - 1))
     curve = torch.cos(distance[:, None] * frequencies).mean(1)
     axes[1].plot(distance, curve, label=f"max_period {max_period:,}", color=colour)
-axes[1].set(title="Lazy hands keep the curve up", xlabel="distance |t - u|")
+axes[1].set_title("Lazy hands keep the curve up")
 for ax in axes:
+    ax.set_xlabel("distance |t - u|")
     ax.legend()
 plt.show()
 
@@ -463,16 +439,11 @@ plt.show()
 def draw_encoding(dim=32, max_period=10_000, first=100, second=250):
     encodings = sinusoidal_embedding(torch.arange(T), dim, max_period)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
-    axes[0].imshow(
-        encodings, aspect="auto", cmap="cividis", vmin=-1, vmax=1, interpolation="none"
-    )
+    axes[0].imshow(encodings, aspect="auto", vmin=-1, vmax=1, interpolation="none")
     for step, colour in ((first, COLOURS[1]), (second, COLOURS[5])):
         axes[0].axhline(step, color=colour, linewidth=2)
-    axes[0].set(
-        xlabel="column (sines | cosines)",
-        ylabel="timestep t",
-        title=f"dim {dim}, max_period {max_period:,}",
-    )
+    axes[0].set(xlabel="column (sines | cosines)", ylabel="timestep t")
+    axes[0].set_title(f"dim {dim}, max_period {max_period:,}")
     axes[0].grid(False)
     similarity = encodings @ encodings[0] / (dim // 2)
     apart = abs(first - second)
@@ -487,13 +458,9 @@ draw_encoding()
 plt.show()
 
 # %%
-play(
-    draw_encoding,
-    dim=[8, 16, 32, 64, 128],
-    max_period=[100, 1_000, 10_000, 100_000],
-    first=(0, 999),
-    second=(0, 999),
-)
+periods = [100, 1_000, 10_000, 100_000]
+steps = (0, 999)
+play(draw_encoding, dim=[8, 16, 32, 64, 128], max_period=periods, first=steps, second=steps)
 
 # %% [markdown]
 # Try `dim` 8, a clock with four hands: two timesteps 6 apart look more alike than two that are 3 apart, because the
@@ -502,7 +469,7 @@ play(
 #
 # ## 5. The alternatives
 #
-# **The question: what else could one hand to the network?** Four ways, all in `utils/diffusion/embeddings.py`:
+# **The question: what else could one hand to the network?** Four ways:
 #
 # - **Raw**: $t$ scaled to $[-1, 1]$. One number.
 # - **Learned table**: a free vector for every timestep, found by training (`nn.Embedding`). Starts as random numbers.
@@ -513,13 +480,48 @@ play(
 # **Predict before you run.** The pictures below show the similarity (dot product) of every pair of timesteps. For
 # which of the four does the picture consist of diagonal bands, that is, depend only on the distance?
 
+
+# %%
+class RawTimestep(nn.Module):
+    """t scaled to [-1, 1], as one number: (B,) -> (B, 1)."""
+
+    def forward(self, t):
+        return (2 * t.float() / (T - 1) - 1)[:, None]
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Eq. (4) as a module: (B,) -> (B, dim)."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, t):
+        return sinusoidal_embedding(t, self.dim)
+
+
+# %%
+class FourierFeatures(nn.Module):
+    """Sines and cosines of t/T at random, fixed frequencies: (B,) -> (B, dim)."""
+
+    def __init__(self, dim, scale, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        turns = scale * torch.randn(dim // 2, generator=generator)  # over the whole process
+        self.register_buffer("turns", turns)
+
+    def forward(self, t):
+        angles = 2 * math.pi * (t.float() / T)[:, None] * self.turns
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 # %%
 torch.manual_seed(0)
 ways = {
-    "raw t": RawTimestep(T),
-    "table, untrained": LearnedEmbedding(T, 32),
-    "Fourier, scale 1": FourierFeatures(T, 32, scale=1.0),
-    "Fourier, scale 16": FourierFeatures(T, 32, scale=16.0),
+    "raw t": RawTimestep(),
+    "table, untrained": nn.Embedding(T, 32),
+    "Fourier, scale 1": FourierFeatures(32, scale=1.0),
+    "Fourier, scale 16": FourierFeatures(32, scale=16.0),
     "sinusoidal": SinusoidalEmbedding(32),
 }
 figure, axes = plt.subplots(1, 5, figsize=(11, 2.7), sharey=True)
@@ -527,19 +529,14 @@ for ax, (name, way) in zip(axes, ways.items()):
     with torch.no_grad():
         features = way(torch.arange(0, T, 5))  # every fifth timestep
     similarity = features @ features.T
-    picture = ax.imshow(
-        similarity / similarity.max(), vmin=-1, vmax=1, extent=(0, T, T, 0), cmap="cividis"
-    )
+    similarity = similarity / similarity.max()
+    picture = ax.imshow(similarity, vmin=-1, vmax=1, extent=(0, T, T, 0))
     ax.set(title=name, xlabel="timestep u", xticks=(0, 500, 1000))
-    ax.title.set_fontsize(10)
     ax.grid(False)
 axes[0].set_ylabel("timestep t")
 figure.colorbar(picture, ax=axes, label="dot product / largest")
-figure.suptitle(
-    "Bands: similarity by distance. The table knows no neighbours, raw t no distance",
-    x=0.01,
-    ha="left",
-)
+title = "Bands: similarity by distance. The table knows no neighbours, raw t no distance"
+headline(figure, title)
 plt.show()
 
 # %% [markdown]
@@ -566,26 +563,28 @@ plt.show()
 
 # %%
 def train_together(models, draw_batch, steps, learning_rate, bar):
-    """Train all models at once with Adam. draw_batch() gives (inputs, target), all (seeds, ...). Returns a function
-    that runs the trained models on (seeds, ...) inputs, and their stacked weights."""
+    """Train all models at once with Adam; draw_batch() gives (inputs, target) of all.
+
+    Returns a function that runs the trained models on such inputs, and their weights.
+    """
     weights, buffers = stack_module_state(models)
     template = copy.deepcopy(models[0])
 
-    def run_one(weights, buffers, *inputs):
+    def run_model(weights, buffers, *inputs):
         return functional_call(template, (weights, buffers), inputs)
 
     optimiser = torch.optim.Adam(weights.values(), lr=learning_rate)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
     for _ in range(steps):
         inputs, target = draw_batch()
-        error = vmap(run_one)(weights, buffers, *inputs) - target
+        error = vmap(run_model)(weights, buffers, *inputs) - target
         loss = error.square().flatten(1).mean(1).sum()  # a mean per seed, then the sum
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         decay.step()
         bar.update()
-    return lambda *inputs: vmap(run_one)(weights, buffers, *inputs).detach(), weights
+    return lambda *inputs: vmap(run_model)(weights, buffers, *inputs).detach(), weights
 
 
 # %% [markdown]
@@ -612,34 +611,37 @@ class Unscaled(nn.Module):
         return t.float()[:, None]
 
 
+# %%
 def features_by_name(seed):
     """Each way to write t, and how many numbers it gives."""
     return {
         "raw t, not scaled": (Unscaled(), 1),
-        "raw t": (RawTimestep(T), 1),
+        "raw t": (RawTimestep(), 1),
         "sinusoidal": (SinusoidalEmbedding(32), 32),
-        "Fourier, scale 1": (FourierFeatures(T, 32, scale=1.0, seed=seed), 32),
-        "Fourier, scale 16": (FourierFeatures(T, 32, scale=16.0, seed=seed), 32),
-        "learned table": (LearnedEmbedding(T, 32), 32),
+        "Fourier, scale 1": (FourierFeatures(32, scale=1.0, seed=seed), 32),
+        "Fourier, scale 16": (FourierFeatures(32, scale=16.0, seed=seed), 32),
+        "learned table": (nn.Embedding(T, 32), 32),
     }
 
 
 def make_mlp(name, seed):
     torch.manual_seed(seed)
     way, width = features_by_name(seed)[name]
-    return nn.Sequential(
-        way, nn.Linear(width, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1)
-    )
+    layers = [
+        nn.Linear(width, 64),
+        nn.SiLU(),
+        nn.Linear(64, 64),
+        nn.SiLU(),
+        nn.Linear(64, 1),
+    ]
+    return nn.Sequential(way, *layers)
 
 
 # %%
 names = list(features_by_name(0))
 fits = {}
-with tqdm(
-    total=2 * len(names) * fit_steps,
-    desc="six kinds of features, two functions",
-    leave=False,
-) as bar:
+total = 2 * len(names) * fit_steps
+with tqdm(total=total, desc="six kinds of features, two functions", leave=False) as bar:
     for kind, target in targets.items():
         batch = (seen.expand(seeds, -1),), target[seen].expand(seeds, -1)[..., None]
         for name in names:
@@ -647,19 +649,19 @@ with tqdm(
             run, _ = train_together(models, lambda batch=batch: batch, fit_steps, 3e-3, bar)
             fits[kind, name] = run(t.expand(seeds, -1))[..., 0]  # (seeds, T)
 
-print(
-    f"mean squared error, mean and standard deviation over {seeds} seeds (predicting 0 gives 0.5)\n"
-)
-print(
-    f"{'':<18}{'slow, seen':>18}{'slow, held out':>18}{'fast, seen':>18}{'fast, held out':>18}"
-)
-for name in names:
-    row = ""
-    for kind, target in targets.items():
-        for chosen in (~held_out, held_out):
-            errors = (fits[kind, name] - target)[:, chosen].square().mean(1)
-            row += f"{errors.mean():>10.4f} ±{errors.std():.4f}"
-    print(f"{name:<18}{row}")
+
+# %%
+def mean_and_std(values, digits=4):
+    return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
+
+
+rows = {name: {} for name in names}
+for (kind, name), fit in fits.items():
+    errors = (fit - targets[kind]).square()  # (seeds, T)
+    rows[name][f"{kind}, seen"] = mean_and_std(errors[:, ~held_out].mean(1))
+    rows[name][f"{kind}, held out"] = mean_and_std(errors[:, held_out].mean(1))
+print(f"mean squared error (0.5 for predicting 0), mean ± std over {seeds} seeds")
+pd.DataFrame(rows).T
 
 # %%
 shown = ["raw t, not scaled", "raw t", "sinusoidal", "learned table"]
@@ -670,11 +672,8 @@ for ax, name in zip(axes, shown):
     ax.plot(t[window], fits["fast", name][0, window], color=COLOURS[1])
     ax.set(title=name, xlabel="timestep t", ylim=(-2, 2))
 axes[0].set_ylabel("value")
-figure.suptitle(
-    "Twenty turns: too fast for raw t, easy for features that turn fast themselves",
-    x=0.01,
-    ha="left",
-)
+title = "Twenty turns: too fast for raw t, easy for features that turn fast themselves"
+headline(figure, title)
 plt.show()
 
 # %% [markdown]
@@ -718,24 +717,20 @@ test_blind = torch.cat([best_without_t(part) for part in test_x_t.split(2048)])
 
 
 def by_timestep(x, y):
-    """Mean squared difference per coordinate at each test timestep: (..., N, 2) -> (..., 100)."""
+    """Mean squared difference at each test timestep: (..., N, 2) -> (..., 100)."""
     return (x - y).square().mean(-1).unflatten(-1, (-1, points_per_t)).mean(-1)
 
 
-optimal, floor_without_t = (
-    by_timestep(test_x_0, test_best),
-    by_timestep(test_best, test_blind),
-)
-left, right = (
-    by_timestep(test_x_0, test_blind).mean(),
-    optimal.mean() + floor_without_t.mean(),
-)
-print(f"loss of predicting 0 everywhere:           {test_x_0.square().mean():.3f}")
-print(f"optimal loss, knowing t:                   {optimal.mean():.3f}")
-print(
-    f"optimal loss, not knowing t:               {left:.3f}   (right side of eq. (6): {right:.3f})"
-)
-print(f"excess that no denoiser without t can avoid: {floor_without_t.mean():.4f}")
+optimal = by_timestep(test_x_0, test_best)
+floor_without_t = by_timestep(test_best, test_blind)
+losses = {
+    "predicting 0 everywhere": test_x_0.square().mean(),
+    "optimal, knowing t": optimal.mean(),
+    "optimal, not knowing t": by_timestep(test_x_0, test_blind).mean(),
+    "the same by the right side of eq. (6)": optimal.mean() + floor_without_t.mean(),
+    "excess that no denoiser without t can avoid": floor_without_t.mean(),
+}
+pd.DataFrame({"loss": {name: loss.item() for name, loss in losses.items()}}).round(4)
 
 # %% [markdown]
 # **The denoiser.** As in the U-Net of notebook 03: the features of $t$ go through two linear layers (the course's
@@ -746,23 +741,23 @@ print(f"excess that no denoiser without t can avoid: {floor_without_t.mean():.4f
 
 # %%
 class Denoiser(nn.Module):
-    """Predicts x_0 from x_t (B, 2) and t (B,). `way` turns t into `width` features; None leaves t out."""
+    """x_0 from x_t (B, 2) and t (B,). `way` makes `width` features of t or is None."""
 
     def __init__(self, way, width, hidden=64):
         super().__init__()
         self.way = way
         self.point = nn.Linear(2, hidden)
         if way is not None:
-            self.time = nn.Sequential(
-                nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden)
-            )
-        layers = [
+            first, second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
+            self.time = nn.Sequential(first, nn.SiLU(), second)
+        self.body = nn.Sequential(
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
-        ]
-        self.body = nn.Sequential(*layers, nn.SiLU(), nn.Linear(hidden, 2))
+            nn.SiLU(),
+            nn.Linear(hidden, 2),
+        )
 
     def forward(self, x_t, t):
         hidden = self.point(x_t)
@@ -771,6 +766,7 @@ class Denoiser(nn.Module):
         return self.body(hidden)
 
 
+# %%
 def make_denoiser(name, seed):
     torch.manual_seed(seed)
     way, width = (None, 0) if name == "no t" else features_by_name(seed)[name]
@@ -785,9 +781,11 @@ def make_denoiser(name, seed):
 mine, theirs = make_denoiser("sinusoidal", seed=0), TimestepEmbedding(32, 64)
 theirs.layers.load_state_dict(mine.time.state_dict())
 torch.testing.assert_close(mine.time(mine.way(t)), theirs(t))
-for name in ["no t", *names]:
-    numbers = sum(p.numel() for p in make_denoiser(name, 0).parameters())
-    print(f"{name:<18}{numbers:>7,} weights")
+treatments = ["no t", *names]
+weights = {}
+for name in treatments:
+    weights[name] = sum(p.numel() for p in make_denoiser(name, seed=0).parameters())
+pd.DataFrame({"weights": weights})
 
 # %% [markdown]
 # Every seed sees the same data, noise and timesteps under all seven treatments, so that differences between
@@ -802,7 +800,7 @@ train_steps, batch_size = course.pick(test=40, cpu=2000, gpu=3000), 256
 
 
 def make_batches(seed):
-    """A function that draws ((x_t, t), x_0) for all seeds; the same sequence each time it is made anew."""
+    """A function that draws ((x_t, t), x_0) for all seeds, in the same order every time."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw_batch():
@@ -814,73 +812,50 @@ def make_batches(seed):
     return draw_batch
 
 
-treatments = ["no t", *names]
-trained, tables = {}, None
+# %%
+trained, excess = {}, {}
 with tqdm(total=len(treatments) * train_steps, desc="seven treatments", leave=False) as bar:
     for name in treatments:
         models = [make_denoiser(name, seed) for seed in range(seeds)]
-        trained[name], weights = train_together(
-            models, make_batches(seed=2), train_steps, 3e-3, bar
-        )
+        batches = make_batches(seed=2)
+        trained[name], weights = train_together(models, batches, train_steps, 3e-3, bar)
         if name == "learned table":
-            tables = weights["way.table.weight"].detach()  # (seeds, T, 32), for later
+            tables = weights["way.weight"].detach()  # (seeds, T, 32), for later
 
-excess = {}  # (seeds, 100): per seed and test timestep
 for name in treatments:
     output = trained[name](test_x_t.expand(seeds, -1, -1), test_t.expand(seeds, -1))
-    excess[name] = by_timestep(output, test_best)
+    excess[name] = by_timestep(
+        output, test_best
+    )  # (seeds, 100): per seed and test timestep
 
 # %%
-order = sorted(treatments, key=lambda name: excess[name].mean().item())
-print(f"{'':<18}{'excess loss':>13}{'± std of seeds':>16}{'of the optimal loss':>21}")
+mean_excess = {name: excess[name].mean(1) for name in treatments}  # (seeds,) each
+order = sorted(treatments, key=lambda name: mean_excess[name].mean())
+rows = {}
 for name in order:
-    each = excess[name].mean(1)
-    print(
-        f"{name:<18}{each.mean():>13.5f}{each.std():>16.5f}{(each.mean() / optimal.mean()):>21.2%}"
-    )
-print(f"\nleast possible without t: {floor_without_t.mean():.5f}")
-colour_of = dict(
-    zip(
-        treatments,
-        [
-            COLOURS[6],
-            COLOURS[4],
-            COLOURS[1],
-            COLOURS[0],
-            COLOURS[5],
-            COLOURS[2],
-            COLOURS[3],
-        ],
-    )
-)
+    each = mean_excess[name]
+    rows[name] = {
+        "excess loss, mean ± std over seeds": mean_and_std(each, digits=5),
+        "of the optimal loss": f"{each.mean() / optimal.mean():.2%}",
+    }
+least = floor_without_t.mean()
+print(f"least possible without t: {least:.5f}")
+pd.DataFrame(rows).T
 
+# %%
+colour_of = dict(zip(treatments, [COLOURS[k] for k in (6, 4, 1, 0, 5, 2, 3)]))
 figure, ax = plt.subplots(figsize=(8, 3.4))
 for row, name in enumerate(order[::-1]):
-    each = excess[name].mean(1)
-    ax.errorbar(
-        each.mean(),
-        row,
-        xerr=each.std(),
-        fmt="s",
-        color=colour_of[name],
-        capsize=5,
-        markersize=7,
-    )
+    each = mean_excess[name]
+    look = {"fmt": "s", "color": colour_of[name], "capsize": 5, "markersize": 7}
+    ax.errorbar(each.mean(), row, xerr=each.std(), **look)
     ax.plot(each, [row - 0.25] * seeds, ".", color=colour_of[name], alpha=0.6)
-ax.axvline(floor_without_t.mean(), color="0.5", linestyle="--")
-ax.text(
-    floor_without_t.mean() * 0.96,
-    1,
-    "no denoiser without t\ncan get below",
-    ha="right",
-    va="center",
-    color="0.3",
-)
+ax.axvline(least, color="0.5", linestyle="--")
+label = "no denoiser without t\ncan get below"
+ax.text(least * 0.96, 1, label, ha="right", va="center", color="0.3")
 ax.set(xscale="log", yticks=range(len(order)), yticklabels=order[::-1])
-ax.set(
-    xlabel="excess loss over the exact optimum (mean ± std over seeds; dots: seeds)",
-    title="With t in almost any form: far below what is possible without it",
-)
+ax.set_xlabel("excess loss over the exact optimum (mean ± std over seeds; dots: seeds)")
+ax.set_title("With t in almost any form: far below what is possible without it")
 plt.show()
 
 # %% [markdown]
@@ -899,15 +874,17 @@ plt.show()
 # Are the small differences real? All treatments saw the same data seed by seed, so subtract seed by seed:
 
 # %%
-print("difference to sinusoidal on the same data, mean ± standard error over seeds:")
+rows = {}
 for name in names:
     if name != "sinusoidal":
         difference = (excess[name] - excess["sinusoidal"]).mean(1)
         error = difference.std() / math.sqrt(seeds)
-        ratio = difference.mean() / error
-        print(
-            f"{name:<18}{difference.mean():>+10.5f} ± {error:.5f}   ({ratio:+.1f} standard errors)"
-        )
+        rows[name] = {
+            "difference to sinusoidal": f"{difference.mean():+.5f} ± {error:.5f}",
+            "in standard errors": f"{difference.mean() / error:+.1f}",
+        }
+print("on the same data, mean ± standard error over seeds")
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of freedom).
@@ -915,30 +892,25 @@ for name in names:
 #
 # ### Where does each one lose?
 
+
 # %%
+def smooth(values):
+    """Four neighbouring test timesteps together: (..., 100) -> (..., 25)."""
+    return values.unflatten(-1, (-1, 4)).mean(-1)
+
+
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True, sharey=True)
-axis_t = (
-    torch.arange(0, T, 10).view(-1, 4).float().mean(1)
-)  # four neighbouring test timesteps together
-axes[0].plot(
-    axis_t,
-    floor_without_t.view(-1, 4).mean(1),
-    "--",
-    color="0.4",
-    label="least without t (exact)",
-)
+axis_t, least = smooth(torch.arange(0.0, T, 10)), smooth(floor_without_t)
+axes[0].plot(axis_t, least, "--", color="0.4", label="least without t (exact)")
 for ax, shown in zip(axes, (["no t", "raw t, not scaled", "sinusoidal"], names[1:])):
     for name in shown:
-        curve = excess[name].unflatten(1, (-1, 4)).mean(2)  # (seeds, 25)
-        ax.plot(axis_t, curve.mean(0), color=colour_of[name], label=name)
-        ax.fill_between(
-            axis_t, curve.amin(0), curve.amax(0), color=colour_of[name], alpha=0.2
-        )
+        curve, colour = smooth(excess[name]), colour_of[name]  # (seeds, 25)
+        ax.plot(axis_t, curve.mean(0), color=colour, label=name)
+        ax.fill_between(axis_t, curve.amin(0), curve.amax(0), color=colour, alpha=0.2)
     ax.set(yscale="log", xlabel="timestep t", ylim=(5e-5, 0.9))
     ax.legend(fontsize=8, ncols=2)
-axes[0].set(
-    ylabel="excess loss (mean; band: range of seeds)", title="Without t: blind at both ends"
-)
+axes[0].set_ylabel("excess loss (mean; band: range of seeds)")
+axes[0].set_title("Without t: blind at both ends")
 axes[1].set_title("With t: small everywhere")
 plt.show()
 
@@ -973,33 +945,38 @@ plt.show()
 # **Predict before you run.** At $t = 50$ the points are nearly clean, and a denoiser need do almost nothing. What
 # will the one without $t$ do to them?
 
+
 # %%
-show_t = [50, 400, 900]
+def first_seed(name):
+    """The denoiser of the first seed, for x (B, 2) and t (B,)."""
+    return lambda x, t: trained[name](x.expand(seeds, -1, -1), t.expand(seeds, -1))[0]
+
+
+def plot_points(ax, points, colour):
+    ax.plot(*points.T, ".", color=colour, markersize=2)
+    ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal")
+
+
+# %%
 generator = torch.Generator().manual_seed(3)
 x_0 = draw_data(600, generator)
 noise = torch.randn(600, 2, generator=generator)
+denoisers = {
+    "noisy points": (lambda x_t, t: x_t, "0.5"),
+    "best denoiser": (lambda x_t, t: best_denoiser(x_t, t)[0], COLOURS[6]),
+    "sinusoidal": (first_seed("sinusoidal"), COLOURS[0]),
+    "no t": (first_seed("no t"), COLOURS[1]),
+}
 figure, axes = plt.subplots(3, 4, figsize=(9.5, 7), sharex=True, sharey=True)
-for row, step in zip(axes, show_t):
+for row, step in zip(axes, (50, 400, 900)):
     steps = torch.full((600,), step)
     x_t = add_noise(x_0, steps, noise)
-    answers = [x_t, best_denoiser(x_t, steps)[0]]
-    answers += [
-        trained[name](x_t.expand(seeds, -1, -1), steps.expand(seeds, -1))[0]
-        for name in ("sinusoidal", "no t")
-    ]
-    for ax, points, colour in zip(
-        row, answers, ("0.5", COLOURS[6], COLOURS[0], COLOURS[1])
-    ):
-        ax.plot(*points.T, ".", color=colour, markersize=2)
-        ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal")
+    for ax, (denoise, colour) in zip(row, denoisers.values()):
+        plot_points(ax, denoise(x_t, steps), colour)
     row[0].set_ylabel(f"t = {step}")
-for ax, title in zip(axes[0], ("noisy points", "best denoiser", "sinusoidal", "no t")):
+for ax, title in zip(axes[0], denoisers):
     ax.set_title(title)
-figure.suptitle(
-    "Without t nearly clean points are damaged, and noise is taken for data",
-    x=0.01,
-    ha="left",
-)
+headline(figure, "Without t nearly clean points are damaged, and noise is taken for data")
 plt.show()
 
 # %% [markdown]
@@ -1029,28 +1006,17 @@ def sample_points(denoise, count, seed=4):
     return x
 
 
-def first_seed(name):
-    return lambda x, t: trained[name](x.expand(seeds, -1, -1), t.expand(seeds, -1))[0]
-
-
-samplers = {
-    "best denoiser": lambda x, t: best_denoiser(x, t)[0],
-    "sinusoidal": first_seed("sinusoidal"),
-}
-samplers |= {name: first_seed(name) for name in ("raw t", "no t")}
+# %%
+samplers = {"best denoiser": lambda x, t: best_denoiser(x, t)[0]}
+samplers |= {name: first_seed(name) for name in ("sinusoidal", "raw t", "no t")}
 figure, axes = plt.subplots(1, 4, figsize=(10, 3.4), sharex=True, sharey=True)
 for ax, (name, denoise) in zip(axes, samplers.items()):
     samples = sample_points(denoise, course.pick(test=100, cpu=500, gpu=1000))
     nearest = torch.cdist(samples, CENTRES).min(1).values
-    ax.plot(*samples.T, ".", color=COLOURS[0], markersize=2)
-    ax.set(
-        title=f"{name}\n{(nearest < 3 * SPREAD).float().mean():.0%} near a centre",
-        aspect="equal",
-    )
-    ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8))
-figure.suptitle(
-    "With t: the right radius, but a ring; without t: a blob", x=0.01, ha="left"
-)
+    near = (nearest < 3 * SPREAD).float().mean()
+    plot_points(ax, samples, COLOURS[0])
+    ax.set_title(f"{name}\n{near:.0%} near a centre")
+headline(figure, "With t: the right radius, but a ring; without t: a blob")
 plt.show()
 
 # %% [markdown]
@@ -1067,34 +1033,28 @@ plt.show()
 
 # %%
 torch.manual_seed(0)
-start = make_denoiser("learned table", seed=0).way.table.weight.detach()
+start = make_denoiser("learned table", seed=0).way.weight.detach()
+stages = {"before training": start, "after training": tables[0]}
 
 
-def smooth_similarity(table):
-    """Cosine similarity between the mean vectors of blocks of ten timesteps: (T, 32) -> (T/10, T/10)."""
-    blocks = table.unflatten(0, (-1, 10)).mean(1)
-    blocks = nn.functional.normalize(blocks - blocks.mean(0), dim=1)
-    return blocks @ blocks.T
+def unit_rows(table):
+    """Every row less the mean row, scaled to length 1."""
+    return nn.functional.normalize(table - table.mean(0), dim=1)
 
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), width_ratios=[1, 1, 1.15])
-for ax, table, name in zip(axes, (start, tables[0]), ("before training", "after training")):
-    picture = ax.imshow(
-        smooth_similarity(table), vmin=-1, vmax=1, extent=(0, T, T, 0), cmap="cividis"
-    )
+for ax, (name, table), colour in zip(axes, stages.items(), (COLOURS[4], COLOURS[0])):
+    blocks = unit_rows(table.unflatten(0, (-1, 10)).mean(1))  # means of ten: (T/10, 32)
+    picture = ax.imshow(blocks @ blocks.T, vmin=-1, vmax=1, extent=(0, T, T, 0))
     ax.set(title=name, xlabel="timestep u", ylabel="timestep t")
     ax.grid(False)
+    unit = unit_rows(table)
+    curve = [(unit[:-d] * unit[d:]).sum(1).mean() for d in range(1, 400)]
+    axes[2].plot(range(1, 400), curve, color=colour, label=name.split()[0])
 figure.colorbar(picture, ax=axes[1], label="cosine")
-for table, name, colour in (
-    (start, "before", COLOURS[4]),
-    (tables[0], "after", COLOURS[0]),
-):
-    unit = nn.functional.normalize(table - table.mean(0), dim=1)
-    curve = torch.stack([(unit[: T - d] * unit[d:]).sum(1).mean() for d in range(1, 400)])
-    axes[2].plot(range(1, 400), curve, color=colour, label=name)
 axes[2].set(title="mean cosine of two rows", xlabel="distance |t - u|", ylabel="cosine")
 axes[2].legend()
-figure.suptitle("The table has found out, roughly, which times are near", x=0.01, ha="left")
+headline(figure, "The table has found out, roughly, which times are near")
 plt.show()
 
 # %% [markdown]
@@ -1151,7 +1111,7 @@ check("02.2", advance)
 
 # %%
 def denoise_two_points(x_t, signal, sigma):
-    """E[x_0 | x_t], (B,), for x_t = signal * x_0 + sigma * noise and x_0 = -1 or +1, equally likely."""
+    """E[x_0 | x_t], (B,), for x_t = signal * x_0 + sigma * noise, x_0 = -1 or +1."""
     raise NotImplementedError
 
 
@@ -1167,7 +1127,7 @@ check("02.3", denoise_two_points)
 
 # %%
 def denoise_without_t(x_t, signals, sigmas):
-    """E[x_0 | x_t], (B,), same data, when t is unknown: every t of signals, sigmas (T,) is as likely."""
+    """E[x_0 | x_t], (B,), of the same data; each t of signals, sigmas (T,) as likely."""
     raise NotImplementedError
 
 

@@ -37,6 +37,7 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -72,26 +73,25 @@ from utils.diffusion.unet import Downsample, ResidualBlock, SelfAttention, Upsam
 # %%
 device = course.device
 diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="v")
-# `.pixels` are bytes, 0 to 255; indexing the set itself would convert them, as in notebook 01.
-train_images = load_images("fashion-mnist").pixels[
-    : course.pick(test=256, cpu=10_000, gpu=60_000)
-]
-test_images = load_images("fashion-mnist", split="test").pixels[
-    : course.pick(test=64, cpu=256, gpu=1000)
-]
-train_images = (train_images.float() / 127.5 - 1).to(
-    device
-)  # (N, 1, 28, 28), values in [-1, 1]
-test_images = (test_images.float() / 127.5 - 1).to(device)
+
+
+def first_images(split, count):
+    """The first images of the set: (N, 1, 28, 28), values in [-1, 1]."""
+    images, _ = load_images("fashion-mnist", split)[:count]
+    return images.to(device)
+
+
+train_images = first_images("train", course.pick(test=256, cpu=10_000, gpu=60_000))
+test_images = first_images("test", course.pick(test=64, cpu=256, gpu=1000))
 
 # %%
 x_0 = test_images[:1].expand(6, -1, -1, -1)
 t = torch.tensor([0, 100, 300, 500, 700, 999], device=device)
 noise = torch.randn(1, 1, 28, 28, device=device).expand_as(x_0)
 x_t, v = diffusion.q_sample(x_0, t, noise), diffusion.target(x_0, noise, t)
-titles = [f"x_t, t = {int(k)}" for k in t] + [f"v, t = {int(k)}" for k in t]
-show_images(torch.cat([x_t, v]).cpu(), titles=titles, columns=6, scale=4,
-            title="What goes in (above) and what should come out (below)")  # fmt: skip
+titles = [f"{name}, t = {k}" for name in ("x_t", "v") for k in t.tolist()]
+title = "What goes in (above) and what should come out (below)"
+show_images(torch.cat([x_t, v]).cpu(), titles=titles, columns=6, scale=4, title=title)
 
 # %% [markdown]
 # ## 2. The residual block
@@ -140,16 +140,15 @@ print("GroupNorm and SiLU by hand agree with PyTorch.")
 
 # %%
 clean, loud = 0.1 * torch.randn(1, 16, 14, 14), torch.randn(3, 16, 14, 14)
-neighbours = {"copies of itself": clean.expand(3, -1, -1, -1), "noisier images": loud}
-for name, norm in {
-    "GroupNorm": nn.GroupNorm(8, 16),
-    "BatchNorm": nn.BatchNorm2d(16),
-}.items():
-    outputs = [norm(torch.cat([clean, others]))[0] for others in neighbours.values()]
-    sizes = ", ".join(
-        f"{out.std():.2f} beside {label}" for out, label in zip(outputs, neighbours)
-    )
-    print(f"{name}: standard deviation of the first image's features {sizes}")
+company = {"copies of itself": clean.expand(3, -1, -1, -1), "noisier images": loud}
+norms = {"GroupNorm": nn.GroupNorm(8, 16), "BatchNorm": nn.BatchNorm2d(16)}
+table = {name: {} for name in norms}
+for name, norm in norms.items():
+    for label, others in company.items():
+        first = norm(torch.cat([clean, others]))[0]
+        table[name][f"beside {label}"] = first.std().item()
+print("standard deviation of the first image's features")
+pd.DataFrame(table).T.round(2)
 
 # %% [markdown]
 # With BatchNorm an image's features depend on which timesteps its neighbours drew. GroupNorm gives the same
@@ -181,9 +180,8 @@ class MyResidualBlock(nn.Module):
 
     def forward(self, x, emb):
         h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.scale_shift(emb)[:, :, None, None].chunk(
-            2, dim=1
-        )  # (B, C, 1, 1) each
+        # (B, C, 1, 1) each
+        scale, shift = self.scale_shift(emb)[:, :, None, None].chunk(2, dim=1)
         h = self.norm2(h) * (1 + scale) + shift
         return self.shortcut(x) + self.conv2(F.silu(h))
 
@@ -237,10 +235,8 @@ print("My residual block is the course's.")
 # %%
 def attention(q, k, v):
     """(..., N, d) each -> (..., N, d)."""
-    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(
-        dim=-1
-    )  # (..., N, N), rows sum to 1
-    return weights @ v
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    return scores.softmax(dim=-1) @ v  # the weights are (..., N, N), rows sum to 1
 
 
 class MySelfAttention(nn.Module):
@@ -259,6 +255,7 @@ class MySelfAttention(nn.Module):
         return x + self.out(mixed)
 
 
+# %%
 mine, theirs = wake(MySelfAttention(64)), SelfAttention(64)
 theirs.load_state_dict(mine.state_dict())
 x = torch.randn(4, 64, 7, 7)
@@ -281,11 +278,12 @@ def shuffle(x):
 
 torch.testing.assert_close(mine(shuffle(x)), shuffle(mine(x)), atol=1e-4, rtol=1e-4)
 print("attention(shuffled) = shuffled attention: it does not know where a position lies.")
+table = {}
 for size in (28, 14, 7):
     n = size**2
-    print(
-        f"{size:2}x{size:<2}: {n:3}x{n:<3} weights, used twice: {2 * n * n * 64:>10,} multiply-adds at 64 channels"
-    )
+    table[f"{size}x{size}"] = f"{n}x{n}", f"{2 * n * n * 64:,}"
+columns = ["weights, used twice", "multiply-adds at 64 channels"]
+pd.DataFrame(table, index=columns).T
 
 # %% [markdown]
 # The same values in the shuffled places. Attention alone is blind to place; in a U-Net it learns about
@@ -298,11 +296,11 @@ for size in (28, 14, 7):
 # %%
 d = 128
 q, k = torch.randn(2, 49, d), torch.randn(2, 49, d)
+largest = {}
 for name, scale in {"with 1/sqrt(d)": d**-0.5, "without": 1.0}.items():
     weights = (scale * q @ k.transpose(1, 2)).softmax(-1)
-    print(
-        f"{name:>14}: the largest of 49 weights is {weights.max(-1).values.mean():.2f} on average"
-    )
+    largest[name] = weights.max(-1).values.mean().item()
+pd.DataFrame({"largest of 49 weights, on average": largest}).round(2)
 
 # %% [markdown]
 # ## 4. Down and up
@@ -330,42 +328,39 @@ class MyUpsample(nn.Module):
         return self.conv(x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
 
 
+# %%
 x = torch.randn(4, 32, 14, 14)
-for mine, theirs in [
-    (MyDownsample(32), Downsample(32)),
-    (MyUpsample(32, 16), Upsample(32, 16)),
-]:
+down, up = (MyDownsample(32), Downsample(32)), (MyUpsample(32, 16), Upsample(32, 16))
+for mine, theirs in (down, up):
     theirs.load_state_dict(mine.state_dict())
     torch.testing.assert_close(mine(x), theirs(x))
-    print(
-        f"{type(theirs).__name__}: {tuple(x.shape)} -> {tuple(mine(x).shape)}, the same in utils"
-    )
+    sizes = f"{tuple(x.shape)} -> {tuple(mine(x).shape)}"
+    print(f"{type(theirs).__name__}: {sizes}, the same in utils")
 
 # %% [markdown]
 # **Predict before you run.** Many U-Nets go up with a *transposed* convolution of kernel 3 and stride 2.
 # Feed both kinds a constant image of ones, with all weights $1/9$. Is what comes out constant too?
 
+
 # %%
-ones = torch.ones(1, 1, 8, 8)
-kernel = torch.full((1, 1, 3, 3), 1 / 9)
-nearest = F.conv2d(F.interpolate(ones, scale_factor=2), kernel, padding=1)
+def headline(fig, text):
+    fig.suptitle(text, x=0.01, ha="left", fontsize=11)
+
+
+ones, kernel = torch.ones(1, 1, 8, 8), torch.full((1, 1, 3, 3), 1 / 9)
+doubled = F.interpolate(ones, scale_factor=2)
+nearest = F.conv2d(doubled, kernel, padding=1)
 transposed = F.conv_transpose2d(ones, kernel, stride=2, padding=1, output_padding=1)
+images = {"nearest, then convolution": nearest, "transposed convolution": transposed}
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.1))
-for ax, image, name in zip(
-    axes, (nearest, transposed), ("nearest, then convolution", "transposed convolution")
-):
+for ax, (name, image) in zip(axes, images.items()):
     inside = image[0, 0, 2:-2, 2:-2]
     picture = ax.imshow(image[0, 0], vmin=0, vmax=1)
     ax.set_title(f"{name}:\ninside {inside.min():.2f} to {inside.max():.2f}")
     ax.set(xlabel="column", ylabel="row")
     ax.grid(False)
 fig.colorbar(picture, ax=axes, label="output for an input of ones")
-fig.suptitle(
-    "A transposed convolution turns a constant into a checkerboard",
-    x=0.01,
-    ha="left",
-    fontsize=11,
-)
+headline(fig, "A transposed convolution turns a constant into a checkerboard")
 plt.show()
 
 # %% [markdown]
@@ -386,7 +381,7 @@ plt.show()
 def space_to_depth(x, r=2):
     b, c, h, w = x.shape
     x = x.reshape(b, c, h // r, r, w // r, r)  # b c h i w j: pixel (i, j) of patch (h, w)
-    x = x.permute(0, 1, 3, 5, 2, 4)  # b c i j h w  # fmt: skip
+    x = x.permute(0, 1, 3, 5, 2, 4)  # b c i j h w
     return x.reshape(b, c * r * r, h // r, w // r)
 
 
@@ -394,8 +389,9 @@ x = torch.randn(4, 3, 28, 28)
 torch.testing.assert_close(space_to_depth(x), F.pixel_unshuffle(x, 2), rtol=0, atol=0)
 torch.testing.assert_close(F.pixel_shuffle(space_to_depth(x), 2), x, rtol=0, atol=0)
 folded = space_to_depth(test_images[:1].cpu())[0]
-show_images(folded[:, None], titles=["top left", "top right", "bottom left", "bottom right"], scale=6,
-            title="One 28x28 image as four 14x14 channels: no pixel is lost")  # fmt: skip
+titles = ["top left", "top right", "bottom left", "bottom right"]
+title = "One 28x28 image as four 14x14 channels: no pixel is lost"
+show_images(folded[:, None], titles=titles, scale=6, title=title)
 
 # %% [markdown]
 # The cost: the first convolution sees patches, not pixels, and the last one must write four pixels from one
@@ -413,18 +409,14 @@ class MyUNet(nn.Module):
     def __init__(self, c=16):
         super().__init__()
         e = 4 * c
-        self.time = TimestepEmbedding(
-            c, e
-        )  # notebook 02: sines and cosines of t, two linear layers
+        self.time = TimestepEmbedding(c, e)  # notebook 02: sines and cosines, two layers
         self.stem = nn.Conv2d(4, c, 3, padding=1)
         self.down1, self.shrink = MyResidualBlock(c, c, e), MyDownsample(c)
         self.down2 = MyResidualBlock(c, 2 * c, e)
         self.middle1, self.look = MyResidualBlock(2 * c, 2 * c, e), MySelfAttention(2 * c)
         self.middle2 = MyResidualBlock(2 * c, 2 * c, e)
-        self.up2a, self.up2b = (
-            MyResidualBlock(4 * c, 2 * c, e),
-            MyResidualBlock(3 * c, 2 * c, e),
-        )
+        self.up2a = MyResidualBlock(4 * c, 2 * c, e)
+        self.up2b = MyResidualBlock(3 * c, 2 * c, e)
         self.grow = MyUpsample(2 * c, c)
         self.up1a, self.up1b = MyResidualBlock(2 * c, c, e), MyResidualBlock(2 * c, c, e)
         last = zero_init(nn.Conv2d(c, 4, 3, padding=1))
@@ -442,7 +434,7 @@ class MyUNet(nn.Module):
         x = self.grow(x)  # (B, c, 14, 14)
         x = self.up1a(torch.cat([x, s1], dim=1), emb)
         x = self.up1b(torch.cat([x, s0], dim=1), emb)
-        return F.pixel_shuffle(self.head(x), 2)  # (B, 1, 28, 28)  # fmt: skip
+        return F.pixel_shuffle(self.head(x), 2)  # (B, 1, 28, 28)
 
 
 # %% [markdown]
@@ -453,14 +445,12 @@ class MyUNet(nn.Module):
 # %%
 # NBVAL_CHECK_OUTPUT
 mine, theirs = MyUNet(16), wake(UNet(channels=16))
-mine.load_state_dict(
-    dict(zip(mine.state_dict(), theirs.state_dict().values(), strict=True))
-)
+weights = theirs.state_dict().values()
+mine.load_state_dict(dict(zip(mine.state_dict(), weights, strict=True)))
 x_t, t = torch.randn(8, 1, 28, 28), torch.arange(8) * 120
 torch.testing.assert_close(mine(x_t, t), theirs(x_t, t))
-print(
-    f"MyUNet is the course's UNet: {sum(p.numel() for p in mine.parameters()):,} parameters, equal outputs."
-)
+count = sum(p.numel() for p in mine.parameters())
+print(f"MyUNet is the course's UNet: {count:,} parameters, equal outputs.")
 
 # %% [markdown]
 # ## 7. The table: shapes, parameters, multiply-adds
@@ -476,15 +466,9 @@ print(
 
 # %%
 def multiply_adds(module, output):
-    if isinstance(module, nn.Conv2d):
-        return (
-            output.numel()
-            * module.in_channels
-            * module.kernel_size[0]
-            * module.kernel_size[1]
-        )
-    if isinstance(module, nn.Linear):
-        return output.numel() * module.in_features
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        # Weights for one output value: of a convolution, k * k * (input channels).
+        return output.numel() * module.weight[0].numel()
     if isinstance(module, SelfAttention):  # its 1x1 convolutions are counted by themselves
         b, c, h, w = output.shape
         return 2 * b * (h * w) ** 2 * c
@@ -492,21 +476,19 @@ def multiply_adds(module, output):
 
 
 def stages_of(model):
-    """The pieces that forward() calls, by name: lists are opened, everything else is taken whole."""
+    """The pieces that forward() calls, by name: lists are opened, the rest stays whole."""
     stages = {}
     for name, child in model.named_children():
-        opened = isinstance(child, nn.ModuleList)
-        stages |= (
-            {f"{name}.{k}": part for k, part in enumerate(child)}
-            if opened
-            else {name: child}
-        )
+        if isinstance(child, nn.ModuleList):
+            stages |= {f"{name}.{k}": part for k, part in enumerate(child)}
+        else:
+            stages[name] = child
     return stages
 
 
 # %%
 def record(model, x_t, t):
-    """Run the model once. A list of what each stage took and gave, in the order they ran."""
+    """Run the model once. What each stage took and gave, a list in the order they ran."""
     rows, handles = [], []
     for name, stage in stages_of(model).items():
         row = {"name": name, "stage": stage, "multiply_adds": 0}
@@ -527,8 +509,22 @@ def record(model, x_t, t):
     return rows
 
 
+# %%
 def shape(tensor):
     return "x".join(str(n) for n in tensor.shape[1:])
+
+
+def total(rows, what):
+    """The parameters or multiply-adds of all these stages."""
+    return sum(row[what] for row in rows)
+
+
+def kind(stage):
+    """What a stage is, in a word or two."""
+    if isinstance(getattr(stage, "attention", None), SelfAttention):
+        return "res. + attention"
+    name = type(stage).__name__
+    return {"_Stage": "residual block", "Sequential": "norm, SiLU, conv"}.get(name, name)
 
 
 # %% [markdown]
@@ -540,18 +536,14 @@ def shape(tensor):
 network = wake(UNet(channels=16))
 x_t, t = torch.randn(1, 1, 28, 28), torch.tensor([500])
 rows = record(network, x_t, t)
-print(
-    f"{'stage':<15}{'kind':<19}{'in':>9}{'out':>10}{'parameters':>12}{'multiply-adds':>15}"
-)
+table = {}
 for row in rows:
-    kind = type(row["stage"]).__name__
-    kind = {"_Stage": "residual block", "Sequential": "norm, SiLU, conv"}.get(kind, kind)
-    if isinstance(getattr(row["stage"], "attention", None), SelfAttention):
-        kind = "res. + attention"
-    print(f"{row['name']:<15}{kind:<19}{shape(row['input']) or 't':>9}{shape(row['output']):>10}"
-          f"{row['parameters']:>12,}{row['multiply_adds']:>15,}")  # fmt: skip
-total = sum(row["multiply_adds"] for row in rows)
-print(f"{'sum':<53}{sum(row['parameters'] for row in rows):>12,}{total:>15,}")
+    sizes = shape(row["input"]) or "t", shape(row["output"])
+    costs = f"{row['parameters']:,}", f"{row['multiply_adds']:,}"
+    table[row["name"]] = kind(row["stage"]), *sizes, *costs
+costs = f"{total(rows, 'parameters'):,}", f"{total(rows, 'multiply_adds'):,}"
+table["sum"] = "", "", "", *costs
+pd.DataFrame(table, index=["kind", "in", "out", "parameters", "multiply-adds"]).T
 
 # %% [markdown]
 # Did the hooks miss something? PyTorch's own counter works below the modules, on the operations. It
@@ -564,17 +556,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
     network(x_t, t)
-assert sum(row["parameters"] for row in rows) == sum(
-    p.numel() for p in network.parameters()
-)
-assert 2 * total == counter.get_total_flops()
+assert total(rows, "parameters") == sum(p.numel() for p in network.parameters())
+assert 2 * total(rows, "multiply_adds") == counter.get_total_flops()
 print("Hooks and PyTorch's counter agree, and no parameter is missing from the table.")
+images = [row for row in rows if row["output"].ndim == 4]
+table = {}
 for size in (14, 7):
-    here = [
-        row for row in rows if row["output"].shape[-1] == size and row["output"].ndim == 4
-    ]
-    print(f"{size:2}x{size:<2}: {sum(row['parameters'] for row in here):>8,} parameters, "
-          f"{sum(row['multiply_adds'] for row in here):>10,} multiply-adds")  # fmt: skip
+    here = [row for row in images if row["output"].shape[-1] == size]
+    costs = f"{total(here, 'parameters'):,}", f"{total(here, 'multiply_adds'):,}"
+    table[f"{size}x{size}"] = costs
+pd.DataFrame(table, index=["parameters", "multiply-adds"]).T
 
 # %% [markdown]
 # Twice the channels in and out make four times the weights, and half the height and width a quarter of
@@ -594,33 +585,29 @@ for size in (14, 7):
 
 
 # %%
+def images_of(rows):
+    """Those stages that give images, and not the timestep's vector."""
+    return [row for row in rows if row["output"].ndim == 4]
+
+
 def find_skips(rows):
-    """The names of what is pushed, in order, and pairs (from, to) of what is popped, in order."""
-    images = [row for row in rows if row["output"].ndim == 4]
-    skips = []
+    """In order: the names of what is pushed, and pairs (from, to) of what is popped."""
+    images, skips = images_of(rows), []
     for before, row in pairwise(images):
-        extra = row["input"][
-            :, before["output"].shape[1] :
-        ]  # channels that the stage before did not make
-        if extra.shape[1] == 0:
-            continue
-        source = next(
-            (r["name"] for r in images if torch.equal(r["output"], extra)),
-            "zeros, from nowhere",
-        )
-        skips.append((source, row["name"]))
-    pushed = [
-        row["name"]
-        for row in images
-        if row["name"] == "stem" or row["name"].startswith("down")
-    ]
+        # The channels that the stage before did not make.
+        extra = row["input"][:, before["output"].shape[1] :]
+        if extra.shape[1] > 0:
+            equal = [
+                other["name"] for other in images if torch.equal(other["output"], extra)
+            ]
+            skips.append((equal[0] if equal else "zeros, from nowhere", row["name"]))
+    pushed = [row["name"] for row in images if row["name"].startswith(("stem", "down"))]
     return pushed, skips
 
 
 pushed, skips = find_skips(rows)
 print("pushed:", ", ".join(pushed))
-for source, target in skips:
-    print(f"popped: {source:>7} -> {target}")
+print("popped:", ", ".join(f"{source} -> {target}" for source, target in skips))
 assert [source for source, _ in skips] == pushed[::-1]
 print("Each is popped once, the last pushed first.")
 
@@ -631,66 +618,57 @@ print("Each is popped once, the last pushed first.")
 
 
 # %%
+# Of the boxes that are not plain residual blocks.
+COLOUR_OF = {"Conv2d": 2, "norm, SiLU, conv": 2, "res. + attention": 1}
+COLOUR_OF |= {"Downsample": 4, "Upsample": 4}
+
+
+def draw_box(ax, row, left, width, y, h):
+    """One stage, h high around y, with its name and shape below."""
+    colour = COLOURS[COLOUR_OF.get(kind(row["stage"]), 0)]
+    corner = (left, y - h / 2)
+    ax.add_patch(plt.Rectangle(corner, width, h, color=colour, alpha=0.85, lw=0))
+    text = f"{row['name']}\n{shape(row['output'])}"
+    ax.text(left + width / 2, corner[1] - 0.6, text, ha="center", va="top", fontsize=7)
+
+
+def draw_arrow(ax, start, end, colour, lw):
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "lw": lw})
+
+
+def draw_skip(ax, start, end, lift):
+    """Up from one box, across, and down on another of the same height."""
+    high = start[1] + lift
+    ax.plot([start[0], start[0], end[0]], [start[1], high, high], color="0.35", lw=1.2)
+    draw_arrow(ax, (end[0], high), end, "0.35", 1.2)
+
+
+# %%
 def draw_network(rows, skips, ax):
-    images = [row for row in rows if row["output"].ndim == 4]
-    top, left, place = images[0]["output"].shape[-1], 0.0, {}
+    images = images_of(rows)
+    full, left, bottom = images[0]["output"].shape[-1], 0.0, 0.0
+    tops, before = {}, None
     for row in images:
         _, c, h, _ = row["output"].shape
-        width, y = 0.2 * c + 0.8, -2.5 * (top - h)
-        sees_all = isinstance(getattr(row["stage"], "attention", None), SelfAttention)
-        moves = isinstance(row["stage"], (Downsample, Upsample))
-        colour = COLOURS[1] if sees_all else COLOURS[4] if moves else COLOURS[0]
-        colour = COLOURS[2] if row["name"] in ("stem", "head") else colour
-        ax.add_patch(
-            plt.Rectangle((left, y - h / 2), width, h, color=colour, alpha=0.85, lw=0)
-        )
-        ax.text(left + width / 2, y - h / 2 - 0.6, f"{row['name']}\n{shape(row['output'])}",
-                ha="center", va="top", fontsize=7)  # fmt: skip
-        place[row["name"]] = (left, left + width, y, h)
-        if left:
-            end = place[list(place)[-2]]
-            ax.annotate(
-                "",
-                (left, y),
-                (end[1], end[2]),
-                arrowprops={"arrowstyle": "->", "color": "0.7", "lw": 1},
-            )
+        width, y = 0.2 * c + 0.8, -2.5 * (full - h)
+        draw_box(ax, row, left, width, y, h)
+        if before:
+            draw_arrow(ax, before, (left, y), "0.7", 1)
+        tops[row["name"]] = (left + width / 2, y + h / 2)
+        before, bottom = (left + width, y), min(bottom, y - h)
         left += width + 2.4
     for k, (source, target) in enumerate(skips):
-        a, b = place[source], place[target]
-        lift = 0.7 + 1.5 * (k % 2)
-        start, end = (
-            ((a[0] + a[1]) / 2, a[2] + a[3] / 2),
-            ((b[0] + b[1]) / 2, b[2] + b[3] / 2),
-        )
-        ax.plot(
-            [start[0], start[0], end[0]],
-            [start[1], start[1] + lift, start[1] + lift],
-            color="0.35",
-            lw=1.2,
-        )
-        ax.annotate(
-            "",
-            end,
-            (end[0], end[1] + lift),
-            arrowprops={"arrowstyle": "->", "color": "0.35", "lw": 1.2},
-        )
-    ax.set(
-        xlim=(-1, left), ylim=(min(y - h for _, _, y, h in place.values()) - 2, top / 2 + 4)
-    )
+        draw_skip(ax, tops[source], tops[target], lift=0.7 + 1.5 * (k % 2))
+    ax.set(xlim=(-1, left), ylim=(bottom - 2, full / 2 + 4))
     ax.set_axis_off()
 
 
 # %%
 fig, ax = plt.subplots(figsize=(8.5, 4.2))
 draw_network(rows, skips, ax)
-for label, colour in {
-    "residual block": 0,
-    "with attention": 1,
-    "down, up": 4,
-    "stem, head": 2,
-}.items():
-    ax.bar(0, 0, color=COLOURS[colour], label=label)
+legend = {"residual block": 0, "with attention": 1, "down, up": 4, "stem, head": 2}
+for label, k in legend.items():
+    ax.bar(0, 0, color=COLOURS[k], label=label)
 ax.legend(loc="lower left", fontsize=8)
 ax.set_title(f"{len(pushed)} skips leave the way down, {len(skips)} arrive on the way up")
 plt.show()
@@ -706,7 +684,7 @@ stack = []
 for size in ("28x28", "14x14", "7x7"):
     stack.append(size)  # each level pushes on the way down
 for _ in range(2):
-    stack.pop()  # only the levels that are followed by an upsampling pop  # fmt: skip
+    stack.pop()  # only the levels that are followed by an upsampling pop
 print("left on the stack, and lost:", stack)
 
 # %% [markdown]
@@ -722,11 +700,9 @@ print("left on the stack, and lost:", stack)
 # %%
 def lose_skips(model, targets):
     """Feed zeros in place of the skip to those up stages. In place; returns the model."""
-    rows = record(
-        wake(copy.deepcopy(model)).cpu(), torch.randn(1, 1, 28, 28), torch.tensor([500])
-    )
-    images = [row for row in rows if row["output"].ndim == 4]
-    for before, row in pairwise(images):
+    awake = wake(copy.deepcopy(model)).cpu()
+    rows = record(awake, torch.randn(1, 1, 28, 28), torch.tensor([500]))
+    for before, row in pairwise(images_of(rows)):
         keep = before["output"].shape[1]  # channels from below; the rest is the skip
         if row["name"] in targets:
 
@@ -761,12 +737,10 @@ print("never popped:", ", ".join(name for name in pushed if name not in dict(fou
 # without zero initialisation have a higher or a lower first loss?
 
 # %%
-timesteps = (
-    torch.arange(len(test_images), device=device) * 1000 // len(test_images)
-)  # spread over 0..999
-fixed_noise = torch.randn(test_images.shape, generator=torch.Generator().manual_seed(1)).to(
-    device
-)
+# Timesteps are spread over 0 to 999.
+timesteps = torch.arange(len(test_images), device=device) * 1000 // len(test_images)
+fixed_noise = torch.randn(test_images.shape, generator=torch.Generator().manual_seed(1))
+fixed_noise = fixed_noise.to(device)
 
 
 @torch.no_grad()
@@ -779,20 +753,16 @@ def validation(model):
     return torch.cat(losses).cpu()
 
 
+# %%
 share = diffusion.schedule.alphas_cumprod.float().to(device)[timesteps]
-print(
-    f"formula for an output of 0:     {(share + (1 - share) * test_images.square().mean((1, 2, 3))).mean():.3f}"
-)
-for name, prepare in {
-    "fresh, zero outputs": lambda m: m,
-    "fresh, random outputs": wake,
-}.items():
-    firsts = [
-        validation(prepare(UNet(channels=16).to(device))).mean().item() for _ in range(5)
-    ]
-    print(
-        f"{name + ':':<31} {np.mean(firsts):.3f} (spread over 5 networks {np.std(firsts):.3f})"
-    )
+expected = share + (1 - share) * test_images.square().mean((1, 2, 3))
+table = {"formula for an output of 0": (f"{expected.mean():.3f}", "")}
+fresh = {"fresh, zero outputs": lambda model: model, "fresh, random outputs": wake}
+for name, prepare in fresh.items():
+    networks = [prepare(UNet(channels=16).to(device)) for _ in range(5)]
+    firsts = [validation(model).mean().item() for model in networks]
+    table[name] = f"{np.mean(firsts):.3f}", f"{np.std(firsts):.3f}"
+pd.DataFrame(table, index=["first loss", "spread over 5 networks"]).T
 
 # %% [markdown]
 # Zero outputs begin where the formula says, with the same loss for every seed (the small difference comes
@@ -805,19 +775,18 @@ for name, prepare in {
 # %%
 model = UNet(channels=16).to(device)
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+count = sum(p.numel() for p in model.parameters())
+table = {}
 for step in range(1, 5):
     loss = diffusion.loss(model, train_images[:32])
     optimizer.zero_grad()
     loss.backward()
-    alive = {
-        n: p.numel()
-        for n, p in model.named_parameters()
-        if p.grad is not None and p.grad.abs().max() > 0
-    }
-    share = sum(alive.values()) / sum(p.numel() for p in model.parameters())
-    print(f"step {step}: {share:6.1%} of the parameters have a gradient, among them "
-          f"{', '.join(sorted({name.split('.')[0] for name in alive}))}")  # fmt: skip
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    alive = {n: g.numel() for n, g in gradients.items() if g.abs().max() > 0}
+    parts = sorted({name.split(".")[0] for name in alive})
+    table[step] = f"{sum(alive.values()) / count:.1%}", ", ".join(parts)
     optimizer.step()
+pd.DataFrame(table, index=["parameters with a gradient", "in"]).T.rename_axis("step")
 
 # %% [markdown]
 # The network wakes from its output inwards: in step 1 only the head's last layer learns, since everything
@@ -830,16 +799,11 @@ for step in range(1, 5):
 # NBVAL_CHECK_OUTPUT
 x = torch.randn(8, 16, 7, 7, generator=torch.Generator().manual_seed(0))
 for gate_start in (1.0, 0.0):
-    conv, gate = (
-        zero_init(nn.Conv2d(16, 16, 3, padding=1)),
-        nn.Parameter(torch.tensor(gate_start)),
-    )
+    gate = nn.Parameter(torch.tensor(gate_start))
+    conv = zero_init(nn.Conv2d(16, 16, 3, padding=1))
     (gate * conv(x) - x).square().mean().backward()
-    moves = [
-        name
-        for name, p in {"gate": gate, "conv": conv.weight}.items()
-        if p.grad.abs().max() > 0
-    ]
+    parameters = {"gate": gate, "conv": conv.weight}
+    moves = [name for name, p in parameters.items() if p.grad.abs().max() > 0]
     print(f"gate starts at {gate_start}: gradient reaches", ", ".join(moves) or "nothing")
 
 # %% [markdown]
@@ -858,34 +822,33 @@ for gate_start in (1.0, 0.0):
 # %%
 batch, batch_noise = test_images[:16], fixed_noise[:16]
 batch_t = torch.arange(16, device=device) * 66  # 0 to 990
-curves = {}
-for name in ("the network", "with tanh at the end"):
+
+
+def with_tanh(model):
+    return lambda x_t, t: torch.tanh(model(x_t, t))
+
+
+ends = {"the network": lambda model: model, "with tanh at the end": with_tanh}
+curves = {name: [] for name in ends}
+for name, end in ends.items():
     torch.manual_seed(0)
     model = UNet(channels=course.pick(test=16, cpu=16, gpu=32)).to(device)
-    network_out = (
-        model
-        if name == "the network"
-        else (lambda x, t, model=model: torch.tanh(model(x, t)))
-    )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    curves[name] = []
     for _ in tqdm(range(course.pick(test=5, cpu=300, gpu=1000)), desc=name, leave=False):
-        loss = diffusion.loss(network_out, batch, t=batch_t, noise=batch_noise)
+        loss = diffusion.loss(end(model), batch, t=batch_t, noise=batch_noise)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         curves[name].append(loss.item())
 
 # %%
-bound = (
-    (diffusion.target(batch, batch_noise, batch_t).abs() - 1).relu().square().mean().item()
-)
+v = diffusion.target(batch, batch_noise, batch_t)
+bound = (v.abs() - 1).relu().square().mean().item()
 fig, ax = plt.subplots()
 for (name, losses), colour in zip(curves.items(), COLOURS):
     ax.plot(losses, label=f"{name}: ends at {losses[-1]:.4f}", color=colour)
-ax.axhline(
-    bound, color="0.4", ls="--", lw=1, label=f"the least that tanh allows: {bound:.3f}"
-)
+label = f"the least that tanh allows: {bound:.3f}"
+ax.axhline(bound, color="0.4", ls="--", lw=1, label=label)
 ax.set(xlabel="step, always on the same 16 images", ylabel="loss", yscale="log")
 ax.set_title("One batch is learnt by heart, unless something is broken")
 ax.legend()
@@ -917,11 +880,12 @@ def training_step(model, optimizer, x_0, t=None, noise=None):
 
 
 def step_seconds(networks):
-    """Seconds of a training step for each (model, layout): the fastest of several, measured in turns."""
-    ready = {name: (model.to(device, memory_format=layout), torch.optim.Adam(model.parameters(), lr=1e-5),
-                    train_images[:BATCH].to(memory_format=layout))
-             for name, (model, layout) in networks.items()}  # fmt: skip
-    fastest = dict.fromkeys(networks, float("inf"))
+    """Seconds of a step for each (model, layout): the fastest of several, in turns."""
+    ready, fastest = {}, dict.fromkeys(networks, float("inf"))
+    for name, (model, layout) in networks.items():
+        model = model.to(device, memory_format=layout)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+        ready[name] = model, optimizer, train_images[:BATCH].to(memory_format=layout)
     for _ in range(course.pick(test=3, cpu=10, gpu=20)):
         for name, (model, optimizer, images) in ready.items():
             began = time.perf_counter()
@@ -932,19 +896,16 @@ def step_seconds(networks):
 
 # %%
 layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+table = {}
 for channels in course.pick(test=(16,), cpu=(16, 48), gpu=(16, 48)):
-    speeds = step_seconds(
-        {name: (UNet(channels=channels), layout) for name, layout in layouts.items()}
-    )
-    print(
-        f"{channels} channels: "
-        + ", ".join(f"{name} {1000 * s:.0f} ms a step" for name, s in speeds.items())
-    )
+    networks = {name: (UNet(channels=channels), layouts[name]) for name in layouts}
+    speeds = step_seconds(networks)
+    table[f"{channels} channels"] = {name: round(1000 * s) for name, s in speeds.items()}
 best = min(speeds, key=speeds.get)
 layout = layouts[best]
-print(
-    f"From here on: {best}, {max(speeds.values()) / min(speeds.values()):.2f} times as fast here."
-)
+ratio = max(speeds.values()) / min(speeds.values())
+print(f"From here on: {best}, {ratio:.2f} times as fast here. Milliseconds a step:")
+pd.DataFrame(table).T
 
 # %% [markdown]
 # ### The experiment
@@ -956,9 +917,10 @@ print(
 
 # %%
 def forget_time(model):
-    model.time_embedding.register_forward_hook(
-        lambda module, inputs, output: torch.zeros_like(output)
-    )
+    def zeros(module, inputs, output):
+        return torch.zeros_like(output)
+
+    model.time_embedding.register_forward_hook(zeros)
     return model
 
 
@@ -974,18 +936,16 @@ NETWORKS = {
 }
 
 
+# %%
 def batches(seed, size):
-    """The same images, timesteps and noise in the same order for every network of that seed."""
+    """Images, timesteps and noise: the same, in the same order, for one seed."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         index = torch.randint(len(train_images), (size,), generator=generator)
         t = torch.randint(1000, (size,), generator=generator)
         noise = torch.randn(size, 1, 28, 28, generator=generator)
-        yield (
-            train_images[index.to(device)].to(memory_format=layout),
-            t.to(device),
-            noise.to(device),
-        )
+        images = train_images[index.to(device)].to(memory_format=layout)
+        yield images, t.to(device), noise.to(device)
 
 
 # %%
@@ -994,20 +954,19 @@ EVERY = course.pick(test=2, cpu=25, gpu=50)  # steps between two validations
 
 
 def fit(name, seed, steps):
-    """Train. Returns the steps at which it was validated, the mean loss at each, the losses of the single
-    test images at each, and the model."""
+    """Train. Returns the model, and {step: losses of the test images, (N,)}."""
     torch.manual_seed(seed)
     model = NETWORKS[name]().to(device, memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    single = {0: validation(model)}
+    losses = {0: validation(model)}
     for step, (x_0, t, noise) in zip(range(1, steps + 1), batches(seed, BATCH)):
         training_step(model, optimizer, x_0, t, noise)
         if step % EVERY == 0 or step == steps:
-            single[step] = validation(model)
-    return list(single), [float(losses.mean()) for losses in single.values()], single, model
+            losses[step] = validation(model)
+    return model, losses
 
 
-# How long is a step with and without the stem? And how many steps fit into the same seconds?
+# How long is a step with and without the stem? How many steps fit into the same seconds?
 trio = ("no stem", "complete", "stem, twice as wide")
 seconds = step_seconds({name: (NETWORKS[name](), layout) for name in trio})
 same_seconds = {name: round(STEPS * seconds["no stem"] / seconds[name]) for name in trio}
@@ -1022,13 +981,12 @@ print("steps in the time of", STEPS, "without a stem:", same_seconds)
 
 # %%
 SEEDS = range(course.pick(test=2, cpu=3, gpu=5))
-histories, singles, models = {}, {}, {}
+singles, models = {}, {}  # the losses of single test images; the models of the last seed
 bar = tqdm(total=len(SEEDS) * len(NETWORKS), desc="trainings", leave=False)
 for seed in SEEDS:
     for name in NETWORKS:
         steps = max(STEPS, same_seconds.get(name, 0))
-        at, losses, singles[name, seed], models[name] = fit(name, seed, steps)
-        histories[name, seed] = at, losses
+        models[name], singles[name, seed] = fit(name, seed, steps)
         bar.update()
 bar.close()
 
@@ -1037,55 +995,50 @@ bar.close()
 
 
 # %%
-def loss_at(name, seed, step):
-    """Validation loss of a run at that step; between two validations on a straight line."""
-    return np.interp(step, *histories[name, seed])
+def losses_at(name, step):
+    """Each seed's mean loss at that step; between two validations on a straight line."""
+    losses = []
+    for seed in SEEDS:
+        single = singles[name, seed]
+        means = [float(loss.mean()) for loss in single.values()]
+        losses.append(np.interp(step, list(single), means))
+    return np.array(losses)  # (seeds, ...), as many as there are steps
 
 
 def mean_and_sd(values):
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
 
-print(
-    f"{'':<21}{'parameters':>11}{'multiply-adds':>15}{'ms a step':>11}{'equal steps':>17}{'equal seconds':>17}"
-)
+table = {}
 for name in trio:
-    table = record(NETWORKS[name](), torch.randn(1, 1, 28, 28), torch.tensor([0]))
-    after = [
-        mean_and_sd([loss_at(name, s, step) for s in SEEDS])
-        for step in (STEPS, same_seconds[name])
-    ]
-    print(f"{name:<21}{sum(r['parameters'] for r in table):>11,}{sum(r['multiply_adds'] for r in table):>15,}"
-          f"{1000 * seconds[name]:>11.0f}{after[0]:>17}{after[1]:>17}")  # fmt: skip
+    stages = record(NETWORKS[name](), torch.randn(1, 1, 28, 28), torch.tensor([0]))
+    table[name] = {
+        "parameters": f"{total(stages, 'parameters'):,}",
+        "multiply-adds": f"{total(stages, 'multiply_adds'):,}",
+        "ms a step": f"{1000 * seconds[name]:.0f}",
+        "equal steps": mean_and_sd(losses_at(name, STEPS)),
+        "equal seconds": mean_and_sd(losses_at(name, same_seconds[name])),
+    }
+pd.DataFrame(table).T
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), sharey=True)
 for name, colour in zip(trio, COLOURS):
+    label = name.replace("complete", "with stem (complete)")
     for ax, end, unit in zip(axes, (STEPS, same_seconds[name]), (1, seconds[name])):
         grid = np.linspace(0, end, 60)
-        losses = np.array([loss_at(name, s, grid) for s in SEEDS])
-        low, high = (
-            losses.mean(0) - losses.std(0, ddof=1),
-            losses.mean(0) + losses.std(0, ddof=1),
-        )
-        ax.plot(
-            grid * unit,
-            losses.mean(0),
-            color=colour,
-            label=name.replace("complete", "with stem (complete)"),
-        )
-        ax.fill_between(grid * unit, low, high, color=colour, alpha=0.2, lw=0)
+        losses = losses_at(name, grid)
+        mean, sd = losses.mean(0), losses.std(0, ddof=1)
+        ax.plot(grid * unit, mean, color=colour, label=label)
+        ax.fill_between(grid * unit, mean - sd, mean + sd, color=colour, alpha=0.2, lw=0)
 axes[0].set(xlabel="step", ylabel="validation loss", yscale="log", title="equal steps")
 axes[1].set(xlabel="seconds of training (steps x seconds a step)", title="equal seconds")
-axes[0].set_yticks(
-    [0.25, 0.3, 0.4, 0.5, 0.6, 0.8],
-    ["0.25", "0.3", "0.4", "0.5", "0.6", "0.8"],
-    minor=False,
-)
+ticks = [0.25, 0.3, 0.4, 0.5, 0.6, 0.8]
+axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
 axes[0].minorticks_off()
 axes[0].legend(fontsize=8)
-title = f"Without the stem a step teaches more and costs more (band: ± 1 sd, {len(SEEDS)} seeds)"
-fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+title = "Without the stem a step teaches more and costs more"
+headline(fig, f"{title} (band: ± 1 sd, {len(SEEDS)} seeds)")
 plt.show()
 
 # %% [markdown]
@@ -1104,30 +1057,26 @@ plt.show()
 
 # %%
 kinds = ("complete", "no zero init", "no timestep", "full-size skips lost", "no skips")
-final = {name: [loss_at(name, s, STEPS) for s in SEEDS] for name in kinds}
-fig, ax = plt.subplots(figsize=(7.5, 3.0))
-for k, name in enumerate(kinds):
-    ax.errorbar(
-        np.mean(final[name]),
-        k,
-        xerr=np.std(final[name], ddof=1),
-        fmt="o",
-        color=COLOURS[k],
-        capsize=4,
-    )
-    ax.plot(final[name], [k + 0.22] * len(SEEDS), "|", color=COLOURS[k], ms=7)
-    gap = np.subtract(
-        final[name], final["complete"]
-    )  # seed by seed: same start, images, timesteps and noise
+final = {name: losses_at(name, STEPS) for name in kinds}
+table = {}
+for name in kinds:
+    # Seed by seed: same start, images, timesteps and noise.
+    gap = final[name] - final["complete"]
     error = gap.std(ddof=1) / len(gap) ** 0.5
-    print(
-        f"{name:<21} {mean_and_sd(final[name])}   minus complete: {gap.mean():+.3f} ± {error:.3f} (standard error)"
-    )
+    table[name] = mean_and_sd(final[name]), f"{gap.mean():+.3f} ± {error:.3f}"
+columns = [f"loss after {STEPS} steps", "minus complete ± standard error"]
+pd.DataFrame(table, index=columns).T
+
+# %%
+fig, ax = plt.subplots(figsize=(7.5, 3.0))
+for k, losses in enumerate(final.values()):
+    look = {"fmt": "o", "color": COLOURS[k], "capsize": 4}
+    ax.errorbar(losses.mean(), k, xerr=losses.std(ddof=1), **look)
+    ax.plot(losses, [k + 0.22] * len(SEEDS), "|", color=COLOURS[k], ms=7)
 ax.set_yticks(range(len(kinds)), kinds)
 ax.invert_yaxis()
-ax.set(
-    xlabel=f"validation loss after {STEPS} steps (dot: mean, bar: ± 1 sd, ticks: the {len(SEEDS)} seeds)"
-)
+marks = f"dot: mean, bar: ± 1 sd, ticks: the {len(SEEDS)} seeds"
+ax.set_xlabel(f"validation loss after {STEPS} steps ({marks})")
 ax.set_title("Losing the full-size skips is as bad as losing all of them")
 plt.show()
 
@@ -1142,31 +1091,26 @@ plt.show()
 # a shallow network it is within the spread of the seeds. **Where** in $t$ do the other two hurt?
 
 # %%
-edges = np.linspace(0, 1000, 11)
-spots, where = (edges[1:] + edges[:-1]) / 2, np.digitize(timesteps.cpu(), edges) - 1
-zero = diffusion.loss(lambda x_t, t: torch.zeros_like(x_t), test_images, t=timesteps, noise=fixed_noise,
-                      reduction="none").cpu()  # fmt: skip
+tenth = timesteps.cpu() * 10 // 1000  # 0 to 9, of each test image
+middles = range(50, 1000, 100)
+
+
+def by_tenth(losses):
+    return [losses[tenth == k].mean().item() for k in range(10)]
+
+
+def always_zero(x_t, t):
+    return torch.zeros_like(x_t)
+
+
+fixed = {"t": timesteps, "noise": fixed_noise, "reduction": "none"}
+zero = diffusion.loss(always_zero, test_images, **fixed).cpu()
 fig, ax = plt.subplots()
-ax.plot(
-    spots,
-    [zero[where == k].mean() for k in range(10)],
-    color="0.4",
-    ls=":",
-    label="output 0",
-)
+ax.plot(middles, by_tenth(zero), color="0.4", ls=":", label="output 0")
 for name, k in {"no skips": 4, "no timestep": 2, "complete": 0}.items():
-    losses = np.array(
-        [[singles[name, s][STEPS][where == k].mean() for k in range(10)] for s in SEEDS]
-    )
-    ax.errorbar(
-        spots,
-        losses.mean(0),
-        losses.std(0, ddof=1),
-        fmt="o-",
-        capsize=3,
-        color=COLOURS[k],
-        label=name,
-    )
+    losses = np.array([by_tenth(singles[name, seed][STEPS]) for seed in SEEDS])
+    look = {"fmt": "o-", "capsize": 3, "color": COLOURS[k], "label": name}
+    ax.errorbar(middles, losses.mean(0), losses.std(0, ddof=1), **look)
 ax.set(xlabel="timestep t (tenths of the range)", ylabel="validation loss", ylim=(0, None))
 ax.set_title("The skips matter where noise and image are both there to be seen")
 ax.legend()
@@ -1193,7 +1137,7 @@ plt.show()
 
 # %%
 def without(model, kind):
-    """A copy of the model in which every module of that kind passes its input on unchanged."""
+    """A copy of the model in which every module of that kind gives its input unchanged."""
     model = copy.deepcopy(model)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -1204,18 +1148,19 @@ def without(model, kind):
 
 def influence(model, x_t, t, name):
     """|d (middle pixel after that stage) / d x_t|, summed over a batch: (H, W)."""
-    x_t, caught = x_t.clone().requires_grad_(), {}
-    catch = stages_of(model)[name].register_forward_hook(
-        lambda module, inputs, out: caught.update(out=out)
-    )
+    x_t, caught = x_t.clone().requires_grad_(), []
+
+    def catch(module, inputs, output):
+        caught.append(output)
+
+    hook = stages_of(model)[name].register_forward_hook(catch)
     model(x_t, t)
-    catch.remove()
-    out = caught["out"]
-    middle = out[:, :, out.shape[2] // 2, out.shape[3] // 2]
-    signs = torch.randn(out.shape[1], generator=torch.Generator().manual_seed(0)).to(
-        out
-    )  # or channels might cancel
-    (gradient,) = torch.autograd.grad((middle * signs).sum(), x_t)
+    hook.remove()
+    (output,) = caught
+    middle = output[:, :, output.shape[2] // 2, output.shape[3] // 2]
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randn(output.shape[1], generator=generator)  # or channels might cancel
+    (gradient,) = torch.autograd.grad((middle * signs.to(output)).sum(), x_t)
     return gradient.abs().sum((0, 1)).detach().cpu()
 
 
@@ -1228,13 +1173,13 @@ cases = {
     "with attention": without(network, nn.GroupNorm),
     "with GroupNorm": without(network, SelfAttention),
 }
-names = [row["name"] for row in rows if row["output"].ndim == 4]
+names = [row["name"] for row in images_of(rows)]
 big, t = torch.randn(1, 1, 160, 160, dtype=torch.float64), torch.tensor([500])
-widths = {label: [int((influence(model, big, t, name) > 0).any(0).sum()) for name in names]
-          for label, model in cases.items()}  # fmt: skip
-print(f"{'width in pixels after':<22}" + "".join(f"{name:>10}" for name in names))
-for label, seen in widths.items():
-    print(f"{label:<22}" + "".join(f"{width:>10}" for width in seen))
+widths = {}
+for label, model in cases.items():
+    reached = [influence(model, big, t, name) > 0 for name in names]
+    widths[label] = [int(field.any(0).sum()) for field in reached]
+pd.DataFrame(widths, index=pd.Index(names, name="width in pixels after"))
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), width_ratios=(3, 2))
@@ -1246,15 +1191,13 @@ axes[0].tick_params(axis="x", rotation=60)
 axes[0].set_title("Attention sees all; so does GroupNorm")
 for k, model in enumerate(cases.values()):
     seen = influence(model, big, t, "head")[80]
-    seen = (seen / seen.max()).masked_fill(
-        seen == 0, float("nan")
-    )  # where there is no influence there is no line
+    seen = seen / seen.max()
+    seen[seen == 0] = float("nan")  # where there is no influence there is no line
     axes[1].semilogy(np.arange(-80, 80), seen, color=COLOURS[k], lw=1)
 axes[1].set(xlabel="distance from the middle, pixels", ylabel="influence (largest = 1)")
 axes[1].set_title("Far away: attention and GroupNorm, thinly")
-fig.legend(
-    *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
-)
+entries = axes[0].get_legend_handles_labels()
+fig.legend(*entries, loc="outside lower center", ncols=4, fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -1277,31 +1220,35 @@ plt.show()
 trained = models["complete"].cpu().to(memory_format=torch.contiguous_format).eval()
 examples = test_images[: course.pick(test=4, cpu=32, gpu=32)].cpu()
 example_noise = torch.randn(examples.shape, generator=torch.Generator().manual_seed(0))
-distance = torch.cdist(torch.tensor([[14.0, 14.0]]),
-                       torch.cartesian_prod(torch.arange(28.0), torch.arange(28.0))).reshape(28, 28)  # fmt: skip
+pixels = torch.cartesian_prod(torch.arange(28.0), torch.arange(28.0))
+distance = (pixels - 14).norm(dim=1).reshape(28, 28)  # from the middle
 
 
-def look(t):
-    """Influence on the output at the middle (28, 28), adding up to 1, and its mean distance in pixels."""
+def influence_on(stage, t):
+    """Share of each input pixel in what moves the middle of that stage: (28, 28), sum 1."""
     t = torch.full((len(examples),), t)
-    seen = influence(trained, diffusion.q_sample(examples, t, example_noise), t, "head")
-    return seen / seen.sum(), float((seen * distance).sum() / seen.sum())
+    x_t = diffusion.q_sample(examples, t, example_noise)
+    seen = influence(trained, x_t, t, stage)
+    return seen / seen.sum()
 
 
+def show_influence(ax, seen):
+    ax.grid(False)
+    return ax.imshow(seen.clamp_min(1e-5), norm="log", vmin=1e-5, vmax=0.3)
+
+
+# %%
 shown = (50, 300, 600, 900)
 fig, axes = plt.subplots(1, len(shown), figsize=(8.5, 2.7))
 for ax, t in zip(axes, shown):
-    seen, radius = look(t)
-    picture = ax.imshow(seen.clamp_min(1e-5), norm="log", vmin=1e-5, vmax=0.3)
+    seen = influence_on("head", t)
+    picture = show_influence(ax, seen)
     ax.set(xlabel="column")
-    ax.grid(False)
-    ax.set_title(f"t = {t}: {radius:.1f} px", fontsize=10)
+    ax.set_title(f"t = {t}: {(seen * distance).sum():.1f} px", fontsize=10)
 axes[0].set_ylabel("row")
 fig.colorbar(picture, ax=axes, label="share of influence")
-title = (
-    "Much noise makes the trained network look further (px: mean distance of the influence)"
-)
-fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+title = "Much noise makes the trained network look further"
+headline(fig, f"{title} (px: mean distance of the influence)")
 plt.show()
 
 # %% [markdown]
@@ -1315,11 +1262,9 @@ plt.show()
 
 # %%
 def features(t, image=0):
-    """x_t, the network's guess of x_0, and the output of every stage, for one test image."""
-    t = torch.tensor([t])
-    x_t = diffusion.q_sample(
-        examples[image : image + 1], t, example_noise[image : image + 1]
-    )
+    """Of one test image: x_t, the guess of x_0, and the output of every stage."""
+    t, this = torch.tensor([t]), slice(image, image + 1)
+    x_t = diffusion.q_sample(examples[this], t, example_noise[this])
     with torch.no_grad():
         guess = diffusion.to_x_0(trained(x_t, t), x_t, t)
     return x_t, guess, {row["name"]: row["output"][0] for row in record(trained, x_t, t)}
@@ -1332,29 +1277,24 @@ def busiest(maps, count=1):
     return 2 * (chosen - low) / (high - low + 1e-8) - 1
 
 
+def show_map(ax, picture, title=None, cmap="cividis"):
+    ax.imshow(picture, vmin=-1, vmax=1, cmap=cmap)
+    ax.set(xticks=[], yticks=[])
+    if title:
+        ax.set_title(title, fontsize=8, loc="center")
+
+
+# %%
 shown = ("stem", "down.0", "down.2", "middle.1", "up.1", "up.4")
 fig, axes = plt.subplots(3, len(shown) + 2, figsize=(8.5, 3.9))
 for line, t in zip(axes, (100, 500, 900)):
     x_t, guess, maps = features(t)
-    pictures = [
-        x_t[0, 0].clamp(-1, 1),
-        *(busiest(maps[name])[0] for name in shown),
-        guess[0, 0].clamp(-1, 1),
-    ]
-    for k, (ax, picture) in enumerate(zip(line, pictures)):
-        ax.imshow(
-            picture, vmin=-1, vmax=1, cmap="cividis" if 0 < k <= len(shown) else "gray"
-        )
-        ax.set(xticks=[], yticks=[])
-        if t == 100:
-            ax.set_title(("x_t", *shown, "guess of x_0")[k], fontsize=8, loc="center")
+    show_map(line[0], x_t[0, 0], t == 100 and "x_t", cmap="gray")
+    for ax, name in zip(line[1:], shown):
+        show_map(ax, busiest(maps[name])[0], t == 100 and name)
+    show_map(line[-1], guess[0, 0], t == 100 and "guess of x_0", cmap="gray")
     line[0].set_ylabel(f"t = {t}")
-fig.suptitle(
-    "Coarse in the middle; the way up brings the detail back",
-    x=0.01,
-    ha="left",
-    fontsize=11,
-)
+headline(fig, "Coarse in the middle; the way up brings the detail back")
 plt.show()
 
 # %% [markdown]
@@ -1366,28 +1306,16 @@ plt.show()
 # %%
 def draw(stage="down.2", t=300, image=0):
     x_t, guess, maps = features(t, image)
-    pictures = busiest(maps[stage], 6)
     fig, axes = plt.subplots(1, 9, figsize=(10, 1.75))
-    for ax, picture, name in zip(axes, (x_t[0, 0], guess[0, 0]), ("x_t", "guess of x_0")):
-        ax.imshow(picture, vmin=-1, vmax=1, cmap="gray")
-        ax.set_title(name, fontsize=8)
-    for k, (ax, picture) in enumerate(zip(axes[2:8], pictures)):
-        ax.imshow(picture, vmin=-1, vmax=1)
-        ax.set_title(f"busy channel {k + 1}", fontsize=8)
-    steps = torch.full((len(examples),), t)
-    seen = influence(
-        trained, diffusion.q_sample(examples, steps, example_noise), steps, stage
-    )
-    axes[8].imshow((seen / seen.sum()).clamp_min(1e-5), norm="log", vmin=1e-5, vmax=0.3)
+    show_map(axes[0], x_t[0, 0], "x_t", cmap="gray")
+    show_map(axes[1], guess[0, 0], "guess of x_0", cmap="gray")
+    for k, picture in enumerate(busiest(maps[stage], 6)):
+        show_map(axes[k + 2], picture, f"busy channel {k + 1}")
+    show_influence(axes[8], influence_on(stage, t))
     axes[8].set_title("influence (log)", fontsize=8)
-    for ax in axes:
-        ax.set(xticks=[], yticks=[])
-    fig.suptitle(
-        f"after {stage} ({shape(maps[stage][None])}) at t = {t}",
-        x=0.01,
-        ha="left",
-        fontsize=10,
-    )
+    axes[8].set(xticks=[], yticks=[])
+    title = f"after {stage} ({shape(maps[stage][None])}) at t = {t}"
+    fig.suptitle(title, x=0.01, ha="left", fontsize=10)
     return fig
 
 
@@ -1425,7 +1353,7 @@ check("03.1", depth_to_space)
 
 # %%
 def conv_multiply_adds(in_channels, out_channels, kernel, stride, padding, height, width):
-    """Multiply-adds of a square convolution on one image of in_channels x height x width (no bias)."""
+    """Multiply-adds of a square convolution without bias on one height x width image."""
     raise NotImplementedError
 
 
@@ -1440,7 +1368,7 @@ check("03.2", conv_multiply_adds)
 
 # %%
 def receptive_field(layers):
-    """Width in input pixels of what one output value sees, for a list of (kernel, stride)."""
+    """Input pixels across that one output value sees; layers: list of (kernel, stride)."""
     raise NotImplementedError
 
 
@@ -1460,10 +1388,10 @@ check("03.3", receptive_field)
 def up_widths(channels, multipliers, blocks):
     """in_channels of every residual block on the way up, in the order they run.
 
-    Down: the stem's output is pushed (width `channels`); then each level pushes after each of its
-    `blocks` blocks (width channels * multiplier), and again after its downsampling, which the last
-    level has not and which keeps the width. Up: each level, last one first, has blocks + 1 blocks;
-    each pops one skip. Upsampling gives the next level's width.
+    Down: the stem's output is pushed (width `channels`); then each level pushes after each
+    of its `blocks` blocks (width channels * multiplier), and again after its downsampling,
+    which the last level has not and which keeps the width. Up: each level, last one first,
+    has blocks + 1 blocks; each pops one skip. Upsampling gives the next level's width.
     """
     raise NotImplementedError
 

@@ -26,7 +26,7 @@
 # **Time:** from half a minute to two minutes on a laptop CPU (2 cores), most of it for reading and counting; no GPU is
 # used. Without the public corpora everything runs on the course's own small corpus, and each cell counts what it finds.
 #
-# Comments that begin with `noqa`, `fmt:` or `NBVAL` are for the tools that test this page.
+# Comments that begin with `noqa` or `NBVAL` are for the tools that test this page.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -41,12 +41,14 @@ import re
 import warnings
 from collections import Counter, defaultdict
 from difflib import SequenceMatcher
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
+# %%
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
 from utils.ner import (
     Entity,
@@ -62,6 +64,8 @@ from utils.ner import (
 )
 from utils.ner.display import show_entities
 from utils.ner.tags import token_spans
+
+pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 
 # %% [markdown]
 # ## 1. What is to be found
@@ -93,23 +97,18 @@ from utils.ner.tags import token_spans
 NAMES = ["ncbi-disease", "bc5cdr", "bc2gm", "genia-nested"]
 public = [load_corpus(name) for name in NAMES]
 own = load_corpus("course-corpus")
-corpora = {corpus.name: corpus for corpus in public if not corpus.stands_in} | {
-    own.name: own
-}
+corpora = {c.name: c for c in public if not c.stands_in} | {own.name: own}
 sentences = {
-    name: [one for split in c.splits for one in c.split(split)]
-    for name, c in corpora.items()
+    name: [sentence for split in corpus.splits for sentence in corpus.split(split)]
+    for name, corpus in corpora.items()
 }
+mentions = {name: [e for s in part for e in s.entities] for name, part in sentences.items()}
 missing = [name for name in NAMES if name not in corpora]
-
-print(
-    "\nat hand:",
-    ", ".join(f"{name} ({len(some):,} sentences)" for name, some in sentences.items()),
-)
 print("not at hand, so not counted below:", ", ".join(missing) or "none")
+pd.DataFrame({"sentences": {name: len(part) for name, part in sentences.items()}})
 
 # %%
-show_entities(own.train[:3], titles=[one.id for one in own.train[:3]])
+show_entities(own.train[:3], titles=[sentence.id for sentence in own.train[:3]])
 
 # %% [markdown]
 # Each name has a coloured ground and its type behind it. (Where a page keeps no colours, as on GitHub, the name is bold
@@ -135,32 +134,26 @@ FAMILIES = {
     "cell line": {"cell_line"},
     "cell type": {"cell_type"},
 }
-counts = {
-    name: Counter(e.type for one in some for e in one.entities)
-    for name, some in sentences.items()
-}
-table = {
-    kin: {name: sum(c[t] for t in types) for name, c in counts.items()}
-    for kin, types in FAMILIES.items()
-}
-print(f"{'mentions':<17}" + "".join(f"{name:>15}" for name in corpora))
-for kin, row in table.items():
-    print(f"{kin:<17}" + "".join(f"{row[name]:>15,}" for name in corpora))
-absent = [kin for kin, row in table.items() if not any(row.values())]
-print("\nno corpus at hand for:", ", ".join(absent) or "none")
+counts = {name: Counter(e.type for e in found) for name, found in mentions.items()}
+table = pd.DataFrame(
+    {
+        name: {kin: sum(count[t] for t in types) for kin, types in FAMILIES.items()}
+        for name, count in counts.items()
+    }
+)
+absent = ", ".join(table.index[table.sum(axis=1) == 0])
+print("no corpus at hand for:", absent or "none")
+table
 
 # %%
 figure, ax = plt.subplots(figsize=(7.5, 3))
-left = np.zeros(len(table))
+left = 0
 for colour, name in zip(COLOURS, corpora):
-    values = np.array([table[kin][name] for kin in table])
-    ax.barh(list(table), values, left=left, color=colour, label=name)
-    left += values
+    ax.barh(table.index, table[name], left=left, color=colour, label=name)
+    left = left + table[name]
 ax.invert_yaxis()
-ax.set(
-    xlabel="annotated mentions",
-    title=f"Mentions by type; none at hand for: {', '.join(absent) or 'no type'}",
-)
+ax.set_xlabel("annotated mentions")
+ax.set_title(f"Mentions by type; none at hand for: {absent or 'no type'}")
 ax.legend(fontsize=8, loc="lower right")
 plt.show()
 
@@ -171,18 +164,8 @@ plt.show()
 # right *before* it.
 
 # %%
-SPECIES = {
-    "human",
-    "mouse",
-    "murine",
-    "rat",
-    "bovine",
-    "yeast",
-    "viral",
-    "bacterial",
-    "chicken",
-    "drosophila",
-}
+SPECIES = {"human", "mouse", "murine", "rat", "bovine", "yeast", "viral", "bacterial"}
+SPECIES |= {"chicken", "drosophila"}
 GENES = FAMILIES["gene or protein"]
 
 
@@ -192,14 +175,14 @@ def previous_word(sentence, entity):
     return words[-1].lower() if words else ""
 
 
-for name, some in sentences.items():
-    genes = [(one, e) for one in some for e in one.entities if e.type in GENES]
+rows = {}
+for name, part in sentences.items():
+    genes = [(s, e) for s in part for e in s.entities if e.type in GENES]
+    first = [e.text.split()[0].lower() in SPECIES for _, e in genes]
+    before = [previous_word(s, e) in SPECIES for s, e in genes]
     if genes:
-        inside = sum(e.text.split()[0].lower() in SPECIES for _, e in genes)
-        before = sum(previous_word(one, e) in SPECIES for one, e in genes)
-        print(
-            f"{name:<14} species word first in the mention: {inside:5,}; right before it: {before:5,}"
-        )
+        rows[name] = {"first in the mention": sum(first), "right before it": sum(before)}
+pd.DataFrame(rows).T.rename_axis("a species word stands")
 
 # %% [markdown]
 # Where a corpus takes the species in, a tagger trained on it will too, and will be wrong on a corpus that leaves it
@@ -222,73 +205,65 @@ for name, some in sentences.items():
 
 
 # %%
-def concept_names(path):
-    """Concept id -> Counter of names, from a PubTator file's columns: id, start, end, text, type, concept."""
-    found = defaultdict(Counter)
-    with open(path, encoding="utf-8") as file:
-        for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            # "D1|D2" and "D1+D2" are several concepts under one name; relations have no offset in column 2.
-            if (
-                len(row) > 5
-                and row[1].isdigit()
-                and row[5] != "-1"
-                and not re.search(r"[|+]", row[5])
-            ):
-                found[row[5]][row[3].lower()] += 1
-    return found
+def read_originals(corpus):
+    """The untokenised documents of a corpus, from its PubTator files, if it has any."""
+    documents = []
+    for path in sorted((corpus.folder / "original").glob("*.pubtator.txt")):
+        with warnings.catch_warnings():
+            # One mention of NCBI-disease is not the text at its offsets.
+            warnings.simplefilter("ignore")
+            documents += read_pubtator(path, mismatch="skip")
+    return documents
 
 
-def bracket_pairs(some):
-    """(long, short) where an entity in brackets follows one of its type: "tumour necrosis factor (TNF)"."""
-    for one in some:
-        for long, short in zip(one.entities, one.entities[1:]):
-            between, after = one.text[long.end : short.start], one.text[short.end :]
-            if (
-                between.strip() == "("
-                and after.lstrip().startswith(")")
-                and long.type == short.type
-            ):
+def bracket_pairs(part):
+    """(long, short) where a mention in brackets follows one of its type."""
+    for sentence in part:
+        text = sentence.text
+        for long, short in pairwise(sentence.entities):
+            opens = text[long.end : short.start].strip() == "("
+            closes = text[short.end :].lstrip().startswith(")")
+            if opens and closes and long.type == short.type:
                 yield long.text, short.text
 
 
 # %%
-originals = {
-    name: sorted((c.folder / "original").glob("*.pubtator.txt"))
-    for name, c in corpora.items()
-}
+originals = {name: read_originals(corpus) for name, corpus in corpora.items()}
 concepts = defaultdict(Counter)
-for path in (path for paths in originals.values() for path in paths):
-    for concept, names in concept_names(path).items():
-        concepts[concept] += names
+for e in (e for part in originals.values() for document in part for e in document.entities):
+    # "D1|D2" and "D1+D2" are several concepts under one name.
+    if e.concept not in ("", "-1") and not re.search(r"[|+]", e.concept):
+        concepts[e.concept][e.text.lower()] += 1
 source = "concept number"
 if not concepts:
     source = "brackets in the course corpus: two names by construction"
     for long, short in bracket_pairs(sentences["course-corpus"]):
         concepts[long.lower()] += Counter([long.lower(), short.lower()])
 
-often = {
-    concept: names for concept, names in concepts.items() if names.total() >= 5
-} or concepts
-single = sum(len(names) == 1 for names in often.values())
+often = [names for names in concepts.values() if names.total() >= 5]
+often = often or list(concepts.values())
+single = np.mean([len(names) == 1 for names in often])
 print(f"{len(concepts):,} concepts, by {source}")
-print(f"of the {len(often)} looked at, {single / len(often):.0%} have one name")
-for names in sorted(often.values(), key=len, reverse=True)[:3]:
-    print(
-        f"\n{len(names)} names, {names.total()} mentions: {', '.join(name for name, _ in names.most_common(7))} ..."
-    )
+print(f"of the {len(often)} looked at, {single:.0%} have one name")
+
+# %%
+rows = [
+    {
+        "names": len(names),
+        "mentions": names.total(),
+        "the most frequent": ", ".join(name for name, _ in names.most_common(7)),
+    }
+    for names in sorted(often, key=len, reverse=True)[:3]
+]
+pd.DataFrame(rows).set_axis(["most names", "second", "third"])
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 2.8))
-names_per_concept = Counter(min(len(names), 15) for names in often.values())
+names_per_concept = Counter(min(len(names), 15) for names in often)
 ax.bar(list(names_per_concept), list(names_per_concept.values()), color=COLOURS[0])
-ax.set(
-    xlabel="different names of a concept (15 and more together)",
-    ylabel="concepts",
-    xlim=(0, 16),
-)
-ax.set_title(
-    f"{1 - single / len(often):.0%} of these concepts go by more than one name\n(by {source})"
-)
+ax.set(xlim=(0, 16), ylabel="concepts")
+ax.set_xlabel("different names of a concept (15 and more together)")
+ax.set_title(f"{1 - single:.0%} of these concepts go by more than one name\n(by {source})")
 plt.show()
 
 # %% [markdown]
@@ -318,43 +293,49 @@ def is_abbreviation(name):
 
 
 def spelling(name):
-    """A name reduced to lower-case letters and digits, so that hyphens, spaces and capitals do not count."""
+    """A name's letters and digits in lower case: without hyphens, spaces and capitals."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def likeness(names):
     """How alike the two least similar of some names are, from 0 to 1."""
-    return min(
-        SequenceMatcher(None, one, other).ratio()
-        for one, other in combinations(sorted(names), 2)
-    )
+    pairs = combinations(sorted(names), 2)
+    return min(SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
 
-meanings, several = {}, {}
-print(
-    f"{'':<15}{'abbreviations':>14}{'definitions':>13}{'explained here':>16}{'several long forms':>20}{'unlike':>8}"
-)
-for name, some in sentences.items():
-    mentions = [e for one in some for e in one.entities]
-    meanings[name] = defaultdict(set)
-    for long, short in bracket_pairs(some):
-        meanings[name][short].add(spelling(long))
-    here = [any(short == e.text for _, short in bracket_pairs([one])) for one in some for e in one.entities
-            if e.text in meanings[name]]  # fmt: skip
-    several[name] = {
-        short: longs for short, longs in meanings[name].items() if len(longs) > 1
-    }
-    unlike = sum(likeness(longs) <= 0.8 for longs in several[name].values())
-    share = sum(is_abbreviation(e.text) for e in mentions) / len(mentions)
-    defined = sum(map(len, meanings[name].values()))
-    row = f"{defined:>13,}{np.mean(here) if here else 0:>16.0%}{len(several[name]):>20,}{unlike:>8,}"
-    print(f"{name:<15}{share:>14.0%}{row}")
+def explained_here(part, shorts):
+    """For each mention that is one of those short forms: is it defined in its sentence?"""
+    for sentence in part:
+        here = {short for _, short in bracket_pairs([sentence])}
+        yield from (e.text in here for e in sentence.entities if e.text in shorts)
+
 
 # %%
-for name, examples in several.items():
-    print(f"{name}: {len(examples) or 'no'} short forms with several long forms")
-    for short, longs in sorted(examples.items(), key=lambda pair: likeness(pair[1]))[:2]:
-        print(f"   {short} = {' | '.join(sorted(longs))}")
+several, rows = {}, {}
+for name, part in sentences.items():
+    meanings = defaultdict(set)
+    for long, short in bracket_pairs(part):
+        meanings[short].add(spelling(long))
+    several[name] = {short: longs for short, longs in meanings.items() if len(longs) > 1}
+    short = [is_abbreviation(e.text) for e in mentions[name]]
+    here = list(explained_here(part, meanings))
+    rows[name] = {
+        "abbreviations": f"{np.mean(short):.0%}",
+        "definitions": sum(map(len, meanings.values())),
+        "explained here": f"{np.mean(here or [0]):.0%}",
+        "several long forms": len(several[name]),
+        "unlike": sum(likeness(longs) <= 0.8 for longs in several[name].values()),
+    }
+pd.DataFrame(rows).T
+
+# %%
+rows = [
+    (name, short, " | ".join(sorted(longs)))
+    for name, examples in several.items()
+    for short, longs in sorted(examples.items(), key=lambda pair: likeness(pair[1]))[:2]
+]
+columns = ["corpus", "short form", "its long forms"]
+pd.DataFrame(rows, columns=columns).set_index("corpus")
 
 # %% [markdown]
 # Definitions are counted as different pairs. Where "explained here" is below one half, a short form mostly stands
@@ -371,20 +352,26 @@ for name, examples in several.items():
 #
 # Two counts. First: names that carry more than one type in the same corpus.
 
+
 # %%
-for name, some in sentences.items():
+def with_counts(kinds):
+    return ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
+
+
+rows = {}
+for name, found in mentions.items():
     types = defaultdict(Counter)
-    for e in (e for one in some for e in one.entities):
+    for e in found:
         types[e.text.lower()][e.type] += 1
     mixed = {text: kinds for text, kinds in types.items() if len(kinds) > 1}
-    touched = sum(kinds.total() for kinds in mixed.values())
-    print(
-        f"{name:<15}{len(mixed):>4} of {len(types):,} names have two types or more; {touched:,} mentions"
-    )
-    for text, kinds in sorted(mixed.items(), key=lambda item: -min(item[1].values()))[:3]:
-        print(
-            f"{'':<19}{text}: {', '.join(f'{kind} {n}' for kind, n in kinds.most_common())}"
-        )
+    order = sorted(mixed, key=lambda text: -min(mixed[text].values()))
+    rows[name] = {
+        "names": len(types),
+        "with two types or more": len(mixed),
+        "mentions of these": sum(kinds.total() for kinds in mixed.values()),
+        "the most mixed": "; ".join(f"{t}: {with_counts(mixed[t])}" for t in order[:3]),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # A corpus with one type cannot show this. The second count, below, can. It needs three words that every later notebook
@@ -413,23 +400,19 @@ for name, some in sentences.items():
 # %%
 # NBVAL_CHECK_OUTPUT
 gold = own.train[2]
-shorter = gold.entities[1].text.rsplit(" ", 1)[0]
-marks = [
-    (gold.entities[0].text, "CHEMICAL"),
-    (shorter, "GENE"),
-    (gold.entities[2].text, "GENE"),
-    ("S", "GENE"),
-]
-starts = [(gold.text.index(text), text, kind) for text, kind in marks]
-tagged = gold.with_entities(
-    Entity(start, start + len(text), kind) for start, text, kind in starts
-)
+drug, gene, symbol = gold.entities
+letter = gold.text.index("S")
+shorter = Entity(gene.start, gene.end - len(" 2C9"), "GENE")
+tagged = gold.with_entities([drug, shorter, symbol, Entity(letter, letter + 1, "GENE")])
 right = len(set(gold.entities) & set(tagged.entities))
 p, r = right / len(tagged.entities), right / len(gold.entities)
 print(f"marked {len(tagged.entities)}, to find {len(gold.entities)}, right {right}")
-print(f"precision {p:.3f}, recall {r:.3f}, F1 {2 * p * r / (p + r):.3f}")
 report = evaluate([gold], [tagged], resamples=0)
-print(f"evaluate:  {report.precision:.3f},        {report.recall:.3f},    {report.f1:.3f}")
+rows = {
+    "by hand": (p, r, 2 * p * r / (p + r)),
+    "evaluate": (report.precision, report.recall, report.f1),
+}
+pd.DataFrame(rows, index=["precision", "recall", "F1"]).T.round(3)
 
 # %%
 show_entities([gold, tagged], titles=["gold", "tagger"])
@@ -447,52 +430,55 @@ show_entities([gold, tagged], titles=["gold", "tagger"])
 #
 # **Predict before you run:** name three English words that are also gene symbols.
 
+
 # %%
-word_counts = {}
-for name in [name for name in ("bc2gm", "course-corpus") if name in corpora]:
+def as_gene_and_elsewhere(part):
+    """How often each word is a gene mention, and how often it stands outside of all."""
     as_gene, elsewhere = Counter(), Counter()
-    for one in sentences[name]:
-        whole = {(e.start, e.end) for e in one.entities if e.type == "GENE"}
+    for sentence in part:
+        whole = {(e.start, e.end) for e in sentence.entities if e.type == "GENE"}
         covered = {i for start, end in whole for i in range(start, end)}
-        for token in one.tokens:
+        for token in sentence.tokens:
             if token[:2] in whole and token.text.isalpha() and len(token.text) > 1:
                 as_gene[token.text.lower()] += 1
             elif token.start not in covered:
                 elsewhere[token.text.lower()] += 1
-    shared = sorted(
-        (word for word in as_gene if elsewhere[word]), key=lambda word: -elsewhere[word]
-    )
-    word_counts[name] = {word: (as_gene[word], elsewhere[word]) for word in shared}
-    print(
-        f"{name}: {len(shared)} of {len(as_gene):,} one-word gene names also stand where no gene is meant"
-    )
-    print(
-        "  ",
-        ", ".join(
-            f"{word} {as_gene[word]}/{as_gene[word] + elsewhere[word]}"
-            for word in shared[:12]
-        ),
-    )
+    return as_gene, elsewhere
+
+
+# %%
+word_counts, rows = {}, {}
+for name in [name for name in ("bc2gm", "course-corpus") if name in corpora]:
+    genes, others = as_gene_and_elsewhere(sentences[name])
+    shared = sorted((w for w in genes if others[w]), key=lambda w: -others[w])
+    word_counts[name] = {word: (genes[word], others[word]) for word in shared}
+    ratios = [f"{word} {genes[word]}/{genes[word] + others[word]}" for word in shared]
+    rows[name] = {
+        "one-word gene names": len(genes),
+        "also where no gene is meant": len(shared),
+        "as a gene / all": ", ".join(ratios[:12]),
+    }
+pd.DataFrame(rows).T
 
 # %%
 symbols = ["WAS", "CAT", "MICE", "REST"]
-both = [
-    one
-    for one in sentences["course-corpus"]
-    if any({s, s.lower()} <= set(one.words) for s in symbols)
-]
-show_entities(both[:3])
+
+
+def in_both_cases(sentence):
+    return any({symbol, symbol.lower()} <= set(sentence.words) for symbol in symbols)
+
+
+show_entities(list(filter(in_both_cases, sentences["course-corpus"]))[:3])
 
 # %%
 name, words = next(iter(word_counts.items()))
-values = [100 * genes / (genes + others) for genes, others in words.values()]
+values = np.array([100 * genes / (genes + others) for genes, others in words.values()])
+low = np.mean(values < 50)
 figure, ax = plt.subplots(figsize=(7, 2.8))
 ax.hist(values, bins=np.arange(0, 101, 10), color=COLOURS[0])
-low = np.mean(np.array(values) < 50)
 ax.set(xlabel="precision of looking the word up, per cent", ylabel="gene names")
-ax.set_title(
-    f"{name}: {low:.0%} of these {len(values)} names are more often no gene than a gene"
-)
+finding = f"{low:.0%} of these {len(values)} names are more often no gene than a gene"
+ax.set_title(f"{name}: {finding}")
 plt.show()
 
 # %% [markdown]
@@ -526,38 +512,33 @@ def nested_pairs(entities):
 
 
 def hides_a_name(sentence, entity, known):
-    """Whether a run of the entity's tokens that is not annotated is a known name (more than two characters)."""
-    inside = [
-        token
-        for token in sentence.tokens
-        if entity.start <= token.start and token.end <= entity.end
-    ]
-    annotated = {(one.start, one.end) for one in sentence.entities}
-    runs = {(a.start, b.end) for i, a in enumerate(inside) for b in inside[i:]} - annotated
-    return any(
-        sentence.text[start:end].lower() in known for start, end in runs if end - start > 2
-    )
+    """Whether a known name of over two characters is in the entity, not annotated."""
+    inside = [t for t in sentence.tokens if entity.start <= t.start and t.end <= entity.end]
+    runs = {(a.start, b.end) for i, a in enumerate(inside) for b in inside[i:]}
+    runs -= {(e.start, e.end) for e in sentence.entities}
+    names = [sentence.text[start:end].lower() for start, end in runs]
+    return any(len(name) > 2 and name in known for name in names)
 
 
-for name, some in sentences.items():
-    inner = sum(len({pair[0] for pair in nested_pairs(one.entities)}) for one in some)
-    known = {e.text.lower() for one in some for e in one.entities}
-    hidden = sum(hides_a_name(one, e, known) for one in some for e in one.entities)
-    total = sum(counts[name].values())
-    print(
-        f"{name:<15}{inner / total:>7.1%} of the mentions are inner; {hidden / total:>6.1%} hide a known name"
-    )
+# %%
+rows = {}
+for name, part in sentences.items():
+    inner = sum(len({inner for inner, _ in nested_pairs(s.entities)}) for s in part)
+    known = {e.text.lower() for e in mentions[name]}
+    hiding = [hides_a_name(s, e, known) for s in part for e in s.entities]
+    rows[name] = {
+        "mentions inside another": f"{inner / len(hiding):.1%}",
+        "mentions that hide a known name": f"{np.mean(hiding):.1%}",
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Where names overlap, a sentence is shown on several lines, the longest names on the first. An arrow at the beginning
 # of a line says that it is the sentence above once more.
 
 # %%
-nested = [
-    one
-    for one in sentences.get("genia-nested", [])
-    if nested_pairs(one.entities) and len(one.text) < 90
-][:2]
+candidates = [s for s in sentences.get("genia-nested", []) if len(s.text) < 90]
+nested = [sentence for sentence in candidates if nested_pairs(sentence.entities)][:2]
 if not nested:
     print("genia-nested is not at hand; an example made here instead:")
     text = "phenylalanine hydroxylase gene"
@@ -586,7 +567,7 @@ show_entities(nested)
 
 # %%
 def find_pieces(text, start, end, name):
-    """Offsets of the words of `name` in text[start:end], each behind the one before; None if one is missing."""
+    """Where the words of `name` stand in text[start:end]; None if one is missing."""
     pieces, at = [], start
     for word in name.split():
         found = text.find(word, at, end)
@@ -607,66 +588,59 @@ for name in ["renal failure", "hepatic failure"]:
 
 
 # %%
-def single_names(path):
-    """(document, (start, end), single names) for each mention with a further column of names."""
-    with open(path, encoding="utf-8") as file:
-        for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            if len(row) > 6 and row[1].isdigit() and row[6]:
-                yield row[0], (int(row[1]), int(row[2])), row[6].split("|")
+def single_names(corpus):
+    """(document, start, end, names) for each mention with a column of single names."""
+    for path in sorted((corpus.folder / "original").glob("*.pubtator.txt")):
+        with open(path, encoding="utf-8") as file:
+            for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+                if len(row) > 6 and row[1].isdigit() and row[6]:
+                    yield row[0], int(row[1]), int(row[2]), row[6].split("|")
 
-
-composite, whole, cut, strange, shown = 0, 0, 0, 0, []
-for path in [path for paths in originals.values() for path in paths]:
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # one mention of NCBI-disease is not the text at its offsets
-        documents = {one.id: one for one in read_pubtator(path, mismatch="skip")}
-    composite += sum(
-        e.type == "CompositeMention" for one in documents.values() for e in one.entities
-    )
-    for document, (begin, end), names in single_names(path):
-        text = documents[document].text[begin:end]
-        pieces = [
-            found for name in names if (found := find_pieces(text, 0, len(text), name))
-        ]
-        whole += sum(len(found) == 1 for found in pieces)
-        cut += sum(len(found) > 1 for found in pieces)
-        strange += len(names) - len(pieces)
-        shown.append((text, [found for found in pieces if len(found) > 1]))
-print(
-    f"composite mentions in NCBI-disease: {composite}; mentions with single names in BC5CDR's sample: {len(shown)}"
-)
-print(
-    f"single names in one piece: {whole}, discontinuous: {cut}, not all words in the mention: {strange}"
-)
-if not shown:
-    print(
-        "Neither is at hand; the example is from the course corpus, its pieces found by the same rule."
-    )
-    text = "breast and ovarian cancer"
-    shown = [(text, [find_pieces(text, 0, len(text), "breast cancer")])]
 
 # %%
-discontinuous = [
-    Sentence(
-        text,
-        None,
-        [Entity(p[0][0], p[-1][1], "Disease", fragments=tuple(p)) for p in pieces],
-    )
-    for text, pieces in shown
-    if pieces
-]
+composite, spelt_out = 0, []  # spelt_out: (text of the mention, pieces of its single names)
+for name, corpus in corpora.items():
+    documents = {document.id: document for document in originals[name]}
+    kinds = [e.type for document in documents.values() for e in document.entities]
+    composite += kinds.count("CompositeMention")
+    for document, first, behind, names in single_names(corpus):
+        text = documents[document].text[first:behind]
+        spelt_out.append((text, [find_pieces(text, 0, len(text), name) for name in names]))
+
+sizes = Counter(len(pieces or ()) for _, found in spelt_out for pieces in found)
+print("composite mentions in NCBI-disease:", composite)
+print("mentions with single names in BC5CDR's sample:", len(spelt_out))
+print(f"single names in one piece: {sizes[1]}", end=", ")
+print(f"discontinuous: {sizes.total() - sizes[0] - sizes[1]}", end=", ")
+print(f"not all words in the mention: {sizes[0]}")
+if not spelt_out:
+    print("Neither is at hand; the example is from the course corpus, by the same rule.")
+    text = "breast and ovarian cancer"
+    spelt_out = [(text, [find_pieces(text, 0, len(text), "breast cancer")])]
+
+# %%
+discontinuous = []
+for text, found in spelt_out:
+    several_pieces = [tuple(pieces) for pieces in found if len(pieces or ()) > 1]
+    diseases = [
+        Entity(pieces[0][0], pieces[-1][1], "Disease", fragments=pieces)
+        for pieces in several_pieces
+    ]
+    if diseases:
+        discontinuous.append(Sentence(text, None, diseases))
 show_entities(discontinuous[:4])
 
 # %%
 COORDINATED = re.compile(r"\b(?:and|or)\b|/")
-for name, some in sentences.items():
-    joined = [e.text for one in some for e in one.entities if COORDINATED.search(e.text)]
-    share = len(joined) / sum(counts[name].values())
-    print(
-        f"{name:<15}{len(joined):>5} mentions ({share:.1%}) hold 'and', 'or' or '/', for example {joined[0]!r}"
-    )
+rows = {}
+for name, found in mentions.items():
+    joined = [e.text for e in found if COORDINATED.search(e.text)]
+    rows[name] = {
+        "hold 'and', 'or' or '/'": len(joined),
+        "of all mentions": f"{len(joined) / len(found):.1%}",
+        "for example": joined[0],
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Rare, but not random: coordination is where several names are hidden in one mention. (Not every `/` joins two names:
@@ -697,90 +671,80 @@ def nth_place(text, surface, occurrence):
 
 
 def load_pass(name):
-    """One pass over the course's corpus: sentence id -> sentence with the entities of that pass."""
-    by_id = {one.id: one for one in sentences["course-corpus"]}
+    """A pass over the course's corpus: sentence id -> sentence with the entities of it."""
+    by_id = {sentence.id: sentence for sentence in sentences["course-corpus"]}
     read = {}
     for line in (own.folder / "passes" / f"{name}.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
-        one = by_id[row["id"]]
-        starts = [
-            (nth_place(one.text, surface, n), surface, kind)
-            for surface, n, kind in row["mentions"]
-        ]
-        read[one.id] = one.with_entities(
-            Entity(start, start + len(text), kind, text) for start, text, kind in starts
-        )
+        sentence, marked = by_id[row["id"]], []
+        for surface, occurrence, kind in row["mentions"]:
+            start = nth_place(sentence.text, surface, occurrence)
+            marked.append(Entity(start, start + len(surface), kind, surface))
+        read[sentence.id] = sentence.with_entities(marked)
     return read
 
 
 passes = {name: load_pass(name) for name in ["first", "second", "third"]}
-passes["final"] = {one.id: one for one in sentences["course-corpus"]}
-print(", ".join(f"{name}: {len(some)} sentences" for name, some in passes.items()))
+passes["final"] = {sentence.id: sentence for sentence in sentences["course-corpus"]}
+print(", ".join(f"{name}: {len(read)} sentences" for name, read in passes.items()))
 
 
 # %%
-def accepted_spans():
-    """(text, gold span, other accepted spans that overlap it), offsets in characters."""
-    if "bc2gm" in corpora:
-        official = corpora["bc2gm"].official("test")
-        for one in corpora["bc2gm"].test:
-            # The task's offsets do not count white space, and its end is the last character.
-            visible = [i for i, letter in enumerate(one.text) if not letter.isspace()]
-            to_text = lambda place, visible=visible: (
-                visible[place[0]],
-                visible[place[1]] + 1,
-            )
-            others = [to_text(place) for place in official.alternatives.get(one.id, [])]
-            for gold in map(to_text, official.genes.get(one.id, [])):
-                yield (
-                    one.text,
-                    gold,
-                    [o for o in others if o != gold and o[0] < gold[1] and gold[0] < o[1]],
-                )
-    else:
-        for name, one in passes["first"].items():
-            spans = [(e.start, e.end) for e in passes["third"][name].entities]
-            for gold in ((e.start, e.end) for e in one.entities):
-                yield (
-                    one.text,
-                    gold,
-                    [o for o in spans if o != gold and o[0] < gold[1] and gold[0] < o[1]],
-                )
+def official_spans(corpus):
+    """(text, gold spans, further accepted spans) of each BC2GM test sentence."""
+    official = corpus.official("test")
+    both = official.genes, official.alternatives
+    for sentence in corpus.test:
+        # The task's offsets do not count white space, and its end is the last character.
+        visible = [i for i, letter in enumerate(sentence.text) if not letter.isspace()]
+        found = [places.get(sentence.id, []) for places in both]
+        genes, others = (
+            [(visible[i], visible[j] + 1) for i, j in places] for places in found
+        )
+        yield sentence.text, genes, others
 
 
-accepted = list(accepted_spans())
+def spans_of_two_passes():
+    """The same of the course's corpus: the spans of the first pass and of the third."""
+    for name, first in passes["first"].items():
+        both = first.entities, passes["third"][name].entities
+        yield first.text, *([(e.start, e.end) for e in found] for found in both)
+
+
+def other_boundaries(gold, spans):
+    """The spans that overlap `gold` and differ from it."""
+    return [s for s in spans if s != gold and s[0] < gold[1] and gold[0] < s[1]]
+
+
+# %%
+if "bc2gm" in corpora:
+    which, annotated = "BC2GM test, ALTGENE", official_spans(corpora["bc2gm"])
+else:
+    which, annotated = "course corpus, first and third pass", spans_of_two_passes()
+accepted = [
+    (text, gold, other_boundaries(gold, spans))
+    for text, genes, spans in annotated
+    for gold in genes
+]
 disputed = [(text, gold, others) for text, gold, others in accepted if others]
-shorter = sum(
-    any(g[0] <= o[0] and o[1] <= g[1] for o in others) for _, g, others in disputed
-)
-longer = sum(
-    any(o[0] <= g[0] and g[1] <= o[1] for o in others) for _, g, others in disputed
-)
-which = (
-    "BC2GM test, ALTGENE" if "bc2gm" in corpora else "course corpus, first and third pass"
-)
-print(
-    f"{which}: {len(accepted):,} mentions, {len(disputed) / len(accepted):.1%} with another boundary;"
-)
-print(f"shorter for {shorter:,}, longer for {longer:,}")
+shorter = [any(g[0] <= o[0] and o[1] <= g[1] for o in others) for _, g, others in disputed]
+longer = [any(o[0] <= g[0] and g[1] <= o[1] for o in others) for _, g, others in disputed]
+share = len(disputed) / len(accepted)
+print(f"{which}: {len(accepted):,} mentions, {share:.1%} with another boundary;")
+print(f"shorter for {sum(shorter):,}, longer for {sum(longer):,}")
 
 # %%
 edge_words = Counter()
 for text, gold, others in disputed:
     for other in others:
-        for low, high in (
-            sorted(edges) for edges in zip(gold, other)
-        ):  # the two beginnings, then the two ends
-            edge_words.update(
-                word.lower()
-                for word in text[low:high].split()
-                if word.isalpha() and len(word) > 1
-            )
-frequent = edge_words.most_common(12)[::-1]
+        for edges in zip(gold, other):  # the two beginnings, then the two ends
+            words = text[min(edges) : max(edges)].lower().split()
+            edge_words.update(word for word in words if word.isalpha() and len(word) > 1)
+words, times = zip(*edge_words.most_common(12)[::-1])
 figure, ax = plt.subplots(figsize=(7, 3.2))
-ax.barh([word for word, _ in frequent], [n for _, n in frequent], color=COLOURS[0])
-ax.set(xlabel="times the word is inside one boundary and outside the other")
-ax.set_title(f"{len(disputed) / len(accepted):.0%} of the mentions have a second boundary")
+ax.barh(words, times, color=COLOURS[0])
+ax.set_xlabel("times the word is inside one boundary and outside the other")
+ax.set_title(f"{share:.0%} of the mentions have a second boundary")
 plt.show()
 
 # %% [markdown]
@@ -806,76 +770,60 @@ plt.show()
 # %%
 def unseen_share(train, test, kind, fold=str.lower):
     """Eq. (4) for one type; `fold` says which spellings are the same name."""
-    known = {fold(e.text) for one in train for e in one.entities if e.type == kind}
-    names = [fold(e.text) for one in test for e in one.entities if e.type == kind]
-    return sum(name not in known for name in names) / len(names), len(names)
+    known = {fold(e.text) for s in train for e in s.entities if e.type == kind}
+    names = [fold(e.text) for s in test for e in s.entities if e.type == kind]
+    return np.mean([name not in known for name in names])
 
 
 def as_it_stands(name):
     return name
 
 
+folds = {"unseen": as_it_stands, "case folded": str.lower, "letters only": spelling}
 with_train = {name: corpus for name, corpus in corpora.items() if "train" in corpus.splits}
-print(
-    f"{'':<15}{'':<10}{'test mentions':>14}{'unseen':>9}{'case folded':>13}{'letters only':>14}"
-)
+rows = {}
 for name, corpus in with_train.items():
-    train = [*corpus.train, *corpus.dev]
+    train, test = [*corpus.train, *corpus.dev], corpus.test
     for kind in corpus.types:
-        shares = [
-            unseen_share(train, corpus.test, kind, fold)
-            for fold in (as_it_stands, str.lower, spelling)
-        ]
-        row = "".join(
-            f"{share:>{width}.1%}" for (share, _), width in zip(shares, (9, 13, 14))
-        )
-        print(f"{name:<15}{kind:<10}{shares[0][1]:>14,}{row}")
+        total = sum(e.type == kind for s in test for e in s.entities)
+        shares = {label: unseen_share(train, test, kind, f) for label, f in folds.items()}
+        shares = {label: f"{share:.1%}" for label, share in shares.items()}
+        rows[name, kind] = {"test mentions": total, **shares}
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # "Unseen" depends on when two spellings are one name: as they stand, with upper and lower case as one, or with only
 # letters and digits compared. Say which, whenever you give such a figure. Does more training text cure it?
 
 # %%
+generator, curves = random.Random(0), {}
+for name, corpus in with_train.items():
+    for kind in corpus.types:
+        train = [*corpus.train, *corpus.dev]
+        train = generator.sample(train, len(train))
+        sizes = [len(train) // 2**k for k in range(8, -1, -1)]
+        sizes = [size for size in sizes if size >= 25]
+        shares = [100 * unseen_share(train[:size], corpus.test, kind) for size in sizes]
+        curves[name, kind] = sizes, shares
+rows = {key: [f"{share:.1f}%" for share in y[-2:]] for key, (_, y) in curves.items()}
+pd.DataFrame(rows, index=["unseen with half the text", "with all of it"]).T
+
+# %%
 figure, ax = plt.subplots(figsize=(8.5, 3.4))
-generator, last = random.Random(0), {}
-curves = [
-    (name, corpus, kind) for name, corpus in with_train.items() for kind in corpus.types
-]
-for colour, (name, corpus, kind) in zip(COLOURS, curves):
-    train = generator.sample(
-        [*corpus.train, *corpus.dev], len(corpus.train) + len(corpus.dev)
-    )
-    sizes = [len(train) // 2**k for k in range(8, -1, -1) if len(train) // 2**k >= 25]
-    shares = 100 * np.array(
-        [unseen_share(train[:size], corpus.test, kind)[0] for size in sizes]
-    )
-    style = "--" if corpus is own else "-"
-    ax.plot(sizes, shares, "o" + style, markersize=3, color=colour, label=f"{name}, {kind}")
-    last[name, kind] = shares[-2:]
-    print(
-        f"{name:<14} {kind:<9} {shares[-2]:.1f}% unseen with half the text, {shares[-1]:.1f}% with all of it"
-    )
-ax.set(
-    xscale="log",
-    xlabel="training sentences, chosen at random",
-    ylabel="unseen test mentions, %",
-    ylim=(0, 100),
-)
-gains = [
-    half - whole
-    for (name, _), (half, whole) in last.items()
-    if name != own.name or len(with_train) == 1
-]
-which = "the public corpora" if len(with_train) > 1 else "the course's corpus"
-ax.set_title(
-    f"The last doubling of {which} took off {min(gains):.0f} to {max(gains):.0f} points"
-)
-highest_first = np.argsort(
-    [-whole for _, whole in last.values()]
-)  # as the lines end on the right
-figure.legend(
-    handles=[ax.lines[k] for k in highest_first], fontsize=8, loc="outside right center"
-)
+for colour, ((name, kind), (sizes, shares)) in zip(COLOURS, curves.items()):
+    style = "o--" if name == own.name else "o-"
+    ax.plot(sizes, shares, style, markersize=3, color=colour, label=f"{name}, {kind}")
+ax.set(xscale="log", ylim=(0, 100), xlabel="training sentences, chosen at random")
+ax.set_ylabel("unseen test mentions, %")
+last = {key: shares[-2:] for key, (_, shares) in curves.items()}
+only_own = len(with_train) == 1
+gains = [a - b for (name, _), (a, b) in last.items() if only_own or name != own.name]
+which = "the course's corpus" if only_own else "the public corpora"
+finding = f"took off {min(gains):.0f} to {max(gains):.0f} points"
+ax.set_title(f"The last doubling of {which} {finding}")
+order = np.argsort([-whole for _, whole in last.values()])  # as the lines end on the right
+handles = [ax.lines[k] for k in order]
+figure.legend(handles=handles, fontsize=8, loc="outside right center")
 plt.show()
 
 # %% [markdown]
@@ -910,13 +858,13 @@ def my_bio(spans, length):
 
 
 def my_spans(tags):
-    """The spans of BIO tags. An I- that continues nothing begins a span, as in the scorer of the CoNLL tasks."""
+    """The spans of BIO tags. As in CoNLL's scorer, a lone I- begins a span."""
     spans = []
     for i, tag in enumerate(tags):
         if tag == "O":
             continue
         kind = tag[2:]
-        continues = tag[0] == "I" and spans and spans[-1][1] == i and spans[-1][2] == kind
+        continues = tag[0] == "I" and spans and spans[-1][1:] == (i, kind)
         if continues:
             spans[-1] = (spans[-1][0], i + 1, kind)
         else:
@@ -924,6 +872,7 @@ def my_spans(tags):
     return spans
 
 
+# %%
 def my_bioes(tags):
     """BIO to BIOES: a token is the last of its mention if the next tag is not its I-."""
     result = []
@@ -936,9 +885,12 @@ def my_bioes(tags):
 # %%
 example = own.train[2]
 tags = my_bio(token_spans(example).values(), len(example.tokens))
-print(f"{'token':<12}{'IO':<12}{'BIO':<12}BIOES")
-for token, bio, bioes in zip(example.words, tags, my_bioes(tags)):
-    print(f"{token:<12}{bio.replace('B-', 'I-'):<12}{bio:<12}{bioes}")
+columns = {
+    "IO": [tag.replace("B-", "I-") for tag in tags],
+    "BIO": tags,
+    "BIOES": my_bioes(tags),
+}
+pd.DataFrame(columns, index=example.words)
 
 # %% [markdown]
 # **Check:** the same as `utils/ner/tags.py`, on every sentence at hand whose mentions fit into tags, and on random tag
@@ -947,12 +899,11 @@ for token, bio, bioes in zip(example.words, tags, my_bioes(tags)):
 
 # %%
 checked = 0
-for some in sentences.values():
-    for one in some:
-        theirs = to_tags(one, on_loss="drop")
-        assert my_bio(tags_to_spans(theirs), len(theirs)) == theirs and my_spans(
-            theirs
-        ) == tags_to_spans(theirs)
+for part in sentences.values():
+    for sentence in part:
+        theirs = to_tags(sentence, on_loss="drop")
+        spans = tags_to_spans(theirs)
+        assert my_bio(spans, len(theirs)) == theirs and my_spans(theirs) == spans
         assert my_bioes(theirs) == convert_tags(theirs, "BIO", "BIOES")
         checked += 1
 print(f"{checked:,} sentences agree")
@@ -970,7 +921,7 @@ for _ in range(2000):
 print("2,000 random sequences agree")
 orphaned = ["O", "I-X", "I-X", "B-X", "I-Y"]
 for orphan in ["repair", "drop"]:
-    print(f"{orphan:<7}{tags_to_spans(orphaned, orphan=orphan)}")
+    print(f"{orphan}: {tags_to_spans(orphaned, orphan=orphan)}")
 
 # %% [markdown]
 # `I-X` after `O` is an **orphan**. Taggers that choose each tag by itself produce them, and scorers treat them
@@ -987,7 +938,7 @@ for orphan in ["repair", "drop"]:
 
 # %%
 def io_spans(sentence):
-    """What is left of the mentions after a round trip through IO tags: neighbours of one type have melted."""
+    """What a round trip through IO leaves: neighbours of one type have melted."""
     tags = [tag.replace("B-", "I-") for tag in to_tags(sentence, on_loss="drop")]
     return set(my_spans(tags))
 
@@ -998,14 +949,14 @@ def at_white_space(sentence):
     return Sentence(sentence.text, words, sentence.entities, sentence.id)
 
 
-print(f"{'lost mentions':<26}{'IO':>10}{'BIO':>8}{'BIO, 2 layers':>15}")
-for name, some in sentences.items():
-    total = sum(counts[name].values())
-    kept = sum(len(io_spans(one) & set(token_spans(one).values())) for one in some)
-    one_layer, two_layers = (
-        sum(len(losses(one, layers)) for one in some) for layers in (1, 2)
-    )
-    print(f"{name:<15}of {total:>7,}{total - kept:>10,}{one_layer:>8,}{two_layers:>15,}")
+rows = {}
+for name, part in sentences.items():
+    total = len(mentions[name])
+    kept = sum(len(io_spans(s) & set(token_spans(s).values())) for s in part)
+    one_layer, two_layers = (sum(len(losses(s, n)) for s in part) for n in (1, 2))
+    rows[name] = total, total - kept, one_layer, two_layers
+columns = ["mentions", "lost in IO", "in BIO", "in BIO, 2 layers"]
+pd.DataFrame(rows, index=columns).T
 
 # %% [markdown]
 # The tokenised corpora cannot show the other two ways: they hold only what fits into their tags. So the untokenised
@@ -1017,26 +968,28 @@ untokenised = {
     "course-corpus": sentences["course-corpus"],
     "made in section 7": discontinuous,
 }
-for name, paths in originals.items():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if documents := [
-            one for path in paths for one in read_pubtator(path, mismatch="skip")
-        ]:
-            untokenised[f"{name}, original"] = documents
-print(f"{'lost in BIO, by reason':<34}{'tokens at white space':<40}the course's tokens")
-for name, some in untokenised.items():
-    rows = [
-        Counter(loss.reason for one in kind for loss in losses(one))
-        for kind in (map(at_white_space, some), some)
-    ]
-    cells = [
-        ", ".join(f"{reason} {n:,}" for reason, n in sorted(row.items())) or "nothing"
-        for row in rows
-    ]
-    print(
-        f"{name:<23}of {sum(len(one.entities) for one in some):>6,}  {cells[0]:<40}{cells[1]}"
-    )
+for name, documents in originals.items():
+    if documents:
+        untokenised[f"{name}, original"] = documents
+
+
+# %%
+def lost_in_bio(part):
+    """The mentions that BIO loses, by reason, in words."""
+    reasons = Counter(loss.reason for sentence in part for loss in losses(sentence))
+    words = [f"{reason} {n:,}" for reason, n in sorted(reasons.items())]
+    return ", ".join(words) or "nothing"
+
+
+rows = {
+    name: {
+        "mentions": sum(len(sentence.entities) for sentence in part),
+        "lost, tokens at white space": lost_in_bio(map(at_white_space, part)),
+        "lost, the course's tokens": lost_in_bio(part),
+    }
+    for name, part in untokenised.items()
+}
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Tokens at white space are the expensive mistake: a comma, a bracket or a hyphen that sticks to a name makes its
@@ -1076,40 +1029,31 @@ for name, some in untokenised.items():
 
 
 # %%
-def annotate(
-    sentence,
-    rng,
-    miss=0.0,
-    shift=0.0,
-    confuse=0.0,
-    invent=0.0,
-    kinds=("GENE", "DISEASE", "CHEMICAL"),
-):
-    """Spans (i, j, type) of one simulated annotator, who starts from the sentence's own and errs at random."""
+KINDS = ("GENE", "DISEASE", "CHEMICAL")
+
+
+def annotate(sentence, rng, miss=0.0, shift=0.0, confuse=0.0, invent=0.0):
+    """Spans (i, j, type) of a simulated annotator: the sentence's own, with slips."""
     length, true = len(sentence.tokens), sorted(token_spans(sentence).values())
-    taken = {k for i, j, _ in true for k in range(i, j)}
     spans = []
     for i, j, kind in true:
         if rng.random() < miss:
             continue
         if rng.random() < confuse:
-            kind = rng.choice([other for other in kinds if other != kind])
-        following = min((other[0] for other in true if other[0] >= j), default=length)
+            kind = rng.choice([other for other in KINDS if other != kind])
+        following = min((start for start, _, _ in true if start >= j), default=length)
         if rng.random() < shift:
             i, j = rng.choice([(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)])
-        # No boundary crosses a neighbour or the sentence's end; a mention of one token that shrinks is gone.
+        # No boundary crosses a neighbour or the sentence's end; an empty span is gone.
         i, j = max(i, spans[-1][1] if spans else 0), min(j, following)
         if i < j:
             spans.append((i, j, kind))
     for _ in true:
-        free = [
-            k
-            for k in range(length)
-            if k not in taken and not any(i <= k < j for i, j, _ in spans)
-        ]
+        taken = {k for i, j, _ in [*true, *spans] for k in range(i, j)}
+        free = [k for k in range(length) if k not in taken]
         if free and rng.random() < invent:
             k = rng.choice(free)
-            spans.append((k, k + 1, rng.choice(kinds)))
+            spans.append((k, k + 1, rng.choice(KINDS)))
     return sorted(spans)
 
 
@@ -1117,60 +1061,52 @@ def annotate(
 def kappa(first, second):
     """Eq. (5) for two lists of labels."""
     observed = np.mean([a == b for a, b in zip(first, second)])
-    first_counts, second_counts = Counter(first), Counter(second)
-    expected = (
-        sum(first_counts[tag] * second_counts[tag] for tag in first_counts)
-        / len(first) ** 2
-    )
+    times = Counter(first), Counter(second)
+    expected = sum(times[0][tag] * times[1][tag] for tag in times[0]) / len(first) ** 2
     return (observed - expected) / (1 - expected)
 
 
 def span_f1(first, second):
-    """Eq. (6) for two lists (one entry a sentence) of spans."""
-    both = sum(len(set(one) & set(other)) for one, other in zip(first, second))
+    """Eq. (6) for two lists of spans, an entry a sentence."""
+    both = sum(len(set(a) & set(b)) for a, b in zip(first, second))
     return 2 * both / (sum(map(len, first)) + sum(map(len, second)))
 
 
 # %%
-def two_annotators(some, seed=0, **errors):
-    """(kappa on BIO tags, F1 on spans, spans of the first, of the second) over sentences."""
+truth = sentences["course-corpus"]
+
+
+def bio_tags(spans):
+    """The BIO tags of all tokens of the course's corpus in one list."""
+    return [tag for s, found in zip(truth, spans) for tag in my_bio(found, len(s.tokens))]
+
+
+def two_annotators(seed=0, **errors):
+    """(kappa on BIO tags, F1 on spans, spans of the first, of the second)."""
     rng = random.Random(seed)
-    first, second = ([annotate(one, rng, **errors) for one in some] for _ in range(2))
-    tags = [
-        [tag for one, s in zip(some, spans) for tag in my_bio(s, len(one.tokens))]
-        for spans in (first, second)
-    ]
-    return kappa(*tags), span_f1(first, second), first, second
+    first, second = ([annotate(s, rng, **errors) for s in truth] for _ in range(2))
+    return kappa(bio_tags(first), bio_tags(second)), span_f1(first, second), first, second
 
 
-some = sentences["course-corpus"]
-_, f1, first, second = two_annotators(some, miss=0.1, shift=0.1)
-shown = some[9]
-views = [shown.with_entities(Entity(shown.tokens[i].start, shown.tokens[j - 1].end, t) for i, j, t in spans[9])
-         for spans in (first, second)]  # fmt: skip
-show_entities([shown, *views], titles=["truth", "first annotator", "second annotator"])
+def with_spans(sentence, spans):
+    tokens = sentence.tokens
+    return sentence.with_entities(
+        Entity(tokens[i].start, tokens[j - 1].end, kind) for i, j, kind in spans
+    )
+
+
+_, f1, first, second = two_annotators(miss=0.1, shift=0.1)
+views = [truth[9], with_spans(truth[9], first[9]), with_spans(truth[9], second[9])]
+show_entities(views, titles=["truth", "first annotator", "second annotator"])
 
 # %% [markdown]
 # **Check** before trusting any number: our kappa against scikit-learn's, our F1 against `evaluate`.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-tag_lists = [
-    [tag for one, s in zip(some, spans) for tag in my_bio(s, len(one.tokens))]
-    for spans in (first, second)
-]
-np.testing.assert_allclose(kappa(*tag_lists), cohen_kappa_score(*tag_lists), rtol=1e-12)
-
-
-def with_spans(one, spans):
-    return one.with_entities(
-        Entity(one.tokens[i].start, one.tokens[j - 1].end, kind) for i, j, kind in spans
-    )
-
-
-annotated = [
-    [with_spans(one, s) for one, s in zip(some, spans)] for spans in (first, second)
-]
+tags = bio_tags(first), bio_tags(second)
+np.testing.assert_allclose(kappa(*tags), cohen_kappa_score(*tags), rtol=1e-12)
+annotated = [list(map(with_spans, truth, spans)) for spans in (first, second)]
 np.testing.assert_allclose(f1, evaluate(*annotated, resamples=0).f1, rtol=1e-12)
 print("kappa agrees with scikit-learn, F1 with utils.ner.evaluate")
 
@@ -1193,38 +1129,27 @@ settings = {
     "invent 20%": dict(invent=0.2),
     "10% of each": dict(miss=0.1, shift=0.1, confuse=0.1, invent=0.1),
 }
-measured = {}
-print(
-    f"course corpus, {len(some)} sentences, {len(seeds)} seeds: mean and standard deviation over the seeds\n"
-)
+measured, rows = {}, {}
 for name, errors in settings.items():
-    runs = np.array([two_annotators(some, seed, **errors)[:2] for seed in seeds])
+    runs = np.array([two_annotators(seed, **errors)[:2] for seed in seeds])
     measured[name] = runs.mean(0), runs.std(0)
     (k, f), (sk, sf) = measured[name]
-    print(
-        f"{name:<14} kappa {k:.3f} ± {sk:.3f}   F1 {f:.3f} ± {sf:.3f}   kappa - F1 {k - f:+.3f}"
-    )
-print(f"\neq. (7) for miss 20%: F1 = {1 - 0.2:.3f}")
+    rows[name] = f"{k:.3f} ± {sk:.3f}", f"{f:.3f} ± {sf:.3f}", f"{k - f:+.3f}"
+print(f"course corpus, {len(truth)} sentences", end=", ")
+print(f"{len(seeds)} seeds: mean and standard deviation over the seeds")
+print(f"eq. (7) for miss 20%: F1 = {1 - 0.2:.3f}")
+pd.DataFrame(rows, index=["kappa", "F1", "kappa - F1"]).T
 
 # %%
 figure, ax = plt.subplots(figsize=(7.5, 3))
 at = np.arange(len(measured))
-for k, (label, colour) in enumerate(
-    [("kappa on tokens", COLOURS[0]), ("F1 on spans", COLOURS[1])]
-):
-    means, spread = (
-        [m[0][k] for m in measured.values()],
-        [m[1][k] for m in measured.values()],
-    )
-    ax.bar(at + 0.36 * k - 0.18, means, 0.34, yerr=spread, color=colour, label=label)
-ax.set(
-    xticks=at,
-    xticklabels=list(measured),
-    ylabel="agreement",
-    ylim=(0, 1.3),
-    yticks=np.arange(0, 1.1, 0.2),
-)
-widest = max(measured, key=lambda name: abs(np.subtract(*measured[name][0])))
+means, spreads = (np.array(values) for values in zip(*measured.values()))
+for k, label in enumerate(["kappa on tokens", "F1 on spans"]):
+    x, look = at + 0.36 * k - 0.18, dict(color=COLOURS[k], label=label)
+    ax.bar(x, means[:, k], 0.34, yerr=spreads[:, k], **look)
+ax.set(xticks=at, xticklabels=list(measured), ylabel="agreement")
+ax.set(ylim=(0, 1.3), yticks=np.arange(0, 1.1, 0.2))
+widest = list(measured)[np.argmax(abs(means[:, 0] - means[:, 1]))]
 ax.set_title(f"The same errors, two measures: they part most for '{widest}'")
 ax.legend(loc="upper right", ncols=2)
 plt.show()
@@ -1246,33 +1171,31 @@ plt.show()
 # annotators as they are, and add sentences that hold no name and on which they agree:
 
 # %%
-(k, f), errors = measured["10% of each"][0], settings["10% of each"]
-base_k, base_f, first, second = two_annotators(some, 0, **errors)
-print("added empty sentences   kappa     F1    share of O   equal tags")
+_, _, first, second = two_annotators(0, **settings["10% of each"])
+rows = {}
 for times in [0, 1, 5, 50]:
-    extra = ["O"] * (times * sum(len(one.tokens) for one in some))
-    tags = [
-        [t for one, s in zip(some, spans) for t in my_bio(s, len(one.tokens))] + extra
-        for spans in (first, second)
-    ]
-    equal = np.mean([a == b for a, b in zip(*tags)])
-    outside = np.mean([tag == "O" for tag in tags[0]])
-    print(
-        f"{times:>4} x the corpus {kappa(*tags):>14.3f}{span_f1(first, second):>8.3f}{outside:>11.1%}{equal:>13.1%}"
-    )
+    extra = ["O"] * (times * sum(len(sentence.tokens) for sentence in truth))
+    tags = bio_tags(first) + extra, bio_tags(second) + extra
+    rows[f"{times} x the corpus"] = {
+        "kappa": f"{kappa(*tags):.3f}",
+        "F1": f"{span_f1(first, second):.3f}",
+        "share of O": f"{tags[0].count('O') / len(tags[0]):.1%}",
+        "equal tags": f"{np.mean([a == b for a, b in zip(*tags)]):.1%}",
+    }
+pd.DataFrame(rows).T.rename_axis("added empty sentences")
 
 # %% [markdown]
 # Not one judgement on a name has changed; F1 has not moved, kappa has, and plain agreement goes towards 100%. And
 # the share of `O` is a property of the text that was chosen:
 
 # %%
+rows = {}
 for name, part in sentences.items():
-    tokens = sum(len(one.tokens) for one in part)
-    named = sum(
-        len({k for i, j, _ in token_spans(one).values() for k in range(i, j)})
-        for one in part
-    )
-    print(f"{name:<15}{1 - named / tokens:>7.1%} of the tokens stand in no name")
+    tokens = sum(len(sentence.tokens) for sentence in part)
+    spans = [token_spans(sentence).values() for sentence in part]
+    named = sum(len({k for i, j, _ in found for k in range(i, j)}) for found in spans)
+    rows[name] = f"{1 - named / tokens:.1%}"
+pd.DataFrame({"tokens that stand in no name": rows})
 
 # %% [markdown]
 # **Third, on spans kappa is not even defined.** Take spans as the items. Two annotators either mark a span or not:
@@ -1300,26 +1223,23 @@ def kappa_of_table(a, b, c, d):
 
 
 def table_of(first, second):
-    both = sum(len(set(one) & set(other)) for one, other in zip(first, second))
+    """(a, b, c) of two lists of spans, an entry a sentence."""
+    both = sum(len(set(a) & set(b)) for a, b in zip(first, second))
     return both, sum(map(len, first)) - both, sum(map(len, second)) - both
 
 
 a, b, c = table_of(first, second)
-lengths = np.array([len(one.tokens) for one in some])
-marked = [
-    j - i for one, other in zip(first, second) for i, j, _ in {*one, *other}
-]  # lengths
+marked = [j - i for pair in zip(first, second) for i, j, _ in set().union(*pair)]  # lengths
+lengths = np.array([len(sentence.tokens) for sentence in truth])
 negatives = {}
-print(f"both {a}, only first {b}, only second {c}: F1 = {2 * a / (2 * a + b + c):.4f}\n")
 for limit in (1, 2, 3, 5, 10, 100):
-    candidates = 3 * sum(
-        np.maximum(lengths - k, 0).sum() for k in range(limit)
-    )  # each span may have one of 3 types
-    negatives[limit] = int(candidates - sum(length <= limit for length in marked))
-    k = kappa_of_table(a, b, c, negatives[limit])
-    print(
-        f"spans of up to {limit:>3} tokens: {negatives[limit]:>8,} that neither marked, kappa {k:.4f}"
-    )
+    places = sum(np.maximum(lengths - k, 0).sum() for k in range(limit))
+    # Each place may have a span of one of the types.
+    negatives[limit] = int(len(KINDS) * places - sum(size <= limit for size in marked))
+print(f"both {a}, only first {b}, only second {c}: F1 = {2 * a / (2 * a + b + c):.4f}")
+rows = {f"up to {n} tokens": (d, kappa_of_table(a, b, c, d)) for n, d in negatives.items()}
+columns = ["that neither marked", "kappa"]
+pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("spans of").round(4)
 
 
 # %%
@@ -1335,10 +1255,11 @@ def draw_negatives(ax, a, b, c):
 
 figure, ax = plt.subplots(figsize=(7, 3))
 draw_negatives(ax, a, b, c)
+look = dict(textcoords="offset points", fontsize=8)
 for limit in (1, 3, 10):
     point = negatives[limit], kappa_of_table(a, b, c, negatives[limit])
     ax.plot(*point, "o", color=COLOURS[2])
-    ax.annotate(f"up to {limit}", point, (4, -12), textcoords="offset points", fontsize=8)
+    ax.annotate(f"up to {limit}", point, (4, -12), **look)
 ax.set_title("However negatives are counted: with many of them kappa becomes F1")
 plt.show()
 
@@ -1368,40 +1289,36 @@ plt.show()
 # **Predict before you run:** the third pass had a guideline that the first comparison had made more precise. Which
 # pair agrees best: first and second (one annotator, twice), first and third, or final and third?
 
-# %%
-pairs = [("first", "second"), ("first", "third"), ("final", "third")]
-print("reference, other      sentences   kappa      F1   95% interval     partial")
-for one, other in pairs:
-    ids = [name for name in passes[one] if name in passes[other]]
-    gold, predicted = [passes[one][i] for i in ids], [passes[other][i] for i in ids]
-    tags = [
-        [tag for sentence in side for tag in to_tags(sentence)]
-        for side in (gold, predicted)
-    ]
-    report = evaluate(
-        gold, predicted, groups=[sentence.document for sentence in gold], seed=0
-    )
-    low, high = report.intervals["f1"]
-    partial = evaluate(gold, predicted, mode="partial", resamples=0).f1
-    figures = (
-        f"{kappa(*tags):>10.3f}{report.f1:>8.3f}   {low:.3f} to {high:.3f}{partial:>10.3f}"
-    )
-    print(f"{one + ', ' + other:<22}{len(ids):>8}{figures}")
-    print(
-        "   "
-        + ", ".join(f"{kind} {scores.f1:.3f}" for kind, scores in report.per_type.items())
-    )
 
 # %%
-differing = [
-    i
-    for i in passes["third"]
-    if set(passes["final"][i].entities) != set(passes["third"][i].entities)
-]
-print(f"final and third differ in {len(differing)} of {len(passes['third'])} sentences")
+def agreement(reference, other):
+    """How far two passes agree on the sentences that both have."""
+    ids = [name for name in passes[reference] if name in passes[other]]
+    gold, predicted = ([passes[name][i] for i in ids] for name in (reference, other))
+    tags = ([tag for s in side for tag in to_tags(s)] for side in (gold, predicted))
+    report = evaluate(gold, predicted, groups=[s.document for s in gold], seed=0)
+    partial = evaluate(gold, predicted, mode="partial", resamples=0)
+    low, high = report.intervals["f1"]
+    return {
+        "sentences": len(ids),
+        "kappa": f"{kappa(*tags):.3f}",
+        "F1": f"{report.f1:.3f}",
+        "95% interval": f"{low:.3f} to {high:.3f}",
+        "partial": f"{partial.f1:.3f}",
+        **{f"F1, {kind}": f"{score.f1:.3f}" for kind, score in report.per_type.items()},
+    }
+
+
+pairs = [("first", "second"), ("first", "third"), ("final", "third")]
+pd.DataFrame({", ".join(pair): agreement(*pair) for pair in pairs}).T
+
+# %%
+final, third = passes["final"], passes["third"]
+differing = [i for i in third if set(final[i].entities) != set(third[i].entities)]
+print(f"final and third differ in {len(differing)} of {len(third)} sentences")
+shown = [(i, name) for i in differing[-2:] for name in ("final", "third")]
 show_entities(
-    [passes[name][i] for i in differing[-2:] for name in ("final", "third")],
-    titles=[f"{i}, {name}" for i in differing[-2:] for name in ("final", "third")],
+    [passes[name][i] for i, name in shown], titles=[f"{i}, {n}" for i, n in shown]
 )
 
 # %% [markdown]
@@ -1457,35 +1374,20 @@ official = {  # BC2GM, official rules
     "BioTagger-GM": 88.87,
     "all submissions combined": 90.66,
 }
-strict = {  # exact spans: NCBI-disease, BC2GM
-    "BiLSTM-CRF": (84.44, 77.82),
-    "BERT": (85.67, 80.90),
-    "BioBERT": (89.13, 83.82),
-    "PubMedBERT": (87.82, 84.52),
+models = ["BiLSTM-CRF", "BERT", "BioBERT", "PubMedBERT"]
+strict = {  # exact spans
+    "NCBI-disease": [84.44, 85.67, 89.13, 87.82],
+    "BC2GM": [77.82, 80.90, 83.82, 84.52],
 }
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3))
 left.plot(list(official.values()), list(official), "o", color=COLOURS[0])
-for label, marker, colour, column in [
-    ("NCBI-disease", "o", COLOURS[1], 0),
-    ("BC2GM", "s", COLOURS[0], 1),
-]:
-    right.plot(
-        [pair[column] for pair in strict.values()],
-        list(strict),
-        marker,
-        color=colour,
-        label=label,
-    )
-left.set(
-    xlim=(75, 92),
-    xlabel="F1, official rules",
-    title="BC2GM with alternatives: combinations lead",
-)
-right.set(
-    xlim=(75, 92), xlabel="F1, exact spans", title="Exact spans: PubMed text helps BERT"
-)
-left.margins(y=0.15)
-right.margins(y=0.15)
+left.set(xlabel="F1, official rules", title="BC2GM with alternatives: combinations lead")
+for (corpus, scores), marker, colour in zip(strict.items(), "os", COLOURS[1::-1]):
+    right.plot(scores, models, marker, color=colour, label=corpus)
+right.set(xlabel="F1, exact spans", title="Exact spans: PubMed text helps BERT")
+for ax in (left, right):
+    ax.set_xlim(75, 92)
+    ax.margins(y=0.15)
 figure.legend(loc="outside right center")
 plt.show()
 
@@ -1505,9 +1407,8 @@ plt.show()
 # %%
 def draw(miss=0.1, shift=0.1, confuse=0.0, invent=0.0, seed=0):
     """Agreement of two simulated annotators of the course corpus."""
-    k, f, first, second = two_annotators(
-        some, seed, miss=miss, shift=shift, confuse=confuse, invent=invent
-    )
+    errors = dict(miss=miss, shift=shift, confuse=confuse, invent=invent)
+    k, f, first, second = two_annotators(seed, **errors)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.7), width_ratios=[1, 1.8])
     left.bar(["kappa\n(tokens)", "F1\n(spans)"], [k, f], color=COLOURS[:2])
     for x, value in enumerate([k, f]):
@@ -1515,40 +1416,25 @@ def draw(miss=0.1, shift=0.1, confuse=0.0, invent=0.0, seed=0):
     left.set(ylim=(0, 1.15), ylabel="agreement")
     draw_negatives(right, *table_of(first, second))
     right.set(ylim=(0, 1.15))
-    found = (
-        "as F1"
-        if abs(k - f) < 0.0005
-        else f"{abs(k - f):.3f} {'above' if k > f else 'below'} F1"
-    )
-    errors = (
-        f"miss {miss:.0%}, shift {shift:.0%}, confuse {confuse:.0%}, invent {invent:.0%}"
-    )
-    figure.suptitle(
-        f"{errors}: the tokens' kappa is {found}", x=0.01, ha="left", fontsize=11
-    )
+    found = f"{abs(k - f):.3f} {'above' if k > f else 'below'} F1"
+    if abs(k - f) < 0.0005:
+        found = "as F1"
+    setting = ", ".join(f"{name} {share:.0%}" for name, share in errors.items())
+    title = f"{setting}: the tokens' kappa is {found}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
 
-for setting in [
-    dict(miss=0.3, shift=0),
-    dict(miss=0, shift=0.3),
-    dict(miss=0.1, shift=0.1, invent=0.3),
-]:
-    draw(**setting)
+for miss, shift, invent in [(0.3, 0, 0), (0, 0.3, 0), (0.1, 0.1, 0.3)]:
+    draw(miss=miss, shift=shift, invent=invent)
     plt.show()
 
 # %% [markdown]
 # Now move the sliders. Find a pair with a kappa of 0.8 and an F1 as low as you can get it, and one with both equal.
 
 # %%
-play(
-    draw,
-    miss=(0.0, 0.5, 0.05),
-    shift=(0.0, 0.5, 0.05),
-    confuse=(0.0, 0.5, 0.05),
-    invent=(0.0, 0.5, 0.05),
-    seed=(0, 20),
-)
+share = (0.0, 0.5, 0.05)
+play(draw, miss=share, shift=share, confuse=share, invent=share, seed=(0, 20))
 
 # %% [markdown]
 # ## 16. Exercises
@@ -1565,7 +1451,10 @@ play(
 
 # %%
 def iob1_to_bio(tags):
-    """BIO tags of IOB1 tags. tags: list of "O", "I-X", "B-X". Returns a list as long; `tags` stays as it is."""
+    """BIO tags of IOB1 tags, as a list as long; `tags` stays as it is.
+
+    tags: list of "O", "I-X", "B-X".
+    """
     raise NotImplementedError
 
 
@@ -1581,7 +1470,10 @@ check("09.1", iob1_to_bio)
 
 # %%
 def layers_needed(spans):
-    """The smallest number of layers. spans: list of (start, end, type), `end` behind the last token; may be empty."""
+    """The smallest number of layers.
+
+    spans: list of (start, end, type), `end` behind the last token; may be empty.
+    """
     raise NotImplementedError
 
 
@@ -1597,7 +1489,10 @@ check("09.2", layers_needed)
 
 # %%
 def span_kappa(first, second, candidates):
-    """Cohen's kappa over `candidates` items. first, second: sets of spans (start, end, type), the marked ones."""
+    """Cohen's kappa over `candidates` items.
+
+    first, second: sets of spans (start, end, type), the marked ones.
+    """
     raise NotImplementedError
 
 
@@ -1616,7 +1511,8 @@ check("09.3", span_kappa)
 def disagreements(first, second):
     """Counts of "type", "boundary", "both", "missing" as a dict with all four keys.
 
-    first, second: sets of spans (start, end, type) of one sentence, `end` behind the last token.
+    first, second: sets of spans (start, end, type) of one sentence, `end` behind the last
+    token.
     """
     raise NotImplementedError
 

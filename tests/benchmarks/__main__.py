@@ -26,13 +26,18 @@ def in_own_process(module: str, *arguments: str):
 def machine() -> str:
     """The processor and the versions, in one line."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.exists() else [platform.processor()]  # fmt: skip
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else [platform.processor()]
+    )
     flags = info.read_text() if info.exists() else ""
     bf16 = "with" if "amx_bf16" in flags or "avx512_bf16" in flags else "without"
     threads = torch.get_num_threads()
-    return (f"{names[0]}, {os.cpu_count()} cores, {bf16} bf16 instructions, {threads} thread{'s' * (threads > 1)}; "
-            f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}")  # fmt: skip
+    return (
+        f"{names[0]}, {os.cpu_count()} cores, {bf16} bf16 instructions, {threads} thread{'s' * (threads > 1)}; "
+        f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
+    )
 
 
 def throughput_part(args: argparse.Namespace) -> str:

@@ -53,12 +53,18 @@ def measure(model: str, corpus: Corpus, seed: int, out: Path, before: dict | Non
     predicted = tagger.predict(corpus.test)
     wall, processor = time.perf_counter() - started[0], time.process_time() - started[1]
     return {
-        "model": model, "corpus": corpus.name, "source": corpus.source, "stands_in": corpus.stands_in, "seed": seed,
-        "machine": machine(), **times,
-        "sentences_per_second": len(corpus.test) / wall, "sentences_per_processor_second": len(corpus.test) / processor,
+        "model": model,
+        "corpus": corpus.name,
+        "source": corpus.source,
+        "stands_in": corpus.stands_in,
+        "seed": seed,
+        "machine": machine(),
+        **times,
+        "sentences_per_second": len(corpus.test) / wall,
+        "sentences_per_processor_second": len(corpus.test) / processor,
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "scores": _scores(corpus, predicted),
-    }  # fmt: skip
+    }
 
 
 def _train(model: str, corpus: Corpus, seed: int, out: Path, folder: Path) -> dict[str, float]:
@@ -144,15 +150,20 @@ def tables(results: list[dict]) -> str:
     for (corpus, kind), found in groups.items():
         cells = [_f1(found.get(model, []), kind) for model in models]
         lines.append(f"| {corpus}, {_says(kind)} | {' | '.join(cells)} |")
-    lines += ["", "Exact spans (strict); rows that say official accept the alternatives of the task.",
-              "Mean over seeds, and the standard deviation over seeds where there are several.",
-              "Intervals are those of the first seed's model: bootstrap of abstracts (NCBI-disease), of blocks of "
-              f"{BLOCK} neighbouring sentences (BC5CDR, whose files do not say where an abstract ends), of sentences "
-              "(BC2GM).", "",
-              "### All figures", "",
-              "| corpus | model | precision | recall | F1 | 95% interval | training, processor s | sentences/s | "
-              "per processor s | MiB | seeds |",
-              "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    lines += [
+        "",
+        "Exact spans (strict); rows that say official accept the alternatives of the task.",
+        "Mean over seeds, and the standard deviation over seeds where there are several.",
+        "Intervals are those of the first seed's model: bootstrap of abstracts (NCBI-disease), of blocks of "
+        f"{BLOCK} neighbouring sentences (BC5CDR, whose files do not say where an abstract ends), of sentences "
+        "(BC2GM).",
+        "",
+        "### All figures",
+        "",
+        "| corpus | model | precision | recall | F1 | 95% interval | training, processor s | sentences/s | "
+        "per processor s | MiB | seeds |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for (corpus, kind), found in groups.items():
         for model in sorted(found, key=MODELS.index):
             lines.append(_details(f"{corpus}, {_says(kind)}", model, found[model], kind))

@@ -49,9 +49,14 @@ def build(name: str, precision: str = "fp32") -> tuple[nn.Module, Callable[[nn.M
     from diffusers import DDPMScheduler, UNet2DModel
 
     network = UNet2DModel(
-        sample_size=SIZE, in_channels=1, out_channels=1, block_out_channels=(40, 80), norm_num_groups=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+        sample_size=SIZE,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(40, 80),
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
     scheduler = DDPMScheduler(1000)
 
     def loss(model: nn.Module, x_0: Tensor) -> Tensor:

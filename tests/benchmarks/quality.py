@@ -118,9 +118,17 @@ def measure(name: str, seconds: float, count: int, seed: int) -> dict:
     broken = float((~samples.isfinite()).flatten(1).any(1).double().mean())
     quality, samples = ImageQuality.load(), samples.nan_to_num().clamp(-1, 1)
     found, redrawn = quality(samples), frechet_of_redraws(quality, samples)
-    return {"frechet": found.frechet, "error": redrawn.std().item(), "floor": found.frechet_floor,
-            "floor_spread": found.frechet_spread, "kernel": found.kernel, "steps": steps, "seconds": spent,
-            "broken": broken, "count": count}  # fmt: skip
+    return {
+        "frechet": found.frechet,
+        "error": redrawn.std().item(),
+        "floor": found.frechet_floor,
+        "floor_spread": found.frechet_spread,
+        "kernel": found.kernel,
+        "steps": steps,
+        "seconds": spent,
+        "broken": broken,
+        "count": count,
+    }
 
 
 def report(seconds: float, count: int, run: Callable[..., dict]) -> str:

@@ -17,10 +17,18 @@ from utils.diffusion import ImageQuality, generate, load_model
 from utils.diffusion.classifier import FOLDER
 
 SETTINGS = [
-    ("ddpm", 1000, 0.0), ("ddpm", 100, 0.0), ("ddpm", 50, 0.0), ("ddim", 10, 0.0), ("ddim", 20, 0.0), ("ddim", 50, 0.0),
-    ("ddim", 100, 0.0), ("dpmpp_2m", 5, 0.0), ("dpmpp_2m", 10, 0.0), ("dpmpp_2m", 20, 0.0),
+    ("ddpm", 1000, 0.0),
+    ("ddpm", 100, 0.0),
+    ("ddpm", 50, 0.0),
+    ("ddim", 10, 0.0),
+    ("ddim", 20, 0.0),
+    ("ddim", 50, 0.0),
+    ("ddim", 100, 0.0),
+    ("dpmpp_2m", 5, 0.0),
+    ("dpmpp_2m", 10, 0.0),
+    ("dpmpp_2m", 20, 0.0),
     ("dpmpp_2m", 50, 0.0),
-]  # fmt: skip
+]
 
 
 def measure(count: int, parts: int) -> list[dict]:
@@ -39,9 +47,19 @@ def measure(count: int, parts: int) -> list[dict]:
             seconds.append((time.perf_counter() - started) / count)
         found, redrawn = quality(torch.cat(drawn)), frechet_of_redraws(quality, torch.cat(drawn))
         reference = redrawn if reference is None else reference
-        rows.append({"sampler": sampler, "steps": steps, "eta": eta, "seconds": seconds, "frechet": found.frechet,
-                     "floor": found.frechet_floor, "floor_spread": found.frechet_spread, "kernel": found.kernel,
-                     "error": float((redrawn - reference).std())})  # fmt: skip
+        rows.append(
+            {
+                "sampler": sampler,
+                "steps": steps,
+                "eta": eta,
+                "seconds": seconds,
+                "frechet": found.frechet,
+                "floor": found.frechet_floor,
+                "floor_spread": found.frechet_spread,
+                "kernel": found.kernel,
+                "error": float((redrawn - reference).std()),
+            }
+        )
         print(f"  {rows[-1]}", file=sys.stderr)
     return rows
 

@@ -45,9 +45,11 @@ def measure(name: str, precision: str, steps: int) -> dict:
     with FlopCounterMode(display=False) as counter:
         step()
     return {
-        "seconds": statistics.median(seconds), "memory_mib": memory, "flops": counter.get_total_flops(),
+        "seconds": statistics.median(seconds),
+        "memory_mib": memory,
+        "flops": counter.get_total_flops(),
         "parameters": sum(p.numel() for p in network.parameters()),
-    }  # fmt: skip
+    }
 
 
 def matmul_peak(precision: str, size: int = 2048, repeats: int = 8) -> float:

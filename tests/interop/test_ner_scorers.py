@@ -46,8 +46,10 @@ def agree_with_seqeval(gold_tags, found_tags):
 
 def agree_with_nervaluate(gold, found):
     types = sorted({entity.type for one in (*gold, *found) for entity in one})
-    records = [[[{"label": e.type, "start": e.start, "end": e.end - 1} for e in sorted(one)] for one in side]
-               for side in (gold, found)]  # fmt: skip
+    records = [
+        [[{"label": e.type, "start": e.start, "end": e.end - 1} for e in sorted(one)] for one in side]
+        for side in (gold, found)
+    ]
     theirs = nervaluate.Evaluator(*records, tags=types, loader="dict").evaluate()
     for mode, name in MODES.items():
         mine = evaluate(gold, found, mode, resamples=0)
@@ -72,10 +74,15 @@ def test_nervaluate_on_random_tags(pairs):
 
 
 NESTED = st.lists(
-    st.builds(lambda start, length, kind: Entity(start, start + length, kind),
-              st.integers(0, 8), st.integers(1, 6), st.sampled_from(["Gene", "Disease"])),
-    max_size=4, unique=True,
-)  # fmt: skip
+    st.builds(
+        lambda start, length, kind: Entity(start, start + length, kind),
+        st.integers(0, 8),
+        st.integers(1, 6),
+        st.sampled_from(["Gene", "Disease"]),
+    ),
+    max_size=4,
+    unique=True,
+)
 
 
 @settings(max_examples=200)
@@ -83,8 +90,13 @@ NESTED = st.lists(
 def test_nervaluate_on_overlapping_entities_partial_and_type(pairs):
     """Nested and crossing entities too. Not "strict": nervaluate may there give a gold entity away to an overlap."""
     gold, found = ([pair[side] for pair in pairs] for side in (0, 1))
-    records = [[[{"label": e.type, "start": e.start, "end": e.end - 1} for e in sorted(one, key=lambda e: e.span)]
-                for one in side] for side in (gold, found)]  # fmt: skip
+    records = [
+        [
+            [{"label": e.type, "start": e.start, "end": e.end - 1} for e in sorted(one, key=lambda e: e.span)]
+            for one in side
+        ]
+        for side in (gold, found)
+    ]
     theirs = nervaluate.Evaluator(*records, tags=["Gene", "Disease"], loader="dict").evaluate()["overall"]
     for mode in ("partial", "type"):
         mine, expected = evaluate(gold, found, mode, resamples=0), theirs[MODES[mode]]

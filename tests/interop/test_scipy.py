@@ -7,7 +7,7 @@ import scipy.special
 import torch
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from utils.diffusion.metrics import frechet_distance, frechet_distance_of, kernel_distance
+from utils.diffusion.metrics import frechet_distance, gaussian_of, kernel_distance
 from utils.diffusion.schedules import NoiseSchedule
 
 
@@ -51,14 +51,16 @@ def test_frechet_distance_of_samples_uses_their_mean_and_unbiased_covariance():
     a, b = rng.normal(size=(40, 5)), rng.normal(1, 2, size=(60, 5))
     root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
-    assert frechet_distance_of(torch.tensor(a), torch.tensor(b)) == pytest.approx(expected, rel=1e-8)
+    assert frechet_distance(*gaussian_of(torch.tensor(a)), *gaussian_of(torch.tensor(b))) == pytest.approx(
+        expected, rel=1e-8
+    )
 
 
 def test_frechet_distance_of_degenerate_covariances_is_not_nan():
     """Fewer samples than dimensions: both covariances are singular."""
     a, b = torch.randn(5, 16), torch.randn(6, 16)
-    assert frechet_distance_of(a, a) == pytest.approx(0, abs=1e-6)
-    assert 0 < frechet_distance_of(a, b) < 1000
+    assert frechet_distance(*gaussian_of(a), *gaussian_of(a)) == pytest.approx(0, abs=1e-6)
+    assert 0 < frechet_distance(*gaussian_of(a), *gaussian_of(b)) < 1000
 
 
 def test_kernel_distance_against_a_double_loop():
@@ -88,7 +90,7 @@ def test_kernel_distance_against_scikit_learn():
 def test_kernel_distance_is_unbiased():
     """Over many draws from one distribution it averages to 0, within four standard errors."""
     generator = torch.Generator().manual_seed(3)
-    values = torch.tensor([
-        kernel_distance(*(torch.randn(20, 4, generator=generator) for _ in range(2))) for _ in range(400)
-    ])  # fmt: skip
+    values = torch.tensor(
+        [kernel_distance(*(torch.randn(20, 4, generator=generator) for _ in range(2))) for _ in range(400)]
+    )
     assert values.mean().abs() < 4 * values.std() / 20

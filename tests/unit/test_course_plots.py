@@ -15,12 +15,12 @@ from PIL import Image
 
 from utils.course import COLOURS, animate, denoising_strip, name_bars, plain_ticks, show_images
 from utils.course.player import MAX_BYTES
-from utils.course.plots import as_images, picture_of, use_course_style
+from utils.course.plots import STYLE, as_images, picture_of
 
 
 @pytest.fixture(autouse=True)
 def figures_closed():
-    use_course_style()
+    plt.rcParams.update(STYLE)
     yield
     plt.close("all")
 

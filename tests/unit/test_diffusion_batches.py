@@ -8,7 +8,8 @@ from torch.utils.data import TensorDataset
 
 from tests.tiny import OPTIONS, tiny_diffusion, tiny_unet
 from utils.diffusion.images import ImageSet
-from utils.diffusion.training import batch_at, check_labels, take, train
+from utils.diffusion.training import batch_at, take, train
+from utils.diffusion.unet import check_labels
 
 
 def test_every_image_is_seen_once_an_epoch_in_a_new_order():

@@ -8,7 +8,7 @@ import torch
 from data.make_classifier import accuracy, make_reference, train_classifier
 from utils.diffusion.classifier import FEATURES, FOLDER, Classifier, extract_features, load_classifier
 from utils.diffusion.images import ImageSet, load_images
-from utils.diffusion.metrics import ImageQuality, frechet_distance_of, kernel_distance
+from utils.diffusion.metrics import ImageQuality, frechet_distance, gaussian_of, kernel_distance
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_report_is_the_distances_and_the_floor():
     reference = quality.reference
     features = (extract_features(quality.classifier, images) - reference["features.mean"]) / reference["features.std"]
     assert report.count == 300
-    assert report.frechet == pytest.approx(frechet_distance_of(features, real), rel=1e-4)
+    assert report.frechet == pytest.approx(frechet_distance(*gaussian_of(features), *gaussian_of(real)), rel=1e-4)
     assert report.kernel == pytest.approx(kernel_distance(features, real.half().float()), rel=1e-4)
     assert 0 < report.frechet_floor < report.frechet and abs(report.kernel_floor) < report.kernel
     assert str(report).endswith("300 images") and "real against real" in str(report)

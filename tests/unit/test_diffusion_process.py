@@ -57,9 +57,9 @@ def test_linear_and_cosine_formulas():
         assert cosine[t].item() == pytest.approx(curve((t + 1) / 100) / curve(0), rel=1e-9)
 
 
-def test_from_betas_keeps_what_it_is_given():
+def test_schedule_keeps_what_it_is_given():
     betas = [0.1, 0.5, 0.2]
-    schedule = NoiseSchedule.from_betas(betas)
+    schedule = NoiseSchedule(betas)
     assert schedule.betas.tolist() == betas and schedule.name == "custom"
 
 
@@ -68,18 +68,26 @@ def test_from_betas_keeps_what_it_is_given():
 )
 def test_bad_betas_are_named(betas, seen):
     with pytest.raises(ValueError, match=f"between 0 and 1.*{seen}"):
-        NoiseSchedule.from_betas(betas)
+        NoiseSchedule(betas)
 
 
 def test_empty_or_nested_betas():
     for betas in ([], [[0.1]]):
         with pytest.raises(ValueError, match="list of at least one number, got shape"):
-            NoiseSchedule.from_betas(torch.tensor(betas))
+            NoiseSchedule(torch.tensor(betas))
 
 
 def test_unknown_schedule_lists_the_valid_ones():
     with pytest.raises(ValueError, match="unknown schedule 'quadratic'; choose one of linear, cosine, sigmoid"):
         NoiseSchedule.named("quadratic")
+
+
+def test_sigmoid_formula_at_its_default_ends():
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    expected = [(sigmoid(3) - sigmoid(6 * k / 4 - 3)) / (sigmoid(3) - sigmoid(-3)) for k in (1, 2, 3)]
+    assert NoiseSchedule.sigmoid(4).alphas_cumprod[:3].tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("num_timesteps", [0, -3, 2.5, "10"])

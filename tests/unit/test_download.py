@@ -49,14 +49,17 @@ def test_download_of_a_whole_file(server, tmp_path):
     assert len(list((tmp_path / "deep").iterdir())) == 1
 
 
-@pytest.mark.parametrize("page, sha256, message", [
-    ("half", SHA256, "half broke off .*; try again"),
-    ("no-length", SHA256, f"no-length has SHA-256 .*, expected {SHA256}"),
-    ("chunked", SHA256, "chunked broke off"),
-    ("whole", "0" * 64, f"whole has SHA-256 {SHA256}, expected 0000"),
-    ("absent", SHA256, "404"),
-    ("slow", SHA256, "timed out"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "page, sha256, message",
+    [
+        ("half", SHA256, "half broke off .*; try again"),
+        ("no-length", SHA256, f"no-length has SHA-256 .*, expected {SHA256}"),
+        ("chunked", SHA256, "chunked broke off"),
+        ("whole", "0" * 64, f"whole has SHA-256 {SHA256}, expected 0000"),
+        ("absent", SHA256, "404"),
+        ("slow", SHA256, "timed out"),
+    ],
+)
 def test_download_that_fails_leaves_nothing_behind(server, tmp_path, page, sha256, message):
     (tmp_path / "file.bin").write_bytes(b"the old one")
     with pytest.raises(OSError, match=message):

@@ -37,7 +37,7 @@ def pairs(text):
         ("α-synuclein (AS) and 6-mercaptopurine riboside (6-MPR)", ("6-MPR", "6-mercaptopurine riboside")),
         ("tricyclic antidepressants\u2028(TCAs)", ("TCAs", "tricyclic antidepressants")),
     ],
-)  # fmt: skip
+)
 def test_definitions(text, expected):
     assert pairs(text) == [expected]
 
@@ -45,7 +45,14 @@ def test_definitions(text, expected):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "( )", "()", "(AB)", " (AB)", ")(", "(a(b)c", "[FAP)",
+        "",
+        "( )",
+        "()",
+        "(AB)",
+        " (AB)",
+        ")(",
+        "(a(b)c",
+        "[FAP)",
         "1,25(OH)2D3 is oxygen and hydrogen(OH)",  # no space before the bracket
         "Signs were shown. Patients (SP) came",  # over the end of a sentence
         "patients (n = 12) and mice (2) with p53 (17)",
@@ -58,7 +65,7 @@ def test_definitions(text, expected):
         "Large effects (of nerves (LN))",  # out of the bracket around it
         "transforming growth factor beta (TGF-β)",  # β is no letter of "beta"
     ],
-)  # fmt: skip
+)
 def test_no_definitions(text):
     assert pairs(text) == []
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.ner.chain import LinearChainCRF
+from utils.ner.chain import IGNORED, LinearChainCRF, TagHead
 from utils.ner.tags import TagError, tags_to_spans
 
 BIOES = ["O", "B-X", "I-X", "E-X", "S-X", "B-Y", "I-Y", "E-Y", "S-Y"]
@@ -31,8 +31,12 @@ def enumerate_paths(crf, emissions):
 
 
 @settings(deadline=None, max_examples=30)
-@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=3), tags=st.integers(1, 4), seed=st.integers(0, 10**6),
-       whole=st.booleans())  # fmt: skip
+@given(
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    tags=st.integers(1, 4),
+    seed=st.integers(0, 10**6),
+    whole=st.booleans(),
+)
 def test_equals_enumeration(lengths, tags, seed, whole):
     crf, generator = random_crf(tags, seed)
     emissions = 2 * torch.randn(len(lengths), max(lengths), tags, generator=generator)
@@ -119,3 +123,27 @@ def test_bad_input():
     for mask in ([False, False], [False, True]):
         with pytest.raises(ValueError, match="True at the first token"):
             crf.log_partition(torch.zeros(1, 2, 3), torch.tensor([mask]))
+
+
+def test_head_without_a_crf_is_a_softmax_that_decodes_what_the_scheme_allows():
+    head, emissions = TagHead(["O", "B-X", "I-X"], "BIO", crf=False), torch.randn(2, 3, 3)
+    emissions[0, 0] = torch.tensor([2.0, 1.0, 3.0])  # best alone: I-X, which cannot begin a sentence
+    tags = torch.tensor([[1, 2, 0], [0, 1, IGNORED]])
+    own = emissions.log_softmax(-1)
+    expected = -torch.stack([own[b, t, tags[b, t]] for b, t in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]).mean()
+    torch.testing.assert_close(head.loss(emissions, tags), expected)
+    mask = tags != IGNORED
+    torch.testing.assert_close(head.probabilities(emissions, mask), emissions.softmax(-1))
+    assert head.decode(emissions, mask)[0][0] != 2
+    assert not any(parameter.requires_grad for parameter in head.parameters())
+
+
+def test_head_with_a_crf_scores_whole_sentences():
+    head, emissions = TagHead(["O", "B-X", "I-X"], "BIO", crf=True), torch.randn(2, 3, 3)
+    head.chain.transitions.data.normal_()
+    tags = torch.tensor([[1, 2, 0], [0, 1, IGNORED]])
+    mask = tags != IGNORED
+    torch.testing.assert_close(head.loss(emissions, tags), -head.chain(emissions, tags, mask).mean())
+    torch.testing.assert_close(head.probabilities(emissions, mask), head.chain.marginals(emissions, mask))
+    assert head.decode(emissions, mask) == head.chain.viterbi(emissions, mask)
+    assert all(parameter.requires_grad for parameter in head.parameters())

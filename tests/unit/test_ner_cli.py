@@ -168,10 +168,15 @@ def test_the_benchmark_keeps_no_half_trained_network(tmp_path, monkeypatch, inte
     assert not list(tmp_path.rglob("*.json"))
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--corpus", "nowhere"], "ncbi-disease"), (["--corpus", "course-corpus", "--model", "hmm"], "biotagger-gm"),
-    (["--corpus", "course-corpus", "--dev", "x"], "--dev goes with --train"), ([], "one of the arguments"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--corpus", "nowhere"], "ncbi-disease"),
+        (["--corpus", "course-corpus", "--model", "hmm"], "biotagger-gm"),
+        (["--corpus", "course-corpus", "--dev", "x"], "--dev goes with --train"),
+        ([], "one of the arguments"),
+    ],
+)
 def test_train_lists_what_it_knows(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", *arguments, "--out", str(tmp_path)])

@@ -62,8 +62,10 @@ def bare(tmp_path, monkeypatch):
 
 
 def describe(root, address):
-    files = {name: {"url": address + name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-             for name, content in FILES.items()}  # fmt: skip
+    files = {
+        name: {"url": address + name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in FILES.items()
+    }
     about = {"splits": ["train", "dev", "test"], "stand_in": {"GENE": "Gene"}, "files": files, "page": "a page"}
     (root / "data" / "ner" / "sources.json").write_text(json.dumps({"tiny": about}))
 
@@ -114,10 +116,15 @@ def test_a_failed_download_leaves_nothing_and_the_own_corpus_stands_in(bare, ser
     assert not [path for path in (bare / "data" / "cache").rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("kind, message", [
-    ("half", "broke off after 5 of 18 bytes; try again"), ("wrong", "has SHA-256 .*, expected .*; it was not kept"),
-    ("absent", "404"), ("slow", "timed out"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("half", "broke off after 5 of 18 bytes; try again"),
+        ("wrong", "has SHA-256 .*, expected .*; it was not kept"),
+        ("absent", "404"),
+        ("slow", "timed out"),
+    ],
+)
 def test_download(server, tmp_path, kind, message):
     sha256 = hashlib.sha256(FILES["train.tsv"]).hexdigest()
     with pytest.raises(OSError, match=message):
@@ -145,7 +152,7 @@ def test_a_folder_of_ones_own_with_a_type_that_the_course_never_names(tmp_path, 
     corpus = load_corpus(tmp_path)
     assert (corpus.splits, corpus.types, corpus.stands_in) == (("train", "test"), ["Mineral"], False)
     assert capsys.readouterr().out == f"{tmp_path.name}: a folder of your own (train, test)\n"
-    tagger = CRFTagger().fit(corpus.train, progress=False)
+    tagger = CRFTagger(progress=False).fit(corpus.train)
     assert evaluate(corpus.test, tagger.predict(corpus.test)).per_type["Mineral"].f1 == 1
     with pytest.raises(ValueError, match="has no split 'dev'; choose one of train, test"):
         _ = corpus.dev

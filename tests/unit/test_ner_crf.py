@@ -123,7 +123,7 @@ def test_saved_and_loaded(tmp_path):
 def test_models_that_cannot_be_used(tmp_path):
     with pytest.raises(ValueError, match="learnt nothing yet; call fit"):
         CRFTagger().predict([Sentence("x")])
-    with pytest.raises(ValueError, match="no model to save"):
+    with pytest.raises(ValueError, match="learnt nothing yet; call fit"):
         CRFTagger().save(tmp_path)
     small().save(tmp_path)
     model = tmp_path / "model.crfsuite"
@@ -152,8 +152,11 @@ def test_features_of_ones_own(tmp_path):
 
 
 def test_bad_settings():
-    for options, message in (({"scheme": "IOB"}, "unknown scheme 'IOB'; choose one of BIO, BIOES"),
-                             ({"c1": -1}, "got -1, 0.05 and 150"), ({"iterations": 0}, "iterations >= 1")):  # fmt: skip
+    for options, message in (
+        ({"scheme": "IOB"}, "unknown scheme 'IOB'; choose one of BIO, BIOES"),
+        ({"c1": -1}, "got -1, 0.05 and 150"),
+        ({"iterations": 0}, "iterations >= 1"),
+    ):
         with pytest.raises(ValueError, match=message):
             CRFTagger(**options)
     with pytest.raises(ValueError, match="nothing to learn from: 1 sentences, none with a token"):

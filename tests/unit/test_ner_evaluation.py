@@ -13,8 +13,12 @@ from utils.ner.formats import FormatError
 from utils.ner.lookup import DictionaryTagger
 from utils.ner.sentence import Entity, Sentence
 
-ENTITY = st.builds(lambda start, length, kind: Entity(start, start + length, kind),
-                   st.integers(0, 12), st.integers(1, 5), st.sampled_from("XYZ"))  # fmt: skip
+ENTITY = st.builds(
+    lambda start, length, kind: Entity(start, start + length, kind),
+    st.integers(0, 12),
+    st.integers(1, 5),
+    st.sampled_from("XYZ"),
+)
 ANNOTATION = st.lists(ENTITY, max_size=5)
 PAIRS = st.lists(st.tuples(ANNOTATION, ANNOTATION), max_size=5)
 TEXT = "the IL 2 receptor gene of mice"
@@ -24,9 +28,10 @@ def entities(*spans):
     return [Entity(start, end, kind) for start, end, kind in spans]
 
 
-@pytest.mark.parametrize("mode, correct, per_type", [
-    ("strict", 1, {"X": 1, "Y": 0}), ("partial", 2.5, {"X": 1.5, "Y": 0}), ("type", 2, {"X": 2, "Y": 0}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mode, correct, per_type",
+    [("strict", 1, {"X": 1, "Y": 0}), ("partial", 2.5, {"X": 1.5, "Y": 0}), ("type", 2, {"X": 2, "Y": 0})],
+)
 def test_modes_by_hand(mode, correct, per_type):
     """One exact, one with the right type and a wrong end, one with the wrong type, one spurious; one gold missed."""
     gold = [entities((0, 3, "X"), (5, 9, "X")), entities((0, 4, "Y"), (6, 8, "Y"))]
@@ -164,14 +169,17 @@ def test_official_offsets_count_no_spaces_and_include_the_end():
     assert official_place(Entity(4, 17, "GENE"), TEXT.replace(" ", "  ")) != (3, 13)
 
 
-@pytest.mark.parametrize("found, counts", [
-    ([(4, 17)], (1, 1, 1)),  # the gold mention
-    ([(4, 22)], (1, 1, 1)),  # the alternative instead of it
-    ([(4, 17), (4, 22)], (1, 1, 1)),  # both: found once, nothing wrong
-    ([(4, 8)], (0, 1, 1)),  # neither
-    ([(26, 30)], (0, 0, 1)),  # an alternative that overlaps no gold mention: not wrong, and nothing found
-    ([], (0, 0, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "found, counts",
+    [
+        ([(4, 17)], (1, 1, 1)),  # the gold mention
+        ([(4, 22)], (1, 1, 1)),  # the alternative instead of it
+        ([(4, 17), (4, 22)], (1, 1, 1)),  # both: found once, nothing wrong
+        ([(4, 8)], (0, 1, 1)),  # neither
+        ([(26, 30)], (0, 0, 1)),  # an alternative that overlaps no gold mention: not wrong, and nothing found
+        ([], (0, 0, 1)),
+    ],
+)
 def test_official_rules(found, counts):
     gold = [Sentence(TEXT, None, [Entity(4, 17, "GENE")], "s")]
     official = OfficialGold({"s": [(3, 13)]}, {"s": [(3, 17), (20, 23)]})

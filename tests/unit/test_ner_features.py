@@ -19,27 +19,52 @@ def test_shapes_and_normal_forms():
 
 def test_features_of_a_word_and_its_neighbours():
     own, other = WordFeatures()(["BRCA1", "genes"])
-    assert {"word=BRCA1", "lower=brca1", "norm=brca0", "shape=AAAA0", "short=A0", "begin=br", "end=rca1", "gram=^br",
-            "lower[-1]=^", "lower[1]=genes", "stem[1]=gene", "lower[0,1]=brca1|genes"} <= set(own)  # fmt: skip
+    assert {
+        "word=BRCA1",
+        "lower=brca1",
+        "norm=brca0",
+        "shape=AAAA0",
+        "short=A0",
+        "begin=br",
+        "end=rca1",
+        "gram=^br",
+        "lower[-1]=^",
+        "lower[1]=genes",
+        "stem[1]=gene",
+        "lower[0,1]=brca1|genes",
+    } <= set(own)
     assert {"stem=gene", "lower[-1]=brca1", "lower[-1,0]=brca1|genes", "short[-1]=A0"} <= set(other)
     assert {"greek"} <= set(WordFeatures()(["alpha"])[0]) and {"roman"} <= set(WordFeatures()(["IV"])[0])
     assert "roman" not in WordFeatures()(["IIX"])[0]
 
 
-@pytest.mark.parametrize("option, gone", [
-    ({"window": 0}, "lower[1]"), ({"stems": False}, "stem"), ({"shapes": False}, "sh"), ({"affixes": 0}, "end"),
-    ({"grams": ()}, "gram"), ({"pairs": False}, "lower[0,1]"), ({"brackets": False}, "brackets"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option, gone",
+    [
+        ({"window": 0}, "lower[1]"),
+        ({"stems": False}, "stem"),
+        ({"shapes": False}, "sh"),
+        ({"affixes": 0}, "end"),
+        ({"grams": ()}, "gram"),
+        ({"pairs": False}, "lower[0,1]"),
+        ({"brackets": False}, "brackets"),
+    ],
+)
 def test_each_kind_can_be_switched_off(option, gone):
     words = ["the", "(", "WAS", ")", "genes"]
     assert any(one.startswith(gone) for found in WordFeatures()(words) for one in found)
     assert not any(one.startswith(gone) for found in WordFeatures(**option)(words) for one in found)
 
 
-@pytest.mark.parametrize("words, labels", [
-    ("a ( b ) ( c [ d ] e ( f", {2: "alone", 7: "alone"}), ("( a b ) ) (", {1: "in", 2: "in"}), ("", {}),
-    ("( a [ b ] )", {1: "in", 2: "in", 3: "alone", 4: "in"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, labels",
+    [
+        ("a ( b ) ( c [ d ] e ( f", {2: "alone", 7: "alone"}),
+        ("( a b ) ) (", {1: "in", 2: "in"}),
+        ("", {}),
+        ("( a [ b ] )", {1: "in", 2: "in", 3: "alone", 4: "in"}),
+    ],
+)
 def test_brackets(words, labels):
     assert {i: label for i, label in enumerate(bracket_labels(words.split())) if label} == labels
 

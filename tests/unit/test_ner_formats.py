@@ -103,15 +103,21 @@ def test_conll_ten_thousand_tokens_and_an_empty_file(tmp_path):
     assert not (tmp_path / "d.tsv").exists()
 
 
-@pytest.mark.parametrize("content, message", [
-    ("a\tO\nb\n", r"line 2: 'b'; expected at least 2 columns \(token and tag\), got 1"),
-    ("a\tO\nb\tX\n", r"line 2: 'b\tX'; expected O, B-TYPE, I-TYPE ('X' is no BIO tag)"),
-    ("a\tO\n\nb\tB-Cell Line\n", "line 3: .*; expected .* type must be a word without white space, got 'Cell Line'"),
-    ("a\tO\n\tO\n", r"line 2: '\tO'; expected a token in column 0"),
-    ("a\tO\na\0b\tO\n", "line 2: .*; expected text without NUL bytes"),
-    (b"a\tO\n\nb\xff\tO\n", "line 3: .*; expected UTF-8 .*byte 0xff in position 1"),
-    ("a\tO\n".encode("utf-16"), "line 1: .*; expected text without NUL"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("a\tO\nb\n", r"line 2: 'b'; expected at least 2 columns \(token and tag\), got 1"),
+        ("a\tO\nb\tX\n", r"line 2: 'b\tX'; expected O, B-TYPE, I-TYPE ('X' is no BIO tag)"),
+        (
+            "a\tO\n\nb\tB-Cell Line\n",
+            "line 3: .*; expected .* type must be a word without white space, got 'Cell Line'",
+        ),
+        ("a\tO\n\tO\n", r"line 2: '\tO'; expected a token in column 0"),
+        ("a\tO\na\0b\tO\n", "line 2: .*; expected text without NUL bytes"),
+        (b"a\tO\n\nb\xff\tO\n", "line 3: .*; expected UTF-8 .*byte 0xff in position 1"),
+        ("a\tO\n".encode("utf-16"), "line 1: .*; expected text without NUL"),
+    ],
+)
 def test_malformed_conll(tmp_path, content, message):
     pattern = message if "\\(" in message or ".*" in message else re.escape(message.replace("\\t", "\\t"))
     with pytest.raises(FormatError, match=pattern) as caught:
@@ -135,16 +141,23 @@ def test_jsonl_with_only_a_text(tmp_path):
     assert read_jsonl(write(tmp_path / "a.jsonl", lines)) == [Sentence("p53 gene", id="2"), Sentence("", id="3")]
 
 
-@pytest.mark.parametrize("line, message", [
-    ("{", "JSON like"), ("[]", "another type"), ("{}", "'text' is missing"), ('{"text": 3}', "another type"),
-    ('{"text": "ab", "entities": [{"start": 0, "end": 9, "type": "X"}]}', "reaches beyond sentence '2' of 2 char"),
-    ('{"text": "ab", "entities": [{"start": 0, "end": 2, "type": "X", "text": "zz"}]}', "the text at 0:2 is 'ab'"),
-    ('{"text": "ab", "entities": [{"start": 0, "type": "X"}]}', "'end' is missing"),
-    ('{"text": "ab", "entities": [{"start": "0", "end": 1, "type": "X"}]}', "JSON like"),
-    ('{"text": "ab", "entities": 5}', "JSON like"), ("[" * 100_000, "JSON like"),
-    ('{"text": "ab", "entities": [{"start": 0, "end": 1, "type": "X", "fragments": [[]]}]}', "do not go in order"),
-    ('{"text": "ab", "tokens": [[0, 3]]}', "out of order or outside"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{", "JSON like"),
+        ("[]", "another type"),
+        ("{}", "'text' is missing"),
+        ('{"text": 3}', "another type"),
+        ('{"text": "ab", "entities": [{"start": 0, "end": 9, "type": "X"}]}', "reaches beyond sentence '2' of 2 char"),
+        ('{"text": "ab", "entities": [{"start": 0, "end": 2, "type": "X", "text": "zz"}]}', "the text at 0:2 is 'ab'"),
+        ('{"text": "ab", "entities": [{"start": 0, "type": "X"}]}', "'end' is missing"),
+        ('{"text": "ab", "entities": [{"start": "0", "end": 1, "type": "X"}]}', "JSON like"),
+        ('{"text": "ab", "entities": 5}', "JSON like"),
+        ("[" * 100_000, "JSON like"),
+        ('{"text": "ab", "entities": [{"start": 0, "end": 1, "type": "X", "fragments": [[]]}]}', "do not go in order"),
+        ('{"text": "ab", "tokens": [[0, 3]]}', "out of order or outside"),
+    ],
+)
 def test_malformed_jsonl(tmp_path, line, message):
     with pytest.raises(FormatError, match=f"bad.jsonl, line 2: .*{message}"):
         read_jsonl(write(tmp_path / "bad.jsonl", '{"text": "fine"}\n' + line))
@@ -168,25 +181,32 @@ def test_pubtator_there_and_back(tmp_path):
     assert back == written and list(map(concepts, back)) == list(map(concepts, written))
     assert "n1|t|Iron and\nn1|a|copper\nn1\t0\t4\tIron\tChemical\tD007501\n" in (tmp_path / "a.txt").read_text("utf-8")
     for bad, message in [
-        (WHOLE, "is in pieces"), (Sentence("x"), "needs an id"), (Sentence("x", id="a|b"), "needs an id"),
-        (Sentence("a\nb\nc", id="d"), "more lines"), (Sentence("a\n", id="d"), "more lines"),
+        (WHOLE, "is in pieces"),
+        (Sentence("x"), "needs an id"),
+        (Sentence("x", id="a|b"), "needs an id"),
+        (Sentence("a\nb\nc", id="d"), "more lines"),
+        (Sentence("a\n", id="d"), "more lines"),
         (Sentence("a\tb", id="d"), "has a tab"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(ValueError, match=message):
             write_pubtator([bad], tmp_path / "a.txt")
 
 
-@pytest.mark.parametrize("line, message", [
-    ("1\t0\t4\tGold\tChemical", "expected the text at 0:4, which is 'Iron'"),
-    ("1\t4\t4\t\tChemical", "0 <= start < end"),
-    ("2\t0\t4\tIron\tChemical", "expected 1, start, end, text and type"),
-    ("1\t0\t4\tIron", "ID, start, end, text and type"),
-    ("1\t0.0\t4.0\tIron\tChemical", "ID, start, end, text and type .*'0.0'"),
-    ("1\t-1\t4\tIron\tChemical", "got start -1"), ("1\t0\t9\tIron\tChemical", "the text at 0:9, which is 'Iron'"),
-    ("1|a|one\n1|a|two", "expected the abstract of 1 right after its title"),
-    ("just words", "expected 1, start, end"),
-    ("2|a|other", "expected the abstract of 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("1\t0\t4\tGold\tChemical", "expected the text at 0:4, which is 'Iron'"),
+        ("1\t4\t4\t\tChemical", "0 <= start < end"),
+        ("2\t0\t4\tIron\tChemical", "expected 1, start, end, text and type"),
+        ("1\t0\t4\tIron", "ID, start, end, text and type"),
+        ("1\t0.0\t4.0\tIron\tChemical", "ID, start, end, text and type .*'0.0'"),
+        ("1\t-1\t4\tIron\tChemical", "got start -1"),
+        ("1\t0\t9\tIron\tChemical", "the text at 0:9, which is 'Iron'"),
+        ("1|a|one\n1|a|two", "expected the abstract of 1 right after its title"),
+        ("just words", "expected 1, start, end"),
+        ("2|a|other", "expected the abstract of 1"),
+    ],
+)
 def test_malformed_pubtator(tmp_path, line, message):
     path = write(tmp_path / "bad.txt", f"1|t|Iron\n{line}\n")
     with pytest.raises(FormatError, match=f"bad.txt, line [23]: .*{message}"):
@@ -212,10 +232,16 @@ def test_brat_there_and_back(tmp_path):
         write_brat([Sentence("x", id="../up")], tmp_path)
 
 
-@pytest.mark.parametrize("line, message", [
-    ("T1\tX 0 4 Iron", "expected T1, tab, TYPE START END"), ("T1\tX 0 9\tIron ore", "the text at these offsets"),
-    ("T1\tX 4 4\t", "0 <= start < end"), ("T1\tX 0 4\tGold", "which is 'Iron'"), ("hello", "expected T1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("T1\tX 0 4 Iron", "expected T1, tab, TYPE START END"),
+        ("T1\tX 0 9\tIron ore", "the text at these offsets"),
+        ("T1\tX 4 4\t", "0 <= start < end"),
+        ("T1\tX 0 4\tGold", "which is 'Iron'"),
+        ("hello", "expected T1"),
+    ],
+)
 def test_malformed_brat(tmp_path, line, message):
     write(tmp_path / "d.txt", "Iron")
     write(tmp_path / "d.ann", f"R1\tCauses Arg1:T1 Arg2:T2\n#1\tNote T1\tfine\n{line}\n")

@@ -35,10 +35,15 @@ def test_lists_of_the_machine(folder, capsys):
     assert "genes: 2 names (from COURSE_DATA)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("heading, turned", [
-    ("Abdomen, Acute", "Acute Abdomen"), ("Leukemia, Myeloid, Acute", "Acute Myeloid Leukemia"),
-    ("Otosclerosis", "Otosclerosis"), ("1,2-Dipalmitoylphosphatidylcholine", "1,2-Dipalmitoylphosphatidylcholine"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "heading, turned",
+    [
+        ("Abdomen, Acute", "Acute Abdomen"),
+        ("Leukemia, Myeloid, Acute", "Acute Myeloid Leukemia"),
+        ("Otosclerosis", "Otosclerosis"),
+        ("1,2-Dipalmitoylphosphatidylcholine", "1,2-Dipalmitoylphosphatidylcholine"),
+    ],
+)
 def test_inverted_headings(heading, turned):
     assert turn_heading(heading) == turned
 
@@ -62,7 +67,13 @@ def test_without_lists_the_own_train_split_stands_in(monkeypatch, capsys):
 
 def test_names_of_lists_and_types():
     assert [lexicon_for(kind) for kind in ("GENE", "Disease", "Chemical", "protein", "DrugName", "person")] == [
-        "genes", "diseases", "chemicals", "genes", "chemicals", None]  # fmt: skip
+        "genes",
+        "diseases",
+        "chemicals",
+        "genes",
+        "chemicals",
+        None,
+    ]
     with pytest.raises(ValueError, match="unknown lexicon 'species'; choose one of genes, diseases, chemicals"):
         load_lexicon("species")
     assert Lexicon("mine", ("a", "abc")).typed("X") == [("abc", "X")]

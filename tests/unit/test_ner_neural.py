@@ -20,8 +20,17 @@ from utils.ner.training import Recipe, cut_batches, epoch_batches
 from utils.ner.transformer import TransformerTagger, align, cut_windows
 
 TRAIN, DEV = make_corpus(), make_corpus(20, seed=1)
-ODD = ["", " ", "\0", "a\0b", "\x07 \x07", "e\u0301 \u202e x \U0001f9ec β-catenin", "\ud800 lone", "x" * 500,
-       "mutated BRC7 causes severe hepatitis"]  # fmt: skip
+ODD = [
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "\x07 \x07",
+    "e\u0301 \u202e x \U0001f9ec β-catenin",
+    "\ud800 lone",
+    "x" * 500,
+    "mutated BRC7 causes severe hepatitis",
+]
 
 
 @pytest.fixture(scope="session")
@@ -144,6 +153,23 @@ def test_an_interrupted_training_goes_on_bit_for_bit(kind, encoder, tmp_path, mo
     assert_same(whole, fitted(kind, encoder, tmp_path))
 
 
+def test_fine_tuning_goes_on_where_it_was_interrupted(encoder, tmp_path, monkeypatch):
+    fitted("bilstm", encoder).save(tmp_path / "model")
+
+    def tuned(folder=None):
+        tagger = load_tagger(tmp_path / "model")
+        tagger.progress = False
+        return tagger.fine_tune(TRAIN[:30], DEV, folder)
+
+    whole = tuned()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, 5)
+        tuned(tmp_path / "state")
+    assert_same(whole, tuned(tmp_path / "state"))
+    with pytest.raises(ValueError, match="with start 'weights it had', but this training has 'random weights'"):
+        fitted("bilstm", encoder).fit(TRAIN[:30], DEV, tmp_path / "state")
+
+
 def test_half_moved_weights_are_not_saved(encoder, tmp_path, monkeypatch):
     whole = fitted("bilstm", encoder, save_every=2)
     step = torch.optim.AdamW.step
@@ -247,8 +273,11 @@ def test_an_encoder_begins_another_tagger(encoder, tmp_path):
 
 
 def test_nested_and_discontinuous_entities_are_left_out():
-    nested = Sentence("severe hepatitis x", None, [Entity(0, 16, "D"), Entity(7, 16, "D"),
-                                                   Entity(0, 18, "E", fragments=((0, 6), (17, 18)))])  # fmt: skip
+    nested = Sentence(
+        "severe hepatitis x",
+        None,
+        [Entity(0, 16, "D"), Entity(7, 16, "D"), Entity(0, 18, "E", fragments=((0, 6), (17, 18)))],
+    )
     assert make("bilstm", None).fit([nested]).tags[1] == "B-D"
 
 
@@ -288,8 +317,6 @@ def test_bad_arguments(encoder):
             make("transformer", encoder, max_pieces=few).fit(TRAIN)
     with pytest.raises(ValueError, match="epochs must be above 0, got 0"):
         make("bilstm", encoder, epochs=0)
-    with pytest.raises(ValueError, match="warmup"):
-        make("bilstm", encoder, warmup=2)
     with pytest.raises(TypeError, match="rate_of_learning"):
         make("bilstm", encoder, rate_of_learning=1)
     with pytest.raises(ValueError, match="at least one sentence with a token"):
@@ -304,19 +331,24 @@ def test_divergence_is_reported(kind, encoder):
         fitted(kind, encoder, learning_rate=1e30, new_rate=1e8)
 
 
-def test_the_best_epoch_is_chosen_and_patience_ends_the_training():
-    network, scores = torch.nn.Linear(1, 1), iter([0.1, 0.7, 0.3, 0.2, 0.9])
+def test_the_best_epoch_is_chosen():
+    network, scores = torch.nn.Linear(1, 1), iter([0.1, 0.7, 0.3, 0.2])
     seen = []
 
     def score():
         seen.append(network.weight.item())
         return next(scores)
 
-    recipe = Recipe(epochs=5, batch_size=1, learning_rate=0.1, patience=2)
+    recipe = Recipe(epochs=4, batch_size=1, learning_rate=0.1)
     history = training.train_network(
-        network, lambda numbers: network(torch.ones(1, 1)).pow(2).mean(), [1] * 3, recipe, score=score,
-        device=torch.device("cpu"), progress=False,
-    )  # fmt: skip
+        network,
+        lambda numbers: network(torch.ones(1, 1)).pow(2).mean(),
+        [1] * 3,
+        recipe,
+        score=score,
+        device=torch.device("cpu"),
+        progress=False,
+    )
     assert [one["score"] for one in history] == [0.1, 0.7, 0.3, 0.2]
     assert network.weight.item() == seen[1] != seen[3]
 
@@ -331,9 +363,7 @@ def test_lexicons_are_seen_and_kept(encoder, tmp_path):
 
 
 def test_rate_warms_up_and_falls():
-    recipe = Recipe(warmup=0.2)
-    assert [round(recipe.rate(done), 6) for done in (0, 0.1, 0.2, 0.6, 1)] == [0, 0.5, 1, 0.5, 0]
-    assert Recipe(warmup=0).rate(0) == 1
+    assert [round(training.rate(done), 6) for done in (0, 0.05, 0.1, 0.55, 1)] == [0, 0.5, 1, 0.5, 0]
 
 
 def test_batches_hold_every_example_once_and_bound_their_size():
@@ -356,7 +386,12 @@ def test_shapes():
 def test_alignment():
     #  pieces:  p ##53 | - | (nothing for the third token) | x y in one piece
     assert align([(0, 3), (3, 4), (5, 6), (7, 8), (8, 9)], [(0, 1), (1, 3), (3, 4), (7, 9)]) == [
-        (0, 2), (2, 3), (2, 3), (3, 4), (3, 4)]  # fmt: skip
+        (0, 2),
+        (2, 3),
+        (2, 3),
+        (3, 4),
+        (3, 4),
+    ]
     assert align([(0, 1), (2, 3)], [(2, 3)]) == [(0, 1), (0, 1)]
     assert align([(0, 1)], []) == [(0, 1)]
 

@@ -24,19 +24,25 @@ def texts(sentence):
     return [entity.text for entity in sentence.entities]
 
 
-@pytest.mark.parametrize("text, name, mended", [
-    ("the BRCA1 (gene) here", "BRCA1 (gene", ["BRCA1 (gene)"]),      # widened to the right
-    ("the ( alpha ) chain", "alpha ) chain", ["( alpha ) chain"]),   # and to the left
-    ("a BRCA1 ( see text here", "BRCA1 ( see", ["BRCA1"]),           # cut before
-    ("a b) BRCA1 gene", "b) BRCA1", ["BRCA1"]),                      # and behind
-    ("a) here", "a)", []),                                           # nothing is left
-    ("a ( ( see ) here", "a ( ( see", ["a"]),                        # widening would close one of two
-    ("see ( x ) ) BRCA1", "x ) ) BRCA1", ["BRCA1"]),
-    ("a ( ] ) BRCA1", "( ] ) BRCA1", ["BRCA1"]),                     # cut twice
-    ("a ( see ] b", "a ( see", ["a"]), ("a [ see ) b", "see ) b", ["b"]),  # another kind is not the missing one
-    ("a ( see there ) b", "a ( see", ["a"]),                         # the missing one is not next to it
-    ("a ( [ b ) c", "( [ b )", []), ("1,25(OH)2D3 is", "1,25(OH)2D3", ["1,25(OH)2D3"]), ("p53 is", "p53", ["p53"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, name, mended",
+    [
+        ("the BRCA1 (gene) here", "BRCA1 (gene", ["BRCA1 (gene)"]),  # widened to the right
+        ("the ( alpha ) chain", "alpha ) chain", ["( alpha ) chain"]),  # and to the left
+        ("a BRCA1 ( see text here", "BRCA1 ( see", ["BRCA1"]),  # cut before
+        ("a b) BRCA1 gene", "b) BRCA1", ["BRCA1"]),  # and behind
+        ("a) here", "a)", []),  # nothing is left
+        ("a ( ( see ) here", "a ( ( see", ["a"]),  # widening would close one of two
+        ("see ( x ) ) BRCA1", "x ) ) BRCA1", ["BRCA1"]),
+        ("a ( ] ) BRCA1", "( ] ) BRCA1", ["BRCA1"]),  # cut twice
+        ("a ( see ] b", "a ( see", ["a"]),
+        ("a [ see ) b", "see ) b", ["b"]),  # another kind is not the missing one
+        ("a ( see there ) b", "a ( see", ["a"]),  # the missing one is not next to it
+        ("a ( [ b ) c", "( [ b )", []),
+        ("1,25(OH)2D3 is", "1,25(OH)2D3", ["1,25(OH)2D3"]),
+        ("p53 is", "p53", ["p53"]),
+    ],
+)
 def test_brackets(text, name, mended):
     (found,) = postprocess([marked(text, name)], ["brackets"])
     assert texts(found) == mended and found.text == text
@@ -69,19 +75,31 @@ def test_the_long_form_decides():
 
 
 def test_a_definition_holds_in_its_document_only():
-    sentences = [marked("adenomatous polyposis coli (APC) is known", "adenomatous polyposis coli", document="d1"),
-                 marked("mutated APC", document="d1"), marked("mutated APC", document="d2"), marked("mutated APC"),
-                 marked("XAPCX", document="d1")]  # fmt: skip
+    sentences = [
+        marked("adenomatous polyposis coli (APC) is known", "adenomatous polyposis coli", document="d1"),
+        marked("mutated APC", document="d1"),
+        marked("mutated APC", document="d2"),
+        marked("mutated APC"),
+        marked("XAPCX", document="d1"),
+    ]
     assert list(map(texts, postprocess(sentences, ["abbreviations"]))) == [
-        ["adenomatous polyposis coli", "APC"], ["APC"], [], [], []]  # fmt: skip
+        ["adenomatous polyposis coli", "APC"],
+        ["APC"],
+        [],
+        [],
+        [],
+    ]
 
 
 def test_one_sense_in_a_document():
     sentences = [
-        marked("p53 and WAS", "p53", document="d"), marked("p53 was", "p53", document="d"),
-        marked("p53 here", document="d"), marked("the p53 gene", "p53 gene", document="d"),
-        marked("p53", document="e"), marked("p53", "p53", document="e"),
-    ]  # fmt: skip
+        marked("p53 and WAS", "p53", document="d"),
+        marked("p53 was", "p53", document="d"),
+        marked("p53 here", document="d"),
+        marked("the p53 gene", "p53 gene", document="d"),
+        marked("p53", document="e"),
+        marked("p53", "p53", document="e"),
+    ]
     found = list(map(texts, postprocess(sentences, ["one-sense"])))
     assert found == [["p53"], ["p53"], ["p53"], ["p53 gene"], [], ["p53"]]
     beside = [marked("p53-/- mice", "-/-", document="f"), *[marked("p53", "p53", document="f")] * 2]
@@ -90,8 +108,14 @@ def test_one_sense_in_a_document():
 
 def test_documents_are_said_and_not_guessed_from_ids():
     """PMID-11 and PMID-12 are two abstracts; what FAP stands for in one says nothing of the other."""
-    sentences = [Sentence("", id="PMID-11"), Sentence("", id="PMID-12"), Sentence("", document="a"),
-                 Sentence("", document="a"), Sentence(""), Sentence("")]  # fmt: skip
+    sentences = [
+        Sentence("", id="PMID-11"),
+        Sentence("", id="PMID-12"),
+        Sentence("", document="a"),
+        Sentence("", document="a"),
+        Sentence(""),
+        Sentence(""),
+    ]
     names = documents_of(sentences)
     assert names[2] == names[3] and len(set(names)) == 5
     own = load_corpus("course-corpus").test

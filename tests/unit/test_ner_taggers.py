@@ -1,12 +1,17 @@
 """The protocol of the taggers, and the two that need no training."""
 
+import itertools
 import json
 
 import pytest
+import torch
 
 from utils.ner import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger
+from utils.ner.chain import LinearChainCRF
 from utils.ner.combine import CorrectedTagger, VotingTagger
 from utils.ner.sentence import Entity, Sentence
+from utils.ner.tagger import entity_confidence
+from utils.ner.tags import to_tags
 
 
 def found(tagger, text):
@@ -25,7 +30,10 @@ def test_dictionary_takes_the_longest_name_and_the_frequent_type():
     tagger = make_dictionary()
     assert len(tagger) == 4
     assert found(tagger, "aspirin and IL - 2 receptor, IL-2") == [
-        ("aspirin", "Drug"), ("IL - 2 receptor", "Gene"), ("IL-2", "Gene")]  # fmt: skip
+        ("aspirin", "Drug"),
+        ("IL - 2 receptor", "Gene"),
+        ("IL-2", "Gene"),
+    ]
     assert found(tagger, "") == found(tagger, "Aspirin, IL-") == []
     assert found(tagger, "IL-2") == [("IL-2", "Gene")]  # a longer name reaches beyond the end
 
@@ -71,9 +79,13 @@ def test_models_that_cannot_be_loaded(tmp_path):
         RegexTagger.load(tmp_path / "nowhere")
 
 
-WHOLE = [RegexTagger({"Gene": "p53"}), make_dictionary(), CorrectedTagger(RegexTagger({"Gene": "p53"})),
-         VotingTagger([RegexTagger({"Gene": "p53"})]),
-         CRFTagger(iterations=1, progress=False).fit([Sentence("p53", None, [Entity(0, 3, "Gene")])])]  # fmt: skip
+WHOLE = [
+    RegexTagger({"Gene": "p53"}),
+    make_dictionary(),
+    CorrectedTagger(RegexTagger({"Gene": "p53"})),
+    VotingTagger([RegexTagger({"Gene": "p53"})]),
+    CRFTagger(iterations=1, progress=False).fit([Sentence("p53", None, [Entity(0, 3, "Gene")])]),
+]
 
 
 @pytest.mark.parametrize("tagger", WHOLE, ids=lambda one: one.name)
@@ -93,3 +105,47 @@ def test_models_that_are_not_whole(tagger, tmp_path):
 def test_the_base_class_cannot_be_made():
     with pytest.raises(TypeError, match="abstract"):
         Tagger()
+
+
+class Chain:
+    """A tagger whose distribution over tag sequences is a small chain, which can be enumerated."""
+
+    tags = ("O", "B-X", "I-X")
+
+    def __init__(self, seed, length):
+        torch.manual_seed(seed)
+        self.chain, self.emissions = LinearChainCRF(self.tags, "BIO"), 2 * torch.randn(1, length, 3)
+        self.mask = torch.ones(1, length, dtype=torch.bool)
+        for parameter in self.chain.parameters():
+            parameter.data.normal_()
+
+    def tags_of(self, sentence):
+        return to_tags(sentence)
+
+    def predict_proba(self, sentences):
+        return [self.chain.marginals(self.emissions, self.mask)[0].numpy() for _ in sentences]
+
+    def joint(self, places):
+        """The probability that tags stand at these places {token: tag}, by enumeration."""
+        paths = itertools.product(range(3), repeat=self.mask.shape[1])
+        whole = torch.tensor([path for path in paths if all(self.tags[path[k]] == tag for k, tag in places.items())])
+        count = len(whole)
+        log_p = self.chain(self.emissions.expand(count, -1, -1), whole, self.mask.expand(count, -1))
+        return log_p.exp().sum().item()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_entity_confidence_bounds_the_probability_of_an_entitys_tags(seed):
+    tagger, words = Chain(seed, 4), ["a", "b", "c", "d"]
+    for spans in ([(0, 1, "X")], [(1, 4, "X")], [(0, 2, "X"), (2, 4, "X")]):
+        sentence = Sentence.from_words(words, spans)
+        (bounds,) = entity_confidence(tagger, [sentence])
+        assert bounds.shape == (len(spans), 2)
+        for (low, high), (start, end, kind) in zip(bounds, spans):
+            places = {k: f"{'B' if k == start else 'I'}-{kind}" for k in range(start, end)}
+            assert low - 1e-6 <= tagger.joint(places) <= high + 1e-6
+            if end - start == 1:
+                assert low == pytest.approx(high, abs=1e-6)
+    (other,) = entity_confidence(tagger, [Sentence.from_words(words, [(0, 2, "Never")])])
+    assert other.tolist() == [[0, 0]]
+    assert entity_confidence(tagger, [Sentence.from_words(words)])[0].shape == (0, 2)

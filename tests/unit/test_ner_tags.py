@@ -45,18 +45,22 @@ def test_any_bioes_sequence_round_trips_once_repaired(tags):
     spans = tags_to_spans(tags, "BIOES")
     assert tags_to_spans(spans_to_tags(spans, len(tags), "BIOES"), "BIOES", "refuse") == spans
     kept = tags_to_spans(tags, "BIOES", "drop")
-    assert all(tags[start:end] == spans_to_tags([(0, end - start, kind)], end - start, "BIOES")
-               for start, end, kind in kept)  # fmt: skip
+    assert all(
+        tags[start:end] == spans_to_tags([(0, end - start, kind)], end - start, "BIOES") for start, end, kind in kept
+    )
 
 
-@pytest.mark.parametrize("tags, scheme, repaired, dropped", [
-    (["I-X", "I-X", "O"], "BIO", [(0, 2, "X")], []),
-    (["B-X", "I-Y"], "BIO", [(0, 1, "X"), (1, 2, "Y")], [(0, 1, "X")]),
-    (["B-X", "B-X"], "BIO", [(0, 1, "X"), (1, 2, "X")], [(0, 1, "X"), (1, 2, "X")]),
-    (["B-X", "O"], "BIOES", [(0, 1, "X")], []),
-    (["O", "E-X"], "BIOES", [(1, 2, "X")], []),
-    (["S-X", "I-X", "E-X"], "BIOES", [(0, 1, "X"), (1, 3, "X")], [(0, 1, "X")]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "tags, scheme, repaired, dropped",
+    [
+        (["I-X", "I-X", "O"], "BIO", [(0, 2, "X")], []),
+        (["B-X", "I-Y"], "BIO", [(0, 1, "X"), (1, 2, "Y")], [(0, 1, "X")]),
+        (["B-X", "B-X"], "BIO", [(0, 1, "X"), (1, 2, "X")], [(0, 1, "X"), (1, 2, "X")]),
+        (["B-X", "O"], "BIOES", [(0, 1, "X")], []),
+        (["O", "E-X"], "BIOES", [(1, 2, "X")], []),
+        (["S-X", "I-X", "E-X"], "BIOES", [(0, 1, "X"), (1, 3, "X")], [(0, 1, "X")]),
+    ],
+)
 def test_orphans(tags, scheme, repaired, dropped):
     assert tags_to_spans(tags, scheme, "repair") == repaired
     assert tags_to_spans(tags, scheme, "drop") == dropped
@@ -76,6 +80,10 @@ def test_bad_tags_and_choices():
         assert caught.value.index == 1
     with pytest.raises(ValueError, match="unknown scheme 'IO'; choose one of BIO, BIOES"):
         tags_to_spans([], "IO")
+    with pytest.raises(ValueError, match="unknown scheme 'IO'"):
+        spans_to_tags([], 3, "IO")
+    with pytest.raises(ValueError, match="unknown on_loss 'mend'; choose one of"):
+        to_layers(Sentence.from_words(["a"], []), 1, on_loss="mend")
     with pytest.raises(ValueError, match="unknown orphan 'mend'; choose one of repair, drop, refuse"):
         tags_to_spans([], orphan="mend")
     with pytest.raises(ValueError, match="shares a token"):
@@ -127,15 +135,39 @@ def test_tokens_cover_every_visible_character(text):
 
 def test_tokens_of_a_name():
     assert [token.text for token in tokenize("IL-2Rα, p53-/- (5 mg)")] == [
-        "IL", "-", "2Rα", ",", "p53", "-", "/", "-", "(", "5", "mg", ")"]  # fmt: skip
+        "IL",
+        "-",
+        "2Rα",
+        ",",
+        "p53",
+        "-",
+        "/",
+        "-",
+        "(",
+        "5",
+        "mg",
+        ")",
+    ]
 
 
-@pytest.mark.parametrize("text", [
-    "One ends. | Two ends! | 3 begins? | (Four) does.", "He said \"yes.\" | Then (he left.) | She stayed.", "No end",
-    "A dose of 0. 05 mg i.v. Cisplatin, vs. Placebo, by St. Louis.", "The gene (see ref. 3. It is long) ends. | Next.",
-    "By J. Smith, of Rome. | Type B. | Results follow.", "Fig. 2. | Al. Nos. 3 and E. coli.", "lower. case stays.",
-    "A title.\n| An abstract. | ", " Space before. | And  |", "He [p. 3. Here] ends. | So.", "Vitamin D. | 5 mg.", "",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "One ends. | Two ends! | 3 begins? | (Four) does.",
+        'He said "yes." | Then (he left.) | She stayed.',
+        "No end",
+        "A dose of 0. 05 mg i.v. Cisplatin, vs. Placebo, by St. Louis.",
+        "The gene (see ref. 3. It is long) ends. | Next.",
+        "By J. Smith, of Rome. | Type B. | Results follow.",
+        "Fig. 2. | Al. Nos. 3 and E. coli.",
+        "lower. case stays.",
+        "A title.\n| An abstract. | ",
+        " Space before. | And  |",
+        "He [p. 3. Here] ends. | So.",
+        "Vitamin D. | 5 mg.",
+        "",
+    ],
+)
 def test_where_sentences_end(text):
     """A | stands where a sentence begins; with it goes the white space behind the sentence before."""
     pieces = [piece.rstrip() for piece in re.split(r"\| ?", text)]
@@ -166,21 +198,24 @@ def test_sentences_sort_and_fill_in():
     assert Entity(0, 5, "X", fragments=((0, 1), (4, 5))).cut("a b c") == "a c"
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: Entity(3, 3, "X"), "0 <= start < end, got start 3 and end 3"),
-    (lambda: Entity(-1, 3, "X"), "got start -1"),
-    (lambda: Entity(0, 3, ""), "type must be a word"),
-    (lambda: Entity(0, 3, "a b"), "type must be a word"),
-    (lambda: Entity(0, 5, "X", fragments=((0, 2), (1, 5))), "do not go in order from 0 to 5"),
-    (lambda: Entity(0, 5, "X", fragments=((0, 2), (3, 4))), "do not go in order from 0 to 5"),
-    (lambda: Sentence("abc", None, [Entity(0, 4, "X")], "s1"), "X 0 to 4 reaches beyond sentence 's1' of 3"),
-    (lambda: Sentence("abc", None, [Entity(0, 2, "X", "zz")]), "the text at 0:2 is 'ab'"),
-    (lambda: Sentence("abc", [(0, 2), (1, 3)]), "out of order or outside"),
-    (lambda: Sentence("abc", [Token(0, 2, "zz")]), "the text at 0:2 is 'ab'"),
-    (lambda: Sentence("abc", [(0, 4)]), "out of order or outside"),
-    (lambda: Sentence.from_words(["a", ""]), "word 1 is empty"),
-    (lambda: from_tags(Sentence("a b"), ["O"]), "1 tags for the 2 tokens"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Entity(3, 3, "X"), "0 <= start < end, got start 3 and end 3"),
+        (lambda: Entity(-1, 3, "X"), "got start -1"),
+        (lambda: Entity(0, 3, ""), "type must be a word"),
+        (lambda: Entity(0, 3, "a b"), "type must be a word"),
+        (lambda: Entity(0, 5, "X", fragments=((0, 2), (1, 5))), "do not go in order from 0 to 5"),
+        (lambda: Entity(0, 5, "X", fragments=((0, 2), (3, 4))), "do not go in order from 0 to 5"),
+        (lambda: Sentence("abc", None, [Entity(0, 4, "X")], "s1"), "X 0 to 4 reaches beyond sentence 's1' of 3"),
+        (lambda: Sentence("abc", None, [Entity(0, 2, "X", "zz")]), "the text at 0:2 is 'ab'"),
+        (lambda: Sentence("abc", [(0, 2), (1, 3)]), "out of order or outside"),
+        (lambda: Sentence("abc", [Token(0, 2, "zz")]), "the text at 0:2 is 'ab'"),
+        (lambda: Sentence("abc", [(0, 4)]), "out of order or outside"),
+        (lambda: Sentence.from_words(["a", ""]), "word 1 is empty"),
+        (lambda: from_tags(Sentence("a b"), ["O"]), "1 tags for the 2 tokens"),
+    ],
+)
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -6,7 +6,6 @@ import html
 import io
 import json
 import re
-from typing import Any
 
 import numpy as np
 from IPython.display import HTML
@@ -67,25 +66,17 @@ style="display:block;width:WIDTHpx;max-width:100%;image-rendering:pixelated">
 
 
 def animate(
-    frames: list[Any],
-    titles: list[str] | None = None,
-    fps: int = 12,
-    title: str | None = None,
-    columns: int | None = None,
+    frames: list, titles: list[str] | None = None, fps: int = 12, title: str | None = None, columns: int | None = None
 ) -> HTML:
     """Frames as HTML with a play button and a slider; it plays where no kernel runs, and is under 2 MB.
 
     Args:
-        frames: each (N, C, H, W) or (N, H, W) in [-1, 1], shown as a grid whose every pixel covers a whole
-            number of pixels on the page.
+        frames: each (N, C, H, W) or (N, H, W) in [-1, 1]; each pixel covers a whole number of pixels on the page.
         titles: a text for each frame, shown below it.
         fps: frames a second.
         title: above the player; state what the reader should see.
         columns: images in a row of the grid; 8 or fewer if None.
-
-    Raises:
-        ValueError: no frames, as many titles as there are not frames, frames of several sizes, or a result
-            over 2 MB.
+    Raises ValueError: no frames, as many titles as there are not frames, frames of several sizes, or over 2 MB.
     """
     if len(frames) == 0:
         raise ValueError("animate got no frames; give a list with at least one")
@@ -103,10 +94,8 @@ def animate(
         page = _page(jpegs, labels, title or "", fps, width * scale)
         if len(page) < MAX_BYTES:
             return HTML(page)
-    raise ValueError(
-        f"{len(frames)} frames of {width} x {pictures[0].shape[0]} pixels make {len(page):,} bytes; "
-        f"the limit is {MAX_BYTES:,}. Use fewer frames or fewer images."
-    )
+    made = f"{len(frames)} frames of {width} x {pictures[0].shape[0]} pixels make {len(page):,} bytes"
+    raise ValueError(f"{made}; the limit is {MAX_BYTES:,}. Use fewer frames or fewer images.")
 
 
 def _jpeg(picture: np.ndarray, quality: int) -> str:

@@ -45,11 +45,6 @@ ROOM = 8  # pixels between a bar and its name
 MAX_WIDTH = 720  # pixels of the figure
 
 
-def use_course_style() -> None:
-    """Give every later matplotlib figure the course's style."""
-    plt.rcParams.update(STYLE)
-
-
 def plain_ticks(ax: Axes) -> None:
     """Label a logarithmic y axis at 1, 2 and 5 times the powers of ten, as plain numbers instead of powers."""
     low, high = ax.get_ylim()
@@ -64,8 +59,7 @@ def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]], fontsize
 
     Call it last: the axes' limits and scales must be final. A name for which there is no room at all stands above.
 
-    Args:
-        bars: name: (x, lower end, upper end), in the units of the axes.
+    bars: name: (x, lower end, upper end), in the units of the axes.
     """
     ax.figure.draw_without_rendering()  # the layout moves the axes when it is first drawn
     ends = {name: ax.transData.transform([(x, low), (x, high)]) for name, (x, low, high) in bars.items()}
@@ -87,32 +81,24 @@ def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]], fontsize
 def as_images(images: Any) -> Tensor:
     """Images as a float32 tensor (N, C, H, W) on the CPU.
 
-    Args:
-        images: tensor or array, (N, C, H, W) with C = 1 or 3, or (N, H, W).
+    images: tensor or array, (N, C, H, W) with C = 1 or 3, or (N, H, W).
 
-    Raises:
-        ValueError: no images, another shape, or a value that is not a number.
+    Raises ValueError: no images, another shape, or a value that is not a number.
     """
     images = torch.as_tensor(images).detach().float().cpu()
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
-        raise ValueError(
-            f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with C = 1 or 3, or (N, H, W)"
-        )
-    if images.isnan().any():
-        raise ValueError(
-            f"{int(images.isnan().sum())} of {images.numel()} image values are not a number (NaN); "
-            "look for the step that made them, for example a division by 0"
-        )
+        shape = tuple(images.shape)
+        raise ValueError(f"images have shape {shape}; expected (N, C, H, W) with C = 1 or 3, or (N, H, W)")
+    if bad := int(images.isnan().sum()):
+        advice = "look for the step that made them, for example a division by 0"
+        raise ValueError(f"{bad} of {images.numel()} image values are not a number (NaN); {advice}")
     return images
 
 
 def picture_of(images: Tensor, columns: int, gap: int) -> np.ndarray:
-    """Images (N, C, H, W) as one RGB picture, uint8 (H', W', 3), `gap` white pixels between any two.
-
-    Values outside [-1, 1] are clamped, so that none wraps around.
-    """
+    """Images (N, C, H, W), clamped to [-1, 1], as one RGB picture, uint8 (H', W', 3); `gap` white pixels between."""
     grid = make_grid(images, columns, gap, normalize=True, value_range=(-1, 1), pad_value=1.0)
     if len(images) > 1:  # make_grid frames several images, and leaves a single one without a frame
         grid = grid[:, gap:-gap, gap:-gap]
@@ -123,11 +109,9 @@ class ImageFigure(Figure):
     """A figure that a notebook shows once, even when it is both open and the last value of its cell."""
 
     def _ipython_display_(self) -> None:
-        # A figure that is closed is not drawn a second time at the end of the cell.
-        plt.close(self)
+        plt.close(self)  # so that it is not drawn a second time at the end of the cell
         buffer = io.BytesIO()
-        # Not cut to a "tight" box: that could move the images by part of a pixel.
-        self.savefig(buffer, format="png", bbox_inches=None)
+        self.savefig(buffer, format="png", bbox_inches=None)  # a "tight" box could move the images by part of a pixel
         png = base64.b64encode(buffer.getvalue()).decode()
         display({"image/png": png, "text/plain": repr(self)}, raw=True)
 
@@ -149,9 +133,7 @@ def show_images(
         ax: draw into these axes (their size is theirs, `scale` is ignored); else into a new figure.
         title: above the whole grid; state what the reader should see.
         scale: whole number; the largest up to 8 that keeps the figure 720 pixels wide if None.
-
-    Raises:
-        ValueError: another shape, a value that is not a number, or as many titles as there are not images.
+    Raises ValueError: another shape, a value that is not a number, or as many titles as there are not images.
     """
     images = as_images(images)
     if titles is not None and len(titles) != len(images):
@@ -166,8 +148,8 @@ def show_images(
     ax.imshow(grid, interpolation="nearest", aspect="equal")
     ax.set_axis_off()
     for k, text in enumerate(titles or []):
-        x = k % columns * (width + GAP) + width / 2
-        y = k // columns * (height + room + GAP) - 1
+        row, column = divmod(k, columns)
+        x, y = column * (width + GAP) + width / 2, row * (height + room + GAP) - 1
         ax.text(x, y, text, ha="center", va="bottom", fontsize=8)
     if title:
         ax.set_title(title, pad=16 if titles else 6)

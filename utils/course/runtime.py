@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from utils.course.plots import use_course_style
+from utils.course.plots import STYLE
 from utils.device import describe, find_device, find_precision
 
 PROFILES = ("test", "cpu", "gpu")
@@ -20,12 +21,9 @@ T = TypeVar("T")
 class Runtime:
     """What `start` found.
 
-    Attributes:
-        profile: "test", "cpu" or "gpu"; only sizes depend on it, through `pick`.
-        device: the torch device to compute on.
-        precision: "no" (fp32), "bf16" or "fp16", in the terms of Hugging Face accelerate.
-        root: the checkout of the course.
-        build: an existing folder, not tracked by git, for the files that a notebook writes.
+    profile: "test", "cpu" or "gpu"; only sizes depend on it, through `pick`. precision: "no" (fp32), "bf16" or "fp16",
+    in the terms of Hugging Face accelerate. root: the checkout of the course. build: an existing folder, not tracked by
+    git, for the files that a notebook writes.
     """
 
     profile: str
@@ -45,22 +43,18 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
     Args:
         seed: for python's, numpy's and torch's global generators.
         repo: the checkout; the one that holds this file if None.
-
-    Raises:
-        ValueError: COURSE_PROFILE is set to something else than "test", "cpu" or "gpu".
+    Raises ValueError: COURSE_PROFILE is set to something else than "test", "cpu" or "gpu".
     """
     device = find_device()
-    profile = find_profile(device)
-    precision = find_precision(device)
+    profile, precision = find_profile(device), find_precision(device)
     root = Path(repo).resolve() if repo else Path(__file__).resolve().parents[2]
     build = root / "build"
     build.mkdir(parents=True, exist_ok=True)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  (scikit-learn and others draw from the global generator)
     torch.manual_seed(seed)
-    use_course_style()
-    if profile == "test":
-        # Read by tqdm when it is first imported: a test's output needs no progress bars.
+    plt.rcParams.update(STYLE)
+    if profile == "test":  # whose output needs no progress bars; tqdm reads this when it is first imported
         os.environ.setdefault("TQDM_DISABLE", "1")
     version, dtype = torch.__version__.split("+")[0], precision.replace("no", "fp32")
     print(f"Course ready: profile {profile}, {describe(device)}, {dtype}, torch {version}, seed {seed}")
@@ -71,8 +65,6 @@ def find_profile(device: torch.device) -> str:
     """COURSE_PROFILE if it is set; else "gpu" on an accelerator and "cpu" elsewhere."""
     profile = os.environ.get("COURSE_PROFILE") or ("cpu" if device.type == "cpu" else "gpu")
     if profile not in PROFILES:
-        raise ValueError(
-            f"COURSE_PROFILE is {profile!r}; it must be one of {', '.join(PROFILES)}. "
-            "Unset it to let the course choose."
-        )
+        known = ", ".join(PROFILES)
+        raise ValueError(f"COURSE_PROFILE is {profile!r}; it must be one of {known}. Unset it for the course's choice")
     return profile

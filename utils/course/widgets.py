@@ -18,17 +18,14 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
 
     Args:
         draw: makes a matplotlib figure from the values it is called with. What it prints stands below it.
-        controls: for each argument a tuple (min, max) or (min, max, step) of ints or floats (slider), a list
-            or a dict (menu), a bool (tick box), or an ipywidgets widget. A control starts at the default
-            value of that argument of `draw`, if it has one.
-
-    Raises:
-        TypeError: a control of another kind.
-        ValueError: a starting value outside its control.
+        controls: for each argument a tuple (min, max) or (min, max, step) of ints or floats (slider), a list or a dict
+            (menu), a bool (tick box), or an ipywidgets widget; it starts at that argument's default, if there is one.
+    Raises TypeError: a control of another kind. ValueError: a starting value outside its control.
     """
-    widgets = {name: make_control(name, spec, _default(draw, name)) for name, spec in controls.items()}
-    # An Image widget swaps its picture in place: the page neither jumps nor flickers, as it would
-    # if the output were cleared and drawn again.
+    arguments = inspect.signature(draw).parameters.items()
+    starts = {name: argument.default for name, argument in arguments if argument.default is not argument.empty}
+    widgets = {name: make_control(name, spec, starts.get(name)) for name, spec in controls.items()}
+    # An Image widget swaps its picture in place: the page neither jumps nor flickers, as with a cleared output.
     image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", object_fit="contain"))
     text = ipywidgets.HTML()
 
@@ -49,11 +46,7 @@ def play(draw: Callable[..., Any], **controls: Any) -> None:
 
 
 def render(draw: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str]:
-    """PNG of the last figure that `draw(**values)` makes, and what it printed. Closes the figures it made.
-
-    Raises:
-        ValueError: `draw` made no figure.
-    """
+    """PNG of the last figure that `draw(**values)` makes, and what it printed. ValueError where it makes none."""
     before = set(plt.get_fignums())
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -74,9 +67,8 @@ def make_control(name: str, spec: Any, start: Any = None) -> ipywidgets.Widget:
     if isinstance(spec, ipywidgets.Widget):
         return spec
     if not isinstance(spec, (bool, list, dict)) and not (isinstance(spec, tuple) and len(spec) in (2, 3)):
-        raise TypeError(
-            f"control {name}={spec!r}: expected (min, max), (min, max, step), a list, a dict, a bool or a widget"
-        )
+        kinds = "(min, max), (min, max, step), a list, a dict, a bool or a widget"
+        raise TypeError(f"control {name}={spec!r}: expected {kinds}")
     widget = ipywidgets.interactive.widget_from_abbrev(spec)
     if isinstance(spec, tuple):
         # Draw when the slider is let go, not at each of the hundred positions on the way.
@@ -90,8 +82,3 @@ def make_control(name: str, spec: Any, start: Any = None) -> ipywidgets.Widget:
     widget.description = name.replace("_", " ")
     widget.style.description_width, widget.layout.width = "9em", "30em"
     return widget
-
-
-def _default(draw: Callable[..., Any], name: str) -> Any:
-    parameter = inspect.signature(draw).parameters.get(name)
-    return None if parameter is None or parameter.default is parameter.empty else parameter.default

@@ -1,7 +1,7 @@
 """Models on disk: whole or not at all, and never able to run code.
 
-A model is one safetensors file: the weights, the schedule's betas, and in its header how to rebuild the
-network. Training states (weights, EMA, optimiser, step) are those of `utils.files`.
+A model is one safetensors file: the weights, the schedule's betas, and in its header how to rebuild the network.
+Training states (weights, EMA, optimiser, step) are those of `utils.files`.
 """
 
 import json
@@ -47,7 +47,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UN
     short or damaged.
     """
     header, tensors = _read(Path(path))
-    schedule = NoiseSchedule.from_betas(tensors.pop(BETAS), header["schedule"])
+    schedule = NoiseSchedule(tensors.pop(BETAS), header["schedule"])
     model = UNet(**json.loads(header["unet"]))
     model.load_state_dict({name: value.float() for name, value in tensors.items()})
     return model.to(device).eval(), GaussianDiffusion(schedule, header["prediction"])
@@ -77,16 +77,11 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
-        with open(path, "rb") as file:
-            start = file.read(2)
-        if start in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-            raise ValueError(
-                f"{path.name} is a pickle, not safetensors, and was refused: loading a pickle can run code. "
-                "Save the model with save_model, or use the model.safetensors that training writes"
-            ) from error
+        if path.read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+            advice = "Save the model with save_model, or use the model.safetensors that training writes"
+            refused = "is a pickle, not safetensors, and was refused: loading a pickle can run code"
+            raise ValueError(f"{path.name} {refused}. {advice}") from error
         raise ValueError(f"{path.name} is cut short or no safetensors file: {error}; get a whole copy") from error
-    if header.get("format") != FORMAT or BETAS not in tensors:
-        raise ValueError(
-            f"{path.name} is no model of this course: its format is {header.get('format')!r}, expected {FORMAT!r}"
-        )
+    if (form := header.get("format")) != FORMAT or BETAS not in tensors:
+        raise ValueError(f"{path.name} is no model of this course: its format is {form!r}, expected {FORMAT!r}")
     return header, tensors

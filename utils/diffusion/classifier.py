@@ -1,7 +1,6 @@
 """The small classifier whose features measure image quality; data/make_classifier.py trains it.
 
-Distances on its features are not comparable with those on Inception's; the real-against-real floor is given
-beside them.
+Distances on its features are not comparable with those on Inception's; the floor is given beside them.
 """
 
 import itertools

@@ -22,10 +22,7 @@ def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> T
 
 
 class TimestepEmbedding(nn.Module):
-    """The embedding the U-Net uses: sinusoidal features, then two linear layers (Ho et al. 2020, appendix B).
-
-    Maps t (B,) to (B, out_dim).
-    """
+    """The U-Net's embedding of t (B,): sinusoids, two linear layers (Ho et al. 2020, app. B); gives (B, out_dim)."""
 
     def __init__(self, dim: int, out_dim: int):
         super().__init__()

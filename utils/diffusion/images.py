@@ -1,8 +1,8 @@
 """Images to train on: `load_images` finds them, keeps them as uint8, and hands them out in [-1, 1].
 
-Fashion-MNIST is looked for in this order: the course's cache (data/cache), a copy the machine has
-(COURSE_DATA, Debian's package dataset-fashion-mnist), the public source, and at last the small set that
-the repository carries. One printed line says which it was.
+Fashion-MNIST is looked for in this order: the course's cache (data/cache), a copy the machine has (COURSE_DATA,
+Debian's package dataset-fashion-mnist), the public source, and at last the small set that the repository carries. One
+printed line says which it was.
 """
 
 import contextlib
@@ -98,9 +98,8 @@ def load_images(
         size: height and width to resize to; a folder's pictures are cut to their middle square first and
             become 64x64 when not given.
         channels: 1 for grey, 3 for colour; as the source has them when not given (a folder: 3).
-    Raises:
-        ValueError: an unknown source or split, other channels, or a folder without pictures.
-        OSError: CIFAR-10 is not on this machine and cannot be downloaded.
+    Raises ValueError: an unknown source or split, other channels, or a folder without pictures. OSError: CIFAR-10 is
+    not on this machine and cannot be downloaded.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
@@ -109,10 +108,8 @@ def load_images(
     if source not in SOURCES:
         if Path(source).is_dir():
             return _folder(Path(source), size or 64, channels or 3)
-        raise ValueError(
-            f"unknown data set {str(source)!r}; choose one of {', '.join(SOURCES)}, or give an existing folder "
-            "of pictures"
-        )
+        known = f"{', '.join(SOURCES)}, or give an existing folder of pictures"
+        raise ValueError(f"unknown data set {str(source)!r}; choose one of {known}")
     found = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10, "digits": _digits}[source](split)
     if size:
         found.pixels = functional.resize(found.pixels, [size, size], antialias=True)
@@ -129,15 +126,14 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scal
     Args:
         columns: images in a row; about a square if None.
         scale: pixels of the file for each pixel of an image, a whole number.
-    Raises:
-        ValueError: a value is not a number.
+    Raises ValueError: a value is not a number.
     """
     if images.isnan().any():
         raise ValueError(f"{int(images.isnan().sum())} of {images.numel()} image values are not a number (NaN)")
     large = images.float().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    options = dict(nrow=columns or math.ceil(math.sqrt(len(images))), padding=2 * scale, pad_value=1.0)
-    options |= dict(normalize=True, value_range=(-1, 1))
-    write_atomically(path, lambda part: save_image(large, part, format="png", **options))
+    grid = dict(nrow=columns or math.ceil(math.sqrt(len(images))), padding=2 * scale, pad_value=1.0)
+    scaled = dict(normalize=True, value_range=(-1, 1))
+    write_atomically(path, lambda part: save_image(large, part, format="png", **grid, **scaled))
     return Path(path)
 
 
@@ -200,10 +196,7 @@ def _download_fashion(folder: Path) -> None:
 
 
 def _patiently(dataset: type, *args, **options):
-    """A torchvision data set whose download gives up after TIMEOUT; torchvision itself would wait for ever.
-
-    What it prints on the way (up to version 0.20) is dropped; its progress bars are not.
-    """
+    """A torchvision data set whose download gives up after TIMEOUT, and prints nothing but its progress bars."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -215,20 +208,16 @@ def _patiently(dataset: type, *args, **options):
 
 def _cifar10(split: str) -> ImageSet:
     """Krizhevsky 2009. torchvision checks each file's MD5 before it reads it."""
-    homes = _homes()
-    present = [home for home in homes.values() if (home / datasets.CIFAR10.base_folder).is_dir()]
-    home = present[0] if present else homes["from the cache"]
+    present = (home for home in _homes().values() if (home / datasets.CIFAR10.base_folder).is_dir())
+    home = next(present, ROOT / "data" / "cache")
     try:
         found = _patiently(datasets.CIFAR10, home, train=split == "train", download=True)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise OSError(
-            f"CIFAR-10 is not on this machine and cannot be downloaded ({error}); unpack {datasets.CIFAR10.filename} "
-            "from https://www.cs.toronto.edu/~kriz/cifar.html in data/cache"
-        ) from error
-    source = f"CIFAR-10 {split}"
-    print(f"{source}: {len(found.data):,} images")
+        advice = f"unpack {datasets.CIFAR10.filename} from https://www.cs.toronto.edu/~kriz/cifar.html in data/cache"
+        raise OSError(f"CIFAR-10 is not on this machine and cannot be downloaded ({error}); {advice}") from error
+    print(f"CIFAR-10 {split}: {len(found.data):,} images")
     pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(pixels, torch.tensor(found.targets), tuple(found.classes), source)
+    return ImageSet(pixels, torch.tensor(found.targets), tuple(found.classes), f"CIFAR-10 {split}")
 
 
 def _digits(split: str) -> ImageSet:
@@ -238,8 +227,7 @@ def _digits(split: str) -> ImageSet:
     pixels = torch.from_numpy((data.images * (255 / 16)).round().astype(np.uint8))[:, None]
     labels = torch.from_numpy(data.target).long()
     part = slice(0, 1500) if split == "train" else slice(1500, None)
-    classes = tuple(str(digit) for digit in range(10))
-    return ImageSet(pixels[part], labels[part], classes, f"scikit-learn's digits {split}")
+    return ImageSet(pixels[part], labels[part], tuple("0123456789"), f"scikit-learn's digits {split}")
 
 
 # -- pictures of one's own -------------------------------------------------------------------------
@@ -255,10 +243,9 @@ def _folder(folder: Path, size: int, channels: int) -> ImageSet:
     for path, name in zip(tqdm(paths, desc="pictures", leave=False), names):
         try:
             images.append(_open_square(path, size, channels))
+            labels.append(classes.index(name) if classes else 0)
         except Exception:  # a damaged file raises nearly anything, SyntaxError and struct.error among it
             skipped.append(path.name)
-            continue
-        labels.append(classes.index(name) if classes else 0)
     if not images:
         raise ValueError(f"none of the {len(paths)} pictures in {folder} opens; the first is {skipped[0]}")
     if skipped:
@@ -275,15 +262,11 @@ def _is_picture(path: Path, folder: Path) -> bool:
 
 
 def _open_square(path: Path, size: int, channels: int) -> Tensor:
-    """The middle square of a picture as uint8 (C, size, size), upright, and on white where it is transparent.
-
-    Pillow opens it: torchvision.io reads neither BMP nor TIFF, and drops an alpha channel in place of using it.
-    """
-    with Image.open(path) as picture:
+    """The middle square of a picture as uint8 (C, size, size), upright, on white where it is transparent."""
+    with Image.open(path) as picture:  # torchvision.io reads neither BMP nor TIFF, and drops an alpha channel
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # grey with 16 bits, which Pillow would cut off at 255
-        levels = np.asarray(picture).clip(0, 65535) / 257
-        picture = Image.fromarray(levels.round().astype(np.uint8))
+        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
     picture = picture.convert("RGBA")
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     picture = functional.center_crop(picture.convert("L" if channels == 1 else "RGB"), [min(picture.size)])

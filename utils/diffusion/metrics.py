@@ -1,8 +1,8 @@
 """How good are generated images? Frechet and kernel distance on the features of a small classifier.
 
-Both are 0 for two equal distributions and grow as they part. The number of samples matters to both: with few,
-the Frechet distance is too large on average, and the kernel distance, though right on average, scatters. So
-each is reported with that number and with the floor: the same measure for as many real images.
+Both are 0 for two equal distributions and grow as they part. The number of samples matters to both: with few, the
+Frechet distance is too large on average, and the kernel distance, though right on average, scatters. So each is
+reported with that number and with the floor: the same measure for as many real images.
 """
 
 from dataclasses import dataclass
@@ -32,12 +32,7 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     return float(max(distance, 0.0))
 
 
-def frechet_distance_of(features_a: Tensor, features_b: Tensor) -> float:
-    """`frechet_distance` of Gaussians fitted to features (N, D) and (M, D); at least two of each."""
-    return frechet_distance(*_fit(features_a), *_fit(features_b))
-
-
-def _fit(features: Tensor) -> tuple[Tensor, Tensor]:
+def gaussian_of(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and unbiased covariance (D, D) of features (N, D), in float64."""
     return features.double().mean(0), features.double().T.cov()
 
@@ -106,16 +101,9 @@ class ImageQuality:
         Raises ValueError for other shapes or counts.
         """
         features = self.features(images)
-        frechet, kernel = self.floor(len(features), seed=seed)
-        return QualityReport(
-            frechet=self.frechet(features),
-            kernel=self.kernel(features),
-            count=len(features),
-            frechet_floor=frechet.mean().item(),
-            frechet_spread=frechet.std().item(),
-            kernel_floor=kernel.mean().item(),
-            kernel_spread=kernel.std().item(),
-        )
+        floors = self.floor(len(features), seed=seed)
+        spreads = [number for floor in floors for number in (floor.mean().item(), floor.std().item())]
+        return QualityReport(self.frechet(features), self.kernel(features), len(features), *spreads)
 
     def floor(self, count: int, draws: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Frechet and kernel distance, (draws,) each, of `count` of the 10,000 real test images to the training set.
@@ -145,7 +133,7 @@ class ImageQuality:
 
     def frechet(self, features: Tensor) -> float:
         """Frechet distance of features (N, 64) to the training set."""
-        return frechet_distance(*_fit(features), self.reference["train.mean"], self.reference["train.cov"])
+        return frechet_distance(*gaussian_of(features), self.reference["train.mean"], self.reference["train.cov"])
 
     def kernel(self, features: Tensor) -> float:
         """Kernel distance of features (N, 64) to 5,000 images of the training set."""

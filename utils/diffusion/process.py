@@ -46,8 +46,6 @@ class GaussianDiffusion:
         """T."""
         return self.schedule.num_timesteps
 
-    # -- forward process ---------------------------------------------------------------------------
-
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha-bar_t) and sigma_t = sqrt(1 - alpha-bar_t), shaped (B, 1, ...) to multiply `like`."""
         a_bar = self.schedule.alphas_cumprod
@@ -65,16 +63,11 @@ class GaussianDiffusion:
         return signal * x_0 + sigma * noise
 
     def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (shape of x_t) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6 and 7).
-
-        At t = 0 the mean is x_0 and the variance 0.
-        """
+        """Mean (shape of x_t) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6 and 7)."""
         self._check_t(t, x_t)
         tables = posterior_weights(self.schedule.alphas_cumprod, self.schedule.alphas_cumprod_prev)
         x_0_weight, x_t_weight, variance = (_at(table, t, x_t) for table in tables)
         return x_0_weight * x_0 + x_t_weight * x_t, variance
-
-    # -- what the network predicts -----------------------------------------------------------------
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network should output for x_t = q_sample(x_0, t, noise); shape of x_0."""
@@ -104,8 +97,6 @@ class GaussianDiffusion:
         if self.prediction == "x_0":
             return (x_t - signal * output) / sigma
         return sigma * x_t + signal * output
-
-    # -- training ----------------------------------------------------------------------------------
 
     def loss(
         self,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from utils.diffusion.process import GaussianDiffusion, posterior_weights
-from utils.diffusion.unet import check_values
+from utils.diffusion.unet import check_labels
 
 
 class SampleState(NamedTuple):
@@ -86,10 +86,7 @@ DEFAULT_STEPS = {"ddpm": 1000, "ddim": 50, "dpmpp_2m": 20}
 
 
 def timestep_grid(num_timesteps: int, steps: int) -> list[int]:
-    """`steps` timesteps from T-1 downwards, evenly spaced ("trailing" in diffusers; Lin et al. 2023, Table 2).
-
-    Raises ValueError unless 1 <= steps <= T.
-    """
+    """1 to T timesteps from T-1 downwards, evenly spaced ("trailing" in diffusers; Lin et al. 2023, Table 2)."""
     if not 1 <= steps <= num_timesteps:
         raise ValueError(f"steps must lie in 1..{num_timesteps}, the timesteps of the schedule; got {steps}")
     return [round(num_timesteps * (1 - k / steps)) - 1 for k in range(steps)]
@@ -133,7 +130,7 @@ def sample(
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
         raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {tuple(shape)}")
     if y is not None and getattr(model, "num_classes", None) is not None:
-        check_values(y, model.num_classes)  # once, since the network looks at values on the CPU only
+        check_labels(y, model.num_classes, hidden=True)  # once, since the network looks at values on the CPU only
     weight = _first_weight(model)
     device = torch.device(device or ("cpu" if weight is None else weight.device))
     dtype = torch.float32 if x_T is None else x_T.dtype
@@ -141,8 +138,8 @@ def sample(
     steps = min(DEFAULT_STEPS.get(sampler, 50), diffusion.num_timesteps) if steps is None else steps
     grid = timestep_grid(diffusion.num_timesteps, steps)
     alphas_cumprod = [*diffusion.schedule.alphas_cumprod.tolist(), 1.0]  # index -1: no noise is left
-    was_training = getattr(model, "training", False)
     x_t, previous = (_normal(shape, generator, device, dtype) if x_T is None else x_T.to(device)), None
+    was_training = getattr(model, "training", False)
     try:
         if was_training:
             model.eval()
@@ -181,7 +178,7 @@ def _first_weight(model: nn.Module) -> Tensor | None:
     return next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
 
 
-def predict_x_0(model: nn.Module, diffusion: GaussianDiffusion, x_t: Tensor, t: int, y: Tensor | None = None) -> Tensor:
+def predict_x_0(model: nn.Module, diffusion: GaussianDiffusion, x_t: Tensor, t: int, y: Tensor | None) -> Tensor:
     """The network's estimate of x_0, (B, C, H, W), where all images are at the same timestep t; not clipped."""
     ts = torch.full((len(x_t),), t, device=x_t.device)
     weight = _first_weight(model)
@@ -206,8 +203,7 @@ def generate(
 
     `options` are those of `sample`; the same seed and batch size give the same images.
     """
-    generator = torch.Generator().manual_seed(seed)
-    batches = []
+    generator, batches = torch.Generator().manual_seed(seed), []
     with tqdm(total=count, desc="sampling", unit="image", leave=False, disable=not progress) as bar:
         for start in range(0, count, batch_size):
             size = min(batch_size, count - start)
@@ -224,21 +220,17 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
 
     A straight line between two Gaussian draws is shorter in the middle, so its variance is too small.
     """
-    flat_a, flat_b = a.flatten(), b.flatten()
-    cosine = torch.dot(flat_a, flat_b) / (flat_a.norm() * flat_b.norm())
-    angle = torch.acos(cosine.clamp(-1, 1))
+    angle = torch.acos(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1))
     if angle.abs() < 1e-4:
         return (1 - weight) * a + weight * b
     return (torch.sin((1 - weight) * angle) * a + torch.sin(weight * angle) * b) / torch.sin(angle)
 
 
-def keep_known(
-    known: Tensor, mask: Tensor, generator: torch.Generator | None = None
-) -> Callable[[Tensor, float], Tensor]:
+def keep_known(known: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Callable:
     """A `constrain` for inpainting: where mask is 1, x_s is replaced by the known image at that noise level.
 
-    known: (B, C, H, W) in [-1, 1]; mask: broadcastable to it, 1 where the image is known. Lugmayr et al.
-    2022 (RePaint), eq. 8, without its resampling.
+    known: (B, C, H, W) in [-1, 1]; mask: broadcastable to it, 1 where the image is known. Lugmayr et al. 2022
+    (RePaint), eq. 8, without its resampling.
     """
 
     def constrain(x_s: Tensor, a_bar_s: float) -> Tensor:

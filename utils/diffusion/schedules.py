@@ -1,8 +1,7 @@
 """Noise schedules: how much of the image is left at each timestep.
 
-A schedule is the list beta_0 ... beta_{T-1}. Everything else (alphas, alphas_cumprod, SNR) follows
-from it. All tensors have shape (T,) and are float64: the product of a thousand factors close to one
-loses digits in float32, and the schedule is computed only once.
+A schedule is the list beta_0 ... beta_{T-1}. Everything else (alphas, alphas_cumprod, SNR) follows from it. All
+tensors have shape (T,) and are float64: the product of a thousand factors close to one loses digits in float32.
 """
 
 import math
@@ -46,18 +45,13 @@ class NoiseSchedule:
         return len(self.betas)
 
     @classmethod
-    def from_betas(cls, betas: Tensor, name: str = "custom") -> "NoiseSchedule":
-        """The constructor under the name of its fellows: any betas of shape (T,), each between 0 and 1."""
-        return cls(betas, name)
-
-    @classmethod
     def linear(
         cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True
     ) -> "NoiseSchedule":
         """Linear betas (Ho et al. 2020, section 4), which were chosen for T = 1000.
 
-        With `rescale` both ends are multiplied by 1000 / T, so that x_T is noise whatever T is. Without
-        it a short schedule stops half-way: notebook 01 measures what that costs.
+        With `rescale` both ends are multiplied by 1000 / T, so that x_T is noise whatever T is. Without it a short
+        schedule stops half-way: notebook 01 measures what that costs.
         """
         _check_num_timesteps(num_timesteps)
         scale = 1000 / num_timesteps if rescale else 1.0
@@ -75,9 +69,7 @@ class NoiseSchedule:
         return cls(_betas_from_alpha_bar(alpha_bar, num_timesteps), "cosine")
 
     @classmethod
-    def sigmoid(
-        cls, num_timesteps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0
-    ) -> "NoiseSchedule":
+    def sigmoid(cls, num_timesteps: int = 1000, start: float = -3, end: float = 3, tau: float = 1) -> "NoiseSchedule":
         """alpha-bar follows a sigmoid scaled to run from 1 to 0 (Jabri et al. 2022, arXiv 2212.11972)."""
         ends = torch.tensor([start, end], dtype=torch.float64).div(tau).sigmoid()
 

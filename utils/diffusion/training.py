@@ -24,14 +24,18 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
 from utils.device import find_device, find_precision
 from utils.diffusion.checkpoints import save_model
 from utils.diffusion.images import ImageSet, to_float
 from utils.diffusion.process import GaussianDiffusion
+from utils.diffusion.unet import check_labels
 from utils.files import TrainingDiverged, load_state, save_state, stream_seed
+
+Images = ImageSet | Tensor | Dataset
+NUMBERS = ("step", "seconds", "loss", "validation_loss")  # of a TrainState that are saved
 
 # -- the generator -------------------------------------------------------------------------------------
 
@@ -83,11 +87,11 @@ class TrainState:
 def train(
     model: nn.Module,
     diffusion: GaussianDiffusion,
-    images: ImageSet | Tensor | Dataset,
+    images: Images,
     *,
     steps: int | None = None,
     minutes: float | None = None,
-    validation: ImageSet | Tensor | None = None,
+    validation: Images | None = None,
     validate_every: int = 200,
     out: str | Path | None = None,
     save_every: int = 200,
@@ -108,9 +112,8 @@ def train(
             restored one.
         precision: "no" (fp32), "bf16" or "fp16"; what is fast on the device when not given.
         settings: those of `Settings`, such as batch_size=64.
-    Raises:
-        ValueError: bad arguments, images not in [-1, 1], or a saved state of other settings.
-        TrainingDiverged: the loss or the gradient became NaN or infinite.
+    Raises ValueError: bad arguments, images not in [-1, 1], or a saved state of other settings. TrainingDiverged: the
+    loss or the gradient became NaN or infinite.
     """
     if (steps is None) == (minutes is None):
         raise ValueError(f"give steps or minutes, one of the two; got steps={steps}, minutes={minutes}")
@@ -140,8 +143,7 @@ def train(
                 state.learning_rate = learning_rate(recipe, state.step, done, steps)
                 train_step(state, diffusion, images, recipe, accelerator)
                 if validation is not None and state.step % validate_every == 0:
-                    losses = validation_loss(state.ema_model, diffusion, validation, device=accelerator.device)
-                    state.validation_loss = losses.mean().item()
+                    state.validation_loss = validation_loss(state.ema_model, diffusion, validation).mean().item()
                 state.seconds += time.perf_counter() - started
                 if state.step % save_every == 0:
                     keep()
@@ -152,13 +154,11 @@ def train(
         if out and accelerator.is_main_process:
             size = take(images, torch.tensor([0]))[0].shape[-1]
             save_model(Path(out) / "model.safetensors", state.ema_model, diffusion, steps=state.step, size=size)
-    except GeneratorExit:
-        # The caller left the loop between two steps: nothing of what was trained is lost.
+    except GeneratorExit:  # the caller left the loop between two steps: nothing of what was trained is lost
         if state.step:
             keep()
         raise
-    finally:
-        # The caller has the network as it was given, without accelerate's wrappers.
+    finally:  # the caller has the network as it was given, without accelerate's wrappers
         accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)
         accelerator.free_memory()
 
@@ -173,9 +173,7 @@ def fraction_done(state: TrainState, steps: int | None, minutes: float | None, d
 # -- one step ------------------------------------------------------------------------------------------
 
 
-def train_step(
-    state: TrainState, diffusion: GaussianDiffusion, images, recipe: Settings, accelerator: Accelerator
-) -> None:
+def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: Settings, accelerator: Accelerator):
     """Algorithm 1, lines 2 to 5, with clipping and the EMA; moves `state` on in place.
 
     The step is drawn for the whole batch and each process takes its part, so that several see together what one would
@@ -187,9 +185,8 @@ def train_step(
     share = len(x_0) // accelerator.num_processes
     part = slice(process * share, (process + 1) * share)
     classes = getattr(state.model, "num_classes", None)
-    if classes is None or y is None:
-        y = None
-    else:
+    y = None if classes is None else y
+    if y is not None:
         check_labels(y, classes)
         y = torch.where(chance < recipe.label_dropout, classes, y.to(device))[part]
     for group in state.optimizer.param_groups:
@@ -197,11 +194,11 @@ def train_step(
     with torch.random.fork_rng([device] if device.type == "cuda" else []), accelerator.autocast():
         torch.manual_seed(stream_seed(recipe.seed, "dropout", step, process))  # the caller's random state comes back
         loss = diffusion.loss(state.network, x_0[part].to(device), t[part], noise[part], y)
-    state.loss = accelerator.reduce(loss.detach(), "mean").item()
-    check_finite("loss", state.loss, state.step)
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(state.network.parameters(), recipe.max_gradient_norm or math.inf)
-    state.gradient_norm = float(norm)
+    numbers = torch.stack([accelerator.reduce(loss.detach(), "mean"), norm])
+    state.loss, state.gradient_norm = numbers.tolist()  # the one wait for a GPU in a step
+    check_finite("loss", state.loss, state.step)
     if accelerator.scaler is None:  # with fp16 the scaler skips such a step and goes on
         check_finite("gradient norm", state.gradient_norm, state.step)
     state.optimizer.step()
@@ -237,16 +234,15 @@ def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
 def check_finite(what: str, value: float, step: int) -> None:
     """Raise TrainingDiverged unless value is a finite number."""
     if not math.isfinite(value):
-        kept = "training stopped, and the last good checkpoint is kept"
-        advice = "Try a lower learning rate, or precision='no'"
-        raise TrainingDiverged(f"the {what} became {value} at step {step}: {kept}. {advice}")
+        advice = "the last good checkpoint is kept. Try a lower learning rate, or precision='no'"
+        raise TrainingDiverged(f"the {what} became {value} at step {step}: training stopped, and {advice}")
 
 
 @torch.no_grad()
 def validation_loss(
     model: nn.Module,
     diffusion: GaussianDiffusion,
-    images: ImageSet | Tensor,
+    images: Images,
     points: int = 10,
     count: int = 256,
     device: torch.device | str | None = None,
@@ -277,20 +273,17 @@ def validation_loss(
 # -- batches -------------------------------------------------------------------------------------------
 
 
-def batch_at(
-    images: ImageSet | Tensor | Dataset, step: int, batch_size: int, seed: int
-) -> tuple[Tensor, Tensor | None]:
+def batch_at(images: Images, step: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """The images and labels of one step, as `take` gives them.
 
     Every epoch is a new permutation, drawn from (seed, epoch). What does not fill a batch at its end is left out.
     """
     epoch, position = divmod(step, len(images) // batch_size)
     rng = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
-    order = torch.randperm(len(images), generator=rng)
-    return take(images, order[position * batch_size : (position + 1) * batch_size])
+    return take(images, torch.randperm(len(images), generator=rng).split(batch_size)[position])
 
 
-def take(images: ImageSet | Tensor | Dataset, index: Tensor) -> tuple[Tensor, Tensor | None]:
+def take(images: Images, index: Tensor) -> tuple[Tensor, Tensor | None]:
     """Images (B, C, H, W) in [-1, 1] at these indices, and their labels (B,), None where there are none."""
     labels = None
     if isinstance(images, ImageSet):
@@ -298,23 +291,10 @@ def take(images: ImageSet | Tensor | Dataset, index: Tensor) -> tuple[Tensor, Te
     elif isinstance(images, Tensor):
         x_0 = images[index]
     else:
-        items = [images[int(i)] for i in index]
-        if isinstance(items[0], (tuple, list)):
-            labels = torch.tensor([int(label) for _, label in items])
-            items = [image for image, _ in items]
-        x_0 = torch.stack([torch.as_tensor(image) for image in items])
+        items = default_collate([images[int(i)] for i in index])
+        x_0, labels = (items[0], items[1].flatten().long()) if isinstance(items, (tuple, list)) else (items, None)
     check_images(x_0)
     return to_float(x_0) if x_0.dtype == torch.uint8 else x_0, labels
-
-
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raise ValueError unless all labels are 0..num_classes-1."""
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    if len(outside):
-        raise ValueError(
-            f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}; number the classes from 0, or "
-            "build the network with a larger num_classes"
-        )
 
 
 def check_images(images: Tensor) -> None:
@@ -325,10 +305,8 @@ def check_images(images: Tensor) -> None:
         return  # looking at values makes a GPU wait
     low, high = images.min().item(), images.max().item()
     if not (low >= -1.001 and high <= 1.001):
-        raise ValueError(
-            f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; scale pixels of 0..255 by "
-            "x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"
-        )
+        advice = "scale pixels of 0..255 by x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"
+        raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {advice}")
 
 
 # -- setting up, saving, resuming ----------------------------------------------------------------------
@@ -336,8 +314,8 @@ def check_images(images: Tensor) -> None:
 
 def make_accelerator(device: torch.device, precision: str | None) -> Accelerator:
     """accelerate's object for this device and precision; raises ValueError where accelerate has another device."""
-    # accelerate keeps both for the whole process; another training may want others. Under `accelerate launch`
-    # the processes are connected already, and which device is whose was settled there.
+    # accelerate keeps both for the whole process; another training may want others. Under `accelerate launch` the
+    # processes are connected already, and which device is whose was settled there.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     AcceleratorState._reset_state(reset_partial_state=alone)
     if alone and device.type == "cuda" and device.index is not None:
@@ -374,7 +352,7 @@ def save(state: TrainState, accelerator: Accelerator, fixed: dict[str, Any], pat
     """Write the state, with what has to be the same when it is read, on the first process; nowhere without a path."""
     if path and accelerator.is_main_process:
         parts = {name: getattr(state, name).state_dict() for name in ("model", "ema_model", "optimizer")}
-        numbers = {name: getattr(state, name) for name in ("step", "seconds", "loss", "validation_loss")}
+        numbers = {name: getattr(state, name) for name in NUMBERS}
         scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
         save_state(path, {**parts, **numbers, "scaler": scaler, "settings": fixed})
 
@@ -385,11 +363,10 @@ def restore(state: TrainState, accelerator: Accelerator, saved: dict[str, Any], 
         state.model.load_state_dict(saved["model"])
         state.ema_model.load_state_dict(saved["ema_model"])
     except RuntimeError as error:
-        raise ValueError(
-            f"{path.name} in {path.parent.name} is of another network: {' '.join(str(error).split())}"
-        ) from error
+        about = " ".join(str(error).split())
+        raise ValueError(f"{path.name} in {path.parent.name} is of another network: {about}") from error
     state.optimizer.load_state_dict(saved["optimizer"])
     if saved["scaler"]:
         accelerator.scaler.load_state_dict(saved["scaler"])
-    for name in ("step", "seconds", "loss", "validation_loss"):
+    for name in NUMBERS:
         setattr(state, name, saved[name])

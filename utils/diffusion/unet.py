@@ -2,9 +2,9 @@
 
     (B, C, H, W) -> stem -> [down level]* -> middle -> [up level]* -> head -> (B, C, H, W)
 
-Every tensor that a down level pushes as a skip is popped by exactly one block of the up level of the
-same size. Ho et al. 2020, appendix B, with scale-shift conditioning (Nichol & Dhariwal 2021,
-appendix A; Dhariwal & Nichol 2021, section 3.1) and an optional space-to-depth stem.
+Every tensor that a down level pushes as a skip is popped by exactly one block of the up level of the same size.
+Ho et al. 2020, appendix B, with scale-shift conditioning (Nichol & Dhariwal 2021, appendix A; Dhariwal & Nichol 2021,
+section 3.1) and an optional space-to-depth stem.
 """
 
 import torch
@@ -27,10 +27,7 @@ def zero_init(layer: nn.Module) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv, twice; the timestep scales and shifts the second norm; plus the input.
-
-    (B, in_channels, H, W) and an embedding (B, emb_dim) -> (B, out_channels, H, W).
-    """
+    """norm, SiLU, conv, twice, plus the input; emb (B, emb_dim) scales and shifts the second norm. Keeps H and W."""
 
     def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float = 0.0):
         super().__init__()
@@ -40,8 +37,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        same = in_channels == out_channels
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -82,10 +78,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the height and width, nearest neighbour then a convolution to the next level's width.
-
-    (B, in_channels, H, W) -> (B, out_channels, 2H, 2W).
-    """
+    """Nearest neighbour, then a convolution: (B, in_channels, H, W) -> (B, out_channels, 2H, 2W)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -104,10 +97,9 @@ class UNet(nn.Module):
         multipliers: width of each level, as a multiple of `channels`; each further level halves the size.
         blocks: residual blocks per level on the way down (one more on the way up).
         attention: levels (0 is the first) that have self-attention; the middle always has it.
-        stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels first, so that the whole
-            network works at half the height and width (a quarter of the multiply-adds).
-        num_classes: with classes, y (B,) holds labels 0..num_classes-1, and num_classes stands for
-            "no label", as does y=None.
+        stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels first, so that the whole network works
+            at half the height and width (a quarter of the multiply-adds).
+        num_classes: with classes, y (B,) holds labels 0..num_classes-1; num_classes stands for "no label", as y=None.
         dropout: in the residual blocks, 0 to 1.
 
     Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, C, H, W).
@@ -186,10 +178,9 @@ class UNet(nn.Module):
     def _check(self, x_t: Tensor, y: Tensor | None) -> None:
         height, width = x_t.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(
-                f"image size {height}x{width} cannot be halved by this network: height and width must be "
-                f"multiples of {self.size_multiple}; resize or pad the images, or use fewer multipliers"
-            )
+            wanted = f"height and width must be multiples of {self.size_multiple}"
+            advice = "resize or pad the images, or use fewer multipliers"
+            raise ValueError(f"image size {height}x{width} cannot be halved by this network: {wanted}; {advice}")
         if y is None:
             return
         if self.num_classes is None:
@@ -197,16 +188,16 @@ class UNet(nn.Module):
         if y.dtype.is_floating_point or y.shape != x_t.shape[:1]:
             raise ValueError(f"y must hold one whole number per image; got {y.dtype} of shape {tuple(y.shape)}")
         if y.device.type == "cpu":  # a GPU would have to wait
-            check_values(y, self.num_classes)
+            check_labels(y, self.num_classes, hidden=True)
 
 
-def check_values(y: Tensor, num_classes: int) -> None:
-    """Raise ValueError unless all labels are 0..num_classes, where num_classes stands for no label."""
-    outside = y[(y < 0) | (y > num_classes)]
+def check_labels(y: Tensor, num_classes: int, hidden: bool = False) -> None:
+    """Raise ValueError unless all labels are 0..num_classes-1; with `hidden`, num_classes (no label) is one too."""
+    outside = y[(y < 0) | (y >= num_classes + hidden)]
     if len(outside):
-        raise ValueError(
-            f"label {int(outside[0])} is outside the classes 0..{num_classes - 1} ({num_classes} stands for no label)"
-        )
+        advice = "; number the classes from 0, or build the network with more"
+        advice = f" ({num_classes} stands for no label)" if hidden else advice
+        raise ValueError(f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}{advice}")
 
 
 class _Stage(nn.Module):

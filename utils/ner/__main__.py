@@ -45,9 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{args.parser.prog}: interrupted; the same command goes on or, where it cannot, begins again")
 
 
-# -- train -------------------------------------------------------------------------------------------
-
-
 def _add_train(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     known = ", ".join(corpus_names())
@@ -62,28 +59,24 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Read the sentences, train, save; print the scores on dev."""
-    if args.corpus and args.dev:
-        args.parser.error("--dev goes with --train; a corpus brings its own")
-    if args.corpus and args.corpus not in corpus_names() and not Path(args.corpus).is_dir():
-        args.parser.error(f"--corpus {args.corpus}: no folder, and not one of {', '.join(corpus_names())}")
     if args.corpus:
+        if args.dev:
+            args.parser.error("--dev goes with --train; a corpus brings its own")
+        if args.corpus not in corpus_names() and not Path(args.corpus).is_dir():
+            args.parser.error(f"--corpus {args.corpus}: no folder, and not one of {', '.join(corpus_names())}")
         corpus = load_corpus(args.corpus)
         sentences, dev = corpus.train, corpus.dev
     else:
         sentences, dev = read_sentences(args.train), read_sentences(args.dev) if args.dev else []
     types = sorted({entity.type for sentence in sentences for entity in sentence.entities})
     print(f"{len(sentences):,} training sentences with {', '.join(types) or 'no entity'}; {len(dev):,} for choosing")
-    started = time.perf_counter()
-    states = args.out / "training"
+    started, states = time.perf_counter(), args.out / "training"
     tagger = make_tagger(args.model, types, args.seed).fit(sentences, dev, states)
     tagger.save(args.out)
     shutil.rmtree(states, ignore_errors=True)
     print(f"{args.model} trained in {time.perf_counter() - started:.0f} s, saved in {args.out}")
     if dev:
         print(f"on dev:\n{evaluate(dev, tagger.predict(dev))}")
-
-
-# -- tag ---------------------------------------------------------------------------------------------
 
 
 def _add_tag(parser: argparse.ArgumentParser) -> None:
@@ -100,11 +93,12 @@ def tag(args: argparse.Namespace) -> None:
         args.parser.error("brat writes two files for each text; say with --out FOLDER where")
     tagger = load_tagger(args.model)
     sentences = tagger.predict(read_sentences(args.input) if args.input else _texts(sys.stdin.buffer.read()))
+    write = WRITERS.get(args.format, lambda sentences, path: write_atomically(path, as_lines(sentences)))
     if args.out:
-        _write(sentences, args.format, args.out)
+        write(sentences, args.out)
         return
     with tempfile.TemporaryDirectory() as folder:
-        _write(sentences, args.format, Path(folder) / "entities")
+        write(sentences, Path(folder) / "entities")
         content = (Path(folder) / "entities").read_bytes()
     try:
         sys.stdout.buffer.write(content)
@@ -126,22 +120,16 @@ def _texts(raw: bytes) -> list[Sentence]:
     return sentences
 
 
-def _write(sentences: Sequence[Sentence], form: str, out: Path) -> None:
-    WRITERS[form](sentences, out) if form in WRITERS else write_atomically(out, as_lines(sentences))
-
-
 def as_lines(sentences: Iterable[Sentence]) -> str:
     """Each text, and below it one line for each entity: start, end, type, text.
 
     The offsets count characters from 0 and the second is behind the last, as in `Entity`.
     """
-    blocks = []
+    lines = []
     for sentence in sentences:
-        rows = [
-            f"{entity.start:>6} {entity.end:>6}  {entity.type:<12}  {entity.text}\n" for entity in sentence.entities
-        ]
-        blocks.append(f"{sentence.text}\n{''.join(rows)}\n")
-    return "".join(blocks)
+        rows = (f"{entity.start:>6} {entity.end:>6}  {entity.type:<12}  {entity.text}" for entity in sentence.entities)
+        lines += [sentence.text, *rows, ""]
+    return "".join(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

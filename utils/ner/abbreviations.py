@@ -19,12 +19,7 @@ REACH = 2000  # characters before a bracket that are looked at; a bound, so that
 
 @dataclass(frozen=True, order=True, slots=True)
 class Abbreviation:
-    """`short` is defined to stand for `long`.
-
-    Attributes:
-        short_start, short_end: the text holds `short` from the one to the other, the second not included.
-        long_start, long_end: in the same way, where `long` stands.
-    """
+    """`short` at text[short_start:short_end] is defined to stand for `long` at text[long_start:long_end]."""
 
     short_start: int
     short_end: int
@@ -46,10 +41,8 @@ def find_abbreviations(text: str) -> list[Abbreviation]:
     for opening, start, end, floor in _brackets(text):
         content = re.split(r"\s?;\s", text[start:end])[0].rstrip()
         head = re.split(r"\s?,\s", content)[0].rstrip()
-        if is_short_form(head):
-            found.append(_defined_before(text, opening, start, start + len(head), floor))
-        else:
-            found.append(_defined_inside(text, opening, start, start + len(content), floor))
+        look, part = (_defined_before, head) if is_short_form(head) else (_defined_inside, content)
+        found.append(look(text, opening, start, start + len(part), floor))
     return sorted(filter(None, found))
 
 
@@ -88,9 +81,7 @@ def _fits(letter: str, text: str, place: int, first: bool) -> bool:
 
 
 def _brackets(text: str) -> Iterator[tuple[int, int, int, int]]:
-    """Of each bracket that white space goes before: where it opens, (start, end) of what stands in it, and where the
-    bracket around it begins, which a long form cannot leave.
-    """
+    """Of brackets behind white space: opening, start and end of the content, and where the bracket around begins."""
     around: list[int] = []
     for place, letter in enumerate(text):
         if letter in CLOSING.values():

@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 from utils.files import write_atomically
 from utils.ner.chain import TagHead
 from utils.ner.encoders import find_minilm, load_encoder, pieces_of
-from utils.ner.lexicons import Lexicon
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.sentence import Sentence
+from utils.ner.tagger import Sentences
 
 PADDING, UNKNOWN = 0, 1  # the first two numbers of words and of characters
 LONGEST = 30  # characters of a word that are read
@@ -35,8 +35,7 @@ class CharacterCNN(nn.Module):
     def forward(self, characters: Tensor) -> Tensor:
         x = self.table(characters).transpose(1, 2)  # (N, size, L)
         there = (characters != PADDING).unsqueeze(1)
-        read = [convolution(x).relu() * there for convolution in self.convolutions]
-        return torch.cat(read, dim=1).amax(2)
+        return torch.cat([convolution(x).relu() * there for convolution in self.convolutions], dim=1).amax(2)
 
 
 class PieceVectors(nn.Module):
@@ -56,17 +55,8 @@ class PieceVectors(nn.Module):
 class BiLSTMNetwork(nn.Module):
     """Words (their own vectors and those of their pieces), characters and features; BiLSTM; one score a tag."""
 
-    def __init__(
-        self,
-        words: int,
-        characters: int,
-        pieces: tuple[int, int] | None,
-        features: Sequence[int],
-        head: TagHead,
-        hidden: int,
-        dropout: float,
-        word_dropout: float,
-    ) -> None:
+    def __init__(self, words: int, characters: int, pieces, features: Sequence[int], head: TagHead, options) -> None:
+        """`pieces` is the shape of their table, or None."""
         super().__init__()
         self.words = nn.Embedding(words, 100, padding_idx=PADDING)
         self.characters = CharacterCNN(characters)
@@ -75,11 +65,10 @@ class BiLSTMNetwork(nn.Module):
         if pieces:
             nn.init.zeros_(self.words.weight)  # what a word means beyond its pieces is learned
         self.features = FeatureEmbedding(features)
-        self.dropout, self.word_dropout = nn.Dropout(dropout), word_dropout
-        self.lstm = nn.LSTM(
-            100 + self.characters.width + self.features.width, hidden, bidirectional=True, batch_first=True
-        )
-        self.scores = nn.Linear(2 * hidden, head.count)
+        self.dropout, self.word_dropout = nn.Dropout(options["dropout"]), options["word_dropout"]
+        width = 100 + self.characters.width + self.features.width
+        self.lstm = nn.LSTM(width, options["hidden"], bidirectional=True, batch_first=True)
+        self.scores = nn.Linear(2 * options["hidden"], head.count)
         self.head = head
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -95,8 +84,7 @@ class BiLSTMNetwork(nn.Module):
         vectors = torch.cat([vectors, self.characters(batch["characters"])], dim=1)
         # Not vectors[word]: with several threads the gradient of that is added up in an order that changes.
         vectors = nn.functional.embedding(batch["word"], vectors)  # (B, T, ...)
-        features = self.features(batch["features"])
-        x = self.dropout(torch.cat([vectors, features], dim=-1))
+        x = self.dropout(torch.cat([vectors, self.features(batch["features"])], dim=-1))
         # Packed, so that the direction from right to left begins at the last token and not in the padding.
         lengths = batch["lengths"].cpu()
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -108,15 +96,15 @@ class BiLSTMCRFTagger(NeuralTagger):
     """The neural tagger of before Transformers, trained from scratch but for the vectors of its words.
 
     A token is its lower-cased word (those seen once in training count as unknown), its characters, its casing, and,
-    with `vectors`, the mean of the vectors that a pretrained encoder has for the word's pieces: only its first layer's
-    table, so nothing here knows a word's context but the LSTM.
+    with `vectors`, the mean of its pieces' vectors in a pretrained encoder's first layer: nothing but the LSTM knows a
+    word's context.
 
     Args:
         vectors: "minilm" for the table of all-MiniLM-L6-v2, as `load_encoder` finds it; another folder or name of the
             hub; None for none; "auto" for "minilm" where its package is installed, else none.
         hidden: of each direction. dropout: before and behind the LSTM. word_dropout: how often a word is taken for an
             unknown one in training.
-        lexicons, crf, scheme, device, progress, recipe: as in NeuralTagger. LSTMs are computed in float32.
+        crf, scheme, others: as in NeuralTagger, but for the precision: LSTMs are computed in float32.
     """
 
     name = "bilstm-crf"
@@ -127,26 +115,21 @@ class BiLSTMCRFTagger(NeuralTagger):
         hidden: int = 200,
         dropout: float = 0.5,
         word_dropout: float = 0.1,
-        lexicons: Sequence[Lexicon] = (),
         crf: bool = True,
         scheme: str = "BIOES",
-        device: str | torch.device | None = None,
-        progress: bool = True,
-        **recipe: Any,
+        **others: Any,
     ) -> None:
-        recipe = {"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, "weight_decay": 0.01, **recipe}
-        sizes = dict(hidden=hidden, dropout=dropout, word_dropout=word_dropout)
+        self.tokenizer, sizes = None, dict(hidden=hidden, dropout=dropout, word_dropout=word_dropout)
         options = dict(vectors=vectors and str(vectors), **sizes, crf=crf, scheme=scheme)
-        super().__init__(options, lexicons, device, "no", progress, recipe)
-        self.sizes, self.tokenizer = sizes, None
+        super().__init__(options, precision="no", **{"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, **others})
 
-    def _build(self, train: Sequence[Sentence]) -> None:
+    def _build(self, train: Sentences) -> None:
         counts = Counter(word for sentence in train for word in sentence.words)
         lower = Counter(word.lower() for word in counts.elements())
         self.words = ["", "?", *sorted(word for word, count in lower.items() if count > 1)]
-        self.characters = ["", "?", *sorted({letter for word in counts for letter in word})]
+        self.characters = ["", "?", *sorted(set("".join(counts)))]
         table = self._load_vectors()
-        self._make_network(None if table is None else tuple(table.shape))
+        self._make_network(None if table is None else table.shape)
         if table is not None:
             self.network.pieces.table.copy_(table)
 
@@ -158,18 +141,17 @@ class BiLSTMCRFTagger(NeuralTagger):
         table = encoder.get_input_embeddings().weight.detach()
         return table / table.std()
 
-    def _make_network(self, pieces: tuple[int, int] | None) -> None:
+    def _make_network(self, pieces: Sequence[int] | None) -> None:
         self._word_number = {word: number for number, word in enumerate(self.words)}
         self._character_number = {letter: number for number, letter in enumerate(self.characters)}
         self._pieces: dict[str, list[int]] = {}
-        counts = (len(self.words), len(self.characters), pieces, self.features.sizes)
-        self.network = BiLSTMNetwork(*counts, self._head(), **self.sizes)
+        sizes = (len(self.words), len(self.characters), pieces, self.features.sizes)
+        head = TagHead(self.tags, self.scheme, self.options["crf"])
+        self.network = BiLSTMNetwork(*sizes, head, self.options)
 
     def _windows(self, sentence: Sentence) -> list[Window]:
-        count = len(sentence.tokens)
-        if not count:
-            return []
-        return [Window(0, count, (0, count), count, {"words": sentence.words, "features": self.features(sentence)})]
+        inputs, count = {"words": sentence.words, "features": self.features(sentence)}, len(sentence.tokens)
+        return [Window(0, count, (0, count), count, inputs)] if count else []
 
     def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
         numbers: dict[str, int] = {}  # of the distinct words
@@ -201,4 +183,4 @@ class BiLSTMCRFTagger(NeuralTagger):
         self.words, self.characters = parts["words"], parts["characters"]
         if parts["pieces"]:
             self.tokenizer = AutoTokenizer.from_pretrained(folder / "pieces", local_files_only=True)
-        self._make_network(parts["pieces"] and tuple(parts["pieces"]))
+        self._make_network(parts["pieces"])

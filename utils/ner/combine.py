@@ -4,13 +4,11 @@ BioTagger-GM (Torii, Hu, Wu & Liu 2009, JAMIA 16:247-255) is rebuilt with the me
 does, and what stands for it here:
 
 1. Dictionary look-up: gene and protein names of BioThesaurus and terms of the UMLS Metathesaurus are tagged.
-   The UMLS needs a licence of its own, and neither comes with the course. Here: human gene symbols of NCBI Gene for the
-   first; names of the Disease Ontology and of MeSH, diseases and chemicals, for the second. They are far smaller, and
-   full names of genes and names in other species are missing.
-2. Machine learning with the look-up as one kind of feature. The paper votes over four different kinds of system: ABNER
-   and a CRF of MALLET, a second-order maximum-entropy Markov model, and LingPipe's model of character sequences. Here:
-   four CRFs by CRFsuite, which are more alike, so that a vote has less to gain. The paper's CRF also sees parts of
-   speech, for which the course has no tagger, and a list of false positives.
+   Neither comes with the course. Here: human gene symbols of NCBI Gene for the first; names of the Disease Ontology and
+   of MeSH, diseases and chemicals, for the second. Full names of genes and names in other species are missing.
+2. Machine learning with the look-up as one kind of feature. The paper votes over ABNER and a CRF of MALLET, a
+   second-order maximum-entropy Markov model, and LingPipe's model of character sequences. Here: four CRFs by CRFsuite,
+   more alike, so that a vote has less to gain. The paper's CRF also sees parts of speech and a list of false positives.
 3. Post-processing: heuristic rules correct errors. Here: bracket repair and abbreviation consistency, each kept for a
    member only where it helps on dev.
 4. System combination: a voting scheme. Here: a vote of spans, weights chosen on dev.
@@ -34,7 +32,7 @@ from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.postprocess import postprocess
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Tagger, fingerprint, load_tagger
+from utils.ner.tagger import Folder, Sentences, Tagger, fingerprint, load_tagger
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -58,27 +56,20 @@ class CorrectedTagger(Tagger):
         self.tagger, self.steps = tagger, list(steps)
         postprocess([], self.steps)
 
-    def fit(
-        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
-    ) -> CorrectedTagger:
-        """Train the tagger; with `dev`, keep of the rules those that raise the strict F1 there."""
+    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> CorrectedTagger:
+        """Train the tagger; with `dev`, keep those rules, one after the other, that raise the strict F1 there."""
         self.tagger.fit(train, dev, folder)
-        return self.choose(dev) if dev else self
-
-    def choose(self, dev: Sequence[Sentence]) -> CorrectedTagger:
-        """Go through the rules once; one stays where the strict F1 on `dev` is higher with it than without it."""
+        if not dev:
+            return self
         found, kept = self.tagger.predict(dev), []
-        best = evaluate(dev, found, resamples=0).f1
         for step in self.steps:
             mended = postprocess(found, [step])
-            score = evaluate(dev, mended, resamples=0).f1
-            if score > best:
-                best, found = score, mended
-                kept.append(step)
+            if evaluate(dev, mended, resamples=0).f1 > evaluate(dev, found, resamples=0).f1:
+                found, kept = mended, [*kept, step]
         self.steps = kept
         return self
 
-    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+    def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         return [list(found.entities) for found in postprocess(self.tagger.predict(sentences), self.steps)]
 
     def _save(self, folder: Path) -> None:
@@ -108,9 +99,7 @@ class VotingTagger(Tagger):
 
     name = "voting"
 
-    def __init__(
-        self, members: Sequence[Tagger], weights: Sequence[float] | None = None, threshold: float = 0.5
-    ) -> None:
+    def __init__(self, members: Sequence[Tagger], weights: Sequence[float] | None = None, threshold: float = 0.5):
         self.members = list(members)
         self.weights = [1.0] * len(self.members) if weights is None else list(map(float, weights))
         self.threshold = threshold
@@ -121,17 +110,12 @@ class VotingTagger(Tagger):
         if not 0 <= threshold < 1:
             raise ValueError(f"expected 0 <= threshold < 1, got {threshold}")
 
-    def fit(
-        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
-    ) -> VotingTagger:
+    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> VotingTagger:
         """Train every member, then choose weights and threshold on `dev` where there is one.
 
         Args:
-            folder: keeps each member as soon as it is trained; the same call, made again after an interruption, goes
-                on with the first that is missing, and within it where it can. Members kept from other sentences are
-                trained again. A folder is for one set of members: other settings of a finished member are not noticed.
-        Raises:
-            KeyboardInterrupt: at Ctrl-C.
+            folder: keeps each member as soon as it is trained; the same call goes on with the first that is missing.
+                Members kept from other sentences are trained again; other settings of a finished one are not noticed.
         """
         for number, member in enumerate(self.members, 1):
             print(f"member {number} of {len(self.members)}: {member.name}")
@@ -141,7 +125,7 @@ class VotingTagger(Tagger):
                 self.members[number - 1] = _fit_once(member, train, dev, Path(folder) / f"member-{number}")
         return self.choose(dev) if dev else self
 
-    def choose(self, dev: Sequence[Sentence], votes: Sequence[Sequence[Sentence]] | None = None) -> VotingTagger:
+    def choose(self, dev: Sentences, votes: Sequence[Sentences] | None = None) -> VotingTagger:
         """Set weights and threshold by strict F1 on `dev`, from equal weights, one at a time until nothing improves.
 
         Args:
@@ -149,32 +133,25 @@ class VotingTagger(Tagger):
         """
         ballots = _collect(votes or [member.predict(dev) for member in self.members])
         gold = [{entity.span for entity in sentence.entities} for sentence in dev]
-        best = [1.0] * len(self.members), 0.5
-        best_f1, improved = _f1(ballots, gold, *best), True
-        while improved:
-            improved = False
-            for place in range(-1, len(self.members)):  # -1 stands for the threshold
-                weights, threshold = best
-                for value in THRESHOLDS if place < 0 else WEIGHTS:
-                    other = [value if number == place else weight for number, weight in enumerate(weights)]
-                    tried = other, value if place < 0 else threshold
-                    score = _f1(ballots, gold, *tried)
-                    if score > best_f1:
-                        best, best_f1, improved = tried, score, True
-        self.weights, self.threshold = best
+        best, before = [0.5] + [1.0] * len(self.members), None  # the threshold and the weights
+        best_f1 = _f1(ballots, gold, best)
+        while best != before:
+            before = best
+            for place, values in enumerate([THRESHOLDS] + [WEIGHTS] * len(self.members)):
+                for value in values:
+                    tried = [*best[:place], value, *best[place + 1 :]]
+                    if (f1 := _f1(ballots, gold, tried)) > best_f1:
+                        best, best_f1 = tried, f1
+        self.threshold, *self.weights = best
         return self
 
-    def combine(self, votes: Sequence[Sequence[Sentence]]) -> list[Sentence]:
+    def combine(self, votes: Sequence[Sentences]) -> list[Sentence]:
         """The sentences with the elected entities, from what each member predicts on them."""
         elected = [_elect(ballot, self.weights, self.threshold) for ballot in _collect(votes)]
-        return [
-            sentence.with_entities(Entity(*span) for span in spans)
-            for sentence, spans in zip(votes[0], elected, strict=True)
-        ]
+        return [sentence.with_entities(Entity(*span) for span in spans) for sentence, spans in zip(votes[0], elected)]
 
-    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
-        votes = [member.predict(sentences) for member in self.members]
-        return [list(found.entities) for found in self.combine(votes)]
+    def _tag(self, sentences: Sentences) -> list[list[Entity]]:
+        return [list(found.entities) for found in self.combine([member.predict(sentences) for member in self.members])]
 
     def _save(self, folder: Path) -> None:
         for number, member in enumerate(self.members, 1):
@@ -189,7 +166,7 @@ class VotingTagger(Tagger):
         return cls(members, about["weights"], about["threshold"])
 
 
-def _collect(votes: Sequence[Sequence[Sentence]]) -> Ballots:
+def _collect(votes: Sequence[Sentences]) -> Ballots:
     ballots: Ballots = [defaultdict(list) for _ in votes[0]]
     for number, predicted in enumerate(votes):
         for ballot, sentence in zip(ballots, predicted, strict=True):
@@ -208,14 +185,15 @@ def _elect(ballot: dict[Span, list[int]], weights: Sequence[float], threshold: f
     return kept
 
 
-def _f1(ballots: Ballots, gold: list[set[Span]], weights: Sequence[float], threshold: float) -> float:
-    """Strict F1 of what is elected; 0 where no member has a weight."""
+def _f1(ballots: Ballots, gold: list[set[Span]], settings: list[float]) -> float:
+    """Strict F1 of what is elected with a threshold and weights; 0 where no member has a weight."""
+    threshold, *weights = settings
     elected = [set(_elect(ballot, weights, threshold)) for ballot in ballots]
     correct = sum(len(spans & true) for spans, true in zip(elected, gold))
     return 2 * correct / max(1, sum(map(len, elected)) + sum(map(len, gold)))
 
 
-def _fit_once(member: Tagger, train: Sequence[Sentence], dev: Sequence[Sentence], folder: Path) -> Tagger:
+def _fit_once(member: Tagger, train: Sentences, dev: Sentences, folder: Path) -> Tagger:
     """The member, trained now or, from the same sentences, before."""
     digest = f"{fingerprint(train)}-{fingerprint(dev)}"
     mark = folder / "trained-on.txt"
@@ -229,9 +207,7 @@ def _fit_once(member: Tagger, train: Sequence[Sentence], dev: Sequence[Sentence]
     return member
 
 
-def BioTaggerGM(
-    lexicons: Sequence[Lexicon] = (), further: Sequence[Tagger] = (), iterations: int = 150
-) -> VotingTagger:
+def BioTaggerGM(lexicons: Sequence[Lexicon] = (), iterations: int = 150) -> VotingTagger:
     """Look-up as features, four CRFs, post-processing of each, and a vote.
 
     The members differ in direction, tags, window and features. Direction needs BIO to matter: "B" marks the first word
@@ -239,7 +215,6 @@ def BioTaggerGM(
 
     Args:
         lexicons: lists of names whose look-up the CRFs see.
-        further: more taggers that vote, such as a Transformer; the paper has none.
         iterations: of each CRF.
     """
     kinds = [
@@ -248,7 +223,5 @@ def BioTaggerGM(
         (WordFeatures(lexicons=lexicons, window=3, grams=(2, 3, 4)), "BIOES", False),
         (WordFeatures(lexicons=lexicons, window=1, stems=False, affixes=4), "BIOES", False),
     ]
-    members = [
-        CRFTagger(features, scheme, iterations=iterations, backward=backward) for features, scheme, backward in kinds
-    ]
-    return VotingTagger([CorrectedTagger(member) for member in (*members, *further)])
+    members = [CRFTagger(*kind, iterations=iterations, backward=backward) for *kind, backward in kinds]
+    return VotingTagger(list(map(CorrectedTagger, members)))

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,16 +71,12 @@ class Corpus:
         return sorted({entity.type for sentence in sentences for entity in sentence.entities})
 
     def official(self, split: str) -> OfficialGold:
-        """BioCreative II's own mentions and alternatives, for `evaluate(..., mode="bc2")`.
-
-        Raises ValueError where the corpus does not have them: only dev and test of bc2gm do.
-        """
+        """What `evaluate(..., mode="bc2")` scores against: ValueError unless it is dev or test of bc2gm."""
         paths = [self.folder / "official" / f"{split}.{kind}.eval" for kind in ("GENE", "ALTGENE")]
         if self.stands_in or not all(path.exists() for path in paths):
-            raise ValueError(
-                f"no official alternatives for {self.name} {split} ({self.source}); bc2gm has them for dev and test: "
-                f"official/{split}.GENE.eval and official/{split}.ALTGENE.eval beside its {split}.tsv"
-            )
+            wanted = f"official/{split}.GENE.eval and official/{split}.ALTGENE.eval beside its {split}.tsv"
+            about = f"{self.name} {split} ({self.source})"
+            raise ValueError(f"no official alternatives for {about}; bc2gm has them for dev and test: {wanted}")
         return read_official(*paths)
 
 
@@ -92,25 +88,21 @@ def corpus_names() -> list[str]:
 def load_corpus(name: str | Path) -> Corpus:
     """A corpus by name; prints one line that says where it came from.
 
-    Args:
-        name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of
-            them: train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator.
-    Raises:
-        ValueError: an unknown name (the message lists the known ones), or a folder without a split, or with two files
-            for one.
+    name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of them:
+        train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator.
+    Raises ValueError: an unknown name (the message lists the known ones), or a folder without a split, or with two
+    files for one.
     """
     sources = _sources()
     if name == COURSE_CORPUS:
-        corpus = _own_corpus(name, "the small corpus written for this course", None)
+        corpus = _own_corpus(name, "the small corpus written for this course")
     elif name in sources:
         corpus = _find(name, sources[name])
     elif Path(name).is_dir():
         corpus = _own_folder(Path(name))
     else:
-        raise ValueError(
-            f"unknown corpus {str(name)!r}; choose one of {', '.join([*sources, COURSE_CORPUS])}, or read your own "
-            "file with read_conll(path), or give a folder with train, dev and test files"
-        )
+        own = "read your own file with read_conll(path), or give a folder with train, dev and test files"
+        raise ValueError(f"unknown corpus {str(name)!r}; choose one of {', '.join(corpus_names())}, or {own}")
     print(f"{corpus.name}: {corpus.source} ({', '.join(corpus.splits)})")
     return corpus
 
@@ -132,9 +124,8 @@ def _find(name: str, about: dict) -> Corpus:
         _download_all(name, about, cache)
         return _columns(name, about, cache, "downloaded")
     except OSError as error:
-        reason = f"no copy here and none to be had ({error})"
-    own = f"the small corpus written for this course: {reason}; COURSE_DATA=FOLDER says where a copy is"
-    return _own_corpus(name, own, about["stand_in"])
+        own = f"the small corpus written for this course: no copy here and none to be had ({error})"
+        return _own_corpus(name, f"{own}; COURSE_DATA=FOLDER says where a copy is", about["stand_in"])
 
 
 def _is_whole(path: Path, about: dict | None) -> bool:
@@ -161,14 +152,11 @@ def _download_all(name: str, about: dict, cache: Path) -> None:
 
 def _columns(name: str, about: dict, folder: Path, source: str) -> Corpus:
     def read(split: str) -> list[Sentence]:
-        return read_conll(folder / f"{split}.tsv", tags=about.get("tags", -1), ids=_official_ids(folder, split))
+        official = folder / "official" / f"{split}.in"
+        ids = [line.split(" ", 1)[0] for _, line in read_lines(official)] if official.exists() else None
+        return read_conll(folder / f"{split}.tsv", tags=about.get("tags", -1), ids=ids)
 
     return Corpus(name, source, tuple(about["splits"]), read, folder)
-
-
-def _official_ids(folder: Path, split: str) -> Sequence[str] | None:
-    path = folder / "official" / f"{split}.in"
-    return [line.split(" ", 1)[0] for _, line in read_lines(path)] if path.exists() else None
 
 
 def _own_folder(folder: Path) -> Corpus:
@@ -179,10 +167,8 @@ def _own_folder(folder: Path) -> Corpus:
     if double:
         raise ValueError(f"{folder} has {' and '.join(path.name for path in double)}; expected one file a split")
     if not files:
-        raise ValueError(
-            f"{folder} has no split; expected files train, dev and test or some of them, ending in "
-            f"{', '.join(OWN_ENDINGS)}"
-        )
+        wanted = f"files train, dev and test or some of them, ending in {', '.join(OWN_ENDINGS)}"
+        raise ValueError(f"{folder} has no split; expected {wanted}")
 
     def read(split: str) -> list[Sentence]:
         return read_sentences(files[split][0])
@@ -190,7 +176,7 @@ def _own_folder(folder: Path) -> Corpus:
     return Corpus(folder.resolve().name, "a folder of your own", tuple(files), read, folder)
 
 
-def _own_corpus(name: str, source: str, names: dict[str, str] | None) -> Corpus:
+def _own_corpus(name: str, source: str, names: dict[str, str] | None = None) -> Corpus:
     """The course's own corpus; its types under the names of the corpus it stands in for, the others left out."""
     folder = ROOT / "data" / COURSE_CORPUS
 
@@ -198,10 +184,8 @@ def _own_corpus(name: str, source: str, names: dict[str, str] | None) -> Corpus:
         sentences = read_jsonl(folder / f"{split}.jsonl")
         if names is None:
             return sentences
-        kept = [[entity for entity in sentence.entities if entity.type in names] for sentence in sentences]
-        return [
-            sentence.with_entities(replace(entity, type=names[entity.type]) for entity in entities)
-            for sentence, entities in zip(sentences, kept)
-        ]
+        kept = ([entity for entity in sentence.entities if entity.type in names] for sentence in sentences)
+        renamed = ([replace(entity, type=names[entity.type]) for entity in entities] for entities in kept)
+        return [sentence.with_entities(entities) for sentence, entities in zip(sentences, renamed)]
 
     return Corpus(name, source, SPLITS, read, folder, stands_in=names is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ from utils.files import write_atomically
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Tagger, read_checked
-from utils.ner.tags import SCHEMES, spans_to_tags, tags_to_spans, to_tags
+from utils.ner.tagger import Folder, Sentences, Tagger, check_choice, read_checked
+from utils.ner.tags import SCHEMES, from_tags, spans_to_tags, tags_to_spans, to_tags
 
 Features = Callable[[list[str]], list[list[str]]]
 
@@ -33,7 +33,7 @@ class CRFTagger(Tagger):
             when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
         scheme: "BIO" or "BIOES".
         c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
-        iterations: L-BFGS iterations at most, at least 1.
+        iterations: at most, at least 1.
         backward: read sentences from right to left. The tags are made for that direction, so "B" is an entity's last
             word. A chain has no direction of its own: under BIOES this is the same model up to the names of the tags,
             and only under BIO another one.
@@ -56,23 +56,18 @@ class CRFTagger(Tagger):
         backward: bool = False,
         progress: bool = True,
     ) -> None:
-        if scheme not in SCHEMES:
-            raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}")
+        check_choice("scheme", scheme, SCHEMES)
         if c1 < 0 or c2 < 0 or iterations < 1:
             raise ValueError(f"expected c1 >= 0, c2 >= 0 and iterations >= 1, got {c1}, {c2} and {iterations}")
         self.features: Features | None = WordFeatures() if features is None else features
-        self.scheme, self.c1, self.c2, self.iterations = scheme, c1, c2, iterations
-        self.backward, self.progress = backward, progress
+        self.options = dict(scheme=scheme, c1=c1, c2=c2, iterations=iterations, backward=backward)
+        self.scheme, self.backward, self.progress = scheme, backward, progress
         self.tags: list[str] = []
         self._model = b""
 
-    # -- learning ----------------------------------------------------------------------------------
-
-    def fit(
-        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
-    ) -> CRFTagger:
-        """Learn from `train`. `dev` is not looked at, since nothing is chosen here, nor is `folder`: CRFsuite cannot
-        take up half-trained weights, so after an interrupt the tagger is what it was before.
+    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> CRFTagger:
+        """Learn from `train`. Nothing is chosen on `dev`, and nothing kept in `folder`: CRFsuite cannot take up
+        half-trained weights, so after an interrupt the tagger is what it was before.
 
         Of nested entities the longest is learnt, and those that tags cannot hold are left out (`tags.losses`).
 
@@ -82,12 +77,11 @@ class CRFTagger(Tagger):
         sentences = [sentence for sentence in train if sentence.tokens]
         if not sentences:
             raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token")
-        with tqdm(desc="CRF", unit=" iterations", total=self.iterations, disable=not self.progress, leave=False) as bar:
+        c1, c2, total = self.options["c1"], self.options["c2"], self.options["iterations"]
+        with tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress, leave=False) as bar:
             trainer = _Trainer(bar)
             trainer.select("lbfgs")
-            trainer.set_params(
-                {"c1": self.c1, "c2": self.c2, "max_iterations": self.iterations, "feature.possible_transitions": True}
-            )
+            trainer.set_params({"c1": c1, "c2": c2, "max_iterations": total, "feature.possible_transitions": True})
             for sentence in sentences:
                 tags = self.tags_of(sentence)
                 trainer.append(self._items(sentence), tags[::-1] if self.backward else tags)
@@ -98,10 +92,8 @@ class CRFTagger(Tagger):
 
     def tags_of(self, sentence: Sentence) -> list[str]:
         """The tags of the sentence's entities as this tagger would learn them, one a token, from left to right."""
-        if not self.backward:
-            return to_tags(sentence, self.scheme, on_loss="drop")
-        spans = tags_to_spans(to_tags(sentence, "BIO", on_loss="drop"))
-        return spans_to_tags(_turned(spans, sentence), len(sentence.tokens), self.scheme)[::-1]
+        tags = to_tags(sentence, self.scheme, on_loss="drop")
+        return _turned(tags, self.scheme)[::-1] if self.backward else tags
 
     def _items(self, sentence: Sentence) -> list[list[str]]:
         """The features of each token, in the order of reading."""
@@ -119,26 +111,24 @@ class CRFTagger(Tagger):
         self._crf.open_inmemory(model)
         self.tags = sorted(self._crf.labels())
 
-    # -- tagging -----------------------------------------------------------------------------------
+    def _check_trained(self) -> None:
+        if not self._model:
+            raise ValueError("this CRFTagger has learnt nothing yet; call fit(train) or load(folder) first")
 
     def _set(self, sentence: Sentence) -> None:
         """Hand a sentence over to CRFsuite."""
-        if not self._model:
-            raise ValueError("this CRFTagger has learnt nothing yet; call fit(train) or load(folder) first")
+        self._check_trained()
         self._crf.set(self._items(sentence))
 
-    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+    def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         return [self._entities(sentence) if sentence.tokens else [] for sentence in sentences]
 
     def _entities(self, sentence: Sentence) -> list[Entity]:
         self._set(sentence)
-        spans = tags_to_spans(self._crf.tag(), self.scheme)
-        if self.backward:
-            spans = _turned(spans, sentence)
-        tokens = sentence.tokens
-        return [Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in spans]
+        tags = _turned(self._crf.tag(), self.scheme) if self.backward else self._crf.tag()
+        return list(from_tags(sentence, tags, self.scheme).entities)
 
-    def predict_proba(self, sentences: Sequence[Sentence]) -> list[np.ndarray]:
+    def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
         """For each sentence the marginal probability of each tag at each token, by forward and backward sums: an array
         (tokens, K), columns in the order of `tags`, rows summing to 1."""
         return [self._marginals(sentence) for sentence in sentences]
@@ -151,22 +141,20 @@ class CRFTagger(Tagger):
         marginals = np.array([[self._crf.marginal(tag, place) for tag in self.tags] for place in places])
         return marginals[::-1] if self.backward else marginals
 
-    def confidence(self, sentences: Sequence[Sentence]) -> list[float]:
+    def confidence(self, sentences: Sentences) -> list[float]:
         """For each sentence the probability of its most probable tag sequence, in (0, 1]; 1 for an empty one."""
-        return [self._best_probability(sentence) if sentence.tokens else 1.0 for sentence in sentences]
-
-    def _best_probability(self, sentence: Sentence) -> float:
-        self._set(sentence)
-        return self._crf.probability(self._crf.tag())
-
-    # -- keeping -----------------------------------------------------------------------------------
+        found = [1.0] * len(sentences)
+        for i, sentence in enumerate(sentences):
+            if sentence.tokens:
+                self._set(sentence)
+                found[i] = self._crf.probability(self._crf.tag())
+        return found
 
     def _save(self, folder: Path) -> None:
-        if not self._model:
-            raise ValueError("this CRFTagger has learnt nothing yet; there is no model to save")
+        self._check_trained()
         own = self.features if isinstance(self.features, WordFeatures) else None
         about = {
-            "options": {name: getattr(self, name) for name in ("scheme", "c1", "c2", "iterations", "backward")},
+            "options": self.options,
             "features": own and own.options,
             "lexicons": [lexicon.to_json() for lexicon in own.lexicons] if own else [],
             "sha256": hashlib.sha256(self._model).hexdigest(),
@@ -186,10 +174,10 @@ class CRFTagger(Tagger):
         return tagger
 
 
-def _turned(spans: list, sentence: Sentence) -> list:
-    """Spans (start, end, type) counted from the other end of the sentence."""
-    length = len(sentence.tokens)
-    return [(length - end, length - start, kind) for start, end, kind in reversed(spans)]
+def _turned(tags: list[str], scheme: str) -> list[str]:
+    """The tags of the same entities, read from the other end of the sentence."""
+    spans, n = tags_to_spans(tags, scheme), len(tags)
+    return spans_to_tags([(n - end, n - start, kind) for start, end, kind in spans], n, scheme)
 
 
 class _Trainer(pycrfsuite.Trainer):

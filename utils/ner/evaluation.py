@@ -1,7 +1,8 @@
 """Precision, recall and F1 of entities, per type, with confidence intervals; the difference of two taggers."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -85,13 +86,10 @@ def evaluate(
         resamples: bootstrap samples of sentences or groups, drawn with replacement, for the percentile intervals; 0 for
             none.
         groups: for each sentence the group it is drawn with, such as its document. Sentences of one document resemble
-            each other, so that on a corpus of documents single sentences, as drawn when None, give intervals that are
-            too narrow.
+            each other, so that single sentences, as drawn when None, give too narrow intervals there.
         confidence: what share of the resampled scores an interval holds, above 0 and below 1.
-        seed: of the resampling.
-    Raises:
-        ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, or "bc2"
-            without texts.
+    Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, or "bc2"
+    without texts.
     """
     tables = {"": count(gold, predicted, mode, official)}  # "" is the total; no type has this name
     if mode != "bc2":
@@ -128,9 +126,7 @@ def difference(
     tables = np.concatenate([count(gold, predicted, mode, official) for predicted in (first, second)], axis=1)
     drawn = resample(tables, groups, resamples, seed)
     if not len(drawn):
-        raise ValueError(
-            f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more of each"
-        )
+        raise ValueError(f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more each")
     (here,) = f1_of(tables.sum(0)[None, :3]) - f1_of(tables.sum(0)[None, 3:])
     low, high = np.quantile(f1_of(drawn[:, :3]) - f1_of(drawn[:, 3:]), _edges(confidence)).tolist()
     return float(here), (low, high)
@@ -151,11 +147,12 @@ def count(
     if official is not None and mode != "bc2":
         raise ValueError(f'official gold is for mode="bc2", got mode={mode!r}')
     _check_pairs(gold, predicted)
-    if mode == "bc2":
-        rows = [_official(true, found, official) for true, found in zip(gold, predicted)]
-    else:
-        rows = []
-        for true, found in zip(map(_entities, gold), map(_entities, predicted)):
+    rows = []
+    for true, found in zip(gold, predicted):
+        if mode == "bc2":
+            rows.append(_official(true, found, official))
+        else:
+            true, found = _entities(true), _entities(found)
             rows.append((POINTS[mode](true, found), len(found), len(true)))
     return np.array(rows, dtype=float).reshape(-1, 3)
 
@@ -165,10 +162,8 @@ def _check_pairs(gold: Sequence[Annotated], predicted: Sequence[Annotated]) -> N
         raise ValueError(f"{len(gold)} gold sentences and {len(predicted)} predicted; expected one for one")
     for number, (true, found) in enumerate(zip(gold, predicted)):
         if isinstance(true, Sentence) and isinstance(found, Sentence) and true.text != found.text:
-            raise ValueError(
-                f"sentence {number} is {true.text[:60]!r} in gold and {found.text[:60]!r} in predicted; expected the "
-                "same sentences in the same order"
-            )
+            texts = f"{true.text[:60]!r} in gold and {found.text[:60]!r} in predicted"
+            raise ValueError(f"sentence {number} is {texts}; expected the same sentences in the same order")
 
 
 def _entities(annotated: Annotated) -> list[Entity]:
@@ -183,62 +178,48 @@ def _strict(gold: list[Entity], predicted: list[Entity]) -> int:
     return len(set(gold) & set(predicted))
 
 
-def _partial(gold: list[Entity], predicted: list[Entity]) -> float:
-    """A prediction takes the gold entity with its very characters, or else the first free one it overlaps."""
+def _take(gold: list[Entity], predicted: list[Entity], prefer: Callable, rest: float) -> float:
+    """A prediction takes the first free gold entity that it prefers, or else the first it overlaps, worth `rest`."""
     free, points = list(gold), 0.0
     for entity in predicted:
         touched = [other for other in free if entity.overlaps(other)]
-        same = next((other for other in touched if other.span[:2] == entity.span[:2]), None)
+        preferred = prefer(entity, touched)
         if touched:
-            free.remove(same or touched[0])
-            points += 1 if same else 0.5
+            free.remove((preferred or touched)[0])
+            points += 1 if preferred else rest
     return points
 
 
-def _type(gold: list[Entity], predicted: list[Entity]) -> int:
-    """A prediction takes the free gold entity of its type with the closest boundaries, or else the first it overlaps.
-
-    The second pays nothing, but that gold entity is no longer free.
-    """
-    free, points = list(gold), 0
-    for entity in predicted:
-        touched = [other for other in free if entity.overlaps(other)]
-        right = [other for other in touched if other.type == entity.type]
-        if right:
-            free.remove(min(right, key=lambda other: abs(other.start - entity.start) + abs(other.end - entity.end)))
-            points += 1
-        elif touched:
-            free.remove(touched[0])
-    return points
+def _same_characters(entity: Entity, others: list[Entity]) -> list[Entity]:
+    return [other for other in others if other.span[:2] == entity.span[:2]]
 
 
-POINTS: dict[str, Callable[[list[Entity], list[Entity]], float]] = {
+def _same_type(entity: Entity, others: list[Entity]) -> list[Entity]:
+    """Those with the closest boundaries first."""
+    right = [other for other in others if other.type == entity.type]
+    return sorted(right, key=lambda other: abs(other.start - entity.start) + abs(other.end - entity.end))
+
+
+POINTS = {
     "strict": _strict,
-    "partial": _partial,
-    "type": _type,
+    "partial": partial(_take, prefer=_same_characters, rest=0.5),
+    "type": partial(_take, prefer=_same_type, rest=0),
 }
 
 
 def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | None) -> tuple[int, int, int]:
     if not isinstance(gold, Sentence):
         raise ValueError(f'mode="bc2" counts characters, so gold must be sentences; got {type(gold).__name__}')
+    found, true = ([official_place(entity, gold.text) for entity in _entities(some)] for some in (predicted, gold))
     if official is None:
-        true, alternatives = _places(gold.entities, gold.text), []
-    else:
-        true, alternatives = official.genes.get(gold.id, []), official.alternatives.get(gold.id, [])
-    return official_counts(true, alternatives, _places(_entities(predicted), gold.text))
-
-
-def _places(entities: Iterable[Entity], text: str) -> list[tuple[int, int]]:
-    return [official_place(entity, text) for entity in entities]
+        return official_counts(true, [], found)
+    return official_counts(official.genes.get(gold.id, []), official.alternatives.get(gold.id, []), found)
 
 
 # -- confidence intervals --------------------------------------------------------------------------
 
 
-def resample(
-    rows: np.ndarray, groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0
-) -> np.ndarray:
+def resample(rows: np.ndarray, groups: Sequence[Hashable] | None, resamples: int, seed: int) -> np.ndarray:
     """Sums of rows (sentences, columns) over samples drawn with replacement: array (resamples, columns).
 
     Of groups, all rows are drawn together; as many groups are drawn as there are. The same seed draws the same
@@ -249,25 +230,15 @@ def resample(
     if groups is not None:
         if len(groups) != len(rows):
             raise ValueError(f"{len(groups)} groups for {len(rows)} sentences; expected one for each")
-        rows = _summed(rows, groups)
+        places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+        single, rows = rows, np.zeros((len(places), rows.shape[1]))
+        np.add.at(rows, [places[group] for group in groups], single)
     units = len(rows)
-    if not units:
-        return np.empty((0, rows.shape[1]))
     generator = np.random.default_rng(seed)
-    drawn = np.empty((resamples, rows.shape[1]))
+    drawn = np.empty((resamples if units else 0, rows.shape[1]))
     for sums in drawn:
-        times = np.bincount(generator.integers(units, size=units), minlength=units)
-        sums[:] = times @ rows
+        sums[:] = np.bincount(generator.integers(units, size=units), minlength=units) @ rows
     return drawn
-
-
-def _summed(rows: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
-    """The rows of each group added up, groups in the order of their first rows."""
-    numbers: dict[Hashable, int] = {}
-    places = [numbers.setdefault(group, len(numbers)) for group in groups]
-    sums = np.zeros((len(numbers), rows.shape[1]))
-    np.add.at(sums, places, rows)
-    return sums
 
 
 def f1_of(sums: np.ndarray) -> np.ndarray:

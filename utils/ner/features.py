@@ -1,15 +1,15 @@
 """What taggers see of a token: strings such as "lower[-1]=breast" for a CRF, numbers for a network.
 
-The kinds of features are chosen here after published gene and disease taggers with a CRF, such as BANNER (Leaman &
-Gonzalez 2008): the word, its lower case, stem, shape, beginnings, ends and letter n-grams, some of these of its
-neighbours, pairs of neighbours, brackets, and look-up in lists of names, as in BioTagger-GM (Torii et al. 2009).
-Left out are part-of-speech tags, for which the course has no tagger.
+The features are chosen after published gene and disease taggers with a CRF, such as BANNER (Leaman & Gonzalez 2008),
+with look-up in lists of names as in BioTagger-GM (Torii et al. 2009). Left out are part-of-speech tags, for which the
+course has no tagger.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -60,61 +60,42 @@ class LexiconMatcher:
 
 
 class _Described(NamedTuple):
-    """A word's own features, those its neighbours get (for each offset but 0), and its strings."""
+    """A word's own features, those its neighbours get (for each offset but 0), and its strings of each kind."""
 
     own: list[str]
     around: list[list[str]]
-    lower: str
-    short: str
-    stem: str
+    strings: dict[str, str]
 
 
+@dataclass(eq=False)
 class WordFeatures:
     """Turns the words of a sentence into one list of features for each.
 
-    It is a callable, `words -> list of lists of strings`, and any other such callable can take its place in a
-    `CRFTagger`, for example one that stems the words first and then calls this.
+    Any other callable, `words -> list of lists of strings`, can take its place in a `CRFTagger`, for example one that
+    stems the words first and then calls this.
 
-    Args:
-        window: how many neighbours to each side are described.
-        affixes: the longest beginning and end of a word, from 2 letters on; 0 for none.
-        grams: lengths of letter n-grams within the word.
-        stems: Snowball stems of the word and its neighbours, beside the words themselves.
-        shapes: shapes of the word and its neighbours.
-        pairs: pairs of neighbouring words and triples of shapes.
-        brackets: whether a word stands in brackets, and alone in them.
-        lexicons: lists of names to look words up in.
     Attributes:
-        options: all of these but the lexicons, for JSON: `WordFeatures(**options)`.
+        options: the arguments but the lexicons, for JSON: `WordFeatures(**options)`.
     Raises:
         ValueError: a number out of its range.
     """
 
-    def __init__(
-        self,
-        window: int = 2,
-        affixes: int = 5,
-        grams: Sequence[int] = (2, 3),
-        stems: bool = True,
-        shapes: bool = True,
-        pairs: bool = True,
-        brackets: bool = True,
-        lexicons: Sequence[Lexicon] = (),
-    ) -> None:
-        if window < 0 or affixes < 0 or any(length < 1 for length in grams):
-            raise ValueError(f"expected window >= 0, affixes >= 0 and grams >= 1, got {window}, {affixes}, {grams}")
-        self.options = dict(
-            window=window,
-            affixes=affixes,
-            grams=list(grams),
-            stems=stems,
-            shapes=shapes,
-            pairs=pairs,
-            brackets=brackets,
-        )
-        self.window, self.affixes, self.grams, self.stems, self.shapes = window, affixes, grams, stems, shapes
-        self.pairs, self.brackets, self.lexicons = pairs, brackets, tuple(lexicons)
-        self._offsets = [offset for offset in range(-window, window + 1) if offset]
+    window: int = 2  # how many neighbours to each side are described
+    affixes: int = 5  # the longest beginning and end of a word, from 2 letters on; 0 for none
+    grams: Sequence[int] = (2, 3)  # lengths of letter n-grams within the word
+    stems: bool = True  # Snowball stems of the word and its neighbours, beside the words themselves
+    shapes: bool = True  # of the word and its neighbours
+    pairs: bool = True  # of neighbouring words, and triples of shapes
+    brackets: bool = True  # whether a word stands in brackets, and alone in them
+    lexicons: Iterable[Lexicon] = ()  # lists of names to look words up in
+
+    def __post_init__(self) -> None:
+        self.grams, self.lexicons = list(self.grams), tuple(self.lexicons)
+        if self.window < 0 or self.affixes < 0 or any(length < 1 for length in self.grams):
+            sizes = f"{self.window}, {self.affixes}, {self.grams}"
+            raise ValueError(f"expected window >= 0, affixes >= 0 and grams >= 1, got {sizes}")
+        self.options = {name: value for name, value in vars(self).items() if name != "lexicons"}
+        self._offsets = [offset for offset in range(-self.window, self.window + 1) if offset]
         self._matcher = LexiconMatcher(self.lexicons)
         self._describe = lru_cache(STORED)(self._compute)
 
@@ -135,20 +116,14 @@ class WordFeatures:
         return lists
 
     def _compute(self, word: str) -> _Described:
-        """What there is to say about a word by itself."""
         lower, short = word.lower() or "^", short_shape(word) or "^"
         root = stem(lower) if self.stems else ""
-        around = []
-        for offset in self._offsets:
-            context = [f"lower[{offset}]={lower}"]
-            if self.shapes:
-                context.append(f"short[{offset}]={short}")
-            if self.stems:
-                context.append(f"stem[{offset}]={root}")
-            if self.affixes:
-                context.append(f"end3[{offset}]={lower[-3:]}")
-            around.append(context)
-        return _Described(list(dict.fromkeys(self._own(word, lower, root, short))), around, lower, short, root)
+        strings = {"lower": lower}
+        strings |= {"short": short} if self.shapes else {}
+        strings |= {"stem": root} if self.stems else {}
+        strings |= {"end3": lower[-3:]} if self.affixes else {}
+        around = [[f"{kind}[{offset}]={string}" for kind, string in strings.items()] for offset in self._offsets]
+        return _Described(list(dict.fromkeys(self._own(word, lower, root, short))), around, strings)
 
     def _own(self, word: str, lower: str, root: str, short: str) -> Iterable[str]:
         yield from ("bias", f"word={word}", f"lower={lower}", f"norm={normalise(word)}", f"length={min(len(word), 10)}")
@@ -169,9 +144,9 @@ class WordFeatures:
     def _add_joined(self, lists: list[list[str]], padded: list[_Described]) -> None:
         """What neighbours are together: padded has REACH words more than `lists` on each side."""
         for kind, places in JOINED.items():
-            if (kind == "stem" and not self.stems) or (kind == "short" and not self.shapes):
+            if kind not in padded[0].strings:
                 continue
-            column = [getattr(word, kind) for word in padded]
+            column = [word.strings[kind] for word in padded]
             for offsets in places:
                 prefix = f"{kind}[{','.join(map(str, offsets))}]="
                 side_by_side = zip(*(column[REACH + offset :] for offset in offsets))
@@ -217,9 +192,8 @@ def shape_of(word: str) -> str:
 
 
 class TokenFeatures:
-    """What a network is told of a token besides its characters: numbers, 0 being for padding. They are its shape, and
-    for each list of names whether the token stands in one of them (outside, begin, inside, end, single), looked up as
-    `LexiconMatcher` does."""
+    """What a network is told of a token besides its characters, as numbers, 0 being for padding: its shape, and for
+    each list of names its place in one of them (outside, begin, inside, end, single), found by `LexiconMatcher`."""
 
     def __init__(self, lexicons: Sequence[Lexicon] = ()) -> None:
         self.lexicons = tuple(lexicons)
@@ -232,10 +206,9 @@ class TokenFeatures:
 
     def __call__(self, sentence: Sentence) -> list[list[int]]:
         """One list (tokens) for each of `sizes`."""
-        words = sentence.words
-        labels = self._matcher.labels(words)
-        found = [[LABELS.index(label) + 1 for label in labels[lexicon.name]] for lexicon in self.lexicons]
-        return [[SHAPES.index(shape_of(word)) for word in words], *found]
+        shapes = [SHAPES.index(shape_of(word)) for word in sentence.words]
+        labels = self._matcher.labels(sentence.words)
+        return [shapes, *([LABELS.index(label) + 1 for label in labels[names.name]] for names in self.lexicons)]
 
     def save(self, folder: Path) -> None:
         lists = [lexicon.to_json() for lexicon in self.lexicons]

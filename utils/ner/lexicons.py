@@ -55,12 +55,10 @@ class Lexicon:
         return _automaton(self.names)
 
     def to_json(self) -> dict:
-        """What `from_json` makes the list of."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, saved: Mapping) -> Lexicon:
-        """The list that `to_json` wrote."""
+    def from_json(cls, saved: dict) -> Lexicon:
         return cls(**saved | {"names": tuple(saved["names"])})
 
 
@@ -102,14 +100,15 @@ def lexicon_for(kind: str) -> str | None:
 def load_lexicon(name: str) -> Lexicon:
     """A list of names; prints one line that says where it came from.
 
-    Raises:
-        ValueError: an unknown name; the message lists the known ones. FormatError: a file without the column wanted.
+    Raises ValueError: an unknown name; the message lists the known ones. FormatError: a file without the column wanted.
     """
     if name not in SOURCES:
         raise ValueError(f"unknown lexicon {name!r}; choose one of {', '.join(SOURCES)}")
     files, lower, types = SOURCES[name]
     where, folder = _find(files)
-    names = _read(folder, files) if folder else _own_names(types[0])
+    own = () if folder else read_jsonl(ROOT / "data" / COURSE_CORPUS / "train.jsonl")
+    mentions = (e.text for sentence in own for e in sentence.entities if e.type.lower() == types[0])
+    names = _read(folder, files) if folder else mentions
     lexicon = Lexicon(name, tuple(dict.fromkeys(names)), lower, where, stands_in=not folder)
     print(f"{name}: {len(lexicon):,} names ({where})")
     return lexicon
@@ -156,8 +155,3 @@ def turn_heading(heading: str) -> str:
     Commas without a space behind them belong to the name ("1,2-Dipalmitoylphosphatidylcholine") and stay.
     """
     return " ".join(reversed(heading.split(", ")))
-
-
-def _own_names(kind: str) -> Iterator[str]:
-    for sentence in read_jsonl(ROOT / "data" / COURSE_CORPUS / "train.jsonl"):
-        yield from (entity.text for entity in sentence.entities if entity.type.lower() == kind)

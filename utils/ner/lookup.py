@@ -19,16 +19,14 @@ class Automaton:
     A state stands for a prefix of names. At a token that does not continue the prefix, the failure link leads to the
     longest shorter prefix that the tokens read so far still end with, so no token is read twice.
 
-    Args:
-        names: sequences of tokens (or of anything that can be a key); empty ones are left out.
+    names: sequences of tokens (or of anything that can be a key); empty ones are left out.
     """
 
     def __init__(self, names: Iterable[Sequence[str]]) -> None:
         self._next: list[dict[str, int]] = [{}]
         self._lengths: list[tuple[int, ...]] = [()]  # of all names that end in a state, longest first
-        for name in names:
-            if len(name):
-                self._add(name)
+        for name in filter(len, names):
+            self._add(name)
         self._fail = [0] * len(self._next)
         self._link()
 
@@ -75,8 +73,7 @@ class Automaton:
 
 
 def leftmost_longest(matches: Iterable[tuple]) -> list[tuple]:
-    """Of (start, end, ...) tuples, the first and of those the longest, of equals the one given first; then the same
-    behind its end."""
+    """Of (start, end, ...) tuples the first to begin, of those the longest, of equals the first given; none overlap."""
     kept: list[tuple] = []
     for match in sorted(matches, key=lambda match: (match[0], -match[1])):
         if not kept or match[0] >= kept[-1][1]:
@@ -116,9 +113,7 @@ class DictionaryTagger(Tagger):
         for sentence in (*train, *dev):
             for entity in sentence.entities:
                 if not entity.fragments:
-                    inside = [
-                        token for token in sentence.tokens if token.start < entity.end and entity.start < token.end
-                    ]
+                    inside = (token for token in sentence.tokens if entity.overlaps(token))
                     self._count([token.text for token in inside], entity.type)
         self._settle()
         return self
@@ -136,14 +131,12 @@ class DictionaryTagger(Tagger):
         self._automaton = Automaton(self._types)
 
     def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
-        return [self._look_up(sentence) for sentence in sentences]
-
-    def _look_up(self, sentence: Sentence) -> list[Entity]:
-        words, tokens = self._key(sentence.words), sentence.tokens
-        return [
-            Entity(tokens[start].start, tokens[end - 1].end, self._types[words[start:end]])
-            for start, end in self._automaton.longest(words)
-        ]
+        tagged = []
+        for sentence in sentences:
+            words, tokens = self._key(sentence.words), sentence.tokens
+            found = [(start, end, self._types[words[start:end]]) for start, end in self._automaton.longest(words)]
+            tagged.append([Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in found])
+        return tagged
 
     def _save(self, folder: Path) -> None:
         names = [[list(key), dict(sorted(kinds.items()))] for key, kinds in sorted(self._counts.items())]
@@ -161,10 +154,8 @@ class DictionaryTagger(Tagger):
 class RegexTagger(Tagger):
     """Marks what its patterns match in the text; where matches overlap, the first and then the longest stays.
 
-    Args:
-        patterns: for each type a regular expression (Python's `re`). Matches of no characters are left out.
-    Raises:
-        ValueError: a pattern that is no regular expression.
+    patterns: for each type a regular expression (Python's `re`). Matches of no characters are left out.
+    Raises ValueError: a pattern that is no regular expression.
     """
 
     name = "regex"
@@ -185,12 +176,12 @@ class RegexTagger(Tagger):
         return self
 
     def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
-        return [self._search(sentence.text) for sentence in sentences]
-
-    def _search(self, text: str) -> list[Entity]:
-        found = [(kind, match) for kind, pattern in self._compiled.items() for match in pattern.finditer(text)]
-        spans = [(*match.span(), kind) for kind, match in found if match.group()]
-        return [Entity(*span) for span in leftmost_longest(spans)]
+        tagged = []
+        for sentence in sentences:
+            found = ((kind, match) for kind, rule in self._compiled.items() for match in rule.finditer(sentence.text))
+            spans = [(*match.span(), kind) for kind, match in found if match.group()]
+            tagged.append([Entity(*span) for span in leftmost_longest(spans)])
+        return tagged
 
     def _save(self, folder: Path) -> None:
         write_atomically(folder / "patterns.json", json.dumps(self.patterns, ensure_ascii=False, indent=1) + "\n")

@@ -16,31 +16,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from utils.device import DTYPES, autocast, find_device
+from utils.device import DTYPES, autocast, find_device, find_precision
 from utils.files import load_weights, save_weights, stream_seed, write_atomically
-from utils.ner.chain import IGNORED, TagHead
+from utils.ner.chain import IGNORED
 from utils.ner.evaluation import evaluate
 from utils.ner.features import TokenFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Tagger, fingerprint, read_checked
+from utils.ner.tagger import Folder, Sentences, Tagger, check_choice, fingerprint, read_checked
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
 
 
 class Window(NamedTuple):
-    """A stretch of a sentence that goes through the network at once.
-
-    Attributes:
-        start, end: its tokens. keep: those whose emissions are taken from here, where windows overlap.
-        length: in what the network counts, tokens or pieces. inputs: what it reads.
-    """
+    """A stretch of a sentence, tokens `start` to `end`, that goes through the network at once."""
 
     start: int
     end: int
-    keep: tuple[int, int]
-    length: int
+    keep: tuple[int, int]  # the tokens whose emissions are taken from here, where windows overlap
+    length: int  # in what the network counts, tokens or pieces
     inputs: dict[str, list]
 
 
@@ -59,23 +55,22 @@ class FeatureEmbedding(nn.Module):
 class NeuralTagger(Tagger):
     """A kind of neural tagger fills in
 
-    - `_build(train)`: makes vocabularies, and `network` with its `head` (a TagHead), for sentences and `tags`;
+    - `_build(train)`: makes vocabularies and `network`, which has a TagHead as its `head`, for sentences and `tags`;
     - `_windows(sentence)`: a list of `Window` that together keep every token once; none for no tokens;
     - `_batch(windows)`: what the network reads, a dictionary of tensors on the device;
     - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights.
 
     Args:
-        options: the kind's own arguments as JSON values, and among them
-            scheme: "BIO" or "BIOES", the tags the network tells apart,
-            crf: whether the tags of a sentence are scored together.
+        options: the kind's own arguments as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags
+            of a sentence are scored together).
         lexicons: lists of names; the network is told which tokens stand in one.
         device: "cpu", "cuda", ...; the best there is when None.
-        precision: of the network's forward pass: "no" (fp32), "bf16", "fp16".
+        precision: of the network's forward pass: "no" (fp32), "bf16", "fp16"; what is fast on the device when None.
         progress: whether `fit` shows a bar.
         recipe: numbers of `Recipe`, in place of the kind's own.
     Attributes:
-        tags: the K tags in the order of the emissions and probabilities.
-        network: `network(batch)` gives emissions (B, T, K). history: of the last training, see `train_network`.
+        tags: the K tags in the order of the emissions and probabilities. history: see `train_network`.
+        network: `network(batch)` gives emissions (B, T, K).
     Raises:
         ValueError: an unknown scheme or precision, a device that is not there, a number out of its range.
         TypeError: a number that `Recipe` does not know.
@@ -84,35 +79,30 @@ class NeuralTagger(Tagger):
     def __init__(
         self,
         options: dict[str, Any],
-        lexicons: Sequence[Lexicon],
-        device: str | torch.device | None,
-        precision: str,
-        progress: bool,
-        recipe: dict[str, Any],
+        lexicons: Sequence[Lexicon] = (),
+        device: str | torch.device | None = None,
+        precision: str | None = None,
+        progress: bool = True,
+        **recipe: Any,
     ) -> None:
-        for what, value, choices in (("scheme", options["scheme"], SCHEMES), ("precision", precision, DTYPES)):
-            if value not in choices:
-                raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
+        self.device = find_device(device)
+        self.precision, self.progress = precision or find_precision(self.device), progress
+        check_choice("scheme", options["scheme"], SCHEMES)
+        check_choice("precision", self.precision, DTYPES)
         self.options, self.scheme, self.features = options, options["scheme"], TokenFeatures(lexicons)
-        self.device, self.precision, self.progress = find_device(device), precision, progress
         self.recipe = Recipe(**recipe)
         self.tags: list[str] = []
         self.network: nn.Module | None = None
         self.history: list[dict[str, float]] = []
 
-    def fit(
-        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
-    ) -> NeuralTagger:
+    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
         """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
 
         Entities that tags cannot hold (nested, discontinuous) are left out of the training.
 
-        Args:
-            folder: keeps the state of the training; the same call, made again, goes on from there.
         Raises:
             ValueError: no sentence with a token, or a folder with another training's state.
             TrainingDiverged: the loss became NaN or infinite.
-            KeyboardInterrupt: at Ctrl-C, once the state is in the folder.
         """
         train = [sentence for sentence in train if sentence.tokens]
         if not train:
@@ -122,9 +112,7 @@ class NeuralTagger(Tagger):
             self._build(train)
         return self._train(train, dev, folder, "random weights")
 
-    def fine_tune(
-        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
-    ) -> NeuralTagger:
+    def fine_tune(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
         """Like `fit`, but from the weights it has, with other sentences of the same types.
 
         Raises:
@@ -133,15 +121,11 @@ class NeuralTagger(Tagger):
         self._check_trained()
         known = {tag[2:] for tag in self.tags}
         if new := [kind for kind in _types(train) if kind not in known]:
-            raise ValueError(
-                f"cannot go on with {', '.join(new)}: it knows {', '.join(sorted(known - {''}))}; rename types, or fit "
-                "anew"
-            )
+            knows = ", ".join(sorted(known - {""}))
+            raise ValueError(f"cannot go on with {', '.join(new)}: it knows {knows}; rename types, or fit anew")
         return self._train([sentence for sentence in train if sentence.tokens], dev, folder, "weights it had")
 
-    def _train(
-        self, train: Sequence[Sentence], dev: Sequence[Sentence], folder: str | Path | None, start: str
-    ) -> NeuralTagger:
+    def _train(self, train: Sentences, dev: Sentences, folder: Folder, start: str) -> NeuralTagger:
         self.network.to(self.device)
         examples = [example for sentence in train for example in self._examples(sentence)]
 
@@ -149,23 +133,13 @@ class NeuralTagger(Tagger):
             windows, tags = zip(*(examples[i] for i in numbers))
             return self.network.head.loss(self.network(self._batch(windows)), self._padded(tags, IGNORED))
 
+        lengths = [window.length for window, _ in examples]
+        score = (lambda: evaluate(dev, self.predict(dev), resamples=0).f1) if dev else None
+        settings = {"tagger": self.name, "options": json.dumps(self.options), "start": start}
+        settings |= {"sentences": fingerprint(train), "dev sentences": fingerprint(dev)}
+        computing = dict(device=self.device, precision=self.precision, progress=self.progress)
         self.history = train_network(
-            self.network,
-            loss,
-            [window.length for window, _ in examples],
-            self.recipe,
-            device=self.device,
-            score=(lambda: evaluate(dev, self.predict(dev), resamples=0).f1) if dev else None,
-            precision=self.precision,
-            folder=folder,
-            settings={
-                "tagger": self.name,
-                "options": json.dumps(self.options),
-                "start": start,
-                "sentences": fingerprint(train),
-                "dev sentences": fingerprint(dev),
-            },
-            progress=self.progress,
+            self.network, loss, lengths, self.recipe, score=score, folder=folder, settings=settings, **computing
         )
         return self
 
@@ -173,7 +147,7 @@ class NeuralTagger(Tagger):
         """The tags of the sentence's entities as this tagger would learn them, one a token."""
         return to_tags(sentence, self.scheme, on_loss="drop")
 
-    def emissions(self, sentences: Sequence[Sentence]) -> list[Tensor]:
+    def emissions(self, sentences: Sentences) -> list[Tensor]:
         """The network's scores: for each sentence a float32 tensor (tokens, K)."""
         self._check_trained()
         windows = [(number, window) for number, sentence in enumerate(sentences) for window in self._windows(sentence)]
@@ -189,7 +163,7 @@ class NeuralTagger(Tagger):
                 found[number][start:end] = rows[start - window.start : end - window.start]
         return found
 
-    def predict_proba(self, sentences: Sequence[Sentence]) -> list[np.ndarray]:
+    def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
         """For each sentence the probability of every tag at every token: float32 (tokens, K), tags as in `tags`."""
         found = [np.empty((0, len(self.tags)), np.float32)] * len(sentences)
         for numbers, scores, mask in self._sentence_batches(self.emissions(sentences)):
@@ -197,7 +171,7 @@ class NeuralTagger(Tagger):
                 found[i] = rows[: len(sentences[i].tokens)]
         return found
 
-    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+    def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         found: list[list[Entity]] = [[] for _ in sentences]
         for numbers, scores, mask in self._sentence_batches(self.emissions(sentences)):
             for i, path in zip(numbers, self.network.head.decode(scores, mask)):
@@ -209,11 +183,9 @@ class NeuralTagger(Tagger):
         lengths = [len(rows) for rows in emissions]
         order = sorted((i for i, length in enumerate(lengths) if length), key=lengths.__getitem__)
         for batch in cut_batches(order, lengths, self.recipe):
-            scores = nn.utils.rnn.pad_sequence([emissions[i] for i in batch], batch_first=True)
+            scores = pad_sequence([emissions[i] for i in batch], batch_first=True)
             mask = torch.arange(scores.shape[1]) < torch.tensor([lengths[i] for i in batch]).unsqueeze(1)
             yield batch, scores.to(self.device), mask.to(self.device)
-
-    # -- windows and batches ---------------------------------------------------------------------------
 
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The windows of a sentence, each with its tags as numbers."""
@@ -227,22 +199,17 @@ class NeuralTagger(Tagger):
 
     def _padded(self, rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
         """Integers (B, longest) on the device."""
-        longest = max(map(len, rows))
-        return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], device=self.device)
+        whole = [torch.tensor(row, dtype=torch.long) for row in rows]
+        return pad_sequence(whole, batch_first=True, padding_value=fill).to(self.device)
 
     def _padded_features(self, windows: Sequence[Window]) -> Tensor:
         """`inputs["features"]`, F lists of integers for each window, as (B, T, F)."""
         kinds = zip(*(window.inputs["features"] for window in windows))
         return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
 
-    def _head(self) -> TagHead:
-        return TagHead(self.tags, self.scheme, self.options["crf"])
-
     def _check_trained(self) -> None:
         if self.network is None:
             raise ValueError(f"this {type(self).__name__} has learned nothing yet; call fit, or load a saved one")
-
-    # -- on disk ---------------------------------------------------------------------------------------
 
     def _save(self, folder: Path) -> None:
         self._check_trained()
@@ -266,5 +233,5 @@ class NeuralTagger(Tagger):
         return tagger
 
 
-def _types(sentences: Sequence[Sentence]) -> list[str]:
+def _types(sentences: Sentences) -> list[str]:
     return sorted({entity.type for sentence in sentences for entity in sentence.entities})

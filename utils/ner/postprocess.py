@@ -22,9 +22,6 @@ def documents_of(sentences: Sequence[Sentence]) -> list[str | int]:
     return [sentence.document or place for place, sentence in enumerate(sentences)]
 
 
-# -- brackets --------------------------------------------------------------------------------------
-
-
 def repair_brackets(sentences: Iterable[Sentence]) -> list[Sentence]:
     """No entity with an opening bracket that it does not close, or the other way round.
 
@@ -76,9 +73,6 @@ def _unmatched(text: str) -> tuple[list[int], list[int]]:
     return closing, opened
 
 
-# -- abbreviations ---------------------------------------------------------------------------------
-
-
 def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
     """The short and the long form of a definition get the same decision, and so does the short form later on.
 
@@ -99,23 +93,14 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
     entities = [entity for entity in sentence.entities if kinds.get(entity.text) != ""]
-    for short, kind in kinds.items():
-        for start, end in _occurrences(sentence, short) if kind else ():
-            here = Entity(start, end, kind)
-            if not any(map(here.overlaps, entities)):
-                entities.append(here)
-    return sentence.with_entities(entities)
-
-
-def _occurrences(sentence: Sentence, text: str) -> list[tuple[int, int]]:
-    """Where a text stands in a sentence from the beginning of a token to the end of one."""
     starts = {token.start for token in sentence.tokens}
     ends = {token.end for token in sentence.tokens}
-    places = [match.span() for match in re.finditer(re.escape(text), sentence.text)]
-    return [(start, end) for start, end in places if start in starts and end in ends]
-
-
-# -- one sense in a document -----------------------------------------------------------------------
+    for short, kind in kinds.items():
+        for match in re.finditer(re.escape(short), sentence.text) if kind else ():
+            here = Entity(*match.span(), kind)
+            if here.start in starts and here.end in ends and not any(map(here.overlaps, entities)):
+                entities.append(here)
+    return sentence.with_entities(entities)
 
 
 def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:

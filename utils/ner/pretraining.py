@@ -19,6 +19,7 @@ from utils.device import autocast, find_device, find_precision
 from utils.files import stream_seed
 from utils.ner.encoders import load_encoder, pieces_of, save_encoder
 from utils.ner.sentence import Sentence
+from utils.ner.tagger import Folder
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
 
 NOT_CHOSEN = -100
@@ -27,9 +28,8 @@ NOT_CHOSEN = -100
 class MaskedLanguageModel(nn.Module):
     """An encoder and a head that scores every piece of the vocabulary.
 
-    The head's matrix is the encoder's own table of piece vectors (tied weights, as in BERT), so that the encoder goes
-    without a trained head: all-MiniLM-L6-v2 was published as a sentence encoder and has none. New are only a linear
-    layer, which begins as the identity, and a bias.
+    The head's matrix is the encoder's own table of piece vectors (tied weights, as in BERT), since all-MiniLM-L6-v2 was
+    published as a sentence encoder, without a head. New are only a linear layer, at first the identity, and a bias.
     """
 
     def __init__(self, encoder: PreTrainedModel) -> None:
@@ -78,7 +78,7 @@ def continue_pretraining(
     max_pieces: int = 128,
     device: str | torch.device | None = None,
     precision: str | None = None,
-    folder: str | Path | None = None,
+    folder: Folder = None,
     progress: bool = True,
     **recipe: Any,
 ) -> list[dict[str, float]]:
@@ -88,7 +88,7 @@ def continue_pretraining(
         texts: raw sentences (labels are not looked at). Never give it the test split.
         encoder: a folder or name, as `load_encoder` takes it.
         dev: texts to measure the loss on after every epoch, with the same masks each time; the best epoch is kept.
-        share: of the pieces that are masked. max_pieces: longer texts are cut.
+        share: of the pieces that are chosen. max_pieces: longer texts are cut.
         device, precision: the best there is when None. folder: for resuming, as in `train_network`.
         recipe: numbers of `Recipe`; by default 3 epochs at a learning rate of 1e-4.
     Returns:
@@ -98,6 +98,7 @@ def continue_pretraining(
     """
     device = find_device(device)
     precision = precision or find_precision(device)
+    computing = dict(device=device, precision=precision, folder=folder, progress=progress)
     recipe = Recipe(**{"epochs": 3, "batch_size": 32, "learning_rate": 1e-4, **recipe})
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
@@ -123,17 +124,15 @@ def continue_pretraining(
             losses = [loss([held_out[i] for i in batch], generator).item() for batch in batches]
         return -sum(losses) / len(losses)
 
+    lengths = list(map(len, train))
     history = train_network(
         model,
         lambda numbers: loss([train[i] for i in numbers]),
-        list(map(len, train)),
+        lengths,
         recipe,
-        device=device,
         score=score if held_out else None,
-        precision=precision,
-        folder=folder,
-        settings={"task": "masked language model", "share": share, "pieces": sum(map(len, train))},
-        progress=progress,
+        settings={"task": "masked language model", "share": share, "pieces": sum(lengths)},
+        **computing,
     )
     save_encoder(out, pretrained, tokenizer)
     return history

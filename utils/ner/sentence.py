@@ -29,23 +29,6 @@ def tokenize(text: str) -> list[Token]:
     return [Token(match.start(), match.end(), match.group()) for match in WORD.finditer(text)]
 
 
-def join_words(words: Iterable[str]) -> tuple[str, list[Token]]:
-    """A text made of words with one space between, and its tokens: `text[token.start:token.end] == token.text`.
-
-    The spaces of the text that the words once came from are not known, so "IL-2" cut into three words reads "IL - 2".
-
-    Raises:
-        ValueError: an empty word.
-    """
-    tokens, start = [], 0
-    for number, word in enumerate(words):
-        if not word:
-            raise ValueError(f"word {number} is empty; expected at least one character")
-        tokens.append(Token(start, start + len(word), word))
-        start += len(word) + 1
-    return " ".join(token.text for token in tokens), tokens
-
-
 def split_sentences(text: str) -> list[tuple[int, int]]:
     """Where the sentences of a text stand, as (start, end); the white space behind a sentence belongs to none.
 
@@ -85,8 +68,7 @@ class Entity:
         fragments: of a discontinuous mention the (start, end) of each piece, in order, the first beginning at `start`
             and the last stopping at `end`; empty for a mention in one piece.
         concept: what it names in a database, as the corpus writes it ("D009202"); "" where that is not known.
-    Raises:
-        ValueError: offsets that cover nothing, a bad type, or fragments that do not fit.
+    Raises ValueError: offsets that cover nothing, a bad type, or fragments that do not fit.
     """
 
     start: int
@@ -135,9 +117,8 @@ class Sentence:
         entities: sorted by start, then end, then type; may nest and overlap; duplicates are removed.
         id: the name of the sentence in its corpus, "" where it has none.
         document: the name of the abstract or file it is a part of, "" where that is not known or it is the whole one.
-    Raises:
-        ValueError: tokens out of order or outside the text, an entity outside the text, or one whose text is another
-            than the text at its offsets.
+    Raises ValueError: tokens out of order or outside the text, an entity outside the text, or one whose text is another
+    than the text at its offsets.
     """
 
     text: str
@@ -155,10 +136,8 @@ class Sentence:
         last = 0
         for start, end, *given in self.tokens:
             if not last <= start < end <= len(self.text):
-                raise ValueError(
-                    f"token {start} to {end} of sentence {self.id!r} is out of order or outside: expected "
-                    f"{last} <= start < end <= {len(self.text)}"
-                )
+                expected = f"expected {last} <= start < end <= {len(self.text)}"
+                raise ValueError(f"token {start} to {end} of {self.id!r} is out of order or outside: {expected}")
             surface = self.text[start:end]
             if given and given[0] != surface:
                 raise ValueError(f"token {given[0]!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")
@@ -167,24 +146,29 @@ class Sentence:
 
     def _checked(self, entity: Entity) -> Entity:
         if entity.end > len(self.text):
-            raise ValueError(
-                f"{entity.type} {entity.start} to {entity.end} reaches beyond sentence {self.id!r} of "
-                f"{len(self.text)} characters"
-            )
+            beyond = f"reaches beyond sentence {self.id!r} of {len(self.text)} characters"
+            raise ValueError(f"{entity.type} {entity.start} to {entity.end} {beyond}")
         surface = entity.cut(self.text)
         if entity.text and entity.text != surface:
-            raise ValueError(
-                f"{entity.type} {entity.text!r} of sentence {self.id!r}: the text at {entity.start}:{entity.end} "
-                f"is {surface!r}"
-            )
+            there = f"the text at {entity.start}:{entity.end} is {surface!r}"
+            raise ValueError(f"{entity.type} {entity.text!r} of sentence {self.id!r}: {there}")
         return entity if entity.text else replace(entity, text=surface)
 
     @classmethod
     def from_words(cls, words: Iterable[str], spans: Iterable[tuple[int, int, str]] = (), id: str = "") -> Sentence:
-        """A sentence from words and entities given as (first word, word behind the last, type)."""
-        text, tokens = join_words(words)
+        """A sentence of words with one space between, and of entities as (first word, word behind the last, type).
+
+        The spaces of the text that the words once came from are not known, so "IL-2" cut into three reads "IL - 2".
+        Raises ValueError: an empty word.
+        """
+        tokens, start = [], 0
+        for number, word in enumerate(words):
+            if not word:
+                raise ValueError(f"word {number} is empty; expected at least one character")
+            tokens.append(Token(start, start + len(word), word))
+            start += len(word) + 1
         entities = [Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in spans]
-        return cls(text, tokens, entities, id)
+        return cls(" ".join(token.text for token in tokens), tokens, entities, id)
 
     @property
     def words(self) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.files import write_atomically
-from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon
+from utils.ner.lexicons import lexicon_for, lexicon_names, load_lexicon
 from utils.ner.sentence import Entity, Sentence
 
 HEADER = "tagger.json"
@@ -29,29 +29,21 @@ CLASSES = {
 MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "voting", "biotagger-gm")
 # Chosen on NCBI-disease's dev split.
 TRANSFORMER = dict(
-    epochs=8,
-    learning_rate=3e-4,
-    new_rate=3.0,
-    pooling="mean",
-    crf=True,
-    scheme="BIOES",
-    dropout=0.3,
-    piece_dropout=0.15,
+    epochs=8, learning_rate=3e-4, new_rate=3, pooling="mean", crf=True, scheme="BIOES", dropout=0.3, piece_dropout=0.15
 )
+Sentences = Sequence[Sentence]
+Folder = str | Path | None
 
 
 class Tagger(ABC):
-    """A tagger learns from sentences and marks entities in others.
-
-    A kind of tagger gives itself a `name` and a `version` (raised when the saved form changes), and fills in `fit`,
-    `_tag`, `_save` and `_load`.
-    """
+    """A kind of tagger has a `name` and a `version` (raised when the saved form changes), and fills in `fit`, `_tag`,
+    `_save` and `_load`."""
 
     name: str
     version = 1
 
     @abstractmethod
-    def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None) -> Tagger:
+    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> Tagger:
         """Learn from `train`; `dev` is for choosing only. Returns the tagger itself.
 
         Args:
@@ -60,7 +52,7 @@ class Tagger(ABC):
             KeyboardInterrupt: at Ctrl-C, once the state is in the folder. The tagger is not to be used then.
         """
 
-    def predict(self, sentences: Sequence[Sentence]) -> list[Sentence]:
+    def predict(self, sentences: Sentences) -> list[Sentence]:
         """The same sentences, in order, with the entities found in them; those they came with are not looked at."""
         return [sentence.with_entities(found) for sentence, found in zip(sentences, self._tag(sentences), strict=True)]
 
@@ -90,8 +82,7 @@ class Tagger(ABC):
             raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error
 
     @abstractmethod
-    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
-        """For each sentence its entities."""
+    def _tag(self, sentences: Sentences) -> list[list[Entity]]: ...
 
     @abstractmethod
     def _save(self, folder: Path) -> None: ...
@@ -99,6 +90,11 @@ class Tagger(ABC):
     @classmethod
     @abstractmethod
     def _load(cls, folder: Path) -> Tagger: ...
+
+
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
 
 
 def _read_header(folder: str | Path) -> tuple[str, int]:
@@ -118,13 +114,13 @@ def read_checked(path: Path, sha256: str) -> bytes:
     return content
 
 
-def fingerprint(sentences: Sequence[Sentence]) -> str:
+def fingerprint(sentences: Sentences) -> str:
     """The first digits of a SHA-256 that changes with any text or entity."""
     content = repr([(sentence.text, sentence.tokens, sentence.entities) for sentence in sentences])
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def entity_confidence(tagger: Tagger, predicted: Sequence[Sentence]) -> list[np.ndarray]:
+def entity_confidence(tagger: Tagger, predicted: Sentences) -> list[np.ndarray]:
     """How sure a tagger with `predict_proba` (CRF, BiLSTM-CRF, Transformer) is of entities, its own or any others.
 
     With p_k the marginal probability of an entity's tag at its k-th token, all its tags hold together with a
@@ -134,24 +130,17 @@ def entity_confidence(tagger: Tagger, predicted: Sequence[Sentence]) -> list[np.
         For each sentence an array (entities, 2), in the order of its entities: lower and upper bound, in [0, 1]; both
         are 0 for an entity with a tag that the tagger does not know.
     """
-    column = {tag: number for number, tag in enumerate(tagger.tags)}
     bounds = []
     for sentence, marginals in zip(predicted, tagger.predict_proba(predicted), strict=True):
-        p = [row[column[tag]] if tag in column else 0.0 for tag, row in zip(tagger.tags_of(sentence), marginals)]
-        rows = []
-        for entity in sentence.entities:
-            inside = [p[k] for k, token in enumerate(sentence.tokens) if entity.start <= token.start < entity.end]
-            rows.append((max(0.0, 1 - sum(1 - share for share in inside)), min(inside)))
-        bounds.append(np.array(rows).reshape(-1, 2))
+        tags = zip(tagger.tags_of(sentence), marginals)
+        p = np.array([row[tagger.tags.index(tag)] if tag in tagger.tags else 0.0 for tag, row in tags])
+        starts = np.array([token.start for token in sentence.tokens])
+        inside = [p[(entity.start <= starts) & (starts < entity.end)] for entity in sentence.entities]
+        bounds.append(np.array([(max(0.0, 1 - (1 - p_k).sum()), p_k.min()) for p_k in inside]).reshape(-1, 2))
     return bounds
 
 
 # -- by name -----------------------------------------------------------------------------------------
-
-
-def tagger_names() -> list[str]:
-    """The kinds that can be loaded."""
-    return list(CLASSES)
 
 
 def model_names() -> list[str]:
@@ -161,55 +150,41 @@ def model_names() -> list[str]:
 
 def tagger_class(name: str) -> type[Tagger]:
     """The class of a kind. Raises ValueError for an unknown one; the message lists the known ones."""
-    if name not in CLASSES:
-        raise ValueError(f"unknown tagger {name!r}; choose one of {', '.join(CLASSES)}")
+    check_choice("tagger", name, CLASSES)
     module, attribute = CLASSES[name].split(":")
     return getattr(import_module(module), attribute)
 
 
 def load_tagger(folder: str | Path) -> Tagger:
-    """The tagger that `save` wrote into a folder, of whatever kind.
-
-    Raises:
-        ValueError: no tagger there, an unknown kind, another version, or a damaged one.
-    """
+    """The tagger that `save` wrote into a folder, of whatever kind. Raises ValueError as `Tagger.load` does."""
     name, _ = _read_header(folder)
     return tagger_class(name).load(folder)
 
 
 def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) -> Tagger:
-    """An untrained tagger with the settings that the course's benchmark uses.
+    """An untrained tagger, one of `model_names()`, with the settings that the course's benchmark uses.
 
     Args:
-        name: one of `model_names()`.
         types: the entity types it will learn; they decide which lists of names a dictionary starts with.
         seed: of networks. A dictionary and a CRF draw no random number.
         options: handed to the class.
     Raises:
         ValueError: an unknown name.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
+    check_choice("model", name, MODELS)
     if name == "dictionary":
         return tagger_class(name)(*_listed(types), **options)
-    if name == "crf":
-        from utils.ner.features import WordFeatures
-
-        return tagger_class(name)(WordFeatures(lexicons=_true_lists()), **options)
     if name == "voting":
         return tagger_class(name)([make_tagger(member, types, seed) for member in ("crf", "transformer")], **options)
-    if name == "biotagger-gm":
-        from utils.ner.combine import BioTaggerGM
-
-        return BioTaggerGM(_true_lists(), **options)
+    if name == "bilstm-crf":
+        return tagger_class(name)(seed=seed, **options)
+    # In lists that come from training sentences every name would be found, and look-up trusted blindly.
+    lexicons = tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
     if name == "transformer":
-        options = {**TRANSFORMER, "lexicons": _true_lists(), **options}
-    return tagger_class(name)(seed=seed, **options)
-
-
-def _true_lists() -> tuple[Lexicon, ...]:
-    """Lists that do not come from training sentences: there, every name would be found, and look-up trusted blindly."""
-    return tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
+        return tagger_class(name)(seed=seed, **{**TRANSFORMER, "lexicons": lexicons, **options})
+    if name == "crf":
+        return tagger_class(name)(import_module("utils.ner.features").WordFeatures(lexicons=lexicons), **options)
+    return import_module("utils.ner.combine").BioTaggerGM(lexicons, **options)
 
 
 def _listed(types: Iterable[str]) -> tuple[list[tuple[str, str]], bool]:

@@ -35,13 +35,10 @@ class Loss:
 def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> list[Span]:
     """The entities of a tag sequence, as spans of tokens in order.
 
-    Args:
-        orphan: what becomes of a piece of an entity that has no beginning (I- or E- after O, or after another type),
-            and under BIOES of one that has no end. "repair" takes it as an entity, as CoNLL's own scorer does;
-            "drop" leaves it out, as strict scoring does (seqeval, `mode="strict"`); "refuse" raises.
-    Raises:
-        TagError: a string that is no tag of the scheme, or an orphan when refused.
-        ValueError: an unknown scheme, or another word for `orphan`.
+    orphan: what becomes of a piece of an entity that has no beginning (I- or E- after O, or after another type), and
+        under BIOES of one that has no end. "repair" takes it as an entity, as CoNLL's own scorer does; "drop" leaves it
+        out, as strict scoring does (seqeval, `mode="strict"`); "refuse" raises.
+    Raises TagError: a string that is no tag of the scheme, or an orphan when refused.
     """
     _choose("scheme", scheme, SCHEMES)
     _choose("orphan", orphan, ORPHANS)
@@ -87,11 +84,7 @@ def _keeps(orphan: str, index: int, problem: str, expected: str) -> bool:
 
 
 def spans_to_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[str]:
-    """The tags, one for each of `length` tokens, of spans that do not overlap.
-
-    Raises:
-        ValueError: two spans that share a token, or one outside 0..length.
-    """
+    """One tag for each of `length` tokens. ValueError where two spans share a token or one is outside 0..length."""
     _choose("scheme", scheme, SCHEMES)
     tags = ["O"] * length
     for start, end, kind in spans:
@@ -114,11 +107,7 @@ def convert_tags(tags: Sequence[str], source: str, target: str, orphan: str = "r
 
 
 def from_tags(sentence: Sentence, tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> Sentence:
-    """The sentence with the entities that its tags name, instead of those it has.
-
-    Raises:
-        ValueError: not one tag a token; and what `tags_to_spans` raises.
-    """
+    """The sentence with the entities that its tags name, instead of those it has; not one tag a token: ValueError."""
     tokens = sentence.tokens
     if len(tags) != len(tokens):
         raise ValueError(f"{len(tags)} tags for the {len(tokens)} tokens of sentence {sentence.id!r}")
@@ -129,26 +118,20 @@ def from_tags(sentence: Sentence, tags: Sequence[str], scheme: str = "BIO", orph
 def to_tags(sentence: Sentence, scheme: str = "BIO", on_loss: str = "raise") -> list[str]:
     """One tag a token. Of nested or crossing entities the longest is kept, of equals the first.
 
-    Args:
-        on_loss: "raise" when an entity does not fit into tags, or "drop" it; `losses(sentence)` lists them.
+    on_loss: "raise" when an entity does not fit into tags, or "drop" it; `losses(sentence)` lists them.
     """
     return to_layers(sentence, 1, scheme, on_loss)[0]
 
 
 def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str = "raise") -> list[list[str]]:
-    """Several tag sequences that together hold nested entities: longest first, each in the first layer with room.
-
-    Raises:
-        ValueError: an entity does not fit and `on_loss` is "raise".
-    """
+    """Several tag sequences that together hold nested entities, as `without_overlap` lays them; `on_loss` as above."""
     _choose("on_loss", on_loss, ON_LOSS)
     lost = losses(sentence, layers) if on_loss == "raise" else []
     if lost:
-        raise ValueError(
-            f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r} do not fit into {layers} "
-            f"layer(s) of tags; the first is {lost[0].entity.text!r}, {lost[0].reason}; use more layers, or "
-            'on_loss="drop"'
-        )
+        some = f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r}"
+        first = f"the first is {lost[0].entity.text!r}, {lost[0].reason}"
+        advice = 'use more layers, or on_loss="drop"'
+        raise ValueError(f"{some} do not fit into {layers} layer(s) of tags; {first}; {advice}")
     spans = token_spans(sentence)
     kept = without_overlap(spans)[:layers]
     kept += [[]] * (layers - len(kept))
@@ -181,10 +164,7 @@ def token_spans(sentence: Sentence) -> dict[Entity, Span]:
 
 
 def without_overlap(entities: Iterable[Entity]) -> list[list[Entity]]:
-    """The entities in layers in which none overlaps another: longest first, each in the first layer with room.
-
-    Within a layer they go from left to right.
-    """
+    """The entities, longest first, each in the first layer where it overlaps none; a layer goes from left to right."""
     layers: list[list[Entity]] = []
     for entity in sorted(entities, key=lambda entity: (entity.start - entity.end, entity)):
         for layer in layers:

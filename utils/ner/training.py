@@ -22,52 +22,32 @@ from utils.device import autocast
 from utils.files import TrainingDiverged, load_state, save_state, stream_seed
 
 BUCKET = 50  # batches whose examples are sorted by length together
+WARMUP = 0.1  # the share of all steps in which the learning rate rises
+WEIGHT_DECAY = 0.01  # AdamW's, not for biases and normalisations
+MAX_GRADIENT_NORM = 1.0  # gradients are scaled down to it
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast to train.
-
-    Attributes:
-        epochs: passes over the examples.
-        batch_size: examples in a step, and `batch_cells` their number times the longest one's length at most, so that
-            a few long ones do not fill the memory.
-        learning_rate: reached after the share `warmup` of all steps, then falling to 0 on a line.
-        new_rate: how many times as fast the layers learn that begin from random weights (`network.new`).
-        weight_decay: AdamW's, not for biases and normalisations.
-        max_gradient_norm: gradients are scaled down to this norm.
-        patience: stop after so many epochs without a better score; None never.
-        save_every: steps between two saved states, when there is a folder.
-        seed: of initial weights, order, dropout.
-    Raises:
-        ValueError: a number out of its range.
-    """
+    """How long and how fast to train. Raises ValueError for a number, but the seed, that is not above 0."""
 
     epochs: int = 10
-    batch_size: int = 32
-    batch_cells: int = 16_384
-    learning_rate: float = 1e-3
-    new_rate: float = 1.0
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    max_gradient_norm: float = 1.0
-    patience: int | None = None
-    save_every: int = 200
-    seed: int = 0
+    batch_size: int = 32  # examples in a step
+    batch_cells: int = 16_384  # their number times the longest one's length, at most: so much memory is enough
+    learning_rate: float = 1e-3  # reached after the warm-up, then falling to 0 on a line
+    new_rate: float = 1.0  # how many times as fast the layers learn that begin from random weights (`network.new`)
+    save_every: int = 200  # steps between two saved states, when there is a folder
+    seed: int = 0  # of initial weights, order, dropout
 
     def __post_init__(self) -> None:
-        above = {name: value for name, value in asdict(self).items() if name not in ("seed", "warmup", "weight_decay")}
-        for name, value in above.items():
-            if value is not None and not value > 0:
+        for name, value in asdict(self).items():
+            if name != "seed" and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        if not 0 <= self.warmup <= 1 or self.weight_decay < 0:
-            raise ValueError(
-                f"expected 0 <= warmup <= 1 and weight_decay >= 0, got {self.warmup} and {self.weight_decay}"
-            )
 
-    def rate(self, done: float) -> float:
-        """The share of the learning rate after the share `done` of the training."""
-        return min(done / self.warmup if done < self.warmup else 1.0, (1 - done) / max(1 - self.warmup, 1e-9))
+
+def rate(done: float) -> float:
+    """The share of the learning rate after the share `done` of the training."""
+    return done / WARMUP if done < WARMUP else (1 - done) / (1 - WARMUP)
 
 
 def cut_batches(order: Sequence[int], lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
@@ -99,7 +79,7 @@ def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[li
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw random numbers by a seed; the caller's generators go on afterwards as if nothing had been drawn."""
+    """Draw by a seed; the caller's generators go on afterwards as if nothing had been drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -125,9 +105,7 @@ def train_network(
 
     Args:
         loss: of a batch, given the numbers of its examples.
-        lengths: of each example, for batches of similar length.
         score: what to choose by, higher is better; without it the last weights stay.
-        precision: of the forward pass ("no", "bf16", "fp16").
         folder: where checkpoint.pt is kept; when it is there already, training goes on from it.
         settings: what else has to be the same on resuming (numbers, strings).
     Returns:
@@ -138,92 +116,101 @@ def train_network(
         KeyboardInterrupt: at Ctrl-C, once the state is in the folder.
     """
     settings = {**asdict(recipe), "precision": precision, "examples": len(lengths), **(settings or {})}
-    checkpoint = Path(folder) / "checkpoint.pt" if folder else None
-    optimizer = torch.optim.AdamW(parameter_groups(network, recipe), fused=device.type in ("cpu", "cuda"))
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
-    # `step` counts within the epoch, `loss` and `seconds` are its sums so far; `best` has the weights, too.
-    state: dict[str, Any] = {"epoch": 0, "step": 0, "loss": 0.0, "seconds": 0.0, "history": [], "best": None}
-    if checkpoint and checkpoint.exists():
-        saved = load_state(checkpoint, settings)
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        state = {name: saved[name] for name in state}
-
-    def save() -> None:
-        if checkpoint:
-            states = {name: part.state_dict() for name, part in parts.items()}
-            save_state(checkpoint, {**state, **states, "settings": settings})
-
-    is_whole = True  # not while the weights move
-    bar = tqdm(total=recipe.epochs, initial=state["epoch"], unit="epoch", leave=False, disable=not progress)
+    training = _Training(network, recipe, device, precision, settings, folder)
+    bar = tqdm(total=recipe.epochs, initial=training.state["epoch"], unit="epoch", leave=False, disable=not progress)
     bar.bar_format = "{l_bar}{bar}| {n:.2f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
     try:
         with bar, seeded(recipe.seed, device):
-            while state["epoch"] < recipe.epochs and not _is_patience_over(state, recipe):
-                batches = epoch_batches(lengths, recipe, state["epoch"])
-                network.train()
-                for step in range(state["step"], len(batches)):
-                    started = time.perf_counter()
-                    torch.manual_seed(stream_seed(recipe.seed, "step", state["epoch"], step))
-                    with autocast(device, precision):
-                        value = loss(batches[step])
-                    value = _set_gradients(network, optimizer, scaler, value, recipe, (state["epoch"], step))
-                    is_whole = False
-                    for group in optimizer.param_groups:
-                        done = state["epoch"] + (step + 0.5) / len(batches)
-                        group["lr"] = group["peak"] * recipe.rate(done / recipe.epochs)
-                    scaler.step(optimizer)
-                    scaler.update()
-                    seconds = time.perf_counter() - started
-                    state.update(step=step + 1, loss=state["loss"] + value, seconds=state["seconds"] + seconds)
-                    is_whole = True
-                    bar.set_postfix(loss=f"{state['loss'] / state['step']:.3f}", refresh=False)
-                    bar.update(1 / len(batches))
-                    if state["step"] % recipe.save_every == 0:
-                        save()
-                network.eval()
-                state.update(_next_epoch(state, network, score() if score else math.nan))
-                save()
+            while training.state["epoch"] < recipe.epochs:
+                training.finish_epoch(loss, epoch_batches(lengths, recipe, training.state["epoch"]), bar)
+                training.next_epoch(score() if score else math.nan)
     except KeyboardInterrupt:
-        if is_whole:
-            save()
+        if training.is_whole:
+            training.save()
         raise
-    if state["best"]:
-        network.load_state_dict(state["best"]["weights"])
+    if best := training.state["best"]:
+        network.load_state_dict(best["weights"])
     network.eval()
-    return state["history"]
+    return training.state["history"]
 
 
-def _set_gradients(network, optimizer, scaler, loss: Tensor, recipe: Recipe, place: tuple[int, int]) -> float:
-    """Gradients of the loss, scaled down to `max_gradient_norm`; gives the loss as a number."""
-    optimizer.zero_grad()
-    scaler.scale(loss).backward()
-    scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.max_gradient_norm)
-    value, norm = torch.stack([loss.detach().float(), norm.float()]).tolist()  # the one wait for a GPU in a step
-    # With fp16 the scaler leaves a step with an infinite gradient out and goes on.
-    if not math.isfinite(value) or not (scaler.is_enabled() or math.isfinite(norm)):
-        raise TrainingDiverged(
-            f"epoch {place[0] + 1}, step {place[1] + 1}: loss {value}, gradient norm {norm}; "
-            'try a lower learning_rate, or precision="no"'
-        )
-    return value
+class _Training:
+    """A network, its optimizer, and how far they have come: what a checkpoint holds."""
 
+    def __init__(self, network, recipe: Recipe, device, precision: str, settings, folder) -> None:
+        self.network, self.recipe, self.device, self.precision = network, recipe, device, precision
+        self.optimizer = torch.optim.AdamW(parameter_groups(network, recipe), fused=device.type in ("cpu", "cuda"))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.parts = {"network": network, "optimizer": self.optimizer, "scaler": self.scaler}
+        # `step` counts within the epoch, `loss` and `seconds` are its sums so far; `best` has the weights, too.
+        self.state = {"epoch": 0, "step": 0, "loss": 0.0, "seconds": 0.0, "history": [], "best": None}
+        self.is_whole = True  # not while the weights move
+        self.settings, self.checkpoint = settings, Path(folder) / "checkpoint.pt" if folder else None
+        if self.checkpoint and self.checkpoint.exists():
+            saved = load_state(self.checkpoint, settings)
+            for name, part in self.parts.items():
+                part.load_state_dict(saved[name])
+            self.state = {name: saved[name] for name in self.state}
 
-def _next_epoch(state: dict[str, Any], network: nn.Module, score: float) -> dict[str, Any]:
-    """The state at the beginning of the next epoch, with this one's row of the history and the best weights so far."""
-    epoch, best = state["epoch"] + 1, state["best"]
-    row = {"epoch": epoch, "loss": state["loss"] / max(state["step"], 1), "score": score, "seconds": state["seconds"]}
-    if not math.isnan(score) and (best is None or score > best["score"]):
-        weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-        best = {"epoch": epoch, "score": score, "weights": weights}
-    return {"epoch": epoch, "step": 0, "loss": 0.0, "seconds": 0.0, "history": [*state["history"], row], "best": best}
+    def save(self) -> None:
+        if self.checkpoint:
+            parts = {name: part.state_dict() for name, part in self.parts.items()}
+            save_state(self.checkpoint, {**self.state, **parts, "settings": self.settings})
 
+    def finish_epoch(self, loss: Callable[[list[int]], Tensor], batches: list[list[int]], bar: tqdm) -> None:
+        """The steps of the epoch that are still to be done."""
+        self.network.train()
+        state = self.state
+        for step in range(state["step"], len(batches)):
+            started = time.perf_counter()
+            torch.manual_seed(stream_seed(self.recipe.seed, "step", state["epoch"], step))
+            with autocast(self.device, self.precision):
+                value = loss(batches[step])
+            value = self._set_gradients(value)
+            self._move((state["epoch"] + (step + 0.5) / len(batches)) / self.recipe.epochs)
+            seconds = time.perf_counter() - started
+            state.update(step=step + 1, loss=state["loss"] + value, seconds=state["seconds"] + seconds)
+            self.is_whole = True
+            bar.set_postfix(loss=f"{state['loss'] / state['step']:.3f}", refresh=False)
+            bar.update(1 / len(batches))
+            if state["step"] % self.recipe.save_every == 0:
+                self.save()
+        self.network.eval()
 
-def _is_patience_over(state: dict[str, Any], recipe: Recipe) -> bool:
-    best = state["best"]
-    return bool(recipe.patience and best and state["epoch"] - best["epoch"] >= recipe.patience)
+    def _set_gradients(self, loss: Tensor) -> float:
+        """Gradients of the loss, scaled down to MAX_GRADIENT_NORM; gives the loss as a number."""
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
+        value, norm = torch.stack([loss.detach().float(), norm.float()]).tolist()  # the one wait for a GPU in a step
+        # With fp16 the scaler leaves a step with an infinite gradient out and goes on.
+        if not math.isfinite(value) or not (self.scaler.is_enabled() or math.isfinite(norm)):
+            raise TrainingDiverged(
+                f"epoch {self.state['epoch'] + 1}, step {self.state['step'] + 1}: loss {value}, gradient norm {norm}; "
+                'try a lower learning_rate, or precision="no"'
+            )
+        return value
+
+    def _move(self, done: float) -> None:
+        """One step of the optimizer, at the learning rate after the share `done` of the training."""
+        self.is_whole = False
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate(done)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def next_epoch(self, score: float) -> None:
+        """Add a row to the history, keep the weights if they are the best so far, and save."""
+        state, epoch, best = self.state, self.state["epoch"] + 1, self.state["best"]
+        loss = state["loss"] / max(state["step"], 1)
+        row = {"epoch": epoch, "loss": loss, "score": score, "seconds": state["seconds"]}
+        if not math.isnan(score) and (best is None or score > best["score"]):
+            weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+            best = {"epoch": epoch, "score": score, "weights": weights}
+        # All at once, in case of an interrupt.
+        state.update(epoch=epoch, step=0, loss=0.0, seconds=0.0, history=[*state["history"], row], best=best)
+        self.save()
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -234,11 +221,8 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     for parameter in network.parameters():
         if parameter.requires_grad:
             groups.setdefault((id(parameter) in new, parameter.dim() > 1), []).append(parameter)
+    peaks = {True: recipe.learning_rate * recipe.new_rate, False: recipe.learning_rate}
     return [
-        {
-            "params": parameters,
-            "peak": recipe.learning_rate * (recipe.new_rate if is_new else 1.0),
-            "weight_decay": recipe.weight_decay if is_matrix else 0.0,
-        }
+        {"params": parameters, "peak": peaks[is_new], "weight_decay": WEIGHT_DECAY * is_matrix}
         for (is_new, is_matrix), parameters in groups.items()
     ]

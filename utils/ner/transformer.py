@@ -11,19 +11,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from utils.device import find_device, find_precision
 from utils.ner.chain import TagHead
 from utils.ner.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
-from utils.ner.lexicons import Lexicon
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.sentence import Sentence
+from utils.ner.tagger import Sentences, check_choice
 
 POOLINGS = ("first", "mean")
 Span = tuple[int, int]
 
 
 def align(tokens: Sequence[Span], pieces: Sequence[Span]) -> list[Span]:
-    """For each token (first piece, piece behind the last), all given by (start, end) in characters.
+    """For each token (first piece, piece behind the last); tokens and pieces are (start, end) in characters.
 
     A piece belongs to every token it shares a character with. A token that no piece covers (a control character, which
     tokenizers drop) gets the piece before it, and so its vector, or the first of all; where there are no pieces at all,
@@ -61,23 +60,14 @@ def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
 class EncoderNetwork(nn.Module):
     """Encoder, one vector a token, features beside it, one score a tag."""
 
-    def __init__(
-        self,
-        encoder: PreTrainedModel,
-        features: Sequence[int],
-        head: TagHead,
-        mask: int,
-        special: Sequence[int],
-        pooling: str,
-        dropout: float,
-        piece_dropout: float,
-    ) -> None:
+    def __init__(self, encoder, tokenizer, features: Sequence[int], head: TagHead, options: dict[str, Any]) -> None:
         super().__init__()
-        self.encoder, self.pooling = encoder, pooling
-        self.piece_dropout, self.mask = piece_dropout, mask
-        self.register_buffer("special", torch.tensor(special), persistent=False)  # pieces that are never masked
+        self.encoder, self.pooling, self.piece_dropout = encoder, options["pooling"], options["piece_dropout"]
+        self.mask = (tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id) or 0
+        special = torch.tensor(tokenizer.all_special_ids)  # pieces that are never masked
+        self.register_buffer("special", special, persistent=False)
         self.features = FeatureEmbedding(features)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(options["dropout"])
         self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, head.count)
         self.head = head
 
@@ -115,18 +105,16 @@ class TransformerTagger(NeuralTagger):
     """Any encoder of the Hugging Face hub with a score for each tag on top; all of it is trained.
 
     Sub-word alignment: the encoder's tokenizer cuts the text into pieces by its own rules, and the offsets of both say
-    which pieces a token has (`align`). A token is read at its first piece, or as the mean of its pieces. Sentences of
-    more pieces than the encoder can read are cut into windows that overlap, and each token's scores come from the
-    window where it stands farther from the edge.
+    which pieces a token has (`align`). Sentences of more pieces than the encoder can read are cut into windows that
+    overlap, and each token's scores come from the window where it stands farther from the edge.
 
     Args:
         encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
-        pooling: "first" or "mean".
+        pooling: a token is read at its "first" piece, or as the "mean" of its pieces.
         crf: a LinearChainCRF on top, instead of a softmax for each token.
         dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
             in [0, 1). max_pieces: of a window, at most what the encoder can read.
-        lexicons, scheme, device, precision, progress, recipe: as in NeuralTagger; precision None is what is fast
-            on the device.
+        scheme, others: as in NeuralTagger.
     Raises:
         ValueError: an unknown pooling, (in `fit`) no room in a window, and what NeuralTagger and `load_encoder` raise.
     """
@@ -138,42 +126,33 @@ class TransformerTagger(NeuralTagger):
         encoder: str | Path | None = None,
         pooling: str = "first",
         crf: bool = False,
-        lexicons: Sequence[Lexicon] = (),
         dropout: float = 0.1,
         piece_dropout: float = 0.0,
         max_pieces: int = 256,
         scheme: str = "BIO",
-        device: str | torch.device | None = None,
-        precision: str | None = None,
-        progress: bool = True,
-        **recipe: Any,
+        **others: Any,
     ) -> None:
-        if pooling not in POOLINGS:
-            raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+        check_choice("pooling", pooling, POOLINGS)
         if not 0 <= piece_dropout < 1:
             raise ValueError(f"expected 0 <= piece_dropout < 1, got {piece_dropout}")
-        precision = precision or find_precision(find_device(device))
-        recipe = {"epochs": 5, "batch_size": 32, "learning_rate": 2e-4, "new_rate": 5.0, **recipe}
-        reading = dict(pooling=pooling, dropout=dropout, piece_dropout=piece_dropout)
-        options = dict(encoder=encoder and str(encoder), **reading, max_pieces=max_pieces, crf=crf, scheme=scheme)
-        super().__init__(options, lexicons, device, precision, progress, recipe)
-        self.reading, self.max_pieces = reading, max_pieces
+        reading = dict(pooling=pooling, dropout=dropout, piece_dropout=piece_dropout, max_pieces=max_pieces)
+        options = dict(encoder=encoder and str(encoder), **reading, crf=crf, scheme=scheme)
+        super().__init__(options, **{"epochs": 5, "learning_rate": 2e-4, "new_rate": 5.0, **others})
 
-    def _build(self, train: Sequence[Sentence]) -> None:
+    def _build(self, train: Sentences) -> None:
         encoder, self.tokenizer = load_encoder(self.options["encoder"])
         self._make_network(encoder)
 
     def _make_network(self, encoder: PreTrainedModel) -> None:
-        tokenizer = self.tokenizer
-        mask = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-        pieces = (mask or 0, tokenizer.all_special_ids)
-        self.network = EncoderNetwork(encoder, self.features.sizes, self._head(), *pieces, **self.reading)
+        tokenizer, head = self.tokenizer, TagHead(self.tags, self.scheme, self.options["crf"])
+        self.network = EncoderNetwork(encoder, tokenizer, self.features.sizes, head, self.options)
         self._before = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
         self._after = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
-        readable = min(getattr(encoder.config, "max_position_embeddings", self.max_pieces), tokenizer.model_max_length)
-        self._limit = min(self.max_pieces, readable) - len(self._before) - len(self._after)
+        most = self.options["max_pieces"]
+        readable = min(most, getattr(encoder.config, "max_position_embeddings", most), tokenizer.model_max_length)
+        self._limit = readable - len(self._before) - len(self._after)
         if self._limit < 1:
-            raise ValueError(f"max_pieces must leave room for a piece beside the special ones, got {self.max_pieces}")
+            raise ValueError(f"max_pieces must leave room for a piece beside the special ones, got {most}")
 
     def _windows(self, sentence: Sentence) -> list[Window]:
         ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
@@ -199,12 +178,12 @@ class TransformerTagger(NeuralTagger):
         return Window(start, end, keep, len(pieces), inputs)
 
     def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        ids = [window.inputs["ids"] for window in windows]
+        ids, first, count = ([window.inputs[name] for window in windows] for name in ("ids", "first", "count"))
         return {
             "ids": self._padded(ids, self.tokenizer.pad_token_id or 0),
             "attention": self._padded([[1] * len(row) for row in ids]),
-            "first": self._padded([window.inputs["first"] for window in windows]),
-            "count": self._padded([window.inputs["count"] for window in windows]),
+            "first": self._padded(first),
+            "count": self._padded(count),
             "features": self._padded_features(windows),
         }
 

@@ -21,8 +21,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
     Only LF ends a line: characters such as U+2028 are kept inside it, since corpora hold them in tokens.
 
-    Raises:
-        FormatError: bytes that are no UTF-8, or a NUL byte.
+    Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
     path = Path(path)
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -62,18 +61,10 @@ from utils.ner.formats.conll import read_conll, write_conll  # noqa: E402
 from utils.ner.formats.jsonl import read_jsonl, write_jsonl  # noqa: E402
 from utils.ner.formats.pubtator import read_pubtator, write_pubtator  # noqa: E402
 
-READERS: dict[str, Callable[[Path], list[Sentence]]] = {
-    "conll": read_conll,
-    "jsonl": read_jsonl,
-    "pubtator": read_pubtator,
-    "brat": read_brat,
-}
-WRITERS: dict[str, Callable[[Sequence[Sentence], Path], None]] = {
-    "conll": write_conll,
-    "jsonl": write_jsonl,
-    "pubtator": write_pubtator,
-    "brat": write_brat,
-}
+READERS: dict[str, Callable[[Path], list[Sentence]]]
+READERS = {"conll": read_conll, "jsonl": read_jsonl, "pubtator": read_pubtator, "brat": read_brat}
+WRITERS: dict[str, Callable[[Sequence[Sentence], Path], None]]
+WRITERS = {"conll": write_conll, "jsonl": write_jsonl, "pubtator": write_pubtator, "brat": write_brat}
 ENDINGS = {".jsonl": "jsonl", ".pubtator": "pubtator", ".ann": "brat"}
 
 
@@ -88,10 +79,8 @@ def format_of(path: str | Path) -> str:
 def read_sentences(path: str | Path, form: str = "auto") -> list[Sentence]:
     """The sentences of a file (or of a brat folder) with their entities.
 
-    Args:
-        form: "conll", "jsonl", "pubtator", "brat", or "auto" to go by the name.
-    Raises:
-        ValueError: an unknown format; FormatError: a line that cannot be read. OSError: no such file.
+    form: "conll", "jsonl", "pubtator", "brat", or "auto" to go by the name.
+    Raises ValueError: an unknown format; FormatError: a line that cannot be read. OSError: no such file.
     """
     form = format_of(path) if form == "auto" else form
     if form not in READERS:

@@ -22,12 +22,8 @@ OTHER = tuple("RE*AMN#")  # relations, events, equivalences, attributes, modific
 def read_brat(path: str | Path) -> list[Sentence]:
     """Each document as one `Sentence` whose id is the file's name; only entities are kept, fragments included.
 
-    Args:
-        path: a folder, of which every .txt is read in the order of names, or one .txt. A .txt without .ann has no
-            entities.
-    Raises:
-        FormatError: a line of an .ann in another form, or an entity that does not fit the text.
-        ValueError: a folder without .txt. OSError: no such file.
+    path: a folder, of which every .txt is read in the order of names, or one .txt. A .txt without .ann has no entities.
+    Raises FormatError: a line of an .ann in another form, or an entity that does not fit the text.
     """
     path = Path(path)
     texts = sorted(path.glob("*.txt")) if path.is_dir() else [path]
@@ -37,21 +33,14 @@ def read_brat(path: str | Path) -> list[Sentence]:
 
 
 def _document(path: Path) -> Sentence:
-    text = _text(path)
-    notes = path.with_suffix(".ann")
-    entities = []
+    for _ in read_lines(path):  # which looks for broken bytes; the text is the file as it is, so that offsets hold
+        pass
+    text, notes, entities = path.read_bytes().decode("utf-8-sig"), path.with_suffix(".ann"), []
     for number, line in read_lines(notes) if notes.exists() else ():
         if line.strip() and not line.startswith(OTHER):
             with located(notes, number, line, EXPECTED):
                 entities.append(_entity(notes, number, line, text))
     return Sentence(text, None, entities, path.stem)
-
-
-def _text(path: Path) -> str:
-    """The file as it is, so that offsets hold; `read_lines` looks for broken bytes first."""
-    for _ in read_lines(path):
-        pass
-    return path.read_bytes().decode("utf-8-sig")
 
 
 def _entity(path: Path, number: int, line: str, text: str) -> Entity:
@@ -69,11 +58,7 @@ def _entity(path: Path, number: int, line: str, text: str) -> Entity:
 
 
 def write_brat(sentences: Iterable[Sentence], folder: str | Path) -> None:
-    """One .txt and one .ann for each sentence, named by its id.
-
-    Raises:
-        ValueError: an id that cannot be a file's name, or one that comes twice.
-    """
+    """One .txt and one .ann for each sentence, named by its id. ValueError where an id cannot be a file's name."""
     seen = set()
     for sentence in sentences:
         if not re.fullmatch(r"[\w.-]+", sentence.id) or sentence.id.startswith(".") or sentence.id in seen:

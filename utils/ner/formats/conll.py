@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from utils.files import write_atomically
@@ -32,16 +33,12 @@ def read_conll(
         orphan: an I- tag that starts an entity is taken as its beginning ("repair", with one warning a file), left
             out ("drop") or an error ("refuse").
         ids: the sentences' ids; 1, 2, 3, ... when not given.
-    Raises:
-        FormatError: a line that cannot be read: file, line number, the line and what was expected.
-        OSError: there is no such file.
-        ValueError: not one id a sentence.
+    Raises FormatError: a line that cannot be read. OSError: no such file. ValueError: not one id a sentence.
     """
     path = Path(path)
     wanted = [token, tags] if isinstance(tags, int) else [token, *tags]
     blocks = list(_blocks(path, wanted))
-    if ids is None:
-        ids = [str(number) for number in range(1, len(blocks) + 1)]
+    ids = list(map(str, range(1, len(blocks) + 1))) if ids is None else ids
     if len(ids) != len(blocks):
         raise ValueError(f"{len(ids)} ids for the {len(blocks)} sentences of {path}")
     if scheme == "auto":
@@ -50,41 +47,30 @@ def read_conll(
     sentences, repaired = [], []
     for name, rows in zip(ids, blocks):
         words, *layers = zip(*(cells for _, _, cells in rows))
-        spans = set()
-        for layer in layers:
-            spans |= _spans(path, rows, layer, scheme, orphan, repaired)
+        spans = set().union(*(_spans(path, rows, layer, scheme, orphan, repaired) for layer in layers))
         number, line, _ = rows[0]
         with located(path, number, line, "a sentence whose tokens and entities fit"):
             sentences.append(Sentence.from_words(words, spans, name))
     if repaired:
-        warnings.warn(
-            f"{path}: {len(repaired)} tags that continue nothing were taken as the beginning of an entity, the first "
-            f'in line {repaired[0]}; orphan="refuse" makes them an error, "drop" leaves them out',
-            stacklevel=2,
-        )
+        taken = f"{len(repaired)} tags that continue nothing were taken as the beginning of an entity"
+        advice = 'orphan="refuse" makes them an error, "drop" leaves them out'
+        warnings.warn(f"{path}: {taken}, the first in line {repaired[0]}; {advice}", stacklevel=2)
     return sentences
 
 
 def _blocks(path: Path, wanted: list[int]) -> Iterator[list[Row]]:
     """The rows of each sentence, of their columns those that are wanted."""
-    rows: list[Row] = []
-    for number, line in read_lines(path):
-        if line.strip():
-            if not line.startswith("-DOCSTART-"):
-                rows.append((number, line, _cells(path, number, line, wanted)))
-        elif rows:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
+    lines = (pair for pair in read_lines(path) if not pair[1].startswith("-DOCSTART-"))
+    for filled, block in groupby(lines, lambda pair: bool(pair[1].strip())):
+        if filled:
+            yield [(number, line, _cells(path, number, line, wanted)) for number, line in block]
 
 
 def _cells(path: Path, number: int, line: str, wanted: list[int]) -> list[str]:
     columns = line.split("\t") if "\t" in line else line.split()
     needed = max(2, *(column + 1 if column >= 0 else -column for column in wanted))
     if len(columns) < needed:
-        expected = f"at least {needed} columns (token and tag), got {len(columns)}"
-        raise FormatError(path, number, line, expected)
+        raise FormatError(path, number, line, f"at least {needed} columns (token and tag), got {len(columns)}")
     cells = [columns[column] for column in wanted]
     if not cells[0].strip():
         raise FormatError(path, number, line, f"a token in column {wanted[0]}, which is empty")
@@ -111,9 +97,8 @@ def write_conll(
     The spaces between tokens are lost, and so are ids. Entities that tags cannot hold (nested in more layers than
     there are, discontinuous, not at the tokens' edges) raise, or with `on_loss="drop"` are left out.
 
-    Raises:
-        ValueError: an entity that does not fit, a sentence without tokens (which CoNLL cannot hold), or a token with
-            a tab or line end in it.
+    Raises ValueError: an entity that does not fit, a sentence without tokens (which CoNLL cannot hold), or a token with
+    a tab or line end in it.
     """
     blocks = []
     for sentence in sentences:

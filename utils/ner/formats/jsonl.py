@@ -17,8 +17,7 @@ def read_jsonl(path: str | Path) -> list[Sentence]:
     "tokens" is a list of [start, end]; without it the text is cut by `tokenize`. An entity may have "fragments", a
     list of [start, end], and a "concept". Without "id" the line number is the id; without "document" none is known.
 
-    Raises:
-        FormatError: a line that is no such object, or whose offsets do not fit its text.
+    Raises FormatError: a line that is no such object, or whose offsets do not fit its text.
     """
     path = Path(path)
     sentences = []

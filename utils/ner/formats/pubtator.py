@@ -24,12 +24,9 @@ MISMATCHES = ("refuse", "skip")
 def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """Each document as one `Sentence` with its id, its text "TITLE\\nABSTRACT". Lines of relations are not kept.
 
-    Args:
-        mismatch: a mention whose text is not the text at its offsets is an error ("refuse"), or left out with a
-            warning ("skip").
-    Raises:
-        FormatError: a line that is neither text nor mention, out of place, or a mismatch.
-        ValueError: another word for `mismatch`.
+    mismatch: a mention whose text is not the text at its offsets is an error ("refuse"), or left out with a warning
+        ("skip").
+    Raises FormatError: a line that is neither text nor mention, out of place, or a mismatch.
     """
     if mismatch not in MISMATCHES:
         raise ValueError(f"unknown mismatch {mismatch!r}; choose one of {', '.join(MISMATCHES)}")
@@ -77,9 +74,8 @@ def _mention(path: Path, number: int, line: str, name: str) -> tuple[Entity, str
 def write_pubtator(sentences: Iterable[Sentence], path: str | Path) -> None:
     """Each sentence as a document; its first line is the title, its second the abstract, which may be missing.
 
-    Raises:
-        ValueError: a sentence without an id, or with a "|", tab or further line end where the format needs them; a
-            discontinuous entity, which PubTator cannot hold.
+    Raises ValueError: a sentence without an id, or with a "|", tab or further line end where the format needs them; a
+    discontinuous entity, which PubTator cannot hold.
     """
     lines = []
     for sentence in sentences:
@@ -87,9 +83,7 @@ def write_pubtator(sentences: Iterable[Sentence], path: str | Path) -> None:
             raise ValueError(f"PubTator needs an id without |, tab and line end, got {sentence.id!r}")
         title, *abstract = sentence.text.split("\n")
         if len(abstract) > 1 or abstract == [""] or any(letter in sentence.text for letter in "\t\r\0"):
-            raise ValueError(
-                f"sentence {sentence.id!r} has a tab, NUL or more lines than PubTator's title and abstract"
-            )
+            raise ValueError(f"sentence {sentence.id!r} has a tab, NUL or more lines than a title and an abstract")
         lines.append(f"{sentence.id}|t|{title}\n{sentence.id}|a|{''.join(abstract)}\n")
         for entity in sentence.entities:
             if entity.fragments:
