@@ -1180,7 +1180,7 @@ def distance_to_answer(n, name):
 
 print("largest distance to SciPy's answer, 20 points")
 columns = ["DDIM, eta = 0", "DPM-Solver++(2M)"]
-table_of(distance_to_answer, [10, 20, 40, 80, 160], columns).round(4)
+table_of(distance_to_answer, [10, 20, 40, 80, 160], columns).round(5)
 
 # %% [markdown]
 # Both come to SciPy's points, DDIM's distance falling by half with twice the steps and 2M's by about a quarter, as

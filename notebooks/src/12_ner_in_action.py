@@ -184,12 +184,12 @@ def squeezed(text):
     return "".join(text.lower().split())
 
 
-whole = [squeezed(abstract.text) for abstract in reading]
+texts_to_read = [squeezed(abstract.text) for abstract in reading]
 
 
 def is_to_be_read(sentence):
     """Whether the sentence stands in one of the abstracts to read."""
-    return any(squeezed(sentence.text) in text for text in whole)
+    return any(squeezed(sentence.text) in text for text in texts_to_read)
 
 
 rows = {}
@@ -515,17 +515,19 @@ def surface(text, place):
     return text[seen[place[0]] : seen[place[1]] + 1]
 
 
-rows = {}
+rows = []
 for sentence, tagged in random.Random(1).sample(changed, min(4, len(changed))):
     text = sentence.text
     gold = official.genes.get(sentence.id, [])
     accepted = official.alternatives.get(sentence.id, [])
-    rows[text if len(text) < 160 else text[:157] + "..."] = {
+    row = {
+        "sentence": text if len(text) < 160 else text[:157] + "...",
         "gold": " | ".join(surface(text, place) for place in gold),
         "alternatives": " | ".join(surface(text, place) for place in accepted),
         "predicted": " | ".join(e.text for e in tagged.entities),
     }
-pd.DataFrame(rows).T
+    rows.append(row)
+pd.DataFrame(rows)
 
 # %% [markdown]
 # With strict scoring, a boundary that an annotator would have accepted costs **twice**: once as a wrong prediction,
@@ -738,7 +740,7 @@ table = {
     "difference, paired": (gap, *interval(drawn - plain_drawn)),
     "difference, unpaired, which is wrong here": (gap, *interval(drawn - apart)),
 }
-table = pd.DataFrame(table, index=["F1", "low", "high"]).T
+table = pd.DataFrame(table, index=["F1", "low", "high"]).T.astype(float)
 table = table.assign(width=table.high - table.low)
 ratio = table.width.iloc[3] / table.width.iloc[2]
 print(f"the paired interval is {ratio:.1f} times narrower than the unpaired one")
@@ -747,7 +749,7 @@ table.round(4)
 # %%
 # NBVAL_CHECK_OUTPUT
 theirs, edges = difference(test, test_found, plain_found, groups=groups)
-np.testing.assert_allclose([theirs, *edges], table.iloc[2, :3].astype(float), rtol=1e-9)
+np.testing.assert_allclose([theirs, *edges], table.iloc[2, :3], rtol=1e-9)
 print("`difference` of utils.ner says the same")
 
 # %% [markdown]
@@ -940,7 +942,9 @@ for kind in ["boundary", "type", "missed", "spurious"]:
     for side, number, e in chosen:
         others = (test_found if side == "gold" else test)[number].entities
         touched = [f"{other.text} ({other.type})" for other in others if other.overlaps(e)]
-        rows.append((kind, side, in_context(test[number].text, e), ", ".join(touched)))
+        rows.append(
+            (kind, side, in_context(test[number].text, e), ", ".join(touched) or "nothing")
+        )
 pd.DataFrame(rows, columns=["class", "side", "wrong", "the other side has there"])
 
 # %% [markdown]
@@ -1514,9 +1518,11 @@ for column, axes in enumerate(panels):
     axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.minorticks_off()
     last = [gains(name, len(few) - 1)[:, column] for name in ("doubt", "doubt per token")]
-    whole, each = (f"{gain.mean():+.1f} ± {standard_error(gain):.1f}" for gain in last)
-    title = f"At equal {EQUAL[column]}, last step: doubt {whole},"
-    axes.set_title(f"{title}\ndoubt per token {each} points (SE)", fontsize=10)
+    doubts, per_token = (
+        f"{gain.mean():+.1f} ± {standard_error(gain):.1f}" for gain in last
+    )
+    title = f"At equal {EQUAL[column]}, last step: doubt {doubts},"
+    axes.set_title(f"{title}\ndoubt per token {per_token} points (SE)", fontsize=10)
 panels[0].set_ylabel("F1 on the test abstracts (± SE)")
 panels[0].legend(fontsize=9)
 plt.show()

@@ -45,6 +45,11 @@ class NoiseSchedule:
         return len(self.betas)
 
     @classmethod
+    def from_betas(cls, betas: Tensor, name: str = "custom") -> "NoiseSchedule":
+        """Any betas of shape (T,), each between 0 and 1: the constructor under the name of its fellows."""
+        return cls(betas, name)
+
+    @classmethod
     def linear(
         cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True
     ) -> "NoiseSchedule":

@@ -76,6 +76,8 @@ class NeuralTagger(Tagger):
         TypeError: a number that `Recipe` does not know.
     """
 
+    version = 2  # config.json holds a shorter recipe than in 1
+
     def __init__(
         self,
         options: dict[str, Any],
