@@ -1229,10 +1229,11 @@ def draw_reliability(axes):
 def draw_ece(axes):
     """The measured ECE, beside what chance alone gives."""
     for k, (name, p) in enumerate(calibrations.items()):
-        chance = axes.plot(interval(perfect_ece(p)), [k, k], color="grey", lw=8, alpha=0.5)
+        (chance,) = axes.plot(interval(perfect_ece(p)), [k, k], color="grey", lw=8)
+        chance.set(alpha=0.5, solid_capstyle="butt")
         axes.plot(ece(p, right), k, "D", color=COLOURS[k], label=f"{name}, measured")
-    chance[0].set_label("chance alone, 95%")
-    axes.set(xlabel="ECE, 10 bins", yticks=[0, 1], yticklabels=calibrations)
+    chance.set_label("chance alone, 95%")
+    axes.set(xlabel="ECE, 10 bins", yticks=[0, 1], yticklabels=["as it is", "scaled"])
     axes.set(ylim=(1.6, -0.6))
     axes.set_xlim(left=0)
     before, after = (ece(p, right) for p in calibrations.values())
@@ -1240,8 +1241,7 @@ def draw_ece(axes):
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-spacing = {"wspace": 0.5}
-figure, (left, middle) = plt.subplots(1, 2, figsize=(9.5, 3.6), gridspec_kw=spacing)
+figure, (left, middle) = plt.subplots(1, 2, figsize=(9.5, 3.6))
 draw_reliability(left)
 draw_ece(middle)
 plt.show()
