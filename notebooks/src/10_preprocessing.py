@@ -1075,7 +1075,7 @@ pd.DataFrame(rows).T
 #
 # - *Lower case* finds names that stand with a capital in one place and without in the other; in the run shown, half or
 #   more of what it adds in NCBI-disease and BC5CDR begins a sentence. And one abbreviation that is spelt like a word,
-#   once seen, turns every such word into a name. The list above shows which; a handful of them can do most of the
+#   once seen, turns every such word into a name. The table above shows which; a handful of them can do most of the
 #   damage. In the run shown that costs diseases and chemicals three to nine points of F1, while genes gain one. The
 #   recipe for a dictionary is therefore to fold the case of long names only, or to check by hand what the short ones
 #   collide with.
@@ -1890,11 +1890,10 @@ def totals(name, step):
 def f1_differences(name, step):
     """F1 minus that of "as is" for each training sample, and a 95% interval of the mean."""
     drawn = []
-    for seed in range(draws):
+    for k in range(draws):
+        both = counts[name, step, k], counts[name, "as is", k]
         # The same seed draws the same documents for both.
-        new, old = (
-            resample(counts[name, key, seed], labels[name]) for key in (step, "as is")
-        )
+        new, old = (resample(rows, labels[name], 1000, seed=0) for rows in both)
         drawn.append(f1_of(new) - f1_of(old))
     each = f1_of(totals(name, step)) - f1_of(totals(name, "as is"))
     return each, np.quantile(np.mean(drawn, 0), [0.025, 0.975])
