@@ -219,7 +219,9 @@ def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | No
 # -- confidence intervals --------------------------------------------------------------------------
 
 
-def resample(rows: np.ndarray, groups: Sequence[Hashable] | None, resamples: int, seed: int) -> np.ndarray:
+def resample(
+    rows: np.ndarray, groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
     """Sums of rows (sentences, columns) over samples drawn with replacement: array (resamples, columns).
 
     Of groups, all rows are drawn together; as many groups are drawn as there are. The same seed draws the same
