@@ -792,8 +792,8 @@ pd.DataFrame({"weights": weights})
 # treatments are not differences between draws.
 #
 # **Predict before you run.** Write down an order, from the largest excess to the smallest. And: at which timesteps
-# will a denoiser without $t$ lose most, and at which least? The cell takes a minute or two
-# on two cores.
+# will a denoiser without $t$ lose most, and at which least? The training, two
+# cells below, takes a minute or two on two cores.
 
 # %%
 train_steps, batch_size = course.pick(test=40, cpu=2000, gpu=3000), 256
@@ -888,7 +888,7 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of freedom).
-# Read the printed ratios by that yardstick: a way of writing $t$ within it is not told apart from the sinusoidal one.
+# Read the last column by that yardstick: a way of writing $t$ within it is not told apart from the sinusoidal one.
 #
 # ### Where does each one lose?
 
