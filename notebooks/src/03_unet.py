@@ -857,7 +857,8 @@ plt.show()
 # %% [markdown]
 # The network passes the dashed line in the first hundred steps and goes on falling: it can represent and
 # learn what we ask of it. With `tanh` the loss settles just above its bound, and no learning rate would
-# help. (The spikes come from a high, constant learning rate; notebook 04 lets it decay.)
+# help. (The spikes come from a high, constant learning rate, and the last step may fall on one; notebook 04
+# lets it decay.)
 
 # %% [markdown]
 # ## 11. What is each part worth?
@@ -1044,14 +1045,14 @@ plt.show()
 # %% [markdown]
 # In equal *steps* the network without the stem is far ahead. It computes on four times as many positions,
 # and it can treat the four pixels of a patch alike, where the stem has to learn each of them anew. It
-# pays four times the multiply-adds for that. In equal *seconds* its lead shrinks but does not vanish here,
-# and how much is left depends on the machine. The third network spends what the stem saves on twice the
-# width: about as many multiply-adds as without the stem, in fewer and larger pieces, which run faster. So
+# pays four times the multiply-adds for that. In equal *seconds* (right) most of its lead is gone: the cheap
+# steps are ahead at first, then the lines cross. Where, and what is left at the end, depends on the machine.
+# The third network spends what the stem saves on twice the width: about as many multiply-adds as without the stem, in fewer and larger pieces, which run faster. So
 # what a stem buys is cheap steps, or four times the parameters at the price of a narrow network at full
 # size. At these widths and in so short a training that was not enough to win; a hundred steps decide
 # nothing about a long training. The course keeps the stem for its trained model because a wider network (48 channels,
-# 1.5 million weights) then still makes a step in well under a second on two cores: section 7's table has the
-# multiply-adds, and without a stem they would be four times as many.
+# 1.5 million weights) then still makes a step in well under a second on two cores (this section's first table),
+# and without a stem its multiply-adds would be four times as many.
 #
 # ### Skips, timestep, zero initialisation
 
@@ -1121,7 +1122,7 @@ plt.show()
 # learnt little after so few steps: there $v$ is almost all noise, and faint noise is hard to tell from
 # the image's own texture. In the middle the complete network leaves the one without skips far behind. At
 # the highest noise $v$ is the (negative) image, smooth enough for 7x7 positions, and the skips are worth
-# nothing. The timestep matters less anywhere, and least around t = 700.
+# nothing. The timestep matters less than the skips in all but the last of these tenths, and least around t = 700.
 
 # %% [markdown]
 # ## 12. The receptive field
