@@ -370,8 +370,8 @@ print("the EMA step by hand equals update_ema")
 # every few seconds.
 #
 # **You can stop the kernel at any time** (the square button) and run the training cell again: it goes on
-# where it was, because `train` saves its state in the folder `out`. (Section 9 proves it.) The cell before
-# it starts from the beginning: it empties that folder. Run it only when you want that.
+# where it was, because `train` saves its state in the folder `out`. (Section 9 proves it.) The first
+# of the cells below starts from the beginning: it empties that folder. Run it only when you want that.
 #
 # At a few moments we put copies of the weights aside, those of the network and those of its EMA, to look at
 # them afterwards.
@@ -829,10 +829,11 @@ show_images(torch.cat([raw, ema]), titles=titles, columns=12, scale=2, title=fin
 
 # %% [markdown]
 # **Here the EMA buys little.** While the network learns fast, the average over the past lags behind what the network
-# knows now (left panel), so early in the training its images are the worse ones. And at the end the learning rate has
-# gone down to 0, so there is no jitter left to average away, and the two are level. If it helps at all, then in
-# between, where the rate is still high; this is one run, and the differences are small. Besides, the average is short:
-# its decay is warmed up, so that after $k$ steps it reaches back over about $k/9$ of them.
+# knows now (left panel), so early in the training its images are, if anything, the worse ones. And at the end the
+# learning rate has gone down to 0, so there is no jitter left to average away, and the two are level. If it helps at
+# all, then in between; the title of the right panel names the step at which it did best. This is one run, and the
+# differences are small. Besides, the average is short: its decay is warmed up, so that after $k$ steps it reaches back
+# over about $k/9$ of them.
 #
 # So why keep it? Its place is a long training at a rate that stays high: there the weights jump around a good place,
 # because each batch pulls them elsewhere, and the average stays near the middle. Of the DDPM authors' own CIFAR-10
@@ -964,9 +965,9 @@ plt.show()
 #   hundred: never choose settings in runs much shorter than the one you mean to make. What decay is for, settling the
 #   weights at the end, is not seen here, because there is nothing to settle yet.
 # - **Warm-up may be an insurance.** Compare the two rows at five times the rate; two seeds cannot settle it.
-# - **Clipping is one.** On ordinary gradients it changes next to nothing. With one wild gradient (right panel) the
-#   clipped training goes on as if nothing had happened; without clipping the loss climbs, and at the end it is far
-#   above the others.
+# - **Clipping is one.** On ordinary gradients it changes little, and two seeds do not settle in which direction.
+#   With one wild gradient (right panel) the clipped training goes on as if nothing had happened; without clipping the
+#   loss climbs, and at the end it is far above the others.
 # - **And the EMA is behind** everywhere: after a hundred steps it averages over weights that were much worse.
 #
 # Why does *one* gradient do lasting harm? Adam keeps two running averages. That of the gradients, over about 10
