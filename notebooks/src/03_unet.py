@@ -1043,16 +1043,16 @@ headline(fig, f"{title} (band: ± 1 sd, {len(SEEDS)} seeds)")
 plt.show()
 
 # %% [markdown]
-# In equal *steps* the network without the stem is far ahead. It computes on four times as many positions,
-# and it can treat the four pixels of a patch alike, where the stem has to learn each of them anew. It
-# pays four times the multiply-adds for that. In equal *seconds* (right) most of its lead is gone: the cheap
-# steps are ahead at first, then the lines cross. Where, and what is left at the end, depends on the machine.
-# The third network spends what the stem saves on twice the width: about as many multiply-adds as without the stem, in fewer and larger pieces, which run faster. So
-# what a stem buys is cheap steps, or four times the parameters at the price of a narrow network at full
-# size. At these widths and in so short a training that was not enough to win; a hundred steps decide
-# nothing about a long training. The course keeps the stem for its trained model because a wider network (48 channels,
-# 1.5 million weights) then still makes a step in well under a second on two cores (this section's first table),
-# and without a stem its multiply-adds would be four times as many.
+# In equal *steps* the network without the stem is far ahead. It computes on four times as many positions, and it
+# can treat the four pixels of a patch alike, where the stem has to learn each of them anew. It pays four times
+# the multiply-adds for that. In equal *seconds* (right) most of its lead is gone: the cheap steps are ahead at
+# first, then the lines cross. Where, and what is left at the end, depends on the machine. The third network
+# spends what the stem saves on twice the width: about as many multiply-adds as without the stem, in fewer and
+# larger pieces, which run faster. So what a stem buys is cheap steps, or four times the parameters at the price
+# of a narrow network at full size. At these widths and in so short a training that was not enough to win; a
+# hundred steps decide nothing about a long training. The course keeps the stem for its trained model because a
+# wider network (48 channels, 1.5 million weights) then still makes a step in well under a second on two cores
+# (this section's first table), and without a stem its multiply-adds would be four times as many.
 #
 # ### Skips, timestep, zero initialisation
 

@@ -1123,11 +1123,10 @@ print(f"of {len(seeds)} seeds; other right samples: {mean_error(chance)}")
 table_of(distance_of, numbers, samplers)
 
 # %% [markdown]
-# The line above the table compares right samples with right samples: 0 up to chance. With a perfect network every sampler gets
-# there, given steps enough. With the fewest steps 2M is ahead; further down the table the differences drown in chance
-# (read the ±). A path with noise turns corners
-# until the end; the paths of the ODE are smooth curves, which is why a line through two guesses predicts them so
-# well.
+# The line above the table ends with right samples against right samples: 0 up to chance. With a perfect network every
+# sampler gets there, given steps enough. With the fewest steps 2M is ahead; further down the table the differences
+# drown in chance (read the ±). A path with noise turns corners until the end; the paths of the ODE are smooth curves,
+# which is why a line through two guesses predicts them so well.
 
 # %% [markdown]
 # ### The equation behind $\eta = 0$
@@ -1291,7 +1290,7 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 
 # %% [markdown]
 # Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common, such as difficult labels,
-# drops out of the difference, and its error is far smaller than the ± of the table above suggests. With 5 seeds, a
+# drops out of the difference, and its error is far smaller than the ± of this section's first table suggests. With 5 seeds, a
 # difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of freedom, 5%).
 #
 # With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. What
@@ -1560,9 +1559,9 @@ show_images(rows, columns=len(chosen), title=finding)
 # in this feature space than the nearest other garment is. So the features add nothing here but a warning, and a
 # test that cannot find planted copies must not be trusted when it finds none. (Copies can be found only among the
 # images we have: with the small set, which the first cell of this section says, most of them are out of sight.)
-# And your prediction? The first row of the first table answers it. Beware of reading a smaller median as copying: a smooth
-# picture is near to everything, because it lacks the details that make real images differ; and left-over grain moves a
-# sample away from everything.
+# And your prediction? The first row of the first table answers it. Beware of reading a smaller median as copying: a
+# smooth picture is near to everything, because it lacks the details that make real images differ; and left-over grain
+# moves a sample away from everything.
 
 # %% [markdown]
 # ## 11. What goes wrong when $x_T$ is not noise
