@@ -1182,7 +1182,7 @@ columns = ["DDIM, eta = 0", "DPM-Solver++(2M)"]
 table_of(distance_to_answer, [10, 20, 40, 80, 160], columns).round(5)
 
 # %% [markdown]
-# Both come to SciPy's points, DDIM's distance falling by half with twice the steps and 2M's by about a quarter, as
+# Both come to SciPy's points. Twice the steps bring DDIM's distance to a half, and 2M's, in the end, to a quarter, as
 # orders 1 and 2 should. Any ODE solver can be a sampler; what makes a good one is how few looks at the network it
 # needs.
 
@@ -1290,8 +1290,8 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 
 # %% [markdown]
 # Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common, such as difficult labels,
-# drops out of the difference, and its error is far smaller than the ± of this section's first table suggests. With 5 seeds, a
-# difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of freedom, 5%).
+# drops out of the difference, and its error is far smaller than the ± of this section's first table suggests. With 5
+# seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of freedom, 5%).
 #
 # With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. What
 # remains above the floor then is mostly the *network's* error. An ODE carries it along; fresh noise can partly repair
