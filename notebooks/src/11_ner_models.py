@@ -25,7 +25,8 @@
 #
 # **Time:** about five minutes on a laptop CPU (2 cores) that does nothing else; the run shown took twelve, beside other
 # work. Every rung learns from a part of the corpus, the same for all. The GPU profile takes all of it (not measured
-# here). The longest cells are the CRFs of sections 4 and 7 and the training of sections 5 and 6. Comments that say `noqa` or `NBVAL_CHECK_OUTPUT` are for the tools that test this page.
+# here). The longest cells are the CRFs of sections 4 and 7 and the training of sections 5 and 6. Comments that say
+# `noqa` or `NBVAL_CHECK_OUTPUT` are for the tools that test this page.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -1264,13 +1265,13 @@ pd.DataFrame({"pieces": [" ".join(cut(word)[0]) for word in words]}, index=words
 # tells the head beside the vector how each word is written (small, capitals, digits inside ...).
 #
 # In training each word's scores go through a softmax by themselves. In prediction the chain of section 4, with all its
-# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. A table below, of F1 alone, says
-# what that is worth against taking each word's best tag, with the two things that can be done about such a step.
+# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. A table below, of F1 alone, says what that
+# is worth against taking each word's best tag, with the two things that can be done about such a step.
 #
 # The learning rate is 2e-4, four to ten times what BERT's paper takes (appendix A.3): MiniLM is small, and the rate was
 # taken over from trials on another corpus, NCBI-disease. The new layers learn five times as fast. A batch holds 32
-# sentences, or fewer where they are long (`batch_cells`), so that a laptop's memory is enough. The
-# line below names the precision of the computation; `no` there means plain 32-bit numbers.
+# sentences, or fewer where they are long (`batch_cells`), so that a laptop's memory is enough. The line below names the
+# precision of the computation; `no` there means plain 32-bit numbers.
 #
 # **Predict before you run:** it sees each training sentence a few times only. Where will it stand against the CRF?
 
@@ -1383,12 +1384,11 @@ for name, hits in labelled.items():
 pd.DataFrame(table).T
 
 # %% [markdown]
-# That is why `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the list.
-# (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which the
-# list has in small letters.) The paper met the same: look-up in
-# BioThesaurus alone has a precision of 0.2253, and of 0.5000 once a *false-positive list* takes out what is mostly
-# wrong (Table 2). A CRF can bear more than a dictionary: `word=of` is a feature too, and its weight can outweigh the
-# list's.
+# That is why `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the
+# list. (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which
+# the list has in small letters.) The paper met the same: look-up in BioThesaurus alone has a precision of 0.2253, and
+# of 0.5000 once a *false-positive list* takes out what is mostly wrong (Table 2). A CRF can bear more than a
+# dictionary: `word=of` is a feature too, and its weight can outweigh the list's.
 #
 # ### Four CRFs, rules, and weights
 #
