@@ -1100,6 +1100,8 @@ views = [truth[9], with_spans(truth[9], first[9]), with_spans(truth[9], second[9
 show_entities(views, titles=["truth", "first annotator", "second annotator"])
 
 # %% [markdown]
+# (In this sentence neither of the two slipped.)
+#
 # **Check** before trusting any number: our kappa against scikit-learn's, our F1 against `evaluate`.
 
 # %%

@@ -1312,7 +1312,7 @@ pd.DataFrame(rows).T
 some_errors(second_draft, 10, signs="-")
 
 # %% [markdown]
-# **What just happened.** Read the lines with a minus. Where the NCBI originals are at hand, most of them are no
+# **What just happened.** Read the rows of the last table. Where the NCBI originals are at hand, most of them are no
 # boundaries at all: 172 of the 210 lie inside a number, such as `6. ‖7% (20/300)` and `2. ‖38 at D1S413`. The *gold* is
 # wrong there: the program that made it fell for the space in the numbers, and the published tokenised corpus has
 # sentences that begin with `38 at D1S413`. Our second draft is punished for being right. A score against a gold made by
@@ -1525,12 +1525,13 @@ pd.DataFrame(rows, index=["number", "three at random"]).T
 # - *Letters there, no match*: some stand in another order, as in `Myotonic dystrophy (DM)`, which is nearly the whole
 #   group in NCBI-disease; some short forms are longer than step 1 allows (`Desmopressin`).
 # - *Boundaries*: the annotators marked `X-linked adrenoleukodystrophy`, and `ALD` matches from `adrenoleukodystrophy`
-#   on. Is that an error? The letters say one thing, the concept another. The last column above, the short form alone, shows
-#   what is left when boundaries are forgiven. In NCBI-disease this group and the one before it are about equally large.
+#   on. Is that an error? The letters say one thing, the concept another. The column *recall of the short form alone*
+#   shows what is left when boundaries are forgiven. In NCBI-disease this group and the one before it are about
+#   equally large.
 #
 # Among what is found but not in the gold are genes named after a disease (`Wilson disease gene (WND)`), and diseases of
-# which only one of the two forms is marked. A gold standard made from
-# annotation for another purpose measures that annotation too, one reason why these figures are below the authors'.
+# which only one of the two forms is marked. A gold standard made from annotation for another purpose measures that
+# annotation too, one reason why these figures are below the authors'.
 #
 # What is it good for? Of all mentions in the documents, how many are abbreviations that the same document defines?
 

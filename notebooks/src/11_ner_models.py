@@ -23,9 +23,10 @@
 # is made small; *epoch*: one pass over the training sentences), and what BIO tags and F1 on spans are (notebook 09).
 # Without the PyTorch, read sections 1 to 3, 7 and 8, and of sections 4 to 6 the text and the results.
 #
-# **Time:** four to five minutes on a laptop CPU (2 cores). Every rung learns from a part of the corpus, the same for
-# all. The GPU profile takes all of it (not measured here). The longest cells are the CRFs of sections 4 and 7 and the
-# training of sections 5 and 6. Comments that say `noqa` or `NBVAL_CHECK_OUTPUT` are for the tools that test this page.
+# **Time:** about five minutes on a laptop CPU (2 cores) that does nothing else; the run shown took twelve, beside other
+# work. Every rung learns from a part of the corpus, the same for all. The GPU profile takes all of it (not measured
+# here). The longest cells are the CRFs of sections 4 and 7 and the training of sections 5 and 6. Comments that say
+# `noqa` or `NBVAL_CHECK_OUTPUT` are for the tools that test this page.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -1150,7 +1151,7 @@ pd.DataFrame(table, index=new, columns=["nearest", "second", "third", "fourth"])
 show_mistakes("BiLSTM-CRF")
 
 # %% [markdown]
-# **What just happened.** The neighbours are words written alike, in their letters, digits or capitals: features that
+# **What just happened.** Most of the neighbours are words written alike, in letters, digits or capitals: features that
 # nobody wrote. Not all of this network is learned here: how a word is written was told, and the word vectors came from
 # the encoder, where it is at hand. The character encodings and the LSTM had to be learned from the same sentences that
 # the CRF used for the weights of ready features. Look at the first epoch on dev: there is little yet. The next rung
@@ -1264,12 +1265,13 @@ pd.DataFrame({"pieces": [" ".join(cut(word)[0]) for word in words]}, index=words
 # tells the head beside the vector how each word is written (small, capitals, digits inside ...).
 #
 # In training each word's scores go through a softmax by themselves. In prediction the chain of section 4, with all its
-# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. The last table says what that is worth
-# against taking each word's best tag, with the two things that can be done about such a step.
+# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. A table below, of F1 alone, says what that
+# is worth against taking each word's best tag, with the two things that can be done about such a step.
 #
 # The learning rate is 2e-4, four to ten times what BERT's paper takes (appendix A.3): MiniLM is small, and the rate was
 # taken over from trials on another corpus, NCBI-disease. The new layers learn five times as fast. A batch holds 32
-# sentences, or fewer where they are long (`batch_cells`), so that a laptop's memory is enough.
+# sentences, or fewer where they are long (`batch_cells`), so that a laptop's memory is enough. The line below names the
+# precision of the computation; `no` there means plain 32-bit numbers.
 #
 # **Predict before you run:** it sees each training sentence a few times only. Where will it stand against the CRF?
 
@@ -1308,7 +1310,7 @@ show_entities(rows, titles=titles)
 # %% [markdown]
 # **What just happened.** The encoder can read and has met scientific abstracts; but it was trained to tell texts apart,
 # not to mark names, and its vocabulary is general English without capitals. Decoding matters, too: in the run shown,
-# keeping forbidden steps out is worth 3.3 points against letting a stray `I` begin a name, and 0.3 against leaving it
+# keeping forbidden steps out is worth 2.4 points against letting a stray `I` begin a name, and 0.2 against leaving it
 # out. Whether its reading outweighs features made for the purpose, the difference to the CRF says; where its interval
 # holds 0, that is not shown. The cost, in seconds and megabytes, is certain. An encoder trained on PubMed is the better
 # start where it can be downloaded: `TransformerTagger("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
@@ -1382,12 +1384,11 @@ for name, hits in labelled.items():
 pd.DataFrame(table).T
 
 # %% [markdown]
-# That is why `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the list.
-# (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which the
-# list has in small letters.) The paper met the same: look-up in
-# BioThesaurus alone has a precision of 0.2253, and of 0.5000 once a *false-positive list* takes out what is mostly
-# wrong (Table 2). A CRF can bear more than a dictionary: `word=of` is a feature too, and its weight can outweigh the
-# list's.
+# That is why `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the
+# list. (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which
+# the list has in small letters.) The paper met the same: look-up in BioThesaurus alone has a precision of 0.2253, and
+# of 0.5000 once a *false-positive list* takes out what is mostly wrong (Table 2). A CRF can bear more than a
+# dictionary: `word=of` is a feature too, and its weight can outweigh the list's.
 #
 # ### Four CRFs, rules, and weights
 #
@@ -1502,7 +1503,7 @@ pd.DataFrame(table).T
 # %% [markdown]
 # **What helped more?** In the run shown nothing stands out by itself: look-up (+0.8), the simple majority against the
 # best member (-0.1), a lower threshold (+1.1) and the weights (+0.7) each have an interval that holds 0. The rules add
-# 0.3 to 0.6 to a member. Together, threshold and weights make the vote better than its best member (+1.6, 0.4 to 2.8);
+# 0.3 to 0.6 to a member. Together, threshold and weights make the vote better than its best member (+1.6, 0.3 to 2.9);
 # on dev, which chose them, the gain looks larger (59.8 to 62.1). A threshold below one half lets a minority elect a
 # span, which trades precision for recall. In the paper (by the task's scoring, and from many more sentences) look-up is
 # worth more, from lists that are far larger, the rules about the same, and the vote, of systems that are less alike,

@@ -943,7 +943,7 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What just happened.** ± is half of the 95% interval of the paired difference, as in section 3. Where it is larger
-# than the difference, the step is shown neither to help nor to harm. The first line, without target sentences, is one
+# than the difference, the step is shown neither to help nor to harm. The scores *no target sentence* are of one
 # training each. And a longer chain is more training, not only other text.
 #
 # **Forgetting** (McCloskey & Cohen 1989: catastrophic interference): the fine-tuned tagger had learnt BC5CDR. What is
