@@ -233,8 +233,8 @@ print(f"trained on {len(train):,} sentences of {bc5cdr.name} with {mentions:,} m
 
 # %% [markdown]
 # It learnt from sentences, so we give it sentences: `read` cuts a text with `split_sentences` (notebook 10 builds it),
-# tags the pieces, and moves the entities back to where they stand in the whole text. (Whether that matters is the first
-# line printed.)
+# tags the pieces, and moves the entities back to where they stand in the whole text. (Whether that matters: compare the
+# first line printed with the row *all*.)
 
 
 # %%
@@ -1435,9 +1435,10 @@ plt.show()
 # %% [markdown]
 # The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate (the
 # columns of the lowest and the highest F1 say how much). That is why one seed proves nothing at the left end of such a
-# curve. The errors shown hold that choice only: all seeds share one exam, whose own interval (section 4) comes on top
-# and moves all points together. And this is one corpus and one value foretold, from a handful of means: that a law came
-# near once does not make it a law for your corpus.
+# curve. The error of 0 in the last row only says that there is one run. The errors shown hold that choice only: all
+# seeds share one exam, whose own interval (section 4) comes on top and moves all points together. And this is one
+# corpus and one value foretold, from a handful of means: that a law came near once does not make it a law for your
+# corpus.
 #
 # ## 9. Which abstracts to annotate: active learning against chance
 #
