@@ -23,8 +23,8 @@
 # $x_t$ and the target $v$; both are repeated in a line. Sampling is a black box here, `generate`;
 # notebook 05 opens it.
 #
-# **Time**: about 5 minutes on two cores; the longest cell takes about two. The GPU profile has a budget of 15 minutes
-# on a T4 (not measured here).
+# **Time**: about 5 minutes on two cores with bf16 instructions; without them the run shown took 11, its longest cell
+# more than two. The GPU profile has a budget of 15 minutes on a T4 (not measured here).
 
 # %% tags=["setup"]
 from utils.course import start
