@@ -85,6 +85,15 @@ def test_each_image_pixel_covers_a_whole_number_of_figure_pixels(scale):
     assert any((window == expected).all() for window in windows.reshape(-1, *expected.shape))
 
 
+@pytest.mark.parametrize(
+    "named", [{}, {"title": "Title"}, {"titles": list("ab")}, {"title": "Title", "titles": ["t"] * 2}]
+)
+def test_there_is_no_empty_strip_around_a_grid(named):
+    drawn = pixels(show_images(torch.full((2, 1, 28, 28), -1.0), scale=4, **named))
+    rows = np.flatnonzero((drawn < 250).any((1, 2)))
+    assert 6 <= rows[0] <= 14 and len(drawn) - 1 - rows[-1] == 10
+
+
 def test_show_images_draws_into_given_axes():
     figure, axes = plt.subplots(1, 2)
     assert show_images(torch.zeros(4, 1, 8, 8), ax=axes[1], titles=list("abcd"), title="four") is figure

@@ -144,7 +144,8 @@ def show_images(
     grid = picture_of(F.pad(images, (0, 0, room, 0), value=1), columns, GAP)[room:]
     if ax is None:
         scale = scale or max(1, min(8, MAX_WIDTH // grid.shape[1]))
-        ax = _axes_of_size(grid.shape[1] * scale, grid.shape[0] * scale, room=title or "")
+        above = 21 * bool(title) + 14 * bool(titles)  # pixels for what stands over the first row
+        ax = _axes_of_size(grid.shape[1] * scale, grid.shape[0] * scale, above, letters=len(title or ""))
     ax.imshow(grid, interpolation="nearest", aspect="equal")
     ax.set_axis_off()
     for k, text in enumerate(titles or []):
@@ -156,14 +157,12 @@ def show_images(
     return ax.figure
 
 
-def _axes_of_size(width: int, height: int, room: str) -> Axes:
-    """Axes of exactly width x height pixels in a new figure, with room for that title above them."""
-    dpi = plt.rcParams["figure.dpi"]
-    left, bottom, top = 10, 10, 45
-    letters = max((len(line) for line in room.splitlines()), default=0)
-    full = (max(width, 8 * letters) + 2 * left, height + bottom + top)
+def _axes_of_size(width: int, height: int, above: int, letters: int) -> Axes:
+    """Axes of exactly width x height pixels in a new figure with `above` pixels over them, and as wide as the title."""
+    dpi, edge = plt.rcParams["figure.dpi"], 10
+    full = (max(width, 8 * letters) + 2 * edge, height + above + 2 * edge)
     figure = plt.figure(figsize=(full[0] / dpi, full[1] / dpi), FigureClass=ImageFigure, layout="none")
-    return figure.add_axes((left / full[0], bottom / full[1], width / full[0], height / full[1]))
+    return figure.add_axes((edge / full[0], edge / full[1], width / full[0], height / full[1]))
 
 
 def denoising_strip(states: list[Any], count: int = 8, titles: list[str] | None = None, **options: Any) -> Figure:
