@@ -23,8 +23,8 @@
 # $x_t$ and the target $v$; both are repeated in a line. Sampling is a black box here, `generate`;
 # notebook 05 opens it.
 #
-# **Time**: about 5 minutes on two cores with bf16 instructions; without them the run shown took 11, its longest cell
-# more than two. The GPU profile has a budget of 15 minutes on a T4 (not measured here).
+# **Time**: about 4 minutes on two cores, more than half of it in the cell that trains. The GPU profile has a budget
+# of 15 minutes on a T4 (not measured here).
 
 # %% tags=["setup"]
 from utils.course import start
@@ -48,6 +48,7 @@ from IPython.display import display
 from safetensors import safe_open
 from tqdm.auto import tqdm
 
+# %%
 from utils.course import COLOURS, plain_ticks, play, show_images
 from utils.course.exercises import check, hint, solution  # noqa: F401
 from utils.device import find_precision
@@ -451,9 +452,8 @@ begin, half, end = (
     statistics.fmean(history[k][0] for k in part) for part in ([1], middle, late)
 )
 share = (begin - half) / (begin - end)
-draw_curve(
-    axes, f"{share:.0%} of the fall of the loss comes in the first half of the training"
-)
+finding = f"{share:.0%} of the fall of the loss comes in the first half of the training"
+draw_curve(axes, finding)
 page.update(figure)
 
 minutes, passes = state.seconds / 60, total_steps * batch_size / len(data)
@@ -673,8 +673,8 @@ many = course.pick(test=64, cpu=1024, gpu=4096)
 probe.load_state_dict(snapshots[half_step][2])
 parts = []
 with torch.no_grad():
-    for first in range(0, many, 64):
-        x_0, _ = held_out[first % len(held_out) :][:64]
+    for index in torch.arange(many).split(64):
+        x_0, _ = held_out[index % len(held_out)]  # a small set is gone through again
         losses = diffusion.loss(probe, x_0.to(course.device), reduction="none")
         parts.append(losses.cpu())  # t and noise were drawn inside
 per_image = torch.cat(parts)
@@ -682,9 +682,7 @@ mean, std = per_image.mean(), per_image.std()
 scatter = std / batch_size**0.5
 gain = mean_loss[half_step] - mean_loss[total_steps]
 print(f"{many} images: mean loss {mean:.4f}, standard deviation of one image {std:.4f}")
-print(
-    f"a batch of {batch_size} therefore scatters by {scatter:.4f} (one standard deviation)"
-)
+print(f"a batch of {batch_size} therefore scatters by {scatter:.4f} (standard deviation)")
 print(f"the second half of the training lowers the validation loss by {gain:.4f}, ", end="")
 print(f"{gain / scatter:.1f} times that")
 
@@ -943,7 +941,7 @@ for kind, label in enumerate(["without EMA", "with EMA"]):
 names = [name.replace(", ", ",\n").replace("everything ", "everything\n") for name in runs]
 left.set_xticks(range(6), names[:6], fontsize=7)
 left.set(ylabel="validation loss", title="One part missing; each mark is one seed")
-left.legend()
+left.legend(loc="center right")
 window = min(10, short_steps)
 looks = {"everything on": COLOURS[6], "spike": COLOURS[0], "spike, no clipping": COLOURS[1]}
 for name, colour in looks.items():
