@@ -95,7 +95,7 @@ plt.show()
 # $$q(x_t \mid x_{t-1}) = \mathcal N\!\left(x_t;\ \sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\right)
 # \qquad\text{(Ho et al. 2020, eq. 2)}$$
 #
-# $\mathcal N(x; m, s)$ is the normal distribution of $x$ with mean $m$ and variance $s$; $I$ says that
+# $\mathcal N(x; m, V)$ is the normal distribution of $x$ with mean $m$ and variance $V$; $I$ says that
 # every pixel gets its own independent noise. $\beta_t$ (`betas[t]`) is a small number between 0 and 1,
 # the **variance of the noise added at step $t$**; the list of all of them is the **noise schedule**. We
 # start with the schedule of the DDPM paper: 1000 values from 0.0001 to 0.02, evenly spaced.
@@ -206,10 +206,10 @@ def q_sample(x_0, t, noise, alphas_cumprod):
 # Does it agree with the walk? A derivation can have a slip and code can have a bug, so we test it:
 # **10,000 draws** of $x_t$ both ways, on a grid of pixels of the boot, at five values of $t$. Two samples
 # never agree exactly. The yardstick is the **standard error** (SE), the standard deviation that the
-# difference would have by chance alone. For $n$ draws with variances $s_1, s_2$:
+# difference would have by chance alone. For $n$ draws with variances $V_1, V_2$:
 #
-# $$\mathrm{SE}(\text{difference of means}) = \sqrt{\tfrac{s_1 + s_2}{n}},\qquad
-# \mathrm{SE}(\text{difference of variances}) = \sqrt{\tfrac{2(s_1^2 + s_2^2)}{n-1}}\ \text{ (for normals).}$$
+# $$\mathrm{SE}(\text{difference of means}) = \sqrt{\tfrac{V_1 + V_2}{n}},\qquad
+# \mathrm{SE}(\text{difference of variances}) = \sqrt{\tfrac{2(V_1^2 + V_2^2)}{n-1}}\ \text{ (for normals).}$$
 #
 # **Predict before you run:** if both ways are right, how often should a difference exceed 2 SE?
 #
@@ -220,9 +220,7 @@ draws = 10_000
 checkpoints = [10, 100, 300, 600, 999]
 stride = course.pick(test=8, cpu=4, gpu=4)
 pixels = x_0[0, 0, ::stride, ::stride].flatten()  # a grid of pixels over the whole image
-starts = pixels.repeat(
-    draws, 1
-)  # (10000, pixels): every row is a new try from the same x_0
+starts = pixels.repeat(draws, 1)  # (10000, pixels): each row a new try from one x_0
 
 began = time.perf_counter()
 x_t, walked = starts, {}
@@ -265,9 +263,8 @@ for name, values in z_scores.items():
     print(f"{name}: {len(z)} differences, {percent(z.abs() > 2, 1)} of them beyond 2 SE")
 print(f"one pixel with x_0 = {pixels[brightest]:.3f}, {draws:,} draws:")
 columns = ["formula", "stepwise", "one jump", "difference", "standard error"]
-pd.DataFrame(rows, columns=["t", "quantity", *columns]).set_index(["t", "quantity"]).round(
-    5
-)
+table = pd.DataFrame(rows, columns=["t", "quantity", *columns])
+table.set_index(["t", "quantity"]).round(5)
 
 
 # %%
@@ -327,8 +324,8 @@ plt.show()
 #
 # - **Cosine** (Nichol & Dhariwal 2021, eq. 17):
 #   $\bar\alpha(u) = f(u)/f(0)$, $f(u) = \cos^2\!\left(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\right)$, $s = 0.008$.
-# - **Sigmoid** (Jabri et al. 2022; Chen 2023), with $\sigma$ the logistic function:
-#   $\bar\alpha(u) = \frac{\sigma(3) - \sigma(6u - 3)}{\sigma(3) - \sigma(-3)}$.
+# - **Sigmoid** (Jabri et al. 2022; Chen 2023), with $\ell(z) = 1/(1+e^{-z})$, the logistic function:
+#   $\bar\alpha(u) = \frac{\ell(3) - \ell(6u - 3)}{\ell(3) - \ell(-3)}$.
 #
 # Both curves reach exactly 0 at $u = 1$. The last beta would then be 1 and $1/\sqrt{\bar\alpha_T}$
 # infinite, so betas are capped at 0.999.
@@ -565,7 +562,7 @@ plt.show()
 # of ten, so it belongs on a log axis.
 #
 # **Predict before you run:** which schedule spends the largest share of its steps where the SNR is below
-# 0.01, that is, where the noise has at least 100 times the variance of the image (its factor is 10 times as large)?
+# 0.01, that is, where the squared factor of the noise is at least 100 times that of the image?
 
 
 # %%
@@ -705,9 +702,8 @@ for low in torch.arange(-2.0, 2.8, width).tolist():
     previous, current = x_prev[inside], x_t[inside]
     # Inside a bin x_t varies a little. Around the formula's own line that plays no part.
     around = previous - (x_0_weight * pixel + x_t_weight * current)
-    rows.append(
-        [current.mean(), previous.mean(), around.mean(), around.var(), len(current)]
-    )
+    means = current.mean(), previous.mean(), around.mean()
+    rows.append([*means, around.var(), len(current)])
 centre, mean_seen, offset, variance_seen, count = torch.tensor(rows, dtype=torch.float64).T
 
 z_mean = offset / (variance_seen / count).sqrt()
@@ -732,7 +728,8 @@ left.set(xlabel=r"$x_t$", ylabel=r"$x_{t-1}$")
 left.set_title("The mean is a straight line in x_t ...")
 left.legend(fontsize=8)
 bars = 2 * variance_seen * (2 / (count - 1)).sqrt()
-points = {"fmt": "o", "ms": 4, "capsize": 2, "label": "variance in a bin, ± 2 SE"}
+label = "variance around the line in a bin, ± 2 SE"
+points = {"fmt": "o", "ms": 4, "capsize": 2, "label": label}
 right.errorbar(centre, variance_seen, bars, **points)
 right.axhline(variance, color=COLOURS[1], label=r"$\tilde\beta_t$ (eq. 7)")
 right.axhline(few[t], color="black", ls="--", lw=1, label=r"$\beta_t$, for comparison")
@@ -821,12 +818,12 @@ plt.show()
 # %% [markdown]
 # At `t = 0` the weight of $x_0$ is 1, that of $x_t$ is 0 and the variance is 0: the posterior is the
 # clean image and **no noise is added in the last step of sampling**. (Code that adds some there, because
-# its loop starts at 1 and its test is `if t > 0`, leaves that noise in the samples.) Everywhere else one step goes only
-# a little way from $x_t$ towards $x_0$, so a poor $x_0$ estimate at high $t$ can still be mended later. (The
-# many small steps add up, of course: what the image will be is decided much earlier than this figure suggests
-# at first sight. The drop of the
-# cosine at the right end comes from its last beta, capped at 0.999: the last state is nearly all new noise
-# and says almost nothing about the state before it.)
+# its loop starts at 1 and its test is `if t > 0`, leaves that noise in the samples.) In the last few dozen steps of
+# sampling $x_0$ still counts for much (a weight of 0.12 at $t = 10$); before them, one step goes only a little way from
+# $x_t$ towards $x_0$ (0.02 at $t = 100$), so a poor $x_0$ estimate at high $t$ can still be mended later. (The many
+# small steps add up, of course: what the image will be is decided much earlier than this figure suggests at first
+# sight. The drop of the cosine at the right end comes from its last beta, capped at 0.999: the last state is nearly all
+# new noise and says almost nothing about the state before it.)
 #
 # On the right: Ho et al. (2020, section 3.2) try both $\beta_t$ and $\tilde\beta_t$ as the sampler's
 # variance and report similar results. The ratio shows why one would expect that at $T = 1000$: beyond the
@@ -838,26 +835,28 @@ plt.show()
 #
 # **Question:** the sampler needs an estimate of $x_0$. Must the network output that?
 #
-# Write $a = \sqrt{\bar\alpha_t}$ (`signal`) and $s = \sqrt{1-\bar\alpha_t}$ (`sigma`), so $a^2 + s^2 = 1$
-# and $x_t = a\,x_0 + s\,\epsilon$. The network is given $x_t$ and $t$. One equation ties $x_0$ and
+# Write $a_t = \sqrt{\bar\alpha_t}$ (`signal`) and $\sigma_t = \sqrt{1-\bar\alpha_t}$ (`sigma`), so
+# $a_t^2 + \sigma_t^2 = 1$ and $x_t = a_t\,x_0 + \sigma_t\,\epsilon$. ($\sigma_t$ keeps this meaning in all notebooks; many
+# papers write it for something else, see notebook 05.) The network is given $x_t$ and $t$. One equation ties $x_0$ and
 # $\epsilon$ together, so knowing either of them, or another mixture, is knowing both. The third target in
 # use is
 #
-# $$v = a\,\epsilon - s\,x_0 \qquad\text{(Salimans \& Ho 2022, section 4).}$$
+# $$v = a_t\,\epsilon - \sigma_t\,x_0 \qquad\text{(Salimans \& Ho 2022, section 4).}$$
 #
-# The pair $(x_t, v)$ is the pair $(x_0, \epsilon)$ turned by an angle, because $a$ and $s$ are a cosine and a sine:
+# The pair $(x_t, v)$ is the pair $(x_0, \epsilon)$ turned by an angle, because $a_t$ and $\sigma_t$ are a cosine and a
+# sine:
 #
-# $$\begin{pmatrix} x_t \\ v\end{pmatrix} = \begin{pmatrix} a & s \\ -s & a \end{pmatrix}
+# $$\begin{pmatrix} x_t \\ v\end{pmatrix} = \begin{pmatrix} a_t & \sigma_t \\ -\sigma_t & a_t \end{pmatrix}
 # \begin{pmatrix} x_0 \\ \epsilon\end{pmatrix}.$$
 #
 # A rotation is undone by its transpose, which gives the last row of this table at once. The others follow by
-# solving $x_t = a\,x_0 + s\,\epsilon$ for what is missing.
+# solving $x_t = a_t\,x_0 + \sigma_t\,\epsilon$ for what is missing.
 #
 # | the network outputs | $x_0 =$ | $\epsilon =$ | $v =$ |
 # | --- | --- | --- | --- |
-# | noise $\epsilon$ | $(x_t - s\,\epsilon)/a$ | $\epsilon$ | $(\epsilon - s\,x_t)/a$ |
-# | $x_0$ | $x_0$ | $(x_t - a\,x_0)/s$ | $(a\,x_t - x_0)/s$ |
-# | $v$ | $a\,x_t - s\,v$ | $s\,x_t + a\,v$ | $v$ |
+# | noise $\epsilon$ | $(x_t - \sigma_t\,\epsilon)/a_t$ | $\epsilon$ | $(\epsilon - \sigma_t\,x_t)/a_t$ |
+# | $x_0$ | $x_0$ | $(x_t - a_t\,x_0)/\sigma_t$ | $(a_t\,x_t - x_0)/\sigma_t$ |
+# | $v$ | $a_t\,x_t - \sigma_t\,v$ | $\sigma_t\,x_t + a_t\,v$ | $v$ |
 #
 # We check every entry, on real pixels, at every one of 1000 timesteps.
 
@@ -889,25 +888,25 @@ print("all nine conversions agree at all 1000 timesteps")
 #
 # | $\delta$ in | error in $x_0$ | error in $\epsilon$ | error in $v$ |
 # | --- | --- | --- | --- |
-# | $\epsilon$ | $\delta\, s/a$ | $\delta$ | $\delta / a$ |
-# | $x_0$ | $\delta$ | $\delta\, a/s$ | $\delta / s$ |
-# | $v$ | $\delta\, s$ | $\delta\, a$ | $\delta$ |
+# | $\epsilon$ | $\delta\, \sigma_t/a_t$ | $\delta$ | $\delta / a_t$ |
+# | $x_0$ | $\delta$ | $\delta\, a_t/\sigma_t$ | $\delta / \sigma_t$ |
+# | $v$ | $\delta\, \sigma_t$ | $\delta\, a_t$ | $\delta$ |
 #
 # **Predict before you run:** which of the three targets gives $x_0$ with the largest error at high $t$,
-# where $a$ is nearly 0? Which one makes the error in $\epsilon$ explode, and where?
+# where $a_t$ is nearly 0? Which one makes the error in $\epsilon$ explode, and where?
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-a, s, t = signal.flatten(), sigma.flatten(), torch.arange(1000)
+a_t, sigma_t, t = signal.flatten(), sigma.flatten(), torch.arange(1000)
 same = torch.ones(1000)
-factors = {left: [s / a, same, s], right: [same, a / s, a]}
+factors = {left: [sigma_t / a_t, same, sigma_t], right: [same, a_t / sigma_t, a_t]}
 for axes, lines in factors.items():
     for name, factor, style in zip(["noise", "x_0", "v"], lines, ["-", "-.", "--"]):
         axes.semilogy(t, factor, style, label=f"network predicts {name}")
     axes.set(xlabel="step t (cosine, T = 1000)", ylim=(1e-3, 1e4))
 left.set_title("The error in x_0: from noise, it explodes at high t")
 right.set_title("The error in the noise: from x_0, it grows at low t")
-left.semilogy(t, 1 / a, ":", color="black", label=r"$1/\sqrt{\bar\alpha_t}$")
+left.semilogy(t, 1 / a_t, ":", color="black", label=r"$1/a_t$")
 left.set_ylabel("error factor (1: as large as\nthe network's own error)")
 left.legend(fontsize=8, loc="upper center")
 right.legend(fontsize=8, loc="upper center")
@@ -916,8 +915,8 @@ plt.show()
 # %%
 # NBVAL_CHECK_OUTPUT
 print("cosine, T = 1000; error in x_0 for an error of 0.1 in the network's output")
-columns = ["noise: 0.1 s/a", "x_0: 0.1", "v: 0.1 s", "1/sqrt(alpha-bar)"]
-errors = torch.stack([0.1 * s / a, 0.1 * same, 0.1 * s, 1 / a], dim=1)
+columns = ["noise: 0.1 sigma/a", "x_0: 0.1", "v: 0.1 sigma", "for comparison: 1/a"]
+errors = torch.stack([0.1 * sigma_t / a_t, 0.1 * same, 0.1 * sigma_t, 1 / a_t], dim=1)
 table = pd.DataFrame(errors, columns=columns).rename_axis("t").round(3)
 table.loc[[10, 100, 500, 900, 990]]
 
@@ -932,9 +931,9 @@ title = "The same error of 0.1: noise prediction loses x_0 at high t"
 show_images(torch.cat(rows), titles=titles, columns=len(shown), scale=4, title=title)
 
 # %% [markdown]
-# Noise prediction divides by $a = \sqrt{\bar\alpha_t}$: at high $t$ a small error in $\epsilon$ becomes a
+# Noise prediction divides by $a_t = \sqrt{\bar\alpha_t}$: at high $t$ a small error in $\epsilon$ becomes a
 # huge one in $x_0$. It is **ill-conditioned** there. $x_0$ prediction is the mirror image: the noise is
-# ruined at low $t$. With $v$ no factor is ever above 1, since $a$ and $s$ are not. That, and that $v$ has
+# ruined at low $t$. With $v$ no factor is ever above 1, since $a_t$ and $\sigma_t$ are not. That, and that $v$ has
 # about unit size at every $t$, is why this course trains on $v$.
 #
 # A fair remark: at high $t$ the noise is easy to predict ($x_t$ is nearly it), so a network's error there
@@ -944,7 +943,7 @@ show_images(torch.cat(rows), titles=titles, columns=len(shown), scale=4, title=t
 # $$\lVert\text{error in } \epsilon\rVert^2 = \mathrm{SNR}(t)\,\lVert\text{error in } x_0\rVert^2,\qquad
 # \lVert\text{error in } v\rVert^2 = (\mathrm{SNR}(t) + 1)\,\lVert\text{error in } x_0\rVert^2,$$
 #
-# because $a^2/s^2 = \mathrm{SNR}$ and $1/s^2 = \mathrm{SNR}+1$. A plain loss on $\epsilon$ gives high $t$
+# because $a_t^2/\sigma_t^2 = \mathrm{SNR}$ and $1/\sigma_t^2 = \mathrm{SNR}+1$. A plain loss on $\epsilon$ gives high $t$
 # no weight at all; a loss on $v$ gives it weight 1.
 #
 # One place where rounding alone shows this: below, the *exact* noise in float32, turned into $x_0$.
@@ -959,6 +958,8 @@ shown = pd.Index([0, 500, 900, 999], name="t")
 pd.DataFrame({"largest error in x_0": [f"{rounding[t]:.0e}" for t in shown]}, index=shown)
 
 # %% [markdown]
+# At $t = 999$ the division by $a_t$ turns rounding in the seventh digit into an error of 0.002.
+#
 # ## 8. Check: the same thing in `utils`
 #
 # What you saw here is what `utils/diffusion/schedules.py` and `process.py` contain: open them, you will recognise
@@ -1020,11 +1021,11 @@ print("targets and conversions agree")
 
 # %%
 wrongs = {
-    "right": lambda x, noise, a, s: a * x + s * noise,
-    "in [0, 1]": lambda x, noise, a, s: a * (x + 1) / 2 + s * noise,
-    "uniform": lambda x, noise, a, s: a * x + s * torch.rand_like(noise),
-    "variance": lambda x, noise, a, s: a * x + s**2 * noise,
-    "no shrinking": lambda x, noise, a, s: x + s * noise,
+    "right": lambda x, noise, a, sigma: a * x + sigma * noise,
+    "in [0, 1]": lambda x, noise, a, sigma: a * (x + 1) / 2 + sigma * noise,
+    "uniform": lambda x, noise, a, sigma: a * x + sigma * torch.rand_like(noise),
+    "variance": lambda x, noise, a, sigma: a * x + sigma**2 * noise,
+    "no shrinking": lambda x, noise, a, sigma: x + sigma * noise,
 }
 curve = alpha_bars(linear_betas(1000))
 signal, sigma = curve.sqrt(), (1 - curve).sqrt()
@@ -1042,9 +1043,8 @@ pd.DataFrame(rows, index=list(wrongs), columns=columns).round(2)
 noise, t = torch.randn_like(x_0), 200
 variants = [wrong(x_0, noise, signal[t], sigma[t]) for wrong in wrongs.values()]
 levels = ((variants[0] + 1) * 127.5).round().int()
-wrapped = (
-    levels % 256
-).float() / 127.5 - 1  # what 8 bits keep of a number too large for them
+kept = levels % 256  # what 8 bits keep of a number too large for them
+wrapped = kept.float() / 127.5 - 1
 outside = percent((levels < 0) | (levels > 255))
 print(f"uint8: at t = {t}, {outside} of the pixels lie outside 0..255 and wrap around")
 title = f"The same boot and noise at t = {t}: no bug raises an error, and some look better"
@@ -1169,7 +1169,7 @@ check("01.2", betas_from_snr)
 # %% [markdown]
 # ### 01.3 The posterior mean in terms of the noise
 #
-# DDPM's network predicts $\epsilon$. Put $x_0 = (x_t - s\,\epsilon)/a$ into the posterior mean of section
+# DDPM's network predicts $\epsilon$. Put $x_0 = (x_t - \sigma_t\,\epsilon)/a_t$ into the posterior mean of section
 # 6 and simplify: $x_0$ disappears, and what is left is short. It is line 4 of Algorithm 2 in Ho et al.
 # (2020), without its noise, and you will meet it in notebook 05.
 
@@ -1190,8 +1190,9 @@ check("01.3", posterior_mean_from_noise)
 # ### 01.4 A test that catches the bugs
 #
 # Somebody hands you `forward(x_0, alpha_bar)`, which claims to draw $x_t$ from eq. 4. Write a test that
-# is passed by the right one, every time, and by none of the last four bugs of section 9. You may call it as often
-# as you like, with any images you make up.
+# is passed by the right one, every time, and by none that has another mean or variance: not by the last four bugs of
+# section 9, nor by an image shrunk by $\bar\alpha_t$ instead of its root, nor by one with its sign turned. You may call
+# it as often as you like, with any images you make up.
 
 
 # %%
@@ -1216,11 +1217,11 @@ check("01.4", is_forward_process)
 # | $\beta_t$ | `betas` | variance of the noise that step $t$ adds |
 # | $\alpha_t = 1-\beta_t$ | `alphas` | |
 # | $\bar\alpha_t = \prod_{i\le t}\alpha_i$ | `alphas_cumprod` | share of the image in $x_t$, squared |
-# | $a = \sqrt{\bar\alpha_t}$, $s = \sqrt{1-\bar\alpha_t}$ | `signal`, `sigma` | $x_t = a x_0 + s \epsilon$ |
+# | $a_t = \sqrt{\bar\alpha_t}$, $\sigma_t = \sqrt{1-\bar\alpha_t}$ | `signal`, `sigma` | $x_t = a_t x_0 + \sigma_t \epsilon$ |
 # | $\epsilon$ | `noise` | standard normal noise |
 # | $\bar\alpha_t/(1-\bar\alpha_t)$ | `snr` | signal-to-noise ratio |
 # | $\tilde\mu_t$, $\tilde\beta_t$ | `diffusion.q_posterior(...)` | mean, variance of the posterior |
-# | $v = a\,\epsilon - s\,x_0$ | `v` | the target this course trains on |
+# | $v = a_t\,\epsilon - \sigma_t\,x_0$ | `v` | the target this course trains on |
 #
 # 1. Adding noise in $T$ small steps is the same as adding it in one jump, so any $x_t$ costs one line.
 # 2. A schedule is a curve from all image to all noise; it must arrive, whatever $T$ is, or the sampler

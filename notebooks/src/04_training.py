@@ -67,7 +67,7 @@ from utils.diffusion.training import (
 # ## 1. The data
 #
 # **Fashion-MNIST** (Xiao et al. 2017): 28x28 grey pictures of clothes, ten classes, 60,000 to train on and
-# 10,000 that are kept apart. (Without a network and without a copy on the machine, the course's own small
+# 10,000 that are kept apart. (Without the internet and without a copy on the machine, the course's own small
 # set of 10,000 and 1,000 is used; everything below works with it.)
 #
 # They are kept as `uint8`, one byte a pixel, and each batch is turned into floats in [-1, 1] when it is
@@ -247,8 +247,9 @@ print("Algorithm 1 by hand and utils.diffusion.train: the same losses, to the la
 # \tfrac12\Big(1 + \cos\frac{\pi k}{K}\Big)$$
 #
 # The optimiser, **Adam**, divides each gradient by a running estimate of its size. In the first steps that
-# estimate rests on very few gradients; warm-up keeps steps small meanwhile. The fall at the end lets the
-# weights settle: with a constant rate they keep jumping around a minimum.
+# estimate rests on very few gradients; warm-up keeps steps small meanwhile. (`train` never warms up over more
+# than a tenth of the steps.) The fall at the end lets the weights settle: with a constant rate they keep
+# jumping around a minimum.
 #
 # **2. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient
 # by $c/g$. Its direction stays, and one bad batch cannot do much harm.
@@ -561,8 +562,8 @@ plt.show()
 #
 # What this tells you about patience: clothes that you can name come within a small part of the training, and the
 # rest of the way is long. These minutes leave a distance far above that of real images; the dashed line is what
-# about an hour on the same kind of machine reaches, with a network twice as large (see its model card). If yours is
-# well above this curve after the same number of steps, look for a bug; if not, train longer. One more caution: this
+# about an hour on the same kind of machine reaches, with a network twice as large that is told the class (see its model
+# card). If your FD is well above the table's after as many steps, look for a bug; if not, train longer. A caution: this
 # is one run, planned for this length. Its learning rate is still high in the middle, so a run planned to be half as
 # long need not end where this one was at half its time.
 #
@@ -681,6 +682,7 @@ per_image = torch.cat(parts)
 mean, std = per_image.mean(), per_image.std()
 scatter = std / batch_size**0.5
 gain = mean_loss[half_step] - mean_loss[total_steps]
+many = len(per_image)
 print(f"{many} images: mean loss {mean:.4f}, standard deviation of one image {std:.4f}")
 print(f"a batch of {batch_size} therefore scatters by {scatter:.4f} (standard deviation)")
 print(f"the second half of the training lowers the validation loss by {gain:.4f}, ", end="")
@@ -774,8 +776,8 @@ bits = (weight * error_v).sum() / math.log(2)
 print(f"L_1 + ... + L_(T-1) = {bits:.2f} bits per dimension")
 
 # %% [markdown]
-# The two sums look at different ends of the process. The bound counts errors in the finest details most, far below
-# what the eye sees; the loss spreads its attention over all timesteps. Ho et al. (section 3.4, Table 2) found that
+# The bound looks at one end of the process, where it counts errors in the finest details, far below what the eye sees;
+# the loss spreads its attention over all timesteps. Ho et al. (section 3.4, Table 2) found that
 # leaving the weight out makes better pictures. (The sum printed is not the whole bound: what is missing are the step
 # to 8-bit pixels at $t = 0$ and the prior's term. Notebook 06 adds them.)
 #
@@ -854,11 +856,12 @@ pd.DataFrame({"the random start's share of the average": left}).rename_axis("ste
 # **Question:** what do warm-up, decay and clipping buy, each by itself?
 #
 # Short trainings of a small network: everything on, then one part missing, from the same start and with the same
-# batches, two seeds each. Two pairs of rows ask what a part is *for*: warm-up, at five times the learning rate;
-# clipping, when in the middle of the training one single gradient is 1000 times too large, as a broken image or a rare
-# overflow can make it. After so few steps samples are blobs, so the measure is the validation loss, on the same images,
-# timesteps and noise for all, of the weights as they are and of their EMA. It takes **about a minute**. The recipe is
-# made for thousands of steps; do not expect it to win here, and ask why.
+# batches, two seeds each. (Warm-up takes a tenth of the steps; see section 3.) Two pairs of rows ask what a part is
+# *for*: warm-up, at five times the learning rate; clipping, when in the middle of the training one single gradient is
+# 1000 times too large, as a broken image or a rare overflow can make it. After so few steps samples are blobs, so the
+# measure is the validation loss, on the same images, timesteps and noise for all, of the weights as they are and of
+# their EMA. It takes **about a minute**. The recipe is made for thousands of steps; do not expect it to win here, and
+# ask why.
 #
 # **Predict before you run:** which missing part hurts most?
 
@@ -943,12 +946,12 @@ left.set_xticks(range(6), names[:6], fontsize=7)
 left.set(ylabel="validation loss", title="One part missing; each mark is one seed")
 left.legend(loc="center right")
 window = min(10, short_steps)
-looks = {"everything on": COLOURS[6], "spike": COLOURS[0], "spike, no clipping": COLOURS[1]}
-for name, colour in looks.items():
+looks = {"spike, no clipping": "C1-", "spike": "C0-", "everything on": "k--"}
+for name, look in looks.items():
     for k, (losses, _, _) in enumerate(runs[name]):
         means = torch.tensor(losses).unfold(0, window, 1).mean(1)
         label = name if k == 0 else None
-        right.plot(range(window, short_steps + 1), means, color=colour, label=label)
+        right.plot(range(window, short_steps + 1), means, look, label=label)
 right.set(xlabel="step", ylabel=f"loss, mean of {window} batches")
 right.set_title("One wild gradient, with and without clipping")
 right.legend()
@@ -1289,8 +1292,8 @@ check("04.4", take_checkpoint)
 #    more: a learning rate that rises and falls, clipping, an average of the weights.
 # 2. The loss has a floor that nobody knows and flattens early, while the images keep getting better: judge
 #    by samples, with the number of samples and the real-against-real floor beside every distance.
-# 3. A training whose random numbers come from (seed, step), and that saves weights, averages, optimiser and step, can be
-#    stopped at any moment and ends with the same bits.
+# 3. A training whose random numbers come from (seed, step), and that saves weights, averages, optimiser and
+#    step, can be stopped at any moment and ends with the same bits.
 #
 # **Next:** [05 · Sampling](05_sampling.ipynb) opens the black box: how noise becomes an image.
 #
