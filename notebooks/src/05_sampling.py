@@ -82,8 +82,9 @@ quality = ImageQuality.load()
 # $x_0$ and $\epsilon$ turns it into an **estimate of the clean image**, $\hat x_0$, and an **estimate of the
 # noise**, $\hat\epsilon$. They are one estimate in two forms: each follows from the other and $x_t$.
 #
-# *How does the label get in?* As one more learned vector, added to the timestep's (notebook 03). In training it was
-# hidden from one image in ten, so the network also works without.
+# *How does the label get in?* Each class has a learned vector, which is added to the vector of the timestep before that
+# goes to every block (notebook 03 builds the network without labels). In training the label was hidden from one image
+# in ten, so the network also works without.
 
 # %%
 schedule, T = diffusion.schedule, diffusion.num_timesteps
@@ -247,7 +248,7 @@ pd.DataFrame(rows, columns=columns).set_index("real images")
 # \hat\epsilon\Big),\qquad x_{t-1} = \tilde\mu_t + \tilde\sigma_t z,\quad z \sim \mathcal N(0, I).$$
 #
 # (The papers write $\sigma_t$ for it. In this course $\sigma_t = \sqrt{1-\bar\alpha_t}$ is how much noise there is
-# in $x_t$, as in notebooks 01 and 02, and $\tilde\sigma_t$ is how much a sampling step adds.)
+# in $x_t$, and $\tilde\sigma_t$ is how much a sampling step adds.)
 #
 # Same thing, two spellings. We check it on the network's own estimates (in float64: at `t = 999` this schedule
 # has $1/\sqrt{\alpha_t} \approx 32$, which blows up rounding errors).
@@ -295,7 +296,7 @@ x_t, t = 0.1, 600  # an x_t that could still become either
 answers = torch.tensor([-1.0, 1.0], dtype=torch.float64)
 squares = (x_t - math.sqrt(a_bar[t]) * answers) ** 2
 chances = (-squares / (2 * (1 - a_bar[t]))).softmax(0)
-points = torch.linspace(-1.6, 1.6, 4001, dtype=torch.float64)
+points = torch.linspace(-6, 6, 4001, dtype=torch.float64)  # wide enough for all mass
 
 
 def density(mean, variance):
@@ -322,6 +323,7 @@ for ax, s in zip(axes, [599, 450, 150]):
     ax.plot(points, true, label="true")
     ax.plot(points, single, "--", label="normal")
     ax.set(title=f"{t} → {s}: distance {distance:.3f}", xlabel="$x_s$", yticks=[])
+    ax.set_xlim(-3, 3)
 axes[0].set_ylabel("density")
 axes[0].legend(fontsize=8)
 plt.show()
@@ -561,9 +563,9 @@ show_images(pictures, titles=titles, columns=6, scale=4, title=f"{few} steps: {f
 
 # %% [markdown]
 # With few steps the choice matters a lot: the last row of the table against the first shows it shrinking as steps get
-# smaller, which is why the paper, at $T = 1000$, saw little of it. In Song et al. (2020, Table 1) it is far more
-# dramatic: on CIFAR-10 with 10 steps, FID 41 with $\tilde\beta$ and 367 with $\beta$, and at 1000 steps 4.7
-# against 3.2, the other way round. Noise in the last step is the plainest bug of all: whatever its standard
+# smaller (one seed of 100 images), which is why the paper, at $T = 1000$, saw little of it. In Song et al. (2020,
+# Table 1) it is far more dramatic: on CIFAR-10 with 10 steps, FID 41 with $\tilde\beta$ and 367 with $\beta$, and at
+# 1000 steps 4.7 against 3.2, the other way round. Noise in the last step is the plainest bug of all: whatever its standard
 # deviation is, it stays in the picture. With 1000 steps the eye misses it (see the numbers above the table), with 20
 # it does not. It comes from code whose loop runs from $T$ to 1 and tests `if t > 0`.
 #
@@ -620,14 +622,13 @@ for name, predict in predictions.items():
         sets = [draw(seed=seed) for seed in range(seeds)]
         distances[clip] = torch.tensor([frechet_of(images) for images in sets])
         kept[clip].append(sets[0][:3])
-    gap = mean_error(distances[False] - distances[True], "+.1f")
-    rows[name] = [f"{distances[clip].mean():.1f}" for clip in kept] + [gap]
+    gap = mean_error(distances[False] - distances[True], "+.2f")
+    rows[name] = [f"{distances[clip].mean():.2f}" for clip in kept] + [gap]
 print(f"Frechet distance of {count} images, DDPM with {steps} steps, mean of {seeds} seeds")
 print(f"(floor {floor:.1f}); difference ± standard error, seed by seed")
 columns = ["clipped", "not clipped", "difference"]
-pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(
-    "network predicts"
-)
+table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+table.rename_axis("network predicts")
 
 # %%
 titles = [text for name in predictions for text in ("", name, "")] + [""] * 9
@@ -826,7 +827,7 @@ table.round(dict(zip(table.columns, [3, 2, 2])))
 
 # %%
 shown = torch.cat([images, *decoded.values()]).cpu()
-finding = "Test images (top), and decoded again with more and more steps"
+finding = "Test images (top); noised to t = 0, encoded and decoded with more and more steps"
 show_images(shown, columns=count, title=finding)
 
 # %% [markdown]
@@ -1123,10 +1124,11 @@ print(f"of {len(seeds)} seeds; other right samples: {mean_error(chance)}")
 table_of(distance_of, numbers, samplers)
 
 # %% [markdown]
-# The line above the table ends with right samples against right samples: 0 up to chance. With a perfect network every
-# sampler gets there, given steps enough. With the fewest steps 2M is ahead; further down the table the differences
-# drown in chance (read the ±). A path with noise turns corners until the end; the paths of the ODE are smooth curves,
-# which is why a line through two guesses predicts them so well.
+# The line above the table ends with right samples against right samples: 0 up to chance. (All entries are compared with
+# one and the same set of right samples, so they share its luck.) With a perfect network every sampler gets there, given
+# steps enough. With the fewest steps 2M is ahead; further down the table the differences drown in chance (read the ±). A
+# path with noise turns corners until the end; the paths of the ODE are smooth curves, which is why a line through two
+# guesses predicts them so well.
 
 # %% [markdown]
 # ### The equation behind $\eta = 0$
@@ -1195,17 +1197,15 @@ table_of(distance_to_answer, [10, 20, 40, 80, 160], columns).round(5)
 # same NFE, the same starting noise and the same labels; several seeds give error bars; the floor is in the same
 # figure. (Labels are drawn at random, as the classes of the floor's real images are. Sets that hold every class
 # equally often would come nearer to the training set than a random set of real images.) This is the long cell:
-# about two minutes on two cores.
+# two to three minutes on two cores.
 #
 # **Predict before you run:** who wins with 5 evaluations, who with 50? And what can no sampler reach?
 
 # %%
 evaluations = course.pick(test=[2, 4], cpu=[5, 10, 25], gpu=[5, 10, 20, 50, 100])
 count, seeds = course.pick(test=10, cpu=100, gpu=2000), course.pick(test=2, cpu=5, gpu=5)
-measured, pooled = (
-    {},
-    {},
-)  # (NFE, name) to FD and KID, (seeds,) each; to one FD of all seeds
+# (NFE, name) to FD and KID, (seeds,) each; and to one FD of all seeds together.
+measured, pooled = {}, {}
 every_look, began = len(samplers) * sum(evaluations) * count * seeds, time.perf_counter()
 with tqdm(total=every_look, unit="look", desc="all samplers") as bar:
     for name, step in samplers.items():
@@ -1294,10 +1294,10 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 # seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of freedom, 5%).
 #
 # With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. What
-# remains above the floor then is mostly the *network's* error. An ODE carries it along; fresh noise can partly repair
-# it, if enough steps are left (Karras et al. 2022, section 4). In Song et al.'s Table 1 (CIFAR-10), $\eta = 0$ wins at
-# every number of steps up to 100, and 1000 steps of the original DDPM end slightly ahead of it. Read the error bars
-# before you call a winner, and the grey band before you call a sampler bad.
+# the best of them keeps above the floor at the end is mostly the *network's* error. An ODE carries it along; fresh
+# noise can partly repair it, if enough steps are left (Karras et al. 2022, section 4). In Song et al.'s Table 1
+# (CIFAR-10), $\eta = 0$ wins at every number of steps up to 100, and 1000 steps of the original DDPM end slightly ahead
+# of it. Read the error bars before you call a winner, and the grey band before you call a sampler bad.
 
 # %% [markdown]
 # ## 8. Between two noises: spherical interpolation
@@ -1605,8 +1605,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(
 
 # %%
 kept = torch.cat([images[:10] for images in results.values()][:3])
-rows = "from pure noise (top), from noised images (middle), from T-1 (bottom)"
-show_images(kept, columns=10, title=f"Started too late {rows}")
+finding = "Begun too late from pure noise (top) and from noised images (middle); from T-1 (bottom)"
+show_images(kept, columns=10, title=finding)
 
 # %% [markdown]
 # From pure noise the pictures come out too bright, with ragged textures where black background should be: the network
