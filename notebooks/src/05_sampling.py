@@ -1605,7 +1605,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(
 
 # %%
 kept = torch.cat([images[:10] for images in results.values()][:3])
-finding = "Begun too late from pure noise (top) and from noised images (middle); from T-1 (bottom)"
+finding = "Begun late from pure noise (top), from noised images (middle); from T-1 (bottom)"
 show_images(kept, columns=10, title=finding)
 
 # %% [markdown]
