@@ -58,9 +58,9 @@ from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
 #
 # To answer it exactly we need data for which the best denoiser is a formula. Take points in the plane from a
 # **mixture of Gaussians**: pick one of $K = 8$ centres $\mu_k$ on a circle, then add a little noise of standard
-# deviation $s$:
+# deviation $c$:
 #
-# $$ p(x_0) = \frac1K \sum_{k=1}^{K} \mathcal N(x_0;\, \mu_k,\, s^2 I). $$
+# $$ p(x_0) = \frac1K \sum_{k=1}^{K} \mathcal N(x_0;\, \mu_k,\, c^2 I). $$
 #
 # The forward process of notebook 01 (Ho et al. 2020, eq. 4) with the cosine schedule adds more:
 #
@@ -69,7 +69,7 @@ from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
 
 # %%
 T = 1000  # number of timesteps, numbered 0 (least noise) to 999
-K, SPREAD = 8, 0.1  # centres, and the standard deviation s around each
+K, SPREAD = 8, 0.1  # centres, and the standard deviation c around each
 angles = 2 * math.pi * torch.arange(K) / K
 CENTRES = torch.stack([angles.cos(), angles.sin()], dim=1)  # (K, 2)
 
@@ -95,17 +95,17 @@ def add_noise(x_0, t, noise):
 # three steps.
 #
 # 1. *Each component stays a Gaussian.* If $x_0$ came from component $k$, then $x_t$ is a scaled Gaussian plus an
-#    independent one: $x_t \mid k \sim \mathcal N(\sqrt{\bar\alpha_t}\, \mu_k,\, v_t I)$ with
-#    $v_t = \bar\alpha_t s^2 + \sigma_t^2$.
+#    independent one: $x_t \mid k \sim \mathcal N(\sqrt{\bar\alpha_t}\, \mu_k,\, V_t I)$ with
+#    $V_t = \bar\alpha_t c^2 + \sigma_t^2$.
 # 2. *Which component was it?* Bayes' rule with equal weights $1/K$: $r_k(x_t) = p(k \mid x_t)$ is proportional to
-#    $\exp\!\big(-\|x_t - \sqrt{\bar\alpha_t}\,\mu_k\|^2 / 2v_t\big)$, and the $r_k$ sum to one. That is a softmax.
+#    $\exp\!\big(-\|x_t - \sqrt{\bar\alpha_t}\,\mu_k\|^2 / 2V_t\big)$, and the $r_k$ sum to one. That is a softmax.
 # 3. *Where in the component?* $x_0$ and $x_t$ are jointly Gaussian given $k$, with covariance
-#    $\sqrt{\bar\alpha_t}\, s^2$ in each coordinate, so
-#    $\mathbb E[x_0 \mid x_t, k] = \mu_k + \frac{\sqrt{\bar\alpha_t}\, s^2}{v_t}\,(x_t - \sqrt{\bar\alpha_t}\,\mu_k)$.
+#    $\sqrt{\bar\alpha_t}\, c^2$ in each coordinate, so
+#    $\mathbb E[x_0 \mid x_t, k] = \mu_k + \frac{\sqrt{\bar\alpha_t}\, c^2}{V_t}\,(x_t - \sqrt{\bar\alpha_t}\,\mu_k)$.
 #
 # Averaging step 3 with the weights of step 2:
 #
-# $$ D^*(x_t, t) = \sum_k r_k(x_t) \Big[\mu_k + \frac{\sqrt{\bar\alpha_t}\, s^2}{v_t}\,
+# $$ D^*(x_t, t) = \sum_k r_k(x_t) \Big[\mu_k + \frac{\sqrt{\bar\alpha_t}\, c^2}{V_t}\,
 # (x_t - \sqrt{\bar\alpha_t}\,\mu_k)\Big]. \tag{1} $$
 
 
@@ -113,7 +113,7 @@ def add_noise(x_0, t, noise):
 def best_denoiser(x_t, t):
     """Eq. (1): E[x_0 | x_t] for x_t (..., 2), t (...); and log p(x_t) (...), for later."""
     a, noise_std = signal[t], sigma[t]
-    variance = a**2 * SPREAD**2 + noise_std**2  # v_t
+    variance = a**2 * SPREAD**2 + noise_std**2  # V_t
     difference = x_t[..., None, :] - a[..., None, None] * CENTRES  # (..., K, 2)
     log_weights = -difference.square().sum(-1) / (2 * variance[..., None])  # (..., K)
     log_density = log_weights.logsumexp(-1) - torch.log(2 * math.pi * variance * K)
@@ -156,9 +156,9 @@ point = torch.tensor([0.6, 0.1])
 rows = []
 for step in (100, 400, 800):
     answer = best_denoiser(point, torch.tensor(step))[0]
-    numbers = [x.item() for x in (signal[step], sigma[step], answer.norm())]
+    numbers = [x.item() for x in (answer.norm(), signal[step], sigma[step])]
     rows.append([step, f"({answer[0]:.2f}, {answer[1]:.2f})", *numbers])
-columns = ["t", "best x_0", "signal", "sigma", "its distance from the origin"]
+columns = ["t", "best x_0", "its distance from the origin", "signal", "sigma"]
 pd.DataFrame(rows, columns=columns).set_index("t").round(2)
 
 # %% [markdown]
@@ -197,26 +197,20 @@ for step in (100, 400, 800):
     fields[f"t = {step}"] = best_denoiser(grid, torch.full((len(grid),), step))[0]
 fields["t unknown"] = best_without_t(grid)
 figure, axes = plt.subplots(1, 4, figsize=(10, 3.1), sharex=True, sharey=True)
-look = {
-    "angles": "xy",
-    "scale_units": "xy",
-    "scale": 1,
-    "width": 0.008,
-    "color": COLOURS[0],
-}
+look = dict(angles="xy", scale_units="xy", scale=1, width=0.008, color=COLOURS[0])
 for ax, (name, field) in zip(axes, fields.items()):
     ax.quiver(*grid.T, *(field - grid).T, **look)
     ax.plot(*CENTRES.T, "o", color=COLOURS[1], markersize=5)
     ax.set(title=name, aspect="equal", xlabel="first coordinate")
 axes[0].set_ylabel("second coordinate")
-headline(
-    figure, "The best denoiser (arrow: from x to its answer) is another one at every t"
-)
+title = "The best denoiser (arrow: from x to its answer) is another one at every t"
+headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# At $t=100$ the arrows end near the nearest centre (orange); at $t=400$ on a ring inside the circle, at $t=800$ all
-# near the middle. The last panel is a compromise that fits none of them.
+# At $t=100$ the arrows end near the nearest centre (orange). At $t=400$ those from outside end on a ring inside the
+# circle, and those near the middle hardly move; at $t=800$ all end near the middle. The last panel is a compromise that
+# fits none of them.
 #
 # ## 2. Writing $t$ as a vector
 #
@@ -395,9 +389,8 @@ closed_form = torch.cos(distances * frequencies).sum(-1)  # eq. (5), all pairs: 
 torch.testing.assert_close(products, closed_form, rtol=0, atol=2e-3)
 print(f"Eq. (5) holds for all {T * T} pairs. The largest possible product is {dim // 2}.")
 pairs = pd.MultiIndex.from_tuples([(100, 110), (900, 910), (100, 300)], names=["t", "u"])
-pd.DataFrame(
-    {"PE(t) . PE(u)": [products[pair].item() for pair in pairs]}, index=pairs
-).round(2)
+values = {"PE(t) . PE(u)": [products[pair].item() for pair in pairs]}
+pd.DataFrame(values, index=pairs).round(2)
 
 # %%
 distance = torch.arange(0, 1000)
@@ -541,7 +534,8 @@ plt.show()
 
 # %% [markdown]
 # Sinusoidal and Fourier features: bands. They obey eq. (5), with other frequencies. At scale 1 the band is wide (near
-# times are hard to tell apart), at scale 16 narrow (times 50 apart have nothing in common). The untrained table:
+# times are hard to tell apart), at scale 16 narrow (times 50 apart have little in common; the fainter stripes are
+# chance, from 16 random frequencies). The untrained table:
 # every timestep is like itself and no other, so what is learned at $t = 500$ says nothing about $t = 501$. Raw $t$
 # has no notion of distance in its dot product at all; it is the product of two numbers.
 #
@@ -646,20 +640,21 @@ with tqdm(total=total, desc="six kinds of features, two functions", leave=False)
         batch = (seen.expand(seeds, -1),), target[seen].expand(seeds, -1)[..., None]
         for name in names:
             models = [make_mlp(name, seed) for seed in range(seeds)]
+            # batch=batch: the batch of this turn of the loop, not of the last one
             run, _ = train_together(models, lambda batch=batch: batch, fit_steps, 3e-3, bar)
             fits[kind, name] = run(t.expand(seeds, -1))[..., 0]  # (seeds, T)
 
 
 # %%
-def mean_and_std(values, digits=4):
-    return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
+def mean_and_std(values, form):
+    return f"{values.mean():{form}} ± {values.std():{form}}"
 
 
 rows = {name: {} for name in names}
 for (kind, name), fit in fits.items():
     errors = (fit - targets[kind]).square()  # (seeds, T)
-    rows[name][f"{kind}, seen"] = mean_and_std(errors[:, ~held_out].mean(1))
-    rows[name][f"{kind}, held out"] = mean_and_std(errors[:, held_out].mean(1))
+    rows[name][f"{kind}, seen"] = mean_and_std(errors[:, ~held_out].mean(1), ".1e")
+    rows[name][f"{kind}, held out"] = mean_and_std(errors[:, held_out].mean(1), ".1e")
 print(f"mean squared error (0.5 for predicting 0), mean ± std over {seeds} seeds")
 pd.DataFrame(rows).T
 
@@ -824,9 +819,7 @@ with tqdm(total=len(treatments) * train_steps, desc="seven treatments", leave=Fa
 
 for name in treatments:
     output = trained[name](test_x_t.expand(seeds, -1, -1), test_t.expand(seeds, -1))
-    excess[name] = by_timestep(
-        output, test_best
-    )  # (seeds, 100): per seed and test timestep
+    excess[name] = by_timestep(output, test_best)  # (seeds, 100): seed, test timestep
 
 # %%
 mean_excess = {name: excess[name].mean(1) for name in treatments}  # (seeds,) each
@@ -835,7 +828,7 @@ rows = {}
 for name in order:
     each = mean_excess[name]
     rows[name] = {
-        "excess loss, mean ± std over seeds": mean_and_std(each, digits=5),
+        "excess loss, mean ± std over seeds": mean_and_std(each, ".5f"),
         "of the optimal loss": f"{each.mean() / optimal.mean():.2%}",
     }
 least = floor_without_t.mean()
@@ -888,7 +881,10 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of freedom).
-# Read the last column by that yardstick: a way of writing $t$ within it is not told apart from the sinusoidal one.
+# Read the last column by that yardstick: a way of writing $t$ within it is not told apart from the sinusoidal one. Five
+# comparisons are five chances to be misled, though: for all five together the yardstick is 4.6. By it only the unscaled
+# $t$ and the learned table are clearly apart. *Fourier features at scale 1* lie between the two in the run shown, on
+# the better side: if anything, they beat the sinusoidal encoding here.
 #
 # ### Where does each one lose?
 
@@ -907,7 +903,7 @@ for ax, shown in zip(axes, (["no t", "raw t, not scaled", "sinusoidal"], names[1
         curve, colour = smooth(excess[name]), colour_of[name]  # (seeds, 25)
         ax.plot(axis_t, curve.mean(0), color=colour, label=name)
         ax.fill_between(axis_t, curve.amin(0), curve.amax(0), color=colour, alpha=0.2)
-    ax.set(yscale="log", xlabel="timestep t", ylim=(5e-5, 0.9))
+    ax.set(yscale="log", xlabel="timestep t", ylim=(1e-5, 0.9))  # room for a legend below
     ax.legend(fontsize=8, ncols=2)
 axes[0].set_ylabel("excess loss (mean; band: range of seeds)")
 axes[0].set_title("Without t: blind at both ends")
@@ -926,12 +922,15 @@ plt.show()
 # spectral bias again, in $x_t$ this time, and has nothing to do with how $t$ is written. The features differ at
 # larger $t$. *The learned table* loses most there: each row is seen `train_steps * batch_size / T` times, and what
 # one row learns is of no use to its neighbour. *Fourier features at scale 16* lie between: timesteps 50 apart have
-# nothing in common.
+# little in common.
 #
-# **What follows for practice?** That *some* usable form of $t$ is there matters far more than which one. The
-# sinusoidal encoding is the safe choice: it is among the best here, has no weights to learn, needs no scale to be
-# chosen for the problem (Fourier features do: compare scale 1 with 16), and copes with slow and fast functions alike
-# (section 6).
+# **What follows for practice?** That *some* usable form of $t$ is there matters far more than which one. Where the wanted
+# function of $t$ is slow, as here, slow features suit it best: scale 1 is at least as good as the sinusoidal encoding,
+# and raw $t$ nearly so. In section 6 the same scale 1 failed on the fast function. That is what speaks for the
+# sinusoidal encoding: it is close to the best here, copes with slow and fast functions alike, and has no weights to
+# learn. It has a scale too, `max_period`, but one that is forgiving: its frequencies fall in equal ratios over four
+# powers of ten, so that the usual 10,000 holds both fast and slow ones for hundreds or thousands of steps. (For a $t$
+# from 0 to 1 it would not do: then all hands are lazy.)
 #
 # **A limit of this experiment.** Two coordinates say little about how much noise there is in them. An image has
 # thousands of pixels, and the noise level can be read off them; then a network that is not told $t$ can guess it.
@@ -973,9 +972,10 @@ for row, step in zip(axes, (50, 400, 900)):
     x_t = add_noise(x_0, steps, noise)
     for ax, (denoise, colour) in zip(row, denoisers.values()):
         plot_points(ax, denoise(x_t, steps), colour)
-    row[0].set_ylabel(f"t = {step}")
-for ax, title in zip(axes[0], denoisers):
-    ax.set_title(title)
+    row[0].set_ylabel(f"t = {step}\nsecond coordinate")
+for top, bottom, title in zip(axes[0], axes[-1], denoisers):
+    top.set_title(title)
+    bottom.set_xlabel("first coordinate")
 headline(figure, "Without t nearly clean points are damaged, and noise is taken for data")
 plt.show()
 
@@ -1015,7 +1015,8 @@ for ax, (name, denoise) in zip(axes, samplers.items()):
     nearest = torch.cdist(samples, CENTRES).min(1).values
     near = (nearest < 3 * SPREAD).float().mean()
     plot_points(ax, samples, COLOURS[0])
-    ax.set_title(f"{name}\n{near:.0%} near a centre")
+    ax.set(title=f"{name}\n{near:.0%} near a centre", xlabel="first coordinate")
+axes[0].set_ylabel("second coordinate")
 headline(figure, "With t: the right radius, but a ring; without t: a blob")
 plt.show()
 
@@ -1024,8 +1025,8 @@ plt.show()
 # evenly on the circle 77% (8 arcs of $4\arcsin 0.15$). So about 77% is the right radius and *nothing* of the clusters.
 # **Without $t$** the samples collapse to the middle. **With $t$**, in either form, they lie at the right distance from
 # the origin, but on a ring: sampling takes a thousand steps with the rounded borders, and the gaps between the centres
-# fill up. How $t$ is written makes no difference to that; a larger network and longer training do (try `hidden=128`
-# and more steps).
+# fill up. How $t$ is written makes hardly any difference to that. Does a larger network, trained for longer? Try it: put
+# `hidden=128` into the call of `Denoiser` in `make_denoiser`, and 8000 in place of 2000 for `train_steps`.
 #
 # ### What did the learned table learn?
 #
@@ -1051,8 +1052,8 @@ for ax, (name, table), colour in zip(axes, stages.items(), (COLOURS[4], COLOURS[
     unit = unit_rows(table)
     curve = [(unit[:-d] * unit[d:]).sum(1).mean() for d in range(1, 400)]
     axes[2].plot(range(1, 400), curve, color=colour, label=name.split()[0])
-figure.colorbar(picture, ax=axes[1], label="cosine")
-axes[2].set(title="mean cosine of two rows", xlabel="distance |t - u|", ylabel="cosine")
+figure.colorbar(picture, ax=axes[1], label="cosine of two means")
+axes[2].set(title="Single rows", xlabel="distance |t - u|", ylabel="mean cosine")
 axes[2].legend()
 headline(figure, "The table has found out, roughly, which times are near")
 plt.show()
@@ -1151,9 +1152,9 @@ check("02.4", denoise_without_t)
 #
 # Three sentences. The best denoiser is a different function at every $t$, so the network must be told $t$, and where
 # it is not, the loss cannot fall below a floor that we computed. The sinusoidal encoding writes $t$ as a clock with
-# many hands, and the dot product of two encodings depends on the distance of the timesteps only. On our problem raw
-# $t$ does nearly as well, because the best denoiser changes slowly with $t$; the encoding is the safe choice,
-# because it needs no scale, no training, and copes with slow and fast functions.
+# many hands, and the dot product of two encodings depends on the distance of the timesteps only. On our problem simpler
+# features do as well, because the best denoiser changes slowly with $t$; the encoding is the safe choice, because its
+# usual scale serves hundreds or thousands of steps, it needs no training, and copes with slow and fast functions.
 #
 # **Next:** [03 U-Net](03_unet.ipynb) builds the network that receives this encoding, in every one of its blocks.
 #
