@@ -146,9 +146,9 @@ table = {name: {} for name in norms}
 for name, norm in norms.items():
     for label, others in company.items():
         first = norm(torch.cat([clean, others]))[0]
-        table[name][f"beside {label}"] = first.std().item()
+        table[name][f"beside {label}"] = f"{first.std().item():.2f}"
 print("standard deviation of the first image's features")
-pd.DataFrame(table).T.round(2)
+pd.DataFrame(table).T
 
 # %% [markdown]
 # With BatchNorm an image's features depend on which timesteps its neighbours drew. GroupNorm gives the same
@@ -597,10 +597,10 @@ def find_skips(rows):
         # The channels that the stage before did not make.
         extra = row["input"][:, before["output"].shape[1] :]
         if extra.shape[1] > 0:
-            equal = [
+            same = [
                 other["name"] for other in images if torch.equal(other["output"], extra)
             ]
-            skips.append((equal[0] if equal else "zeros, from nowhere", row["name"]))
+            skips.append((same[0] if same else "zeros, from nowhere", row["name"]))
     pushed = [row["name"] for row in images if row["name"].startswith(("stem", "down"))]
     return pushed, skips
 
@@ -614,7 +614,7 @@ print("Each is popped once, the last pushed first.")
 # %% [markdown]
 # ### The picture, drawn from the model
 # The same record is enough to draw the network. Each box is a stage: its height is the size of the
-# feature map, its width the number of channels. The dark arrows are the skips just found.
+# feature map, its width grows with the number of channels. The dark arrows are the skips just found.
 
 
 # %%
@@ -650,7 +650,7 @@ def draw_network(rows, skips, ax):
     tops, before = {}, None
     for row in images:
         _, c, h, _ = row["output"].shape
-        width, y = 0.2 * c + 0.8, -2.5 * (full - h)
+        width, y = 0.15 * c + 1.6, -2.5 * (full - h)
         draw_box(ax, row, left, width, y, h)
         if before:
             draw_arrow(ax, before, (left, y), "0.7", 1)
@@ -790,7 +790,8 @@ pd.DataFrame(table, index=["parameters with a gradient", "in"]).T.rename_axis("s
 
 # %% [markdown]
 # The network wakes from its output inwards: in step 1 only the head's last layer learns, since everything
-# behind it is multiplied by zero. Then the last layers of the branches, then what feeds them.
+# behind it is multiplied by zero. In step 2 follow the last layers of the branches, and all that lies on the
+# open path beside them (stem, down- and upsampling, shortcuts); in step 3 what feeds the branches.
 #
 # **What goes wrong with one zero too many.** A product of two things that are both zero has gradient zero
 # for both, for ever: a gate that starts at 0 in front of a convolution that starts at 0 never learns.
@@ -846,7 +847,7 @@ v = diffusion.target(batch, batch_noise, batch_t)
 bound = (v.abs() - 1).relu().square().mean().item()
 fig, ax = plt.subplots()
 for (name, losses), colour in zip(curves.items(), COLOURS):
-    ax.plot(losses, label=f"{name}: ends at {losses[-1]:.4f}", color=colour)
+    ax.plot(losses, label=f"{name}: gets to {min(losses):.4f}", color=colour)
 label = f"the least that tanh allows: {bound:.3f}"
 ax.axhline(bound, color="0.4", ls="--", lw=1, label=label)
 ax.set(xlabel="step, always on the same 16 images", ylabel="loss", yscale="log")
@@ -857,8 +858,7 @@ plt.show()
 # %% [markdown]
 # The network passes the dashed line in the first hundred steps and goes on falling: it can represent and
 # learn what we ask of it. With `tanh` the loss settles just above its bound, and no learning rate would
-# help. (The spikes come from a high, constant learning rate, and the last step may fall on one; notebook 04
-# lets it decay.)
+# help. (The spikes come from a high, constant learning rate; notebook 04 lets it decay.)
 
 # %% [markdown]
 # ## 11. What is each part worth?
@@ -905,7 +905,8 @@ for channels in course.pick(test=(16,), cpu=(16, 48), gpu=(16, 48)):
 best = min(speeds, key=speeds.get)
 layout = layouts[best]
 ratio = max(speeds.values()) / min(speeds.values())
-print(f"From here on: {best}, {ratio:.2f} times as fast here. Milliseconds a step:")
+at = f"{channels} channels"
+print(f"From here on: {best}, {ratio:.2f} times as fast at {at}. Milliseconds a step:")
 pd.DataFrame(table).T
 
 # %% [markdown]
@@ -1122,7 +1123,8 @@ plt.show()
 # learnt little after so few steps: there $v$ is almost all noise, and faint noise is hard to tell from
 # the image's own texture. In the middle the complete network leaves the one without skips far behind. At
 # the highest noise $v$ is the (negative) image, smooth enough for 7x7 positions, and the skips are worth
-# nothing. The timestep matters less than the skips in all but the last of these tenths, and least around t = 700.
+# nothing. The timestep matters less than the skips in the first eight of these tenths. In the last it is the other
+# way round: there the network that does not know it fares worst, in each of the three seeds of the run shown.
 
 # %% [markdown]
 # ## 12. The receptive field
@@ -1147,6 +1149,7 @@ def without(model, kind):
     return model
 
 
+# %%
 def influence(model, x_t, t, name):
     """|d (middle pixel after that stage) / d x_t|, summed over a batch: (H, W)."""
     x_t, caught = x_t.clone().requires_grad_(), []
@@ -1248,14 +1251,15 @@ for ax, t in zip(axes, shown):
     ax.set_title(f"t = {t}: {(seen * distance).sum():.1f} px", fontsize=10)
 axes[0].set_ylabel("row")
 fig.colorbar(picture, ax=axes, label="share of influence")
-title = "Much noise makes the trained network look further"
+title = "At much noise this trained network looks further"
 headline(fig, f"{title} (px: mean distance of the influence)")
 plt.show()
 
 # %% [markdown]
 # The bright spot is the pixel itself with its nearest neighbours; around it lies the thin influence that
-# reaches everywhere. Up to t = 600 little changes. At t = 900 no single pixel can be trusted, and the
-# network gathers more of its evidence from far away. Nobody told it to; it follows from the loss.
+# reaches everywhere. Up to t = 600 little changes. At t = 900 no single pixel can be trusted, and this
+# network gathers more of its evidence from far away. Nobody told it to. (It is one network, of one seed, after
+# a short training; whether others do the same is not shown here.)
 #
 # ### Feature maps
 # The same hooks give the feature maps. For each stage we draw the channel that varies most over the image.
