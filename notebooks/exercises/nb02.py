@@ -74,7 +74,12 @@ def check_advance(function) -> None:
         norm = seen[:, 0].square() + seen[:, dim // 2].square()
         if not close(norm, torch.ones(4), atol=1e-3):
             raise Wrong("sin^2 + cos^2 of a pair is no longer 1: a step in time only turns each hand")
-        raise Wrong(f"not the encoding of t + k for dim={dim}, k={k}, max_period={max_period:g}")
+        right = _sines_then_cosines(t + k, frequencies)
+        row, column = divmod(int((seen - right).abs().argmax()), dim)
+        raise Wrong(
+            f"not the encoding of t + k for dim={dim}, k={k}, max_period={max_period:g}: at t={t[row]} column "
+            f"{column} (the first is 0) should be {right[row, column]:.3f}, got {seen[row, column]:.3f}"
+        )
 
 
 @exercise(
@@ -119,13 +124,18 @@ def check_two_points(function) -> None:
             f"not the posterior mean at signal={signal}, sigma={sigma}; x_t=0.2 should give "
             f"{expected[4]:.3f}, got {seen[4]:.3f}"
         )
-    ends = torch.tensor([-1.0, 1.0])
-    extreme = as_float64(function(ends.clone(), 0.9999, 0.0141), (2,), "the result for 2 points")
-    if not close(extreme, ends.double(), atol=1e-3):
-        raise Wrong(
-            f"with almost no noise, x_t = -1 and 1 should give -1 and 1; got {extreme.tolist()} "
-            "(an exponential that is too large or too small for a float?)"
-        )
+    x_t = torch.tensor([-1.0, -0.2, 0.0, 0.2, 1.0])  # also far from both points, where both densities vanish
+    for signal, sigma in ((0.9999, 0.0141), (1.0, 0.02), (1.0, 0.002)):
+        seen = as_float64(function(x_t.clone(), signal, sigma), (5,), "the result for 5 points", finite=False)
+        if not close(seen, x_t.sign().double(), atol=1e-3):
+            raise Wrong(
+                f"with almost no noise (signal={signal}, sigma={sigma}), x_t = {_listed(x_t)} should give "
+                f"{_listed(x_t.sign())}; got {_listed(seen)} (does an exponential leave the range of floats?)"
+            )
+
+
+def _listed(values: torch.Tensor) -> str:
+    return ", ".join(f"{value:g}" for value in values.tolist())
 
 
 @exercise(
@@ -154,7 +164,8 @@ def check_without_t(function) -> None:
     kernel = torch.exp(-((x - a) ** 2) / (2 * s**2)) + torch.exp(-((x + a) ** 2) / (2 * s**2))
     answer = function(x_t.clone(), signals.clone(), sigmas.clone())
     seen = as_float64(answer, (7,), "the result for 7 points")
-    if close(seen, ((kernel / s) * known_t).sum(1) / (kernel / s).sum(1), atol=1e-3):
+    expected = ((kernel / s) * known_t).sum(1) / (kernel / s).sum(1)
+    if close(seen, expected, atol=1e-3):
         return
     if close(seen, known_t.mean(1), atol=1e-3):
         raise Wrong("a plain mean over t: but x_t itself says which t is likely, so weigh by p(x_t | t)")
@@ -162,7 +173,8 @@ def check_without_t(function) -> None:
         raise Wrong("the weights lack the density's factor 1/sigma: a narrow Gaussian is also a tall one")
     if bool((seen.abs() > 1 + 1e-4).any()):
         raise Wrong("a mean of -1 and +1 cannot lie outside [-1, 1]: do the weights sum to one?")
-    raise Wrong(f"not the mean over p(t | x_t); at x_t = 0.5 got {seen[4]:.3f}")
+    k = int((seen - expected).abs().argmax())
+    raise Wrong(f"not the mean over p(t | x_t): x_t = {x_t[k]:g} should give {expected[k]:.3f}, got {seen[k]:.3f}")
 
 
 @exercise(

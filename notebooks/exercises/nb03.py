@@ -164,8 +164,16 @@ def check_up_widths(answer: Callable[[int, tuple[int, ...], int], list[int]]) ->
     cases = [(16, (1, 2), 1), (48, (1, 2), 1), (32, (1,), 2), (8, (1, 2, 4), 2), (10, (1, 3, 2, 2), 1)]
     for channels, multipliers, blocks in cases:
         expected = _up_widths(channels, multipliers, blocks)
-        seen = answer(channels, multipliers, blocks)
         named = f"channels={channels}, multipliers={multipliers}, blocks={blocks}"
+        try:
+            seen = answer(channels, multipliers, blocks)
+        except IndexError as error:
+            if "pop from" not in str(error):
+                raise
+            raise Wrong(
+                f"{named}: your way up pops from an empty list. The {len(expected)} blocks there need {len(expected)} "
+                "skips; was something not pushed on the way down (the stem's output, or that of a downsampling)?"
+            ) from error
         if not isinstance(seen, (list, tuple)):
             raise Wrong(f"it should return a list of widths, got {type(seen).__name__}")
         seen = [int(width) for width in seen]

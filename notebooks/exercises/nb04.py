@@ -1,12 +1,13 @@
 """Exercises of notebook 04, training. The checks use plain torch only, nothing of utils.diffusion."""
 
 import copy
+import weakref
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from notebooks.exercises import as_float64
+from notebooks.exercises import as_float64, as_number
 from utils.course.exercises import Wrong, exercise
 
 # -- 04.1 ------------------------------------------------------------------------------------------
@@ -95,6 +96,13 @@ def ema_shares(decays):
 # -- 04.3 ------------------------------------------------------------------------------------------
 
 
+class _Kept:
+    """A tensor that autograd keeps for backward; alive as long as that part of the graph is."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
 def check_accumulate(accumulate_gradients: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
     model = nn.Linear(3, 2)
@@ -102,10 +110,17 @@ def check_accumulate(accumulate_gradients: Callable) -> None:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     sizes: list[int] = []
+    kept, kept_before = weakref.WeakSet(), []
+
+    def keep(tensor: Tensor) -> _Kept:
+        kept.add(one := _Kept(tensor))
+        return one
 
     def mean_loss(model: nn.Module, items: Tensor) -> Tensor:
         sizes.append(len(items))
-        return model(items).square().mean()
+        kept_before.append(len(kept))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor):
+            return model(items).square().mean()
 
     for count, part_size in [(12, 4), (10, 4), (7, 7), (5, 1)]:
         batch = torch.randn(count, 3, generator=generator) * torch.arange(1.0, count + 1)[:, None]
@@ -116,6 +131,7 @@ def check_accumulate(accumulate_gradients: Callable) -> None:
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, 100.0)  # left over from an earlier step
         sizes.clear()
+        kept_before.clear()
         before = [parameter.detach().clone() for parameter in model.parameters()]
         returned = accumulate_gradients(model, mean_loss, batch.clone(), part_size)
         seen = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
@@ -126,9 +142,16 @@ def check_accumulate(accumulate_gradients: Callable) -> None:
             raise Wrong(f"{case}: the weights were changed; only the gradients are asked for")
         if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(seen, right)):
             raise Wrong(f"{case}: {_why_wrong(seen, right, count, part_size)}")
+        if any(kept_before):
+            raise Wrong(
+                f"{case}: the gradient is right, but what backward needs of one part was still kept when the next one "
+                "ran: memory holds several parts at once; call backward for each part before the next"
+            )
         if returned is None:
             raise Wrong(f"{case}: the gradient is right, but the mean loss of the batch was not returned")
-        value = as_float64(returned, ()).item()
+        if isinstance(returned, Tensor):
+            raise Wrong(f"{case}: the mean loss is asked for as a float, not as a tensor; .item() makes one of it")
+        value = as_number(returned, f"{case}: the mean loss of the batch")
         if not abs(value - whole.item()) <= 1e-4 * whole.item():  # true of NaN as well
             raise Wrong(f"{case}: the mean loss of the batch is {whole.item():.4f}, but {value:.4f} was returned")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from notebooks.exercises import as_float64, close
+from notebooks.exercises import as_float64, as_number, close
 from utils.course.exercises import Wrong, exercise
 
 # -- 05.1 ------------------------------------------------------------------------------------------
@@ -20,7 +20,7 @@ def check_jump(jump: Callable) -> None:
         if not isinstance(answer, (tuple, list)) or len(answer) != 2:
             raise Wrong(f"two values are asked for, (mean, standard deviation); got {type(answer).__name__}")
         mean = as_float64(answer[0], tuple(x_t.shape), "the mean")
-        std = float(torch.as_tensor(answer[1], dtype=torch.float64).flatten()[0])
+        std = as_number(answer[1], "the standard deviation")
         x_0 = (x_t - math.sqrt(1 - a_bar_t) * noise) / math.sqrt(a_bar_t)
         alpha = a_bar_t / a_bar_s
         variance = (1 - alpha) * (1 - a_bar_s) / (1 - a_bar_t)
@@ -28,7 +28,7 @@ def check_jump(jump: Callable) -> None:
         where = f"from a_bar_t = {a_bar_t} to a_bar_s = {a_bar_s}"
         if not close(mean, right, atol=1e-5):
             _explain_mean(mean, x_t, noise, a_bar_t, a_bar_s, where)
-        if not abs(std - math.sqrt(variance)) <= 1e-6:  # true of NaN as well
+        if abs(std - math.sqrt(variance)) > 1e-6:
             if abs(std - variance) < 1e-6:
                 raise Wrong(f"{where} you return the variance, {std:.4f}; its square root is asked for")
             if abs(std - math.sqrt(1 - alpha)) < 1e-6:
