@@ -162,8 +162,9 @@ show_images(torch.cat([*rows.values()]), titles=titles, columns=6, scale=4, titl
 # **How good are the results?** Two distances, both between the features of our images and of the real training set,
 # on the 64 features of a small classifier of the same data.
 #
-# - The **Frechet distance** (FD; Heusel et al. 2017, eq. 6) fits a Gaussian to each set and compares means and
-#   covariances: $\lVert m_1 - m_2\rVert^2 + \mathrm{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$.
+# - The **Frechet distance** (FD; Heusel et al. 2017, eq. 6) fits a Gaussian to the real images (mean $m_r$, covariance
+#   $C_r$) and one to ours ($m_g$, $C_g$), and compares them:
+#   $\lVert m_r - m_g\rVert^2 + \mathrm{tr}\big(C_r + C_g - 2(C_r C_g)^{1/2}\big)$.
 # - The **kernel distance** (KID; Binkowski et al. 2018) calls $k(f, g) = (f\cdot g/64 + 1)^3$ the similarity of two
 #   feature vectors. It is the mean similarity of two images within one set, plus that within the other, minus twice
 #   that between the sets. The estimate is unbiased: 0 on average for equal distributions, by chance below 0.
@@ -546,10 +547,11 @@ count = course.pick(test=10, cpu=100, gpu=1000)
 drawn = {
     (n, kind): draw_images(kinds[kind], n, count) for n in steps_tried for kind in kinds
 }
+last_noise = {n: math.sqrt(1 - a_bar[grid_of(n)[-1]]) for n in [*steps_tried, T]}
+table = pd.DataFrame({"standard deviation of noise left on in the last step": last_noise})
+table.rename_axis("steps").round(3)
 
-print("standard deviation of the noise in the last step, where it is left on:")
-for n in [*steps_tried, T]:
-    print(f"{math.sqrt(1 - a_bar[grid_of(n)[-1]]):.3f} ({n} steps)")
+# %%
 floor = floors(count)[0].mean()
 print(f"Frechet distance, {count} images, one seed (floor {floor:.1f}); DDPM with variance")
 table_of(lambda n, kind: frechet_of(drawn[n, kind]), steps_tried, kinds).round(1)
@@ -566,7 +568,7 @@ show_images(pictures, titles=titles, columns=6, scale=4, title=f"{few} steps: {f
 # smaller (one seed of 100 images), which is why the paper, at $T = 1000$, saw little of it. In Song et al. (2020,
 # Table 1) it is far more dramatic: on CIFAR-10 with 10 steps, FID 41 with $\tilde\beta$ and 367 with $\beta$, and at
 # 1000 steps 4.7 against 3.2, the other way round. Noise in the last step is the plainest bug of all: whatever its standard
-# deviation is, it stays in the picture. With 1000 steps the eye misses it (see the numbers above the table), with 20
+# deviation is, it stays in the picture. With 1000 steps the eye misses it (see the first of the two tables), with 20
 # it does not. It comes from code whose loop runs from $T$ to 1 and tests `if t > 0`.
 #
 # From here on DDPM means $\tilde\beta$, as in `utils`.
