@@ -22,7 +22,7 @@
 # notebook 01 (what $x_t$ is) and 02 (how a timestep becomes a vector); the two facts used here are
 # repeated.
 #
-# **Time:** about 4 minutes on a laptop CPU (2 cores), most of it in one cell that trains small networks.
+# **Time:** about 5 minutes on a laptop CPU (2 cores), most of it in one cell that trains small networks.
 # The GPU profile has a budget of 15 minutes on a T4 (not measured here).
 
 # %% tags=["setup"]

@@ -728,7 +728,7 @@ plt.show()
 # NBVAL_CHECK_OUTPUT
 snr = diffusion.schedule.snr
 snr_step = snr[:-1] - snr[1:]  # SNR_{t-1} - SNR_t, for t = 1 ... T-1
-guess = diffusion.to_x_0(v, x_t, t)  # of the cell above: v at x_t
+guess = diffusion.to_x_0(v, x_t, t)  # v at x_t: of the cell that verified the errors
 clean = held_out[:32][0].to(course.device)
 by_formula = 0.5 * snr_step.to(clean)[t - 1] * (guess - clean).square().flatten(1).sum(1)
 

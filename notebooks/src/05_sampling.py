@@ -23,7 +23,7 @@
 # 01 helps most; its two formulas that are used here are repeated. Notebook 04 is *not* needed: a network
 # that was trained for this course lies in `data/checkpoints`.
 #
-# **Time:** about 6 minutes on a laptop CPU (2 cores), a third of it in one cell (section 7). The GPU profile has a
+# **Time:** about 8 minutes on a laptop CPU (2 cores), a third of it in one cell (section 7). The GPU profile has a
 # budget of 15 minutes on a T4 (not measured here). Sections 0 to 7 are the core and build on each other; of 8 to 11
 # take what you like.
 
