@@ -100,10 +100,9 @@ def check_writable(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in this folder, those of other containers too; ends with the process.
+    """Keep other trainings out of this folder, those of other containers too; the lock ends with the process.
 
-    Raises OSError that names the other one. Where there are no such locks (Windows, some network file systems) nothing
-    is locked.
+    Raises OSError that names the other one. Windows and some network file systems have no such lock: nothing is done.
     """
     if os.name == "nt":
         yield
@@ -121,8 +120,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         except OSError:
             pass  # this file system has no locks
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+        print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
         try:
             yield
         finally:

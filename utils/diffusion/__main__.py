@@ -118,23 +118,22 @@ def run_train(args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def noted_signals() -> Iterator[list[str]]:
-    """A signal to stop is noted, so that the step in hand is finished and saved; a second one interrupts at once."""
-    noted: list[str] = []
+    """A signal to stop is noted, so that the step in hand is finished and saved; the same one again ends at once."""
+    noted, before = [], {}
 
     def note(number: int, frame) -> None:
-        if noted:
-            raise KeyboardInterrupt
         noted.append(signal.Signals(number).name)
+        signal.signal(number, before[number])
 
-    handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)}
+    for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+        if (handler := signal.getsignal(number)) != signal.SIG_IGN:  # as nohup sets it
+            before[number] = handler
+            signal.signal(number, note)
     try:
-        for name, handler in handlers.items():
-            if handler != signal.SIG_IGN:  # as nohup sets it
-                signal.signal(getattr(signal, name), note)
         yield noted
     finally:
-        for name, handler in handlers.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def log_line(state: TrainState) -> str:

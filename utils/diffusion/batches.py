@@ -48,8 +48,8 @@ def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | 
     Raises ValueError: no images, of a wrong shape, type or range, or labels outside the `classes`; without classes
     labels are of no use and left out.
     """
-    if len(images) == 0:
-        raise ValueError("there are no images to train on")
+    if not hasattr(images, "__len__") or len(images) == 0:
+        raise ValueError(f"there are no images to train on: a {type(images).__name__} without length, or of length 0")
     whole = slice(None) if isinstance(images, (ImageSet, Tensor)) else None
     x_0, labels = _pick(images, whole or torch.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).long())
     check_images(x_0.cpu())

@@ -62,16 +62,15 @@ def check_images(images: Tensor) -> None:
 
 
 def as_labels(y: Any, count: int) -> Tensor:
-    """Labels of `count` images, a tensor or a list, as int64 (count,)."""
+    """Labels of `count` images, a tensor or a list of whole numbers, as int64 (count,)."""
     try:
-        labels = torch.as_tensor(y)
+        labels = torch.as_tensor(y).flatten()
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"labels must be whole numbers, one per image, got {type(y).__name__}; number them") from None
-    if labels.numel() != count:
-        raise ValueError(f"{len(labels) if labels.ndim else 1} labels for {count} images; give one label per image")
-    if labels.is_floating_point() and labels.device.type == "cpu" and (labels != labels.round()).any():
-        raise ValueError("labels must be whole numbers, got fractions")
-    return labels.flatten().long()
+        labels = torch.tensor([math.nan])  # words, for example
+    if len(labels) != count or (labels.is_floating_point() and (labels != labels.round()).any()):
+        seen = f"{tuple(y.shape)} {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise ValueError(f"labels must be whole numbers, one for each of {count} images; got {seen}, {y[:3]} ...")
+    return labels.long()
 
 
 def check_labels(y: Tensor, num_classes: int, hidden: bool = False) -> None:

@@ -30,10 +30,9 @@ from tqdm.auto import tqdm
 
 from utils.device import DTYPES, find_device, find_precision
 from utils.diffusion.batches import Images, batch_at, fingerprint, look_through, take
-from utils.diffusion.checkpoints import save_model, unwrap
+from utils.diffusion.checkpoints import describe, held, restore_training, save_model, save_training, unwrap
 from utils.diffusion.checks import check_labels, check_numbers
 from utils.diffusion.process import GaussianDiffusion
-from utils.diffusion.resume import describe, held, restore, save
 from utils.files import TrainingDiverged, generator_seed, stream_seed
 
 # -- the generator -------------------------------------------------------------------------------------
@@ -89,19 +88,17 @@ class TrainState:
 
 
 def one_in_a_folder(train: Callable[..., Iterator]) -> Callable[..., Iterator]:
-    """Closes a training that is still open in this process (after an interrupted cell, say) when another one starts in
-    its folder: the first is saved, and the other goes on from there."""
-    opened: weakref.WeakValueDictionary[Path, Iterator] = weakref.WeakValueDictionary()
+    """A training that is still open in this process (of an interrupted cell, say) is saved and closed when another one
+    starts in its folder, which then goes on from there."""
+    opened: weakref.WeakValueDictionary[str, Iterator] = weakref.WeakValueDictionary()
 
     @wraps(train)
     def start(*args, out: str | Path | None = None, **options) -> Iterator[TrainState]:
-        states = train(*args, out=out, **options)
-        if out:
-            earlier = opened.pop(folder := Path(out).resolve(), None)
-            if earlier is not None and inspect.getgeneratorstate(earlier) == inspect.GEN_SUSPENDED:
-                warnings.warn(f"the training that was still open in {folder.name} is saved and closed", stacklevel=2)
-                earlier.close()
-            opened[folder] = states
+        states, folder = train(*args, out=out, **options), os.path.realpath(out or os.devnull)
+        before, opened[folder] = opened.get(folder), states
+        if out and before is not None and inspect.getgeneratorstate(before) == inspect.GEN_SUSPENDED:
+            warnings.warn(f"the training that was open in {out} is saved and closed; this one goes on", stacklevel=2)
+            before.close()
         return states
 
     return start
@@ -159,11 +156,11 @@ def train(
     about = {"settings": describe(model, diffusion, recipe) | data, "free": free}
     checkpoint = Path(out) / "checkpoint.pt" if out else None
     folder = Path(out) if out and accelerator.is_main_process else None
-    keep = partial(save, state, accelerator, about, checkpoint)
+    keep = partial(save_training, state, accelerator, about, checkpoint)
     try:
         with held(folder, state, diffusion, keep):
             if checkpoint and checkpoint.exists():
-                changed = restore(state, accelerator, about, checkpoint)
+                changed = restore_training(state, accelerator, about, checkpoint)
                 done = fraction_done(state, steps, minutes, accelerator.device)
                 warn_of_changes(changed, state, learning_rate(recipe, state.step, done, steps))
                 yield state

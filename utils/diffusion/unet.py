@@ -120,16 +120,9 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.config = check_numbers(
-            in_channels=in_channels,
-            channels=channels,
-            multipliers=[int(m) for m in multipliers],
-            blocks=blocks,
-            attention=[int(level) for level in attention],
-            stem=int(stem),
-            num_classes=num_classes,
-            dropout=dropout,
-        )
+        self.config = check_numbers(in_channels=in_channels, channels=channels, blocks=blocks, num_classes=num_classes)
+        self.config |= dict(multipliers=[int(m) for m in multipliers], attention=[int(level) for level in attention])
+        self.config |= check_numbers(stem=int(stem), dropout=dropout)
         if stem not in (1, 2):
             raise ValueError(f"stem must be 1 or 2, got {stem}")
         self.num_classes, self.stem_size = self.config["num_classes"], stem
@@ -186,6 +179,8 @@ class UNet(nn.Module):
 
     def _check(self, x_t: Tensor, y: Tensor | None) -> None:
         height, width = x_t.shape[-2:]
+        if x_t.shape[1] != self.config["in_channels"]:
+            raise ValueError(f"images have {x_t.shape[1]} channels, but the network {self.config['in_channels']}")
         if height % self.size_multiple or width % self.size_multiple:
             wanted = f"height and width must be multiples of {self.size_multiple}"
             advice = "resize or pad the images, or use fewer multipliers"
