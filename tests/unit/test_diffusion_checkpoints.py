@@ -1,5 +1,6 @@
 """Files on disk: written whole or not at all, refused when they are damaged, foreign or dangerous."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -9,9 +10,11 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils.data import TensorDataset
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
 from utils.diffusion.checkpoints import load_model, read_notes, save_model
+from utils.diffusion.images import ImageSet
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
 from utils.diffusion.training import train
@@ -82,6 +85,19 @@ def test_safetensors_of_another_program(tmp_path):
         load_model(tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize("change", [dict(channels=64), dict(num_classes=None), dict(width=3), dict(channels="wide")])
+def test_weights_that_do_not_fit_the_settings(tmp_path, saved, change):
+    content = (saved / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"]["unet"] = json.dumps({**json.loads(header["__metadata__"]["unet"]), **change})
+    text = json.dumps(header).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(ValueError, match="^no network can be built from the weights in m.safetensors: .*") as error:
+        load_model(tmp_path / "m.safetensors")
+    assert "\n" not in str(error.value)
+
+
 class Malicious:
     """What an attacker puts into a pickle: code that runs while it is read."""
 
@@ -123,6 +139,7 @@ def test_training_refuses_a_dangerous_state(tmp_path):
         (dict(learning_rate=0.5), "learning_rate 0.002, but this training has 0.5; use another folder"),
         (dict(ema_decay=0.5), "ema_decay 0.999, but this training has 0.5"),
         (dict(max_gradient_norm=None), "max_gradient_norm 1.0, but this training has None"),
+        (dict(warmup=50), "warmup 3, but this training has 50"),
         (dict(seed=1), "seed 0, but this training has 1"),
         (dict(batch_size=8), "batch_size 16, but this training has 8"),
         (dict(images=digits(32)), "number of images 64, but this training has 32"),
@@ -138,6 +155,59 @@ def test_resuming_with_other_settings(tmp_path, change, message):
     arguments = {"model": tiny_unet(), "diffusion": tiny_diffusion(), "images": digits(), **OPTIONS, **change}
     with pytest.raises(ValueError, match=message):
         next(train(steps=3, out=tmp_path, **arguments))
+
+
+def pixel_changed():
+    other = digits()
+    other.pixels = other.pixels.clone()
+    other.pixels[-1, 0, 7, 7] ^= 1
+    return other
+
+
+def as_pairs(labels):
+    return TensorDataset(digits().images, labels)
+
+
+@pytest.mark.parametrize(
+    "first, then",
+    [
+        (digits(), pixel_changed()),
+        (digits(), ImageSet(digits().pixels, digits().labels.flip(0), digits().classes)),
+        (digits(), ImageSet(digits().pixels, digits().labels)),
+        (digits(), ImageSet(digits().pixels.repeat(1, 1, 2, 2), digits().labels, digits().classes)),
+        (as_pairs(digits().labels), as_pairs(digits().labels.flip(0))),
+        (torch.zeros(64, 1, 8, 8), torch.zeros(64, 1, 12, 12)),
+    ],
+)
+def test_resuming_with_other_images_or_labels(tmp_path, first, then):
+    options = dict(steps=3, out=tmp_path, **OPTIONS)
+    begun = train(tiny_unet(), tiny_diffusion(), first, **options)
+    next(begun), begun.close()
+    with pytest.raises(
+        ValueError, match="was trained with images '.*', but this training has '.*'; use another folder"
+    ):
+        next(train(tiny_unet(), tiny_diffusion(), then, **options))
+    assert next(train(tiny_unet(), tiny_diffusion(), first, **options)).step == 1
+
+
+def test_labels_that_the_network_does_not_know_are_no_matter(tmp_path):
+    for labels in (digits().labels, digits().labels.flip(0)):
+        network = tiny_unet(num_classes=None)
+        list(train(network, tiny_diffusion(), as_pairs(labels), steps=1, out=tmp_path, **OPTIONS))
+
+
+def test_what_may_differ_on_resuming_is_named(tmp_path):
+    list(tiny_training(steps=2, out=tmp_path))
+    saved = load_state(tmp_path / "checkpoint.pt")
+    saved["scaler"] = {"scale": 65536.0, "growth_factor": 2.0}  # as fp16 on a GPU leaves it
+    saved["free"] |= {"precision": "fp16", "device": "cuda"}
+    save_state(tmp_path / "checkpoint.pt", saved)
+    with pytest.warns(UserWarning) as told:
+        assert next(tiny_training(steps=5, out=tmp_path)).step == 2
+    told = str(told[0].message)
+    for part in ("after step 2", "precision 'no', before 'fp16'", "device 'cpu', before 'cuda'", "steps 5, before 2"):
+        assert part in told
+    assert "the learning rate goes up again, from 0.001 to 0.0013" in told
 
 
 def test_resuming_from_something_else(tmp_path):

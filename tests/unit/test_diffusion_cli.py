@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -10,8 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.tiny import tiny_diffusion, tiny_unet
+from utils.diffusion import __main__ as cli
 from utils.diffusion.__main__ import main
-from utils.diffusion.checkpoints import load_model, read_notes
+from utils.diffusion.checkpoints import load_model, read_notes, save_model
+from utils.files import load_state
 
 TRAIN = ["train", "--data", "digits", "--steps", "6", "--batch-size", "16", "--channels", "16", "--timesteps", "50"]
 TRAIN += ["--device", "cpu", "--precision", "no", "--log-every", "1"]
@@ -107,12 +112,21 @@ def test_an_error_is_one_line_and_no_traceback(root, tmp_path):
         (["--prediction", "score"], "unknown prediction 'score'; choose one of noise, x_0, v"),
         (["--device", "tpu"], "no device 'tpu' on this machine; choose one of "),
         (["--size", "10"], "image size 10x10 cannot be halved"),
-        (["--learning-rate", "nan"], "became nan at step"),
+        (["--learning-rate", "1e30"], "training stopped, and nothing had been saved"),
+        (["--ema-decay", "2"], "ema_decay must be a number from 0 to 1, got 2.0"),
+        (["--precision", "fp16"], "precision must be one of 'no', 'bf16' on this device (cpu), got 'fp16'"),
+        (["--learning-rate", "nan"], "learning_rate must be a number of at least 0, got nan"),
     ],
 )
 def test_bad_training_options(tmp_path, options, message):
     code = command(*TRAIN, *options, "--out", tmp_path / "out")
     assert isinstance(code, str) and code.startswith("error: ") and message in code and "\n" not in code
+
+
+@pytest.mark.parametrize("options", [["--batch-size", "0"], ["--size", "-28"], ["--n", "0"], ["--batch-size", "2.5"]])
+def test_sampling_options_that_argparse_refuses(capsys, trained, options):
+    assert command("sample", trained[0] / "model.safetensors", *options) == 2
+    assert options[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +145,58 @@ def test_options_that_argparse_refuses(capsys, tmp_path, options):
     assert options[0] in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_training_after_the_step_and_saves(tmp_path, monkeypatch, capsys, name):
+    before = signal.getsignal(getattr(signal, name))
+
+    def log_line(state):
+        if state.step == 3:
+            signal.raise_signal(getattr(signal, name))
+        return f"step {state.step}  loss 0"
+
+    monkeypatch.setattr(cli, "log_line", log_line)
+    code = command(*TRAIN, "--out", tmp_path)
+    assert re.fullmatch(rf"{name}: saved after step 3 in .*checkpoint.pt; the same command goes on from there", code)
+    assert load_state(tmp_path / "checkpoint.pt")["step"] == 3 and os.listdir(tmp_path) == ["checkpoint.pt"]
+    assert signal.getsignal(getattr(signal, name)) == before
+    monkeypatch.undo()
+    assert command(*TRAIN, "--out", tmp_path) == 0
+    assert "resumed after step 3" in capsys.readouterr().out
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "log_line", lambda state: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+    assert command(*TRAIN, "--out", tmp_path) == "interrupted: nothing more was saved"
+
+
+@pytest.mark.parametrize("module", ["train", "sample"])
+def test_an_interrupt_before_anything_was_made(trained, tmp_path, monkeypatch, module):
+    """While images are read, and while they are drawn."""
+    for name in ("load_images", "generate"):
+        monkeypatch.setattr(cli, name, lambda *args, **options: signal.raise_signal(signal.SIGINT))
+    line = {"train": [*TRAIN, "--out", tmp_path / "out"], "sample": ["sample", trained[0] / "model.safetensors"]}[
+        module
+    ]
+    message = {"train": "interrupted: nothing more was saved", "sample": "interrupted: nothing was written"}[module]
+    monkeypatch.chdir(tmp_path)
+    assert command(*line) == message and not os.listdir(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_found_before_sampling(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "generate", lambda *args, **options: pytest.fail("it was drawn"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    for out, message in [("file/a.png", "that is no folder"), ("folder.png", "a folder of the name folder.png")]:
+        code = command("sample", trained[0] / "model.safetensors", "--out", tmp_path / out)
+        assert code.startswith("error: ") and message in code
+
+
+def test_images_that_are_not_square_are_drawn_as_they_were(tmp_path):
+    save_model(tmp_path / "m.safetensors", tiny_unet(), tiny_diffusion(), size=[8, 12])
+    assert command("sample", tmp_path / "m.safetensors", "--n", "2", "--steps", "1", "--out", tmp_path / "a.pt") == 0
+    assert torch.load(tmp_path / "a.pt", weights_only=True).shape == (2, 1, 8, 12)
+
+
 def test_an_empty_folder_as_data(tmp_path):
     code = command(*TRAIN, "--data", tmp_path, "--out", tmp_path / "out")
     assert code.startswith("error: no pictures in ")
@@ -144,7 +210,6 @@ def test_an_empty_folder_as_data(tmp_path):
         (["--label", "11"], "label 11 is outside the classes 0..9"),
         (["--device", "tpu"], "no device 'tpu' on this machine; choose one of "),
         (["--size", "9"], "image size 9x9 cannot be halved"),
-        (["--n", "0"], "--n must be at least 1, got 0"),
         (["--out", "samples.gif"], "--out must end in .png or .pt, got 'samples.gif'"),
     ],
 )

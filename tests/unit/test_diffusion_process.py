@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
@@ -88,6 +90,12 @@ def test_sigmoid_formula_at_its_default_ends():
 
     expected = [(sigmoid(3) - sigmoid(6 * k / 4 - 3)) / (sigmoid(3) - sigmoid(-3)) for k in (1, 2, 3)]
     assert NoiseSchedule.sigmoid(4).alphas_cumprod[:3].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_number_of_timesteps_of_numpy_or_torch(name):
+    for ten in (np.int64(10), np.uint8(10), torch.tensor(10)):
+        assert torch.equal(NoiseSchedule.named(name, ten).betas, NoiseSchedule.named(name, 10).betas)
 
 
 @pytest.mark.parametrize("num_timesteps", [0, -3, 2.5, "10"])
@@ -248,6 +256,38 @@ def test_unknown_reduction():
     diffusion = GaussianDiffusion(NoiseSchedule.cosine(5))
     with pytest.raises(ValueError, match="reduction must be 'mean' or 'none', got 'sum'"):
         diffusion.loss(lambda x, t: pytest.fail("the network ran"), torch.zeros(2, 1), reduction="sum")
+
+
+class Net(nn.Module):
+    def __init__(self, dtype):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1,), 0.5, dtype=dtype))
+
+    def forward(self, x_t, t, y=None):
+        assert x_t.dtype == self.weight.dtype
+        return x_t * self.weight
+
+
+@pytest.mark.parametrize("images", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("weights", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_loss_of_networks_and_images_in_other_formats(weights, images):
+    """Both are cast, and the error itself is float32 or float64."""
+    diffusion, pixels = GaussianDiffusion(NoiseSchedule.cosine(100)), torch.arange(0, 256, 8).view(2, 1, 4, 4)
+    x_0, noise, t = pixels / 127.5 - 1, torch.randn(2, 1, 4, 4), torch.tensor([10, 80])
+    expected = diffusion.loss(Net(torch.float32), x_0, t, noise)
+    given = pixels.to(torch.uint8) if images == torch.uint8 else x_0.to(images)
+    loss = diffusion.loss(Net(weights), given, t, noise)
+    assert loss.dtype == (torch.float64 if images == torch.float64 else torch.float32)
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-2)
+
+
+def test_loss_of_whole_numbers_or_of_an_answer_of_another_shape():
+    diffusion, x_0 = GaussianDiffusion(NoiseSchedule.cosine(10)), torch.zeros(2, 3, 4, 4)
+    with pytest.raises(ValueError, match="images must be uint8 0..255 or floats in .*, got torch.int64"):
+        diffusion.loss(lambda x, t: x, x_0.long())
+    for output, seen in [(x_0[:, :1], r"\(2, 1, 4, 4\)"), ([x_0], "list")]:
+        with pytest.raises(ValueError, match=rf"tensor of the images' shape \(2, 3, 4, 4\), got {seen}"):
+            diffusion.loss(lambda x, t, output=output: output, x_0)
 
 
 # -- bad timesteps ---------------------------------------------------------------------------------

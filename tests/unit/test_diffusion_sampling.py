@@ -278,3 +278,32 @@ def test_generated_images_are_clamped_to_their_range(predicted, expected):
 
     images = generate(model, diffusion, 2, (1, 2, 2), sampler="ddim", steps=2, clip=False)
     torch.testing.assert_close(images, torch.full((2, 1, 2, 2), expected))
+
+
+@pytest.mark.parametrize("name", ["count", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_generate_refuses_other_numbers(name, value):
+    arguments = {"count": 3, "batch_size": 2, name: value}
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value}"):
+        generate(network, tiny_diffusion("x_0"), image_shape=(1, 2, 2), **arguments)
+
+
+def test_seeds_of_more_than_32_bits_differ():
+    seeds = [0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**33, -1]
+    drawn = [generate(network, tiny_diffusion("x_0"), 2, (1, 2, 2), steps=1, seed=seed) for seed in seeds]
+    assert len({tuple(images.flatten().tolist()) for images in drawn}) == len(seeds)
+    x_T = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(1))  # small ones are torch's own
+    (state,) = sample(network, tiny_diffusion("x_0"), x_T.shape, steps=1, x_T=x_T)
+    assert torch.equal(drawn[1], state.x_t.clamp(-1, 1))
+
+
+def test_labels_may_be_a_list_and_have_to_be_as_many_as_the_images():
+    model, options = tiny_unet(), dict(image_shape=(1, 8, 8), steps=2, batch_size=2)
+    nn.init.normal_(model.head[-1].weight)
+    as_list, as_bytes = (
+        generate(model, tiny_diffusion(), 3, y=y, **options) for y in ([1, 2, 3], torch.tensor([1, 2, 3]).byte())
+    )
+    assert torch.equal(as_list, as_bytes)
+    for y in ([1, 2], [1, 2, 3, 4]):
+        with pytest.raises(ValueError, match=f"{len(y)} labels for 3 images"):
+            generate(model, tiny_diffusion(), 3, y=y, **options)

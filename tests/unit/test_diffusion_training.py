@@ -2,16 +2,20 @@
 
 import copy
 import math
+import os
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
-from utils.diffusion.checkpoints import load_model
+from utils.diffusion.checkpoints import load_model, read_notes
+from utils.diffusion.images import ImageSet
 from utils.diffusion.training import stream_seed, train, update_ema, validation_loss
-from utils.files import TrainingDiverged, load_state
+from utils.files import TrainingDiverged, load_state, lock_folder
 
 
 def run(*args, **options):
@@ -175,8 +179,16 @@ def test_timesteps_cover_the_schedule():
 def test_kinds_of_images_give_the_same_training():
     found = digits()
     sources = [found, TensorDataset(found.images, found.labels), TensorDataset(found.pixels, found.labels)]
+    sources += [
+        TensorDataset(found.images, found.labels.to(torch.uint8)),
+        list(zip(found.images, found.labels.tolist())),
+    ]
+    sources += [ImageSet(found.pixels, found.labels.tolist(), found.classes)]
     losses = [run(tiny_unet(), tiny_diffusion(), images, steps=2).loss for images in sources]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] == pytest.approx(losses[2], rel=1e-6)
+    assert losses == pytest.approx(losses[:1] * len(losses), rel=1e-6)
+    unlabelled = [found.images, TensorDataset(found.images), found.images.double(), found.images.half()]
+    losses = [run(tiny_unet(), tiny_diffusion(), images, steps=2).loss for images in unlabelled]
+    assert losses == pytest.approx(losses[:1] * 4, rel=1e-4)
 
 
 def test_images_without_labels_and_a_plain_network():
@@ -267,7 +279,158 @@ def test_first_state_after_resuming_is_the_restored_one(tmp_path):
     assert steps == [3, 4, 5, 6]
 
 
+# -- the folder ------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "model.safetensors").mkdir(parents=True)
+    for out, message in [
+        ("file", "cannot be written in .*file: that is no folder"),
+        ("file/below", "cannot be written in .*below: that is no folder"),
+        ("taken", "model.safetensors cannot be written in .*taken: a folder of the name"),
+    ]:
+        with pytest.raises(OSError, match=message):
+            next(tiny_training(out=tmp_path / out))
+
+
+def test_a_folder_in_which_another_training_writes(tmp_path):
+    with lock_folder(tmp_path), pytest.raises(OSError, match=f"process {os.getpid()} on .* trains in .*another folder"):
+        next(tiny_training(out=tmp_path))
+    assert len(list(tiny_training(steps=2, out=tmp_path))) == 2
+
+
+def test_a_training_left_open_is_saved_and_closed(tmp_path):
+    """As after an interrupted cell, whose loop nobody has closed: the next one goes on from it."""
+    earlier = tiny_training(steps=9, out=tmp_path, save_every=100)
+    assert [next(earlier).step for _ in range(3)] == [1, 2, 3]
+    with pytest.warns(UserWarning, match="was open in .* is saved and closed"):
+        later = tiny_training(steps=9, out=tmp_path)
+    assert next(later).step == 3 and not list(earlier)
+    assert next(later).step == 4
+
+
+# -- any network -----------------------------------------------------------------------------------
+
+
+class Shared(nn.Module):
+    """Weights, a buffer of whole numbers, and two names for one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.weight = nn.BatchNorm2d(1), nn.Parameter(torch.ones(1))
+        self.again, self.config = self.weight, {"not": object}
+
+    def forward(self, x_t, t):
+        return self.norm(x_t) * self.weight
+
+
+def test_any_network_can_be_trained_and_its_weights_are_saved(tmp_path):
+    with pytest.warns(UserWarning, match="of a Shared the weights are saved, but load_model builds UNets only"):
+        (state,) = tiny_training(steps=1, model=Shared(), out=tmp_path)
+    kept = load_file(tmp_path / "model.safetensors")
+    assert kept.keys() == {*state.ema_model.state_dict(), "schedule.betas"}
+    assert torch.equal(kept["again"], state.ema_model.weight) and kept["norm.num_batches_tracked"].item() == 1
+    with pytest.raises(ValueError, match="model.safetensors: they are of no UNet: build that network"):
+        load_model(tmp_path / "model.safetensors")
+
+
+def partly_compiled(model):
+    model.middle[0] = torch.compile(model.middle[0], backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager"), partly_compiled]
+)
+def test_wrapped_networks_are_saved_as_the_network_itself(tmp_path, wrap):
+    """One step wrapped, saved, and the next one without the wrapper."""
+    first = tiny_training(steps=2, model=wrap(tiny_unet()), out=tmp_path / "wrapped")
+    next(first)
+    first.close()
+    list(
+        tiny_training(
+            steps=2, model=tiny_unet() if wrap is not partly_compiled else wrap(tiny_unet()), out=tmp_path / "wrapped"
+        )
+    )
+    list(tiny_training(steps=2, out=tmp_path / "plain"))
+    expected, seen = (load_model(tmp_path / name / "model.safetensors")[0] for name in ("plain", "wrapped"))
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(seen.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("shape, size", [((8, 12), [8, 12]), ((12, 12), 12)])
+def test_the_size_of_the_images_is_noted(tmp_path, shape, size):
+    list(train(tiny_unet(), tiny_diffusion(), torch.zeros(16, 1, *shape), steps=1, out=tmp_path, **OPTIONS))
+    assert read_notes(tmp_path / "model.safetensors") == {"steps": 1, "size": size}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_in_a_short_format_are_refused(dtype):
+    with pytest.raises(ValueError, match=f"lost in weights of {dtype}: train model.float()"):
+        next(tiny_training(model=tiny_unet().to(dtype)))
+
+
 # -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("learning_rate", value) for value in (-1, math.nan, math.inf)),
+        *(("warmup", value) for value in (-1, 2.5)),
+        *(("max_gradient_norm", value) for value in (-1.0, 0)),
+        *(("ema_decay", value) for value in (2, -0.1, None, "high")),
+        *(("label_dropout", value) for value in (5, -1)),
+        *((name, value) for name in ("save_every", "validate_every", "batch_size") for value in (0, -3, 1.5)),
+        ("steps", 2.5),
+        ("seed", 1.5),
+    ],
+)
+def test_numbers_outside_their_range(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a (whole )?number.*, got {value!r}"):
+        next(tiny_training(**{name: value}))
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    numbers = dict(seed=np.int64(3), batch_size=np.int32(8), learning_rate=np.float32(0.5))
+    for state in tiny_training(np.int64(2), **numbers, out=tmp_path):
+        last = state.loss
+    assert last == [state.loss for state in tiny_training(2, seed=3, batch_size=8, learning_rate=0.5)][-1]
+    assert load_state(tmp_path / "checkpoint.pt")["step"] == 2
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp8", "half"])
+def test_precisions_of_another_device(precision):
+    with pytest.raises(ValueError, match=f"must be one of 'no', 'bf16' on this device .cpu., got '{precision}'"):
+        next(tiny_training(precision=precision))
+
+
+def last_is(values, bad):
+    return torch.cat([values[:-1], torch.full_like(values[-1:], bad)])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(images=last_is(digits().images, 3)), "values from -1 to 3; scale pixels"),
+        (dict(images=last_is(digits().images, math.nan)), "values from nan"),
+        (dict(images=digits().pixels.long()), "images must be uint8 0..255 or floats in .*, got torch.int64"),
+        (dict(images=TensorDataset(digits().images, last_is(digits().labels, 12))), "label 12 is outside"),
+        (dict(images=TensorDataset(digits().images, digits().labels + 0.5)), "must be whole numbers"),
+        (dict(images=[(image, "cat") for image in digits().images]), "must be whole numbers.*got a tuple"),
+        (dict(images=ImageSet(digits().pixels, digits().labels[:9], digits().classes)), "one for each of 64 images"),
+        (dict(images=(image for image in digits().images)), "a generator without length"),
+        (dict(images=digits().images.expand(-1, 3, -1, -1)), "images have 3 channels, but the network 1"),
+        (dict(validation=torch.zeros(4, 1, 16, 16)), "validation images are .1, 16, 16., but the images .1, 8, 8."),
+        (dict(validation=torch.full((4, 1, 8, 8), 9.0)), "values from 9 to 9"),
+    ],
+)
+def test_images_and_labels_are_looked_at_before_the_first_step(change, message):
+    seen = tiny_unet()
+    with pytest.raises(ValueError, match=message):
+        next(train(seen, tiny_diffusion(), **{"images": digits(), "steps": 1, **OPTIONS, **change}))
+    assert torch.equal(seen.stem.weight, tiny_unet().stem.weight)
 
 
 @pytest.mark.parametrize("steps, minutes", [(None, None), (3, 3)])
@@ -278,7 +441,7 @@ def test_steps_or_minutes(steps, minutes):
 
 @pytest.mark.parametrize("length", [dict(steps=0), dict(steps=-5), dict(minutes=0), dict(minutes=-1.5)])
 def test_length_must_be_above_0(length):
-    with pytest.raises(ValueError, match=f"above 0, got {next(iter(length.values()))}"):
+    with pytest.raises(ValueError, match=f"(above 0|of at least 1), got {next(iter(length.values()))}"):
         run(tiny_unet(), tiny_diffusion(), digits(), **length)
 
 
@@ -337,6 +500,11 @@ def test_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_pat
     saved = load_state(tmp_path / "checkpoint.pt")
     assert saved["step"] == 4 and all(torch.isfinite(value).all() for value in saved["model"].values())
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_training_that_diverges_before_anything_is_saved(tmp_path):
+    with pytest.raises(TrainingDiverged, match="at step 1: training stopped, and nothing had been saved. Try a lower"):
+        list(tiny_training(model=Diverging(1, "loss"), out=tmp_path))
 
 
 def test_which_image_and_which_timestep_are_independent():

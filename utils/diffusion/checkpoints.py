@@ -1,56 +1,96 @@
 """Models on disk: whole or not at all, and never able to run code.
 
 A model is one safetensors file: the weights, the schedule's betas, and in its header how to rebuild the network.
-Training states (weights, EMA, optimiser, step) are those of `utils.files`.
+A training's folder holds it and the training state: weights, EMA, optimiser, step, and what has to stay the same.
 """
 
+import contextlib
+import hashlib
 import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
 from utils.diffusion.unet import UNet
-from utils.files import write_atomically
+from utils.files import check_writable, load_state, lock_folder, save_state, write_atomically
 
 FORMAT = "diffusion-course-1"
 BETAS = "schedule.betas"
+COMPILED = "_orig_mod."  # what torch.compile puts into the names of weights
+NUMBERS = ("step", "seconds", "loss", "validation_loss")  # of a TrainState that are saved
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def save_model(
-    path: str | Path, model: UNet, diffusion: GaussianDiffusion, dtype: torch.dtype = torch.float32, **notes: Any
+    path: str | Path, model: nn.Module, diffusion: GaussianDiffusion, dtype: torch.dtype = torch.float32, **notes: Any
 ) -> None:
-    """Write weights (as `dtype`), schedule and network settings to one safetensors file.
+    """Write weights (as `dtype`), schedule and, of a UNet, the network settings to one safetensors file.
 
     `notes` (JSON values, such as steps=1000) are kept in the header; `read_notes` gives them back.
     """
-    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
-    tensors[BETAS] = diffusion.schedule.betas
+    write_atomically(path, pack_model(model, diffusion, dtype, **notes))
+
+
+def pack_model(model: nn.Module, diffusion: GaussianDiffusion, dtype=torch.float32, **notes: Any) -> bytes:
+    """What `save_model` writes; warns where no UNet can be built from it."""
+    model, tensors = unwrap(model), {BETAS: diffusion.schedule.betas}
+    if config_of(model) is None:
+        advice = "build it yourself and give it the tensors of the file, safetensors.torch.load_file"
+        about = f"of a {type(model).__name__} the weights are saved, but load_model builds UNets only; {advice}"
+        warnings.warn(about, stacklevel=2)
+    for name, value in model.state_dict().items():
+        value = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
+        tensors[name.replace(COMPILED, "")] = value.contiguous()
     header = {
         "format": FORMAT,
-        "unet": json.dumps(model.config),
+        "unet": json.dumps(config_of(model)),
         "schedule": diffusion.schedule.name,
         "prediction": diffusion.prediction,
         "notes": json.dumps(notes),
     }
-    write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
+    return _in_fixed_order(save(tensors, metadata=header))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself, inside what torch.compile and several GPUs put around it."""
+    while isinstance(model, PARALLEL) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, PARALLEL) else model._orig_mod
+    return model
+
+
+def config_of(model: nn.Module) -> dict[str, Any] | None:
+    """What rebuilds a UNet; None for any other network."""
+    model = unwrap(model)
+    return model.config if type(model) is UNet else None
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UNet, GaussianDiffusion]:
     """The network in evaluation mode (float32 on `device`) and its diffusion process.
 
-    `path` is a file that `save_model` wrote. Raises FileNotFoundError, or ValueError where it is no such file or is cut
-    short or damaged.
+    `path` is a file that `save_model` wrote. Raises FileNotFoundError, or ValueError where it is no such file, is cut
+    short or damaged, or holds the weights of another network than a UNet.
     """
     header, tensors = _read(Path(path))
-    schedule = NoiseSchedule(tensors.pop(BETAS), header["schedule"])
-    model = UNet(**json.loads(header["unet"]))
-    model.load_state_dict({name: value.float() for name, value in tensors.items()})
-    return model.to(device).eval(), GaussianDiffusion(schedule, header["prediction"])
+    try:
+        diffusion = GaussianDiffusion(NoiseSchedule(tensors.pop(BETAS), header["schedule"]), header["prediction"])
+        if (config := json.loads(header["unet"])) is None:
+            raise ValueError("they are of no UNet: build that network, and give it the tensors that load_file reads")
+        model = UNet(**config)
+        model.load_state_dict({name.replace(COMPILED, ""): value.float() for name, value in tensors.items()})
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        about = " ".join(str(error).split())[:500]
+        raise ValueError(f"no network can be built from the weights in {Path(path).name}: {about}") from error
+    return model.to(device).eval(), diffusion
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:
@@ -85,3 +125,71 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if (form := header.get("format")) != FORMAT or BETAS not in tensors:
         raise ValueError(f"{path.name} is no model of this course: its format is {form!r}, expected {FORMAT!r}")
     return header, tensors
+
+
+# -- a training's folder ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held(folder: Path | None, state: Any, diffusion: GaussianDiffusion, keep: Callable[[], None]) -> Iterator[None]:
+    """The folder is this training's for a while. What could not be written at its end is found out at its begin."""
+    if folder is None:
+        yield
+        return
+    for name in ("checkpoint.pt", "model.safetensors"):
+        check_writable(folder / name)
+    pack_model(state.ema_model, diffusion)
+    with lock_folder(folder):
+        try:
+            yield
+        except GeneratorExit:  # the caller left the loop between two steps: nothing of what was trained is lost
+            if state.step:
+                keep()
+            raise
+
+
+def describe(model: nn.Module, diffusion: GaussianDiffusion, recipe: Any) -> dict[str, Any]:
+    """Settings, network and process, to be compared when a training resumes."""
+    schedule = diffusion.schedule
+    betas = hashlib.sha256(schedule.betas.numpy().tobytes()).hexdigest()[:8]
+    return {
+        **asdict(recipe),
+        "config": config_of(model),
+        "prediction": diffusion.prediction,
+        "schedule": f"{schedule.name}, {schedule.num_timesteps} timesteps, betas {betas}",
+    }
+
+
+def save_training(state: Any, accelerator: Accelerator, about: dict[str, Any], path: Path | None) -> None:
+    """Write a TrainState, with what it is `about`, on the first process; nowhere without a path."""
+    if path is None:
+        return
+    if accelerator.is_main_process:
+        parts = {"model": unwrap(state.model), "ema_model": state.ema_model, "optimizer": state.optimizer}
+        parts = {name: part.state_dict() for name, part in parts.items()}
+        numbers = {name: getattr(state, name) for name in NUMBERS}
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
+        save_state(path, {**parts, **numbers, "scaler": scaler, **about})
+    state.saved = state.step
+
+
+def restore_training(state: Any, accelerator: Accelerator, about: dict[str, Any], path: Path) -> str:
+    """Put a saved state back in place; says in words what is other than it was and may be.
+
+    Raises ValueError where it is one of other settings, images or another network.
+    """
+    saved = load_state(path, about["settings"])
+    try:
+        unwrap(state.model).load_state_dict(saved["model"])
+        state.ema_model.load_state_dict(saved["ema_model"])
+    except RuntimeError as error:
+        words = " ".join(str(error).split())
+        raise ValueError(f"{path.name} in {path.parent.name} is of another network: {words}") from error
+    state.optimizer.load_state_dict(saved["optimizer"])
+    if saved["scaler"] and accelerator.scaler:
+        accelerator.scaler.load_state_dict(saved["scaler"])
+    for name in NUMBERS:
+        setattr(state, name, saved[name])
+    state.saved = state.step
+    before, now = saved["free"], about["free"]
+    return ", ".join(f"{name} {now[name]!r}, before {before[name]!r}" for name in now if now[name] != before[name])
