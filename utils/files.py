@@ -15,7 +15,7 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,11 @@ class TrainingDiverged(RuntimeError):
 def stream_seed(seed: int, *use: str | int) -> int:
     """A seed for one use of randomness, so that no two draw the same numbers; 32 bits, as torch's CPU generator."""
     return int.from_bytes(hashlib.sha256(repr((seed, *use)).encode()).digest()[:4], "little")
+
+
+def generator_seed(seed: int) -> int:
+    """What to seed a generator on the CPU with, which tells only 32 bits apart: larger seeds are hashed."""
+    return seed if 0 <= seed < 2**32 else stream_seed(seed, "generator")
 
 
 def say(text: str) -> None:
@@ -70,14 +75,14 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError, Pillow without a number
         kept = "the old file stays as it was" if path.exists() else "nothing was written"
         full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        question = " Is the disk full?" if full else ""
-        raise OSError(f"could not save {path.name}: {error}; {kept}.{question}") from error
+        kept += ". Is the disk full?" if full else ""
+        raise OSError(f"could not save {path.name}: {error}; {kept}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def _stream_at(path: str | Path) -> str | Path | int | None:
-    """What to open where `path` is to be written into, not replaced; None for a regular file and where nothing is."""
+    """What to open where `path` is to be written into, not replaced: a pipe, a device, or 1 or 2; else None."""
     try:
         there = os.stat(path)
     except OSError:
@@ -86,7 +91,7 @@ def _stream_at(path: str | Path) -> str | Path | int | None:
         with contextlib.suppress(OSError):
             if os.path.samestat(there, os.fstat(printed)):
                 return printed
-    return None if stat.S_ISREG(there.st_mode) else path
+    return None if stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode) else path
 
 
 def _write_through(stream: str | Path | int, write: Callable[[Path], Any]) -> None:
@@ -94,7 +99,7 @@ def _write_through(stream: str | Path | int, write: Callable[[Path], Any]) -> No
         part = Path(folder) / "part"
         write(part)
         print(end="", flush=True)  # what was printed before comes before
-        with open(part, "rb") as source, open(stream, "wb", closefd=not isinstance(stream, int)) as target:
+        with open(part, "rb") as source, open(stream, "wb", closefd=stream not in (1, 2)) as target:
             shutil.copyfileobj(source, target)
 
 
@@ -124,6 +129,52 @@ def _is_alive(pid: int) -> bool:
     except OSError as error:
         return isinstance(error, PermissionError)
     return True
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise OSError unless a file can be written at `path`, whose folder is made: asked before the work, not after."""
+    if _stream_at(path) is not None:
+        return
+    path = Path(os.path.realpath(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(f"a folder of the name {path.name} is there")
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        reason = "that is no folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else error
+        raise OSError(f"{path.name} cannot be written in {path.parent}: {reason}; choose another place") from error
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in this folder, those of other containers too; ends with the process.
+
+    Raises OSError that names the other one. Where there are no such locks (Windows, some network file systems) nothing
+    is locked.
+    """
+    if os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    path = folder / ".lock"
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            other = file.read() or "another process"
+            raise OSError(f"{other} trains in {folder}; wait for it, stop it, or use another folder") from None
+        except OSError:
+            pass  # this file system has no locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 # -- weights and training states -----------------------------------------------------------------------
@@ -259,7 +310,7 @@ def _fetch(url: str, part: Path, timeout: float, name: str) -> None:
 
     with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
         total = int(answer.headers.get("Content-Length", 0))
-        with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False) as bar:
+        with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False, disable=None) as bar:
             while block := answer.read(1 << 16):
                 file.write(block)
                 bar.update(len(block))

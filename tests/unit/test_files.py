@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.files import find_copy, save_state, save_weights, say, write_atomically
+from utils.files import check_writable, find_copy, save_state, save_weights, say, write_atomically
 
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
@@ -95,11 +95,25 @@ def test_an_error_of_the_content_is_not_taken_for_a_full_disk(tmp_path, error):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_folder_is_not_written_over(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="could not save folder: .*; the old"):
+        write_text(tmp_path / "folder")
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@posix
+def test_a_pipe_can_be_written(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    check_writable(tmp_path / "pipe")
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
 def test_only_where_the_disk_may_be_full_it_is_asked(tmp_path):
     def fail(part):
         raise PermissionError(13, "Permission denied")
 
-    with pytest.raises(OSError, match="could not save file: .*Permission denied; nothing was written.$"):
+    with pytest.raises(OSError, match="could not save file: .*Permission denied; nothing was written$"):
         write_atomically(tmp_path / "file", fail)
 
 
