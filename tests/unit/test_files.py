@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from utils.files import check_writable, find_copy, save_state, save_weights, say, write_atomically
@@ -182,3 +183,15 @@ def test_a_line_is_printed_on_any_console(monkeypatch, code, expected):
     assert console.buffer.getvalue().decode(code).strip() == expected
     monkeypatch.setattr(sys, "stdout", None)
     say("кот")
+
+
+@pytest.mark.parametrize("code", ["cp1252", "ascii"])
+def test_a_training_on_a_console_without_the_letters_of_its_folders(root, tmp_path, code):
+    (tmp_path / "коты").mkdir()
+    Image.new("L", (8, 8), 9).save(tmp_path / "коты" / "кот.png")
+    options = ["--size", "8", "--channels", "16", "--steps", "1", "--batch-size", "1", "--device", "cpu"]
+    line = [sys.executable, "-m", "utils.diffusion", "train", "--data", "коты", "--out", "вывод", *options]
+    environment = os.environ | {"PYTHONIOENCODING": code, "PYTHONPATH": str(root)}
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "done: 1 steps" in done.stdout and "\\u0432\\u044b\\u0432\\u043e\\u0434" in done.stdout
