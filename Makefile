@@ -58,9 +58,11 @@ notebooks: $(VENV)/.run-deps ## rebuild the committed notebooks from notebooks/s
 test: lint pytest ## every test, and every notebook on the test profile
 
 .PHONY: test-floors
-test-floors: ## the same with the oldest versions that pyproject.toml admits, in build/floors
-	@mkdir -p build && sed -nE 's/^ *"([a-z-]+)>=([0-9.]+)".*/\1==\2/p' pyproject.toml | grep -v ^ruff > build/floors.txt
+test-floors: build/floors.txt ## the same with the oldest versions that pyproject.toml admits, in build/floors
 	@$(MAKE) --no-print-directory pytest VENV=build/floors CONSTRAINTS=build/floors.txt
+
+build/floors.txt: pyproject.toml
+	@mkdir -p build && sed -nE 's/^ *"([a-z-]+)>=([0-9.]+)".*/\1==\2/p' pyproject.toml | grep -v ^ruff > $@
 
 .PHONY: pytest
 pytest: $(VENV)/.test-deps

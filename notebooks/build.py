@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from notebooks.convert import ROOT, clean, convert, repository, source_sha256
+from notebooks.convert import ROOT, SETUP, clean, convert, repository, source_sha256
 from utils.course.runtime import PROFILES
 from utils.files import write_atomically
 
@@ -38,13 +38,13 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         if options.set_repo is not None:
             set_repo(options.set_repo, root)
         sources = find_sources(root, options.numbers)
+        if options.check:
+            stale = [why for source in sources if (why := why_stale(source, folder / f"{source.stem}.ipynb"))]
+            print("\n".join(stale) or f"{len(sources)} notebooks agree with their sources")
+            return 1 if stale else 0
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.check:
-        stale = [why for source in sources if (why := why_stale(source, folder / f"{source.stem}.ipynb"))]
-        print("\n".join(stale) or f"{len(sources)} notebooks agree with their sources")
-        return 1 if stale else 0
     if options.summary:
         print_summary([folder / f"{source.stem}.ipynb" for source in sources])
         return 0
@@ -170,7 +170,8 @@ def refresh_prose(source: Path, built: Path) -> NotebookNode:
 
     Raises:
         ValueError: `built` is missing, or a code cell has changed, so that the notebook has to be executed.
-            The set-up cell may have changed: it only finds the course, and has tests of its own.
+            What `convert` puts before the set-up cell's own lines may have changed: it only finds the course,
+            and has tests of its own.
     """
     if not built.exists():
         raise ValueError(f"{built.name} is missing; build it first")
@@ -185,8 +186,9 @@ def refresh_prose(source: Path, built: Path) -> NotebookNode:
 
 
 def lesson(cells: list[NotebookNode]) -> list[str]:
-    """What is executed, without what the set-up cell says; its place counts."""
-    return ["set-up" if "setup" in cell.metadata.get("tags", ()) else cell.source for cell in cells]
+    """What is executed, of the set-up cell only the notebook's own lines, which come after those of every notebook."""
+    last = SETUP.splitlines()[-1]
+    return [cell.source.rpartition(last)[2 if "setup" in cell.metadata.get("tags", ()) else 0 :] for cell in cells]
 
 
 def why_stale(source: Path, built: Path) -> str | None:

@@ -22,14 +22,13 @@ here, url = Path.cwd(), "ADDRESS"
 root = next((p for p in [here, *here.parents] if (p / "utils" / "course").is_dir()), None)
 if root is None:
     root = here / "diffusion-ner-course"
-    if not root.exists():
+    if not (root / "utils").is_dir():
         !git clone --quiet --depth 1 {url} "{root}"
+        assert (root / "utils").is_dir(), f"git could not fetch {url}: see above, run again"
     %pip install --quiet PACKAGES
 sys.path.insert(0, str(root))
-
 import utils
-
-found = Path(utils.__file__)
+found = Path(utils.__file__ or utils.__path__[0])
 assert found.parent == root / "utils", f"rename {found}: it hides the course's utils"
 """
 # What the notebooks need and a machine with PyTorch and Jupyter may lack. Never torch or numpy: other versions than
@@ -76,9 +75,13 @@ def setup_cell(number: str, url: str) -> str:
 
 
 def repository(root: Path = ROOT) -> str:
-    """The course's public address, as [project.urls] in pyproject.toml has it."""
+    """The course's public address, as [project.urls] in pyproject.toml has it. Raises ValueError: it has none."""
     # Python 3.10 has no tomllib; one line is all that is read.
-    return re.search(r'^Repository = "(.+)"', (root / "pyproject.toml").read_text("utf-8"), re.MULTILINE).group(1)
+    found = re.search(r'^Repository = "(.+)"', (root / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    if found is None:
+        wanted = 'under [project.urls], Repository = "https://github.com/<owner>/<repository>"'
+        raise ValueError(f"{root / 'pyproject.toml'} has no address of the course; expected, {wanted}")
+    return found.group(1)
 
 
 def clean(notebook: NotebookNode) -> None:

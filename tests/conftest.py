@@ -1,6 +1,9 @@
 """What every test shares: the small profile, a fixed number of threads, the folders."""
 
+import functools
+import http.server
 import os
+import threading
 from pathlib import Path
 
 # Before anything of the course is imported: it reads the profile once.
@@ -37,3 +40,27 @@ def data_root() -> Path:
 def seeded() -> None:
     """Every test starts from the same random state, whichever tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """serve(Handler, **options) runs a web server in this process until the test ends, and gives its address.
+
+    A handler that waits for `self.server.released` is let go then.
+    """
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # a machine's proxy must not come between
+    running = []
+
+    def start(handler: type, **options) -> str:
+        quiet = type("Quiet", (handler,), {"log_message": lambda *_: None})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, **options))
+        server.released, server.daemon_threads = threading.Event(), True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        running.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in running:
+        server.released.set()
+        server.shutdown()
+        server.server_close()

@@ -4,13 +4,18 @@ torch, safetensors and tqdm are imported where they are used: text code reads an
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
 import pickle
 import platform
+import shutil
+import stat
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +37,12 @@ def generator_seed(seed: int) -> int:
     return seed if 0 <= seed < 2**32 else stream_seed(seed, "generator")
 
 
+def say(text: str) -> None:
+    """Print a line; letters that the console has no code for come out as escapes, not as an error."""
+    code = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(code, "backslashreplace").decode(code))
+
+
 # -- written whole or not at all -----------------------------------------------------------------------
 
 
@@ -39,39 +50,74 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
     """Write a temporary file, force it to the disk, and rename it to `path`, whose folder is made if need be.
 
     Where anything fails (a full disk, an interrupt) the temporary file goes and the old file stays. A link stays a
-    link: what it points to is replaced. A device or a pipe (/dev/stdout, say) is written to, never replaced.
+    link: what it points to is replaced. A pipe, a device and the file that this program prints to are never replaced:
+    the content goes into them once it is complete.
 
     content: bytes, a text (in UTF-8, line ends as they are), or what writes the file: content(temporary file).
-    Raises OSError: that says so.
+    Raises OSError: that says so. What else `content` raises comes out as it is.
     """
-    path = Path(os.path.realpath(path))
     if isinstance(content, str):
         content = content.encode("utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write = content if callable(content) else lambda place: place.write_bytes(content)
-    if path.exists() and not path.is_file():
-        write(path)
+    if (stream := _stream_at(path)) is not None:
+        _write_through(stream, write)
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _remove_left_over(path)
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part_of(path)
     try:
         write(part)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # there is no old file, or a file system that knows no modes
+            shutil.copymode(path, part)
         os.replace(part, path)
-    except Exception as error:  # torch and safetensors report a full disk as errors of their own
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError, Pillow without a number
         kept = "the old file stays as it was" if path.exists() else "nothing was written"
-        raise OSError(f"could not save {path.name}: {error}; {kept}. Is the disk full?") from error
+        full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        kept += ". Is the disk full?" if full else ""
+        raise OSError(f"could not save {path.name}: {error}; {kept}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def _remove_left_over(path: Path) -> None:
-    """Delete the temporary files of processes that were killed while they saved `path`, not those of living ones."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        writer = part.name.split(".")[-2]
+def _stream_at(path: str | Path) -> str | Path | int | None:
+    """What to open where `path` is to be written into, not replaced: a pipe, a device, or 1 or 2; else None."""
+    try:
+        there = os.stat(path)
+    except OSError:
+        return None
+    for printed in (1, 2):  # /dev/stdout, say, or a log that the shell writes
+        with contextlib.suppress(OSError):
+            if os.path.samestat(there, os.fstat(printed)):
+                return printed
+    return None if stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode) else path
+
+
+def _write_through(stream: str | Path | int, write: Callable[[Path], Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "part"
+        write(part)
+        print(end="", flush=True)  # what was printed before comes before
+        with open(part, "rb") as source, open(stream, "wb", closefd=stream not in (1, 2)) as target:
+            shutil.copyfileobj(source, target)
+
+
+def _part_of(path: Path) -> Path:
+    """This process's temporary file beside `path`. Those of processes that were killed while they wrote are deleted."""
+    begin = f".{path.name}.{_machine()}-"
+    for part in path.parent.glob(f"{glob.escape(begin)}*.part"):
+        writer = part.name.removeprefix(begin).removesuffix(".part")
         if writer.isdecimal() and not _is_alive(int(writer)):
             part.unlink(missing_ok=True)
+    return path.with_name(f"{begin}{os.getpid()}.part")
+
+
+def _machine() -> str:
+    """A short name of this machine or container: two that share a folder may have processes of the same number."""
+    space = Path("/proc/self/ns/pid")
+    seen = f"{platform.node()} {space.stat().st_ino if space.exists() else 0}"
+    return hashlib.sha256(seen.encode()).hexdigest()[:8]
 
 
 def _is_alive(pid: int) -> bool:
@@ -87,6 +133,8 @@ def _is_alive(pid: int) -> bool:
 
 def check_writable(path: str | Path) -> None:
     """Raise OSError unless a file can be written at `path`, whose folder is made: asked before the work, not after."""
+    if _stream_at(path) is not None:
+        return
     path = Path(os.path.realpath(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,10 +180,18 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def save_weights(path: str | Path, network: "nn.Module", **notes: str) -> None:
     """Write a network's weights and buffers as safetensors, with `notes` in the file's header."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_atomically(path, lambda part: save_file(tensors, part, metadata={"format": "pt", **notes}))
+
+    def write(part: Path) -> None:
+        try:
+            save_file(tensors, part, metadata={"format": "pt", **notes})
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
 
 
 def load_weights(path: str | Path, network: "nn.Module") -> None:
@@ -202,7 +258,25 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-# -- downloads -----------------------------------------------------------------------------------------
+# -- copies and downloads -----------------------------------------------------------------------------------------
+
+
+def find_copy(files: Iterable[str], *folders: str) -> Path | None:
+    """The folder of the user's own data, named by COURSE_DATA, that has all these files; None where there is none.
+
+    Looked at: each of `folders` in it, and it itself where it has the name of one of them. A warning says where
+    COURSE_DATA is no folder, or has the files in none of these.
+    """
+    if not (named := os.environ.get("COURSE_DATA")):
+        return None
+    home, files = Path(os.path.expanduser(named)), list(files)
+    places = [home / folder for folder in folders] + [home for folder in folders if home.name == Path(folder).name]
+    for place in places:
+        if all((place / file).exists() for file in files):
+            return place
+    lacks = f"has no {', '.join(files)} in {' or '.join(folder or '.' for folder in folders)}"
+    warnings.warn(f"COURSE_DATA={named} {lacks if home.is_dir() else 'is no folder'}; passed over", stacklevel=3)
+    return None
 
 
 def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
@@ -214,7 +288,7 @@ def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
     import http.client
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = _part_of(path)
     try:
         _fetch(url, part, timeout, path.name)
         seen = hashlib.sha256(part.read_bytes()).hexdigest()
@@ -234,7 +308,7 @@ def _fetch(url: str, part: Path, timeout: float, name: str) -> None:
 
     with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
         total = int(answer.headers.get("Content-Length", 0))
-        with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False) as bar:
+        with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False, disable=None) as bar:
             while block := answer.read(1 << 16):
                 file.write(block)
                 bar.update(len(block))

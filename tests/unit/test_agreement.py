@@ -1,6 +1,9 @@
 """pyproject.toml, environment.yml, constraints.txt, Makefile and README.md say the same things."""
 
+import os
 import re
+import shutil
+import subprocess
 
 import pytest
 import tomli
@@ -76,6 +79,23 @@ def test_commands_in_the_readme_exist(root):
     for module in modules:
         path = root / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"there is no {module}"
+
+
+def test_the_list_of_floors_is_written_anew_only_where_pyproject_changed(root, project, tmp_path):
+    """What depends on it is installed again where it is newer."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(root / name, tmp_path)
+    floors, listed = tmp_path / "build" / "floors.txt", []
+    for change in (False, True, False):
+        if change:
+            os.utime(floors, (1e9, 1e9))
+        subprocess.run(["make", "--silent", "build/floors.txt"], cwd=tmp_path, check=True)
+        listed.append((floors.stat().st_mtime_ns, floors.read_text("utf-8").split()))
+    assert listed[0] != listed[1] == listed[2]
+    names = {line.partition("==")[0] for line in listed[0][1]}
+    assert names >= {Requirement(line).name for line in project["dependencies"]} and "ruff" not in names
 
 
 def test_one_repository_address(root, project):

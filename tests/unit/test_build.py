@@ -249,11 +249,13 @@ def test_prose_keeps_the_outputs_of_unchanged_code(checkout):
     assert why_stale(source, built) is None
     assert "small" in after.cells[0].source
     assert [cell.outputs for cell in after.cells if cell.cell_type == "code"] == before
-    source.write_text(source.read_text().replace("import os\n", "import os  # the set-up cell\n"))
+    built.write_text(built.read_text().replace("# Set-up: find the course", "# Set-up: look for it"))
     assert main(["--prose", "01"], checkout) == 0 and why_stale(source, built) is None
-    source.write_text(source.read_text().replace("import sys", "import sys, io"))
-    assert main(["--prose", "01"], checkout) == 1, "code that was not run must not get old outputs"
-    assert why_stale(source, built) is not None
+    text = source.read_text()
+    for old, new in (("import sys", "import sys, io"), ("import os\n", "import os  # by the set-up cell\n")):
+        source.write_text(text.replace(old, new))
+        assert main(["--prose", "01"], checkout) == 1, "code that was not run must not get old outputs"
+        assert why_stale(source, built) is not None
 
 
 def test_set_repo_leaves_no_old_address_and_keeps_the_outputs(checkout):
@@ -272,6 +274,17 @@ def test_set_repo_leaves_no_old_address_and_keeps_the_outputs(checkout):
         assert all(new in text and (new == slug or slug not in text) for text in texts)
         assert f"git clone https://github.com/{new}.git" in texts[0]
     assert {path: path.read_text("utf-8") for path in before} == before
+
+
+def test_a_course_without_an_address_says_so(built, capsys):
+    project = built / "pyproject.toml"
+    whole = project.read_text("utf-8")
+    project.write_text(whole.replace("Repository =", "Homepage ="), "utf-8")
+    for options in (["--check"], ["--prose"], ["--set-repo", "https://github.com/ada/a-course"], []):
+        assert main(options, built) == 1
+        error = capsys.readouterr().err
+        assert f"error: {project} has no address of the course; expected, under [project.urls]" in error
+    project.write_text(whole, "utf-8")
 
 
 def test_set_repo_does_not_freshen_a_stale_notebook(checkout, capsys):

@@ -1,6 +1,7 @@
 """start, Runtime.pick and what they find."""
 
 import random
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,35 @@ def test_start_prints_one_line_that_says_what_it_found(monkeypatch, tmp_path, ca
     assert printed.count("\n") == 1
     assert "profile cpu" in printed and "torch " in printed and course.device.type in {"cpu", "cuda", "mps"}
     assert course.root == tmp_path and course.build == tmp_path / "build" and course.build.is_dir()
+
+
+@pytest.mark.parametrize("lacks", ["folder", "permission"])
+@pytest.mark.parametrize("home", [True, False])
+def test_a_checkout_that_is_read_only_has_its_files_elsewhere(monkeypatch, tmp_path, capsys, lacks, home):
+    """As in a shared hub. Root may write anywhere, so a file stands in the way, or the attempt to write is refused."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "checkout").mkdir()
+    shut = [tmp_path / "checkout" / "build"] + [tmp_path / "home"] * (not home)
+    if lacks == "folder":
+        for path in shut:
+            path.touch()
+    else:
+        attempt = tempfile.TemporaryFile
+        refuse = PermissionError(13, "Permission denied")
+
+        def write(dir):
+            if any(path in (dir, *dir.parents) for path in shut):
+                raise refuse
+            return attempt(dir=dir)
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", write)
+    build = start(repo=tmp_path / "checkout").build
+    first, ready = capsys.readouterr().out.splitlines()
+    assert first == f"{tmp_path / 'checkout' / 'build'} cannot be written in; files go to {build}"
+    assert ready.startswith("Course ready") and (build / "file").write_text("x") == 1
+    assert (build == tmp_path / "home" / "diffusion-ner-course-build") == home
 
 
 def test_the_same_seed_gives_the_same_numbers_from_all_three_generators(tmp_path):

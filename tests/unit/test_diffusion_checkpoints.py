@@ -248,13 +248,18 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):
+    path, begun = tmp_path / "file", []
+    write_atomically(path, lambda part: (begun.append(part.name), part.write_bytes(b"new")))
     with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
         ended.wait()
-    (tmp_path / f".file.{ended.pid}.part").write_bytes(b"half")
-    (tmp_path / f".other.{ended.pid}.part").write_bytes(b"of another file")
-    (tmp_path / f".file.{os.getppid()}.part").write_bytes(b"of a process that is still writing")
-    write_atomically(tmp_path / "file", lambda part: part.write_bytes(b"new"))
-    assert sorted(os.listdir(tmp_path)) == sorted([f".file.{os.getppid()}.part", f".other.{ended.pid}.part", "file"])
+
+    def name(process, file="file"):
+        return begun[0].replace(f"-{os.getpid()}.", f"-{process}.").replace("file", file)
+
+    for left in (name(ended.pid), name(ended.pid, "other"), name(os.getppid())):
+        (tmp_path / left).write_bytes(b"half")
+    write_atomically(path, b"newer")
+    assert set(os.listdir(tmp_path)) == {"file", name(ended.pid, "other"), name(os.getppid())}
 
 
 FULL_DISK = """

@@ -3,9 +3,14 @@
 import gzip
 import hashlib
 import http.server
+import io
+import os
 import pickle
-import threading
+import struct
+import sys
+import tarfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +25,7 @@ from utils.diffusion import images as library
 from utils.diffusion.images import FASHION_FILES, load_images, read_idx, save_grid
 
 PACKAGE = library.DEBIAN / "fashion-mnist"
+SIXTEEN = {0: 0, 20_000: 78, 65_535: 255}  # 20,000 / 257
 SMALL = Path(__file__).resolve().parents[2] / "data" / "fashion-mnist-small"
 
 
@@ -73,9 +79,29 @@ def test_the_order_of_sources(bare, monkeypatch, capsys):
     homes["the cache"] = bare / "data" / "cache"
     for value, (name, home) in enumerate(homes.items(), start=10):
         make_copy(home / "fashion-mnist", monkeypatch, value)
-        monkeypatch.setenv("COURSE_DATA", str(bare / "mine"))
+        if name == "COURSE_DATA":
+            monkeypatch.setenv(name, str(home))
         assert (load_images("fashion-mnist").pixels == value).all()
         assert f"from {name}: 4 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("below", ["", "fashion-mnist", "FashionMNIST/raw"])
+@pytest.mark.parametrize("named", ["~/mine", "mine"])
+def test_course_data_in_the_home_folder_or_with_the_files_themselves(bare, monkeypatch, capsys, below, named):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(bare))
+    monkeypatch.chdir(bare)
+    make_copy(bare / "mine" / below, monkeypatch, 20)
+    monkeypatch.setenv("COURSE_DATA", named)
+    assert (load_images("fashion-mnist").pixels == 20).all()
+    assert "from COURSE_DATA: 4 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named, message", [("absent", "is no folder"), ("", "has no t.*, t.* in fashion-mnist or ")])
+def test_a_course_data_without_the_files_is_said(bare, monkeypatch, named, message):
+    monkeypatch.setenv("COURSE_DATA", str(bare / named))
+    with pytest.warns(UserWarning, match=f"COURSE_DATA={bare / named} {message}"):
+        assert len(load_images("fashion-mnist")) == 10_000
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-20], lambda _: b"no", lambda _: gzip.compress(b"other")])
@@ -135,23 +161,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write((b"400\r\n" if kind == "chunked" else b"") + content[: len(content) // 2])
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
-def server(bare, monkeypatch):
+def server(bare, monkeypatch, serve):
     make_copy(bare / "public" / "whole", monkeypatch, 30)
-
-    def handler(*arguments):
-        return Handler(*arguments, directory=str(bare / "public"))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.released, running.daemon_threads = threading.Event(), True
-        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/"
-        running.released.set()
-        running.shutdown()
+    return serve(Handler, directory=str(bare / "public"))
 
 
 def test_what_was_downloaded_is_cached_and_nothing_else_is_left(bare, server, monkeypatch, capsys):
@@ -185,8 +199,10 @@ def test_a_download_with_the_wrong_content_is_not_kept(server, bare, monkeypatch
 # -- other sources ---------------------------------------------------------------------------------
 
 
-def test_cifar10_from_the_cache(bare, monkeypatch, capsys):
-    folder = bare / "data" / "cache" / "cifar-10-batches-py"
+@pytest.fixture
+def cifar10(bare, monkeypatch):
+    """The files of a tiny CIFAR-10 in a folder, whose checksums are made the right ones in torchvision."""
+    folder = bare / "public" / datasets.CIFAR10.base_folder
     folder.mkdir(parents=True)
     red = np.zeros((2, 3, 32, 32), np.uint8)
     red[:, 0] = 200
@@ -198,12 +214,48 @@ def test_cifar10_from_the_cache(bare, monkeypatch, capsys):
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [["train_1", md5["train_1"]]])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [])
     monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": "meta", "key": "label_names", "md5": md5["meta"]})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "place, origin",
+    [
+        ("data/cache/cifar-10-batches-py", "the cache"),
+        ("mine/cifar-10-batches-py", "COURSE_DATA"),
+        ("mine", "COURSE_DATA"),
+    ],
+)
+def test_cifar10_on_this_machine(bare, cifar10, monkeypatch, capsys, place, origin):
+    (bare / place).parent.mkdir(parents=True, exist_ok=True)
+    cifar10.rename(bare / place)
+    if "mine" in place:
+        monkeypatch.setenv("COURSE_DATA", str(bare / "mine"))
     found = load_images("cifar10")
     assert found.pixels.shape == (2, 3, 32, 32) and found.pixels[0, :, 5, 5].tolist() == [200, 0, 0]
     assert found.labels.tolist() == [6, 9] and found.classes == tuple("abcdefghij")
-    assert "CIFAR-10 train: 2 images" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"CIFAR-10 train, from {origin}: 2 images\n"
     grey = load_images("cifar10", size=16, channels=1)
     assert grey.pixels.shape == (2, 1, 16, 16) and (grey.pixels.float() - 0.299 * 200).abs().max() <= 1
+
+
+def test_cifar10_is_downloaded_whole_or_not_at_all(bare, cifar10, serve, monkeypatch, capsys):
+    with tarfile.open(bare / "public" / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(cifar10, cifar10.name)
+    whole = (bare / "public" / "cifar-10-python.tar.gz").read_bytes()
+    (bare / "public" / "half.tar.gz").write_bytes(whole[: len(whole) // 2])
+    address = serve(http.server.SimpleHTTPRequestHandler, directory=str(bare / "public"))
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(whole).hexdigest())
+    cache = bare / "data" / "cache" / "cifar-10-batches-py"
+    monkeypatch.setattr(datasets.CIFAR10, "url", address + "half.tar.gz")
+    with pytest.raises(OSError, match="cannot be downloaded"):
+        load_images("cifar10")
+    assert list(cache.parent.rglob("*")) == [cache]
+    (cache / "meta").write_bytes(b"half of an older one")
+    monkeypatch.setattr(datasets.CIFAR10, "url", address + "cifar-10-python.tar.gz")
+    with pytest.warns(UserWarning, match=f"CIFAR-10 in {cache} is not whole, or damaged; it is passed over"):
+        assert len(load_images("cifar10")) == 2
+    assert capsys.readouterr().out == "CIFAR-10 train, downloaded: 2 images\n"
+    assert sorted(path.name for path in cache.parent.rglob("*")) == [cache.name, "meta", "train_1"]
 
 
 def test_cifar10_that_is_nowhere_says_what_to_do(bare):
@@ -240,11 +292,21 @@ def test_a_set_is_a_map_style_data_set():
     torch.testing.assert_close(batch, digits.images[:4])
 
 
-def test_unknown_source_and_split():
+@pytest.mark.parametrize("size", [0, -28])
+def test_sizes_that_are_none(tmp_path, size):
+    write_picture(tmp_path / "a.png", (1, 2, 3))
+    for source in ("digits", tmp_path):
+        with pytest.raises(ValueError, match=f"size must be at least 1 pixel, got {size}"):
+            load_images(source, size=size)
+
+
+def test_unknown_source_and_split(tmp_path):
     with pytest.raises(ValueError, match="unknown data set 'cifar'; choose one of fashion-mnist, cifar10, digits, or"):
         load_images("cifar")
     with pytest.raises(ValueError, match="unknown split 'dev'; choose one of train, test"):
         load_images("digits", "dev")
+    with pytest.raises(ValueError, match="a folder of pictures has no split 'test', only 'train'"):
+        load_images(tmp_path, "test")
 
 
 # -- pictures of one's own -------------------------------------------------------------------------
@@ -267,11 +329,53 @@ def test_folder_of_classes(tmp_path, capsys):
     assert "3 pictures of 8x8, 2 classes" in capsys.readouterr().out
 
 
-def test_pictures_beside_the_folders_have_no_class_so_none_has(tmp_path):
+def test_pictures_beside_the_folders_have_no_class_so_none_has_and_that_is_said(tmp_path):
     write_picture(tmp_path / "loose.png", (1, 2, 3))
     write_picture(tmp_path / "red" / "a.png", (255, 0, 0))
-    found = load_images(tmp_path, size=8)
+    with pytest.warns(UserWarning, match="1 pictures lie beside the folders of .*, loose.png the first: so"):
+        found = load_images(tmp_path, size=8)
     assert len(found) == 2 and found.classes == () and found.labels.tolist() == [0, 0]
+
+
+def test_only_what_opens_makes_a_class(tmp_path):
+    """Neither a class of which nothing is left, nor pictures beside the folders that do not open, count."""
+    for name in ("blue", "red", "violet"):
+        write_picture(tmp_path / name / "a.png", (9, 9, 9))
+    (tmp_path / "blue" / "a.png").write_bytes(b"broken")
+    (tmp_path / "loose.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=f"2 of 4 pictures .* skipped: {Path('blue', 'a.png')}, loose"):
+        found = load_images(tmp_path, size=4)
+    assert found.classes == ("red", "violet") and found.labels.tolist() == [0, 1]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    write_picture(tmp_path / "elsewhere" / "a.png", (9, 9, 9))
+    write_picture(tmp_path / "mine" / "red" / "b.png", (9, 9, 9))
+    links = {"blue": "../elsewhere", "green": "../elsewhere", "red/back": "..", "red/c.png": "b.png"}
+    for name, target in links.items():
+        (tmp_path / "mine" / name).symlink_to(target)
+    (tmp_path / "elsewhere" / "red").symlink_to("../mine/red")  # and back through another
+    found = load_images(tmp_path / "mine", size=4)
+    assert found.classes == ("blue", "green", "red")
+    assert torch.bincount(found.labels).tolist() == [3, 3, 2]
+
+
+def test_a_link_to_nothing_and_a_folder_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    write_picture(tmp_path / "red" / "a.png", (9, 9, 9))
+    write_picture(tmp_path / "shut" / "a.png", (9, 9, 9))
+    (tmp_path / "blue").symlink_to("absent")
+    (tmp_path / "red" / "b.png").symlink_to("absent.png")
+    inside = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return inside(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.warns(UserWarning, match=f"3 of 4 .* skipped: blue, {Path('red', 'b.png')}, shut "):
+        found = load_images(tmp_path, size=4)
+    assert found.classes == ("red",)
 
 
 @pytest.mark.parametrize("folder", [".ipynb_checkpoints", ".git", "__MACOSX", "red/.ipynb_checkpoints"])
@@ -298,15 +402,22 @@ def test_folder_in_grey_and_its_middle_square(tmp_path):
     assert load_images(tmp_path).pixels.shape == (1, 3, 64, 64)
 
 
-def test_a_photograph_stands_upright(tmp_path):
-    """Orientation 6: the camera was turned, the top of the scene is the left edge of the stored rows."""
-    picture = Image.new("RGB", (16, 16))
-    picture.paste((255, 255, 255), (0, 0, 8, 16))  # the left half
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture.save(tmp_path / "a.png", exif=exif)
-    image = load_images(tmp_path, size=16, channels=1).pixels[0, 0]
-    assert (image[:8] == 255).all() and (image[8:] == 0).all()
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_photographs_stand_upright(tmp_path, suffix, mode):
+    """All eight orientations of EXIF: where the picture's bright corner and its less bright neighbour come to lie."""
+    if mode == "I;16" and suffix in ("jpg", "webp"):
+        return
+    scene = np.kron([[255, 150], [0, 50]], np.ones((16, 16)))
+    turned = [scene, np.fliplr(scene), np.rot90(scene, 2), np.flipud(scene)]
+    turned += [scene.T, np.rot90(scene, -1), np.rot90(scene, 2).T, np.rot90(scene)]
+    pixels = scene.astype(np.uint8) if mode == "L" else (scene * 257).astype(np.uint16)
+    for orientation, expected in enumerate(turned, start=1):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / f"{orientation}.{suffix}", exif=exif, quality=100)
+        found = load_images(tmp_path, size=32, channels=1).pixels[orientation - 1, 0]
+        assert (found[4::8, 4::8].int() - torch.from_numpy(expected[4::8, 4::8].copy())).abs().max() <= 3, orientation
 
 
 def middle_pixel(path, picture, **options):
@@ -326,14 +437,47 @@ def test_transparent_pictures_are_seen_on_white(tmp_path):
     assert middle_pixel(path, palette, transparency=1) == [255, 255, 255]
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits_of_grey(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    for value, expected in ((20_000, 78), (0, 0), (65_535, 255)):  # 20,000 / 257
-        found = middle_pixel(path, Image.fromarray(np.full((4, 4), value, np.uint16)))
-        assert found == [expected] * 3
-    if suffix == "tif":  # whole numbers of 32 bits, beyond what 16 hold
-        assert middle_pixel(path, Image.fromarray(np.full((4, 4), 70_000, np.int32))) == [255] * 3
+def test_transparency_is_said_once(tmp_path, capsys):
+    for k, alpha in enumerate((0, 254, 255)):
+        Image.new("RGBA", (4, 4), (9, 9, 9, alpha)).save(tmp_path / f"{k}.png")
+    load_images(tmp_path, size=4)
+    expected = f"{tmp_path.name}: 3 pictures of 4x4, no classes, 2 of them transparent in places, seen on white\n"
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    "suffix, dtype, value, expected",
+    [
+        *[(suffix, np.uint16, value, grey) for suffix in ("png", "tif") for value, grey in SIXTEEN.items()],
+        ("tif", ">u2", 20_000, 78),
+        ("pgm", np.uint16, 20_000, 78),
+        ("tif", np.float32, 0.3, 77),
+        ("tif", np.float32, 1.0, 255),
+        ("tif", np.float32, 77.4, 77),
+        ("tif", np.float32, 20_000, 78),
+        ("tif", np.int32, 77, 77),
+        ("tif", np.int32, 20_000, 78),
+    ],
+)
+def test_grey_of_more_than_eight_bits(tmp_path, suffix, dtype, value, expected):
+    values = np.full((4, 4), value, dtype)
+    big_endian = Image.frombytes("I;16B", (4, 4), values.tobytes()) if dtype == ">u2" else None
+    assert middle_pixel(tmp_path / f"a.{suffix}", big_endian or Image.fromarray(values)) == [expected] * 3
+
+
+def test_a_dark_picture_of_sixteen_bits_stays_dark_and_its_hidden_value_is_seen_on_white(tmp_path):
+    values = np.full((4, 4), 200, np.uint16)
+    assert middle_pixel(tmp_path / "a.png", Image.fromarray(values)) == [1] * 3
+    raw = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    write_png(tmp_path / "a.png", (4, 4, 16, 0, 0, 0, 0), raw, (b"tRNS", struct.pack(">H", 200)))
+    assert load_images(tmp_path, size=4).pixels.unique().tolist() == [255]
+
+
+@pytest.mark.parametrize("dtype, value", [("f4", -1), ("f4", np.nan), ("f4", 1e6), ("i4", 70_000), ("i4", -1)])
+def test_values_of_which_the_white_is_not_known_are_named(tmp_path, dtype, value):
+    Image.fromarray(np.full((4, 4), value, dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="a.tif with ValueError: its values reach from .*, expected 0 to 1, 255 or 65"):
+        load_images(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["1", "CMYK", "YCbCr", "RGB", "L"])
@@ -342,24 +486,58 @@ def test_other_modes(tmp_path, mode):
     assert min(middle_pixel(tmp_path / ("a.tif" if mode in ("1", "CMYK") else "a.jpg"), picture)) >= 254
 
 
+def write_png(path, header, raw, *more):
+    """A PNG from its parts: those of IHDR, the rows, and further chunks; any of them may be wrong."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *header) if len(header) == 7 else bytes(header)), *more]
+    chunks += [(b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
 def test_pictures_that_do_not_open_are_named_skipped_and_counted(tmp_path, monkeypatch):
+    """Each raises something else in Pillow, SyntaxError and ValueError among it."""
     write_picture(tmp_path / "good.png", (1, 2, 3))
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    whole = (tmp_path / "good.png").read_bytes()
-    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    whole, row = (tmp_path / "good.png").read_bytes(), b"\0" + bytes(4)
+    for name, content in {
+        "broken.png": b"not a picture",
+        "bmp1.bmp": b"BM" + bytes(60),
+        "bmp2.bmp": b"BM" + b"\xff" * 60,
+        "gif.gif": b"GIF89a\1\0\1\0",
+        "half.png": whole[: len(whole) // 2],
+        "photo.heic": b"\0\0\0\x18ftypheic",
+        "pgm.pgm": b"P5\nxx",
+        "tif.tif": b"II*\0\x08\0\0\0\xff\xff",
+        "webp.webp": b"RIFF\0\0\0\0WEBPVP8 ",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    grey = (4, 4, 8, 0, 0, 0, 0)
+    profile = b"icc\0\0" + zlib.compress(b"a" * 3_000_000)
+    write_png(tmp_path / "icc.png", grey, row * 4, (b"iCCP", profile))
+    write_png(tmp_path / "ihdr1.png", (0, 0, 0), row * 4)
+    write_png(tmp_path / "ihdr2.png", (0, 0, 8, 0, 0, 0, 0), b"")
+    write_png(tmp_path / "ihdr3.png", (4, 4, 77, 0, 0, 0, 0), row * 4)
     comment = PngInfo()
-    comment.add_text("a", "a" * 2_000_000, zip=True)  # Pillow raises a ValueError of its own
-    Image.new("L", (4, 4)).save(tmp_path / "comment.png", pnginfo=comment)
+    comment.add_text("a", "a" * 2_000_000, zip=True)
+    Image.new("L", (4, 4)).save(tmp_path / "text.png", pnginfo=comment)
     write_picture(tmp_path / "vast.png", (1, 2, 3), size=(90, 90))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    names = "broken.png, comment.png, half.png, vast.png"
-    with pytest.warns(UserWarning, match=f"4 of 5 pictures do not open and were skipped: {names}"):
+    names = ", ".join(sorted(set(os.listdir(tmp_path)) - {"good.png"}))
+    with pytest.warns(UserWarning, match=f"15 of 16 pictures do not open and were skipped: {names} .the"):
         assert len(load_images(tmp_path)) == 1
+
+
+def test_a_folder_whose_name_the_console_cannot_show(tmp_path, monkeypatch):
+    write_picture(tmp_path / "кот" / "a.png", (1, 2, 3))
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert load_images(tmp_path / "кот", size=4).source == "the folder кот"
+    console.flush()
+    assert console.buffer.getvalue().startswith(b"\\u043a\\u043e\\u0442: 1 pictures")
 
 
 def test_folder_where_no_picture_opens(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the 1 pictures in .* opens; the first is broken.png"):
+    with pytest.raises(ValueError, match="none of the 1 pictures in .* opens; the first is broken.png with "):
         load_images(tmp_path)
 
 
@@ -381,6 +559,12 @@ def test_save_grid_writes_clamped_images_whose_pixels_are_squares(tmp_path):
     for y, x in ((4, 18), (5, 19)):
         assert (grid[y : y + 8 : 2, x : x + 10 : 2, 0] == expected).all()
     assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
+
+
+def test_save_grid_of_pixels_is_that_of_their_images(tmp_path):
+    digits = load_images("digits", "test")
+    files = [save_grid(images[:9], tmp_path / "grid.png").read_bytes() for images in (digits.pixels, digits.images)]
+    assert files[0] == files[1]
 
 
 def test_save_grid_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

@@ -83,6 +83,19 @@ def test_pixels_are_measured_as_their_images():
     assert quality(found.pixels).frechet == pytest.approx(quality(found.images).frechet, rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_are_measured_as_float32(dtype):
+    quality, images = made_up_quality()[0], torch.rand(20, 1, 28, 28).to(dtype) * 2 - 1
+    assert quality(images).frechet == quality(images.float()).frechet
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x * 127.5 + 127.5, lambda x: (x * 127 + 127).long(), lambda x: x * 3])
+def test_images_in_another_range_are_refused(wrong):
+    quality, images = made_up_quality()[0], torch.rand(20, 1, 28, 28) * 2 - 1
+    with pytest.raises(ValueError, match=r"values from .* to .*, expected floats in \[-1, 1\] or uint8"):
+        quality(wrong(images))
+
+
 @pytest.mark.parametrize("shape", [(5, 1, 8, 8), (5, 3, 28, 28), (1, 1, 28, 28), (1, 28, 28)])
 def test_images_that_cannot_be_measured(shape):
     with pytest.raises(ValueError, match=r"at least 2 images of shape \(N, 1, 28, 28\), got \("):

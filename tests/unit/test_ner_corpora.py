@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -34,19 +33,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content[:5] if kind == "half" else content[::-1] if kind == "wrong" else content)
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")  # a machine's proxy must not come between
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.released, running.daemon_threads = threading.Event(), True
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.released.set()
-        running.shutdown()
+def server(serve):
+    return serve(Handler)
 
 
 @pytest.fixture
@@ -81,7 +71,7 @@ def test_the_order_of_sources(bare, server, monkeypatch, capsys):
     corpus = load_corpus("tiny")
     assert corpus.stands_in and "tiny: the small corpus written for this course: no copy" in capsys.readouterr().out
     assert {entity.type for one in corpus.test for entity in one.entities} == {"Gene"} == set(corpus.types)
-    describe(bare, f"{server}/whole/")
+    describe(bare, f"{server}whole/")
     assert load_corpus("tiny").test[0].id == "ID7"
     assert capsys.readouterr().out.endswith("tiny: downloaded (train, dev, test)\n")
     put(bare / "mine" / "ner" / "tiny", "mine")
@@ -95,14 +85,31 @@ def test_the_order_of_sources(bare, server, monkeypatch, capsys):
     assert capsys.readouterr().out == "tiny: from COURSE_DATA (train, dev, test)\n"
 
 
+@pytest.mark.parametrize("below, named", [("ner/tiny", "~"), ("mine/tiny", "~/mine"), ("mine/tiny", "~/mine/tiny")])
+def test_where_a_corpus_may_lie_in_course_data(bare, monkeypatch, capsys, below, named):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(bare))
+    put(bare / below, "mine")
+    monkeypatch.setenv("COURSE_DATA", named)
+    assert load_corpus("tiny").train[0].text == "mine"
+    assert capsys.readouterr().out == "tiny: from COURSE_DATA (train, dev, test)\n"
+
+
+def test_a_folder_with_the_splits_of_who_knows_which_corpus_is_not_taken_for_this_one(bare, monkeypatch):
+    put(bare / "other", "mine")
+    monkeypatch.setenv("COURSE_DATA", str(bare / "other"))
+    with pytest.warns(UserWarning, match="COURSE_DATA=.*other has no train.tsv, dev.tsv, test.tsv in ner/tiny or tiny"):
+        assert load_corpus("tiny").stands_in
+
+
 def test_the_official_files_come_along_but_are_not_needed(bare, server):
-    describe(bare, f"{server}/unofficial/")
+    describe(bare, f"{server}unofficial/")
     corpus = load_corpus("tiny")
     assert corpus.test[0].id == "1" and not corpus.stands_in
     with pytest.raises(ValueError, match="no official alternatives for tiny test"):
         corpus.official("test")
     shutil.rmtree(bare / "data" / "cache")
-    describe(bare, f"{server}/whole/")
+    describe(bare, f"{server}whole/")
     assert load_corpus("tiny").official("test").genes == {"ID7": [(0, 7)]}
     with pytest.raises(ValueError, match="no official alternatives for tiny train"):
         load_corpus("tiny").official("train")
@@ -110,7 +117,7 @@ def test_the_official_files_come_along_but_are_not_needed(bare, server):
 
 @pytest.mark.parametrize("kind", ["half", "wrong", "absent"])
 def test_a_failed_download_leaves_nothing_and_the_own_corpus_stands_in(bare, server, kind, capsys):
-    describe(bare, f"{server}/{kind}/")
+    describe(bare, f"{server}{kind}/")
     assert load_corpus("tiny").stands_in
     assert "the small corpus written for this course" in capsys.readouterr().out
     assert not [path for path in (bare / "data" / "cache").rglob("*") if path.is_file()]
@@ -128,9 +135,9 @@ def test_a_failed_download_leaves_nothing_and_the_own_corpus_stands_in(bare, ser
 def test_download(server, tmp_path, kind, message):
     sha256 = hashlib.sha256(FILES["train.tsv"]).hexdigest()
     with pytest.raises(OSError, match=message):
-        download(f"{server}/{kind}/train.tsv", tmp_path / "a.tsv", sha256, timeout=0.5 if kind == "slow" else 20)
+        download(f"{server}{kind}/train.tsv", tmp_path / "a.tsv", sha256, timeout=0.5 if kind == "slow" else 20)
     assert list(tmp_path.iterdir()) == []
-    download(f"{server}/whole/train.tsv", tmp_path / "a.tsv", sha256)
+    download(f"{server}whole/train.tsv", tmp_path / "a.tsv", sha256)
     assert (tmp_path / "a.tsv").read_bytes() == FILES["train.tsv"]
 
 

@@ -35,6 +35,14 @@ def test_lists_of_the_machine(folder, capsys):
     assert "genes: 2 names (from COURSE_DATA)" in capsys.readouterr().out
 
 
+def test_course_data_may_be_the_folder_of_the_lists(folder, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_DATA", str(folder.rename(folder.with_name("mine"))))
+    assert len(load_lexicon("genes")) == 2
+    monkeypatch.setenv("COURSE_DATA", str(folder / "absent"))
+    with pytest.warns(UserWarning, match="absent is no folder"), pytest.raises(FileNotFoundError):
+        load_lexicon("genes")
+
+
 @pytest.mark.parametrize(
     "heading, turned",
     [

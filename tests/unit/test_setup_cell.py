@@ -9,11 +9,14 @@ from IPython.core.inputtransformer2 import TransformerManager
 from notebooks.convert import ROOT, convert, repository
 
 DIFFUSION, NER = "01_noise_schedule", "09_biomedical_ner"
-# Stands in for IPython: what the cell would run outside Python is only printed.
+# Stands in for IPython: what the cell would run outside Python is only printed; a clone is a link to this checkout.
 SHELL = """
 class Shell:
     def system(self, command):
-        print("$", command.format(**globals()))
+        print("$", command := command.format(**globals()))
+        if CLONED:
+            Path(command.split('"')[1]).mkdir()
+            (Path(command.split('"')[1]) / "utils").symlink_to(CLONED)
 
     def run_line_magic(self, name, line):
         print(f"%{name} {line}")
@@ -22,10 +25,11 @@ get_ipython = Shell
 """
 
 
-def run(folder, name=DIFFUSION, before=""):
+def run(folder, name=DIFFUSION, before="", cloned=str(ROOT / "utils")):
     """What the set-up cell prints, run in `folder` after `before`, and how it fails."""
     cell = TransformerManager().transform_cell(convert(ROOT / "notebooks" / "src" / f"{name}.py").cells[1].source)
-    done = subprocess.run([sys.executable, "-c", SHELL + before + cell], cwd=folder, capture_output=True, text=True)
+    code = f"{SHELL}CLONED = {cloned!r}\n{before}{cell}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     return done.stdout.splitlines(), done.stderr
 
 
@@ -48,10 +52,19 @@ def test_in_a_checkout_it_fetches_and_installs_nothing():
     [(DIFFUSION, "accelerate safetensors"), (NER, "python-crfsuite snowballstemmer spacy transformers")],
 )
 def test_elsewhere_it_clones_the_public_address_and_installs_what_the_track_needs(tmp_path, name, needed):
-    (clone, install), _ = run(tmp_path, name)
+    (clone, install, ready), _ = run(tmp_path, name)
     assert clone == f'$ git clone --quiet --depth 1 {repository()} "{tmp_path / "diffusion-ner-course"}"'
     # torch and numpy are the machine's own: replacing Colab's would break its GPU set-up.
-    assert install == f"%pip install --quiet {needed}"
+    assert install == f"%pip install --quiet {needed}" and ready.startswith("Course ready")
+
+
+def test_a_clone_that_fails_stops_the_cell(tmp_path):
+    """Also where an earlier one left an empty folder."""
+    for _ in range(2):
+        (clone,), error = run(tmp_path, cloned="")
+        assert clone.startswith("$ git clone")
+        assert error.endswith(f"AssertionError: git could not fetch {repository()}: see above, run again\n")
+        (tmp_path / "diffusion-ner-course").mkdir(exist_ok=True)
 
 
 def test_a_restarted_kernel_does_not_clone_again(course):
@@ -69,3 +82,11 @@ def test_another_utils_that_was_imported_before_is_named(course):
     (course / "notebooks" / "utils.py").write_text("mine = 1\n")
     printed, error = run(course / "notebooks", before="import utils\n")
     assert printed == [] and "AssertionError: rename " in error and "utils.py: it hides the course" in error
+
+
+def test_nor_does_a_folder_called_utils_that_is_no_package(course):
+    """A folder alone can be imported too, where nothing better is found; it has no file."""
+    (course / "notebooks" / "utils").mkdir()
+    alone = 'import sys\nsys.path = [p for p in sys.path if not (Path(p or ".") / "utils" / "__init__.py").exists()]\n'
+    printed, error = run(course / "notebooks", before=f"from pathlib import Path\n{alone}import utils\n")
+    assert printed == [] and f"AssertionError: rename {course / 'notebooks' / 'utils'}: it hides the course" in error

@@ -1,7 +1,9 @@
 """Where a notebook runs: profile, device, precision, seeds, and the folders it may use."""
 
+import contextlib
 import os
 import random
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +14,7 @@ import torch
 
 from utils.course.plots import STYLE
 from utils.device import describe, find_device, find_precision
+from utils.files import say
 
 PROFILES = ("test", "cpu", "gpu")
 T = TypeVar("T")
@@ -23,7 +26,7 @@ class Runtime:
 
     profile: "test", "cpu" or "gpu"; only sizes depend on it, through `pick`. precision: "no" (fp32), "bf16" or "fp16",
     in the terms of Hugging Face accelerate. root: the checkout of the course. build: an existing folder, not tracked by
-    git, for the files that a notebook writes.
+    git, for the files that a notebook writes; where the checkout is read-only, one in the home folder or a new one.
     """
 
     profile: str
@@ -48,8 +51,7 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
     device = find_device()
     profile, precision = find_profile(device), find_precision(device)
     root = Path(repo).resolve() if repo else Path(__file__).resolve().parents[2]
-    build = root / "build"
-    build.mkdir(parents=True, exist_ok=True)
+    build = find_build(root)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  (scikit-learn and others draw from the global generator)
     torch.manual_seed(seed)
@@ -59,6 +61,23 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
     version, dtype = torch.__version__.split("+")[0], precision.replace("no", "fp32")
     print(f"Course ready: profile {profile}, {describe(device)}, {dtype}, torch {version}, seed {seed}")
     return Runtime(profile, device, precision, root, build)
+
+
+def find_build(root: Path) -> Path:
+    """A folder that can be written in: root/build; where the checkout is read-only, and a line says so, another.
+
+    The one in the home folder comes first: it is the same next time, so that a training is taken up again.
+    """
+    for folder in (root / "build", Path(os.path.expanduser("~/diffusion-ner-course-build"))):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            break
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="diffusion-ner-course-"))
+    if folder != root / "build":
+        say(f"{root / 'build'} cannot be written in; files go to {folder}")
+    return folder
 
 
 def find_profile(device: torch.device) -> str:

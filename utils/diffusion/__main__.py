@@ -162,6 +162,8 @@ def run_sample(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command; an error the user can mend ends it with one line."""
+    if hasattr(sys.stdout, "reconfigure"):  # names in letters that the console lacks are shown as escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = parse(argv)
     try:
         args.run(args)

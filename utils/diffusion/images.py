@@ -6,6 +6,7 @@ printed line says which it was.
 """
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import http.client
@@ -16,6 +17,7 @@ import socket
 import tempfile
 import warnings
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +32,14 @@ from torchvision.transforms.v2 import functional
 from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
-from utils.files import write_atomically
+from utils.files import find_copy, say, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = Path("/usr/share/datasets")
 SOURCES = ("fashion-mnist", "cifar10", "digits")
 SPLITS = ("train", "test")
-SUFFIXES = (*IMG_EXTENSIONS, ".gif")
+SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jp2", ".avif", ".heic")
+SHOWN = 20  # files that do not open, in one message
 TIMEOUT = 20  # seconds without an answer until a download counts as broken off
 # Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747; MIT licence. The SHA-256 of the unpacked bytes, so that copies
 # packed by different versions of gzip pass; images first, then labels.
@@ -82,8 +85,8 @@ class ImageSet:
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 0..255 to float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
+    """uint8 0..255 to float32 in [-1, 1]; what is there already, in whichever floats, is only made float32."""
+    return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels.float()
 
 
 def load_images(
@@ -98,15 +101,19 @@ def load_images(
         size: height and width to resize to; a folder's pictures are cut to their middle square first and
             become 64x64 when not given.
         channels: 1 for grey, 3 for colour; as the source has them when not given (a folder: 3).
-    Raises ValueError: an unknown source or split, other channels, or a folder without pictures. OSError: CIFAR-10 is
-    not on this machine and cannot be downloaded.
+    Raises ValueError: an unknown source or split, another size or channels, or a folder without pictures. OSError:
+    CIFAR-10 is not on this machine and cannot be downloaded.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
+    if size is not None and size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
     if source not in SOURCES:
         if Path(source).is_dir():
+            if split != "train":
+                raise ValueError(f"a folder of pictures has no split {split!r}, only 'train'")
             return _folder(Path(source), size or 64, channels or 3)
         known = f"{', '.join(SOURCES)}, or give an existing folder of pictures"
         raise ValueError(f"unknown data set {str(source)!r}; choose one of {known}")
@@ -121,7 +128,7 @@ def load_images(
 
 
 def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scale: int = 1) -> Path:
-    """Write images (N, C, H, W), C = 1 or 3, as one PNG grid, clamped to [-1, 1]; whole or not at all.
+    """Write images (N, C, H, W), C = 1 or 3, as one PNG grid: floats, clamped to [-1, 1], or uint8 pixels.
 
     Args:
         columns: images in a row; about a square if None.
@@ -130,7 +137,7 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scal
     """
     if images.isnan().any():
         raise ValueError(f"{int(images.isnan().sum())} of {images.numel()} image values are not a number (NaN)")
-    large = images.float().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    large = to_float(images).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     grid = dict(nrow=columns or math.ceil(math.sqrt(len(images))), padding=2 * scale, pad_value=1.0)
     scaled = dict(normalize=True, value_range=(-1, 1))
     write_atomically(path, lambda part: save_image(large, part, format="png", **grid, **scaled))
@@ -140,36 +147,49 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scal
 # -- data sets with a name -------------------------------------------------------------------------
 
 
-def _homes() -> dict[str, Path]:
-    """Where data sets may lie on this machine, in the order in which they are looked for."""
-    homes = {"from the cache": ROOT / "data" / "cache"}
-    if os.environ.get("COURSE_DATA"):
-        homes["from COURSE_DATA"] = Path(os.environ["COURSE_DATA"])
-    return homes | {"from this machine's package": DEBIAN}
-
-
 def _fashion_mnist(split: str) -> ImageSet:
-    for origin, home in _homes().items():
-        folder = home / "fashion-mnist"
-        if all((folder / name).exists() for name in FASHION_FILES[split]):
-            try:
-                return _read_fashion(folder, split, origin)
-            except OSError as error:
-                warnings.warn(f"{error}; it is passed over, delete it", stacklevel=3)
+    folders = ("fashion-mnist", "FashionMNIST/raw", "")  # torchvision's own is the second
+    read = functools.partial(_read_fashion, split)
     try:
-        folder = ROOT / "data" / "cache" / "fashion-mnist"
-        _download_fashion(folder)
-        return _read_fashion(folder, split, "downloaded")
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        return _first_whole(read, FASHION_FILES[split], folders, datasets.FashionMNIST, "FashionMNIST/raw/*.gz")
+    except OSError as error:
         reason = " ".join(str(error).split())
         small = f"the small set of the repository: no full copy here and none to be had ({reason})"
-        return _read_fashion(ROOT / "data" / "fashion-mnist-small", split, small, check=False)
+        return read(ROOT / "data" / "fashion-mnist-small", small, check=False)
 
 
-def _read_fashion(folder: Path, split: str, origin: str, check: bool = True) -> ImageSet:
+def _first_whole(read: Callable, files: Iterable[str], folders: tuple, dataset: type, downloaded: str) -> ImageSet:
+    """What `read` makes of the first whole copy on this machine, or else of the files just downloaded.
+
+    Raises OSError: there is none, and none to be had.
+    """
+    cache = ROOT / "data" / "cache" / folders[0]
+    for origin, folder in _copies(cache, files, folders):
+        try:
+            return read(folder, origin)
+        except OSError as error:
+            warnings.warn(f"{error}; it is passed over, delete it", stacklevel=4)
+    try:
+        _download(dataset, downloaded, cache)
+    except (RuntimeError, http.client.HTTPException) as error:
+        raise OSError(str(error)) from error
+    return read(cache, "downloaded")
+
+
+def _copies(cache: Path, files: Iterable[str], folders: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """Where the files lie on this machine, in the order in which they are looked for."""
+    if all((cache / file).exists() for file in files):
+        yield "from the cache", cache
+    if own := find_copy(files, *folders):
+        yield "from COURSE_DATA", own
+    if all((DEBIAN / folders[0] / file).exists() for file in files):
+        yield "from this machine's package", DEBIAN / folders[0]
+
+
+def _read_fashion(split: str, folder: Path, origin: str, check: bool = True) -> ImageSet:
     pixels, labels = (read_idx(folder / name, sha if check else None) for name, sha in FASHION_FILES[split].items())
     source = f"Fashion-MNIST {split}, {origin}"
-    print(f"{source}: {len(pixels):,} images")
+    say(f"{source}: {len(pixels):,} images")
     return ImageSet(pixels[:, None], labels.long(), tuple(datasets.FashionMNIST.classes), source)
 
 
@@ -187,37 +207,49 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
         return read_sn3_pascalvincent_tensor(str(plain))
 
 
-def _download_fashion(folder: Path) -> None:
-    """All four files, checked by torchvision against its MD5 sums; what breaks off leaves nothing behind."""
+def _download(dataset: type, pattern: str, folder: Path) -> None:
+    """All files, checked by torchvision against its MD5 sums; what breaks off leaves nothing behind."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-        for path in Path(_patiently(datasets.FashionMNIST, part, download=True).raw_folder).glob("*.gz"):
+        _patiently(dataset, part, download=True)
+        for path in Path(part).glob(pattern):
             os.replace(path, folder / path.name)
 
 
 def _patiently(dataset: type, *args, **options):
-    """A torchvision data set whose download gives up after TIMEOUT, and prints nothing but its progress bars."""
-    before = socket.getdefaulttimeout()
+    """A torchvision data set whose download gives up after TIMEOUT, and prints nothing but the course's bars."""
+    before = socket.getdefaulttimeout(), datasets.utils.tqdm
     socket.setdefaulttimeout(TIMEOUT)
+    datasets.utils.tqdm = functools.partial(tqdm, disable=None, leave=False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return dataset(*args, **options)
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(before[0])
+        datasets.utils.tqdm = before[1]
 
 
 def _cifar10(split: str) -> ImageSet:
-    """Krizhevsky 2009. torchvision checks each file's MD5 before it reads it."""
-    present = (home for home in _homes().values() if (home / datasets.CIFAR10.base_folder).is_dir())
-    home = next(present, ROOT / "data" / "cache")
+    """Krizhevsky 2009."""
+    folder, meta = datasets.CIFAR10.base_folder, datasets.CIFAR10.meta["filename"]
     try:
-        found = _patiently(datasets.CIFAR10, home, train=split == "train", download=True)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        read = functools.partial(_read_cifar10, split)
+        return _first_whole(read, [meta], (folder, ""), datasets.CIFAR10, f"{folder}/*")
+    except OSError as error:
         advice = f"unpack {datasets.CIFAR10.filename} from https://www.cs.toronto.edu/~kriz/cifar.html in data/cache"
         raise OSError(f"CIFAR-10 is not on this machine and cannot be downloaded ({error}); {advice}") from error
-    print(f"CIFAR-10 {split}: {len(found.data):,} images")
+
+
+def _read_cifar10(split: str, folder: Path, origin: str) -> ImageSet:
+    """torchvision checks each file's MD5 before it reads it."""
+    try:
+        found = type("Here", (datasets.CIFAR10,), {"base_folder": ""})(folder, train=split == "train")
+    except RuntimeError as error:
+        raise OSError(f"CIFAR-10 in {folder} is not whole, or damaged") from error
+    source = f"CIFAR-10 {split}, {origin}"
+    say(f"{source}: {len(found.data):,} images")
     pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(pixels, torch.tensor(found.targets), tuple(found.classes), f"CIFAR-10 {split}")
+    return ImageSet(pixels, torch.tensor(found.targets), tuple(found.classes), source)
 
 
 def _digits(split: str) -> ImageSet:
@@ -234,40 +266,88 @@ def _digits(split: str) -> ImageSet:
 
 
 def _folder(folder: Path, size: int, channels: int) -> ImageSet:
-    paths = [path for path in sorted(folder.rglob("*")) if _is_picture(path, folder)]
+    paths = list(_pictures(folder))
     if not paths:
         raise ValueError(f"no pictures in {folder}: looked for {', '.join(SUFFIXES)} there and below")
-    names = [path.relative_to(folder).parts[0] for path in paths]
-    classes = tuple(sorted(set(names))) if all(path.parent != folder for path in paths) else ()
-    images, labels, skipped = [], [], []
-    for path, name in zip(tqdm(paths, desc="pictures", leave=False), names):
+    images, opened, skipped, transparent = [], [], {}, 0
+    for path in tqdm(paths, desc="pictures", leave=False, disable=None):
+        name = path.relative_to(folder)
         try:
-            images.append(_open_square(path, size, channels))
-            labels.append(classes.index(name) if classes else 0)
-        except Exception:  # a damaged file raises nearly anything, SyntaxError and struct.error among it
-            skipped.append(path.name)
+            picture = _upright(path)
+            images.append(_middle_square(picture, size, channels))
+        except Exception as error:  # a damaged file raises nearly anything, SyntaxError and struct.error among it
+            skipped[str(name)] = f"{type(error).__name__}: {error}"
+            continue
+        opened.append(name.parts)
+        transparent += picture.getchannel("A").getextrema()[0] < 255
     if not images:
-        raise ValueError(f"none of the {len(paths)} pictures in {folder} opens; the first is {skipped[0]}")
+        first = " with ".join(next(iter(skipped.items())))
+        raise ValueError(f"none of the {len(paths)} pictures in {folder} opens; the first is {first}")
     if skipped:
-        named = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-        warnings.warn(f"{len(skipped)} of {len(paths)} pictures do not open and were skipped: {named}", stacklevel=3)
-    print(f"{folder.name}: {len(images):,} pictures of {size}x{size}, {len(classes) or 'no'} classes")
-    return ImageSet(torch.stack(images), torch.tensor(labels), classes, f"the folder {folder.name}")
+        named = ", ".join([*skipped][:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
+        why = f"{named} (the first with {next(iter(skipped.values()))})"
+        warnings.warn(f"{len(skipped)} of {len(paths)} pictures do not open and were skipped: {why}", stacklevel=3)
+    loose = [parts[0] for parts in opened if len(parts) == 1]
+    if 0 < len(loose) < len(opened):
+        beside = f"{len(loose)} pictures lie beside the folders of {folder}, {loose[0]} the first"
+        warnings.warn(f"{beside}: so there are no classes; move them into a folder to have some", stacklevel=3)
+    classes = () if loose else tuple(sorted({parts[0] for parts in opened}))
+    labels = torch.tensor([classes.index(parts[0]) if classes else 0 for parts in opened])
+    on_white = f", {transparent:,} of them transparent in places, seen on white" if transparent else ""
+    name = folder.resolve().name
+    say(f"{name}: {len(images):,} pictures of {size}x{size}, {len(classes) or 'no'} classes{on_white}")
+    return ImageSet(torch.stack(images), labels, classes, f"the folder {name}")
 
 
-def _is_picture(path: Path, folder: Path) -> bool:
-    """Not in a hidden folder (.git, .ipynb_checkpoints), nor what macOS adds to an archive (__MACOSX, ._name)."""
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+def _pictures(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The pictures in a folder and below, in order; links are followed, but not back to a folder `above`.
+
+    Without hidden folders and files (.git, .ipynb_checkpoints) and what macOS adds to an archive (__MACOSX, ._name).
+    What cannot be looked into, a link to nothing say, is given too: it will not open, and so be named.
+    """
+    real = folder.resolve()
+    try:
+        inside = sorted(folder.iterdir()) if real not in above else ()
+    except OSError:
+        inside = ()
+        yield folder
+    for path in inside:
+        if path.name.startswith((".", "__MACOSX")):
+            continue
+        if path.is_dir():
+            yield from _pictures(path, (*above, real))
+        elif (path.suffix.lower() in SUFFIXES and path.is_file()) or not path.exists():
+            yield path
 
 
-def _open_square(path: Path, size: int, channels: int) -> Tensor:
-    """The middle square of a picture as uint8 (C, size, size), upright, on white where it is transparent."""
+def _upright(path: Path) -> Image.Image:
+    """The picture in RGBA with 8 bits each, turned as its EXIF orientation says."""
     with Image.open(path) as picture:  # torchvision.io reads neither BMP nor TIFF, and drops an alpha channel
+        sixteen = picture.mode.startswith("I;16") or picture.format in ("PNG", "PPM")
         picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # grey with 16 bits, which Pillow would cut off at 255
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
-    picture = picture.convert("RGBA")
+    if picture.mode[0] in "IF":
+        picture = _eight_bits(picture, sixteen)
+    return picture.convert("RGBA")
+
+
+def _eight_bits(picture: Image.Image, sixteen: bool) -> Image.Image:
+    """A grey picture of 16 or 32 bits, which Pillow would cut off at 255.
+
+    `sixteen`: its white is 65,535. Else it is the least of 1 (for fractions), 255 and 65,535 that no value exceeds.
+    """
+    values = np.asarray(picture).astype(np.float64)
+    if not 0 <= values.min() <= values.max() <= 65_535:
+        raise ValueError(f"its values reach from {values.min():g} to {values.max():g}, expected 0 to 1, 255 or 65,535")
+    whites = (65_535,) if sixteen else (1, 255, 65_535) if picture.mode == "F" else (255, 65_535)
+    white = next(white for white in whites if values.max() <= white)
+    grey = Image.fromarray((values / white * 255).round().astype(np.uint8))
+    if (clear := picture.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _middle_square(picture: Image.Image, size: int, channels: int) -> Tensor:
+    """The middle of an RGBA picture as uint8 (C, size, size), on white where it is transparent."""
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     picture = functional.center_crop(picture.convert("L" if channels == 1 else "RGB"), [min(picture.size)])
     return functional.resize(functional.pil_to_tensor(picture), [size, size], antialias=True)

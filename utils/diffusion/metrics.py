@@ -121,13 +121,16 @@ class ImageQuality:
     def features(self, images: Tensor) -> Tensor:
         """Standardised features (N, 64) of images (N, 1, 28, 28), floats in [-1, 1] or uint8 pixels, N at least 2.
 
-        Raises ValueError for another shape and for values that are no finite numbers.
+        Raises ValueError for another shape and for values outside these ranges or that are no finite numbers.
         """
         if images.ndim != 4 or images.shape[1:] != (1, 28, 28) or len(images) < 2:
             shape = tuple(images.shape)
             raise ValueError(f"image quality is measured on at least 2 images of shape (N, 1, 28, 28), got {shape}")
         if not images.isfinite().all():
             raise ValueError("some images hold NaN or infinite values; sample them again with clipping on")
+        if images.dtype != torch.uint8 and images.abs().max() > 1.001:  # what a sum in half precision adds
+            reach = f"values from {images.min():g} to {images.max():g}, expected floats in [-1, 1] or uint8 pixels"
+            raise ValueError(f"{reach}: pixels become floats by x / 127.5 - 1, samples drawn unclipped by clamp(-1, 1)")
         features = extract_features(self.classifier, images)
         return (features - self.reference["features.mean"]) / self.reference["features.std"]
 

@@ -7,13 +7,12 @@ the types that stand in for the wanted ones. One printed line says which it was.
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from utils.files import download
+from utils.files import download, find_copy, say
 from utils.ner.bc2 import OfficialGold, read_official
 from utils.ner.formats import read_lines, read_sentences
 from utils.ner.formats.conll import read_conll
@@ -103,7 +102,7 @@ def load_corpus(name: str | Path) -> Corpus:
     else:
         own = "read your own file with read_conll(path), or give a folder with train, dev and test files"
         raise ValueError(f"unknown corpus {str(name)!r}; choose one of {', '.join(corpus_names())}, or {own}")
-    print(f"{corpus.name}: {corpus.source} ({', '.join(corpus.splits)})")
+    say(f"{corpus.name}: {corpus.source} ({', '.join(corpus.splits)})")
     return corpus
 
 
@@ -116,10 +115,8 @@ def _find(name: str, about: dict) -> Corpus:
     needed = [f"{split}.tsv" for split in about["splits"]]
     if all(_is_whole(cache / file, about["files"].get(file)) for file in needed):
         return _columns(name, about, cache, "from the cache")
-    if os.environ.get("COURSE_DATA"):
-        folder = Path(os.environ["COURSE_DATA"]) / "ner" / name
-        if all((folder / file).exists() for file in needed):
-            return _columns(name, about, folder, "from COURSE_DATA")
+    if folder := find_copy(needed, f"ner/{name}", name):
+        return _columns(name, about, folder, "from COURSE_DATA")
     try:
         _download_all(name, about, cache)
         return _columns(name, about, cache, "downloaded")

@@ -6,13 +6,13 @@ split, which are a few hundred instead of many thousands. One printed line says 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from utils.files import find_copy
 from utils.ner.corpora import COURSE_CORPUS, ROOT
 from utils.ner.formats import FormatError, read_lines
 from utils.ner.formats.jsonl import read_jsonl
@@ -116,12 +116,11 @@ def load_lexicon(name: str) -> Lexicon:
 
 def _find(files: Iterable[str]) -> tuple[str, Path | None]:
     """Where the files are, in words, and their folder; None where they are nowhere."""
-    folders = {"from the cache": ROOT / "data" / "cache" / "lexicons"}
-    if os.environ.get("COURSE_DATA"):
-        folders["from COURSE_DATA"] = Path(os.environ["COURSE_DATA"]) / "lexicons"
-    for where, folder in folders.items():
-        if all((folder / file).exists() for file in files):
-            return where, folder
+    cache = ROOT / "data" / "cache" / "lexicons"
+    if all((cache / file).exists() for file in files):
+        return "from the cache", cache
+    if folder := find_copy(files, "lexicons", ""):
+        return "from COURSE_DATA", folder
     return "mentions in the course's own train split; COURSE_DATA=FOLDER says where the lists are", None
 
 
