@@ -1,12 +1,14 @@
 """One tag a token (BIO, BIOES) and spans of tokens, in both directions; and what tags cannot say.
 
 BIO (also IOB2): B- opens an entity, I- continues it, O is outside. BIOES adds E- for the last token of an entity and
-S- for an entity of one token. A span is (first token, token behind the last, type).
+S- for an entity of one token; BILOU, which writes L- and U- for these two, is read as BIOES. A span is (first token,
+token behind the last, type).
 """
 
-from bisect import bisect
+from bisect import bisect, bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from utils.ner.sentence import Entity, Sentence
 
@@ -40,8 +42,9 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repai
         out, as strict scoring does (seqeval, `mode="strict"`); "refuse" raises.
     Raises TagError: a string that is no tag of the scheme, or an orphan when refused.
     """
-    _choose("scheme", scheme, SCHEMES)
-    _choose("orphan", orphan, ORPHANS)
+    scheme = "BIOES" if scheme == "BILOU" else scheme
+    choose("scheme", scheme, SCHEMES)
+    choose("orphan", orphan, ORPHANS)
     spans: list[Span] = []
     start, kind = -1, ""  # of the open entity; start is -1 where none is open
     for i, tag in enumerate([*tags, "O"]):
@@ -62,7 +65,7 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repai
     return spans
 
 
-def _choose(name: str, value: str, choices: Iterable[str]) -> None:
+def choose(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
 
@@ -71,6 +74,7 @@ def _split(index: int, tag: str, scheme: str) -> tuple[str, str]:
     if tag == "O":
         return "O", ""
     prefix, _, kind = tag.partition("-")
+    prefix = {"L": "E", "U": "S"}.get(prefix, prefix) if scheme == "BIOES" else prefix
     if prefix not in SCHEMES[scheme] or not kind:
         forms = ", ".join(f"{letter}-TYPE" for letter in SCHEMES[scheme])
         raise TagError(index, f"{tag!r} is no {scheme} tag", f"O, {forms}")
@@ -85,7 +89,7 @@ def _keeps(orphan: str, index: int, problem: str, expected: str) -> bool:
 
 def spans_to_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[str]:
     """One tag for each of `length` tokens. ValueError where two spans share a token or one is outside 0..length."""
-    _choose("scheme", scheme, SCHEMES)
+    choose("scheme", scheme, SCHEMES)
     tags = ["O"] * length
     for start, end, kind in spans:
         if not 0 <= start < end <= length:
@@ -125,7 +129,7 @@ def to_tags(sentence: Sentence, scheme: str = "BIO", on_loss: str = "raise") -> 
 
 def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str = "raise") -> list[list[str]]:
     """Several tag sequences that together hold nested entities, as `without_overlap` lays them; `on_loss` as above."""
-    _choose("on_loss", on_loss, ON_LOSS)
+    choose("on_loss", on_loss, ON_LOSS)
     lost = losses(sentence, layers) if on_loss == "raise" else []
     if lost:
         some = f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r}"
@@ -150,6 +154,24 @@ def losses(sentence: Sentence, layers: int = 1) -> list[Loss]:
             inside = any(other.start <= entity.start and entity.end <= other.end for other in kept)
             lost.append(Loss(entity, "nested" if inside else "crossing"))
     return lost
+
+
+def lost_to_tags(sentences: Iterable[Sentence], layers: int = 1) -> Counter[str]:
+    """How many entities so many layers of tags cannot hold, by reason (see `Loss`)."""
+    return Counter(loss.reason for sentence in sentences for loss in losses(sentence, layers))
+
+
+def at_token_edges(sentence: Sentence) -> Sentence:
+    """The sentence with each entity, or piece of one, widened to the tokens it touches, if any."""
+    starts, ends = [token.start for token in sentence.tokens], [token.end for token in sentence.tokens]
+    moved = []
+    for entity in sentence.entities:
+        spans = [(bisect(ends, start), bisect_left(starts, end)) for start, end in entity.pieces]
+        if touched := sorted({i for span in spans for i in range(*span)}):
+            pieces = tuple((starts[i], ends[i]) for i in touched) if entity.fragments else ()
+            entity = replace(entity, start=starts[touched[0]], end=ends[touched[-1]], text="", fragments=pieces)
+        moved.append(entity)
+    return sentence.with_entities(moved)
 
 
 def token_spans(sentence: Sentence) -> dict[Entity, Span]:
