@@ -349,22 +349,35 @@ plt.show()
 
 
 # %%
-def in_place(sentence, entity):
-    """The entity in brackets, with the characters around it."""
-    text, start, end = sentence.text.replace("\n", " "), entity.start, entity.end
-    return repr(f"{text[max(0, start - 3) : start]}[{entity.text}]{text[end : end + 8]}")
+def at_full_stop(sentence, entity):
+    return sentence.text[entity.end : entity.end + 1] == "."
 
 
-rows = {}
-for key, found in lost.items():
-    some = random.Random(0).sample(found, min(4, len(found)))
-    if found:
-        rows[key] = {
-            "out of reach": len(found),
-            "before a full stop": sum(s.text[e.end : e.end + 1] == "." for s, e in found),
-            "for example": ", ".join(in_place(*pair) for pair in some),
-        }
+rows = {
+    key: {
+        "out of reach": len(found),
+        "before a full stop": sum(at_full_stop(*pair) for pair in found),
+    }
+    for key, found in lost.items()
+}
 pd.DataFrame(rows).T
+
+
+# %%
+def in_place(sentence, entity, around=25):
+    """The entity with the characters around it."""
+    start = max(0, entity.start - around)
+    moved = Entity(entity.start - start, entity.end - start, entity.type)
+    return Sentence(sentence.text[start : entity.end + around], None, [moved])
+
+
+some = [
+    (f"{name}, {way}", in_place(*pair))
+    for (name, way), found in lost.items()
+    for pair in random.Random(0).sample(found, min(2, len(found)))
+]
+titles, views = zip(*some)
+show_entities(views, titles)
 
 # %% [markdown]
 # **What just happened.** A comma, a full stop or a bracket behind a name is enough, and white space glues it on. The
@@ -413,32 +426,44 @@ def merge(pieces, pair):
 
 
 # %%
+class Pairs:
+    """How often each pair of neighbouring pieces occurs, and which words hold it."""
+
+    def __init__(self):
+        self.counts, self.holders = Counter(), defaultdict(set)
+
+    def add(self, word, pieces, times):
+        """Count the pairs of a word; with `times` below 0, take them out again."""
+        for pair in pairwise(pieces):
+            self.counts[pair] += times
+            self.holders[pair].add(word)
+
+    def most_frequent(self, age):
+        """Eq. (2); of equally frequent pairs, the one of the older pieces."""
+
+        def rank(pair):
+            return -self.counts[pair], age[pair[0]], age[pair[1]]
+
+        return min(self.counts, key=rank)
+
+
+# %%
 def learn_bpe(words, merges):
-    """Eq. (2), so many times; of equally frequent pairs, the one of the older pieces."""
+    """Eq. (2), so many times: the merges, in order."""
     letters = sorted({letter for word in words for letter in word})
     age = {letter: k for k, letter in enumerate(letters)}
-    spelt = {word: list(word) for word in words}
-    counts, holders, learned = Counter(), defaultdict(set), []
-
-    def add(word, sign):
-        for pair in pairwise(spelt[word]):
-            counts[pair] += sign * words[word]
-            holders[pair].add(word)
-
-    def rank(pair):
-        return -counts[pair], age[pair[0]], age[pair[1]]
-
-    for word in words:
-        add(word, +1)
+    spelt, pairs, learned = {word: list(word) for word in words}, Pairs(), []
+    for word, times in words.items():
+        pairs.add(word, spelt[word], times)
     for _ in range(merges):
-        pair = min(counts, key=rank)
+        pair = pairs.most_frequent(age)
         learned.append(pair)
         age.setdefault("".join(pair), len(age))
-        for word in holders.pop(pair):
-            add(word, -1)
+        for word in pairs.holders.pop(pair):
+            pairs.add(word, spelt[word], -words[word])
             spelt[word] = merge(spelt[word], pair)
-            add(word, +1)
-        del counts[pair]
+            pairs.add(word, spelt[word], words[word])
+        del pairs.counts[pair]
     return learned
 
 
@@ -598,7 +623,7 @@ print(f"{encoder_name}: {encoder.get_vocab_size():,} pieces")
 text = "Naïve IL-2Rα⁺ cells of p53-/- mice"
 encoding = encoder.encode(text, add_special_tokens=False)
 characters = [text[begin:end] for begin, end in encoding.offsets]
-pd.DataFrame({"piece": encoding.tokens, "stands on": characters})
+pd.DataFrame({"piece": encoding.tokens, "stands on": characters}).set_index("piece")
 
 # %% [markdown]
 # Left the piece, right the characters it stands on: `naive` stands on `Naïve`. Now on everything. For each piece, what
