@@ -338,7 +338,7 @@ columns = ["corpus", "short form", "its long forms"]
 pd.DataFrame(rows, columns=columns).set_index("corpus")
 
 # %% [markdown]
-# Definitions are counted as different pairs. Where "explained here" is below one half, a short form mostly stands
+# (The course's corpus was written to hold definitions.) Definitions are counted as different pairs. Where "explained here" is below one half, a short form mostly stands
 # without its long form: a tagger that reads one sentence at a time has to know it, or to guess from the context. And a
 # short form can have more than one long form. The last column, *unlike*, leaves out those whose long forms differ in
 # spelling only (a likeness above 0.8, 1 being the same letters). Shown are, of each corpus, the two whose long forms
@@ -731,7 +731,8 @@ shorter = [any(g[0] <= o[0] and o[1] <= g[1] for o in others) for _, g, others i
 longer = [any(o[0] <= g[0] and g[1] <= o[1] for o in others) for _, g, others in disputed]
 share = len(disputed) / len(accepted)
 print(f"{which}: {len(accepted):,} mentions, {share:.1%} with another boundary;")
-print(f"shorter for {sum(shorter):,}, longer for {sum(longer):,}")
+print(f"of these {len(disputed):,}, a shorter one for {sum(shorter):,},", end=" ")
+print(f"a longer one for {sum(longer):,}")
 
 # %%
 edge_words = Counter()
@@ -744,7 +745,8 @@ words, times = zip(*edge_words.most_common(12)[::-1])
 figure, ax = plt.subplots(figsize=(7, 3.2))
 ax.barh(words, times, color=COLOURS[0])
 ax.set_xlabel("times the word is inside one boundary and outside the other")
-ax.set_title(f"{share:.0%} of the mentions have a second boundary")
+common = ", ".join(words[:-4:-1])
+ax.set_title(f"In dispute: {common} and other words at the edge of a name")
 plt.show()
 
 # %% [markdown]
