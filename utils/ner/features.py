@@ -164,12 +164,12 @@ def _add_labels(lists: list[list[str]], labels: Sequence[str], name: str, offset
 
 def bracket_labels(words: Sequence[str]) -> list[str]:
     """For each word "in" where it stands in round or square brackets, "alone" where nothing else does, else ""."""
-    labels, opened = [""] * len(words), []
+    labels, opened = [""] * len(words), {"(": [], "[": []}
     for i, word in enumerate(words):
-        if word in ("(", "["):
-            opened.append(i)
-        elif word in (")", "]") and opened:
-            start = opened.pop()
+        if word in opened:
+            opened[word].append(i)
+        elif before := opened.get({")": "(", "]": "["}.get(word)):
+            start = before.pop()
             labels[start + 1 : i] = [label or "in" for label in labels[start + 1 : i]]
             if i - start == 2:
                 labels[start + 1] = "alone"
