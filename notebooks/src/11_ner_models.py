@@ -1471,8 +1471,8 @@ pd.DataFrame(rows, index=[f"member {k + 1}" for k in range(len(rows))])
 # %% [markdown]
 # **Post-processing**, rule by rule, on the first member's output, whether dev kept it or not. *brackets*: no name with
 # half a pair of brackets. *abbreviations*: in "tumour necrosis factor (TNF)" the long form decides for the short one.
-# Where it is marked up to its end, the short form is marked too; where nothing of it is marked, neither is the short
-# form. (What is marked already stays: with several types, a short form may keep another one than its long form.)
+# Where it is marked up to its end, the short form is marked with the same type; where nothing of it is marked, neither is
+# the short form; where another part of it is marked, the rule says nothing.
 # *one-sense*: a symbol is in one document what it mostly was (BC2GM's sentences come without their documents, so there
 # a document is one sentence).
 
