@@ -268,8 +268,8 @@ def by_rules(text):
         kind = kind_of(letter)
         touches = bool(spans) and spans[-1][1] == k
         in_word = touches and text[spans[-1][0]].isalnum()
-        joins = in_word and (kind == "letter" or kind == "unseen" and goes_on(text, k))
-        if joins or (touches and kind == "mark"):
+        more_of_it = kind == "letter" or (kind == "unseen" and goes_on(text, k))
+        if (in_word and more_of_it) or (touches and kind == "mark"):
             spans[-1][1] = k + 1
         elif kind != "space":
             spans.append([k, k + 1])
@@ -315,6 +315,7 @@ def put_together(text, tokens):
     return result + text[last:]
 
 
+# %%
 every_text = [sentence.text for sentences in texts.values() for sentence in sentences]
 counted = Counter()
 for way, cut in tokenizers.items():
@@ -327,7 +328,7 @@ generator = random.Random(0)
 mixed = ["".join(generator.choices("ab1-_ \u0301\u00ad", k=9)) for _ in range(5000)]
 assert all(by_rules(text) == tokenize(text) for text in [*every_text, *mixed])
 print(
-    f"rules: the loop and utils.ner.tokenize agree on all, and on {len(mixed):,} random ones"
+    f"rules: the loop and utils.ner.tokenize agree on these, and on {len(mixed):,} random"
 )
 pd.DataFrame({"tokens": counted})
 
