@@ -27,6 +27,7 @@ CLASSES = {
     "corrected": "utils.ner.combine:CorrectedTagger",
 }
 MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "voting", "biotagger-gm")
+VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # the members of "voting"
 # Chosen on NCBI-disease's dev split.
 TRANSFORMER = dict(
     epochs=8, learning_rate=3e-4, new_rate=3, pooling="mean", crf=True, scheme="BIOES", dropout=0.3, piece_dropout=0.15
@@ -175,7 +176,7 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
     if name == "dictionary":
         return tagger_class(name)(*_listed(types), **options)
     if name == "voting":
-        return tagger_class(name)([make_tagger(member, types, seed) for member in ("crf", "transformer")], **options)
+        return tagger_class(name)([make_tagger(member, types, seed) for member in VOTERS], **options)
     if name == "bilstm-crf":
         return tagger_class(name)(seed=seed, **options)
     # In lists that come from training sentences every name would be found, and look-up trusted blindly.
