@@ -27,12 +27,13 @@ from pathlib import Path
 from utils.files import TrainingDiverged, write_atomically
 from utils.ner.corpora import OWN_ENDINGS, corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
-from utils.ner.formats import MISMATCHES, READERS, WRITERS, read_sentences
+from utils.ner.formats import MISMATCHES, READERS, WRITERS, read_lines, read_sentences
 from utils.ner.sentence import Sentence
 from utils.ner.tagger import load_tagger, make_tagger, model_names
 from utils.ner.tags import ON_LOSS, at_token_edges
 
-ADVICE = re.compile(r'\b(mismatch|on_loss|precision)="(\w+)"')  # in messages: an argument that is a switch here
+# What messages call an argument, and a switch here: mismatch="skip" is --mismatch skip.
+ADVICE = re.compile(r'\b(mismatch|on_loss|precision)="(\w+)"')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         args.run(args)
     except (ValueError, OSError, TrainingDiverged) as error:
-        problem = ADVICE.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", str(error))
+        problem = ADVICE.sub(lambda found: f"--{found[1]} {found[2]}".replace("_", "-"), str(error))
+        problem = problem.replace("lower learning_rate", "lower --learning-rate")
     except KeyboardInterrupt:
         problem = "interrupted; the same command goes on or, where it cannot, begins again"
     try:
@@ -143,11 +145,14 @@ def tag(args: argparse.Namespace) -> None:
     if not ((args.input or sys.stdin) and (args.out or sys.__stdout__)):
         raise ValueError("standard input or output is closed; say with --input what to read, with --out where to write")
     tagger, sentences = load_tagger(args.model), _read(args)
-    write = WRITERS.get(args.format, lambda sentences, path: write_atomically(path, as_lines(sentences)))
     options = {"conll": {"layers": args.layers, "on_loss": args.on_loss}, "pubtator": {"on_loss": args.on_loss}}
-    write = partial(write, **options.get(args.format, {}))
+    write = partial(WRITERS.get(args.format, write_lines), **options.get(args.format, {}))
     with tempfile.TemporaryDirectory() as folder:
         entities = Path(folder) / "entities"
+        if args.format == "brat":  # what the folder holds, it holds in the trial too
+            entities.mkdir()
+            for path in args.out.glob("*"):
+                (entities / path.name).touch()
         write([sentence.with_entities(()) for sentence in sentences], entities)
         if args.out and (not args.out.exists() or args.out.is_file()):  # no device or pipe
             _check_writable(args.out if args.format == "brat" else args.out.resolve().parent)
@@ -161,32 +166,15 @@ def tag(args: argparse.Namespace) -> None:
 
 
 def _read(args: argparse.Namespace) -> list[Sentence]:
-    """What is to be tagged."""
-    path, form = args.input, args.input_format
-    if path is None:
-        return _texts(sys.stdin.buffer.read(), "the input")
+    """What is to be tagged; of plain text each line that is not empty, by its number."""
+    path, content = args.input or Path("standard input"), None if args.input else sys.stdin.buffer.read()
     plain = path.suffix.lower() == ".txt" and not {*path.with_suffix("").suffixes} & {*OWN_ENDINGS}
-    if form == "lines" or (plain and not form):
-        return _texts(path.read_bytes(), str(path))
-    return read_sentences(path, form or "auto", args.mismatch)
+    if args.input_format == "lines" or not (args.input_format or (args.input and not plain)):
+        return [Sentence(line, id=str(number)) for number, line in read_lines(path, content) if line.strip()]
+    return read_sentences(path, args.input_format or "auto", args.mismatch)
 
 
-def _texts(raw: bytes, source: str) -> list[Sentence]:
-    """Each line that is not empty as a text whose id is the line's number."""
-    sentences = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            text = line.removesuffix(b"\r").decode("utf-8")
-            if "\0" in text:
-                raise ValueError("NUL bytes, as UTF-16 has them")
-        except ValueError as error:
-            raise ValueError(f"line {number} of {source} is no UTF-8: {line[:80]!r} ({error})") from error
-        if text.strip():
-            sentences.append(Sentence(text, id=str(number)))
-    return sentences
-
-
-def as_lines(sentences: Iterable[Sentence]) -> str:
+def write_lines(sentences: Iterable[Sentence], path: Path) -> None:
     """Each text, and below it one line for each entity: start, end, type, text.
 
     The offsets count characters from 0 and the second is behind the last, as in `Entity`.
@@ -195,7 +183,7 @@ def as_lines(sentences: Iterable[Sentence]) -> str:
     for sentence in sentences:
         rows = (f"{entity.start:>6} {entity.end:>6}  {entity.type:<12}  {entity.text}" for entity in sentence.entities)
         lines += [sentence.text, *rows, ""]
-    return "".join(f"{line}\n" for line in lines)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
 if __name__ == "__main__":

@@ -22,15 +22,16 @@ class FormatError(ValueError):
         self.path, self.number, self.line = path, number, line
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | Path, content: bytes | None = None) -> Iterator[tuple[int, str]]:
     """(line number from 1, line) of a UTF-8 file, without line ends (LF, CRLF, CR) and byte-order marks before a line.
 
     Characters such as U+2028 end no line, since corpora hold them in tokens.
 
+    content: of the file, where it is at hand; `path` then is a name for messages.
     Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
     path = Path(path)
-    lines = re.split(rb"\r*\n|\r", path.read_bytes())
+    lines = re.split(rb"\r*\n|\r", path.read_bytes() if content is None else content)
     if not lines[-1]:
         lines.pop()
     for number, raw in enumerate(lines, 1):
