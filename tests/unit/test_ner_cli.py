@@ -80,7 +80,7 @@ def test_tag_says_what_is_wrong(model, monkeypatch, capsysbinary, tmp_path):
     with pytest.raises(SystemExit, match="standard input, line 2: .* expected UTF-8"):
         run_tag(monkeypatch, capsysbinary, b"fine\n\xff\xfe\n", model)
     for form in ("utf-16-le", "utf-16-be"):
-        with pytest.raises(SystemExit, match="standard input, line 1: .* is the file UTF-16"):
+        with pytest.raises(SystemExit, match="standard input, line 1: .*is the file UTF-16"):
             run_tag(monkeypatch, capsysbinary, TEXTS.encode(form), model)
     with pytest.raises(SystemExit):
         run_tag(monkeypatch, capsysbinary, TEXTS, model, "--format", "xml")
