@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pycrfsuite
@@ -16,8 +18,9 @@ from utils.files import write_atomically
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Folder, Sentences, Tagger, check_choice, read_checked
+from utils.ner.tagger import Folder, Sentences, Tagger, read_checked
 from utils.ner.tags import SCHEMES, from_tags, spans_to_tags, tags_to_spans, to_tags
+from utils.ner.words import check_choice
 
 Features = Callable[[list[str]], list[list[str]]]
 
@@ -45,6 +48,7 @@ class CRFTagger(Tagger):
     """
 
     name = "crf"
+    _lock = Lock()
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class CRFTagger(Tagger):
         if not sentences:
             raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token")
         c1, c2, total = self.options["c1"], self.options["c2"], self.options["iterations"]
-        with tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress, leave=False) as bar:
+        with tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress or None, leave=False) as bar:
             trainer = _Trainer(bar)
             trainer.select("lbfgs")
             trainer.set_params({"c1": c1, "c2": c2, "max_iterations": total, "feature.possible_transitions": True})
@@ -111,21 +115,35 @@ class CRFTagger(Tagger):
         self._crf.open_inmemory(model)
         self.tags = sorted(self._crf.labels())
 
+    def __getstate__(self) -> dict:
+        """For pickle and copy; CRFsuite's own part is opened again from the model."""
+        return {name: value for name, value in vars(self).items() if name != "_crf"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        if self._model:
+            self._open(self._model)
+
     def _check_trained(self) -> None:
         if not self._model:
             raise ValueError("this CRFTagger has learnt nothing yet; call fit(train) or load(folder) first")
 
-    def _set(self, sentence: Sentence) -> None:
-        """Hand a sentence over to CRFsuite."""
+    @contextmanager
+    def _reading(self, sentence: Sentence) -> Iterator[pycrfsuite.Tagger]:
+        """CRFsuite with this sentence handed over. It holds one at a time, so threads wait for each other."""
         self._check_trained()
-        self._crf.set(self._items(sentence))
+        items = self._items(sentence)
+        with self._lock:
+            self._crf.set(items)
+            yield self._crf
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         return [self._entities(sentence) if sentence.tokens else [] for sentence in sentences]
 
     def _entities(self, sentence: Sentence) -> list[Entity]:
-        self._set(sentence)
-        tags = _turned(self._crf.tag(), self.scheme) if self.backward else self._crf.tag()
+        with self._reading(sentence) as crf:
+            tags = crf.tag()
+        tags = _turned(tags, self.scheme) if self.backward else tags
         return list(from_tags(sentence, tags, self.scheme).entities)
 
     def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
@@ -137,8 +155,8 @@ class CRFTagger(Tagger):
         places = range(len(sentence.tokens))
         if not places:
             return np.zeros((0, len(self.tags)))
-        self._set(sentence)
-        marginals = np.array([[self._crf.marginal(tag, place) for tag in self.tags] for place in places])
+        with self._reading(sentence) as crf:
+            marginals = np.array([[crf.marginal(tag, place) for tag in self.tags] for place in places])
         return marginals[::-1] if self.backward else marginals
 
     def confidence(self, sentences: Sentences) -> list[float]:
@@ -146,8 +164,8 @@ class CRFTagger(Tagger):
         found = [1.0] * len(sentences)
         for i, sentence in enumerate(sentences):
             if sentence.tokens:
-                self._set(sentence)
-                found[i] = self._crf.probability(self._crf.tag())
+                with self._reading(sentence) as crf:
+                    found[i] = crf.probability(crf.tag())
         return found
 
     def _save(self, folder: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.ner.bc2 import OfficialGold, official_counts, official_place
 from utils.ner.sentence import Entity, Sentence
+from utils.ner.words import check_choice
 
 MODES = ("strict", "partial", "type", "bc2")
 Annotated = Sentence | Sequence[Entity]
@@ -142,8 +143,7 @@ def count(
     official: OfficialGold | None = None,
 ) -> np.ndarray:
     """Points, predicted and gold entities of each sentence: array (sentences, 3). Arguments as in `evaluate`."""
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+    check_choice("mode", mode, MODES)
     if official is not None and mode != "bc2":
         raise ValueError(f'official gold is for mode="bc2", got mode={mode!r}')
     _check_pairs(gold, predicted)

@@ -25,9 +25,10 @@ from utils.ner.evaluation import evaluate
 from utils.ner.features import TokenFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Folder, Sentences, Tagger, check_choice, fingerprint, read_checked
+from utils.ner.tagger import Folder, Sentences, Tagger, fingerprint, read_checked
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
+from utils.ner.words import check_choice
 
 
 class Window(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 from utils.files import write_atomically
 from utils.ner.lexicons import lexicon_for, lexicon_names, load_lexicon
 from utils.ner.sentence import Entity, Sentence
+from utils.ner.words import check_choice
 
 HEADER = "tagger.json"
 # Named, not imported: torch and transformers are loaded only for a tagger that needs them.
@@ -90,11 +91,6 @@ class Tagger(ABC):
     @classmethod
     @abstractmethod
     def _load(cls, folder: Path) -> Tagger: ...
-
-
-def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
 
 
 def _read_header(folder: str | Path) -> tuple[str, int]:
