@@ -58,7 +58,7 @@ def _ends_sentence(text: str, match: re.Match) -> bool:
 class Entity:
     """A mention: `sentence.text[start:end]` names a thing of a type.
 
-    Two entities are equal when they cover the same characters with the same type.
+    Two entities are equal when they cover the same characters (in the same pieces) with the same type.
 
     Attributes:
         start: offset of the first character, counted from 0.
@@ -68,6 +68,7 @@ class Entity:
         fragments: of a discontinuous mention the (start, end) of each piece, in order, the first beginning at `start`
             and the last stopping at `end`; empty for a mention in one piece.
         concept: what it names in a database, as the corpus writes it ("D009202"); "" where that is not known.
+        score: how sure a tagger is of it, in [0, 1]; None where that is not known.
     Raises ValueError: offsets that cover nothing, a bad type, or fragments that do not fit.
     """
 
@@ -77,6 +78,7 @@ class Entity:
     text: str = field(default="", compare=False)
     fragments: tuple[tuple[int, int], ...] = ()
     concept: str = field(default="", compare=False)
+    score: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
