@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 import utils.ner
 from utils.ner.sentence import Entity, Sentence, Token, split_sentences, tokenize
-from utils.ner.tags import TagError, convert_tags, from_tags, losses, spans_to_tags, tags_to_spans, to_layers, to_tags
+from utils.ner.tags import (
+    TagError,
+    at_token_edges,
+    convert_tags,
+    from_tags,
+    losses,
+    lost_to_tags,
+    spans_to_tags,
+    tags_to_spans,
+    to_layers,
+    to_tags,
+)
 
 KINDS = ("Gene", "creative-work")
 BIO = st.lists(st.sampled_from(["O", *(f"{p}-{kind}" for p in "BI" for kind in KINDS)]), max_size=12)
@@ -236,3 +247,70 @@ def test_every_public_name_is_there():
     assert {name for name in dir(utils.ner) if getattr(utils.ner, name) is None} == set()
     with pytest.raises(AttributeError, match="has no attribute 'evalute'"):
         _ = utils.ner.evalute
+
+
+# -- what entities are, and what tags lose ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, given, kept",
+    [
+        ("We saw GENE1 .", Entity(6, 12, "G"), Entity(7, 12, "G")),
+        ("We saw GENE1 \n", Entity(7, 14, "G", "GENE1 \n"), Entity(7, 12, "G")),
+        ("heat\nshock", Entity(0, 10, "G", fragments=((0, 4), (5, 10))), Entity(0, 10, "G")),
+        ("heat shock", Entity(0, 10, "G", fragments=((0, 5), (5, 10))), Entity(0, 10, "G")),
+        ("heat or cold shock", Entity(0, 18, "G", fragments=((13, 18), (0, 5))), ((0, 4), (13, 18))),
+        ("a, b c", Entity(0, 6, "G", fragments=((0, 1), (2, 4), (4, 6))), ((0, 1), (3, 6))),
+        ("\u00a0x\u2009", Entity(0, 3, "G"), Entity(1, 2, "G")),
+        ("one piece", Entity(0, 3, "G", fragments=((0, 3),)), Entity(0, 3, "G")),
+    ],
+)
+def test_outer_blanks_go_and_pieces_without_a_gap_are_one(text, given, kept):
+    (entity,) = Sentence(text, None, [given]).entities
+    assert entity == kept if isinstance(kept, Entity) else entity.fragments == kept
+    assert entity.text == entity.cut(text) == entity.text.strip()
+
+
+def test_blanks_that_are_a_token_s_stay_and_blanks_alone_are_no_entity():
+    words = Sentence.from_words(["\u00a0mg", "x"], [(0, 1, "G")])
+    assert words.entities == (Entity(0, 3, "G"),) == words.with_entities(words.entities).entities
+    with pytest.raises(ValueError, match="G 1 to 2 of sentence '' is white space"):
+        Sentence("a b", None, [Entity(1, 2, "G")])
+    for wrong in ([(0, 3), (2, 5)], [(0, 0), (0, 5)], [(0, 2), (3, 4)], [(0, 5), (0, 5)], [(0, 1, 5)], [()]):
+        with pytest.raises(ValueError, match="do not go in order from 0 to 5"):
+            Entity(0, 5, "G", fragments=tuple(wrong))
+
+
+def test_duplicates_keep_all_concepts_and_score_is_no_part_of_equality():
+    three = [Entity(0, 1, "G", concept=concept, score=0.5) for concept in ("D1", "D2|D1", "")]
+    (entity,) = Sentence("a b", None, three).entities
+    assert (entity.concept, entity.score) == ("D1|D2", 0.5) and entity == Entity(0, 1, "G")
+
+
+def test_what_tags_lose_is_counted_and_edges_can_move():
+    text = "We saw GENE1, GENE2 and 3 of heat or cold shock"
+    lost = [Entity(7, 11, "G"), Entity(14, 25, "G"), Entity(14, 19, "G"), Entity(20, 28, "G")]
+    pieces = Entity(30, 47, "G", fragments=((30, 33), (38, 39), (40, 41), (43, 47)))
+    sentence = Sentence(text, None, [*lost, pieces, Entity(9, 10, "G")])
+    assert lost_to_tags([sentence] * 2) == {"misaligned": 4, "nested": 2, "crossing": 2, "discontinuous": 2}
+    moved = at_token_edges(sentence)
+    assert [entity.text for entity in moved.entities] == [
+        "GENE1",
+        "GENE2",
+        "GENE2 and 3",
+        "and 3 of",
+        "heat cold shock",
+    ]
+    assert lost_to_tags([moved], layers=3) == {"discontinuous": 1}
+    assert at_token_edges(moved) == moved
+    bare = Sentence("ab cd", [(0, 2)], [Entity(3, 5, "G")])
+    assert at_token_edges(bare) == bare
+
+
+def test_bilou_is_read_as_bioes():
+    bilou, bioes = ["B-X", "I-X", "L-X", "O", "U-Y"], ["B-X", "I-X", "E-X", "O", "S-Y"]
+    assert convert_tags(bilou, "BILOU", "BIOES", "refuse") == convert_tags(bilou, "BIOES", "BIOES") == bioes
+    assert tags_to_spans(["L-X", "U-X"], "BILOU") == [(0, 1, "X"), (1, 2, "X")]
+    assert tags_to_spans(["B-X", "L-Y"], "BILOU", "drop") == []
+    with pytest.raises(TagError, match="'L-X' is no BIO tag"):
+        tags_to_spans(["L-X"], "BIO")

@@ -14,7 +14,11 @@ PUBLIC = {
     "formats.pubtator": ("read_pubtator", "write_pubtator"),
     "corpora": ("load_corpus",),
     "lexicons": ("lexicon_names", "load_lexicon"),
-    "tags": ("convert_tags", "from_tags", "losses", "spans_to_tags", "tags_to_spans", "to_tags"),
+    "display": ("to_spacy",),
+    "tags": (
+        *("at_token_edges", "convert_tags", "from_tags", "losses"),
+        *("lost_to_tags", "spans_to_tags", "tags_to_spans", "to_tags"),
+    ),
     "evaluation": ("difference", "evaluate"),
     "lookup": ("Automaton", "DictionaryTagger", "RegexTagger"),
     "features": ("WordFeatures",),

@@ -1,9 +1,11 @@
-"""Sentences with their entities highlighted, by displaCy; readable also where a page keeps no styles."""
+"""Sentences for spaCy: with their entities highlighted by displaCy, readable also where a page keeps no styles; and as
+`Doc`."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from utils.ner.sentence import Entity, Sentence
@@ -11,6 +13,7 @@ from utils.ner.tags import without_overlap
 
 if TYPE_CHECKING:
     from IPython.display import HTML
+    from spacy.tokens import Doc
 
 # GitHub strips every style and class from a notebook's HTML: bold names and lowered types are what it keeps.
 TEMPLATE = (
@@ -82,3 +85,25 @@ def _render(lead: str, text: str, layer: list[Entity], colours: dict[str, str]) 
             marks.append({"start": start + len(lead), "end": end + len(lead), "label": entity.type, "params": look})
     record = {"text": lead + text, "ents": marks}
     return displacy.render(record, style="ent", manual=True, jupyter=False, options={"template": TEMPLATE})
+
+
+def to_spacy(sentence: Sentence) -> Doc:
+    """The sentence as a spaCy `Doc` of the same text, whose tokens are cut at entities' edges as well.
+
+    `doc.ents` has the longest entities that do not overlap, without those in several pieces; `doc.spans["sc"]` has all,
+    each piece as a span whose `id_` is the entity's number. `kb_id_` is the concept; scores are in
+    `doc.spans["sc"].attrs["scores"]`.
+    """
+    import spacy
+
+    text, pieces = sentence.text, [(entity, *piece) for entity in sentence.entities for piece in entity.pieces]
+    edges = {edge for _, *piece in pieces for edge in piece} | {edge for token in sentence.tokens for edge in token[:2]}
+    words = [text[start:end] for start, end in pairwise(sorted({0, len(text)} | edges))]
+    doc = spacy.tokens.Doc(spacy.blank("en").vocab, *spacy.util.get_words_and_spaces(words, text))
+    numbers = {entity: str(number) for number, entity in enumerate(sentence.entities, 1)}
+    spans = [doc.char_span(i, j, e.type, e.concept, span_id=numbers[e]) for e, i, j in pieces]
+    scores = [entity.score for entity, _, _ in pieces]
+    doc.spans["sc"] = spacy.tokens.SpanGroup(doc, name="sc", spans=spans, attrs={"scores": scores})
+    flat = without_overlap(entity for entity in sentence.entities if not entity.fragments)[:1]
+    doc.ents = [doc.char_span(e.start, e.end, e.type, e.concept, span_id=numbers[e]) for layer in flat for e in layer]
+    return doc

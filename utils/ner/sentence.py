@@ -66,7 +66,8 @@ class Entity:
         type: "Disease", "GENE", ... any string that is not empty and has no white space.
         text: the characters it covers; a `Sentence` fills it in when it is not given.
         fragments: of a discontinuous mention the (start, end) of each piece, in order, the first beginning at `start`
-            and the last stopping at `end`; empty for a mention in one piece.
+            and the last stopping at `end`; empty for a mention in one piece. Any order will do, and pieces that touch
+            become one.
         concept: what it names in a database, as the corpus writes it ("D009202"); "" where that is not known.
         score: how sure a tagger is of it, in [0, 1]; None where that is not known.
     Raises ValueError: offsets that cover nothing, a bad type, or fragments that do not fit.
@@ -86,9 +87,13 @@ class Entity:
         if not self.type or any(letter.isspace() for letter in self.type):
             raise ValueError(f"an entity's type must be a word without white space, got {self.type!r}")
         if self.fragments:
-            edges = [edge for fragment in self.fragments for edge in fragment]
-            if edges != sorted(set(edges)) or (edges[:1], edges[-1:]) != ([self.start], [self.end]):
+            pieces = sorted(map(tuple, self.fragments))
+            edges = [edge for piece in pieces for edge in piece]
+            pairs = all(len(piece) == 2 and piece[0] < piece[1] for piece in pieces)
+            if not pairs or edges != sorted(edges) or (edges[0], edges[-1]) != (self.start, self.end):
                 raise ValueError(f"fragments {self.fragments} do not go in order from {self.start} to {self.end}")
+            pieces = _joined(pieces)
+            object.__setattr__(self, "fragments", pieces if len(pieces) > 1 else ())
 
     @property
     def span(self) -> tuple[int, int, str]:
@@ -109,6 +114,16 @@ class Entity:
         return self.start < other.end and other.start < self.end
 
 
+def _joined(pieces: Iterable[tuple[int, int]], text: str = "") -> tuple[tuple[int, int], ...]:
+    """Pieces in order, those in one that touch or that only white space of the text divides."""
+    joined: list[tuple[int, int]] = []
+    for start, end in pieces:
+        if joined and (joined[-1][1] == start or text[joined[-1][1] : start].isspace()):
+            start, _ = joined.pop()
+        joined.append((start, end))
+    return tuple(joined)
+
+
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """A text with tokens and entities; a whole abstract may be one too. It may be empty.
@@ -116,11 +131,13 @@ class Sentence:
     Attributes:
         text: the characters that all offsets count.
         tokens: in order, without overlap; made by `tokenize` when None. (start, end) pairs will do.
-        entities: sorted by start, then end, then type; may nest and overlap; duplicates are removed.
+        entities: sorted by start, then end, then type; may nest and overlap; of duplicates one is kept, with the
+            concepts of all ("D1|D2"). White space at an edge is cut off where no token has that edge; pieces that only
+            white space divides become one.
         id: the name of the sentence in its corpus, "" where it has none.
         document: the name of the abstract or file it is a part of, "" where that is not known or it is the whole one.
-    Raises ValueError: tokens out of order or outside the text, an entity outside the text, or one whose text is another
-    than the text at its offsets.
+    Raises ValueError: tokens out of order or outside the text, an entity outside the text, of white space alone, or
+    one whose text is another than the text at its offsets.
     """
 
     text: str
@@ -132,7 +149,13 @@ class Sentence:
     def __post_init__(self) -> None:
         tokens = tokenize(self.text) if self.tokens is None else self._checked_tokens()
         object.__setattr__(self, "tokens", tuple(tokens))
-        object.__setattr__(self, "entities", tuple(sorted({self._checked(entity) for entity in self.entities})))
+        entities: dict[Entity, Entity] = {}
+        for entity in map(self._checked, self.entities):
+            same = entities.setdefault(entity, entity)
+            if entity.concept != same.concept:
+                concepts = dict.fromkeys(filter(None, f"{same.concept}|{entity.concept}".split("|")))
+                entities[entity] = replace(same, concept="|".join(concepts))
+        object.__setattr__(self, "entities", tuple(sorted(entities.values())))
 
     def _checked_tokens(self) -> Iterator[Token]:
         last = 0
@@ -154,7 +177,22 @@ class Sentence:
         if entity.text and entity.text != surface:
             there = f"the text at {entity.start}:{entity.end} is {surface!r}"
             raise ValueError(f"{entity.type} {entity.text!r} of sentence {self.id!r}: {there}")
-        return entity if entity.text else replace(entity, text=surface)
+        if entity.fragments or surface != surface.strip():
+            entity = self._trimmed(entity)
+        return entity if entity.text else replace(entity, text=entity.cut(self.text))
+
+    def _trimmed(self, entity: Entity) -> Entity:
+        starts, ends = {token.start for token in self.tokens}, {token.end for token in self.tokens}
+        pieces = []
+        for start, end in _joined(entity.pieces, self.text):
+            surface = self.text[start:end]
+            start += 0 if start in starts else len(surface) - len(surface.lstrip())
+            end -= 0 if end in ends else len(surface) - len(surface.rstrip())
+            if start < end:
+                pieces.append((start, end))
+        if not pieces:
+            raise ValueError(f"{entity.type} {entity.start} to {entity.end} of sentence {self.id!r} is white space")
+        return replace(entity, start=pieces[0][0], end=pieces[-1][1], text="", fragments=tuple(pieces))
 
     @classmethod
     def from_words(cls, words: Iterable[str], spans: Iterable[tuple[int, int, str]] = (), id: str = "") -> Sentence:

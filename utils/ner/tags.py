@@ -1,12 +1,14 @@
 """One tag a token (BIO, BIOES) and spans of tokens, in both directions; and what tags cannot say.
 
 BIO (also IOB2): B- opens an entity, I- continues it, O is outside. BIOES adds E- for the last token of an entity and
-S- for an entity of one token. A span is (first token, token behind the last, type).
+S- for an entity of one token; BILOU, which writes L- and U- for these two, is read as BIOES. A span is (first token,
+token behind the last, type).
 """
 
-from bisect import bisect
+from bisect import bisect, bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from utils.ner.sentence import Entity, Sentence
 
@@ -40,6 +42,7 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repai
         out, as strict scoring does (seqeval, `mode="strict"`); "refuse" raises.
     Raises TagError: a string that is no tag of the scheme, or an orphan when refused.
     """
+    scheme = "BIOES" if scheme == "BILOU" else scheme
     _choose("scheme", scheme, SCHEMES)
     _choose("orphan", orphan, ORPHANS)
     spans: list[Span] = []
@@ -71,6 +74,7 @@ def _split(index: int, tag: str, scheme: str) -> tuple[str, str]:
     if tag == "O":
         return "O", ""
     prefix, _, kind = tag.partition("-")
+    prefix = {"L": "E", "U": "S"}.get(prefix, prefix) if scheme == "BIOES" else prefix
     if prefix not in SCHEMES[scheme] or not kind:
         forms = ", ".join(f"{letter}-TYPE" for letter in SCHEMES[scheme])
         raise TagError(index, f"{tag!r} is no {scheme} tag", f"O, {forms}")
@@ -150,6 +154,29 @@ def losses(sentence: Sentence, layers: int = 1) -> list[Loss]:
             inside = any(other.start <= entity.start and entity.end <= other.end for other in kept)
             lost.append(Loss(entity, "nested" if inside else "crossing"))
     return lost
+
+
+def lost_to_tags(sentences: Iterable[Sentence], layers: int = 1) -> Counter[str]:
+    """How many entities so many layers of tags cannot hold, by reason (see `Loss`)."""
+    return Counter(loss.reason for sentence in sentences for loss in losses(sentence, layers))
+
+
+def at_token_edges(sentence: Sentence) -> Sentence:
+    """The sentence with each entity, or piece of one, widened to the tokens it touches; without any it stays."""
+    starts, ends = [token.start for token in sentence.tokens], [token.end for token in sentence.tokens]
+    moved = []
+    for entity in sentence.entities:
+        pieces: list[tuple[int, int]] = []
+        for start, end in entity.pieces:
+            first, behind = bisect(ends, start), bisect_left(starts, end)
+            if first < behind:
+                left, right = starts[first], ends[behind - 1]
+                if pieces and left < pieces[-1][1]:  # two pieces in one token
+                    left, _ = pieces.pop()
+                pieces.append((left, right))
+        whole = pieces and dict(start=pieces[0][0], end=pieces[-1][1], text="", fragments=tuple(pieces))
+        moved.append(replace(entity, **whole) if whole else entity)
+    return sentence.with_entities(moved)
 
 
 def token_spans(sentence: Sentence) -> dict[Entity, Span]:
