@@ -13,6 +13,8 @@ import pytest
 
 from utils.ner import CRFTagger, Entity, Sentence, WordFeatures, crf, evaluate, load_corpus, read_conll
 from utils.ner.lexicons import Lexicon
+from utils.ner.tagger import entity_confidence
+from utils.ner.tags import tags_to_spans
 from utils.ner.words import stem
 
 TRAIN = [
@@ -27,10 +29,10 @@ def small(**options):
     return CRFTagger(**options).fit(TRAIN)
 
 
-def enumerated(tagger, words):
+def enumerated(tagger, words, backward=False):
     """Every tag sequence with its probability, from the weights CRFsuite reports: no dynamic programming."""
     info = tagger._crf.info()
-    active = [set(found) for found in tagger.features(words)]
+    active = [set(found) for found in tagger.features(words)][:: -1 if backward else 1]
     scores = {}
     for path in itertools.product(tagger.tags, repeat=len(words)):
         state = sum(info.state_features.get((one, tag), 0.0) for found, tag in zip(active, path) for one in found)
@@ -53,6 +55,23 @@ def test_probabilities_equal_enumeration():
     best = max(paths, key=paths.get)
     assert tagger._crf.tag() == list(best)
     np.testing.assert_allclose(tagger.confidence([sentence]), [paths[best]], atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["BIO", "BIOES"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_scores_bound_the_probability_of_an_entity(scheme, backward):
+    tagger = small(scheme=scheme, backward=backward)
+    sentence = Sentence("the COX 2 gene")
+    (found,) = tagger.predict([sentence])
+    assert found.entities
+    paths = enumerated(tagger, sentence.words, backward)
+    (bounds,) = entity_confidence(tagger, [found])
+    for entity, (low, high) in zip(found.entities, bounds):
+        start, end = (sentence.text[:place].count(" ") for place in (entity.start, entity.end))
+        span = (start, end + 1, entity.type)
+        span = (4 - span[1], 4 - span[0], entity.type) if backward else span
+        exact = sum(p for path, p in paths.items() if span in tags_to_spans(path, scheme, "drop"))
+        assert low - 1e-6 <= exact <= high + 1e-6 and entity.score == pytest.approx(high)
 
 
 def test_learns_the_training_sentences():

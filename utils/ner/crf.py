@@ -18,7 +18,7 @@ from utils.files import write_atomically
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Folder, Sentences, Tagger, read_checked
+from utils.ner.tagger import Folder, Sentences, Tagger, learnable, read_checked, scored
 from utils.ner.tags import SCHEMES, from_tags, spans_to_tags, tags_to_spans, to_tags
 from utils.ner.words import check_choice
 
@@ -71,16 +71,15 @@ class CRFTagger(Tagger):
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> CRFTagger:
         """Learn from `train`. Nothing is chosen on `dev`, and nothing kept in `folder`: CRFsuite cannot take up
-        half-trained weights, so after an interrupt the tagger is what it was before.
+        half-trained weights, so after an interrupt (KeyboardInterrupt) the tagger is what it was before.
 
-        Of nested entities the longest is learnt, and those that tags cannot hold are left out (`tags.losses`).
+        Of nested entities the longest is learnt; how many are left out is printed first (`tags.losses` lists them).
 
         Raises:
-            ValueError: no sentence with tokens, or features that are not one list a token.
+            ValueError: no sentence with tokens, entities of which tags can hold none, or features that are not one list
+                a token.
         """
-        sentences = [sentence for sentence in train if sentence.tokens]
-        if not sentences:
-            raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token")
+        sentences = learnable(train)
         c1, c2, total = self.options["c1"], self.options["c2"], self.options["iterations"]
         with tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress or None, leave=False) as bar:
             trainer = _Trainer(bar)
@@ -142,21 +141,23 @@ class CRFTagger(Tagger):
 
     def _entities(self, sentence: Sentence) -> list[Entity]:
         with self._reading(sentence) as crf:
-            tags = crf.tag()
+            tags, marginals = crf.tag(), self._marginals(crf, len(sentence.tokens))
         tags = _turned(tags, self.scheme) if self.backward else tags
-        return list(from_tags(sentence, tags, self.scheme).entities)
+        return scored(self, from_tags(sentence, tags, self.scheme), marginals)
 
     def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
         """For each sentence the marginal probability of each tag at each token, by forward and backward sums: an array
         (tokens, K), columns in the order of `tags`, rows summing to 1."""
-        return [self._marginals(sentence) for sentence in sentences]
+        found = [np.zeros((0, len(self.tags)))] * len(sentences)
+        for i, sentence in enumerate(sentences):
+            if sentence.tokens:
+                with self._reading(sentence) as crf:
+                    found[i] = self._marginals(crf, len(sentence.tokens))
+        return found
 
-    def _marginals(self, sentence: Sentence) -> np.ndarray:
-        places = range(len(sentence.tokens))
-        if not places:
-            return np.zeros((0, len(self.tags)))
-        with self._reading(sentence) as crf:
-            marginals = np.array([[crf.marginal(tag, place) for tag in self.tags] for place in places])
+    def _marginals(self, crf: pycrfsuite.Tagger, count: int) -> np.ndarray:
+        """Of the sentence of so many tokens that CRFsuite holds, from left to right."""
+        marginals = np.array([[crf.marginal(tag, place) for tag in self.tags] for place in range(count)])
         return marginals[::-1] if self.backward else marginals
 
     def confidence(self, sentences: Sentences) -> list[float]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from utils.files import write_atomically
 from utils.ner.sentence import Entity, Sentence, tokenize
-from utils.ner.tagger import Tagger
+from utils.ner.tagger import Tagger, say_losses
+from utils.ner.tags import token_spans
 from utils.ner.words import Automaton, leftmost_longest
 
 
@@ -42,12 +44,17 @@ class DictionaryTagger(Tagger):
     def fit(
         self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
     ) -> DictionaryTagger:
-        """Learn the mentions of train and dev, in addition to what is known. Discontinuous ones are left out."""
+        """Learn the mentions of train and dev, in addition to what is known.
+
+        How many are left out, which are no whole tokens or discontinuous, is printed first.
+
+        Raises:
+            ValueError: mentions of which none is left.
+        """
+        say_losses([*train, *dev], layers=sys.maxsize)
         for sentence in (*train, *dev):
-            for entity in sentence.entities:
-                if not entity.fragments:
-                    inside = (token for token in sentence.tokens if entity.overlaps(token))
-                    self._count([token.text for token in inside], entity.type)
+            for start, end, kind in token_spans(sentence).values():
+                self._count(sentence.words[start:end], kind)
         self._settle()
         return self
 
