@@ -213,7 +213,7 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
         seed: of networks. A dictionary and a CRF draw no random number.
         options: handed to the class.
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
     """
     check_choice("model", name, MODELS)
     if name == "dictionary":
@@ -225,6 +225,9 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
     # In lists that come from training sentences every name would be found, and look-up trusted blindly.
     lexicons = tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
     if name == "transformer":
+        import_module("utils.ner.encoders").find_encoder(
+            options.get("encoder")
+        )  # missed now, not after other trainings
         return tagger_class(name)(seed=seed, **{**TRANSFORMER, "lexicons": lexicons, **options})
     if name == "crf":
         return tagger_class(name)(import_module("utils.ner.features").WordFeatures(lexicons=lexicons), **options)
