@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tags import choose
+from utils.ner.words import check_choice
 
 MISMATCHES = ("refuse", "skip")  # what becomes of an entity that is not the text at its offsets
 LOSSY = ("conll", "pubtator")  # cannot hold every entity: their writers take on_loss="raise" or "drop"
@@ -69,7 +69,7 @@ def stands_there(
 
     mismatch: where it does not, a FormatError ("refuse"), or False and a warning ("skip").
     """
-    choose("mismatch", mismatch, MISMATCHES)
+    check_choice("mismatch", mismatch, MISMATCHES)
     there = one_line(entity.cut(text))
     inside = entity.end <= len(text) and bool(there.strip())
     if inside and one_line(surface) in ("", there, there.strip()):
