@@ -3,11 +3,14 @@
 torch, safetensors and tqdm are imported where they are used: text code reads and writes files without them.
 """
 
+import contextlib
 import glob
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Mapping
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,11 @@ class TrainingDiverged(RuntimeError):
 def stream_seed(seed: int, *use: str | int) -> int:
     """A seed for one use of randomness, so that no two draw the same numbers; 32 bits, as torch's CPU generator."""
     return int.from_bytes(hashlib.sha256(repr((seed, *use)).encode()).digest()[:4], "little")
+
+
+def generator_seed(seed: int) -> int:
+    """What to seed a generator on the CPU with, which tells only 32 bits apart: larger seeds are hashed."""
+    return seed if 0 <= seed < 2**32 else stream_seed(seed, "generator")
 
 
 # -- written whole or not at all -----------------------------------------------------------------------
@@ -75,6 +83,50 @@ def _is_alive(pid: int) -> bool:
     except OSError as error:
         return isinstance(error, PermissionError)
     return True
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise OSError unless a file can be written at `path`, whose folder is made: asked before the work, not after."""
+    path = Path(os.path.realpath(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(f"a folder of the name {path.name} is there")
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        reason = "that is no folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else error
+        raise OSError(f"{path.name} cannot be written in {path.parent}: {reason}; choose another place") from error
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in this folder, those of other containers too; ends with the process.
+
+    Raises OSError that names the other one. Where there are no such locks (Windows, some network file systems) nothing
+    is locked.
+    """
+    if os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    path = folder / ".lock"
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            other = file.read() or "another process"
+            raise OSError(f"{other} trains in {folder}; wait for it, stop it, or use another folder") from None
+        except OSError:
+            pass  # this file system has no locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 # -- weights and training states -----------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_other_bad_images():
     for images, batch_size, message in [
         (good[:0], 2, "there are no images"),
         (good[0], 1, r"images must have shape \(N, C, H, W\), got \(N, 2, 2\)"),
-        (good, 0, "batch_size must be a multiple of the processes, here 1; got 0"),
+        (good, 0, "batch_size must be a whole number of at least 1, got 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             next(train(tiny_unet(), tiny_diffusion(), images, steps=1, **{**OPTIONS, "batch_size": batch_size}))

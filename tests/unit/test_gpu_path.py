@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from tests.tiny import tiny_diffusion, tiny_unet
 from tests.tiny_ner import make_corpus, make_encoder
-from utils.diffusion import sampling, training
+from utils.diffusion import batches, sampling, training
 from utils.diffusion.classifier import Classifier
 from utils.diffusion.metrics import ImageQuality
 from utils.diffusion.training import Settings, make_accelerator, prepare, train_step, validation_loss
@@ -82,6 +82,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch, "Generator", FakeGenerator)
     monkeypatch.setattr(torch.Tensor, "backward", fill_gradients)
     monkeypatch.setattr(torch.autograd, "grad", lambda output, leaf: [torch.zeros_like(leaf)])
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # which fake tensors have not
     monkeypatch.setattr(torch.random, "fork_rng", lambda *devices: nullcontext())
     # A second move of a module would swap the contents of fake tensors, which torch does not do.
     monkeypatch.setattr(torch.utils, "swap_tensors", lambda a, b: setattr(a, "fake_device", b.fake_device))
@@ -92,7 +93,8 @@ def gpu(monkeypatch):
 def images(monkeypatch):
     """Eight images with labels on the CPU, as `take` gives them; it and the checks of labels look at numbers."""
     batch = torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.long)
-    monkeypatch.setattr(training, "take", lambda data, index: batch)
+    for module in (training, batches):
+        monkeypatch.setattr(module, "take", lambda data, index: batch)
     for module in (training, sampling):
         monkeypatch.setattr(module, "check_labels", lambda *args, **options: None)
     return batch[0]

@@ -1,11 +1,15 @@
 """Command line: `python -m utils.diffusion train --help` and `... sample --help` list the options."""
 
 import argparse
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from utils.device import find_device
 from utils.diffusion.checkpoints import load_model, read_notes
@@ -15,7 +19,9 @@ from utils.diffusion.sampling import SAMPLERS, generate
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
 from utils.diffusion.training import TrainState, train
 from utils.diffusion.unet import UNet
-from utils.files import TrainingDiverged, stream_seed, write_atomically
+from utils.files import TrainingDiverged, check_writable, stream_seed, write_atomically
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; the end of a job; a closed terminal
 
 
 def positive(text: str) -> int:
@@ -37,7 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=run_train)
+    parser.set_defaults(run=run_train, interrupted="nothing more was saved")
     add = parser.add_argument
     add("--data", default="fashion-mnist", help=f"{', '.join(SOURCES)}, or a folder of pictures")
     add("--out", required=True, type=Path, help="folder for checkpoint.pt and model.safetensors")
@@ -63,18 +69,18 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sample_options(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=run_sample)
+    parser.set_defaults(run=run_sample, interrupted="nothing was written")
     add = parser.add_argument
     add("checkpoint", type=Path, help="a model.safetensors that training wrote")
     add("--out", type=Path, default=Path("samples.png"), help=".png: a grid; .pt: (N, C, H, W) in [-1, 1]")
     add("--sampler", default="dpmpp_2m", help=f"one of {', '.join(SAMPLERS)}")
     add("--steps", type=int, help="network evaluations; by default what suits the sampler")
     add("--eta", type=float, default=0.0, help="fresh noise in DDIM, 0 to 1")
-    add("--n", type=int, default=64, help="how many images")
-    add("--size", type=int, help="height and width; that of the training images when not given")
+    add("--n", type=positive, default=64, help="how many images")
+    add("--size", type=positive, help="height and width; that of the training images when not given")
     add("--label", type=int, help="class of all images; without it each class in turn, if there are classes")
     add("--no-clip", action="store_true", help="do not clamp the estimate of x_0")
-    add("--batch-size", type=int, default=250, help="images at a time")
+    add("--batch-size", type=positive, default=250, help="images at a time")
     add("--seed", type=int, default=0, help="for all noise")
     add("--device", help="cpu, cuda or mps; found out when not given")
 
@@ -88,18 +94,47 @@ def run_train(args: argparse.Namespace) -> None:
     model = UNet(images.pixels.shape[1], args.channels, num_classes=classes, dropout=args.dropout)
     same_name = ("steps", "minutes", "out", "save_every", "device", "precision")
     same_name += ("seed", "batch_size", "learning_rate", "ema_decay", "label_dropout")
-    options = {name: getattr(args, name) for name in same_name}
+    options = {name: getattr(args, name) for name in same_name} | {"validation": validation}
     first = None
-    for state in train(model, diffusion, images, validation=validation, **options):
-        main_process = PartialState().is_main_process
-        if first is None and main_process:
-            where = f"resumed after step {state.step}" if state.step > 1 else "from the start"
-            print(f"training {where}, processes: {PartialState().num_processes}", flush=True)
-        first = first or state.step
-        if state.step % args.log_every == 0 and main_process:
-            print(log_line(state), flush=True)
+    with noted_signals() as noted, contextlib.closing(train(model, diffusion, images, **options)) as states:
+        for state in states:
+            main_process = PartialState().is_main_process
+            if first is None and main_process:
+                where = f"resumed after step {state.step}" if state.step > 1 else "from the start"
+                print(f"training {where}, processes: {PartialState().num_processes}", flush=True)
+            first = first or state.step
+            if state.step % args.log_every == 0 and main_process:
+                print(log_line(state), flush=True)
+            if any(gather_object([bool(noted)])):  # of all processes, since no one can go on alone
+                break
+        else:
+            noted.clear()
+    if noted:
+        checkpoint = args.out / "checkpoint.pt"
+        sys.exit(f"{noted[0]}: saved after step {state.step} in {checkpoint}; the same command goes on from there")
     if main_process:
         print(f"done: {state.step} steps in {state.seconds:.0f} s; {args.out / 'model.safetensors'}")
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[str]]:
+    """A signal to stop is noted, so that the step in hand is finished and saved; a second one interrupts at once."""
+    noted: list[str] = []
+
+    def note(number: int, frame) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(signal.Signals(number).name)
+
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)}
+    try:
+        for name, handler in handlers.items():
+            if handler != signal.SIG_IGN:  # as nohup sets it
+                signal.signal(getattr(signal, name), note)
+        yield noted
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 def log_line(state: TrainState) -> str:
@@ -110,14 +145,13 @@ def log_line(state: TrainState) -> str:
 def run_sample(args: argparse.Namespace) -> None:
     if args.out.suffix not in (".png", ".pt"):
         raise ValueError(f"--out must end in .png or .pt, got {args.out.name!r}")
-    if args.n < 1:
-        raise ValueError(f"--n must be at least 1, got {args.n}")
+    check_writable(args.out)
     model, diffusion = load_model(args.checkpoint, find_device(args.device))
     y = torch.arange(args.n) % model.num_classes if model.num_classes else None
     if args.label is not None:
         y = torch.full((args.n,), args.label)
     size = args.size or read_notes(args.checkpoint).get("size", 28)
-    shape = (model.config["in_channels"], size, size)
+    shape = (model.config["in_channels"], *(size if isinstance(size, list) else (size, size)))
     options = {name: getattr(args, name) for name in ("sampler", "steps", "eta", "batch_size", "seed")}
     images = generate(model, diffusion, args.n, shape, y=y, progress=True, clip=not args.no_clip, **options)
     if args.out.suffix == ".pt":
@@ -135,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError, TrainingDiverged) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same training command goes on from the last saved state")
+        sys.exit(f"interrupted: {args.interrupted}")
 
 
 if __name__ == "__main__":

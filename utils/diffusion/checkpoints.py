@@ -5,12 +5,14 @@ Training states (weights, EMA, optimiser, step) are those of `utils.files`.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
@@ -19,38 +21,70 @@ from utils.files import write_atomically
 
 FORMAT = "diffusion-course-1"
 BETAS = "schedule.betas"
+COMPILED = "_orig_mod."  # what torch.compile puts into the names of weights
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def save_model(
-    path: str | Path, model: UNet, diffusion: GaussianDiffusion, dtype: torch.dtype = torch.float32, **notes: Any
+    path: str | Path, model: nn.Module, diffusion: GaussianDiffusion, dtype: torch.dtype = torch.float32, **notes: Any
 ) -> None:
-    """Write weights (as `dtype`), schedule and network settings to one safetensors file.
+    """Write weights (as `dtype`), schedule and, of a UNet, the network settings to one safetensors file.
 
     `notes` (JSON values, such as steps=1000) are kept in the header; `read_notes` gives them back.
     """
-    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
-    tensors[BETAS] = diffusion.schedule.betas
+    write_atomically(path, pack_model(model, diffusion, dtype, **notes))
+
+
+def pack_model(model: nn.Module, diffusion: GaussianDiffusion, dtype=torch.float32, **notes: Any) -> bytes:
+    """What `save_model` writes; warns where no UNet can be built from it."""
+    model, tensors = unwrap(model), {BETAS: diffusion.schedule.betas}
+    if config_of(model) is None:
+        advice = "build it yourself and give it the tensors of the file, safetensors.torch.load_file"
+        about = f"of a {type(model).__name__} the weights are saved, but load_model builds UNets only; {advice}"
+        warnings.warn(about, stacklevel=2)
+    for name, value in model.state_dict().items():
+        value = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
+        tensors[name.replace(COMPILED, "")] = value.contiguous()
     header = {
         "format": FORMAT,
-        "unet": json.dumps(model.config),
+        "unet": json.dumps(config_of(model)),
         "schedule": diffusion.schedule.name,
         "prediction": diffusion.prediction,
         "notes": json.dumps(notes),
     }
-    write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
+    return _in_fixed_order(save(tensors, metadata=header))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself, inside what torch.compile and several GPUs put around it."""
+    while isinstance(model, PARALLEL) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, PARALLEL) else model._orig_mod
+    return model
+
+
+def config_of(model: nn.Module) -> dict[str, Any] | None:
+    """What rebuilds a UNet; None for any other network."""
+    model = unwrap(model)
+    return model.config if type(model) is UNet else None
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UNet, GaussianDiffusion]:
     """The network in evaluation mode (float32 on `device`) and its diffusion process.
 
-    `path` is a file that `save_model` wrote. Raises FileNotFoundError, or ValueError where it is no such file or is cut
-    short or damaged.
+    `path` is a file that `save_model` wrote. Raises FileNotFoundError, or ValueError where it is no such file, is cut
+    short or damaged, or holds the weights of another network than a UNet.
     """
     header, tensors = _read(Path(path))
-    schedule = NoiseSchedule(tensors.pop(BETAS), header["schedule"])
-    model = UNet(**json.loads(header["unet"]))
-    model.load_state_dict({name: value.float() for name, value in tensors.items()})
-    return model.to(device).eval(), GaussianDiffusion(schedule, header["prediction"])
+    try:
+        diffusion = GaussianDiffusion(NoiseSchedule(tensors.pop(BETAS), header["schedule"]), header["prediction"])
+        if (config := json.loads(header["unet"])) is None:
+            raise ValueError("they are of no UNet: build that network, and give it the tensors that load_file reads")
+        model = UNet(**config)
+        model.load_state_dict({name.replace(COMPILED, ""): value.float() for name, value in tensors.items()})
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        about = " ".join(str(error).split())[:500]
+        raise ValueError(f"no network can be built from the weights in {Path(path).name}: {about}") from error
+    return model.to(device).eval(), diffusion
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:

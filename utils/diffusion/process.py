@@ -7,6 +7,7 @@ t is an integer tensor (B,) with values 0 (least noise) to T-1 (most noise).
 import torch
 from torch import Tensor, nn
 
+from utils.diffusion.checks import as_images
 from utils.diffusion.schedules import NoiseSchedule
 
 PREDICTIONS = ("noise", "x_0", "v")
@@ -113,21 +114,23 @@ class GaussianDiffusion:
         of x_0 counts SNR + 1 times, with "x_0" once, with "noise" SNR times (Salimans & Ho 2022, section 4).
 
         Args:
-            model: called as model(x_t, t), or model(x_t, t, y) when labels are given.
-            x_0: clean images (B, C, H, W) in [-1, 1].
+            model: called as model(x_t, t), or model(x_t, t, y) when labels are given; x_t comes in the
+                format of its weights.
+            x_0: clean images (B, C, H, W) in [-1, 1], or uint8 0..255.
             t, noise: drawn uniformly over 0..T-1 and from a standard normal when not given.
             y: class labels (B,), or None.
             reduction: "mean" gives a scalar, "none" one value per image (B,).
+        Raises ValueError where the network's answer has another shape than x_0, or t is wrong, as in `q_sample`.
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
+        x_0 = as_images(x_0)
         if t is None:
             t = torch.randint(self.num_timesteps, (len(x_0),), device=x_0.device)
         noise = torch.randn_like(x_0) if noise is None else noise
         x_t = self.q_sample(x_0, t, noise)
-        output = model(x_t, t) if y is None else model(x_t, t, y)
         # The error is taken in float32 also where the network ran in a shorter format.
-        error = (output.to(x_0.dtype) - self.target(x_0, noise, t)).square().flatten(1).mean(1)
+        error = (answer(model, x_t, t, y) - self.target(x_0, noise, t)).square().flatten(1).mean(1)
         return error.mean() if reduction == "mean" else error
 
     def _check_t(self, t: Tensor, x: Tensor) -> None:
@@ -138,6 +141,17 @@ class GaussianDiffusion:
         if len(outside):
             last = self.num_timesteps - 1
             raise ValueError(f"t must lie in 0..{last} (T = {self.num_timesteps}), got {int(outside[0])}")
+
+
+def answer(model: nn.Module, x_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    """What the network says, in the format of x_t; it sees x_t in that of its weights, which may be shorter."""
+    weight = next(iter(model.parameters()), x_t) if isinstance(model, nn.Module) else x_t
+    x = x_t.to(weight.dtype) if weight.is_floating_point() else x_t
+    output = model(x, t) if y is None else model(x, t, torch.as_tensor(y, device=t.device))
+    if not isinstance(output, Tensor) or output.shape != x_t.shape:
+        seen = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the network must return a tensor of the images' shape {tuple(x_t.shape)}, got {seen}")
+    return output.to(x_t.dtype)
 
 
 def _at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:

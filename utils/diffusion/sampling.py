@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from utils.diffusion.process import GaussianDiffusion, posterior_weights
-from utils.diffusion.unet import check_labels
+from utils.diffusion.checks import check_labels, check_numbers
+from utils.diffusion.process import GaussianDiffusion, answer, posterior_weights
+from utils.files import generator_seed
 
 
 class SampleState(NamedTuple):
@@ -87,9 +88,9 @@ DEFAULT_STEPS = {"ddpm": 1000, "ddim": 50, "dpmpp_2m": 20}
 
 def timestep_grid(num_timesteps: int, steps: int) -> list[int]:
     """1 to T timesteps from T-1 downwards, evenly spaced ("trailing" in diffusers; Lin et al. 2023, Table 2)."""
-    if not 1 <= steps <= num_timesteps:
+    if not (1 <= steps <= num_timesteps and steps == int(steps)):
         raise ValueError(f"steps must lie in 1..{num_timesteps}, the timesteps of the schedule; got {steps}")
-    return [round(num_timesteps * (1 - k / steps)) - 1 for k in range(steps)]
+    return [round(num_timesteps * (1 - k / steps)) - 1 for k in range(int(steps))]
 
 
 @torch.no_grad()
@@ -125,13 +126,14 @@ def sample(
     or a y or x_T that does not fit shape.
     """
     step = _find_step(sampler, eta)
+    y = None if y is None else torch.as_tensor(y)
     if y is not None and len(y) != shape[0]:
         raise ValueError(f"{len(y)} labels for {shape[0]} images; give one label per image")
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
         raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {tuple(shape)}")
     if y is not None and getattr(model, "num_classes", None) is not None:
         check_labels(y, model.num_classes, hidden=True)  # once, since the network looks at values on the CPU only
-    weight = _first_weight(model)
+    weight = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
     device = torch.device(device or ("cpu" if weight is None else weight.device))
     dtype = torch.float32 if x_T is None else x_T.dtype
     y = None if y is None else y.to(device)
@@ -173,18 +175,10 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device, d
     return torch.randn(shape, generator=generator, device=where, dtype=dtype).to(device)
 
 
-def _first_weight(model: nn.Module) -> Tensor | None:
-    """Tells the device and the precision of a network; None for a plain function."""
-    return next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
-
-
 def predict_x_0(model: nn.Module, diffusion: GaussianDiffusion, x_t: Tensor, t: int, y: Tensor | None) -> Tensor:
     """The network's estimate of x_0, (B, C, H, W), where all images are at the same timestep t; not clipped."""
     ts = torch.full((len(x_t),), t, device=x_t.device)
-    weight = _first_weight(model)
-    x = x_t if weight is None else x_t.to(weight.dtype)  # the samples stay in float32 beside a shorter network
-    output = model(x, ts) if y is None else model(x, ts, y)
-    return diffusion.to_x_0(output.to(x_t.dtype), x_t, ts)
+    return diffusion.to_x_0(answer(model, x_t, ts, y), x_t, ts)
 
 
 def generate(
@@ -201,10 +195,14 @@ def generate(
 ) -> Tensor:
     """`count` finished images (count, C, H, W) on the CPU, clamped to [-1, 1], drawn batch by batch.
 
-    `options` are those of `sample`; the same seed and batch size give the same images.
+    `options` are those of `sample`; the same seed and batch size give the same images. Raises ValueError as `sample`
+    does, and for a count or batch size below 1.
     """
-    generator, batches = torch.Generator().manual_seed(seed), []
-    with tqdm(total=count, desc="sampling", unit="image", leave=False, disable=not progress) as bar:
+    seed = check_numbers(count=count, batch_size=batch_size, seed=seed)["seed"]
+    if y is not None and len(y) != count:
+        raise ValueError(f"{len(y)} labels for {count} images; give one label per image")
+    generator, batches = torch.Generator().manual_seed(generator_seed(seed)), []
+    with tqdm(total=count, desc="sampling", unit="image", leave=False, disable=not progress or None) as bar:
         for start in range(0, count, batch_size):
             size = min(batch_size, count - start)
             labels = None if y is None else y[start : start + size]

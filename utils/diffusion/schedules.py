@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from utils.diffusion.checks import check_numbers
+
 MAX_BETA = 0.999
 
 
@@ -58,7 +60,7 @@ class NoiseSchedule:
         With `rescale` both ends are multiplied by 1000 / T, so that x_T is noise whatever T is. Without it a short
         schedule stops half-way: notebook 01 measures what that costs.
         """
-        _check_num_timesteps(num_timesteps)
+        check_numbers(num_timesteps=num_timesteps)
         scale = 1000 / num_timesteps if rescale else 1.0
         # Counted from the end, so that a schedule of one step has the largest beta, not the smallest.
         betas = torch.linspace(scale * beta_end, scale * beta_start, num_timesteps, dtype=torch.float64).flip(0)
@@ -94,13 +96,8 @@ class NoiseSchedule:
 SCHEDULES = ("linear", "cosine", "sigmoid")
 
 
-def _check_num_timesteps(num_timesteps: int) -> None:
-    if not isinstance(num_timesteps, int) or num_timesteps < 1:
-        raise ValueError(f"num_timesteps must be a whole number of at least 1, got {num_timesteps!r}")
-
-
 def _betas_from_alpha_bar(alpha_bar: Callable[[Tensor], Tensor], num_timesteps: int) -> Tensor:
     """beta_t = 1 - alpha-bar((t+1)/T) / alpha-bar(t/T), for a curve alpha-bar on [0, 1]."""
-    _check_num_timesteps(num_timesteps)
+    check_numbers(num_timesteps=num_timesteps)
     curve = alpha_bar(torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64))
     return (1 - curve[1:] / curve[:-1]).clamp(max=MAX_BETA)

@@ -9,13 +9,15 @@ Hugging Face accelerate.
 """
 
 import copy
-import hashlib
+import inspect
 import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
-from utils.device import find_device, find_precision
-from utils.diffusion.checkpoints import save_model
-from utils.diffusion.images import ImageSet, to_float
+from utils.device import DTYPES, find_device, find_precision
+from utils.diffusion.batches import Images, batch_at, fingerprint, look_through, take
+from utils.diffusion.checkpoints import save_model, unwrap
+from utils.diffusion.checks import check_labels, check_numbers
 from utils.diffusion.process import GaussianDiffusion
-from utils.diffusion.unet import check_labels
-from utils.files import TrainingDiverged, load_state, save_state, stream_seed
-
-Images = ImageSet | Tensor | Dataset
-NUMBERS = ("step", "seconds", "loss", "validation_loss")  # of a TrainState that are saved
+from utils.diffusion.resume import describe, held, restore, save
+from utils.files import TrainingDiverged, generator_seed, stream_seed
 
 # -- the generator -------------------------------------------------------------------------------------
 
@@ -51,6 +50,7 @@ class Settings:
     ema_decay: of the moving average of the weights, warmed up as (1 + step) / (10 + step).
     label_dropout: how often a label is hidden, 0 to 1; used only where the network has classes.
     seed: of the order of the images, timesteps, noise, hidden labels and dropout masks.
+    Raises ValueError for a number outside its range.
     """
 
     batch_size: int = 128
@@ -62,14 +62,17 @@ class Settings:
     label_dropout: float = 0.1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        vars(self).update(check_numbers(**vars(self)))
+
 
 @dataclass
 class TrainState:
     """Where training stands after a step.
 
     step counts finished steps; loss is that of the last batch; seconds are those spent training, over all resumed
-    parts; validation_loss is the latest one measured, by the EMA weights. model, ema_model and optimizer are the
-    living objects, not copies; network is the model as accelerate wraps it.
+    parts; validation_loss is the latest one measured, by the EMA weights; saved is the step of the last saved state.
+    model, ema_model and optimizer are the living objects, not copies; network is the model as accelerate wraps it.
     """
 
     model: nn.Module
@@ -82,8 +85,29 @@ class TrainState:
     gradient_norm: float = math.nan
     seconds: float = 0.0
     validation_loss: float | None = None
+    saved: int | None = None
 
 
+def one_in_a_folder(train: Callable[..., Iterator]) -> Callable[..., Iterator]:
+    """Closes a training that is still open in this process (after an interrupted cell, say) when another one starts in
+    its folder: the first is saved, and the other goes on from there."""
+    opened: weakref.WeakValueDictionary[Path, Iterator] = weakref.WeakValueDictionary()
+
+    @wraps(train)
+    def start(*args, out: str | Path | None = None, **options) -> Iterator[TrainState]:
+        states = train(*args, out=out, **options)
+        if out:
+            earlier = opened.pop(folder := Path(out).resolve(), None)
+            if earlier is not None and inspect.getgeneratorstate(earlier) == inspect.GEN_SUSPENDED:
+                warnings.warn(f"the training that was still open in {folder.name} is saved and closed", stacklevel=2)
+                earlier.close()
+            opened[folder] = states
+        return states
+
+    return start
+
+
+@one_in_a_folder
 def train(
     model: nn.Module,
     diffusion: GaussianDiffusion,
@@ -113,54 +137,67 @@ def train(
         precision: "no" (fp32), "bf16" or "fp16"; what is fast on the device when not given.
         settings: those of `Settings`, such as batch_size=64.
     Raises ValueError: bad arguments, images not in [-1, 1], or a saved state of other settings. TrainingDiverged: the
-    loss or the gradient became NaN or infinite.
+    loss or the gradient became NaN or infinite. OSError: `out` cannot be written, or another process trains in it.
     """
     if (steps is None) == (minutes is None):
         raise ValueError(f"give steps or minutes, one of the two; got steps={steps}, minutes={minutes}")
-    if (minutes if steps is None else steps) <= 0:
-        raise ValueError(f"steps and minutes must be above 0, got {steps if minutes is None else minutes}")
-    if len(images) == 0:
-        raise ValueError("there are no images to train on")
-    recipe = Settings(**settings)
+    numbers = check_numbers(steps=steps, minutes=minutes, save_every=save_every, validate_every=validate_every)
+    steps, minutes, save_every, validate_every = numbers.values()
+    recipe, classes = Settings(**settings), getattr(unwrap(model), "num_classes", None)
+    x_0, y = look_through(images, classes)
+    if validation is not None and (other := look_through(validation, classes)[0].shape[1:]) != x_0.shape[1:]:
+        raise ValueError(f"validation images are {tuple(other)}, but the images {tuple(x_0.shape[1:])}; resize them")
     recipe = replace(recipe, batch_size=min(recipe.batch_size, len(images)))
     accelerator = make_accelerator(find_device(device), precision)
-    if recipe.batch_size < 1 or recipe.batch_size % accelerator.num_processes:
+    if recipe.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
         raise ValueError(f"batch_size must be a multiple of the processes, here {processes}; got {recipe.batch_size}")
-    fixed = {**asdict(recipe), **describe(model, diffusion), "number of images": len(images)}
     state = prepare(model, accelerator)
+    free = {"precision": accelerator.mixed_precision, "device": accelerator.device.type, "steps": steps}
+    free |= {"minutes": minutes, "processes": accelerator.num_processes}
+    data = {"number of images": len(images), "images": fingerprint(x_0, y) if out else None}
+    about = {"settings": describe(model, diffusion, recipe) | data, "free": free}
     checkpoint = Path(out) / "checkpoint.pt" if out else None
-    keep = partial(save, state, accelerator, fixed, checkpoint)
+    folder = Path(out) if out and accelerator.is_main_process else None
+    keep = partial(save, state, accelerator, about, checkpoint)
     try:
-        if checkpoint and checkpoint.exists():
-            restore(state, accelerator, load_state(checkpoint, fixed), checkpoint)
-            yield state
-        total, at, unit = (steps, state.step, "step") if steps else (round(60 * minutes), int(state.seconds), "s")
-        quiet = not progress or not accelerator.is_main_process
-        with tqdm(desc="training", total=total, initial=at, unit=unit, leave=False, disable=quiet) as bar:
-            while (done := fraction_done(state, steps, minutes, accelerator.device)) < 1:
-                started = time.perf_counter()
-                state.learning_rate = learning_rate(recipe, state.step, done, steps)
-                train_step(state, diffusion, images, recipe, accelerator)
-                if validation is not None and state.step % validate_every == 0:
-                    state.validation_loss = validation_loss(state.ema_model, diffusion, validation).mean().item()
-                state.seconds += time.perf_counter() - started
-                if state.step % save_every == 0:
-                    keep()
-                bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
-                bar.update((state.step if steps else int(state.seconds)) - bar.n)
+        with held(folder, state, diffusion, keep):
+            if checkpoint and checkpoint.exists():
+                changed = restore(state, accelerator, about, checkpoint)
+                done = fraction_done(state, steps, minutes, accelerator.device)
+                warn_of_changes(changed, state, learning_rate(recipe, state.step, done, steps))
                 yield state
-        keep()
-        if out and accelerator.is_main_process:
-            size = take(images, torch.tensor([0]))[0].shape[-1]
-            save_model(Path(out) / "model.safetensors", state.ema_model, diffusion, steps=state.step, size=size)
-    except GeneratorExit:  # the caller left the loop between two steps: nothing of what was trained is lost
-        if state.step:
+            total, at, unit = (steps, state.step, "step") if steps else (round(60 * minutes), int(state.seconds), "s")
+            quiet = not progress or not accelerator.is_main_process
+            with tqdm(desc="training", total=total, initial=at, unit=unit, leave=False, disable=quiet or None) as bar:
+                while (done := fraction_done(state, steps, minutes, accelerator.device)) < 1:
+                    started = time.perf_counter()
+                    state.learning_rate = learning_rate(recipe, state.step, done, steps)
+                    train_step(state, diffusion, images, recipe, accelerator)
+                    if validation is not None and state.step % validate_every == 0:
+                        state.validation_loss = validation_loss(state.ema_model, diffusion, validation).mean().item()
+                    state.seconds += time.perf_counter() - started
+                    if state.step % save_every == 0:
+                        keep()
+                    bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
+                    bar.update((state.step if steps else int(state.seconds)) - bar.n)
+                    yield state
             keep()
-        raise
+            if folder:
+                height, width = x_0.shape[2:]
+                notes = {"steps": state.step, "size": height if height == width else [height, width]}
+                save_model(folder / "model.safetensors", state.ema_model, diffusion, **notes)
     finally:  # the caller has the network as it was given, without accelerate's wrappers
         accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)
         accelerator.free_memory()
+
+
+def warn_of_changes(changed: str, state: TrainState, rate: float) -> None:
+    """Name what is other than before the resume, and a learning rate that goes up again."""
+    last = state.optimizer.param_groups[0]["lr"]
+    rises = f"; the learning rate goes up again, from {last:.2g} to {rate:.2g}" if rate > last else ""
+    if changed:
+        warnings.warn(f"training goes on after step {state.step} with {changed}{rises}", stacklevel=3)
 
 
 def fraction_done(state: TrainState, steps: int | None, minutes: float | None, device: torch.device) -> float:
@@ -184,23 +221,23 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe.seed, step, device)
     share = len(x_0) // accelerator.num_processes
     part = slice(process * share, (process + 1) * share)
-    classes = getattr(state.model, "num_classes", None)
+    classes = getattr(unwrap(state.model), "num_classes", None)
     y = None if classes is None else y
     if y is not None:
         check_labels(y, classes)
-        y = torch.where(chance < recipe.label_dropout, classes, y.to(device))[part]
+        y = torch.where(chance < recipe.label_dropout, classes, moved(y, device))[part]
     for group in state.optimizer.param_groups:
         group["lr"] = state.learning_rate
     with torch.random.fork_rng([device] if device.type == "cuda" else []), accelerator.autocast():
         torch.manual_seed(stream_seed(recipe.seed, "dropout", step, process))  # the caller's random state comes back
-        loss = diffusion.loss(state.network, x_0[part].to(device), t[part], noise[part], y)
+        loss = diffusion.loss(state.network, moved(x_0[part], device), t[part], noise[part], y)
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(state.network.parameters(), recipe.max_gradient_norm or math.inf)
     numbers = torch.stack([accelerator.reduce(loss.detach(), "mean"), norm])
     state.loss, state.gradient_norm = numbers.tolist()  # the one wait for a GPU in a step
-    check_finite("loss", state.loss, state.step)
+    check_finite("loss", state.loss, state)
     if accelerator.scaler is None:  # with fp16 the scaler skips such a step and goes on
-        check_finite("gradient norm", state.gradient_norm, state.step)
+        check_finite("gradient norm", state.gradient_norm, state)
     state.optimizer.step()
     state.optimizer.zero_grad()
     update_ema(state.ema_model, state.model, min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
@@ -213,6 +250,11 @@ def draw(x_0: Tensor, num_timesteps: int, seed: int, step: int, device) -> tuple
     t = torch.randint(num_timesteps, (len(x_0),), **on)
     noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
     return t, noise, torch.rand(len(x_0), **on)
+
+
+def moved(batch: Tensor, device: torch.device) -> Tensor:
+    """The batch on the device; the CPU does not wait for a GPU to fetch it."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 
 def learning_rate(recipe: Settings, step: int, done: float, steps: int | None) -> float:
@@ -231,11 +273,12 @@ def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
         kept.copy_(new)
 
 
-def check_finite(what: str, value: float, step: int) -> None:
+def check_finite(what: str, value: float, state: TrainState) -> None:
     """Raise TrainingDiverged unless value is a finite number."""
     if not math.isfinite(value):
-        advice = "the last good checkpoint is kept. Try a lower learning rate, or precision='no'"
-        raise TrainingDiverged(f"the {what} became {value} at step {step}: training stopped, and {advice}")
+        kept = "nothing had been saved" if state.saved is None else "the last good checkpoint is kept"
+        advice = f"{kept}. Try a lower learning rate, or precision='no'"
+        raise TrainingDiverged(f"the {what} became {value} at step {state.step}: training stopped, and {advice}")
 
 
 @torch.no_grad()
@@ -255,12 +298,13 @@ def validation_loss(
     a little below, because the loss is steepest at the smallest t, within the first point. `device` is that of the
     model's weights when not given.
     """
+    check_numbers(points=points, count=count, seed=seed)
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
     was_training = model.training
     model.eval()
     x_0, y = take(images, torch.arange(min(count, len(images))))
     y = None if y is None or getattr(model, "num_classes", None) is None else y.to(device)
-    x_0, generator = x_0.to(device), torch.Generator().manual_seed(seed)
+    x_0, generator = x_0.to(device), torch.Generator().manual_seed(generator_seed(seed))
     losses = []
     for k in range(points):
         t = torch.full((len(x_0),), int((k + 0.5) * diffusion.num_timesteps / points), device=device)
@@ -270,50 +314,14 @@ def validation_loss(
     return torch.stack(losses).float().cpu()
 
 
-# -- batches -------------------------------------------------------------------------------------------
-
-
-def batch_at(images: Images, step: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """The images and labels of one step, as `take` gives them.
-
-    Every epoch is a new permutation, drawn from (seed, epoch). What does not fill a batch at its end is left out.
-    """
-    epoch, position = divmod(step, len(images) // batch_size)
-    rng = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
-    return take(images, torch.randperm(len(images), generator=rng).split(batch_size)[position])
-
-
-def take(images: Images, index: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Images (B, C, H, W) in [-1, 1] at these indices, and their labels (B,), None where there are none."""
-    labels = None
-    if isinstance(images, ImageSet):
-        x_0, labels = images.pixels[index], images.labels[index] if images.classes else None
-    elif isinstance(images, Tensor):
-        x_0 = images[index]
-    else:
-        items = default_collate([images[int(i)] for i in index])
-        x_0, labels = (items[0], items[1].flatten().long()) if isinstance(items, (tuple, list)) else (items, None)
-    check_images(x_0)
-    return to_float(x_0) if x_0.dtype == torch.uint8 else x_0, labels
-
-
-def check_images(images: Tensor) -> None:
-    """Raise ValueError unless images are (B, C, H, W), and uint8 or float in [-1, 1]."""
-    if images.ndim != 4:
-        raise ValueError(f"images must have shape (N, C, H, W), got (N, {', '.join(map(str, images.shape[1:]))})")
-    if images.dtype == torch.uint8 or images.device.type != "cpu":
-        return  # looking at values makes a GPU wait
-    low, high = images.min().item(), images.max().item()
-    if not (low >= -1.001 and high <= 1.001):
-        advice = "scale pixels of 0..255 by x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"
-        raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {advice}")
-
-
 # -- setting up, saving, resuming ----------------------------------------------------------------------
 
 
 def make_accelerator(device: torch.device, precision: str | None) -> Accelerator:
-    """accelerate's object for this device and precision; raises ValueError where accelerate has another device."""
+    """accelerate's object for this device and precision; raises ValueError where they do not go together."""
+    if precision not in (None, *DTYPES) or (precision == "fp16" and device.type == "cpu"):
+        fit = ", ".join(map(repr, DTYPES if device.type != "cpu" else ("no", "bf16")))
+        raise ValueError(f"precision must be one of {fit} on this device ({device.type}), got {precision!r}")
     # accelerate keeps both for the whole process; another training may want others. Under `accelerate launch` the
     # processes are connected already, and which device is whose was settled there.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
@@ -328,45 +336,13 @@ def make_accelerator(device: torch.device, precision: str | None) -> Accelerator
 
 def prepare(model: nn.Module, accelerator: Accelerator) -> TrainState:
     """The network on its device in training mode, a copy for the average, and Adam."""
+    if short := {str(p.dtype) for p in model.parameters()} & {"torch.float16", "torch.bfloat16"}:
+        advice = "train model.float(); precision='bf16' or 'fp16' makes it fast and keeps what is added up in float32"
+        raise ValueError(f"Adam's small steps are lost in weights of {short.pop()}: {advice}")
     device = accelerator.device
     if device.type == "cuda" or (device.type == "cpu" and accelerator.mixed_precision == "no"):
         model.to(memory_format=torch.channels_last)  # measured: faster there, slower with bf16 on a CPU
     model.to(device).train()
-    ema_model = copy.deepcopy(model).eval().requires_grad_(False)
+    ema_model = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
     network, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=0.0))
     return TrainState(model, ema_model, network, optimizer)
-
-
-def describe(model: nn.Module, diffusion: GaussianDiffusion) -> dict[str, Any]:
-    """Network and process, to be compared when a training resumes."""
-    schedule = diffusion.schedule
-    betas = hashlib.sha256(schedule.betas.numpy().tobytes()).hexdigest()[:8]
-    return {
-        "config": getattr(model, "config", None),
-        "prediction": diffusion.prediction,
-        "schedule": f"{schedule.name}, {schedule.num_timesteps} timesteps, betas {betas}",
-    }
-
-
-def save(state: TrainState, accelerator: Accelerator, fixed: dict[str, Any], path: Path | None) -> None:
-    """Write the state, with what has to be the same when it is read, on the first process; nowhere without a path."""
-    if path and accelerator.is_main_process:
-        parts = {name: getattr(state, name).state_dict() for name in ("model", "ema_model", "optimizer")}
-        numbers = {name: getattr(state, name) for name in NUMBERS}
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
-        save_state(path, {**parts, **numbers, "scaler": scaler, "settings": fixed})
-
-
-def restore(state: TrainState, accelerator: Accelerator, saved: dict[str, Any], path: Path) -> None:
-    """Put a saved state back in place. Raises ValueError where it is one of another network."""
-    try:
-        state.model.load_state_dict(saved["model"])
-        state.ema_model.load_state_dict(saved["ema_model"])
-    except RuntimeError as error:
-        about = " ".join(str(error).split())
-        raise ValueError(f"{path.name} in {path.parent.name} is of another network: {about}") from error
-    state.optimizer.load_state_dict(saved["optimizer"])
-    if saved["scaler"]:
-        accelerator.scaler.load_state_dict(saved["scaler"])
-    for name in NUMBERS:
-        setattr(state, name, saved[name])

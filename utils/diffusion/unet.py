@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.diffusion.checks import check_labels, check_numbers
 from utils.diffusion.embeddings import TimestepEmbedding
 
 
@@ -119,11 +120,19 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.config = dict(in_channels=in_channels, channels=channels, multipliers=list(multipliers), blocks=blocks)
-        self.config |= dict(attention=list(attention), stem=stem, num_classes=num_classes, dropout=dropout)
+        self.config = check_numbers(
+            in_channels=in_channels,
+            channels=channels,
+            multipliers=[int(m) for m in multipliers],
+            blocks=blocks,
+            attention=[int(level) for level in attention],
+            stem=int(stem),
+            num_classes=num_classes,
+            dropout=dropout,
+        )
         if stem not in (1, 2):
             raise ValueError(f"stem must be 1 or 2, got {stem}")
-        self.num_classes, self.stem_size = num_classes, stem
+        self.num_classes, self.stem_size = self.config["num_classes"], stem
         self.size_multiple = stem * 2 ** (len(multipliers) - 1)
         emb_dim = 4 * channels
         self.time_embedding = TimestepEmbedding(channels, emb_dim)
@@ -171,7 +180,7 @@ class UNet(nn.Module):
         """Timestep and label as one vector (B, 4 * channels), already through the SiLU all blocks share."""
         emb = self.time_embedding(t)
         if self.class_embedding is not None:
-            labels = torch.full_like(t, self.num_classes) if y is None else y
+            labels = torch.full_like(t, self.num_classes) if y is None else y.long()
             emb = emb + self.class_embedding(labels)
         return F.silu(emb)
 
@@ -189,15 +198,6 @@ class UNet(nn.Module):
             raise ValueError(f"y must hold one whole number per image; got {y.dtype} of shape {tuple(y.shape)}")
         if y.device.type == "cpu":  # a GPU would have to wait
             check_labels(y, self.num_classes, hidden=True)
-
-
-def check_labels(y: Tensor, num_classes: int, hidden: bool = False) -> None:
-    """Raise ValueError unless all labels are 0..num_classes-1; with `hidden`, num_classes (no label) is one too."""
-    outside = y[(y < 0) | (y >= num_classes + hidden)]
-    if len(outside):
-        advice = "; number the classes from 0, or build the network with more"
-        advice = f" ({num_classes} stands for no label)" if hidden else advice
-        raise ValueError(f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}{advice}")
 
 
 class _Stage(nn.Module):

@@ -42,7 +42,8 @@ def find_abbreviations(text: str) -> list[Abbreviation]:
     for opening, start, end, floor in _brackets(text):
         content = re.split(r"\s?;\s", text[start:end])[0].rstrip()
         head = re.split(r"\s?,\s", content)[0].rstrip()
-        first, last = _unquoted(text, start, start + len(head))
+        # In "5'" the prime at the end is no quote.
+        first, last = _strip(text, start, start + len(head), QUOTES if head[:1] in QUOTES else "")
         if not is_short_form(text[first:last]):
             found.append(_defined_inside(text, opening, start, start + len(content), floor))
         elif not _counts(text[first:last], text[max(0, opening - REACH) : end + REACH]):
@@ -113,11 +114,6 @@ def _strip(text: str, start: int, end: int, more: str = "") -> tuple[int, int]:
     return start, end
 
 
-def _unquoted(text: str, start: int, end: int) -> tuple[int, int]:
-    """The same stretch without the quotes around it; a prime at its end alone, as in "5'", is none."""
-    return _strip(text, start, end, QUOTES) if text[start:end].startswith(tuple(QUOTES)) else (start, end)
-
-
 def _most_words(short: str) -> int:
     """How many words a long form may have: min(|A| + 5, 2 |A|), where |A| letters and digits are in the short form."""
     length = sum(letter.isalnum() for letter in short)
@@ -146,7 +142,7 @@ def _defined_inside(text: str, opening: int, start: int, end: int, floor: int) -
     """The long form is text[start:end], in the bracket; the short form is the word before it."""
     floor = max(floor, opening - REACH)
     word = re.search(r"\S*\s*$", text[floor:opening])
-    first, last = _unquoted(text, *_strip(text, floor + word.start(), opening))
+    first, last = _strip(text, floor + word.start(), opening, QUOTES if word[0][:1] in QUOTES else "")
     short, long = text[first:last], text[start:end]
     if not is_short_form(short) or not any(letter.isupper() for letter in short):
         return None

@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.files import write_atomically
 from utils.ner.lexicons import Lexicon
-from utils.ner.lookup import leftmost_longest
 from utils.ner.sentence import Sentence
-from utils.ner.words import GREEK, GREEK_WORDS, ROMAN, name_parts, normalise, shape, short_shape, stem
+from utils.ner.words import GREEK, GREEK_WORDS, ROMAN, leftmost_longest, name_parts, normalise, shape, short_shape, stem
 
 # Strings of neighbours side by side: which of a word's strings, and at which offsets.
 JOINED = {
@@ -98,6 +97,10 @@ class WordFeatures:
         self._offsets = [offset for offset in range(-self.window, self.window + 1) if offset]
         self._matcher = LexiconMatcher(self.lexicons)
         self._describe = lru_cache(STORED)(self._compute)
+
+    def __reduce__(self) -> tuple:
+        """Pickled and copied by its arguments: the words that it keeps are found again."""
+        return partial(type(self), **self.options, lexicons=self.lexicons), ()
 
     def __call__(self, words: Sequence[str]) -> list[list[str]]:
         """Features of each word, in order; an empty list for no words."""

@@ -1,0 +1,69 @@
+"""Batches: every image once an epoch, in an order that depends on seed and step alone."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from utils.diffusion.checks import as_images, as_labels, check_images, check_labels
+from utils.diffusion.images import ImageSet
+from utils.files import stream_seed
+
+Images = ImageSet | Tensor | Dataset
+LOOKED_AT = 64  # of the items of a Dataset, spread over it; images in memory are looked at one and all
+
+
+def batch_at(images: Images, step: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """The images and labels of one step, as `take` gives them.
+
+    Every epoch is a new permutation, drawn from (seed, epoch). What does not fill a batch at its end is left out.
+    """
+    epoch, position = divmod(step, len(images) // batch_size)
+    rng = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
+    return take(images, torch.randperm(len(images), generator=rng).split(batch_size)[position])
+
+
+def take(images: Images, index: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Images (B, C, H, W), float32 in [-1, 1], at these indices, and their labels (B,), None where there are none."""
+    x_0, labels = _pick(images, index)
+    check_images(x_0)
+    return as_images(x_0).float(), None if labels is None else as_labels(labels, len(x_0))
+
+
+def _pick(images: Images, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+    """Images and labels as they are kept; a slice is for what is in memory."""
+    if isinstance(images, ImageSet):
+        return images.pixels[index], torch.as_tensor(images.labels)[index] if images.classes else None
+    if isinstance(images, Tensor):
+        return images[index], None
+    items = default_collate([images[int(i)] for i in index])
+    x_0, *labels = items if isinstance(items, (tuple, list)) else [items]
+    return x_0, labels[0] if labels else None
+
+
+def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | None]:
+    """Images and labels as they are kept, all that are in memory, checked before the first step.
+
+    Raises ValueError: no images, of a wrong shape, type or range, or labels outside the `classes`; without classes
+    labels are of no use and left out.
+    """
+    if len(images) == 0:
+        raise ValueError("there are no images to train on")
+    whole = slice(None) if isinstance(images, (ImageSet, Tensor)) else None
+    x_0, labels = _pick(images, whole or torch.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).long())
+    check_images(x_0.cpu())
+    as_images(x_0[:1])
+    labels = None if labels is None or classes is None else as_labels(labels, len(x_0))
+    if labels is not None:
+        check_labels(labels, classes)
+    return x_0, labels
+
+
+def fingerprint(*tensors: Tensor | None) -> str:
+    """A few letters that tell these values from others."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(b"none" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(b"" if tensor is None else tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
