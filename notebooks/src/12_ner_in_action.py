@@ -45,6 +45,7 @@ import pandas as pd
 from IPython.display import display
 from scipy.optimize import minimize
 from scipy.special import expit, logit
+from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 # %%
@@ -67,6 +68,8 @@ from utils.ner import (
     write_jsonl,
     write_pubtator,
 )
+
+# %%
 from utils.ner.bc2 import OfficialGold, official_counts, official_place
 from utils.ner.display import show_entities
 from utils.ner.evaluation import count, resample
@@ -249,9 +252,9 @@ def read(tagger, text):
 
 # %%
 def written(interval, form=".3f"):
-    """An interval as text: "0.745 to 0.828"."""
+    """An interval as text: "0.745 to 0.828"; one without width says nothing."""
     low, high = interval
-    return f"{low:{form}} to {high:{form}}"
+    return f"{low:{form}} to {high:{form}}" if low < high else "none"
 
 
 def score_table(report):
@@ -277,6 +280,9 @@ print(f"sentence by sentence, {len(reading)} abstracts (section 4: the intervals
 score_table(evaluate(reading, found))
 
 # %% [markdown]
+# Where the two F1 are equal, or nearly so, cutting into sentences makes no difference to this tagger: its features look
+# one word to each side and no further. To a network, which reads all that it is given, it may.
+#
 # Two of the abstracts, drawn at random, with what was found (not with what is true). Read them. You will find mistakes:
 # they are what the rest of this notebook is about.
 
@@ -304,7 +310,7 @@ def page(text):
     return show_entities(tagged).data + names
 
 
-names_in(found[shown[1]])
+names_in(found[shown[1]]).set_index("name")
 
 # %% [markdown]
 # **Now your own text.** Paste an abstract into the box and click outside it. (Without a kernel the box is not shown.)
@@ -509,25 +515,18 @@ pd.DataFrame({"number": table, "share": share.map("{:.1%}".format)})
 
 
 # %%
-def surface(text, place):
-    """The characters of a place, which does not count white space."""
-    seen = [k for k, letter in enumerate(text) if not letter.isspace()]
-    return text[seen[place[0]] : seen[place[1]] + 1]
+def at_places(sentence, places):
+    """The sentence with genes at these places, which do not count white space."""
+    seen = [k for k, letter in enumerate(sentence.text) if not letter.isspace()]
+    spans = [(seen[first], seen[last] + 1) for first, last in places.get(sentence.id, [])]
+    return sentence.with_entities(Entity(*span, "GENE") for span in spans)
 
 
-rows = []
-for sentence, tagged in random.Random(1).sample(changed, min(4, len(changed))):
-    text = sentence.text
-    gold = official.genes.get(sentence.id, [])
-    accepted = official.alternatives.get(sentence.id, [])
-    row = {
-        "sentence": text if len(text) < 160 else text[:157] + "...",
-        "gold": " | ".join(surface(text, place) for place in gold),
-        "alternatives": " | ".join(surface(text, place) for place in accepted),
-        "predicted": " | ".join(e.text for e in tagged.entities),
-    }
-    rows.append(row)
-pd.DataFrame(rows)
+views = []
+for sentence, tagged in random.Random(1).sample(changed, min(3, len(changed))):
+    both = official.genes, official.alternatives
+    views += [*(at_places(sentence, places) for places in both), tagged]
+show_entities(views, ["gold", "alternatives", "predicted"] * (len(views) // 3))
 
 # %% [markdown]
 # With strict scoring, a boundary that an annotator would have accepted costs **twice**: once as a wrong prediction,
@@ -866,7 +865,8 @@ axes.set_title(f"The CRF finds {seen:.0f}% of seen names, {new:.0f}% of new ones
 plt.show()
 
 # %% [markdown]
-# A dictionary cannot find a name that it does not hold, so outside "seen" its bars are at zero by construction. (Of the
+# A dictionary cannot find a name that it does not hold, so outside "seen" its bars are at zero by construction, in every
+# resampled test set (*none* for the interval: it has no width). (Of the
 # seen names it may miss a few, where a longer listed name overlaps them and takes their place.) What the CRF finds
 # there it found by letters and neighbours. What a tagger *predicts* can be sorted likewise, which gives the third
 # series. "Seen" depends on the training set: the last lines printed give the share for the part we train on, and for
@@ -924,28 +924,34 @@ pd.DataFrame(table).rename_axis(["class", "side"]).fillna("none")
 
 
 # %%
-def in_context(text, e, around=45):
-    """The entity in brackets with some text on both sides."""
-    left, right = max(0, e.start - around), min(len(text), e.end + around)
-    before, after = text[left : e.start], text[e.end : right]
-    return f"...{before}[{e.text} | {e.type}]{after}..."
+def in_context(sentence, e, around=45):
+    """The entity with some text on both sides."""
+    left = max(0, e.start - around)
+    moved_entity = moved([e], -left)
+    return Sentence(sentence.text[left : e.end + around], None, moved_entity)
 
 
+def instead_of(e, side, number):
+    """What the other side has where this entity is."""
+    name, others = ("predicted", test_found) if side == "gold" else ("gold", test)
+    touched = [other for other in others[number].entities if other.overlaps(e)]
+    there = ", ".join(f"{other.text} ({other.type})" for other in touched)
+    return f"{name} there: {there or 'nothing'}"
+
+
+# %%
 SEED = 0
 wrong = errors(test, test_found)
 by_class = defaultdict(list)
 for kind, *error in wrong:
     by_class[kind].append(error)
-rows = []
+titles, views = [], []
 for kind in ["boundary", "type", "missed", "spurious"]:
     chosen = random.Random(SEED).sample(by_class[kind], min(3, len(by_class[kind])))
     for side, number, e in chosen:
-        others = (test_found if side == "gold" else test)[number].entities
-        touched = [f"{other.text} ({other.type})" for other in others if other.overlaps(e)]
-        rows.append(
-            (kind, side, in_context(test[number].text, e), ", ".join(touched) or "nothing")
-        )
-pd.DataFrame(rows, columns=["class", "side", "wrong", "the other side has there"])
+        titles.append(f"{kind}: {side}; {instead_of(e, side, number)}")
+        views.append(in_context(test[number], e))
+show_entities(views, titles)
 
 # %% [markdown]
 # The sentences of two more errors, drawn the same way, with both annotations whole.
@@ -979,7 +985,7 @@ pd.crosstab(starts, ends)
 # %% [markdown]
 # Judge each example yourself, and allow for a third answer beside "tagger wrong": *the annotation is wrong, or both are
 # defensible*. Disagreements of annotators (notebook 09) are errors for every scorer. A count of such cases needs two
-# readers and a sample drawn at random; twenty examples give a share with a standard error of about ten points, enough
+# readers and a sample drawn at random; twenty examples give a share with a standard error of up to eleven points, enough
 # to know whether the next day's work should go into boundaries, into types or into names that are missed.
 
 # %% [markdown]
@@ -1103,7 +1109,6 @@ table = pd.DataFrame(both_bounds[: len(some)], columns=["lower bound", "upper bo
 table.insert(1, "exact", exact)
 assert (table["lower bound"] - 1e-4 < table.exact).all()
 assert (table.exact < table["upper bound"] + 1e-4).all()
-table["right"] = right[: len(some)]
 print(f"{len(some):,} entities, means:")
 table.mean().round(4).to_frame("mean").T
 
@@ -1325,8 +1330,8 @@ for seed in tqdm(SEEDS, "seeds"):
 
 # %%
 def standard_error(values):
-    """Of the mean of some values; 0 where there is but one."""
-    return np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    """Of the mean of some values; not a number where there is but one."""
+    return np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
 
 
 def f1_at(step, some_runs):
@@ -1338,7 +1343,7 @@ curve = {size: f1_at(k, runs["random"].values()) for k, size in enumerate(many)}
 rows = {
     size: {
         "F1": np.mean(values),
-        "standard error": standard_error(values),
+        "standard error": f"{standard_error(values):.4f}" if len(values) > 1 else "one run",
         "seeds": len(values),
         "lowest F1": min(values),
         "highest F1": max(values),
@@ -1348,6 +1353,8 @@ rows = {
 pd.DataFrame.from_dict(rows, orient="index").rename_axis("abstracts").round(4)
 
 # %% [markdown]
+# (Mind the column *seeds*: the largest parts are dear, so their means are of fewer runs.)
+#
 # Can one foretell, from half the data, what the whole will give? Two forms are common: a straight line in $\log n$, and
 # a power law that levels off (Hestness et al. 2017 found such laws for errors in several fields):
 #
@@ -1435,7 +1442,7 @@ plt.show()
 # %% [markdown]
 # The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate (the
 # columns of the lowest and the highest F1 say how much). That is why one seed proves nothing at the left end of such a
-# curve. The error of 0 in the last row only says that there is one run. The errors shown hold that choice only: all
+# curve. (The last row has no error, as there is one run only.) The errors shown hold that choice only: all
 # seeds share one exam, whose own interval (section 4) comes on top and moves all points together. And this is one
 # corpus and one value foretold, from a handful of means: that a law came near once does not make it a law for your
 # corpus.
@@ -1800,6 +1807,20 @@ def split_by_document(sentences, test_share=0.3, seed=0):
 
 
 # %%
+def recall_table(totals):
+    """Names found, names asked for, and that share's exact interval (Clopper, Pearson)."""
+    rows = {}
+    for kind, (hits, mentions) in totals.items():
+        exact = "none"
+        if mentions:
+            exact = written(
+                binomtest(int(hits), int(mentions)).proportion_ci(method="exact")
+            )
+        rows[kind] = {"found": hits, "mentions": mentions, "recall, exact 95%": exact}
+    return pd.DataFrame(rows).T
+
+
+# %%
 def study(path):
     """Train a CRF on a part of a file, and test it on the rest as this notebook does."""
     sentences = [sentence for sentence in read_sentences(path) if sentence.tokens]
@@ -1813,7 +1834,7 @@ def study(path):
     display(score_table(evaluate(test, predicted, groups=documents_of(test))))
     found_of = share_by_novelty(test, predicted, novelty(train))
     totals = {kind: table.sum(0).astype(int) for kind, table in found_of.items()}
-    display(pd.DataFrame(totals, index=["found", "mentions"]).T)
+    display(recall_table({**totals, "all": sum(totals.values())}))
     print("errors:", dict(Counter(kind for kind, *_ in errors(test, predicted))))
     return tagger, test, predicted
 
@@ -1824,7 +1845,10 @@ show_entities(my_predicted[:3], titles=["found 1", "found 2", "found 3"])
 
 # %% [markdown]
 # Sentences that are made from eight patterns are easy; a score near 1 is no wonder, and the copies that the first line
-# counts show why such a file says nothing about a real text. If your sentences come from longer documents, say which:
+# counts show why such a file says nothing about a real text. Where nothing is wrong the bootstrap has no mistake to
+# draw: all its test sets score 1, and there is no interval to be had from them (*none* in the table). That does not make
+# the score certain. The exact interval of the recall (Clopper & Pearson 1934) says so: in the run shown a tagger that misses one mention in
+# twenty would still find all 54 of 54 in one test out of sixteen. (It takes mentions as independent.) If your sentences come from longer documents, say which:
 # JSONL has a key `document` for it, and `study` then keeps each document on one side (section 10) and draws whole
 # documents for the interval (section 4). Abstracts in PubTator form are one text each, which does the same.
 #
@@ -2066,6 +2090,7 @@ check("12.4", groups_that_share)
 #   Biomed. Inform. 47: 1.
 # - Lafferty, McCallum, Pereira 2001, *Conditional random fields*, ICML.
 # - Efron 1979, *Bootstrap methods: another look at the jackknife*, Annals of Statistics 7: 1.
+# - Clopper, Pearson 1934, *The use of confidence or fiducial limits*, Biometrika 26: 404.
 # - Yeh 2000, *More accurate tests for the statistical significance of result differences*, COLING.
 # - Berg-Kirkpatrick, Burkett, Klein 2012, *An empirical investigation of statistical significance in NLP*, EMNLP-CoNLL.
 # - Naeini, Cooper, Hauskrecht 2015, *Obtaining well calibrated probabilities using Bayesian binning*, AAAI.

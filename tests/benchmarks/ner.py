@@ -24,7 +24,7 @@ from utils.ner import Sentence, evaluate, load_corpus, load_tagger, make_tagger,
 from utils.ner.combine import VotingTagger
 from utils.ner.corpora import Corpus
 from utils.ner.evaluation import Report
-from utils.ner.tagger import HEADER, Tagger, model_names
+from utils.ner.tagger import HEADER, VOTERS, Tagger, model_names
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build" / "ner_bench"
@@ -36,7 +36,6 @@ BLOCK = 10  # sentences of an abstract, about
 # BC2GM has two to three times as many sentences as the others: fewer passes over them, about as many steps.
 EPOCHS = {("bc2gm", "transformer"): {"epochs": 4}, ("bc2gm", "bilstm-crf"): {"epochs": 8}}
 TRAINING = ("train_seconds", "train_processor_seconds")
-VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # of them, those that are measured
 
 
 def measure(model: str, corpus: Corpus, seed: int, out: Path, before: dict | None = None) -> dict:
@@ -82,6 +81,7 @@ def _trained(model: str, corpus: Corpus, seed: int, out: Path) -> Tagger:
         tagger = make_tagger(model, types, seed, **EPOCHS.get((corpus.name, model), {}))
         return tagger.fit(corpus.train, corpus.dev)
     places = [out / "models" / f"{corpus.name}--{voter}--{0 if voter in SEEDLESS else seed}" for voter in VOTERS]
+    # Of the voters, those that are measured.
     members = [load_tagger(place) for place in places if (place / HEADER).exists()]
     if len(members) < 2:
         names = ", ".join(VOTERS)

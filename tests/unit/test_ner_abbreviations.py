@@ -36,6 +36,10 @@ def pairs(text):
         ("St. Louis encephalitis (SLE)", ("SLE", "St. Louis encephalitis")),
         ("α-synuclein (AS) and 6-mercaptopurine riboside (6-MPR)", ("6-MPR", "6-mercaptopurine riboside")),
         ("tricyclic antidepressants\u2028(TCAs)", ("TCAs", "tricyclic antidepressants")),
+        ('the Proceeds of Crime Act 2002 ("PoCA 2002") says', ("PoCA 2002", "Proceeds of Crime Act 2002")),
+        ("heat shock protein (“HSP”, of 70 kDa)", ("HSP", "heat shock protein")),
+        ('"APC" ("adenomatous polyposis coli")', ("APC", "adenomatous polyposis coli")),
+        ("of intravenous (iv) injection, (i) at once", ("iv", "intravenous")),
     ],
 )
 def test_definitions(text, expected):
@@ -64,10 +68,18 @@ def test_definitions(text, expected):
         "heat and then a shock (HS)",  # five words, more than min(|A| + 5, 2|A|) = 4
         "Large effects (of nerves (LN))",  # out of the bracket around it
         "transforming growth factor beta (TGF-β)",  # β is no letter of "beta"
+        "(i) heat, (ii) cold, (iii) light and (iv) vibration",  # numbers of a list
+        "first ( II ) inner infusion ( III ) and last",
+        "the word (abc) (ABC)",  # what stands in the bracket beside it is no long form
     ],
 )
 def test_no_definitions(text):
     assert pairs(text) == []
+
+
+@pytest.mark.parametrize("text", ["interleukin 2 (IL-2) [IL2]", "interleukin 2 ( IL-2 ) ( IL2 )"])
+def test_two_short_forms_in_brackets_side_by_side(text):
+    assert pairs(text) == [("IL-2", "interleukin 2"), ("IL2", "interleukin 2")]
 
 
 def test_what_can_be_a_short_form():

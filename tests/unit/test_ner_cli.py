@@ -2,18 +2,23 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from tests.benchmarks import ner as benchmark
+from utils.files import TrainingDiverged
 from utils.ner import (
     CRFTagger,
     Entity,
     RegexTagger,
     Sentence,
     load_tagger,
+    make_tagger,
     read_conll,
     read_jsonl,
     read_pubtator,
@@ -72,11 +77,160 @@ def test_brat_and_files_as_input(model, monkeypatch, capsysbinary, tmp_path):
 def test_tag_says_what_is_wrong(model, monkeypatch, capsysbinary, tmp_path):
     with pytest.raises(SystemExit, match="holds no tagger"):
         run_tag(monkeypatch, capsysbinary, TEXTS, tmp_path)
-    with pytest.raises(SystemExit, match="line 2 of the input is no UTF-8"):
+    with pytest.raises(SystemExit, match="standard input, line 2: .* expected UTF-8"):
         run_tag(monkeypatch, capsysbinary, b"fine\n\xff\xfe\n", model)
+    for form in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(SystemExit, match="standard input, line 1: .*is the file UTF-16"):
+            run_tag(monkeypatch, capsysbinary, TEXTS.encode(form), model)
     with pytest.raises(SystemExit):
         run_tag(monkeypatch, capsysbinary, TEXTS, model, "--format", "xml")
     assert b"choose from" in capsysbinary.readouterr().err
+
+
+def test_a_txt_is_plain_text(model, monkeypatch, capsysbinary, tmp_path):
+    (tmp_path / "a.b.txt").write_bytes(b"\xef\xbb\xbfOf p53\r\rand BRCA1\r")
+    out = run_tag(monkeypatch, capsysbinary, "", model, "--input", tmp_path / "a.b.txt", "--format", "jsonl")
+    found = [(record["id"], record["text"]) for record in map(json.loads, out.splitlines())]
+    assert found == [("1", "Of p53"), ("3", "and BRCA1")]
+    (tmp_path / "a.conll.txt").write_text("p53\tO\nis\tO\n")
+    for name, form in (("a.conll.txt", ()), ("a.b.txt", ("--input-format", "conll"))):
+        (tmp_path / "a.b.txt").write_text("p53 O\nis O\n")
+        assert "p53 is\n" in run_tag(monkeypatch, capsysbinary, "", model, "--input", tmp_path / name, *form)
+
+
+@pytest.mark.parametrize("form", ["lines", "jsonl", "conll", "pubtator", "brat"])
+def test_out_may_be_a_link_a_pipe_or_a_device(form, model, monkeypatch, capsysbinary, tmp_path):
+    target, link, pipe, got = tmp_path / "target", tmp_path / "link", tmp_path / "pipe", []
+    target.mkdir() if form == "brat" else target.write_text("old")
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    run_tag(monkeypatch, capsysbinary, "Of p53", model, "--format", form, "--out", link)
+    assert link.is_symlink()
+    if form == "brat":
+        assert (target / "1.txt").read_text() == "Of p53"
+        for place in (pipe, "/dev/null"):
+            with pytest.raises(SystemExit):
+                run_tag(monkeypatch, capsysbinary, "Of p53", model, "--format", form, "--out", place)
+            assert b"brat alone writes folders" in capsysbinary.readouterr().err
+        return
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    for place in (pipe, "/dev/null"):
+        run_tag(monkeypatch, capsysbinary, "Of p53", model, "--format", form, "--out", place)
+    reader.join()
+    assert "p53" in got[0] and target.read_text() == got[0]
+    assert pipe.is_fifo() and not os.path.isfile("/dev/null")
+
+
+@pytest.mark.parametrize(
+    "text, options, message",
+    [
+        ("a\tp53", ["--format", "pubtator"], "has a tab"),
+        ("p53", ["--format", "brat", "--out", "full"], "other.txt, with which these pairs would be mixed"),
+        ("p53", ["--out", "full/other.txt/below"], "full/other.txt"),
+        ('{"text": "half of \\ud83d"}\n{"text": "p53"}', ["--input", "in.jsonl"], "in.jsonl, line 1: .* surrogates"),
+        ('{"text": ""}', ["--input", "in.jsonl", "--format", "conll"], "no tokens"),
+        ('{"text": "p53", "id": "a/b"}', ["--input", "in.jsonl", "--format", "brat", "--out", "b"], "ids of letters"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(text, options, message, model, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RegexTagger, "predict", lambda *_: pytest.fail("tagged"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "other.txt").touch()
+    (tmp_path / "in.jsonl").write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        main(["tag", model, *options])
+
+
+def test_out_of_train_is_looked_at_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(CRFTagger, "fit", lambda *_: pytest.fail("trained"))
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="File exists"):
+        main(["train", "--corpus", "course-corpus", "--out", str(tmp_path / "file")])
+
+
+def test_what_messages_advise_can_be_done(model, monkeypatch, capsysbinary, tmp_path):
+    (tmp_path / "a.pubtator").write_text("1|t|GENEX up\n1\t0\t5\tGENEX\tGene\n1\t6\t8\tdown\tGene\n")
+    line = ["train", "--train", str(tmp_path / "a.pubtator"), "--model", "dictionary", "--out", str(tmp_path / "m")]
+    with pytest.raises(SystemExit, match="line 3: .*; --mismatch skip leaves it out"):
+        main(line)
+    with pytest.warns(UserWarning, match="'down' left out"):
+        main([*line, "--mismatch", "skip"])
+    RegexTagger({"Half": "53"}).save(model)
+    capsysbinary.readouterr()
+    line = [model, "--format", "conll"]
+    with pytest.raises(SystemExit, match="use more layers, or --on-loss drop"):
+        run_tag(monkeypatch, capsysbinary, "of p53", *line)
+    with pytest.warns(UserWarning, match="1 misaligned"):
+        assert run_tag(monkeypatch, capsysbinary, "of p53", *line, "--on-loss", "drop") == "of\tO\np53\tO\n\n"
+
+
+def test_a_training_that_diverges_and_its_switches(tmp_path, monkeypatch, capsys):
+    made = []
+
+    class Diverging(CRFTagger):
+        def fit(self, *_):
+            raise TrainingDiverged('loss nan; try a lower learning_rate, or precision="no"')
+
+    monkeypatch.setattr("utils.ner.__main__.make_tagger", lambda *_, **options: made.append(options) or Diverging())
+    line = ["train", "--corpus", "course-corpus", "--out", str(tmp_path / "m"), "--learning-rate", "1e-4"]
+    with pytest.raises(SystemExit, match="loss nan; try a lower --learning-rate, or --precision no"):
+        main([*line, "--precision", "no", "--model", "bilstm-crf"])
+    assert made == [{"learning_rate": 1e-4, "precision": "no"}]
+    with pytest.raises(SystemExit):
+        main(line)
+    assert "are for bilstm-crf and transformer, not for crf" in capsys.readouterr().err
+
+
+def test_snap_moves_edges_to_tokens(tmp_path):
+    record = {"text": "We saw GENE1 .", "entities": [{"start": 7, "end": 11, "type": "Gene"}]}
+    (tmp_path / "train.jsonl").write_text(f"{json.dumps(record)}\n" * 60)  # a folder of your own, without dev
+    main(["train", "--corpus", str(tmp_path), "--out", str(tmp_path / "m"), "--snap"])
+    (found,) = load_tagger(tmp_path / "m").predict([Sentence("We saw GENE1 .")])
+    assert [entity.text for entity in found.entities] == ["GENE1"]
+
+
+def test_voting_has_the_members_of_the_benchmark():
+    assert [one.name for one in make_tagger("voting").members] == ["crf", "voting", "bilstm-crf", "transformer"]
+
+
+RUN = f"{sys.executable} -m utils.ner"
+
+
+@pytest.mark.parametrize(
+    "line, code, out, err",
+    [
+        (f"{RUN} tag M <&-", 1, "", "standard input or output is closed; say with --input"),
+        (f"echo p53 | {RUN} tag M >&-", 1, "", "standard input or output is closed; say with --input"),
+        (f"echo p53 | {RUN} tag M --out F >&- 2>&-", 0, "", ""),
+        (f"echo p53 | {RUN} tag M > /dev/full", 1, "", "No space left on device"),
+        (f"yes p53 | head -9999 | {RUN} tag M | head -1", 0, "p53", ""),
+        (f"{RUN} train --corpus course-corpus --out T <&- >&- 2>&-; cat T/tagger.json", 0, '"crf"', ""),
+        (f"PYTHONIOENCODING=ascii {RUN} train --train C --model dictionary --out Mü", 0, r"\u03b2-G\xe8ne", ""),
+    ],
+)
+def test_closed_full_and_narrow_streams(line, code, out, err, model, root, tmp_path):
+    write_conll([Sentence.from_words(["p53"], [(0, 1, "β-Gène")])], tmp_path / "C")
+    (tmp_path / "M").symlink_to(model)
+    env = {**os.environ, "PYTHONPATH": str(root), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == code and out in done.stdout and err in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr and bool(err) == bool(done.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_end_that_is_asked_for_is_like_ctrl_c(number, root, tmp_path):
+    os.mkfifo(tmp_path / "train.conll")
+    line = [*RUN.split(), "train", "--train", str(tmp_path / "train.conll"), "--out", str(tmp_path / "m")]
+    process = subprocess.Popen(line, cwd=root, stderr=subprocess.PIPE, text=True)
+    with open(tmp_path / "train.conll", "w"):  # opens once the command reads
+        process.send_signal(number)
+        _, err = process.communicate(timeout=600)
+    assert process.returncode == 1 and err.endswith(
+        "interrupted; the same command goes on or, where it cannot, begins again\n"
+    )
 
 
 def test_train_on_a_corpus_and_tag_in_processes_of_their_own(root, tmp_path):

@@ -66,6 +66,16 @@ def test_weights_are_chosen_on_dev():
     assert (again.weights, again.threshold) == (tagger.weights, tagger.threshold)
 
 
+def test_a_vote_is_for_the_pieces_of_a_mention():
+    pieces, whole = Entity(0, 8, "X", fragments=((0, 2), (6, 8)), score=0.9), Entity(0, 8, "X")
+    ballots = [[Sentence(TEXT, None, [entity])] for entity in (pieces, pieces, whole)]
+    (found,) = VotingTagger(members(3)).combine(ballots)
+    assert found.entities == (pieces,) and found.entities[0].score is None
+    dev = [Sentence(TEXT, None, [pieces])]
+    chosen = VotingTagger(members(2)).choose(dev, [[Sentence(TEXT, None, [one])] for one in (whole, pieces)])
+    assert chosen.weights[0] < chosen.weights[1]  # the first finds the same outer edges, and that is wrong
+
+
 def test_bad_votes():
     for arguments, message in (
         (([],), "at least one member"),

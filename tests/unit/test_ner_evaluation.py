@@ -1,11 +1,13 @@
 """Scores by hand, their bounds, the bootstrap, the rules of BioCreative II."""
 
 import os
+import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.ner import evaluation
 from utils.ner.bc2 import OfficialGold, official_place, read_official
 from utils.ner.corpora import load_corpus
 from utils.ner.evaluation import MODES, difference, evaluate
@@ -134,6 +136,24 @@ def test_a_type_of_any_name_and_mentions_in_pieces():
     ductal, lobular = (Entity(0, 35, "D", fragments=((0, 6), middle, (28, 35))) for middle in ((7, 13), (18, 25)))
     report = evaluate([[ductal, lobular]], [[lobular, Entity(0, 35, "D")]])
     assert (report.correct, report.predicted, report.support) == (1, 2, 2)
+    pieces, whole = Entity(0, 25, "D", fragments=((0, 5), (18, 25))), Entity(0, 25, "D")
+    assert [evaluate([[pieces]], [[whole]], mode).correct for mode in ("strict", "partial", "type")] == [0, 0.5, 1]
+    assert evaluate([[pieces]], [[pieces]], "partial").correct == 1
+
+
+def test_the_total_is_told_from_a_type_of_its_name():
+    report = evaluate([entities((0, 2, "all"), (4, 6, "X"))], [entities((0, 2, "all"))])
+    assert [line[:20].strip() for line in str(report).splitlines()] == ["strict", "X", "all", "all types"]
+
+
+def test_arguments_are_looked_at_before_the_work(monkeypatch):
+    monkeypatch.setattr(evaluation, "POINTS", {})
+    one = [Sentence("a")]
+    for options in ({"confidence": 2}, {"resamples": -1}, {"groups": [1, 2]}):
+        with pytest.raises(ValueError, match="expected"):
+            evaluate(one, one, **options)
+        with pytest.raises(ValueError, match="expected"):
+            difference(one, one, one, **options)
 
 
 def test_the_report_prints_types_and_total():
@@ -194,6 +214,20 @@ def test_one_alternative_may_find_two_gold_mentions():
     official = OfficialGold({"s": [(3, 5), (6, 17)]}, {"s": [(3, 17)]})
     report = evaluate(gold, [[Entity(4, 22, "GENE")]], "bc2", official=official)
     assert (report.correct, report.predicted, report.support) == (2, 2, 2)
+
+
+def test_official_gold_of_other_ids():
+    gold = [Sentence(TEXT, None, [Entity(4, 17, "GENE")], name) for name in "ab"] + [Sentence(TEXT, id="c")]
+    with pytest.raises(
+        ValueError, match=r"none of the 3 sentences has an id of the official gold \('a' here, 'A' there\)"
+    ):
+        evaluate(gold, gold, "bc2", official=OfficialGold({"A": [(3, 13)], "B": [(3, 13)]}))
+    with pytest.warns(UserWarning, match="1 of 3 sentences have entities but no mention .*, and 2 of its 3 ids no sen"):
+        official = OfficialGold({name: [(3, 13)] for name in "axy"})
+        assert evaluate(gold, gold, "bc2", official=official).support == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(gold, gold, "bc2", official=OfficialGold({name: [(3, 13)] for name in "ab"}))
 
 
 def test_official_files(tmp_path):

@@ -63,6 +63,9 @@ def test_each_kind_can_be_switched_off(option, gone):
         ("( a b ) ) (", {1: "in", 2: "in"}),
         ("", {}),
         ("( a [ b ] )", {1: "in", 2: "in", 3: "alone", 4: "in"}),
+        ("( a ] b", {}),  # another kind does not close
+        ("[ a ) b ] c )", {1: "in", 2: "in", 3: "in"}),
+        ("( a [ b ) c", {1: "in", 2: "in", 3: "in"}),
     ],
 )
 def test_brackets(words, labels):

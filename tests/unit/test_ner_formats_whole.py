@@ -1,7 +1,6 @@
 """Nothing vanishes on the way through a file: whatever is written is read back equal or refused, and whatever is read
 keeps every annotation or says which it dropped."""
 
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -15,7 +15,7 @@ from utils.ner.evaluation import evaluate
 from utils.ner.features import SHAPES, shape_of
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import load_tagger
+from utils.ner.tagger import entity_confidence, load_tagger
 from utils.ner.training import Recipe, cut_batches, epoch_batches
 from utils.ner.transformer import TransformerTagger, align, cut_windows
 
@@ -70,6 +70,8 @@ def test_learns_saves_and_loads(kind, encoder, tmp_path):
     found = tagger.predict(DEV)
     assert evaluate(DEV, found, resamples=0).f1 > 0.9
     assert [one["epoch"] for one in tagger.history] == list(range(1, 13))
+    for one, bounds in zip(found, entity_confidence(tagger, found)):
+        np.testing.assert_allclose([entity.score for entity in one.entities], bounds[:, 1], rtol=1e-3)
     tagger.save(tmp_path / "model")
     assert not [path for path in (tmp_path / "model").rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".py")]
     again = load_tagger(tmp_path / "model")
@@ -278,7 +280,11 @@ def test_nested_and_discontinuous_entities_are_left_out():
         None,
         [Entity(0, 16, "D"), Entity(7, 16, "D"), Entity(0, 18, "E", fragments=((0, 6), (17, 18)))],
     )
-    assert make("bilstm", None).fit([nested]).tags[1] == "B-D"
+    tagger = make("bilstm", None).fit([nested])
+    assert tagger.tags[1] == "B-D"
+    off = Sentence("severe", None, [Entity(1, 3, "D")])
+    with pytest.raises(ValueError, match="1 of 1 entities cannot be learnt: 1 misaligned"):
+        tagger.fine_tune([off])
 
 
 @KINDS

@@ -74,6 +74,31 @@ def test_the_long_form_decides():
     assert postprocess([part], ["abbreviations"]) == [part]
 
 
+@pytest.mark.parametrize(
+    "names, kept",
+    [
+        ({"AKI": "CHEMICAL"}, {"AKI": "DISEASE"}),  # the type of the long form
+        ({"AK": "CHEMICAL"}, {"AKI": "DISEASE"}),
+        ({"AKI stage": "CHEMICAL"}, {"AKI": "DISEASE", "AKI stage": "CHEMICAL"}),  # longer than the short form
+    ],
+)
+def test_the_short_form_gets_the_type_of_the_long_one(names, kept):
+    text = "acute kidney injury ( AKI ) and AKI stage 3"
+    places = [(*match.span(), kind) for name, kind in names.items() for match in re.finditer(name, text)]
+    sentence = Sentence(text, None, [Entity(0, 19, "DISEASE"), *(Entity(*place) for place in places)])
+    (found,) = postprocess([sentence], ["abbreviations"])
+    assert {e.text: e.type for e in found.entities} == {"acute kidney injury": "DISEASE", **kept}
+    assert len(found.entities) == 3
+    (both,) = postprocess([sentence.with_entities([*sentence.entities, Entity(22, 25, "DISEASE")])], ["abbreviations"])
+    assert both == found and postprocess([found], ["abbreviations"]) == [found]
+
+
+def test_nothing_of_the_short_form_is_marked_where_nothing_of_the_long_one_is():
+    text = "tumour necrosis factor - alpha ( TNF - alpha )"
+    assert texts(postprocess([marked(text, "TNF")], ["abbreviations"])[0]) == []
+    assert texts(postprocess([marked(text, text[:30], "TNF")], ["abbreviations"])[0]) == [text[:30], "TNF - alpha"]
+
+
 def test_a_definition_holds_in_its_document_only():
     sentences = [
         marked("adenomatous polyposis coli (APC) is known", "adenomatous polyposis coli", document="d1"),

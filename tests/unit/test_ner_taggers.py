@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from utils.ner import CRFTagger, DictionaryTagger, RegexTagger, Tagger, load_tagger
+from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.chain import LinearChainCRF
 from utils.ner.combine import CorrectedTagger, VotingTagger
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import entity_confidence
-from utils.ner.tags import to_tags
+from utils.ner.tags import tags_to_spans
 
 
 def found(tagger, text):
@@ -24,6 +25,10 @@ def make_dictionary():
     train = [Sentence("IL-2 binds IL-2 receptor", None, [Entity(0, 4, "Drug"), Entity(11, 24, "Gene")])]
     more = [Sentence("IL-2", None, [Entity(0, 4, "Gene")])] * 2
     return DictionaryTagger([("aspirin", "Drug"), ("...", "Mark"), (" ", "None")]).fit(train, more)
+
+
+def make_bilstm():
+    return BiLSTMCRFTagger(None, hidden=8, epochs=1, device="cpu", progress=False)
 
 
 def test_dictionary_takes_the_longest_name_and_the_frequent_type():
@@ -44,6 +49,34 @@ def test_dictionary_in_either_case():
 
 def test_names_seen_with_two_types_equally_often():
     assert found(DictionaryTagger([("was", "Gene"), ("was", "Disease")]), "was") == [("was", "Disease")]
+
+
+NESTED = ("heat shock protein 70", [Entity(0, 10, "G"), Entity(0, 18, "G"), Entity(5, 21, "G")])
+PIECES = ("heat and cold shock", [Entity(0, 19, "G", fragments=((0, 4), (14, 19)))])
+LOST = [
+    (("GENE1x here", [Entity(0, 5, "G")]), "1 misaligned", "1 misaligned"),
+    (PIECES, "1 discontinuous", "1 discontinuous"),
+    (NESTED, "1 nested, 1 crossing", None),
+]
+
+
+@pytest.mark.parametrize("make", [DictionaryTagger, lambda: CRFTagger(iterations=3, progress=False), make_bilstm])
+@pytest.mark.parametrize("annotated, from_tags, from_names", LOST)
+def test_fit_says_what_it_cannot_learn(make, annotated, from_tags, from_names, capsys):
+    """Counted by kind before the training; an error where nothing is left, and nothing is widened."""
+    text, given = annotated
+    lossy, good = Sentence(text, None, given), Sentence("a p53", None, [Entity(2, 5, "G")])
+    kinds = from_names if make is DictionaryTagger else from_tags
+    make().fit([good] * 3)
+    assert capsys.readouterr().out == ""
+    tagger = make().fit([good] * 3 + [lossy])
+    count, given = 2 if from_names is None else 1, 3 + len(given)
+    assert capsys.readouterr().out == (f"{count} of {given} entities cannot be learnt: {kinds}\n" if kinds else "")
+    if make is DictionaryTagger:
+        assert len(tagger) == (4 if annotated is NESTED else 1) and found(tagger, "GENE1x") == []
+    if annotated is not NESTED:
+        with pytest.raises(ValueError, match=f"nothing to learn from: 2 of 2 entities cannot be learnt: 2 {kinds[2:]}"):
+            make().fit([lossy] * 2)
 
 
 def test_regex_takes_the_first_and_longest():
@@ -110,7 +143,7 @@ def test_the_base_class_cannot_be_made():
 class Chain:
     """A tagger whose distribution over tag sequences is a small chain, which can be enumerated."""
 
-    tags = ("O", "B-X", "I-X")
+    tags, scheme = ("O", "B-X", "I-X"), "BIO"
 
     def __init__(self, seed, length):
         torch.manual_seed(seed)
@@ -119,33 +152,33 @@ class Chain:
         for parameter in self.chain.parameters():
             parameter.data.normal_()
 
-    def tags_of(self, sentence):
-        return to_tags(sentence)
-
     def predict_proba(self, sentences):
         return [self.chain.marginals(self.emissions, self.mask)[0].numpy() for _ in sentences]
 
-    def joint(self, places):
-        """The probability that tags stand at these places {token: tag}, by enumeration."""
+    def joint(self, span):
+        """The probability of the entity, by enumeration: it begins, goes on and ends where the span does."""
         paths = itertools.product(range(3), repeat=self.mask.shape[1])
-        whole = torch.tensor([path for path in paths if all(self.tags[path[k]] == tag for k, tag in places.items())])
+        whole = torch.tensor(
+            [path for path in paths if span in tags_to_spans([self.tags[k] for k in path], "BIO", "drop")]
+        )
         count = len(whole)
         log_p = self.chain(self.emissions.expand(count, -1, -1), whole, self.mask.expand(count, -1))
         return log_p.exp().sum().item()
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_entity_confidence_bounds_the_probability_of_an_entitys_tags(seed):
+def test_entity_confidence_bounds_the_probability_of_an_entity(seed):
     tagger, words = Chain(seed, 4), ["a", "b", "c", "d"]
-    for spans in ([(0, 1, "X")], [(1, 4, "X")], [(0, 2, "X"), (2, 4, "X")]):
+    for spans in ([(0, 1, "X"), (3, 4, "X")], [(1, 4, "X")], [(0, 2, "X"), (2, 4, "X")], [(0, 3, "X"), (1, 2, "X")]):
         sentence = Sentence.from_words(words, spans)
         (bounds,) = entity_confidence(tagger, [sentence])
         assert bounds.shape == (len(spans), 2)
-        for (low, high), (start, end, kind) in zip(bounds, spans):
-            places = {k: f"{'B' if k == start else 'I'}-{kind}" for k in range(start, end)}
-            assert low - 1e-6 <= tagger.joint(places) <= high + 1e-6
-            if end - start == 1:
+        for (low, high), span in zip(bounds, spans):
+            assert low - 1e-6 <= tagger.joint(span) <= high + 1e-6
+            if span == (3, 4, "X"):  # one token, and the sentence ends behind it
                 assert low == pytest.approx(high, abs=1e-6)
     (other,) = entity_confidence(tagger, [Sentence.from_words(words, [(0, 2, "Never")])])
     assert other.tolist() == [[0, 0]]
     assert entity_confidence(tagger, [Sentence.from_words(words)])[0].shape == (0, 2)
+    off = Sentence("a b c d", None, [Entity(0, 7, "X", fragments=((0, 1), (6, 7))), Entity(2, 3, "X")])
+    assert entity_confidence(tagger, [off])[0][0].tolist() == [0, 0]

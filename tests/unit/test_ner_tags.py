@@ -162,6 +162,23 @@ def test_tokens_of_a_name():
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["Sjo\u0308gren", "syndrome"],  # an accent as a character of its own
+        ["cafe\u0301", "a", "\u03b1\u0301"],
+        ["hepato\u00adtoxicity"],  # a soft hyphen
+        ["un\u200d\u0308seen", "a\u2060b\ufeffc"],
+        ["\u0915\u094d\u0937\u093f"],  # vowel signs and joiners of Devanagari
+        ["\u2265\u0338", "p53"],  # a sign with a stroke through it
+        ["\ufeff", "BRCA1", "\u200b", ")"],  # beside a word, what is not seen stays out of it
+    ],
+)
+def test_marks_and_invisible_characters_cut_no_word(words):
+    text = "".join(words) if words[0] == "\ufeff" else " ".join(words)
+    assert [token.text for token in tokenize(text)] == words
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "One ends. | Two ends! | 3 begins? | (Four) does.",

@@ -8,41 +8,68 @@
     python -m utils.ner tag models/diseases --input mine.conll --format brat --out folder
 
 Training can be interrupted. The same command goes on where networks and votes stopped (their states are in DIR/training
-until the end); a CRF or a dictionary begins again. `tag` takes one text a line.
+until the end); a CRF or a dictionary begins again. `tag` takes one text a line, from standard input or a .txt.
 """
 
 import argparse
 import os
+import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from utils.files import write_atomically
-from utils.ner.corpora import corpus_names, load_corpus
+from utils.files import TrainingDiverged, write_atomically
+from utils.ner.corpora import OWN_ENDINGS, corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
-from utils.ner.formats import WRITERS, read_sentences
+from utils.ner.formats import MISMATCHES, READERS, WRITERS, read_lines, read_sentences
 from utils.ner.sentence import Sentence
 from utils.ner.tagger import load_tagger, make_tagger, model_names
+from utils.ner.tags import ON_LOSS, at_token_edges
+
+# What messages call an argument, and a switch here: mismatch="skip" is --mismatch skip.
+ADVICE = re.compile(r'\b(mismatch|on_loss|precision)="(\w+)"')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
+    # What is closed shows nothing; what knows few letters (ASCII) shows the others as escapes.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    with suppress(AttributeError):  # of what a notebook has in its place
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog="python -m utils.ner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    _add_train(commands.add_parser("train", help="train a tagger and save it"))
-    _add_tag(commands.add_parser("tag", help="find entities in texts with a saved tagger"))
+    train_parser = commands.add_parser("train", help="train a tagger and save it")
+    tag_parser = commands.add_parser("tag", help="find entities in texts with a saved tagger")
+    _add_train(train_parser)
+    _add_tag(tag_parser)
+    for command in (train_parser, tag_parser):
+        about = "a mention whose text is another than the text at its offsets is an error, or left out"
+        command.add_argument("--mismatch", choices=MISMATCHES, default="refuse", help=about)
     args = parser.parse_args(arguments)
+    problem = None
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{args.parser.prog}: {error}")
+    except (ValueError, OSError, TrainingDiverged) as error:
+        problem = ADVICE.sub(lambda found: f"--{found[1]} {found[2]}".replace("_", "-"), str(error))
+        problem = problem.replace("lower learning_rate", "lower --learning-rate")
     except KeyboardInterrupt:
-        sys.exit(f"{args.parser.prog}: interrupted; the same command goes on or, where it cannot, begins again")
+        problem = "interrupted; the same command goes on or, where it cannot, begins again"
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        problem = problem or str(error)
+        with suppress(OSError):
+            sys.stdout.close()  # so that Python does not try again at its end
+    if problem:
+        sys.exit(f"{args.parser.prog}: {problem}")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +81,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=model_names(), default="crf")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained tagger")
     parser.add_argument("--seed", type=int, default=0, help="of networks; a dictionary and a CRF draw nothing")
+    parser.add_argument("--snap", action="store_true", help="move entities to the edges of the tokens that they touch")
+    parser.add_argument("--learning-rate", type=float, help="of bilstm-crf and transformer; a lower one is safer")
+    parser.add_argument("--precision", choices=["no", "bf16", "fp16"], help="of bilstm-crf and transformer")
     parser.set_defaults(run=train, parser=parser)
 
 
@@ -64,14 +94,22 @@ def train(args: argparse.Namespace) -> None:
             args.parser.error("--dev goes with --train; a corpus brings its own")
         if args.corpus not in corpus_names() and not Path(args.corpus).is_dir():
             args.parser.error(f"--corpus {args.corpus}: no folder, and not one of {', '.join(corpus_names())}")
-        corpus = load_corpus(args.corpus)
-        sentences, dev = corpus.train, corpus.dev
+        corpus = load_corpus(args.corpus, args.mismatch)
+        sentences, dev = corpus.train, corpus.dev if "dev" in corpus.splits else []
     else:
-        sentences, dev = read_sentences(args.train), read_sentences(args.dev) if args.dev else []
+        read = partial(read_sentences, mismatch=args.mismatch)
+        sentences, dev = read(args.train), read(args.dev) if args.dev else []
+    if args.snap:
+        sentences, dev = (list(map(at_token_edges, some)) for some in (sentences, dev))
     types = sorted({entity.type for sentence in sentences for entity in sentence.entities})
     print(f"{len(sentences):,} training sentences with {', '.join(types) or 'no entity'}; {len(dev):,} for choosing")
     started, states = time.perf_counter(), args.out / "training"
-    tagger = make_tagger(args.model, types, args.seed).fit(sentences, dev, states)
+    options = {name: vars(args)[name] for name in ("learning_rate", "precision") if vars(args)[name] is not None}
+    if options and args.model not in ("bilstm-crf", "transformer"):
+        args.parser.error(f"--learning-rate and --precision are for bilstm-crf and transformer, not for {args.model}")
+    tagger = make_tagger(args.model, types, args.seed, **options)
+    _check_writable(args.out)
+    tagger.fit(sentences, dev, states)
     tagger.save(args.out)
     shutil.rmtree(states, ignore_errors=True)
     print(f"{args.model} trained in {time.perf_counter() - started:.0f} s, saved in {args.out}")
@@ -79,27 +117,47 @@ def train(args: argparse.Namespace) -> None:
         print(f"on dev:\n{evaluate(dev, tagger.predict(dev))}")
 
 
+def _check_writable(folder: Path) -> None:
+    """Make the folder; OSError now, and not after the work, where nothing can be written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+
+
 def _add_tag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="folder that `train` or Tagger.save wrote")
-    parser.add_argument("--input", type=Path, metavar="FILE", help="CoNLL, .jsonl or .pubtator, not stdin")
+    parser.add_argument("--input", type=Path, metavar="PATH", help="a file, or a brat folder, instead of stdin")
+    forms, about = ["lines", *READERS], "of --input; by default what its name ends in: .txt is one text a line"
+    parser.add_argument("--input-format", choices=forms, help=about)
     parser.add_argument("--format", choices=["lines", *WRITERS], default="lines")
     parser.add_argument("--out", type=Path, metavar="PATH", help="file (a folder for brat) instead of stdout")
+    about = "where conll or pubtator cannot hold an entity: an error, or leave it out"
+    parser.add_argument("--on-loss", choices=ON_LOSS, default="raise", help=about)
+    parser.add_argument("--layers", type=int, default=1, help="of tags in conll, for nested entities")
     parser.set_defaults(run=tag, parser=parser)
 
 
 def tag(args: argparse.Namespace) -> None:
-    """Read texts, tag them, write them."""
+    """Read texts, tag them, write them; what cannot be written is said before the work."""
     if args.format == "brat" and not args.out:
         args.parser.error("brat writes two files for each text; say with --out FOLDER where")
-    tagger = load_tagger(args.model)
-    sentences = tagger.predict(read_sentences(args.input) if args.input else _texts(sys.stdin.buffer.read()))
-    write = WRITERS.get(args.format, lambda sentences, path: write_atomically(path, as_lines(sentences)))
-    if args.out:
-        write(sentences, args.out)
-        return
+    if args.out and args.out.exists() and args.out.is_dir() != (args.format == "brat"):
+        args.parser.error(f"--out {args.out} is {'a' if args.out.is_dir() else 'no'} folder; brat alone writes folders")
+    if not ((args.input or sys.stdin) and (args.out or sys.__stdout__)):
+        raise ValueError("standard input or output is closed; say with --input what to read, with --out where to write")
+    tagger, sentences = load_tagger(args.model), _read(args)
+    options = {"conll": {"layers": args.layers, "on_loss": args.on_loss}, "pubtator": {"on_loss": args.on_loss}}
+    write = partial(WRITERS.get(args.format, write_lines), **options.get(args.format, {}))
     with tempfile.TemporaryDirectory() as folder:
-        write(sentences, Path(folder) / "entities")
-        content = (Path(folder) / "entities").read_bytes()
+        entities = Path(folder) / "entities"
+        if args.format == "brat":  # what the folder holds, it holds in the trial too
+            entities.mkdir()
+            for path in args.out.glob("*"):
+                (entities / path.name).touch()
+        write([sentence.with_entities(()) for sentence in sentences], entities)
+        if args.out and (not args.out.exists() or args.out.is_file()):  # no device or pipe
+            _check_writable(args.out if args.format == "brat" else args.out.resolve().parent)
+        write(tagger.predict(sentences), args.out or entities)
+        content = b"" if args.out else entities.read_bytes()
     try:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
@@ -107,20 +165,16 @@ def tag(args: argparse.Namespace) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _texts(raw: bytes) -> list[Sentence]:
-    """Each line that is not empty as a text whose id is the line's number."""
-    sentences = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            text = line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"line {number} of the input is no UTF-8: {line[:80]!r} ({error.reason})") from error
-        if text.strip():
-            sentences.append(Sentence(text, id=str(number)))
-    return sentences
+def _read(args: argparse.Namespace) -> list[Sentence]:
+    """What is to be tagged; of plain text each line that is not empty, by its number."""
+    path, content = args.input or Path("standard input"), None if args.input else sys.stdin.buffer.read()
+    plain = path.suffix.lower() == ".txt" and not {*path.with_suffix("").suffixes} & {*OWN_ENDINGS}
+    if args.input_format == "lines" or not (args.input_format or (args.input and not plain)):
+        return [Sentence(line, id=str(number)) for number, line in read_lines(path, content) if line.strip()]
+    return read_sentences(path, args.input_format or "auto", args.mismatch)
 
 
-def as_lines(sentences: Iterable[Sentence]) -> str:
+def write_lines(sentences: Iterable[Sentence], path: Path) -> None:
     """Each text, and below it one line for each entity: start, end, type, text.
 
     The offsets count characters from 0 and the second is behind the last, as in `Entity`.
@@ -129,8 +183,11 @@ def as_lines(sentences: Iterable[Sentence]) -> str:
     for sentence in sentences:
         rows = (f"{entity.start:>6} {entity.end:>6}  {entity.type:<12}  {entity.text}" for entity in sentence.entities)
         lines += [sentence.text, *rows, ""]
-    return "".join(f"{line}\n" for line in lines)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
 if __name__ == "__main__":
+    for name in {"SIGTERM", "SIGHUP"} & {*dir(signal)}:  # as Ctrl-C: what has been learnt is saved first
+        if signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     main()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 CLOSING = {")": "(", "]": "["}
 QUOTES = "\"'“”‘’"
+ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"]
 # Three letters or digits before the mark, so that "St. Louis" and "vs. Placebo" stay in one piece.
 SENTENCE_END = re.compile(r"(?<=\w\w\w)\s?[.?!]\s+(?=[A-Z])")
 WORD = re.compile(r"\S*\w\S*")  # between white space, with a letter or digit in it
@@ -41,9 +42,20 @@ def find_abbreviations(text: str) -> list[Abbreviation]:
     for opening, start, end, floor in _brackets(text):
         content = re.split(r"\s?;\s", text[start:end])[0].rstrip()
         head = re.split(r"\s?,\s", content)[0].rstrip()
-        look, part = (_defined_before, head) if is_short_form(head) else (_defined_inside, content)
-        found.append(look(text, opening, start, start + len(part), floor))
+        # In "5'" the prime at the end is no quote.
+        first, last = _strip(text, start, start + len(head), QUOTES if head[:1] in QUOTES else "")
+        if not is_short_form(text[first:last]):
+            found.append(_defined_inside(text, opening, start, start + len(content), floor))
+        elif not _counts(text[first:last], text[max(0, opening - REACH) : end + REACH]):
+            found.append(_defined_before(text, opening, first, last, floor))
     return sorted(filter(None, found))
+
+
+def _counts(short: str, around: str) -> bool:
+    """Whether "(iv)" numbers a part of a list, with "(iii)" or "(v)" around it, and stands for nothing."""
+    place = ROMAN.index(short.lower()) if short.lower() in ROMAN else 0
+    beside = "|".join(ROMAN[place - 1 : place] + ROMAN[place + 1 : place + 2])
+    return place > 0 and bool(re.search(rf"\(\s?({beside})\s?\)", around, re.I))
 
 
 def is_short_form(short: str) -> bool:
@@ -116,21 +128,27 @@ def _defined_before(text: str, opening: int, start: int, end: int, floor: int) -
     if not words:
         return None
     short = text[start:end]
-    floor = words[-min(len(words), _most_words(short))]
-    place = match_long_form(short, text[floor:stop])
-    return None if place is None else _checked(text, start, end, floor + place, stop)
+    first = words[-min(len(words), _most_words(short))]
+    place = match_long_form(short, text[first:stop])
+    if place is None:
+        return None
+    beside = re.search(r"[(\[][^()\[\]]*[)\]]$", text[first:stop])
+    if beside and place >= beside.start():  # in "interleukin 2 (IL-2) [IL2]" it ends before both brackets
+        return _defined_before(text, first + beside.start(), start, end, floor)
+    return _checked(text, start, end, first + place, stop)
 
 
 def _defined_inside(text: str, opening: int, start: int, end: int, floor: int) -> Abbreviation | None:
     """The long form is text[start:end], in the bracket; the short form is the word before it."""
     floor = max(floor, opening - REACH)
-    word = re.search(r"\S+$", text[floor:opening].rstrip())
-    if not word or not is_short_form(word[0]) or not any(letter.isupper() for letter in word[0]):
+    word = re.search(r"\S*\s*$", text[floor:opening])
+    first, last = _strip(text, floor + word.start(), opening, QUOTES if word[0][:1] in QUOTES else "")
+    short, long = text[first:last], text[start:end]
+    if not is_short_form(short) or not any(letter.isupper() for letter in short):
         return None
-    long = text[start:end]
-    if len(WORD.findall(long)) > _most_words(word[0]) or match_long_form(word[0], long) != 0:
+    if len(WORD.findall(long)) > _most_words(short) or match_long_form(short, long) != 0:
         return None
-    return _checked(text, floor + word.start(), floor + word.end(), start, end)
+    return _checked(text, first, last, start, end)
 
 
 def _checked(text: str, short_start: int, short_end: int, long_start: int, long_end: int) -> Abbreviation | None:

@@ -23,6 +23,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from utils.files import write_atomically
@@ -36,8 +37,7 @@ from utils.ner.tagger import Folder, Sentences, Tagger, fingerprint, load_tagger
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-Span = tuple[int, int, str]
-Ballots = list[dict[Span, list[int]]]  # for each sentence, which members voted for a span
+Ballots = list[dict[Entity, list[int]]]  # for each sentence, which members voted for an entity
 
 
 class CorrectedTagger(Tagger):
@@ -83,11 +83,11 @@ class CorrectedTagger(Tagger):
 
 
 class VotingTagger(Tagger):
-    """Keeps the spans that more than `threshold` of the members' weight voted for.
+    """Keeps the entities that more than `threshold` of the members' weight voted for.
 
-    A vote is for start, end and type together. Of spans that overlap (possible below a threshold of 1/2) the one with
-    more weight stays, of equals the longer, then the one farther left, then the first type in the alphabet: the same
-    votes always give the same answer.
+    A vote is for characters (the pieces of a discontinuous one) and type together. Of entities that overlap (possible
+    below a threshold of 1/2) the one with more weight stays, of equals the longer, then the one farther left, then the
+    first type in the alphabet: the same votes always give the same answer.
 
     Args:
         members: taggers, trained or not.
@@ -132,7 +132,7 @@ class VotingTagger(Tagger):
             votes: what each member predicts on `dev`, where that is known already.
         """
         ballots = _collect(votes or [member.predict(dev) for member in self.members])
-        gold = [{entity.span for entity in sentence.entities} for sentence in dev]
+        gold = [set(sentence.entities) for sentence in dev]
         best, before = [0.5] + [1.0] * len(self.members), None  # the threshold and the weights
         best_f1 = _f1(ballots, gold, best)
         while best != before:
@@ -146,9 +146,11 @@ class VotingTagger(Tagger):
         return self
 
     def combine(self, votes: Sequence[Sentences]) -> list[Sentence]:
-        """The sentences with the elected entities, from what each member predicts on them."""
+        """The sentences with the elected entities, from what each member predicts on them. A vote is no probability:
+        they have no score."""
         elected = [_elect(ballot, self.weights, self.threshold) for ballot in _collect(votes)]
-        return [sentence.with_entities(Entity(*span) for span in spans) for sentence, spans in zip(votes[0], elected)]
+        bare = ([replace(entity, score=None) for entity in entities] for entities in elected)
+        return [sentence.with_entities(entities) for sentence, entities in zip(votes[0], bare)]
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         return [list(found.entities) for found in self.combine([member.predict(sentences) for member in self.members])]
@@ -171,25 +173,25 @@ def _collect(votes: Sequence[Sentences]) -> Ballots:
     for number, predicted in enumerate(votes):
         for ballot, sentence in zip(ballots, predicted, strict=True):
             for entity in sentence.entities:
-                ballot[entity.span].append(number)
+                ballot[entity].append(number)
     return ballots
 
 
-def _elect(ballot: dict[Span, list[int]], weights: Sequence[float], threshold: float) -> list[Span]:
-    votes = {span: sum(weights[number] for number in voters) for span, voters in ballot.items()}
-    winners = [span for span, weight in votes.items() if weight > threshold * sum(weights)]
-    kept: list[Span] = []
-    for span in sorted(winners, key=lambda span: (-votes[span], span[0] - span[1], span)):
-        if all(span[1] <= other[0] or other[1] <= span[0] for other in kept):
-            kept.append(span)
+def _elect(ballot: dict[Entity, list[int]], weights: Sequence[float], threshold: float) -> list[Entity]:
+    votes = {entity: sum(weights[number] for number in voters) for entity, voters in ballot.items()}
+    winners = [entity for entity, weight in votes.items() if weight > threshold * sum(weights)]
+    kept: list[Entity] = []
+    for entity in sorted(winners, key=lambda entity: (-votes[entity], entity.start - entity.end, entity)):
+        if not any(map(entity.overlaps, kept)):
+            kept.append(entity)
     return kept
 
 
-def _f1(ballots: Ballots, gold: list[set[Span]], settings: list[float]) -> float:
+def _f1(ballots: Ballots, gold: list[set[Entity]], settings: list[float]) -> float:
     """Strict F1 of what is elected with a threshold and weights; 0 where no member has a weight."""
     threshold, *weights = settings
     elected = [set(_elect(ballot, weights, threshold)) for ballot in ballots]
-    correct = sum(len(spans & true) for spans, true in zip(elected, gold))
+    correct = sum(len(found & true) for found, true in zip(elected, gold))
     return 2 * correct / max(1, sum(map(len, elected)) + sum(map(len, gold)))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pycrfsuite
@@ -16,8 +18,9 @@ from utils.files import write_atomically
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Folder, Sentences, Tagger, check_choice, read_checked
+from utils.ner.tagger import Folder, Sentences, Tagger, learnable, read_checked, scored
 from utils.ner.tags import SCHEMES, from_tags, spans_to_tags, tags_to_spans, to_tags
+from utils.ner.words import check_choice
 
 Features = Callable[[list[str]], list[list[str]]]
 
@@ -45,6 +48,7 @@ class CRFTagger(Tagger):
     """
 
     name = "crf"
+    _lock = Lock()
 
     def __init__(
         self,
@@ -67,18 +71,17 @@ class CRFTagger(Tagger):
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> CRFTagger:
         """Learn from `train`. Nothing is chosen on `dev`, and nothing kept in `folder`: CRFsuite cannot take up
-        half-trained weights, so after an interrupt the tagger is what it was before.
+        half-trained weights, so after an interrupt (KeyboardInterrupt) the tagger is what it was before.
 
-        Of nested entities the longest is learnt, and those that tags cannot hold are left out (`tags.losses`).
+        Of nested entities the longest is learnt; how many are left out is printed first (`tags.losses` lists them).
 
         Raises:
-            ValueError: no sentence with tokens, or features that are not one list a token.
+            ValueError: no sentence with tokens, entities of which tags can hold none, or features that are not one list
+                a token.
         """
-        sentences = [sentence for sentence in train if sentence.tokens]
-        if not sentences:
-            raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token")
+        sentences = learnable(train)
         c1, c2, total = self.options["c1"], self.options["c2"], self.options["iterations"]
-        with tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress, leave=False) as bar:
+        with tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress or None, leave=False) as bar:
             trainer = _Trainer(bar)
             trainer.select("lbfgs")
             trainer.set_params({"c1": c1, "c2": c2, "max_iterations": total, "feature.possible_transitions": True})
@@ -111,34 +114,50 @@ class CRFTagger(Tagger):
         self._crf.open_inmemory(model)
         self.tags = sorted(self._crf.labels())
 
+    def __getstate__(self) -> dict:
+        """For pickle and copy; CRFsuite's own part is opened again from the model."""
+        return {name: value for name, value in vars(self).items() if name != "_crf"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        if self._model:
+            self._open(self._model)
+
     def _check_trained(self) -> None:
         if not self._model:
             raise ValueError("this CRFTagger has learnt nothing yet; call fit(train) or load(folder) first")
 
-    def _set(self, sentence: Sentence) -> None:
-        """Hand a sentence over to CRFsuite."""
+    @contextmanager
+    def _reading(self, sentence: Sentence) -> Iterator[pycrfsuite.Tagger]:
+        """CRFsuite with this sentence handed over. It holds one at a time, so threads wait for each other."""
         self._check_trained()
-        self._crf.set(self._items(sentence))
+        items = self._items(sentence)
+        with self._lock:
+            self._crf.set(items)
+            yield self._crf
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         return [self._entities(sentence) if sentence.tokens else [] for sentence in sentences]
 
     def _entities(self, sentence: Sentence) -> list[Entity]:
-        self._set(sentence)
-        tags = _turned(self._crf.tag(), self.scheme) if self.backward else self._crf.tag()
-        return list(from_tags(sentence, tags, self.scheme).entities)
+        with self._reading(sentence) as crf:
+            tags, marginals = crf.tag(), self._marginals(crf, len(sentence.tokens))
+        tags = _turned(tags, self.scheme) if self.backward else tags
+        return scored(self, from_tags(sentence, tags, self.scheme), marginals)
 
     def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
         """For each sentence the marginal probability of each tag at each token, by forward and backward sums: an array
         (tokens, K), columns in the order of `tags`, rows summing to 1."""
-        return [self._marginals(sentence) for sentence in sentences]
+        found = [np.zeros((0, len(self.tags)))] * len(sentences)
+        for i, sentence in enumerate(sentences):
+            if sentence.tokens:
+                with self._reading(sentence) as crf:
+                    found[i] = self._marginals(crf, len(sentence.tokens))
+        return found
 
-    def _marginals(self, sentence: Sentence) -> np.ndarray:
-        places = range(len(sentence.tokens))
-        if not places:
-            return np.zeros((0, len(self.tags)))
-        self._set(sentence)
-        marginals = np.array([[self._crf.marginal(tag, place) for tag in self.tags] for place in places])
+    def _marginals(self, crf: pycrfsuite.Tagger, count: int) -> np.ndarray:
+        """Of the sentence of so many tokens that CRFsuite holds, from left to right."""
+        marginals = np.array([[crf.marginal(tag, place) for tag in self.tags] for place in range(count)])
         return marginals[::-1] if self.backward else marginals
 
     def confidence(self, sentences: Sentences) -> list[float]:
@@ -146,8 +165,8 @@ class CRFTagger(Tagger):
         found = [1.0] * len(sentences)
         for i, sentence in enumerate(sentences):
             if sentence.tokens:
-                self._set(sentence)
-                found[i] = self._crf.probability(self._crf.tag())
+                with self._reading(sentence) as crf:
+                    found[i] = crf.probability(crf.tag())
         return found
 
     def _save(self, folder: Path) -> None:

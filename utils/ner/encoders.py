@@ -9,9 +9,12 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 import transformers
+from huggingface_hub import constants, try_to_load_from_cache
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -53,17 +56,39 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
     Raises:
         OSError: it is not here and cannot be had. ValueError: the package's weights are not the pinned ones.
     """
-    source = name or find_minilm() or HUB_NAME
-    local = Path(source).is_dir()
+    source, local = find_encoder(name)
     try:
         tokenizer = _load_tokenizer(source, local)
-        encoder = transformers.AutoModel.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False
-        ).float()
+        encoder = transformers.AutoModel.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except OSError as error:
-        what = f"no encoder {str(source)!r} in a folder or on the hub ({str(error).strip().splitlines()[0]})"
-        raise OSError(f"{what}; without a network, install the small one and leave the name out: {INSTALL}") from error
-    return encoder, tokenizer
+        raise _not_found(source, error) from error
+    return encoder.float(), tokenizer
+
+
+def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
+    """(where it is, whether that is on this machine: a folder or the hub's cache), without loading it.
+
+    Raises OSError at once where it is nowhere here and the hub does not answer, which would be asked again and again.
+    """
+    source = name or find_minilm() or HUB_NAME
+    try:
+        # The weights are what is fetched last.
+        cached = (try_to_load_from_cache(str(source), file) for file in ("model.safetensors", "pytorch_model.bin"))
+        if Path(source).is_dir() or any(isinstance(path, str) for path in cached):
+            return source, True
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:
+        pass  # an answer, too
+    except (OSError, ValueError) as error:  # ValueError: no name that the hub could have
+        raise _not_found(source, error) from error
+    return source, False
+
+
+def _not_found(source: str | Path, error: Exception) -> OSError:
+    what = f"no encoder {str(source)!r} in a folder or on the hub ({str(error).strip().splitlines()[0]})"
+    return OSError(f"{what}; without a network, install the small one and leave the name out: {INSTALL}")
 
 
 def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

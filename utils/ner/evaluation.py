@@ -1,5 +1,6 @@
 """Precision, recall and F1 of entities, per type, with confidence intervals; the difference of two taggers."""
 
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,6 +9,7 @@ import numpy as np
 
 from utils.ner.bc2 import OfficialGold, official_counts, official_place
 from utils.ner.sentence import Entity, Sentence
+from utils.ner.words import check_choice
 
 MODES = ("strict", "partial", "type", "bc2")
 Annotated = Sentence | Sequence[Entity]
@@ -52,7 +54,8 @@ class Report(Scores):
 
     def __str__(self) -> str:
         rows = [f"{self.mode:<20}{'precision':>10}{'recall':>10}{'f1':>10}{'support':>10}  f1 interval"]
-        for name, scores in [*self.per_type.items(), ("all", self)]:
+        total = "all types" if "all" in self.per_type else "all"  # a type has no white space
+        for name, scores in [*self.per_type.items(), (total, self)]:
             interval = "{:.4f} to {:.4f}".format(*scores.intervals["f1"]) if scores.intervals else ""
             numbers = f"{scores.precision:>10.4f}{scores.recall:>10.4f}{scores.f1:>10.4f}{scores.support:>10,}"
             rows.append(f"{name:<20}{numbers}  {interval}".rstrip())
@@ -82,21 +85,23 @@ def evaluate(
             from left to right.
             "bc2": the rules of BioCreative II (see `utils.ner.bc2`), all types taken as one.
         official: for "bc2", the task's own mentions and alternatives, looked up by the gold sentences' ids; without
-            it the gold entities count and there are no alternatives.
+            it the gold entities count and there are no alternatives. A warning says how many ids do not match.
         resamples: bootstrap samples of sentences or groups, drawn with replacement, for the percentile intervals; 0 for
             none.
         groups: for each sentence the group it is drawn with, such as its document. Sentences of one document resemble
             each other, so that single sentences, as drawn when None, give too narrow intervals there.
         confidence: what share of the resampled scores an interval holds, above 0 and below 1.
-    Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, or "bc2"
-    without texts.
+    Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, "bc2"
+    without texts, or official gold with none of the sentences' ids.
     """
+    edges = _edges(confidence)
+    _check_draws(len(gold), groups, resamples)
     tables = {"": count(gold, predicted, mode, official)}  # "" is the total; no type has this name
     if mode != "bc2":
         types = sorted({entity.type for annotated in (*gold, *predicted) for entity in _entities(annotated)})
         tables |= {name: count(_of_type(gold, name), _of_type(predicted, name), mode) for name in types}
     drawn = resample(np.concatenate(list(tables.values()), axis=1), groups, resamples, seed)
-    edges, scores = _edges(confidence), {}
+    scores = {}
     for k, (name, rows) in enumerate(tables.items()):
         correct, found, support = rows.sum(0).tolist()
         intervals = _intervals(drawn[:, 3 * k : 3 * k + 3], edges) if len(drawn) else {}
@@ -123,12 +128,14 @@ def difference(
     cancels out, so the interval is narrower than those of the two F1 suggest. Arguments as in `evaluate`; at least one
     resample and one sentence.
     """
+    edges = _edges(confidence)
+    _check_draws(len(gold), groups, resamples)
+    if not len(gold) or not resamples:
+        raise ValueError(f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more each")
     tables = np.concatenate([count(gold, predicted, mode, official) for predicted in (first, second)], axis=1)
     drawn = resample(tables, groups, resamples, seed)
-    if not len(drawn):
-        raise ValueError(f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more each")
     (here,) = f1_of(tables.sum(0)[None, :3]) - f1_of(tables.sum(0)[None, 3:])
-    low, high = np.quantile(f1_of(drawn[:, :3]) - f1_of(drawn[:, 3:]), _edges(confidence)).tolist()
+    low, high = np.quantile(f1_of(drawn[:, :3]) - f1_of(drawn[:, 3:]), edges).tolist()
     return float(here), (low, high)
 
 
@@ -142,11 +149,14 @@ def count(
     official: OfficialGold | None = None,
 ) -> np.ndarray:
     """Points, predicted and gold entities of each sentence: array (sentences, 3). Arguments as in `evaluate`."""
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+    check_choice("mode", mode, MODES)
     if official is not None and mode != "bc2":
         raise ValueError(f'official gold is for mode="bc2", got mode={mode!r}')
     _check_pairs(gold, predicted)
+    if mode == "bc2" and (bare := [type(one).__name__ for one in gold if not isinstance(one, Sentence)]):
+        raise ValueError(f'mode="bc2" counts characters, so gold must be sentences; got {bare[0]}')
+    if official is not None:
+        _check_ids(gold, official)
     rows = []
     for true, found in zip(gold, predicted):
         if mode == "bc2":
@@ -164,6 +174,21 @@ def _check_pairs(gold: Sequence[Annotated], predicted: Sequence[Annotated]) -> N
         if isinstance(true, Sentence) and isinstance(found, Sentence) and true.text != found.text:
             texts = f"{true.text[:60]!r} in gold and {found.text[:60]!r} in predicted"
             raise ValueError(f"sentence {number} is {texts}; expected the same sentences in the same order")
+
+
+def _check_ids(gold: Sequence[Sentence], official: OfficialGold) -> None:
+    """Official mentions are found by sentence ids; a sentence without any may be one without a name."""
+    ids = {sentence.id for sentence in gold}
+    if gold and official.genes and not ids & official.genes.keys():
+        some = f"{gold[0].id!r} here, {next(iter(official.genes))!r} there"
+        expected = "expected official gold of the same split"
+        raise ValueError(f"none of the {len(gold)} sentences has an id of the official gold ({some}); {expected}")
+    unknown = sum(bool(sentence.entities) and sentence.id not in official.genes for sentence in gold)
+    missing = len(official.genes.keys() - ids)
+    if unknown or missing:
+        what = f"{unknown} of {len(gold)} sentences have entities but no mention in the official gold"
+        rest = f"{missing} of its {len(official.genes)} ids no sentence here"
+        warnings.warn(f"{what}, and {rest}; what is missing does not count", stacklevel=4)
 
 
 def _entities(annotated: Annotated) -> list[Entity]:
@@ -191,7 +216,7 @@ def _take(gold: list[Entity], predicted: list[Entity], prefer: Callable, rest: f
 
 
 def _same_characters(entity: Entity, others: list[Entity]) -> list[Entity]:
-    return [other for other in others if other.span[:2] == entity.span[:2]]
+    return [other for other in others if other.pieces == entity.pieces]
 
 
 def _same_type(entity: Entity, others: list[Entity]) -> list[Entity]:
@@ -207,9 +232,7 @@ POINTS = {
 }
 
 
-def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | None) -> tuple[int, int, int]:
-    if not isinstance(gold, Sentence):
-        raise ValueError(f'mode="bc2" counts characters, so gold must be sentences; got {type(gold).__name__}')
+def _official(gold: Sentence, predicted: Annotated, official: OfficialGold | None) -> tuple[int, int, int]:
     found, true = ([official_place(entity, gold.text) for entity in _entities(some)] for some in (predicted, gold))
     if official is None:
         return official_counts(true, [], found)
@@ -227,11 +250,8 @@ def resample(
     Of groups, all rows are drawn together; as many groups are drawn as there are. The same seed draws the same
     sentences, whatever stands in the rows. Without rows the result has none either.
     """
-    if resamples < 0:
-        raise ValueError(f"expected resamples >= 0, got {resamples}")
+    _check_draws(len(rows), groups, resamples)
     if groups is not None:
-        if len(groups) != len(rows):
-            raise ValueError(f"{len(groups)} groups for {len(rows)} sentences; expected one for each")
         places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
         single, rows = rows, np.zeros((len(places), rows.shape[1]))
         np.add.at(rows, [places[group] for group in groups], single)
@@ -241,6 +261,13 @@ def resample(
     for sums in drawn:
         sums[:] = np.bincount(generator.integers(units, size=units), minlength=units) @ rows
     return drawn
+
+
+def _check_draws(sentences: int, groups: Sequence[Hashable] | None, resamples: int) -> None:
+    if resamples < 0:
+        raise ValueError(f"expected resamples >= 0, got {resamples}")
+    if groups is not None and len(groups) != sentences:
+        raise ValueError(f"{len(groups)} groups for {sentences} sentences; expected one for each")
 
 
 def f1_of(sums: np.ndarray) -> np.ndarray:

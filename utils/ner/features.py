@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.files import write_atomically
 from utils.ner.lexicons import Lexicon
-from utils.ner.lookup import leftmost_longest
 from utils.ner.sentence import Sentence
-from utils.ner.words import GREEK, GREEK_WORDS, ROMAN, name_parts, normalise, shape, short_shape, stem
+from utils.ner.words import GREEK, GREEK_WORDS, ROMAN, leftmost_longest, name_parts, normalise, shape, short_shape, stem
 
 # Strings of neighbours side by side: which of a word's strings, and at which offsets.
 JOINED = {
@@ -99,6 +98,10 @@ class WordFeatures:
         self._matcher = LexiconMatcher(self.lexicons)
         self._describe = lru_cache(STORED)(self._compute)
 
+    def __reduce__(self) -> tuple:
+        """Pickled and copied by its arguments: the words that it keeps are found again."""
+        return partial(type(self), **self.options, lexicons=self.lexicons), ()
+
     def __call__(self, words: Sequence[str]) -> list[list[str]]:
         """Features of each word, in order; an empty list for no words."""
         described, edge = [self._describe(word) for word in words], self._describe("")
@@ -164,12 +167,12 @@ def _add_labels(lists: list[list[str]], labels: Sequence[str], name: str, offset
 
 def bracket_labels(words: Sequence[str]) -> list[str]:
     """For each word "in" where it stands in round or square brackets, "alone" where nothing else does, else ""."""
-    labels, opened = [""] * len(words), []
+    labels, opened = [""] * len(words), {"(": [], "[": []}
     for i, word in enumerate(words):
-        if word in ("(", "["):
-            opened.append(i)
-        elif word in (")", "]") and opened:
-            start = opened.pop()
+        if word in opened:
+            opened[word].append(i)
+        elif before := opened.get({")": "(", "]": "["}.get(word)):
+            start = before.pop()
             labels[start + 1 : i] = [label or "in" for label in labels[start + 1 : i]]
             if i - start == 2:
                 labels[start + 1] = "alone"

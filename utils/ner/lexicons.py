@@ -10,16 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from utils.files import find_copy
 from utils.ner.corpora import COURSE_CORPUS, ROOT
 from utils.ner.formats import FormatError, read_lines
 from utils.ner.formats.jsonl import read_jsonl
-from utils.ner.words import cut_name
-
-if TYPE_CHECKING:
-    from utils.ner.lookup import Automaton
+from utils.ner.words import Automaton, check_choice, cut_name
 
 SHORTEST = 3  # characters; shorter symbols are mostly words: "WAS" is long enough to stay, "A" and "AT" are not
 
@@ -65,8 +62,6 @@ class Lexicon:
 @lru_cache(6)
 def _automaton(names: tuple[str, ...]) -> Automaton:
     """Kept, since the members of a vote use the same lists: the course's three take 0.7 s and 68 MB each time."""
-    from utils.ner.lookup import Automaton  # here, since the taggers beside it know of lists
-
     return Automaton({cut_name(name) for name in names})
 
 
@@ -102,8 +97,7 @@ def load_lexicon(name: str) -> Lexicon:
 
     Raises ValueError: an unknown name; the message lists the known ones. FormatError: a file without the column wanted.
     """
-    if name not in SOURCES:
-        raise ValueError(f"unknown lexicon {name!r}; choose one of {', '.join(SOURCES)}")
+    check_choice("lexicon", name, SOURCES)
     files, lower, types = SOURCES[name]
     where, folder = _find(files)
     own = () if folder else read_jsonl(ROOT / "data" / COURSE_CORPUS / "train.jsonl")

@@ -25,9 +25,10 @@ from utils.ner.evaluation import evaluate
 from utils.ner.features import TokenFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Folder, Sentences, Tagger, check_choice, fingerprint, read_checked
+from utils.ner.tagger import Folder, Sentences, Tagger, fingerprint, learnable, read_checked, scored
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
+from utils.ner.words import check_choice
 
 
 class Window(NamedTuple):
@@ -100,15 +101,15 @@ class NeuralTagger(Tagger):
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
         """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
 
-        Entities that tags cannot hold (nested, discontinuous) are left out of the training.
+        Of nested entities the longest is learnt; how many are left out is printed first (`tags.losses` lists them).
 
         Raises:
-            ValueError: no sentence with a token, or a folder with another training's state.
+            ValueError: no sentence with a token, entities of which tags can hold none, or a folder with another
+                training's state.
             TrainingDiverged: the loss became NaN or infinite.
+            KeyboardInterrupt: at Ctrl-C, once the state is in `folder`; without one what was learnt is lost.
         """
-        train = [sentence for sentence in train if sentence.tokens]
-        if not train:
-            raise ValueError("nothing to train on: expected at least one sentence with a token")
+        train = learnable(train)
         with seeded(stream_seed(self.recipe.seed, "weights"), self.device):
             self.tags = ["O", *(f"{prefix}-{kind}" for kind in _types(train) for prefix in SCHEMES[self.scheme])]
             self._build(train)
@@ -125,7 +126,7 @@ class NeuralTagger(Tagger):
         if new := [kind for kind in _types(train) if kind not in known]:
             knows = ", ".join(sorted(known - {""}))
             raise ValueError(f"cannot go on with {', '.join(new)}: it knows {knows}; rename types, or fit anew")
-        return self._train([sentence for sentence in train if sentence.tokens], dev, folder, "weights it had")
+        return self._train(learnable(train), dev, folder, "weights it had")
 
     def _train(self, train: Sentences, dev: Sentences, folder: Folder, start: str) -> NeuralTagger:
         self.network.to(self.device)
@@ -176,8 +177,10 @@ class NeuralTagger(Tagger):
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         found: list[list[Entity]] = [[] for _ in sentences]
         for numbers, scores, mask in self._sentence_batches(self.emissions(sentences)):
-            for i, path in zip(numbers, self.network.head.decode(scores, mask)):
-                found[i] = list(from_tags(sentences[i], [self.tags[tag] for tag in path], self.scheme).entities)
+            marginals = self.network.head.probabilities(scores, mask).cpu().numpy()
+            for i, path, rows in zip(numbers, self.network.head.decode(scores, mask), marginals):
+                tagged = from_tags(sentences[i], [self.tags[tag] for tag in path], self.scheme)
+                found[i] = scored(self, tagged, rows[: len(path)])
         return found
 
     def _sentence_batches(self, emissions: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:

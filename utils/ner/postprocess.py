@@ -77,8 +77,9 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
     """The short and the long form of a definition get the same decision, and so does the short form later on.
 
     The long form decides, as it has more words to judge by. Where it is marked (up to where the definition says that
-    it ends), the short form is marked with its type, in this and in all sentences of the document; where no token of
-    it is marked, the short form is not marked either. What a definition does not speak of stays as it was.
+    it ends), the short form is marked with its type, whatever it or a part of it was taken for, in this and in all
+    sentences of the document; where no token of it is marked, the short form is not marked either. What a definition
+    does not speak of, and what is longer than a short form, stays as it was.
     """
     found: dict[str | int, dict[str, str]] = defaultdict(dict)  # document: short form: type, or "" for none
     documents = documents_of(sentences)
@@ -92,14 +93,15 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 
 def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
-    entities = [entity for entity in sentence.entities if kinds.get(entity.text) != ""]
+    entities = list(sentence.entities)
     starts = {token.start for token in sentence.tokens}
     ends = {token.end for token in sentence.tokens}
     for short, kind in kinds.items():
-        for match in re.finditer(re.escape(short), sentence.text) if kind else ():
-            here = Entity(*match.span(), kind)
-            if here.start in starts and here.end in ends and not any(map(here.overlaps, entities)):
-                entities.append(here)
+        for start, end in (match.span() for match in re.finditer(re.escape(short), sentence.text)):
+            others = [entity for entity in entities if entity.start < start or end < entity.end]
+            if start in starts and end in ends and all(e.end <= start or end <= e.start for e in others):
+                right = [entity for entity in entities if entity.span == (start, end, kind)]
+                entities = others + (right or [Entity(start, end, kind)] if kind else [])
     return sentence.with_entities(entities)
 
 

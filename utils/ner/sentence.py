@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+MARKS, INVISIBLE = (
+    "".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c) in some)
+    for some in (("Mn", "Mc", "Me"), ("Cf",))
+)
 # A run of letters and digits, or one other visible character. Hyphens, slashes and brackets thus stand alone, as in
-# the tokenised biomedical corpora, so that an entity can begin or end at them: "p53-/-" is p53, -, /, -.
-WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
+# the tokenised biomedical corpora, so that an entity can begin or end at them: "p53-/-" is p53, -, /, -. An accent
+# (U+0308) belongs to the character before it, and what is not seen (a soft hyphen) to the word around it.
+WORD = re.compile(rf"[^\W_](?:[^\W_]+|[{MARKS}]+|[{INVISIBLE}]+(?=[{MARKS}]*[^\W_]))*|\S[{MARKS}]*")
 # An end mark, perhaps quotes and closing brackets, white space, then a capital, a digit or an opening bracket.
 SENTENCE_END = re.compile(r"[.?!][\"')\]]*\s+(?=[A-Z0-9(\[\"'])")
 NAME_BEHIND_INITIAL = re.compile(r"[A-Z][\w-]*[.,]")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import numpy as np
 from utils.files import write_atomically
 from utils.ner.lexicons import lexicon_for, lexicon_names, load_lexicon
 from utils.ner.sentence import Entity, Sentence
+from utils.ner.tags import lost_to_tags, spans_to_tags, token_spans
+from utils.ner.words import check_choice
 
 HEADER = "tagger.json"
 # Named, not imported: torch and transformers are loaded only for a tagger that needs them.
@@ -27,6 +30,7 @@ CLASSES = {
     "corrected": "utils.ner.combine:CorrectedTagger",
 }
 MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "voting", "biotagger-gm")
+VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # the members of "voting"
 # Chosen on NCBI-disease's dev split.
 TRANSFORMER = dict(
     epochs=8, learning_rate=3e-4, new_rate=3, pooling="mean", crf=True, scheme="BIOES", dropout=0.3, piece_dropout=0.15
@@ -92,11 +96,6 @@ class Tagger(ABC):
     def _load(cls, folder: Path) -> Tagger: ...
 
 
-def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
-
-
 def _read_header(folder: str | Path) -> tuple[str, int]:
     path = Path(folder) / HEADER
     try:
@@ -120,24 +119,70 @@ def fingerprint(sentences: Sentences) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def learnable(train: Sentences) -> list[Sentence]:
+    """The sentences with a token, for a tagger that learns tags; what tags cannot hold is said as in `say_losses`.
+
+    Raises ValueError: no sentence with a token, or what `say_losses` raises.
+    """
+    sentences = [sentence for sentence in train if sentence.tokens]
+    if not sentences:
+        expected = "expected at least one sentence with a token"
+        raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token; {expected}")
+    say_losses(train)
+    return sentences
+
+
+def say_losses(sentences: Sentences, layers: int = 1) -> None:
+    """Print how many entities so many layers of tags cannot hold, by kind. ValueError where that leaves none."""
+    if not (lost := lost_to_tags(sentences, layers)):
+        return
+    given = sum(len(sentence.entities) for sentence in sentences)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in lost.most_common())
+    said = f"{lost.total():,} of {given:,} entities cannot be learnt: {kinds}"
+    if lost.total() == given:
+        advice = "`tags.at_token_edges` moves misaligned edges to those of the tokens"
+        raise ValueError(f"nothing to learn from: {said} (`tags.losses` lists them); {advice}")
+    print(said)
+
+
 def entity_confidence(tagger: Tagger, predicted: Sentences) -> list[np.ndarray]:
     """How sure a tagger with `predict_proba` (CRF, BiLSTM-CRF, Transformer) is of entities, its own or any others.
 
-    With p_k the marginal probability of an entity's tag at its k-th token, all its tags hold together with a
-    probability between max(0, 1 - sum_k (1 - p_k)) and min_k p_k (the bounds of Frechet).
+    With p_k the marginal probability of an entity's tag at its k-th token, and under BIO, whose tags leave it open, one
+    more p_k that it ends there, all hold together with a probability between max(0, 1 - sum_k (1 - p_k)) and min_k p_k
+    (the bounds of Frechet). The upper one is the `score` of the entities that such a tagger predicts.
 
     Returns:
         For each sentence an array (entities, 2), in the order of its entities: lower and upper bound, in [0, 1]; both
-        are 0 for an entity with a tag that the tagger does not know.
+        are 0 for an entity that tags cannot hold, or with a tag that the tagger does not know.
     """
-    bounds = []
-    for sentence, marginals in zip(predicted, tagger.predict_proba(predicted), strict=True):
-        tags = zip(tagger.tags_of(sentence), marginals)
-        p = np.array([row[tagger.tags.index(tag)] if tag in tagger.tags else 0.0 for tag, row in tags])
-        starts = np.array([token.start for token in sentence.tokens])
-        inside = [p[(entity.start <= starts) & (starts < entity.end)] for entity in sentence.entities]
-        bounds.append(np.array([(max(0.0, 1 - (1 - p_k).sum()), p_k.min()) for p_k in inside]).reshape(-1, 2))
-    return bounds
+    pairs = zip(predicted, tagger.predict_proba(predicted), strict=True)
+    return [_bounds(tagger, sentence, marginals) for sentence, marginals in pairs]
+
+
+def scored(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> list[Entity]:
+    """The sentence's entities with their scores, from the probabilities (tokens, K) of the tagger's tags."""
+    scores = _bounds(tagger, sentence, marginals)[:, 1].clip(0, 1).tolist()  # sums of floats may be a little above 1
+    return [replace(entity, score=score) for entity, score in zip(sentence.entities, scores)]
+
+
+def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.ndarray:
+    columns, never = dict(zip(tagger.tags, np.asarray(marginals, float).T)), np.zeros(len(marginals))
+    backward = getattr(tagger, "backward", False)
+    rows, spans = [], token_spans(sentence) if sentence.entities else {}
+    for entity in sentence.entities:
+        if entity not in spans:
+            rows.append((0.0, 0.0))
+            continue
+        start, end, kind = spans[entity]
+        tags = spans_to_tags([(0, end - start, kind)], end - start, tagger.scheme)[:: -1 if backward else 1]
+        p = [columns.get(tag, never)[place] for place, tag in enumerate(tags, start)]
+        # The next token in the order of reading, which may be the one to the left.
+        behind = start - 1 if backward else end
+        if 0 <= behind < len(marginals) and not {tags[0][0], tags[-1][0]} & {"E", "S"}:
+            p.append(1 - columns.get(f"I-{kind}", never)[behind])
+        rows.append((max(0.0, 1 - (1 - np.array(p)).sum()), min(p)))
+    return np.array(rows).reshape(-1, 2)
 
 
 # -- by name -----------------------------------------------------------------------------------------
@@ -169,18 +214,21 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
         seed: of networks. A dictionary and a CRF draw no random number.
         options: handed to the class.
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
     """
     check_choice("model", name, MODELS)
     if name == "dictionary":
         return tagger_class(name)(*_listed(types), **options)
     if name == "voting":
-        return tagger_class(name)([make_tagger(member, types, seed) for member in ("crf", "transformer")], **options)
+        return tagger_class(name)([make_tagger(member, types, seed) for member in VOTERS], **options)
     if name == "bilstm-crf":
         return tagger_class(name)(seed=seed, **options)
     # In lists that come from training sentences every name would be found, and look-up trusted blindly.
     lexicons = tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
     if name == "transformer":
+        import_module("utils.ner.encoders").find_encoder(
+            options.get("encoder")
+        )  # missed now, not after other trainings
         return tagger_class(name)(seed=seed, **{**TRANSFORMER, "lexicons": lexicons, **options})
     if name == "crf":
         return tagger_class(name)(import_module("utils.ner.features").WordFeatures(lexicons=lexicons), **options)

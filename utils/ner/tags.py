@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from utils.ner.sentence import Entity, Sentence
+from utils.ner.words import check_choice
 
 Span = tuple[int, int, str]
 SCHEMES = {"BIO": ("B", "I"), "BIOES": ("B", "I", "E", "S")}
@@ -43,8 +44,8 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repai
     Raises TagError: a string that is no tag of the scheme, or an orphan when refused.
     """
     scheme = "BIOES" if scheme == "BILOU" else scheme
-    choose("scheme", scheme, SCHEMES)
-    choose("orphan", orphan, ORPHANS)
+    check_choice("scheme", scheme, SCHEMES)
+    check_choice("orphan", orphan, ORPHANS)
     spans: list[Span] = []
     start, kind = -1, ""  # of the open entity; start is -1 where none is open
     for i, tag in enumerate([*tags, "O"]):
@@ -63,11 +64,6 @@ def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repai
             spans.append((start, i + 1, kind))
             start = -1
     return spans
-
-
-def choose(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
 
 
 def _split(index: int, tag: str, scheme: str) -> tuple[str, str]:
@@ -89,7 +85,7 @@ def _keeps(orphan: str, index: int, problem: str, expected: str) -> bool:
 
 def spans_to_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[str]:
     """One tag for each of `length` tokens. ValueError where two spans share a token or one is outside 0..length."""
-    choose("scheme", scheme, SCHEMES)
+    check_choice("scheme", scheme, SCHEMES)
     tags = ["O"] * length
     for start, end, kind in spans:
         if not 0 <= start < end <= length:
@@ -129,7 +125,7 @@ def to_tags(sentence: Sentence, scheme: str = "BIO", on_loss: str = "raise") -> 
 
 def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str = "raise") -> list[list[str]]:
     """Several tag sequences that together hold nested entities, as `without_overlap` lays them; `on_loss` as above."""
-    choose("on_loss", on_loss, ON_LOSS)
+    check_choice("on_loss", on_loss, ON_LOSS)
     lost = losses(sentence, layers) if on_loss == "raise" else []
     if lost:
         some = f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r}"

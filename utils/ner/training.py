@@ -117,7 +117,8 @@ def train_network(
     """
     settings = {**asdict(recipe), "precision": precision, "examples": len(lengths), **(settings or {})}
     training = _Training(network, recipe, device, precision, settings, folder)
-    bar = tqdm(total=recipe.epochs, initial=training.state["epoch"], unit="epoch", leave=False, disable=not progress)
+    off = not progress or None  # None: off unless in a terminal or a notebook
+    bar = tqdm(total=recipe.epochs, initial=training.state["epoch"], unit="epoch", leave=False, disable=off)
     bar.bar_format = "{l_bar}{bar}| {n:.2f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
     try:
         with bar, seeded(recipe.seed, device):

@@ -15,7 +15,8 @@ from utils.ner.chain import TagHead
 from utils.ner.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.sentence import Sentence
-from utils.ner.tagger import Sentences, check_choice
+from utils.ner.tagger import Sentences
+from utils.ner.words import check_choice
 
 POOLINGS = ("first", "mean")
 Span = tuple[int, int]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tags import choose
+from utils.ner.words import check_choice
 
 MISMATCHES = ("refuse", "skip")  # what becomes of an entity that is not the text at its offsets
 LOSSY = ("conll", "pubtator")  # cannot hold every entity: their writers take on_loss="raise" or "drop"
@@ -22,15 +22,16 @@ class FormatError(ValueError):
         self.path, self.number, self.line = path, number, line
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | Path, content: bytes | None = None) -> Iterator[tuple[int, str]]:
     """(line number from 1, line) of a UTF-8 file, without line ends (LF, CRLF, CR) and byte-order marks before a line.
 
     Characters such as U+2028 end no line, since corpora hold them in tokens.
 
+    content: of the file, where it is at hand; `path` then is a name for messages.
     Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
     path = Path(path)
-    lines = re.split(rb"\r*\n|\r", path.read_bytes())
+    lines = re.split(rb"\r*\n|\r", path.read_bytes() if content is None else content)
     if not lines[-1]:
         lines.pop()
     for number, raw in enumerate(lines, 1):
@@ -68,7 +69,7 @@ def stands_there(
 
     mismatch: where it does not, a FormatError ("refuse"), or False and a warning ("skip").
     """
-    choose("mismatch", mismatch, MISMATCHES)
+    check_choice("mismatch", mismatch, MISMATCHES)
     there = one_line(entity.cut(text))
     inside = entity.end <= len(text) and bool(there.strip())
     if inside and one_line(surface) in ("", there, there.strip()):

@@ -14,7 +14,8 @@ from pathlib import Path
 from utils.files import write_atomically
 from utils.ner.formats import FormatError, check_tokens, located, one_line, read_lines, say_lost, stands_there
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tags import ON_LOSS, choose
+from utils.ner.tags import ON_LOSS
+from utils.ner.words import check_choice
 
 HEAD = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
 RELATION = re.compile(r"[^\t]+\t[A-Za-z][^\t]*\t([^\t]+)\t([^\t]+)(?:\t(?:Novel|No))?\t?")
@@ -71,7 +72,7 @@ def write_pubtator(sentences: Iterable[Sentence], path: str | Path, on_loss: str
 
     Raises ValueError: such an entity, a sentence without an id, or a "|", tab or line end where the format needs them.
     """
-    choose("on_loss", on_loss, ON_LOSS)
+    check_choice("on_loss", on_loss, ON_LOSS)
     lines, lost = [], 0
     for sentence in sentences:
         check_tokens(sentence)
