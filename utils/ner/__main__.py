@@ -24,12 +24,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from utils.files import TrainingDiverged, write_atomically
+from utils.files import TrainingDiverged, check_writable, write_atomically
 from utils.ner.corpora import OWN_ENDINGS, corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
 from utils.ner.formats import MISMATCHES, READERS, WRITERS, read_lines, read_sentences
 from utils.ner.sentence import Sentence
-from utils.ner.tagger import load_tagger, make_tagger, model_names
+from utils.ner.tagger import HEADER, load_tagger, make_tagger, model_names
 from utils.ner.tags import ON_LOSS, at_token_edges
 
 # What messages call an argument, and a switch here: mismatch="skip" is --mismatch skip.
@@ -108,19 +108,13 @@ def train(args: argparse.Namespace) -> None:
     if options and args.model not in ("bilstm-crf", "transformer"):
         args.parser.error(f"--learning-rate and --precision are for bilstm-crf and transformer, not for {args.model}")
     tagger = make_tagger(args.model, types, args.seed, **options)
-    _check_writable(args.out)
+    check_writable(args.out / HEADER)
     tagger.fit(sentences, dev, states)
     tagger.save(args.out)
     shutil.rmtree(states, ignore_errors=True)
     print(f"{args.model} trained in {time.perf_counter() - started:.0f} s, saved in {args.out}")
     if dev:
         print(f"on dev:\n{evaluate(dev, tagger.predict(dev))}")
-
-
-def _check_writable(folder: Path) -> None:
-    """Make the folder; OSError now, and not after the work, where nothing can be written there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
 
 
 def _add_tag(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +149,7 @@ def tag(args: argparse.Namespace) -> None:
                 (entities / path.name).touch()
         write([sentence.with_entities(()) for sentence in sentences], entities)
         if args.out and (not args.out.exists() or args.out.is_file()):  # no device or pipe
-            _check_writable(args.out if args.format == "brat" else args.out.resolve().parent)
+            check_writable(args.out / "1.txt" if args.format == "brat" else args.out)
         write(tagger.predict(sentences), args.out or entities)
         content = b"" if args.out else entities.read_bytes()
     try:
