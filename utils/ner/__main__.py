@@ -13,7 +13,6 @@ until the end); a CRF or a dictionary begins again. `tag` takes one text a line,
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import sys
@@ -32,8 +31,9 @@ from utils.ner.sentence import Sentence
 from utils.ner.tagger import HEADER, load_tagger, make_tagger, model_names
 from utils.ner.tags import ON_LOSS, at_token_edges
 
-# What messages call an argument, and a switch here: mismatch="skip" is --mismatch skip.
-ADVICE = re.compile(r'\b(mismatch|on_loss|precision)="(\w+)"')
+# What messages of the library advise, and the switch for it.
+SWITCHES = {'mismatch="skip"': "--mismatch skip", 'on_loss="drop"': "--on-loss drop", "`tags.at_token_edges`": "--snap"}
+SWITCHES |= {"lower learning_rate": "lower --learning-rate", 'precision="no"': "--precision no"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         args.run(args)
     except (ValueError, OSError, TrainingDiverged) as error:
-        problem = ADVICE.sub(lambda found: f"--{found[1]} {found[2]}".replace("_", "-"), str(error))
-        problem = problem.replace("lower learning_rate", "lower --learning-rate")
+        problem = str(error)
+        for advice, switch in SWITCHES.items():
+            problem = problem.replace(advice, switch)
     except KeyboardInterrupt:
         problem = "interrupted; the same command goes on or, where it cannot, begins again"
     try:
