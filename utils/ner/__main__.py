@@ -46,11 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m utils.ner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    train_parser = commands.add_parser("train", help="train a tagger and save it")
-    tag_parser = commands.add_parser("tag", help="find entities in texts with a saved tagger")
-    _add_train(train_parser)
-    _add_tag(tag_parser)
-    for command in (train_parser, tag_parser):
+    _add_train(commands.add_parser("train", help="train a tagger and save it"))
+    _add_tag(commands.add_parser("tag", help="find entities in texts with a saved tagger"))
+    for command in commands.choices.values():
         about = "a mention whose text is another than the text at its offsets is an error, or left out"
         command.add_argument("--mismatch", choices=MISMATCHES, default="refuse", help=about)
     args = parser.parse_args(arguments)
