@@ -1,7 +1,6 @@
 """Nothing vanishes on the way through a file: whatever is written is read back equal or refused, and whatever is read
 keeps every annotation or says which it dropped."""
 
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,7 +51,7 @@ def shown(sentence, form):
 
 
 @pytest.mark.parametrize("form", list(WRITERS))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(sentences(), max_size=2))
 def test_what_is_written_is_read_back_equal_or_refused(tmp_path_factory, form, written):
     path = tmp_path_factory.mktemp("there") / "file"
