@@ -2,7 +2,10 @@
 
 import json
 import random
+import shutil
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from utils.ner.evaluation import evaluate
 from utils.ner.features import SHAPES, shape_of
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import entity_confidence, load_tagger
+from utils.ner.tagger import entity_confidence, load_tagger, sha256_of
 from utils.ner.training import Recipe, cut_batches, epoch_batches
 from utils.ner.transformer import TransformerTagger, align, cut_windows
 
@@ -302,13 +305,42 @@ def test_models_that_cannot_be_loaded(kind, encoder, tmp_path):
         type(tagger).load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(whole)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "tags": config["tags"][:-1]}))
-    with pytest.raises(ValueError, match="belongs to another network"):
-        type(tagger).load(tmp_path)
-    for broken in ("{", "{}", "[]"):
-        (tmp_path / "config.json").write_text(broken)
-        with pytest.raises(ValueError, match="is not whole"):
+    for other, message in (
+        ({**config, "tags": config["tags"][:-1]}, "belongs to another network"),
+        ({}, "is not whole"),
+        ([], "is not whole"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(other))
+        with pytest.raises(ValueError, match="config.json is damaged or of another tagger"):
             type(tagger).load(tmp_path)
+        sealed = {**header, "files": {**header["files"], "config.json": sha256_of(tmp_path / "config.json")}}
+        (tmp_path / "tagger.json").write_text(json.dumps(sealed))
+        with pytest.raises(ValueError, match=message):
+            type(tagger).load(tmp_path)
+        (tmp_path / "tagger.json").write_text(json.dumps(header))
+
+
+@KINDS
+def test_files_of_two_taggers_in_one_folder_are_refused(kind, encoder, tmp_path):
+    """Of the same shape, so that nothing else would notice: the types would be exchanged."""
+    turned = [
+        one.with_entities(replace(e, type={"Gene": "Disease", "Disease": "Gene"}[e.type]) for e in one.entities)
+        for one in TRAIN
+    ]
+    for name, train in (("one", TRAIN), ("other", turned)):
+        make(kind, encoder, epochs=1).fit(train).save(tmp_path / name)
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    swapped = [
+        name for name in files if (tmp_path / "one" / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
+    ]
+    assert Path("model.safetensors") in swapped
+    for name in swapped:
+        whole = (one / name).read_bytes()
+        shutil.copy(other / name, one / name)
+        with pytest.raises(ValueError, match="is damaged or of another tagger"):
+            load_tagger(one)
+        (one / name).write_bytes(whole)
+    load_tagger(one)
 
 
 def test_bad_arguments(encoder):

@@ -1,7 +1,9 @@
 """The protocol of the taggers, and the two that need no training."""
 
+import copy
 import itertools
 import json
+import os
 
 import pytest
 import torch
@@ -133,6 +135,49 @@ def test_models_that_are_not_whole(tagger, tmp_path):
                 load_tagger(tmp_path)
         path.write_bytes(whole)
     assert type(load_tagger(tmp_path)) is type(tagger)
+
+
+@pytest.mark.parametrize("tagger", WHOLE, ids=lambda one: one.name)
+def test_a_save_that_stops_half_way_leaves_the_old_tagger_or_one_that_is_refused(tagger, tmp_path, monkeypatch):
+    tagger.save(tmp_path / "old")
+    before = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
+    whole, stops = os.replace, 0
+    while True:
+        moves, stops = [], stops + 1
+
+        def stopping(source, target, moves=moves, stops=stops):
+            moves.append(target)
+            if len(moves) == stops:
+                raise KeyboardInterrupt
+            whole(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stopping)
+            try:
+                other_like(tagger).save(tmp_path / "old")
+                break
+            except KeyboardInterrupt:
+                pass
+        changed = [path for path, content in before.items() if path.read_bytes() != content]
+        if changed:
+            with pytest.raises(ValueError, match="is damaged or of another tagger"):
+                load_tagger(tmp_path / "old")
+        else:
+            load_tagger(tmp_path / "old")
+        tagger.save(tmp_path / "old")
+    assert stops > 2 and not list((tmp_path / "old").rglob(".*"))
+    load_tagger(tmp_path / "old")
+
+
+def other_like(tagger):
+    """Another tagger of the same kind."""
+    other = copy.deepcopy(tagger)
+    inner = getattr(other, "tagger", None) or getattr(other, "members", [other])[0]
+    if isinstance(inner, RegexTagger):
+        inner.patterns["Gene"] = "p63"
+    else:
+        inner.fit([Sentence("p63 p63", None, [Entity(0, 3, "Genes")])])
+    return other
 
 
 def test_the_base_class_cannot_be_made():

@@ -6,7 +6,6 @@ a batch into emissions, a score for each token and tag, and a `TagHead` turns th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -25,7 +24,7 @@ from utils.ner.evaluation import evaluate
 from utils.ner.features import TokenFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Folder, Sentences, Tagger, fingerprint, learnable, read_checked, scored
+from utils.ner.tagger import Folder, Sentences, Tagger, fingerprint, learnable, scored
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
 from utils.ner.words import check_choice
@@ -77,7 +76,7 @@ class NeuralTagger(Tagger):
         TypeError: a number that `Recipe` does not know.
     """
 
-    version = 2  # config.json holds a shorter recipe than in 1
+    version = 3  # 2 had a SHA-256 of its own; config.json of 1 holds a longer recipe
 
     def __init__(
         self,
@@ -221,8 +220,7 @@ class NeuralTagger(Tagger):
         self._save_parts(folder)
         self.features.save(folder)
         save_weights(folder / "model.safetensors", self.network)
-        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        config = {"options": self.options, "recipe": asdict(self.recipe), "tags": self.tags, "sha256": digest}
+        config = {"options": self.options, "recipe": asdict(self.recipe), "tags": self.tags}
         write_atomically(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
@@ -230,7 +228,6 @@ class NeuralTagger(Tagger):
         config = json.loads((folder / "config.json").read_text("utf-8"))
         tagger = cls(**config["options"], **config["recipe"])
         tagger.tags = list(config["tags"])
-        read_checked(folder / "model.safetensors", config["sha256"])
         tagger.features = TokenFeatures.load(folder)
         tagger._load_parts(folder)
         load_weights(folder / "model.safetensors", tagger.network)
