@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from utils.device import DTYPES, autocast, find_device, find_precision
 from utils.files import load_weights, save_weights, stream_seed, write_atomically
@@ -91,7 +92,8 @@ class NeuralTagger(Tagger):
         self.precision, self.progress = precision or find_precision(self.device), progress
         check_choice("scheme", options["scheme"], SCHEMES)
         check_choice("precision", self.precision, DTYPES)
-        self.options, self.scheme, self.features = options, options["scheme"], TokenFeatures(lexicons)
+        self.options, self.scheme = options, options["scheme"]
+        self.features = TokenFeatures(lexicons, options.get("shapes", True))
         self.recipe = Recipe(**recipe)
         self.tags: list[str] = []
         self.network: nn.Module | None = None
@@ -211,6 +213,11 @@ class NeuralTagger(Tagger):
         kinds = zip(*(window.inputs["features"] for window in windows))
         return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
 
+    @property
+    def _saved(self) -> nn.Module:
+        """What is written of the network."""
+        return self.network
+
     def _check_trained(self) -> None:
         if self.network is None:
             raise ValueError(f"this {type(self).__name__} has learned nothing yet; call fit, or load a saved one")
@@ -219,8 +226,10 @@ class NeuralTagger(Tagger):
         self._check_trained()
         self._save_parts(folder)
         self.features.save(folder)
-        save_weights(folder / "model.safetensors", self.network)
+        save_weights(folder / "model.safetensors", self._saved)
         config = {"options": self.options, "recipe": asdict(self.recipe), "tags": self.tags}
+        if isinstance(self._saved, PreTrainedModel):
+            config = self._saved.config.to_dict() | config
         write_atomically(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
@@ -228,9 +237,9 @@ class NeuralTagger(Tagger):
         config = json.loads((folder / "config.json").read_text("utf-8"))
         tagger = cls(**config["options"], **config["recipe"])
         tagger.tags = list(config["tags"])
-        tagger.features = TokenFeatures.load(folder)
+        tagger.features = TokenFeatures.load(folder, tagger.features.shapes)
         tagger._load_parts(folder)
-        load_weights(folder / "model.safetensors", tagger.network)
+        load_weights(folder / "model.safetensors", tagger._saved)
         tagger.network.to(tagger.device).eval()
         return tagger
 

@@ -34,7 +34,15 @@ CLASSES = {
 MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "voting", "biotagger-gm")
 # Chosen on NCBI-disease's dev split.
 TRANSFORMER = dict(
-    epochs=8, learning_rate=3e-4, new_rate=3, pooling="mean", crf=True, scheme="BIOES", dropout=0.3, piece_dropout=0.15
+    shapes=True,
+    epochs=8,
+    learning_rate=3e-4,
+    new_rate=3,
+    pooling="mean",
+    crf=True,
+    scheme="BIOES",
+    dropout=0.3,
+    piece_dropout=0.15,
 )
 Sentences = Sequence[Sentence]
 Folder = str | Path | None
