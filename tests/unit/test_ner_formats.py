@@ -148,8 +148,11 @@ def test_jsonl_with_only_a_text(tmp_path):
         ("[]", "another type"),
         ("{}", "'text' is missing"),
         ('{"text": 3}', "another type"),
-        ('{"text": "ab", "entities": [{"start": 0, "end": 9, "type": "X"}]}', "reaches beyond sentence '2' of 2 char"),
-        ('{"text": "ab", "entities": [{"start": 0, "end": 2, "type": "X", "text": "zz"}]}', "the text at 0:2 is 'ab'"),
+        ('{"text": "ab", "entities": [{"start": 0, "end": 9, "type": "X"}]}', "the text at 0:9, which is 'ab'"),
+        (
+            '{"text": "ab", "entities": [{"start": 0, "end": 2, "type": "X", "text": "zz"}]}',
+            "the text at 0:2, which is 'ab'",
+        ),
         ('{"text": "ab", "entities": [{"start": 0, "type": "X"}]}', "'end' is missing"),
         ('{"text": "ab", "entities": [{"start": "0", "end": 1, "type": "X"}]}', "JSON like"),
         ('{"text": "ab", "entities": 5}', "JSON like"),
@@ -236,7 +239,7 @@ def test_brat_there_and_back(tmp_path):
     "line, message",
     [
         ("T1\tX 0 4 Iron", "expected T1, tab, TYPE START END"),
-        ("T1\tX 0 9\tIron ore", "the text at these offsets"),
+        ("T1\tX 0 9\tIron ore", "the text at 0:9, which"),
         ("T1\tX 4 4\t", "0 <= start < end"),
         ("T1\tX 0 4\tGold", "which is 'Iron'"),
         ("hello", "expected T1"),

@@ -1,9 +1,11 @@
 """The protocol of the taggers, and the two that need no training."""
 
 import copy
+import io
 import itertools
 import json
 import os
+import sys
 
 import pytest
 import torch
@@ -227,3 +229,14 @@ def test_entity_confidence_bounds_the_probability_of_an_entity(seed):
     assert entity_confidence(tagger, [Sentence.from_words(words)])[0].shape == (0, 2)
     off = Sentence("a b c d", None, [Entity(0, 7, "X", fragments=((0, 1), (6, 7))), Entity(2, 3, "X")])
     assert entity_confidence(tagger, [off])[0][0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("make", [lambda: CRFTagger(iterations=3), lambda: BiLSTMCRFTagger(None, epochs=1, hidden=8)])
+def test_bars_are_for_terminals(make, terminal, monkeypatch):
+    """Off in a log; in a notebook tqdm's own class draws them."""
+    written = io.StringIO()
+    monkeypatch.setattr(written, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", written)
+    make().fit([Sentence("a p53", None, [Entity(2, 5, "G")])] * 3)
+    assert bool(written.getvalue()) == terminal

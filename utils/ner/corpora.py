@@ -23,7 +23,7 @@ from utils.ner.sentence import Sentence
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "dev", "test")
 COURSE_CORPUS = "course-corpus"
-OWN_ENDINGS = (".conll", ".tsv", ".txt", ".iob", ".jsonl", ".pubtator")
+OWN_ENDINGS = (".conll", ".tsv", ".txt", ".iob", ".jsonl", ".json", ".pubtator", ".pubtator.txt", "")
 
 
 @dataclass
@@ -85,11 +85,12 @@ def corpus_names() -> list[str]:
     return [*_sources(), COURSE_CORPUS]
 
 
-def load_corpus(name: str | Path) -> Corpus:
+def load_corpus(name: str | Path, mismatch: str = "refuse") -> Corpus:
     """A corpus by name; prints one line that says where it came from.
 
     name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of them:
-        train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator.
+        train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator, a folder train (brat).
+    mismatch: for a folder of your own, as in `read_sentences`.
     Raises ValueError: an unknown name (the message lists the known ones), or a folder without a split, or with two
     files for one.
     """
@@ -99,7 +100,7 @@ def load_corpus(name: str | Path) -> Corpus:
     elif name in sources:
         corpus = _find(name, sources[name])
     elif Path(name).is_dir():
-        corpus = _own_folder(Path(name))
+        corpus = _own_folder(Path(name), mismatch)
     else:
         own = "read your own file with read_conll(path), or give a folder with train, dev and test files"
         raise ValueError(f"unknown corpus {str(name)!r}; choose one of {', '.join(corpus_names())}, or {own}")
@@ -159,7 +160,7 @@ def _columns(name: str, about: dict, folder: Path, source: str) -> Corpus:
     return Corpus(name, source, tuple(about["splits"]), read, folder)
 
 
-def _own_folder(folder: Path) -> Corpus:
+def _own_folder(folder: Path, mismatch: str) -> Corpus:
     """The splits that a folder has files for, in whichever format."""
     files = {split: [path for end in OWN_ENDINGS if (path := folder / f"{split}{end}").exists()] for split in SPLITS}
     files = {split: paths for split, paths in files.items() if paths}
@@ -167,11 +168,13 @@ def _own_folder(folder: Path) -> Corpus:
     if double:
         raise ValueError(f"{folder} has {' and '.join(path.name for path in double)}; expected one file a split")
     if not files:
-        wanted = f"files train, dev and test or some of them, ending in {', '.join(OWN_ENDINGS)}"
+        wanted = (
+            f"files train, dev and test or some of them, ending in {', '.join(OWN_ENDINGS[:-1])}, or folders (brat)"
+        )
         raise ValueError(f"{folder} has no split; expected {wanted}")
 
     def read(split: str) -> list[Sentence]:
-        return read_sentences(files[split][0])
+        return read_sentences(files[split][0], mismatch=mismatch)
 
     return Corpus(folder.resolve().name, "a folder of your own", tuple(files), read, folder)
 

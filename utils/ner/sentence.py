@@ -63,14 +63,14 @@ class Entity:
     Attributes:
         start: offset of the first character, counted from 0.
         end: offset behind the last character, above `start`.
-        type: "Disease", "GENE", ... any string that is not empty and has no white space.
+        type: "Disease", "GENE", ... any printable string that is not empty and has no white space.
         text: the characters it covers; a `Sentence` fills it in when it is not given.
         fragments: of a discontinuous mention the (start, end) of each piece, in order, the first beginning at `start`
             and the last stopping at `end`; empty for a mention in one piece. Any order will do, and pieces that touch
             become one.
         concept: what it names in a database, as the corpus writes it ("D009202"); "" where that is not known.
         score: how sure a tagger is of it, in [0, 1]; None where that is not known.
-    Raises ValueError: offsets that cover nothing, a bad type, or fragments that do not fit.
+    Raises ValueError: offsets that cover nothing, a bad type or concept, or fragments that do not fit.
     """
 
     start: int
@@ -84,8 +84,10 @@ class Entity:
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
             raise ValueError(f"an entity needs 0 <= start < end, got start {self.start} and end {self.end}")
-        if not self.type or any(letter.isspace() for letter in self.type):
+        if not self.type or " " in self.type or not self.type.isprintable():
             raise ValueError(f"an entity's type must be a word without white space, got {self.type!r}")
+        if not self.concept.isprintable() or self.concept != self.concept.strip():
+            raise ValueError(f"a concept has no tab, line end or outer white space, got {self.concept!r}")
         if self.fragments:
             pieces = sorted(map(tuple, self.fragments))
             edges = [edge for piece in pieces for edge in piece]
@@ -195,7 +197,9 @@ class Sentence:
         return replace(entity, start=pieces[0][0], end=pieces[-1][1], text="", fragments=tuple(pieces))
 
     @classmethod
-    def from_words(cls, words: Iterable[str], spans: Iterable[tuple[int, int, str]] = (), id: str = "") -> Sentence:
+    def from_words(
+        cls, words: Iterable[str], spans: Iterable[tuple[int, int, str]] = (), id: str = "", document: str = ""
+    ) -> Sentence:
         """A sentence of words with one space between, and of entities as (first word, word behind the last, type).
 
         The spaces of the text that the words once came from are not known, so "IL-2" cut into three reads "IL - 2".
@@ -208,7 +212,7 @@ class Sentence:
             tokens.append(Token(start, start + len(word), word))
             start += len(word) + 1
         entities = [Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in spans]
-        return cls(" ".join(token.text for token in tokens), tokens, entities, id)
+        return cls(" ".join(token.text for token in tokens), tokens, entities, id, document)
 
     @property
     def words(self) -> list[str]:

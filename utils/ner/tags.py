@@ -158,20 +158,15 @@ def lost_to_tags(sentences: Iterable[Sentence], layers: int = 1) -> Counter[str]
 
 
 def at_token_edges(sentence: Sentence) -> Sentence:
-    """The sentence with each entity, or piece of one, widened to the tokens it touches; without any it stays."""
+    """The sentence with each entity, or piece of one, widened to the tokens it touches, if any."""
     starts, ends = [token.start for token in sentence.tokens], [token.end for token in sentence.tokens]
     moved = []
     for entity in sentence.entities:
-        pieces: list[tuple[int, int]] = []
-        for start, end in entity.pieces:
-            first, behind = bisect(ends, start), bisect_left(starts, end)
-            if first < behind:
-                left, right = starts[first], ends[behind - 1]
-                if pieces and left < pieces[-1][1]:  # two pieces in one token
-                    left, _ = pieces.pop()
-                pieces.append((left, right))
-        whole = pieces and dict(start=pieces[0][0], end=pieces[-1][1], text="", fragments=tuple(pieces))
-        moved.append(replace(entity, **whole) if whole else entity)
+        spans = [(bisect(ends, start), bisect_left(starts, end)) for start, end in entity.pieces]
+        if touched := sorted({i for span in spans for i in range(*span)}):
+            pieces = tuple((starts[i], ends[i]) for i in touched) if entity.fragments else ()
+            entity = replace(entity, start=starts[touched[0]], end=ends[touched[-1]], text="", fragments=pieces)
+        moved.append(entity)
     return sentence.with_entities(moved)
 
 

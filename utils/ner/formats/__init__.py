@@ -1,10 +1,16 @@
 """Readers and writers of CoNLL columns, JSON lines, PubTator and brat; what they share, and each by its name."""
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.ner.sentence import Sentence
+from utils.ner.sentence import Entity, Sentence
+from utils.ner.words import check_choice
+
+MISMATCHES = ("refuse", "skip")  # what becomes of an entity that is not the text at its offsets
+LOSSY = ("conll", "pubtator")  # cannot hold every entity: their writers take on_loss="raise" or "drop"
 
 
 class FormatError(ValueError):
@@ -17,18 +23,18 @@ class FormatError(ValueError):
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) of a UTF-8 file; lines end in LF or CRLF, which are cut off.
+    """(line number from 1, line) of a UTF-8 file, without line ends (LF, CRLF, CR) and byte-order marks before a line.
 
-    Only LF ends a line: characters such as U+2028 are kept inside it, since corpora hold them in tokens.
+    Characters such as U+2028 end no line, since corpora hold them in tokens.
 
     Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
     path = Path(path)
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = re.split(rb"\r*\n|\r", path.read_bytes())
     if not lines[-1]:
         lines.pop()
     for number, raw in enumerate(lines, 1):
-        raw = raw.removesuffix(b"\r")
+        raw = raw.removeprefix(b"\xef\xbb\xbf")  # in mid-file too, where files were put together
         line = raw.decode("utf-8", "backslashreplace")
         if b"\0" in raw:
             raise FormatError(path, number, line, "text without NUL bytes (is the file UTF-16, or no text at all?)")
@@ -55,34 +61,68 @@ def one_line(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
 
 
+def stands_there(
+    entity: Entity, surface: str, path: Path, number: int, line: str, text: str, mismatch: str = "refuse"
+) -> bool:
+    """Whether the entity lies in the text, as `surface` unless that is empty; one with white space around it may.
+
+    mismatch: where it does not, a FormatError ("refuse"), or False and a warning ("skip").
+    """
+    check_choice("mismatch", mismatch, MISMATCHES)
+    there = one_line(entity.cut(text))
+    inside = entity.end <= len(text) and bool(there.strip())
+    if inside and one_line(surface) in ("", there, there.strip()):
+        return True
+    if mismatch == "refuse":
+        expected = f'the text at {entity.start}:{entity.end}, which is {there!r}; mismatch="skip" leaves it out'
+        raise FormatError(path, number, line, expected)
+    warnings.warn(f"{path}, line {number}: {surface!r} left out, the text there is {there!r}", stacklevel=3)
+    return False
+
+
+def check_tokens(sentence: Sentence) -> None:
+    """ValueError for a sentence that a format without tokens would change, or that has a NUL."""
+    if "\0" in sentence.text or sentence.entities != Sentence(sentence.text, None, sentence.entities).entities:
+        raise ValueError(f"sentence {sentence.id!r} has a NUL, or an entity that begins or ends with white space")
+
+
+def say_lost(path: str | Path, lost: Mapping[str, int]) -> None:
+    """A warning that counts by kind the entities that a file cannot hold; none where there are none."""
+    if any(lost.values()):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in lost.items())
+        warnings.warn(f"{path}: entities left out, since the format cannot hold them: {kinds}", stacklevel=3)
+
+
 # The formats need what stands above.
 from utils.ner.formats.brat import read_brat, write_brat  # noqa: E402
 from utils.ner.formats.conll import read_conll, write_conll  # noqa: E402
 from utils.ner.formats.jsonl import read_jsonl, write_jsonl  # noqa: E402
 from utils.ner.formats.pubtator import read_pubtator, write_pubtator  # noqa: E402
 
-READERS: dict[str, Callable[[Path], list[Sentence]]]
+READERS: dict[str, Callable[..., list[Sentence]]]
 READERS = {"conll": read_conll, "jsonl": read_jsonl, "pubtator": read_pubtator, "brat": read_brat}
-WRITERS: dict[str, Callable[[Sequence[Sentence], Path], None]]
+WRITERS: dict[str, Callable[..., None]]
 WRITERS = {"conll": write_conll, "jsonl": write_jsonl, "pubtator": write_pubtator, "brat": write_brat}
-ENDINGS = {".jsonl": "jsonl", ".pubtator": "pubtator", ".ann": "brat"}
+ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".pubtator": "pubtator", ".ann": "brat"}
 
 
 def format_of(path: str | Path) -> str:
-    """The format a file's name speaks of: .jsonl, .pubtator (also .pubtator.txt), a folder is brat; else "conll"."""
+    """The format that a name speaks of: .json(l), .pubtator (also .pubtator.txt), .ann or a folder; else "conll"."""
     path = Path(path)
     if path.is_dir():
         return "brat"
     return next((ENDINGS[ending] for ending in reversed(path.suffixes) if ending in ENDINGS), "conll")
 
 
-def read_sentences(path: str | Path, form: str = "auto") -> list[Sentence]:
+def read_sentences(path: str | Path, form: str = "auto", mismatch: str = "refuse") -> list[Sentence]:
     """The sentences of a file (or of a brat folder) with their entities.
 
     form: "conll", "jsonl", "pubtator", "brat", or "auto" to go by the name.
+    mismatch: an entity that is not the text at its offsets is an error ("refuse"), or left out with a warning ("skip");
+        CoNLL has no offsets.
     Raises ValueError: an unknown format; FormatError: a line that cannot be read. OSError: no such file.
     """
     form = format_of(path) if form == "auto" else form
     if form not in READERS:
         raise ValueError(f"unknown format {form!r}; choose one of auto, {', '.join(READERS)}")
-    return READERS[form](Path(path))
+    return READERS[form](Path(path), **({} if form == "conll" else {"mismatch": mismatch}))

@@ -1,15 +1,18 @@
 """CoNLL columns: one token a line with its tag or tags, an empty line after each sentence."""
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from utils.files import write_atomically
-from utils.ner.formats import FormatError, located, read_lines
+from utils.ner.formats import FormatError, located, read_lines, say_lost
 from utils.ner.sentence import Sentence
-from utils.ner.tags import TagError, tags_to_spans, to_layers
+from utils.ner.tags import TagError, lost_to_tags, tags_to_spans, to_layers
 
+# "# key = value" as CoNLL-U has it, and where documents begin or end; other lines that begin with # may be tokens.
+DOCUMENT = re.compile(r"-DOCSTART-|# ?newdoc\b|# ?begin document\b")
+COMMENT = re.compile(r"# ?[\w.:-]+( id)? ?=( |$)|# ?newpar\b|# ?end document\b")
 Row = tuple[int, str, list[str]]  # line number, line, its token and tags
 
 
@@ -23,34 +26,36 @@ def read_conll(
 ) -> list[Sentence]:
     """The sentences of a file of columns, with whatever entity types it has.
 
-    Columns are divided by tabs where a line has one, otherwise by any white space. The text of a sentence is its tokens
-    with one space between. Empty lines and lines of white space divide sentences; "-DOCSTART-" lines are left out.
+    Columns are divided by tabs where a line has one, otherwise by spaces, and every line has as many as the first. The
+    text of a sentence is its tokens with one space between. Empty lines and lines of white space divide sentences.
+    "-DOCSTART-" (or "# newdoc") begins a document, known by the name in brackets (or behind "=") or by its number.
+    Comments such as "# text = ..." are left out; "# sent_id = ..." is the id.
 
     Args:
         token: the column of the tokens, counted from 0; negative numbers count from the end.
         tags: the column of the tags, or several that hold nested entities in layers.
-        scheme: "BIO", "BIOES", or "auto": BIOES where a tag begins with E- or S-.
+        scheme: "BIO", "BIOES", "BILOU", or "auto": BIOES or BILOU where a tag begins with E-, S-, L- or U-.
         orphan: an I- tag that starts an entity is taken as its beginning ("repair", with one warning a file), left
             out ("drop") or an error ("refuse").
-        ids: the sentences' ids; 1, 2, 3, ... when not given.
+        ids: the sentences' ids; when not given those of comments, else 1, 2, 3, ...
     Raises FormatError: a line that cannot be read. OSError: no such file. ValueError: not one id a sentence.
     """
     path = Path(path)
     wanted = [token, tags] if isinstance(tags, int) else [token, *tags]
     blocks = list(_blocks(path, wanted))
-    ids = list(map(str, range(1, len(blocks) + 1))) if ids is None else ids
+    ids = [name or str(number) for number, (_, name, _) in enumerate(blocks, 1)] if ids is None else ids
     if len(ids) != len(blocks):
         raise ValueError(f"{len(ids)} ids for the {len(blocks)} sentences of {path}")
     if scheme == "auto":
-        found = {tag[:2] for rows in blocks for _, _, cells in rows for tag in cells[1:]}
-        scheme = "BIOES" if found & {"E-", "S-"} else "BIO"
+        found = {tag[:2] for *_, rows in blocks for _, _, cells in rows for tag in cells[1:]}
+        scheme = "BIOES" if found & {"E-", "S-", "L-", "U-"} else "BIO"
     sentences, repaired = [], []
-    for name, rows in zip(ids, blocks):
+    for name, (document, _, rows) in zip(ids, blocks):
         words, *layers = zip(*(cells for _, _, cells in rows))
         spans = set().union(*(_spans(path, rows, layer, scheme, orphan, repaired) for layer in layers))
         number, line, _ = rows[0]
         with located(path, number, line, "a sentence whose tokens and entities fit"):
-            sentences.append(Sentence.from_words(words, spans, name))
+            sentences.append(Sentence.from_words(words, spans, name, document))
     if repaired:
         taken = f"{len(repaired)} tags that continue nothing were taken as the beginning of an entity"
         advice = 'orphan="refuse" makes them an error, "drop" leaves them out'
@@ -58,16 +63,34 @@ def read_conll(
     return sentences
 
 
-def _blocks(path: Path, wanted: list[int]) -> Iterator[list[Row]]:
-    """The rows of each sentence, of their columns those that are wanted."""
-    lines = (pair for pair in read_lines(path) if not pair[1].startswith("-DOCSTART-"))
-    for filled, block in groupby(lines, lambda pair: bool(pair[1].strip())):
-        if filled:
-            yield [(number, line, _cells(path, number, line, wanted)) for number, line in block]
+def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]]]:
+    """The document of each sentence, its id, each "" where it is not known, and its rows with the wanted columns."""
+    lines = list(read_lines(path))
+    tabs = any("\t" in line for _, line in lines if not line.startswith(("#", "-DOCSTART-")))
+    documents, document, name, rows, first = 0, "", "", [], None
+    for number, line in [*lines, (len(lines) + 1, "")]:
+        begins = DOCUMENT.match(line)
+        if rows and (begins or not line.strip()):
+            yield document, name, rows
+            name, rows = "", []
+        if begins:
+            documents += 1
+            given = re.search(r"\(([^)]+)\)|= *(.+)", line)
+            document = (given[1] or given[2]) if given else str(documents)
+        elif COMMENT.match(line) or (tabs and line.startswith("#") and "\t" not in line):
+            key, _, value = line[1:].partition("=")
+            name = value.strip() if key.strip() == "sent_id" else name
+        elif line.strip():
+            columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+            cells = _cells(path, number, line, columns, wanted)
+            first = first or (len(columns), number)
+            if len(columns) != first[0]:
+                expected = f"{first[0]} columns as in line {first[1]}, got {len(columns)}"
+                raise FormatError(path, number, line, expected)
+            rows.append((number, line, cells))
 
 
-def _cells(path: Path, number: int, line: str, wanted: list[int]) -> list[str]:
-    columns = line.split("\t") if "\t" in line else line.split()
+def _cells(path: Path, number: int, line: str, columns: list[str], wanted: list[int]) -> list[str]:
     needed = max(2, *(column + 1 if column >= 0 else -column for column in wanted))
     if len(columns) < needed:
         raise FormatError(path, number, line, f"at least {needed} columns (token and tag), got {len(columns)}")
@@ -94,19 +117,22 @@ def write_conll(
 ) -> None:
     """Token, tab, tag (as many tag columns as `layers`); an empty line after each sentence.
 
-    The spaces between tokens are lost, and so are ids. Entities that tags cannot hold (nested in more layers than
-    there are, discontinuous, not at the tokens' edges) raise, or with `on_loss="drop"` are left out.
+    The spaces between tokens are lost, and so are ids and documents. Entities that tags cannot hold (nested in more
+    layers than there are, discontinuous, not at the tokens' edges) raise, or with `on_loss="drop"` are left out with a
+    warning.
 
     Raises ValueError: an entity that does not fit, a sentence without tokens (which CoNLL cannot hold), or a token with
-    a tab or line end in it.
+    a tab or line end in it, or that would be read as a comment.
     """
-    blocks = []
+    sentences, blocks = list(sentences), []
     for sentence in sentences:
         if not sentence.tokens:
             raise ValueError(f"sentence {sentence.id!r} has no tokens, which CoNLL cannot hold; leave it out first")
-        for token in sentence.tokens:
-            if any(letter in token.text for letter in "\t\n\r\0") or not token.text.strip():
-                raise ValueError(f"token {token.text!r} of sentence {sentence.id!r} cannot stand in a column")
+        for token in sentence.words:
+            read_else = DOCUMENT.match(token) or COMMENT.match(f"{token}\t") or token[0] == "\ufeff"
+            if read_else or any(letter in token for letter in "\t\n\r\0") or not token.strip():
+                raise ValueError(f"token {token!r} of sentence {sentence.id!r} cannot stand in a column")
         columns = [sentence.words, *to_layers(sentence, layers, scheme, on_loss)]
         blocks.append("".join("\t".join(row) + "\n" for row in zip(*columns)) + "\n")
+    say_lost(path, lost_to_tags(sentences, layers))
     write_atomically(path, "".join(blocks))

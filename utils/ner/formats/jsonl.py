@@ -1,50 +1,126 @@
-"""JSON lines, a sentence each: {"id", "document", "text", "entities": [{"start", "end", "type", "text"}], "tokens"}."""
+"""JSON lines, a sentence each: {"id", "document", "text", "entities": [{"start", "end", "type", "text"}], "tokens"}.
+
+What annotation tools export is read as well, a record a line or all in one array: spans with a label (Prodigy, spaCy,
+doccano), [start, end, label], spaCy's [text, {"entities": ...}], and Label Studio's tasks, whose annotations hold
+results.
+"""
 
 import json
-from collections.abc import Iterable
+import re
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from utils.files import write_atomically
-from utils.ner.formats import located, read_lines
+from utils.ner.formats import FormatError, located, read_lines, stands_there
 from utils.ner.sentence import Entity, Sentence
 
 EXPECTED = 'JSON like {"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'
+KEYS = ("entities", "spans", "label", "labels", "annotations", "ents")  # that hold mentions
+NAMES = {"label": "type", "labels": "type", "entity_group": "type", "start_offset": "start", "end_offset": "end"}
+PLACES = {"start", "start_offset", "begin", "offset", "offsets", "span", "value", "result"}
+LOOKS = re.compile(r"entit|span|label|annot|mention|highlight|predict|draft|\bner|(?<!pos_)tags?$", re.I)
 
 
-def read_jsonl(path: str | Path) -> list[Sentence]:
+def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """The sentences of a JSONL file; only "text" must be there. Empty lines are left out.
 
     "tokens" is a list of [start, end]; without it the text is cut by `tokenize`. An entity may have "fragments", a
-    list of [start, end], and a "concept". Without "id" the line number is the id; without "document" none is known.
+    list of [start, end], a "concept" and a "score". Without "id" the line number is the id; without "document" none is
+    known. Labels of the whole text and relations are not kept; records that an annotator rejected are left out with a
+    warning.
 
-    Raises FormatError: a line that is no such object, or whose offsets do not fit its text.
+    mismatch: an entity that is not the text at its offsets is an error ("refuse"), or left out with a warning ("skip").
+    Raises FormatError: a line that is no such object, has another key that looks like annotation, or offsets that do
+    not fit its text.
     """
     path = Path(path)
     sentences = []
-    for number, line in read_lines(path):
-        if line.strip():
-            with located(path, number, line, EXPECTED):
-                sentences.append(_sentence(json.loads(line), number))
+    for number, line, value in _values(path):
+        with located(path, number, line, EXPECTED):
+            record = _flat(value)
+            if record.get("answer", "accept") != "accept":
+                warnings.warn(f"{path}, line {number}: left out, its answer is {record['answer']!r}", stacklevel=2)
+                continue
+            found = [pair for mention in _mentions(record, KEYS) for pair in _entities(mention)]
+            there = (path, number, line, record["text"], mismatch)
+            kept = [entity for entity, text in found if stands_there(entity, text, *there)]
+            tokens, id, document = map(record.get, ("tokens", "id", "document"))
+            if tokens and isinstance(tokens[0], dict):
+                tokens = [(token["start"], token["end"]) for token in tokens]
+            name = str(number if id is None else id)
+            sentences.append(Sentence(record["text"], tokens, kept, name, "" if document is None else str(document)))
     return sentences
 
 
-def _sentence(record: dict, number: int) -> Sentence:
+def _values(path: Path) -> Iterator[tuple[int, str, Any]]:
+    """(line number, rest of the line, value) of each JSON value in a file; of an array of objects each of those."""
+    text = "".join(f"{line}\n" for _, line in read_lines(path))
+    array, gap, decoder = re.match(r"\s*\[(?=\s*[\[{])", text), re.compile(r"[\s,]*"), json.JSONDecoder()
+    place, number, seen = array.end() if array else 0, 1, 0
+    while (place := gap.match(text, place).end()) < len(text):
+        number, seen = number + text.count("\n", seen, place), place
+        line = text[place : text.index("\n", place)]
+        if array and line[0] == "]":
+            array, place = None, place + 1
+            continue
+        with located(path, number, line, EXPECTED):
+            value, place = decoder.raw_decode(text, place)
+        yield number, line, value
+    if array:
+        raise FormatError(path, number, line, "a ] behind the last record; is the file cut short?")
+
+
+def _flat(value: Any) -> dict:
+    """A record with "text" on top and no key that looks like annotation but would not be read."""
+    if isinstance(value, list) and len(value) == 2:
+        value = {"text": value[0]} | value[1]
+    data = value.get("data", {}) if isinstance(value, dict) else None
+    record = value if data is None else (data if isinstance(data, dict) else {"text": data}) | value
     if not isinstance(record, dict) or not isinstance(record["text"], str):
         raise TypeError("the line or its text has another type")
-    id, document = record.get("id"), record.get("document")
-    return Sentence(
-        record["text"],
-        record.get("tokens"),
-        [_entity(entity) for entity in record.get("entities", ())],
-        str(number if id is None else id),
-        "" if document is None else str(document),
-    )
+    json.dumps(record, ensure_ascii=False).encode()  # half a character ("\\ud800") fails here, not when it is written
+    for key, inside in record.items():
+        before = "annotations" in record and key in ("predictions", "drafts")  # what the annotator began from
+        if key not in KEYS and not before and _looks_like_mentions(key, inside):
+            raise ValueError(
+                f"the key {key!r} looks like annotation; rename it to one of {', '.join(KEYS)}, or delete it"
+            )
+    return record
 
 
-def _entity(record: dict) -> Entity:
-    fragments = tuple(map(tuple, record.get("fragments", ())))
-    text, concept = record.get("text", ""), record.get("concept", "")
-    return Entity(record["start"], record["end"], record["type"], text, fragments, concept)
+def _looks_like_mentions(key: str, value: Any) -> bool:
+    """By its name, or by what it holds: [start, end, ...], or objects with a place."""
+    if not isinstance(value, list | dict):
+        return key in ("start", "end")
+    rows = any([type(cell) for cell in item].count(int) == 2 < len(item) for item in value if isinstance(item, list))
+    spans = any(PLACES & item.keys() for item in value if isinstance(item, dict))
+    return bool(value) and key not in ("tokens", "sents") and (rows or spans or bool(LOOKS.search(key)))
+
+
+def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[dict]:
+    """The mentions under the keys, as dictionaries; those of Label Studio are values of results of annotations."""
+    for key in keys:
+        of_text = key in ("label", "labels") and not isinstance(holder.get(key), list | dict)
+        for item in () if of_text else holder.get(key) or ():
+            if isinstance(item, list):
+                yield dict(zip(("start", "end", "type"), item, strict=True))
+            elif not isinstance(item, dict):
+                raise TypeError(f"{key!r} holds {item!r}, expected spans")
+            elif "result" in item:
+                yield from () if item.get("was_cancelled") else _mentions(item, ["result"])
+            elif item.get("type") != "relation":
+                yield item.get("value", item)
+
+
+def _entities(mention: dict) -> Iterator[tuple[Entity, str]]:
+    """For each label of a mention the entity and the text that it is said to have, "" where none is."""
+    mention = {NAMES[name]: mention[name] for name in NAMES if name in mention} | mention
+    concept, score = str(mention.get("concept") or mention.get("kb_id") or ""), mention.get("score")
+    more = tuple(mention.get("fragments") or ()), concept, None if score is None else float(score)
+    for label in mention["type"] if isinstance(mention["type"], list) else [mention["type"]]:
+        yield Entity(mention["start"], mention["end"], label, "", *more), mention.get("text") or ""
 
 
 def write_jsonl(sentences: Iterable[Sentence], path: str | Path) -> None:
@@ -61,4 +137,5 @@ def write_jsonl(sentences: Iterable[Sentence], path: str | Path) -> None:
 def _record(entity: Entity) -> dict:
     record = {"start": entity.start, "end": entity.end, "type": entity.type, "text": entity.text}
     more = {"fragments": entity.fragments, "concept": entity.concept}
-    return record | {name: value for name, value in more.items() if value}
+    scored = {} if entity.score is None else {"score": entity.score}
+    return record | {name: value for name, value in more.items() if value} | scored

@@ -8,17 +8,19 @@ Offsets count characters from the start of the title; title and abstract are joi
 """
 
 import re
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from utils.files import write_atomically
-from utils.ner.formats import FormatError, located, one_line, read_lines
+from utils.ner.formats import FormatError, check_tokens, located, one_line, read_lines, say_lost, stands_there
 from utils.ner.sentence import Entity, Sentence
+from utils.ner.tags import ON_LOSS
+from utils.ner.words import check_choice
 
 HEAD = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
+RELATION = re.compile(r"[^\t]+\t[A-Za-z][^\t]*\t([^\t]+)\t([^\t]+)(?:\t(?:Novel|No))?\t?")
+IDENTIFIER = re.compile(r"(?=.*\d)(?=.*[^\d.-])\S+")  # a word with a digit, but no number
 EXPECTED = "ID, start, end, text and type with tabs between"
-MISMATCHES = ("refuse", "skip")
 
 
 def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
@@ -26,10 +28,8 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
 
     mismatch: a mention whose text is not the text at its offsets is an error ("refuse"), or left out with a warning
         ("skip").
-    Raises FormatError: a line that is neither text nor mention, out of place, or a mismatch.
+    Raises FormatError: a line that is neither text nor mention nor relation, out of place, or a mismatch.
     """
-    if mismatch not in MISMATCHES:
-        raise ValueError(f"unknown mismatch {mismatch!r}; choose one of {', '.join(MISMATCHES)}")
     path = Path(path)
     documents: list[tuple[str, str, list[Entity]]] = []  # id, text, entities
     for number, line in read_lines(path):
@@ -42,53 +42,53 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
         if not documents:
             raise FormatError(path, number, line, "a title first, ID|t|TEXT")
         name, text, entities = documents[-1]
+        cells = line.split("\t")
         if head:
             if head[1] != name or entities or "\n" in text:
                 raise FormatError(path, number, line, f"the abstract of {name} right after its title")
             documents[-1] = name, f"{text}\n{head[3]}" if head[3] else text, entities
-        elif mention := _mention(path, number, line, name):
-            entity, surface = mention
-            there = one_line(entity.cut(text))
-            if there == surface and entity.end <= len(text):
-                entities.append(entity)
-            elif mismatch == "skip":
-                message = f"{path}, line {number}: {surface!r} left out, the text there is {there!r}"
-                warnings.warn(message, stacklevel=2)
-            else:
-                expected = f'the text at {entity.start}:{entity.end}, which is {there!r}; mismatch="skip" leaves it out'
-                raise FormatError(path, number, line, expected)
+        elif cells[0] != name or len(cells) < 4:
+            raise FormatError(path, number, line, f"{name}, start, end, text and type with tabs between")
+        elif not _is_relation(line, entities):
+            with located(path, number, line, EXPECTED):
+                entity = Entity(int(cells[1]), int(cells[2]), cells[4], concept="".join(cells[5:6]).strip())
+                if stands_there(entity, cells[3], path, number, line, text, mismatch):
+                    entities.append(entity)
     return [Sentence(text, None, entities, name) for name, text, entities in documents]
 
 
-def _mention(path: Path, number: int, line: str, name: str) -> tuple[Entity, str] | None:
-    """The entity of a line and its text there; None for a relation between concepts (ID, kind, concept, concept)."""
-    cells = line.split("\t")
-    if cells[0] != name or len(cells) < 4:
-        raise FormatError(path, number, line, f"{name}, start, end, text and type with tabs between")
-    if cells[1][:1].isalpha():
-        return None
-    with located(path, number, line, EXPECTED):
-        return Entity(int(cells[1]), int(cells[2]), cells[4], concept="".join(cells[5:6]).strip()), cells[3]
+def _is_relation(line: str, entities: list[Entity]) -> bool:
+    """Whether a line is ID, kind, concept, concept: a number is a concept only where a mention has it."""
+    match = RELATION.fullmatch(line)
+    known = {concept for entity in entities for concept in re.split(r"[|,;+]", entity.concept)}
+    return bool(match) and all(id in known or IDENTIFIER.fullmatch(id) for id in match.groups())
 
 
-def write_pubtator(sentences: Iterable[Sentence], path: str | Path) -> None:
+def write_pubtator(sentences: Iterable[Sentence], path: str | Path, on_loss: str = "raise") -> None:
     """Each sentence as a document; its first line is the title, its second the abstract, which may be missing.
 
-    Raises ValueError: a sentence without an id, or with a "|", tab or further line end where the format needs them; a
-    discontinuous entity, which PubTator cannot hold.
+    Tokens, scores and the name of a sentence's document are not kept. Discontinuous entities, which PubTator cannot
+    hold, raise, or with `on_loss="drop"` are left out with a warning.
+
+    Raises ValueError: such an entity, a sentence without an id, or a "|", tab or line end where the format needs them.
     """
-    lines = []
+    check_choice("on_loss", on_loss, ON_LOSS)
+    lines, lost = [], 0
     for sentence in sentences:
-        if not sentence.id or any(letter in sentence.id for letter in "|\t\n\r"):
+        check_tokens(sentence)
+        if not sentence.id or any(letter in sentence.id for letter in "|\t\n\r\0\ufeff"):
             raise ValueError(f"PubTator needs an id without |, tab and line end, got {sentence.id!r}")
         title, *abstract = sentence.text.split("\n")
-        if len(abstract) > 1 or abstract == [""] or any(letter in sentence.text for letter in "\t\r\0"):
-            raise ValueError(f"sentence {sentence.id!r} has a tab, NUL or more lines than a title and an abstract")
+        if len(abstract) > 1 or abstract == [""] or any(letter in sentence.text for letter in "\t\r"):
+            raise ValueError(f"sentence {sentence.id!r} has a tab or more lines than a title and an abstract")
         lines.append(f"{sentence.id}|t|{title}\n{sentence.id}|a|{''.join(abstract)}\n")
         for entity in sentence.entities:
-            if entity.fragments:
-                raise ValueError(f"{entity.text!r} of sentence {sentence.id!r} is in pieces; PubTator cannot hold it")
+            if entity.fragments and on_loss == "raise":
+                where = f"{entity.text!r} of sentence {sentence.id!r} is in pieces"
+                raise ValueError(f'{where}; PubTator cannot hold it, on_loss="drop" leaves it out')
             cells = [sentence.id, entity.start, entity.end, one_line(entity.text), entity.type, entity.concept]
-            lines.append("\t".join(map(str, cells)).rstrip("\t") + "\n")
+            lost += bool(entity.fragments)
+            lines += [] if entity.fragments else ["\t".join(map(str, cells)).rstrip("\t") + "\n"]
         lines.append("\n")
+    say_lost(path, {"discontinuous": lost})
     write_atomically(path, "".join(lines))
