@@ -147,7 +147,7 @@ def tag(args: argparse.Namespace) -> None:
             for path in args.out.glob("*"):
                 (entities / path.name).touch()
         write([sentence.with_entities(()) for sentence in sentences], entities)
-        if args.out and (not args.out.exists() or args.out.is_file()):  # no device or pipe
+        if args.out and (not args.out.exists() or args.out.is_file() or args.out.is_dir()):  # no device or pipe
             check_writable(args.out / "1.txt" if args.format == "brat" else args.out)
         write(tagger.predict(sentences), args.out or entities)
         content = b"" if args.out else entities.read_bytes()
