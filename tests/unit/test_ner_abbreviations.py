@@ -70,6 +70,7 @@ def test_definitions(text, expected):
         "transforming growth factor beta (TGF-β)",  # β is no letter of "beta"
         "(i) heat, (ii) cold, (iii) light and (iv) vibration",  # numbers of a list
         "first ( II ) inner infusion ( III ) and last",
+        "[i] inner, [ii] inner infusion",
         "the word (abc) (ABC)",  # what stands in the bracket beside it is no long form
     ],
 )

@@ -51,7 +51,7 @@ def shown(sentence, form):
 
 
 @pytest.mark.parametrize("form", list(WRITERS))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(sentences(), max_size=2))
 def test_what_is_written_is_read_back_equal_or_refused(tmp_path_factory, form, written):
     path = tmp_path_factory.mktemp("there") / "file"

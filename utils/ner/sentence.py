@@ -144,8 +144,8 @@ class Sentence:
             white space divides become one.
         id: the name of the sentence in its corpus, "" where it has none.
         document: the name of the abstract or file it is a part of, "" where that is not known or it is the whole one.
-    Raises ValueError: tokens out of order or outside the text, an entity outside the text, of white space alone, or
-    one whose text is another than the text at its offsets.
+    Raises ValueError: tokens out of order or outside the text, an entity outside the text, or one whose text is another
+    than the text at its offsets.
     """
 
     text: str
@@ -190,16 +190,13 @@ class Sentence:
         return entity if entity.text else replace(entity, text=entity.cut(self.text))
 
     def _trimmed(self, entity: Entity) -> Entity:
-        starts, ends = {token.start for token in self.tokens}, {token.end for token in self.tokens}
-        pieces = []
+        starts, ends, pieces = {token.start for token in self.tokens}, {token.end for token in self.tokens}, []
         for start, end in _joined(entity.pieces, self.text):
             surface = self.text[start:end]
-            start += 0 if start in starts else len(surface) - len(surface.lstrip())
-            end -= 0 if end in ends else len(surface) - len(surface.rstrip())
-            if start < end:
-                pieces.append((start, end))
-        if not pieces:
-            raise ValueError(f"{entity.type} {entity.start} to {entity.end} of sentence {self.id!r} is white space")
+            if surface.strip():  # white space alone stays, as it is no mention whose edges could be meant
+                start += 0 if start in starts else len(surface) - len(surface.lstrip())
+                end -= 0 if end in ends else len(surface) - len(surface.rstrip())
+            pieces.append((start, end))
         return replace(entity, start=pieces[0][0], end=pieces[-1][1], text="", fragments=tuple(pieces))
 
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -33,7 +35,15 @@ MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "voting", "biotagger
 VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # the members of "voting"
 # Chosen on NCBI-disease's dev split.
 TRANSFORMER = dict(
-    epochs=8, learning_rate=3e-4, new_rate=3, pooling="mean", crf=True, scheme="BIOES", dropout=0.3, piece_dropout=0.15
+    shapes=True,
+    epochs=8,
+    learning_rate=3e-4,
+    new_rate=3,
+    pooling="mean",
+    crf=True,
+    scheme="BIOES",
+    dropout=0.3,
+    piece_dropout=0.15,
 )
 Sentences = Sequence[Sentence]
 Folder = str | Path | None
@@ -61,11 +71,23 @@ class Tagger(ABC):
         return [sentence.with_entities(found) for sentence, found in zip(sentences, self._tag(sentences), strict=True)]
 
     def save(self, folder: str | Path) -> None:
-        """Write the tagger into a folder, which is made where there is none."""
+        """Write the tagger into a folder, which is made where there is none.
+
+        The header, written last, names all files with their SHA-256: `load` refuses a folder where some are of another
+        tagger. Where one cannot be written (a full disk), none of them has taken its place and an older tagger stays.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._save(folder)
-        write_atomically(folder / HEADER, json.dumps({"tagger": self.name, "version": self.version}) + "\n")
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+            new = Path(temporary)
+            self._save(new)
+            written = sorted(path for path in new.rglob("*") if path.is_file())
+            files = {path.relative_to(new).as_posix(): sha256_of(path) for path in written}
+            for path, name in zip(written, files):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, folder / name)
+        header = {"tagger": self.name, "version": self.version, "files": files}
+        write_atomically(folder / HEADER, json.dumps(header) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> Tagger:
@@ -74,13 +96,18 @@ class Tagger(ABC):
         Raises:
             ValueError: the folder holds no tagger, one of another kind or version, or one that is not whole.
         """
-        found = _read_header(folder)
-        if found != (cls.name, cls.version):
+        *found, files = _read_header(folder)
+        if found != [cls.name, cls.version]:
             raise ValueError(
                 f"{folder} holds a tagger {found[0]}, version {found[1]}; expected {cls.name}, version {cls.version}; "
                 "load it with its own class, or train and save it again"
             )
         try:
+            for name, sha256 in files.items():
+                if sha256_of(Path(folder, name)) != sha256:
+                    raise ValueError(
+                        f"{Path(folder, name)} is damaged or of another tagger: its SHA-256 is not in {HEADER}"
+                    )
             return cls._load(Path(folder))
         except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error
@@ -96,21 +123,17 @@ class Tagger(ABC):
     def _load(cls, folder: Path) -> Tagger: ...
 
 
-def _read_header(folder: str | Path) -> tuple[str, int]:
+def _read_header(folder: str | Path) -> tuple[str, int, dict[str, str]]:
     path = Path(folder) / HEADER
     try:
         header = json.loads(path.read_text("utf-8"))
-        return header["tagger"], header["version"]
+        return header["tagger"], header["version"], dict(header.get("files", {}))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder} holds no tagger: {path.name} cannot be read ({error})") from error
 
 
-def read_checked(path: Path, sha256: str) -> bytes:
-    """A file's content. Raises ValueError where its SHA-256 is not the one that was saved beside it."""
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError(f"{path} is damaged or of another tagger: its SHA-256 is not the one saved with its settings")
-    return content
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fingerprint(sentences: Sentences) -> str:
@@ -202,7 +225,7 @@ def tagger_class(name: str) -> type[Tagger]:
 
 def load_tagger(folder: str | Path) -> Tagger:
     """The tagger that `save` wrote into a folder, of whatever kind. Raises ValueError as `Tagger.load` does."""
-    name, _ = _read_header(folder)
+    name, *_ = _read_header(folder)
     return tagger_class(name).load(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from utils.ner.chain import TagHead
-from utils.ner.encoders import load_encoder, pieces_of, rebuild_encoder, save_encoder
+from utils.ner.encoders import as_classifier, load_encoder, pieces_of, rebuild_encoder, save_encoder
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.sentence import Sentence
 from utils.ner.tagger import Sentences
@@ -88,8 +89,10 @@ class EncoderNetwork(nn.Module):
             # The sum up to a token's last piece less the sum before its first.
             sums = nn.functional.pad(hidden.float().cumsum(1), (0, 0, 1, 0))  # (B, P + 1, H)
             tokens = (_at(sums, first + count) - _at(sums, first)) / count.clamp(min=1).unsqueeze(2)
-        features = self.features(batch["features"])
-        return self.scores(torch.cat([self.dropout(tokens), features.to(tokens.dtype)], dim=-1))
+        x = self.dropout(tokens)
+        if self.features.width:
+            x = torch.cat([x, self.features(batch["features"]).to(x.dtype)], dim=-1)
+        return self.scores(x)
 
     def _masked(self, ids: Tensor) -> Tensor:
         """Some pieces hidden, so that names have to be recognised by their context and by the rest of them, too."""
@@ -109,10 +112,15 @@ class TransformerTagger(NeuralTagger):
     which pieces a token has (`align`). Sentences of more pieces than the encoder can read are cut into windows that
     overlap, and each token's scores come from the window where it stands farther from the edge.
 
+    Without a CRF, lists, shapes and means it is the plain network of BERT's paper, and `save` writes what
+    `AutoModelForTokenClassification` and `pipeline("token-classification", aggregation_strategy="simple")` load. Tags
+    are the same, but for steps that the scheme forbids, which only the tagger keeps out; the pipeline knows BIO alone.
+
     Args:
         encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
         pooling: a token is read at its "first" piece, or as the "mean" of its pieces.
         crf: a LinearChainCRF on top, instead of a softmax for each token.
+        shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
         dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
             in [0, 1). max_pieces: of a window, at most what the encoder can read.
         scheme, others: as in NeuralTagger.
@@ -127,6 +135,7 @@ class TransformerTagger(NeuralTagger):
         encoder: str | Path | None = None,
         pooling: str = "first",
         crf: bool = False,
+        shapes: bool = False,
         dropout: float = 0.1,
         piece_dropout: float = 0.0,
         max_pieces: int = 256,
@@ -137,7 +146,7 @@ class TransformerTagger(NeuralTagger):
         if not 0 <= piece_dropout < 1:
             raise ValueError(f"expected 0 <= piece_dropout < 1, got {piece_dropout}")
         reading = dict(pooling=pooling, dropout=dropout, piece_dropout=piece_dropout, max_pieces=max_pieces)
-        options = dict(encoder=encoder and str(encoder), **reading, crf=crf, scheme=scheme)
+        options = dict(encoder=encoder and str(encoder), **reading, crf=crf, shapes=shapes, scheme=scheme)
         super().__init__(options, **{"epochs": 5, "learning_rate": 2e-4, "new_rate": 5.0, **others})
 
     def _build(self, train: Sentences) -> None:
@@ -147,6 +156,10 @@ class TransformerTagger(NeuralTagger):
     def _make_network(self, encoder: PreTrainedModel) -> None:
         tokenizer, head = self.tokenizer, TagHead(self.tags, self.scheme, self.options["crf"])
         self.network = EncoderNetwork(encoder, tokenizer, self.features.sizes, head, self.options)
+        plain = not (self.options["crf"] or self.features.sizes) and self.options["pooling"] == "first"
+        self._plain = as_classifier(encoder, self.network.scores, self.tags) if plain else None
+        if self._plain and getattr(encoder, "pooler", None):
+            encoder.pooler = None  # unused, and not in that network
         self._before = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
         self._after = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
         most = self.options["max_pieces"]
@@ -185,8 +198,27 @@ class TransformerTagger(NeuralTagger):
             "attention": self._padded([[1] * len(row) for row in ids]),
             "first": self._padded(first),
             "count": self._padded(count),
-            "features": self._padded_features(windows),
+            "features": self._padded_features(windows) if self.features.sizes else None,
         }
+
+    def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
+        """The plain network scores every piece, as it has no tokens: those behind a token's first one go on with it."""
+        examples = super()._examples(sentence)
+        if not self._plain:
+            return examples
+        going_on = [self.tags.index(f"I-{tag[2:]}") if tag != "O" else 0 for tag in self.tags]
+        found = []
+        for window, tags in examples:
+            first, count = window.inputs["first"], window.inputs["count"]
+            places = [place for a, n in zip(first, count) for place in range(a, a + n)]
+            wanted = [number for tag, n in zip(tags, count) for number in [tag] + [going_on[tag]] * (n - 1)]
+            inputs = {**window.inputs, "first": places, "count": [1] * len(places)}
+            found.append((window._replace(inputs=inputs), wanted))
+        return found
+
+    @property
+    def _saved(self) -> nn.Module:
+        return self._plain or self.network
 
     def save_encoder(self, folder: str | Path) -> None:
         """Write the encoder as it is now, to begin another tagger with: `TransformerTagger(encoder=folder)`."""
@@ -194,9 +226,11 @@ class TransformerTagger(NeuralTagger):
         save_encoder(folder, self.network.encoder, self.tokenizer)
 
     def _save_parts(self, folder: Path) -> None:
-        self.network.encoder.config.save_pretrained(folder / "encoder")
-        self.tokenizer.save_pretrained(folder / "encoder")
+        if not self._plain:  # else they share a file
+            self.network.encoder.config.save_pretrained(folder / "encoder")
+        self.tokenizer.save_pretrained(folder if self._plain else folder / "encoder")
 
     def _load_parts(self, folder: Path) -> None:
-        encoder, self.tokenizer = rebuild_encoder(folder / "encoder")
+        plain = "architectures" in json.loads((folder / "config.json").read_text("utf-8"))
+        encoder, self.tokenizer = rebuild_encoder(folder if plain else folder / "encoder")
         self._make_network(encoder)

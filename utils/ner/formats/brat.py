@@ -19,7 +19,7 @@ from utils.ner.sentence import Entity, Sentence
 ENTITY = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)", re.DOTALL)
 CONCEPT = re.compile(r"N\S+\tReference (T\S+) (\S+)(?:\t.*)?", re.DOTALL)
 # Relations, events, equivalences, attributes, modifications, other normalisations, notes.
-OTHER = re.compile(r"([REAMN]\d\S*|\*)\t|#")
+OTHER = re.compile(r"([REAMN#]\d\S*|\*)\t(?!\S+ \d+ \d+)")
 NOTES = (".ann", ".a1")
 EXPECTED = "T1, tab, TYPE START END (more pieces after ;), tab, text"
 

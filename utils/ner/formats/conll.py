@@ -58,7 +58,7 @@ def read_conll(
             sentences.append(Sentence.from_words(words, spans, name, document))
     if repaired:
         taken = f"{len(repaired)} tags that continue nothing were taken as the beginning of an entity"
-        advice = 'orphan="refuse" makes them an error, "drop" leaves them out'
+        advice = 'read_conll(path, orphan="refuse") makes them an error, "drop" leaves them out'
         warnings.warn(f"{path}: {taken}, the first in line {repaired[0]}; {advice}", stacklevel=2)
     return sentences
 

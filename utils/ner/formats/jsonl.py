@@ -17,8 +17,8 @@ from utils.ner.formats import FormatError, located, read_lines, stands_there
 from utils.ner.sentence import Entity, Sentence
 
 EXPECTED = 'JSON like {"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'
-KEYS = ("entities", "spans", "label", "labels", "annotations", "ents")  # that hold mentions
-NAMES = {"label": "type", "labels": "type", "entity_group": "type", "start_offset": "start", "end_offset": "end"}
+KEYS = ("entities", "spans", "label", "labels", "annotations", "completions", "result", "ents")  # that hold mentions
+NAMES = dict(label="type", labels="type", entity_group="type", begin="start", start_offset="start", end_offset="end")
 PLACES = {"start", "start_offset", "begin", "offset", "offsets", "span", "value", "result"}
 LOOKS = re.compile(r"entit|span|label|annot|mention|highlight|predict|draft|\bner|(?<!pos_)tags?$", re.I)
 
@@ -28,8 +28,8 @@ def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
 
     "tokens" is a list of [start, end]; without it the text is cut by `tokenize`. An entity may have "fragments", a
     list of [start, end], a "concept" and a "score". Without "id" the line number is the id; without "document" none is
-    known. Labels of the whole text and relations are not kept; records that an annotator rejected are left out with a
-    warning.
+    known. Labels of the whole text, relations and cancelled annotations are not kept; records that an annotator
+    rejected are left out with a warning.
 
     mismatch: an entity that is not the text at its offsets is an error ("refuse"), or left out with a warning ("skip").
     Raises FormatError: a line that is no such object, has another key that looks like annotation, or offsets that do
@@ -40,7 +40,7 @@ def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     for number, line, value in _values(path):
         with located(path, number, line, EXPECTED):
             record = _flat(value)
-            if record.get("answer", "accept") != "accept":
+            if record.get("answer") in ("reject", "ignore"):
                 warnings.warn(f"{path}, line {number}: left out, its answer is {record['answer']!r}", stacklevel=2)
                 continue
             found = [pair for mention in _mentions(record, KEYS) for pair in _entities(mention)]
@@ -85,7 +85,7 @@ def _flat(value: Any) -> dict:
         before = "annotations" in record and key in ("predictions", "drafts")  # what the annotator began from
         if key not in KEYS and not before and _looks_like_mentions(key, inside):
             raise ValueError(
-                f"the key {key!r} looks like annotation; rename it to one of {', '.join(KEYS)}, or delete it"
+                f"the key {key!r} looks like annotation; rename it (one of {', '.join(KEYS)}) or delete it"
             )
     return record
 
@@ -119,7 +119,8 @@ def _entities(mention: dict) -> Iterator[tuple[Entity, str]]:
     mention = {NAMES[name]: mention[name] for name in NAMES if name in mention} | mention
     concept, score = str(mention.get("concept") or mention.get("kb_id") or ""), mention.get("score")
     more = tuple(mention.get("fragments") or ()), concept, None if score is None else float(score)
-    for label in mention["type"] if isinstance(mention["type"], list) else [mention["type"]]:
+    labels = mention["type"] if isinstance(mention["type"], list) else [mention["type"]]
+    for label in labels or [""]:  # without any it is refused as an entity
         yield Entity(mention["start"], mention["end"], label, "", *more), mention.get("text") or ""
 
 
@@ -135,7 +136,5 @@ def write_jsonl(sentences: Iterable[Sentence], path: str | Path) -> None:
 
 
 def _record(entity: Entity) -> dict:
-    record = {"start": entity.start, "end": entity.end, "type": entity.type, "text": entity.text}
-    more = {"fragments": entity.fragments, "concept": entity.concept}
-    scored = {} if entity.score is None else {"score": entity.score}
-    return record | {name: value for name, value in more.items() if value} | scored
+    names = ("start", "end", "type", "text", "fragments", "concept", "score")
+    return {name: value for name in names if (value := getattr(entity, name)) not in ("", (), None)}

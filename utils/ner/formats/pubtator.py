@@ -36,6 +36,8 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
         if not line.strip():
             continue
         head = HEAD.match(line)
+        if len(re.findall(r"\t\d+\t\d+\t", line)) > (not head):
+            raise FormatError(path, number, line, "a line end before each mention")
         if head and head[2] == "t":
             documents.append((head[1], head[3], []))
             continue
