@@ -82,9 +82,10 @@ def stub(exercise):
 
 
 def run(text, exercise):
-    """The function that the text defines, where a learner has run the notebook's imports and nothing else."""
+    """The function that the text defines, where a learner has run the imports, solved what came before, and no more."""
     number = exercise.id[:2]
-    names = dict(imports(number))
+    before = [other for other in EXERCISES.values() if other.id[:2] == number and other.id < exercise.id]
+    names = {**imports(number), **{other.solution.__name__: other.solution for other in before}}
     exec(text, names)
     return names[exercise.solution.__name__]
 

@@ -1,0 +1,264 @@
+"""Your turn in notebook 00: mixing, the training step, the reverse step. The checks use closed forms only."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from notebooks.exercises import as_float64, as_number, close
+from utils.course.exercises import Wrong, exercise
+
+STEPS = 40
+CURVE = torch.cos(torch.linspace(0.05, 1.52, STEPS, dtype=torch.float64)) ** 2  # falls from 0.998 to 0.003
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# -- 00.1 ------------------------------------------------------------------------------------------
+
+SHAPES = "alphas_cumprod[t] has shape (B,); .view(-1, *[1] * (x_0.ndim - 1)) makes it (B, 1, ...)"
+
+
+def shaped(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def wrong_mixtures(x_0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """What the most natural mistakes give, by what is wrong with them."""
+    a_bar = shaped(CURVE[t], x_0)
+    signal, sigma = a_bar.sqrt(), (1 - a_bar).sqrt()
+    first, before = shaped(CURVE[t[:1]], x_0), shaped(CURVE[t - 1], x_0)
+    found = {
+        "the weights of image and noise are exchanged": sigma * x_0 + signal * noise,
+        "alpha-bar is a share of variance: take its root, for the image and for the noise": a_bar * x_0
+        + (1 - a_bar) * noise,
+        "the noise has weight 1 - alpha-bar, a variance; take its root": signal * x_0 + (1 - a_bar) * noise,
+        "the image has weight alpha-bar; take its root": a_bar * x_0 + sigma * noise,
+        "the weights add up to 1; their squares should, so that the variance does not sink half-way": signal * x_0
+        + (1 - signal) * noise,
+        "the image is not shrunk": x_0 + sigma * noise,
+        "every item is mixed as much as the first; each has a t of its own": first.sqrt() * x_0
+        + (1 - first).sqrt() * noise,
+        "this is the mixture of step t - 1; the least noisy step is t = 0": before.sqrt() * x_0
+        + (1 - before).sqrt() * noise,
+    }
+    if len(x_0) == x_0.shape[-1]:
+        across = CURVE[t].sqrt() * x_0 + (1 - CURVE[t]).sqrt() * noise
+        found[f"the weights run along the last axis instead of one for each item: {SHAPES}"] = across
+    return found
+
+
+def check_q_sample(q_sample: Callable) -> None:
+    for shape in [(3, 3), (4, 2), (5, 1, 8, 8)]:
+        x_0, noise = normal(*shape), normal(*shape, seed=1)
+        t = torch.tensor([17, 0, STEPS - 1, 5, 30])[: shape[0]]
+        try:
+            answer = q_sample(x_0.clone(), t.clone(), noise.clone(), CURVE.clone())
+        except RuntimeError as error:
+            if "size of tensor" in str(error):
+                raise Wrong(f"the weights do not fit x_0 of shape {shape}: {SHAPES}") from error
+            raise
+        seen = as_float64(answer, shape, "x_t")
+        a_bar = shaped(CURVE[t], x_0)
+        if close(seen, a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise, 1e-4, 1e-5):
+            continue
+        for fault, wrong in wrong_mixtures(x_0, noise, t).items():
+            if close(seen, wrong, 1e-4, 1e-5):
+                raise Wrong(fault)
+        if not torch.equal(seen, as_float64(q_sample(x_0, t, noise, CURVE), shape)):
+            raise Wrong("two calls with the same noise differ: mix in the noise that is given, draw none of your own")
+        weights = torch.linalg.lstsq(torch.stack([x_0[0], noise[0]]).flatten(1).T, seen[0].flatten()[:, None])
+        image, other = weights.solution.flatten().tolist()
+        raise Wrong(
+            f"where alpha-bar is {CURVE[17]:.4f}, your x_0 has weight {image:.4f} and your noise {other:.4f}; "
+            f"their squares should be alpha-bar and 1 - alpha-bar: {CURVE[17].sqrt():.4f} and "
+            f"{(1 - CURVE[17]).sqrt():.4f}"
+        )
+
+
+@exercise(
+    "00.1",
+    "mixing",
+    check_q_sample,
+    hints=[
+        f"One alpha-bar for each item of the batch. {SHAPES}.",
+        "x_t = root of alpha-bar times x_0, plus root of (1 - alpha-bar) times noise.",
+    ],
+)
+def q_sample(x_0, t, noise, alphas_cumprod):
+    alpha_bar = alphas_cumprod[t].view(-1, *[1] * (x_0.ndim - 1))  # (B, 1, ..., 1)
+    return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
+
+
+# -- 00.2 ------------------------------------------------------------------------------------------
+
+BATCH, RATE = 512, 0.1
+
+
+class Spy(nn.Module):
+    """A network of one weight, x_0 estimate = weight * x_t, that remembers what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.3))
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        self.seen.append((x_t.detach().clone(), t))
+        return self.weight * x_t
+
+
+def check_training_step(training_step: Callable) -> None:
+    # The answer draws random numbers; the same ones at every check, and the learner's own stream untouched.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x_0 = Spy(), 1 + 2 * normal(BATCH, 2).float()
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        for call in range(2):
+            model.seen.clear()
+            before = model.weight.item()
+            loss = training_step(model, optimizer, x_0.clone(), CURVE.float())
+            if len(model.seen) != 1:
+                raise Wrong(f"the network was called {len(model.seen)} times; one step asks it once")
+            x_t, t = model.seen[0]
+            noise = noise_in(x_t, t, x_0)
+            check_target(loss, before * x_t - x_0, before * x_t - noise)
+            gradient = 2 * ((before * x_t - x_0) * x_t).mean().item()
+            check_update(model.weight.item() - before, gradient, second=call == 1)
+
+
+def noise_in(x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+    """The noise that was mixed into x_0. Raises `Wrong` where t or the noise is not what it should be."""
+    if not isinstance(t, Tensor) or t.dtype.is_floating_point or t.shape != (BATCH,):
+        seen = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
+        raise Wrong(f"t should be {BATCH} whole numbers, one for each item of the batch; the network got {seen}")
+    if len(t.unique()) == 1:
+        raise Wrong("every item of the batch has the same t; draw one for each")
+    low, high = int(t.min()), int(t.max())
+    if (low, high) != (0, STEPS - 1):  # by chance once in 100,000 checks, and the seed is fixed
+        raise Wrong(f"t runs from {low} to {high}; with {STEPS} steps it should run from 0 to {STEPS - 1}")
+    if x_t.shape != x_0.shape or close(x_t, x_0):
+        raise Wrong("the network is shown the clean x_0; mix noise into it first, with q_sample")
+    a_bar = CURVE.float()[t][:, None]
+    noise = (x_t - a_bar.sqrt() * x_0) / (1 - a_bar).sqrt()
+    if close(noise.abs().amax(), torch.tensor(1.0), 0.02) and noise.mean() > 0.3:
+        raise Wrong("the noise is uniform (torch.rand); draw it from a normal distribution with torch.randn_like")
+    if abs(noise.mean()) > 0.15 or abs(noise.std() - 1) > 0.1:
+        raise Wrong(
+            f"the noise in x_t has mean {noise.mean():.2f} and standard deviation {noise.std():.2f} instead of 0 and "
+            "1; mix with q_sample, with the same t that the network gets"
+        )
+    return noise
+
+
+def check_target(loss: object, error: Tensor, noise_error: Tensor) -> None:
+    loss, right = as_number(loss, "the loss"), error.square().mean().item()
+    named = {
+        "this is the error against the noise; here the network is asked for x_0": noise_error.square().mean().item(),
+        "the squared errors are added up; take their mean": error.square().sum().item(),
+        "this is the mean absolute error; square it": error.abs().mean().item(),
+    }
+    for fault, value in named.items():
+        if abs(loss - value) < 1e-4 * value:
+            raise Wrong(fault)
+    if abs(loss - right) > 1e-4 * right:
+        raise Wrong(f"the loss is {loss:.4f}; the mean of (network's answer - x_0) squared is {right:.4f}")
+
+
+def check_update(change: float, gradient: float, second: bool) -> None:
+    if change == 0:
+        raise Wrong("the weights have not changed: after loss.backward() comes optimizer.step()")
+    if abs(change + RATE * gradient) > 1e-3 * abs(RATE * gradient):
+        if second:
+            raise Wrong("the second step still has the first one's gradient in it; call optimizer.zero_grad()")
+        raise Wrong(
+            f"with a gradient of {gradient:.3f} and plain gradient descent at {RATE} the weight should change by "
+            f"{-RATE * gradient:.4f}, it changed by {change:.4f}; one loss.backward() and one optimizer.step()"
+        )
+
+
+@exercise(
+    "00.2",
+    "the training step",
+    check_training_step,
+    hints=[
+        "t = torch.randint(len(alphas_cumprod), (len(x_0),)) draws one step for each item; torch.randn_like(x_0) draws "
+        "the noise; q_sample mixes them.",
+        "The loss is the mean of (model(x_t, t) - x_0) squared. Then the three lines of every PyTorch loop: "
+        "optimizer.zero_grad(), loss.backward(), optimizer.step(). Return loss.item().",
+    ],
+)
+def training_step(model, optimizer, x_0, alphas_cumprod):
+    t = torch.randint(len(alphas_cumprod), (len(x_0),))  # a step for each item
+    noise = torch.randn_like(x_0)
+    x_t = q_sample(x_0, t, noise, alphas_cumprod)
+    loss = (model(x_t, t) - x_0).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+# -- 00.3 ------------------------------------------------------------------------------------------
+
+
+def wrong_steps(x_t: Tensor, x_0: Tensor, a: float, b: float) -> dict[str, Tensor]:
+    """What the most natural mistakes give, by what is wrong with them. a, b: alpha-bar at t and at s."""
+    noise = (x_t - a**0.5 * x_0) / (1 - a) ** 0.5
+    posterior = (b**0.5 * (1 - a / b) * x_0 + (a / b) ** 0.5 * (1 - b) * x_t) / (1 - a)
+    return {
+        "this goes the whole way to the guess; go to step s only": x_0,
+        "nothing has moved: this is x_t": x_t,
+        "noise and guess are mixed as for step t again; step s has less noise": a**0.5 * x_0 + (1 - b) ** 0.5 * noise,
+        "the noise is not made less: its weight is still that of step t": b**0.5 * x_0 + (1 - a) ** 0.5 * noise,
+        "x_t is mixed in as if it were the noise; take the guess out of it first": b**0.5 * x_0 + (1 - b) ** 0.5 * x_t,
+        "x_t minus the guess's part is not yet the noise: divide by the root of 1 - alpha-bar at t": b**0.5 * x_0
+        + (1 - b) ** 0.5 * (x_t - a**0.5 * x_0),
+        "the noise is x_t minus the guess; but in x_t the guess has the weight root of alpha-bar": b**0.5 * x_0
+        + (1 - b) ** 0.5 * (x_t - x_0) / (1 - a) ** 0.5,
+        "alpha-bar is a share of variance: the weights are its root and the root of 1 minus it": b * x_0
+        + (1 - b) * (x_t - a * x_0) / (1 - a),
+        "this is the mean of the paper's step, which needs fresh noise on top; here the noise of x_t is used again": (
+            posterior
+        ),
+    }
+
+
+def check_reverse_step(reverse_step: Callable) -> None:
+    x_0 = normal(6, 2)
+    for a_bar_t, a_bar_s in [(0.3, 0.7), (0.01, 0.04), (0.9, 0.95), (0.5, 1.0)]:
+        x_t = a_bar_t**0.5 * x_0 + (1 - a_bar_t) ** 0.5 * normal(6, 2, seed=1)
+        right = a_bar_s**0.5 * x_0 + (1 - a_bar_s) ** 0.5 * normal(6, 2, seed=1)
+        seen = as_float64(reverse_step(x_t.clone(), x_0.clone(), a_bar_t, a_bar_s), (6, 2), "x_s")
+        if close(seen, right, 1e-4, 1e-5):
+            continue
+        again = as_float64(reverse_step(x_t.clone(), x_0.clone(), a_bar_t, a_bar_s), (6, 2), "x_s")
+        if not torch.equal(seen, again):
+            raise Wrong("two calls give different results: use the noise that is in x_t, draw no fresh noise")
+        for fault, wrong in wrong_steps(x_t, x_0, a_bar_t, a_bar_s).items():
+            if close(seen, wrong, 1e-4, 1e-5):
+                raise Wrong(fault)
+        weights = torch.linalg.lstsq(torch.stack([x_0, x_t]).flatten(1).T, seen.flatten()[:, None]).solution
+        guess, kept = weights.flatten().tolist()
+        ratio = ((1 - a_bar_s) / (1 - a_bar_t)) ** 0.5
+        raise Wrong(
+            f"from alpha-bar {a_bar_t} to {a_bar_s} your guess has weight {guess:.4f} and your x_t {kept:.4f}; mixing "
+            f"guess and noise anew gives {a_bar_s**0.5 - a_bar_t**0.5 * ratio:.4f} and {ratio:.4f}"
+        )
+
+
+@exercise(
+    "00.3",
+    "the reverse step",
+    check_reverse_step,
+    hints=[
+        "If x_0 is the guess, which noise is in x_t? Solve q_sample's line for it.",
+        "noise = (x_t - root of a_bar_t times x_0) / root of (1 - a_bar_t). Then q_sample's line once more, with "
+        "a_bar_s. a_bar_t and a_bar_s are plain numbers: root of a is a**0.5.",
+    ],
+)
+def reverse_step(x_t, x_0, a_bar_t, a_bar_s):
+    noise = (x_t - a_bar_t**0.5 * x_0) / (1 - a_bar_t) ** 0.5  # the noise it implies
+    return a_bar_s**0.5 * x_0 + (1 - a_bar_s) ** 0.5 * noise

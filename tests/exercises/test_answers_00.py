@@ -1,0 +1,202 @@
+"""Answers to notebook 00's three pieces: right ones of another kind pass, wrong ones are told what is wrong."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from notebooks.exercises.nb00 import q_sample
+from utils.course.exercises import grade
+
+# -- right ---------------------------------------------------------------------------------------------------
+
+
+def by_loop(x_0, t, noise, alphas_cumprod):
+    weights = [alphas_cumprod[int(k)] for k in t]
+    return torch.stack([a**0.5 * x + (1 - a) ** 0.5 * n for a, x, n in zip(weights, x_0, noise)])
+
+
+def by_einsum(x_0, t, noise, alphas_cumprod):
+    a = alphas_cumprod[t]
+    return torch.einsum("b,b...->b...", a.sqrt(), x_0) + torch.einsum("b,b...->b...", (1 - a).sqrt(), noise)
+
+
+def by_gather(x_0, t, noise, alphas_cumprod):
+    a = alphas_cumprod.gather(0, t).reshape(len(t), *(1,) * (x_0.ndim - 1))
+    return torch.lerp(torch.zeros_like(x_0), x_0, a.sqrt()) + torch.sqrt(1 - a) * noise
+
+
+def zero_grad_last(model, optimizer, x_0, alphas_cumprod):
+    t = torch.randint(0, len(alphas_cumprod), size=x_0.shape[:1])
+    loss = F.mse_loss(model(q_sample(x_0, t, torch.randn_like(x_0), alphas_cumprod), t), x_0)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
+
+
+def mixed_by_hand(model, optimizer, x_0, alphas_cumprod):
+    t = (torch.rand(len(x_0)) * len(alphas_cumprod)).long()
+    a = alphas_cumprod[t][:, None]
+    loss = ((x_0 - model(a.sqrt() * x_0 + (1 - a).sqrt() * torch.randn(x_0.shape), t)) ** 2).mean()
+    optimizer.zero_grad(set_to_none=False)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def gradient_by_hand(model, optimizer, x_0, alphas_cumprod):
+    t = torch.randint(len(alphas_cumprod), (len(x_0),))
+    loss = (model(q_sample(x_0, t, torch.randn_like(x_0), alphas_cumprod), t) - x_0).pow(2).sum() / x_0.numel()
+    parameters = list(model.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
+        parameter.grad = gradient
+    optimizer.step()
+    return loss.item()
+
+
+def by_ratio(x_t, x_0, a_bar_t, a_bar_s):
+    ratio = ((1 - a_bar_s) / (1 - a_bar_t)) ** 0.5
+    return ratio * x_t + (a_bar_s**0.5 - a_bar_t**0.5 * ratio) * x_0
+
+
+def by_part_of_the_way(x_t, x_0, a_bar_t, a_bar_s):
+    """From x_t's own mixture, a part of the way; then the rest of the weight for the guess."""
+    kept = ((1 - a_bar_s) / (1 - a_bar_t)) ** 0.5
+    return x_0 + kept * (x_t - x_0) - (1 - kept - (a_bar_s**0.5 - a_bar_t**0.5 * kept)) * x_0
+
+
+def by_q_sample(x_t, x_0, a_bar_t, a_bar_s):
+    curve, t = torch.tensor([a_bar_s], dtype=x_0.dtype), torch.zeros(len(x_0), dtype=torch.long)
+    return q_sample(x_0, t, (x_t - a_bar_t**0.5 * x_0) / (1 - a_bar_t) ** 0.5, curve)
+
+
+RIGHT = {
+    "00.1": [by_loop, by_einsum, by_gather],
+    "00.2": [zero_grad_last, mixed_by_hand, gradient_by_hand],
+    "00.3": [by_ratio, by_part_of_the_way, by_q_sample],
+}
+
+
+@pytest.mark.parametrize(("number", "answer"), [(number, one) for number, all_ in RIGHT.items() for one in all_])
+def test_another_right_answer_passes(number, answer):
+    passed, message = grade(number, answer)
+    assert passed, message
+
+
+# -- wrong ---------------------------------------------------------------------------------------------------
+
+
+def column(values, x):
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
+def mix(signal_of, sigma_of):
+    """A q_sample with these two weights, as functions of alpha-bar."""
+
+    def answer(x_0, t, noise, alphas_cumprod):
+        a = column(alphas_cumprod[t], x_0)
+        return signal_of(a) * x_0 + sigma_of(a) * noise
+
+    return answer
+
+
+def unshaped(x_0, t, noise, alphas_cumprod):
+    return alphas_cumprod[t].sqrt() * x_0 + (1 - alphas_cumprod[t]).sqrt() * noise
+
+
+def own_noise(x_0, t, noise, alphas_cumprod):
+    return q_sample(x_0, t, torch.randn_like(x_0), alphas_cumprod)
+
+
+def first_t_for_all(x_0, t, noise, alphas_cumprod):
+    return q_sample(x_0, t[:1].expand(len(t)), noise, alphas_cumprod)
+
+
+def one_step_early(x_0, t, noise, alphas_cumprod):
+    return q_sample(x_0, t - 1, noise, alphas_cumprod)
+
+
+def step(t_of=None, noise_of=torch.randn_like, loss_of=None, clear=True, update=True, clean=False):
+    """A training step with one thing changed."""
+
+    def answer(model, optimizer, x_0, alphas_cumprod):
+        total, count = len(alphas_cumprod), len(x_0)
+        t = t_of(total, count) if t_of else torch.randint(total, (count,))
+        noise = noise_of(x_0)
+        x_t = x_0 if clean else q_sample(x_0, t, noise, alphas_cumprod)
+        output = model(x_t, t)
+        loss = loss_of(output, x_0, noise) if loss_of else (output - x_0).square().mean()
+        if clear:
+            optimizer.zero_grad()
+        loss.backward()
+        if update:
+            optimizer.step()
+        return loss.item()
+
+    return answer
+
+
+def reverse(form):
+    """A reverse step from a formula in x_t, x_0, the implied noise, alpha-bar at t (a) and at s (b)."""
+
+    def answer(x_t, x_0, a_bar_t, a_bar_s):
+        noise = (x_t - a_bar_t**0.5 * x_0) / (1 - a_bar_t) ** 0.5
+        return form(x_t, x_0, noise, a_bar_t, a_bar_s)
+
+    return answer
+
+
+WRONG = [
+    ("00.1", mix(lambda a: a.sqrt(), lambda a: 1 - a), "a variance; take its root"),
+    ("00.1", mix(lambda a: a, lambda a: (1 - a).sqrt()), "the image has weight alpha-bar"),
+    ("00.1", mix(lambda a: a, lambda a: 1 - a), "for the image and for the noise"),
+    ("00.1", mix(lambda a: a.sqrt(), lambda a: 1 - a.sqrt()), "the weights add up to 1"),
+    ("00.1", mix(lambda a: (1 - a).sqrt(), lambda a: a.sqrt()), "exchanged"),
+    ("00.1", mix(lambda a: 1, lambda a: (1 - a).sqrt()), "not shrunk"),
+    ("00.1", mix(lambda a: a.sqrt(), lambda a: 0.5 * (1 - a).sqrt()), "their squares should be alpha-bar"),
+    ("00.1", unshaped, "(B, 1, ...)"),
+    ("00.1", own_noise, "mix in the noise that is given"),
+    ("00.1", first_t_for_all, "each has a t of its own"),
+    ("00.1", one_step_early, "step t - 1"),
+    ("00.2", step(t_of=lambda total, count: torch.randint(total, (1,)).expand(count)), "draw one for each"),
+    ("00.2", step(t_of=lambda total, count: torch.randint(1, total, (count,))), "from 1 to 39"),
+    ("00.2", step(t_of=lambda total, count: torch.randint(total - 1, (count,))), "from 0 to 38"),
+    ("00.2", step(noise_of=torch.rand_like), "uniform"),
+    ("00.2", step(loss_of=lambda output, x_0, noise: (output - noise).square().mean()), "asked for x_0"),
+    ("00.2", step(loss_of=lambda output, x_0, noise: (output - x_0).square().sum()), "take their mean"),
+    ("00.2", step(loss_of=lambda output, x_0, noise: (output - x_0).abs().mean()), "square it"),
+    ("00.2", step(clear=False), "optimizer.zero_grad()"),
+    ("00.2", step(update=False), "optimizer.step()"),
+    ("00.2", step(clean=True), "mix noise into it first"),
+    ("00.3", reverse(lambda x_t, x_0, noise, a, b: x_0), "the whole way"),
+    ("00.3", reverse(lambda x_t, x_0, noise, a, b: x_t), "nothing has moved"),
+    (
+        "00.3",
+        reverse(lambda x_t, x_0, noise, a, b: b**0.5 * x_0 + (1 - b) ** 0.5 * torch.randn_like(x_0)),
+        "fresh noise",
+    ),
+    ("00.3", reverse(lambda x_t, x_0, noise, a, b: b**0.5 * x_0 + (1 - b) ** 0.5 * x_t), "as if it were the noise"),
+    ("00.3", reverse(lambda x_t, x_0, noise, a, b: b**0.5 * x_0 + (1 - a) ** 0.5 * noise), "not made less"),
+    (
+        "00.3",
+        reverse(lambda x_t, x_0, noise, a, b: b**0.5 * x_0 + (1 - b) ** 0.5 * (x_t - a**0.5 * x_0)),
+        "divide by the root",
+    ),
+    (
+        "00.3",
+        reverse(lambda x_t, x_0, noise, a, b: b * x_0 + (1 - b) * (x_t - a * x_0) / (1 - a)),
+        "a share of variance",
+    ),
+    (
+        "00.3",
+        reverse(lambda x_t, x_0, noise, a, b: (b**0.5 * (1 - a / b) * x_0 + (a / b) ** 0.5 * (1 - b) * x_t) / (1 - a)),
+        "the paper's step",
+    ),
+    ("00.3", reverse(lambda x_t, x_0, noise, a, b: x_t + (b - a) * (x_0 - x_t)), "mixing guess and noise anew"),
+]
+
+
+@pytest.mark.parametrize(("number", "answer", "fault"), WRONG)
+def test_a_wrong_answer_is_told_what_is_wrong(number, answer, fault):
+    passed, message = grade(number, answer)
+    assert passed is False and fault in message, message
