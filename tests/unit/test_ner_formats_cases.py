@@ -73,13 +73,15 @@ def test_what_annotation_tools_export_is_read(tmp_path, record):
         ("denotations", [{"span": {"begin": 0, "end": 5}, "obj": "Gene"}]),
         ("ner_tags", ["B-Gene", "O"]),
         ("predictions", [{"result": [RESULT]}]),
+        ("extra", {"genes": {"all": [{"start": 0, "end": 5}]}}),
+        ("hits", [{"value": [{"offset": 0, "length": 5}]}]),
         ("start", 0),
     ],
 )
 def test_another_key_that_looks_like_annotation_is_named(tmp_path, key, value):
     with pytest.raises(FormatError, match=f"a.jsonl, line 1: .*the key '{key}' looks like annotation; rename it"):
         from_record(tmp_path, {"text": "GENEX up", key: value})
-    assert from_record(tmp_path, {"text": "x", "pos_tags": ["NN"], "meta": {"tags": []}, "label": "pos", "spans": []})
+    assert from_record(tmp_path, {"text": "x", "pos_tags": ["NN"], "meta": {"start": 1, "tags": ["a"]}, "label": "pos"})
 
 
 @pytest.mark.parametrize(

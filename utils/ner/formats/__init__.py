@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,9 +100,7 @@ from utils.ner.formats.conll import read_conll, write_conll  # noqa: E402
 from utils.ner.formats.jsonl import read_jsonl, write_jsonl  # noqa: E402
 from utils.ner.formats.pubtator import read_pubtator, write_pubtator  # noqa: E402
 
-READERS: dict[str, Callable[..., list[Sentence]]]
 READERS = {"conll": read_conll, "jsonl": read_jsonl, "pubtator": read_pubtator, "brat": read_brat}
-WRITERS: dict[str, Callable[..., None]]
 WRITERS = {"conll": write_conll, "jsonl": write_jsonl, "pubtator": write_pubtator, "brat": write_brat}
 ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".pubtator": "pubtator", ".ann": "brat"}
 

@@ -19,7 +19,7 @@ from utils.ner.sentence import Entity, Sentence
 EXPECTED = 'JSON like {"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'
 KEYS = ("entities", "spans", "label", "labels", "annotations", "completions", "result", "ents")  # that hold mentions
 NAMES = dict(label="type", labels="type", entity_group="type", begin="start", start_offset="start", end_offset="end")
-PLACES = {"start", "start_offset", "begin", "offset", "offsets", "span", "value", "result"}
+PLACES = {"start", "start_offset", "begin", "offset", "offsets", "span"}
 LOOKS = re.compile(r"entit|span|label|annot|mention|highlight|predict|draft|\bner|(?<!pos_)tags?$", re.I)
 
 
@@ -91,12 +91,17 @@ def _flat(value: Any) -> dict:
 
 
 def _looks_like_mentions(key: str, value: Any) -> bool:
-    """By its name, or by what it holds: [start, end, ...], or objects with a place."""
     if not isinstance(value, list | dict):
         return key in ("start", "end")
-    rows = any([type(cell) for cell in item].count(int) == 2 < len(item) for item in value if isinstance(item, list))
-    spans = any(PLACES & item.keys() for item in value if isinstance(item, dict))
-    return bool(value) and key not in ("tokens", "sents") and (rows or spans or bool(LOOKS.search(key)))
+    return bool(value) and key not in ("tokens", "sents") and (bool(LOOKS.search(key)) or _holds_mentions(value))
+
+
+def _holds_mentions(value: Any) -> bool:
+    """Whether there is [start, end, ...] anywhere in it, or a list of objects with a place."""
+    if not isinstance(value, list):
+        return isinstance(value, dict) and any(map(_holds_mentions, value.values()))
+    row = [type(cell) for cell in value].count(int) == 2 < len(value)
+    return row or any((isinstance(item, dict) and PLACES & item.keys()) or _holds_mentions(item) for item in value)
 
 
 def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[dict]:
