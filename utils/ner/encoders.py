@@ -73,7 +73,7 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
 def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
     """(where it is, whether that is on this machine: a folder or the hub's cache), without loading it.
 
-    Raises OSError at once where it is nowhere here and the hub does not answer, which would be asked again and again.
+    Raises OSError, at once, where it is not and the hub does not answer.
     """
     source = name or find_minilm() or HUB_NAME
     try:
