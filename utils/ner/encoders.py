@@ -92,7 +92,9 @@ def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
 
 
 def _not_found(source: str | Path, error: Exception) -> OSError:
-    what = f"no encoder {str(source)!r} in a folder or on the hub ({str(error).strip().splitlines()[0]})"
+    what = (
+        f"no encoder {str(source)!r} in a folder or on the hub ({(str(error).strip() or repr(error)).splitlines()[0]})"
+    )
     return OSError(f"{what}; without a network, install the small one and leave the name out: {INSTALL}")
 
 
