@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from tests.tiny_ner import make_corpus, make_encoder
-from utils.ner import training
+from utils.files import stream_seed
+from utils.ner import neural, training
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.evaluation import evaluate
 from utils.ner.features import SHAPES, shape_of
@@ -484,3 +485,17 @@ def test_what_transformers_has_no_network_for_is_saved_in_the_courses_form(optio
     assert "architectures" not in json.loads((tmp_path / "config.json").read_text())
     fitted("transformer", encoder, epochs=1).save(tmp_path)
     load_tagger(tmp_path).predict(DEV)
+
+
+def test_no_two_uses_of_randomness_have_one_seed(monkeypatch):
+    """The order of the batches, the weights and each step draw from streams of their own, at seed 0 too."""
+    uses = {}
+
+    def recorded(seed, *use):
+        uses[use] = stream_seed(seed, *use)
+        return uses[use]
+
+    for module in (neural, training):
+        monkeypatch.setattr(module, "stream_seed", recorded)
+    make("bilstm", None).fit(TRAIN[:20])
+    assert {use[0] for use in uses} == {"weights", "order", "step"} and len({*uses.values(), 0}) == len(uses) + 1

@@ -73,7 +73,7 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
 def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
     """(where it is, whether that is on this machine: a folder or the hub's cache), without loading it.
 
-    Raises OSError at once where it is nowhere here and the hub does not answer, which would be asked again and again.
+    Raises OSError, at once, where it is not and the hub does not answer.
     """
     source = name or find_minilm() or HUB_NAME
     try:
@@ -92,7 +92,9 @@ def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
 
 
 def _not_found(source: str | Path, error: Exception) -> OSError:
-    what = f"no encoder {str(source)!r} in a folder or on the hub ({str(error).strip().splitlines()[0]})"
+    what = (
+        f"no encoder {str(source)!r} in a folder or on the hub ({(str(error).strip() or repr(error)).splitlines()[0]})"
+    )
     return OSError(f"{what}; without a network, install the small one and leave the name out: {INSTALL}")
 
 

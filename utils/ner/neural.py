@@ -77,6 +77,7 @@ class NeuralTagger(Tagger):
         TypeError: a number that `Recipe` does not know.
     """
 
+    _plain: PreTrainedModel | None = None  # the network in the form that transformers knows, where it has one
     version = 3  # 2 had a SHA-256 of its own; config.json of 1 holds a longer recipe
 
     def __init__(
@@ -213,11 +214,6 @@ class NeuralTagger(Tagger):
         kinds = zip(*(window.inputs["features"] for window in windows))
         return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
 
-    @property
-    def _saved(self) -> nn.Module:
-        """What is written of the network."""
-        return self.network
-
     def _check_trained(self) -> None:
         if self.network is None:
             raise ValueError(f"this {type(self).__name__} has learned nothing yet; call fit, or load a saved one")
@@ -226,10 +222,10 @@ class NeuralTagger(Tagger):
         self._check_trained()
         self._save_parts(folder)
         self.features.save(folder)
-        save_weights(folder / "model.safetensors", self._saved)
+        save_weights(folder / "model.safetensors", self._plain or self.network)
         config = {"options": self.options, "recipe": asdict(self.recipe), "tags": self.tags}
-        if isinstance(self._saved, PreTrainedModel):
-            config = self._saved.config.to_dict() | config
+        if self._plain:
+            config = self._plain.config.to_dict() | config
         write_atomically(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
@@ -239,7 +235,7 @@ class NeuralTagger(Tagger):
         tagger.tags = list(config["tags"])
         tagger.features = TokenFeatures.load(folder, tagger.features.shapes)
         tagger._load_parts(folder)
-        load_weights(folder / "model.safetensors", tagger._saved)
+        load_weights(folder / "model.safetensors", tagger._plain or tagger.network)
         tagger.network.to(tagger.device).eval()
         return tagger
 

@@ -103,11 +103,9 @@ class Tagger(ABC):
                 "load it with its own class, or train and save it again"
             )
         try:
-            for name, sha256 in files.items():
-                if sha256_of(Path(folder, name)) != sha256:
-                    raise ValueError(
-                        f"{Path(folder, name)} is damaged or of another tagger: its SHA-256 is not in {HEADER}"
-                    )
+            for path, sha256 in ((Path(folder, name), sha256) for name, sha256 in files.items()):
+                if sha256_of(path) != sha256:
+                    raise ValueError(f"{path} is damaged or of another tagger: its SHA-256 is not the one in {HEADER}")
             return cls._load(Path(folder))
         except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error

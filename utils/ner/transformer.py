@@ -204,21 +204,14 @@ class TransformerTagger(NeuralTagger):
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The plain network scores every piece, as it has no tokens: those behind a token's first one go on with it."""
         examples = super()._examples(sentence)
-        if not self._plain:
-            return examples
         going_on = [self.tags.index(f"I-{tag[2:]}") if tag != "O" else 0 for tag in self.tags]
-        found = []
-        for window, tags in examples:
+        for i, (window, tags) in enumerate(examples if self._plain else ()):
             first, count = window.inputs["first"], window.inputs["count"]
             places = [place for a, n in zip(first, count) for place in range(a, a + n)]
             wanted = [number for tag, n in zip(tags, count) for number in [tag] + [going_on[tag]] * (n - 1)]
             inputs = {**window.inputs, "first": places, "count": [1] * len(places)}
-            found.append((window._replace(inputs=inputs), wanted))
-        return found
-
-    @property
-    def _saved(self) -> nn.Module:
-        return self._plain or self.network
+            examples[i] = (window._replace(inputs=inputs), wanted)
+        return examples
 
     def save_encoder(self, folder: str | Path) -> None:
         """Write the encoder as it is now, to begin another tagger with: `TransformerTagger(encoder=folder)`."""
