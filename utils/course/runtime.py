@@ -14,7 +14,7 @@ import torch
 
 from utils.course.plots import STYLE
 from utils.device import describe, find_device, find_precision
-from utils.files import say
+from utils.files import check_writable, say
 
 PROFILES = ("test", "cpu", "gpu")
 T = TypeVar("T")
@@ -70,8 +70,7 @@ def find_build(root: Path) -> Path:
     """
     for folder in (root / "build", Path(os.path.expanduser("~/diffusion-ner-course-build"))):
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            check_writable(folder / "file")
             break
     else:
         folder = Path(tempfile.mkdtemp(prefix="diffusion-ner-course-"))
