@@ -103,26 +103,18 @@ def _write_through(stream: str | Path | int, write: Callable[[Path], Any]) -> No
 
 
 def _part_of(path: Path) -> Path:
-    """This process's temporary file beside `path`. Those of processes that were killed while they wrote are deleted."""
+    """This process's temporary file beside `path`. Those of processes that were killed while they wrote are deleted.
+
+    They stay where it cannot be known who lives: on another machine, and on systems other than Linux.
+    """
     space = Path("/proc/self/ns/pid")  # two containers that share a folder may have processes of the same number
     machine = f"{platform.node()} {space.stat().st_ino if space.exists() else 0}"
     begin = f".{path.name}.{hashlib.sha256(machine.encode()).hexdigest()[:8]}-"
     for part in path.parent.glob(f"{glob.escape(begin)}*.part"):
         writer = part.name.removeprefix(begin).removesuffix(".part")
-        if writer.isdecimal() and not _is_alive(int(writer)):
+        if space.exists() and not Path("/proc", writer).exists():
             part.unlink(missing_ok=True)
     return path.with_name(f"{begin}{os.getpid()}.part")
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether that process runs; where it cannot be known without ending it (Windows), yes."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
 
 
 def check_writable(path: str | Path) -> None:

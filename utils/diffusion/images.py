@@ -310,13 +310,12 @@ def _upright(path: Path) -> Image.Image:
 def _eight_bits(picture: Image.Image, sixteen: bool) -> Image.Image:
     """A grey picture of 16 or 32 bits, which Pillow would cut off at 255.
 
-    `sixteen`: its white is 65,535. Else it is the least of 1 (for fractions), 255 and 65,535 that no value exceeds.
+    `sixteen`: its white is 65,535. Else it is the least of 1, 255 and 65,535 that no value exceeds.
     """
     values = np.asarray(picture).astype(np.float64)
     if not 0 <= values.min() <= values.max() <= 65_535:
         raise ValueError(f"its values reach from {values.min():g} to {values.max():g}, expected 0 to 1, 255 or 65,535")
-    whites = (65_535,) if sixteen else (1, 255, 65_535) if picture.mode == "F" else (255, 65_535)
-    white = next(white for white in whites if values.max() <= white)
+    white = 65_535 if sixteen else next(white for white in (1, 255, 65_535) if values.max() <= white)
     grey = Image.fromarray((values / white * 255).round().astype(np.uint8))
     if (clear := picture.info.get("transparency")) is not None:
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
