@@ -83,10 +83,9 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
 
 def _stream_at(path: str | Path) -> str | Path | int | None:
     """What to open where `path` is to be written into, not replaced: a pipe, a device, or 1 or 2; else None."""
-    try:
-        there = os.stat(path)
-    except OSError:
+    if not os.path.exists(path):
         return None
+    there = os.stat(path)
     for printed in (1, 2):  # /dev/stdout, say, or a log that the shell writes
         with contextlib.suppress(OSError):
             if os.path.samestat(there, os.fstat(printed)):
@@ -104,31 +103,18 @@ def _write_through(stream: str | Path | int, write: Callable[[Path], Any]) -> No
 
 
 def _part_of(path: Path) -> Path:
-    """This process's temporary file beside `path`. Those of processes that were killed while they wrote are deleted."""
-    begin = f".{path.name}.{_machine()}-"
+    """This process's temporary file beside `path`. Those of processes that were killed while they wrote are deleted.
+
+    They stay where it cannot be known who lives: on another machine, and on systems other than Linux.
+    """
+    space = Path("/proc/self/ns/pid")  # two containers that share a folder may have processes of the same number
+    machine = f"{platform.node()} {space.stat().st_ino if space.exists() else 0}"
+    begin = f".{path.name}.{hashlib.sha256(machine.encode()).hexdigest()[:8]}-"
     for part in path.parent.glob(f"{glob.escape(begin)}*.part"):
         writer = part.name.removeprefix(begin).removesuffix(".part")
-        if writer.isdecimal() and not _is_alive(int(writer)):
+        if space.exists() and not Path("/proc", writer).exists():
             part.unlink(missing_ok=True)
     return path.with_name(f"{begin}{os.getpid()}.part")
-
-
-def _machine() -> str:
-    """A short name of this machine or container: two that share a folder may have processes of the same number."""
-    space = Path("/proc/self/ns/pid")
-    seen = f"{platform.node()} {space.stat().st_ino if space.exists() else 0}"
-    return hashlib.sha256(seen.encode()).hexdigest()[:8]
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether that process runs; where it cannot be known without ending it (Windows), yes."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
 
 
 def check_writable(path: str | Path) -> None:
@@ -180,18 +166,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def save_weights(path: str | Path, network: "nn.Module", **notes: str) -> None:
     """Write a network's weights and buffers as safetensors, with `notes` in the file's header."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save  # not save_file, which replaces a pipe and has errors of its own
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-
-    def write(part: Path) -> None:
-        try:
-            save_file(tensors, part, metadata={"format": "pt", **notes})
-        except SafetensorError as error:  # a full disk, for one
-            raise OSError(str(error)) from error
-
-    write_atomically(path, write)
+    write_atomically(path, save(tensors, metadata={"format": "pt", **notes}))
 
 
 def load_weights(path: str | Path, network: "nn.Module") -> None:
@@ -271,12 +249,11 @@ def find_copy(files: Iterable[str], *folders: str) -> Path | None:
         return None
     home, files = Path(os.path.expanduser(named)), list(files)
     places = [home / folder for folder in folders] + [home for folder in folders if home.name == Path(folder).name]
-    for place in places:
-        if all((place / file).exists() for file in files):
-            return place
-    lacks = f"has no {', '.join(files)} in {' or '.join(folder or '.' for folder in folders)}"
-    warnings.warn(f"COURSE_DATA={named} {lacks if home.is_dir() else 'is no folder'}; passed over", stacklevel=3)
-    return None
+    found = next((place for place in places if all((place / file).exists() for file in files)), None)
+    if found is None:
+        lacks = f"has no {', '.join(files)} in {' or '.join(folder or '.' for folder in folders)}"
+        warnings.warn(f"COURSE_DATA={named} {lacks if home.is_dir() else 'is no folder'}; passed over", stacklevel=3)
+    return found
 
 
 def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:

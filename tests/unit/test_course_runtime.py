@@ -54,6 +54,15 @@ def test_a_checkout_that_is_read_only_has_its_files_elsewhere(monkeypatch, tmp_p
     assert (build == tmp_path / "home" / "diffusion-ner-course-build") == home
 
 
+def test_no_folder_that_can_be_written_in(monkeypatch, tmp_path):
+    (tmp_path / "build").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "build"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "build"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "build"))
+    with pytest.raises(OSError, match="neither .*build nor .* can be written in; make one of them writable"):
+        start(repo=tmp_path)
+
+
 def test_the_same_seed_gives_the_same_numbers_from_all_three_generators(tmp_path):
     def draw(seed):
         start(seed, repo=tmp_path)

@@ -14,7 +14,7 @@ import torch
 
 from utils.course.plots import STYLE
 from utils.device import describe, find_device, find_precision
-from utils.files import say
+from utils.files import check_writable, say
 
 PROFILES = ("test", "cpu", "gpu")
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class Runtime:
 
     profile: "test", "cpu" or "gpu"; only sizes depend on it, through `pick`. precision: "no" (fp32), "bf16" or "fp16",
     in the terms of Hugging Face accelerate. root: the checkout of the course. build: an existing folder, not tracked by
-    git, for the files that a notebook writes; where the checkout is read-only, one in the home folder or a new one.
+    git, for the files that a notebook writes; where the checkout is read-only, one in the home folder.
     """
 
     profile: str
@@ -46,7 +46,7 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
     Args:
         seed: for python's, numpy's and torch's global generators.
         repo: the checkout; the one that holds this file if None.
-    Raises ValueError: COURSE_PROFILE is set to something else than "test", "cpu" or "gpu".
+    Raises ValueError: COURSE_PROFILE is set to something else than "test", "cpu" or "gpu". OSError: see find_build.
     """
     device = find_device()
     profile, precision = find_profile(device), find_precision(device)
@@ -64,20 +64,15 @@ def start(seed: int = 0, repo: str | Path | None = None) -> Runtime:
 
 
 def find_build(root: Path) -> Path:
-    """A folder that can be written in: root/build; where the checkout is read-only, and a line says so, another.
-
-    The one in the home folder comes first: it is the same next time, so that a training is taken up again.
-    """
-    for folder in (root / "build", Path(os.path.expanduser("~/diffusion-ner-course-build"))):
+    """root/build; where it cannot be written in, as in a shared checkout, another folder, and a line says so."""
+    homes = (os.path.expanduser("~/diffusion-ner-course-build"), f"{tempfile.gettempdir()}/course-build-{os.getpid()}")
+    for folder in (root / "build", *map(Path, homes)):
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-            break
-    else:
-        folder = Path(tempfile.mkdtemp(prefix="diffusion-ner-course-"))
-    if folder != root / "build":
-        say(f"{root / 'build'} cannot be written in; files go to {folder}")
-    return folder
+            check_writable(folder / "file")
+            if folder != root / "build":
+                say(f"{root / 'build'} cannot be written in; files go to {folder}")
+            return folder
+    raise OSError(f"neither {root / 'build'} nor {' nor '.join(homes)} can be written in; make one of them writable")
 
 
 def find_profile(device: torch.device) -> str:

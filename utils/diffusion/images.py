@@ -39,8 +39,8 @@ DEBIAN = Path("/usr/share/datasets")
 SOURCES = ("fashion-mnist", "cifar10", "digits")
 SPLITS = ("train", "test")
 SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jp2", ".avif", ".heic")
-SHOWN = 20  # files that do not open, in one message
 TIMEOUT = 20  # seconds without an answer until a download counts as broken off
+NOT_TO_BE_HAD = (OSError, RuntimeError, http.client.HTTPException)  # how torchvision's downloads fail
 # Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747; MIT licence. The SHA-256 of the unpacked bytes, so that copies
 # packed by different versions of gzip pass; images first, then labels.
 FASHION_FILES = {
@@ -148,42 +148,28 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scal
 
 
 def _fashion_mnist(split: str) -> ImageSet:
-    folders = ("fashion-mnist", "FashionMNIST/raw", "")  # torchvision's own is the second
-    read = functools.partial(_read_fashion, split)
+    read, folders = functools.partial(_read_fashion, split), ("fashion-mnist", "FashionMNIST/raw", "")
     try:
         return _first_whole(read, FASHION_FILES[split], folders, datasets.FashionMNIST, "FashionMNIST/raw/*.gz")
-    except OSError as error:
+    except NOT_TO_BE_HAD as error:
         reason = " ".join(str(error).split())
         small = f"the small set of the repository: no full copy here and none to be had ({reason})"
         return read(ROOT / "data" / "fashion-mnist-small", small, check=False)
 
 
-def _first_whole(read: Callable, files: Iterable[str], folders: tuple, dataset: type, downloaded: str) -> ImageSet:
-    """What `read` makes of the first whole copy on this machine, or else of the files just downloaded.
-
-    Raises OSError: there is none, and none to be had.
-    """
+def _first_whole(read: Callable, files: Iterable[str], folders: tuple, dataset: type, pattern: str) -> ImageSet:
+    """What `read` makes of the first whole copy on this machine, or else of the files downloaded just now."""
     cache = ROOT / "data" / "cache" / folders[0]
-    for origin, folder in _copies(cache, files, folders):
-        try:
-            return read(folder, origin)
-        except OSError as error:
-            warnings.warn(f"{error}; it is passed over, delete it", stacklevel=4)
-    try:
-        _download(dataset, downloaded, cache)
-    except (RuntimeError, http.client.HTTPException) as error:
-        raise OSError(str(error)) from error
+    homes = {"from the cache": cache, "from COURSE_DATA": None, "from this machine's package": DEBIAN / folders[0]}
+    for origin, home in homes.items():
+        folder = home or find_copy(files, *folders)
+        if folder and all((folder / file).exists() for file in files):
+            try:
+                return read(folder, origin)
+            except (OSError, RuntimeError) as error:
+                warnings.warn(f"the copy in {folder} is passed over, delete it: {error}", stacklevel=4)
+    _download(dataset, pattern, cache)
     return read(cache, "downloaded")
-
-
-def _copies(cache: Path, files: Iterable[str], folders: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """Where the files lie on this machine, in the order in which they are looked for."""
-    if all((cache / file).exists() for file in files):
-        yield "from the cache", cache
-    if own := find_copy(files, *folders):
-        yield "from COURSE_DATA", own
-    if all((DEBIAN / folders[0] / file).exists() for file in files):
-        yield "from this machine's package", DEBIAN / folders[0]
 
 
 def _read_fashion(split: str, folder: Path, origin: str, check: bool = True) -> ImageSet:
@@ -208,22 +194,19 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
 
 
 def _download(dataset: type, pattern: str, folder: Path) -> None:
-    """All files, checked by torchvision against its MD5 sums; what breaks off leaves nothing behind."""
+    """All files, checked by torchvision against its MD5 sums; what breaks off leaves nothing behind.
+
+    It gives up after TIMEOUT without an answer, and prints nothing but the course's kind of progress bar.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-        _patiently(dataset, part, download=True)
-        for path in Path(part).glob(pattern):
-            os.replace(path, folder / path.name)
-
-
-def _patiently(dataset: type, *args, **options):
-    """A torchvision data set whose download gives up after TIMEOUT, and prints nothing but the course's bars."""
     before = socket.getdefaulttimeout(), datasets.utils.tqdm
     socket.setdefaulttimeout(TIMEOUT)
     datasets.utils.tqdm = functools.partial(tqdm, disable=None, leave=False)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return dataset(*args, **options)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part, contextlib.redirect_stdout(io.StringIO()):
+            dataset(part, download=True)
+            for path in Path(part).glob(pattern):
+                os.replace(path, folder / path.name)
     finally:
         socket.setdefaulttimeout(before[0])
         datasets.utils.tqdm = before[1]
@@ -231,21 +214,18 @@ def _patiently(dataset: type, *args, **options):
 
 def _cifar10(split: str) -> ImageSet:
     """Krizhevsky 2009."""
-    folder, meta = datasets.CIFAR10.base_folder, datasets.CIFAR10.meta["filename"]
+    read, folder = functools.partial(_read_cifar10, split), datasets.CIFAR10.base_folder
     try:
-        read = functools.partial(_read_cifar10, split)
-        return _first_whole(read, [meta], (folder, ""), datasets.CIFAR10, f"{folder}/*")
-    except OSError as error:
+        files = [datasets.CIFAR10.meta["filename"]]
+        return _first_whole(read, files, (folder, ""), datasets.CIFAR10, f"{folder}/*")
+    except NOT_TO_BE_HAD as error:
         advice = f"unpack {datasets.CIFAR10.filename} from https://www.cs.toronto.edu/~kriz/cifar.html in data/cache"
         raise OSError(f"CIFAR-10 is not on this machine and cannot be downloaded ({error}); {advice}") from error
 
 
 def _read_cifar10(split: str, folder: Path, origin: str) -> ImageSet:
-    """torchvision checks each file's MD5 before it reads it."""
-    try:
-        found = type("Here", (datasets.CIFAR10,), {"base_folder": ""})(folder, train=split == "train")
-    except RuntimeError as error:
-        raise OSError(f"CIFAR-10 in {folder} is not whole, or damaged") from error
+    # torchvision checks each file's MD5 before it reads it, in a folder within the one given: here that one itself.
+    found = type("Here", (datasets.CIFAR10,), {"base_folder": ""})(folder, train=split == "train")
     source = f"CIFAR-10 {split}, {origin}"
     say(f"{source}: {len(found.data):,} images")
     pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
@@ -266,27 +246,25 @@ def _digits(split: str) -> ImageSet:
 
 
 def _folder(folder: Path, size: int, channels: int) -> ImageSet:
-    paths = list(_pictures(folder))
+    paths, name = list(_pictures(folder)), folder.resolve().name
     if not paths:
         raise ValueError(f"no pictures in {folder}: looked for {', '.join(SUFFIXES)} there and below")
-    images, opened, skipped, transparent = [], [], {}, 0
+    images, opened, skipped, transparent = [], [], [], 0
     for path in tqdm(paths, desc="pictures", leave=False, disable=None):
-        name = path.relative_to(folder)
         try:
             picture = _upright(path)
             images.append(_middle_square(picture, size, channels))
+            opened.append(path.relative_to(folder).parts)
+            transparent += picture.getchannel("A").getextrema()[0] < 255
         except Exception as error:  # a damaged file raises nearly anything, SyntaxError and struct.error among it
-            skipped[str(name)] = f"{type(error).__name__}: {error}"
-            continue
-        opened.append(name.parts)
-        transparent += picture.getchannel("A").getextrema()[0] < 255
+            skipped.append((str(path.relative_to(folder)), f"{type(error).__name__}: {error}"))
     if not images:
-        first = " with ".join(next(iter(skipped.items())))
+        first = " with ".join(skipped[0])
         raise ValueError(f"none of the {len(paths)} pictures in {folder} opens; the first is {first}")
     if skipped:
-        named = ", ".join([*skipped][:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
-        why = f"{named} (the first with {next(iter(skipped.values()))})"
-        warnings.warn(f"{len(skipped)} of {len(paths)} pictures do not open and were skipped: {why}", stacklevel=3)
+        named = ", ".join(name for name, _ in skipped[:20]) + (", ..." if len(skipped) > 20 else "")
+        named += f" (the first with {skipped[0][1]})"
+        warnings.warn(f"{len(skipped)} of {len(paths)} pictures do not open and were skipped: {named}", stacklevel=3)
     loose = [parts[0] for parts in opened if len(parts) == 1]
     if 0 < len(loose) < len(opened):
         beside = f"{len(loose)} pictures lie beside the folders of {folder}, {loose[0]} the first"
@@ -294,7 +272,6 @@ def _folder(folder: Path, size: int, channels: int) -> ImageSet:
     classes = () if loose else tuple(sorted({parts[0] for parts in opened}))
     labels = torch.tensor([classes.index(parts[0]) if classes else 0 for parts in opened])
     on_white = f", {transparent:,} of them transparent in places, seen on white" if transparent else ""
-    name = folder.resolve().name
     say(f"{name}: {len(images):,} pictures of {size}x{size}, {len(classes) or 'no'} classes{on_white}")
     return ImageSet(torch.stack(images), labels, classes, f"the folder {name}")
 
@@ -333,13 +310,12 @@ def _upright(path: Path) -> Image.Image:
 def _eight_bits(picture: Image.Image, sixteen: bool) -> Image.Image:
     """A grey picture of 16 or 32 bits, which Pillow would cut off at 255.
 
-    `sixteen`: its white is 65,535. Else it is the least of 1 (for fractions), 255 and 65,535 that no value exceeds.
+    `sixteen`: its white is 65,535. Else it is the least of 1, 255 and 65,535 that no value exceeds.
     """
     values = np.asarray(picture).astype(np.float64)
     if not 0 <= values.min() <= values.max() <= 65_535:
         raise ValueError(f"its values reach from {values.min():g} to {values.max():g}, expected 0 to 1, 255 or 65,535")
-    whites = (65_535,) if sixteen else (1, 255, 65_535) if picture.mode == "F" else (255, 65_535)
-    white = next(white for white in whites if values.max() <= white)
+    white = 65_535 if sixteen else next(white for white in (1, 255, 65_535) if values.max() <= white)
     grey = Image.fromarray((values / white * 255).round().astype(np.uint8))
     if (clear := picture.info.get("transparency")) is not None:
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
