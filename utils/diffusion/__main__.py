@@ -105,13 +105,13 @@ def run_train(args: argparse.Namespace) -> None:
             first = first or state.step
             if state.step % args.log_every == 0 and main_process:
                 print(log_line(state), flush=True)
-            if any(gather_object([bool(noted)])):  # of all processes, since no one can go on alone
+            if stop := gather_object(noted):  # of all processes, since none can go on alone
                 break
         else:
-            noted.clear()
-    if noted:
+            stop = []
+    if stop:
         checkpoint = args.out / "checkpoint.pt"
-        sys.exit(f"{noted[0]}: saved after step {state.step} in {checkpoint}; the same command goes on from there")
+        sys.exit(f"{stop[0]}: saved after step {state.step} in {checkpoint}; the same command goes on from there")
     if main_process:
         print(f"done: {state.step} steps in {state.seconds:.0f} s; {args.out / 'model.safetensors'}")
 
