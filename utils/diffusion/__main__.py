@@ -105,13 +105,13 @@ def run_train(args: argparse.Namespace) -> None:
             first = first or state.step
             if state.step % args.log_every == 0 and main_process:
                 print(log_line(state), flush=True)
-            if any(gather_object([bool(noted)])):  # of all processes, since no one can go on alone
+            if stop := gather_object(noted):  # of all processes, since none can go on alone
                 break
         else:
-            noted.clear()
-    if noted:
+            stop = []
+    if stop:
         checkpoint = args.out / "checkpoint.pt"
-        sys.exit(f"{noted[0]}: saved after step {state.step} in {checkpoint}; the same command goes on from there")
+        sys.exit(f"{stop[0]}: saved after step {state.step} in {checkpoint}; the same command goes on from there")
     if main_process:
         print(f"done: {state.step} steps in {state.seconds:.0f} s; {args.out / 'model.safetensors'}")
 
@@ -119,21 +119,17 @@ def run_train(args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def noted_signals() -> Iterator[list[str]]:
     """A signal to stop is noted, so that the step in hand is finished and saved; the same one again ends at once."""
-    noted, before = [], {}
+    noted: list[str] = []
 
     def note(number: int, frame) -> None:
         noted.append(signal.Signals(number).name)
-        signal.signal(number, before[number])
+        signal.signal(number, signal.default_int_handler)
 
-    for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
-        if (handler := signal.getsignal(number)) != signal.SIG_IGN:  # as nohup sets it
-            before[number] = handler
-            signal.signal(number, note)
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                stack.callback(signal.signal, number, signal.signal(number, note))
         yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def log_line(state: TrainState) -> str:

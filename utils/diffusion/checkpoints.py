@@ -131,11 +131,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 
 
 @contextlib.contextmanager
-def held(folder: Path | None, state: Any, diffusion: GaussianDiffusion, keep: Callable[[], None]) -> Iterator[None]:
+def held(folder: Path, state: Any, diffusion: GaussianDiffusion, keep: Callable[[], None]) -> Iterator[None]:
     """The folder is this training's for a while. What could not be written at its end is found out at its begin."""
-    if folder is None:
-        yield
-        return
     for name in ("checkpoint.pt", "model.safetensors"):
         check_writable(folder / name)
     pack_model(state.ema_model, diffusion)

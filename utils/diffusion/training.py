@@ -16,6 +16,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -158,7 +159,7 @@ def train(
     folder = Path(out) if out and accelerator.is_main_process else None
     keep = partial(save_training, state, accelerator, about, checkpoint)
     try:
-        with held(folder, state, diffusion, keep):
+        with held(folder, state, diffusion, keep) if folder else nullcontext():
             if checkpoint and checkpoint.exists():
                 changed = restore_training(state, accelerator, about, checkpoint)
                 done = fraction_done(state, steps, minutes, accelerator.device)
