@@ -1039,8 +1039,8 @@ print(f"the course would choose: {find_precision(course.device).replace('no', 'f
 # More than the weights: the EMA, **Adam's running averages**, and the number of steps. From that number follow the
 # learning rate, the order of the images, and the **random numbers**: each step draws them anew from (seed, step)
 # (section 2), so no state of a random generator has to be kept. `train` saves all of it in `out/checkpoint.pt`, every
-# `save_every` steps and when you leave the loop; first under another name and then renamed, so that a half-written
-# file never replaces a whole one.
+# `save_every` steps and when you leave the loop or interrupt it; first under another name and then renamed, so that a
+# half-written file never replaces a whole one.
 #
 # We test it with a small network on the CPU: one training that is never stopped, and one that is stopped
 # twice: by leaving the loop, and by the stop button *in the middle of a step*. The button sends the signal
@@ -1102,8 +1102,9 @@ print("twice stopped or never stopped: all weights and averaged weights equal, b
 
 # %% [markdown]
 # Leaving the loop saves at once, so that resume starts at step 9. The interrupt came in the middle of step
-# 18: that step was lost, and so were the finished ones since the last save, at step 15. They are done again,
-# with the same batches and the same noise, and the end is the same to the last bit.
+# 18: that step was lost, the 17 finished ones were saved on the way out. It is done again, with the same
+# batch and the same noise, and the end is the same to the last bit. (Where the power fails, what comes after
+# the last save is lost, up to 5 steps here, and done again in the same way.)
 #
 # What happens when something is left out? Exercise 04.4 lets you find out. (Bit for bit holds on a CPU with
 # the same number of threads; a GPU may add numbers in another order.)

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -270,6 +271,39 @@ def test_leaving_the_loop_saves(tmp_path):
     del state
     assert load_state(tmp_path / "checkpoint.pt")["step"] == 3
     assert not (tmp_path / "model.safetensors").exists()
+
+
+class Interrupted(nn.Module):
+    """Ctrl-C in the network's third step: in the forward pass, or while the weights move."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.weight, self.where, self.calls = nn.Parameter(torch.ones(1)), where, 0
+
+    def forward(self, x_t, t):
+        self.calls += 1
+        if self.calls == 3 and self.where == "forward":
+            raise KeyboardInterrupt
+        return x_t * self.weight
+
+
+def test_an_interrupted_step_is_not_saved_but_those_before_it_are(tmp_path):
+    expected = list(tiny_training(steps=5, model=Interrupted("nowhere")))[-1]
+    with pytest.raises(KeyboardInterrupt):
+        list(tiny_training(steps=5, model=Interrupted("forward"), out=tmp_path, save_every=100))
+    assert load_state(tmp_path / "checkpoint.pt")["step"] == 2 and os.listdir(tmp_path) == ["checkpoint.pt"]
+    last = list(tiny_training(steps=5, model=Interrupted("nowhere"), out=tmp_path))[-1]
+    assert torch.equal(last.ema_model.weight, expected.ema_model.weight)
+
+
+def test_weights_half_moved_are_not_saved(tmp_path, monkeypatch):
+    states = tiny_training(steps=5, model=Interrupted("nowhere"), out=tmp_path, save_every=1)
+    assert next(states).step == 1
+    monkeypatch.setattr("utils.diffusion.training.update_ema", lambda *args: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        next(states)
+    saved = load_state(tmp_path / "checkpoint.pt")
+    assert saved["step"] == 1 and saved["optimizer"]["state"][0]["step"] == 1
 
 
 def test_first_state_after_resuming_is_the_restored_one(tmp_path):

@@ -43,7 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=run_train, interrupted="nothing more was saved")
+    parser.set_defaults(run=run_train, interrupted="the same command goes on from what was saved, if anything was")
     add = parser.add_argument
     add("--data", default="fashion-mnist", help=f"{', '.join(SOURCES)}, or a folder of pictures")
     add("--out", required=True, type=Path, help="folder for checkpoint.pt and model.safetensors")

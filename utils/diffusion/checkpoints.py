@@ -139,8 +139,8 @@ def held(folder: Path, state: Any, diffusion: GaussianDiffusion, keep: Callable[
     with lock_folder(folder):
         try:
             yield
-        except GeneratorExit:  # the caller left the loop between two steps: nothing of what was trained is lost
-            if state.step:
+        except (GeneratorExit, KeyboardInterrupt):  # the caller left the loop, or a step was cut off before it counts
+            if state.step and state.whole:
                 keep()
             raise
 

@@ -86,6 +86,7 @@ class TrainState:
     seconds: float = 0.0
     validation_loss: float | None = None
     saved: int | None = None
+    whole: bool = field(default=True, repr=False)  # not while the weights move
 
 
 def one_in_a_folder(train: Callable[..., Iterator]) -> Callable[..., Iterator]:
@@ -129,9 +130,9 @@ def train(
             [-1, 1], or uint8 0..255. Labels, 0 to classes - 1, are used where the network has classes.
         steps, minutes: how long; give exactly one.
         validation: images for the validation loss, measured every `validate_every` steps.
-        out: a folder; the state is saved there every `save_every` steps and when the loop is left, training resumes
-            from it, and model.safetensors (EMA weights) is written at the end. The first state after a resume is the
-            restored one.
+        out: a folder; the state is saved there every `save_every` steps and when the loop is left or interrupted,
+            training resumes from it, and model.safetensors (EMA weights) is written at the end. The first state after
+            a resume is the restored one.
         precision: "no" (fp32), "bf16" or "fp16"; what is fast on the device when not given.
         settings: those of `Settings`, such as batch_size=64.
     Raises ValueError: bad arguments, images not in [-1, 1], or a saved state of other settings. TrainingDiverged: the
@@ -236,10 +237,12 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     check_finite("loss", state.loss, state)
     if accelerator.scaler is None:  # with fp16 the scaler skips such a step and goes on
         check_finite("gradient norm", state.gradient_norm, state)
+    state.whole = False
     state.optimizer.step()
     state.optimizer.zero_grad()
     update_ema(state.ema_model, state.model, min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
     state.step += 1
+    state.whole = True
 
 
 def draw(x_0: Tensor, num_timesteps: int, seed: int, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
