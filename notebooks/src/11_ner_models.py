@@ -1296,8 +1296,9 @@ words = ["WAS", "was", "CAT", "cat"]
 pd.DataFrame({"pieces": [" ".join(cut(word)[0]) for word in words]}, index=words)
 
 # %% [markdown]
-# Where the two rows of a pair are equal, a gene and a common word are the same to the encoder. So `TransformerTagger`
-# tells the head beside the vector how each word is written (small, capitals, digits inside ...).
+# Where the two rows of a pair are equal, a gene and a common word are the same to the encoder. So with
+# `shapes=True` `TransformerTagger` tells the head beside the vector how each word is written (small, capitals, digits
+# inside ...).
 #
 # In training each word's scores go through a softmax by themselves. In prediction the chain of section 4, with all its
 # weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. A table below, of F1 alone, says what that
@@ -1313,6 +1314,7 @@ pd.DataFrame({"pieces": [" ".join(cut(word)[0]) for word in words]}, index=words
 # %%
 transformer = TransformerTagger(
     source,
+    shapes=True,
     epochs=course.pick(test=1, cpu=5, gpu=5),
     learning_rate=2e-4 if source is None else 2e-3,
     batch_cells=course.pick(test=768, cpu=768, gpu=16_384),
