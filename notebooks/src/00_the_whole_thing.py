@@ -79,7 +79,7 @@ rows += [at_the_same_noise[:, k] for k in range(2)]
 
 # %% tags=["figure"]
 titles = ["no noise", *(f"t = {t}" for t in shown)] + [""] * 24
-finding = "Rows 1, 2: read to the right, images drown. Rows 3, 4: read to the left, new ones appear"
+finding = "Rows 1, 2 to the right: images drown. Rows 3, 4 to the left: new ones appear"
 show_images(torch.cat(rows), titles=titles, columns=8, title=finding)
 
 # %% [markdown]
@@ -619,7 +619,7 @@ print(f"right on held-out digits: {judge.score(flat[1], data.target[order[1400:]
 
 
 def verdict(x):
-    """One row: share recognised; smallest and largest class; distance to the training set."""
+    """Share recognised; smallest and largest class; distance to the training set."""
     chances = torch.tensor(judge.predict_proba(x.clamp(-1, 1).flatten(1).numpy()))
     shares = torch.bincount(chances.argmax(1), minlength=10) / len(x)
     nearest = torch.cdist(x.flatten(1) / 8, train_digits.flatten(1) / 8).min(1).values

@@ -140,6 +140,16 @@ def step(t_of=None, noise_of=torch.randn_like, loss_of=None, clear=True, update=
     return answer
 
 
+def no_limit(model, optimizer, x_0, alphas_cumprod):
+    t = torch.randint(len(alphas_cumprod), (len(x_0),))
+    error = model(q_sample(x_0, t, torch.randn_like(x_0), alphas_cumprod), t) - x_0
+    loss = (error.square() / (1 - alphas_cumprod[t])[:, None]).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 def reverse(form):
     """A reverse step from a formula in x_t, x_0, the implied noise, alpha-bar at t (a) and at s (b)."""
 
@@ -174,6 +184,7 @@ WRONG = [
         "take their mean",
     ),
     ("00.2", step(loss_of=lambda output, x_0, noise, variance: ((output - x_0).abs() / variance).mean()), "square it"),
+    ("00.2", no_limit, ".clamp(min=0.1)"),
     ("00.2", step(clear=False), "optimizer.zero_grad()"),
     ("00.2", step(update=False), "optimizer.step()"),
     ("00.2", step(clean=True), "mix noise into it first"),
