@@ -285,23 +285,16 @@ for ax, step, what in zip(axes, [190, 110, 30], ["any blob", "several", "one"]):
     a_bar = alphas_cumprod[t]
     away = (x_t - a_bar.sqrt() * blobs[:1200]).square().sum(1)
     chances = (-away / (2 * (1 - a_bar))).softmax(0)
-    sizes = 4 + 120 * chances / chances.max()
-    ax.scatter(*blobs[:1200].T, s=4, color="0.85")
     strong = chances > 0.05 * chances.max()
-    ax.scatter(
-        *blobs[:1200][strong].T, s=sizes[strong] / 8, color=COLOURS[5], label="possible"
-    )
+    sizes = 0.5 + 15 * chances[strong] / chances.max()
+    ax.scatter(*blobs[:1200].T, s=4, color="0.85")
+    ax.scatter(*blobs[:1200][strong].T, s=sizes, color=COLOURS[5], label="possible")
     ax.plot(*x_t[0], "x", color=COLOURS[1], ms=9, mew=2, label="$x_t$")
     ax.plot(*exact_x_0(x_t, t)[0], "*", color="black", ms=13, label="mean")
     ax.set(title=f"t = {step}: {what} possible", xlabel="first number", aspect=1)
 axes[0].set_ylabel("second number")
-figure.suptitle(
-    "The best answer is the mean of what is possible",
-    x=0.01,
-    ha="left",
-    fontsize=12,
-    y=1.06,
-)
+finding = "The best answer is the mean of what is possible"
+figure.suptitle(finding, x=0.01, y=1.06, ha="left", fontsize=12)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 plt.show()
 
@@ -327,6 +320,7 @@ def encode(t, dim=32):
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+# %%
 class MLP(nn.Module):
     """Guesses x_0, of `size` numbers, from x_t and t."""
 
