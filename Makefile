@@ -12,7 +12,7 @@ PYTHON ?=
 PIP_ARGS ?=
 PROFILE := $(or $(COURSE_PROFILE),cpu)
 NOTEBOOKS ?=
-DIFFUSION := 01 02 03 04 05
+DIFFUSION := 00 01 02 03 04 05
 NER := $(foreach source,$(sort $(wildcard notebooks/src/09_*.py notebooks/src/1[0-3]_*.py)),$(firstword $(subst _, ,$(notdir $(source)))))
 VENV := .venv
 CONSTRAINTS := constraints.txt
@@ -47,8 +47,8 @@ run-ner: $(VENV)/.run-deps ## install, execute the NER notebooks on this machine
 	@echo && echo "Executed notebooks: build/notebooks"
 
 .PHONY: lab
-lab: $(VENV)/.run-deps ## open JupyterLab on notebook 01
-	@$(PY) -m jupyterlab notebooks/01_noise_schedule.ipynb
+lab: $(VENV)/.run-deps ## open JupyterLab on notebook 00
+	@$(PY) -m jupyterlab notebooks/00_the_whole_thing.ipynb
 
 .PHONY: notebooks
 notebooks: $(VENV)/.run-deps ## rebuild the committed notebooks from notebooks/src, outputs and all

@@ -124,8 +124,10 @@ def check_training_step(training_step: Callable) -> None:
                 raise Wrong(f"the network was called {len(model.seen)} times; one step asks it once")
             x_t, t = model.seen[0]
             noise = noise_in(x_t, t, x_0)
-            check_target(loss, before * x_t - x_0, before * x_t - noise)
-            gradient = 2 * ((before * x_t - x_0) * x_t).mean().item()
+            variance = (1 - CURVE.float()[t][:, None]).clamp(min=0.1)
+            uncapped = 1 - CURVE.float()[t][:, None]
+            check_target(loss, before * x_t - x_0, before * x_t - noise, variance, uncapped)
+            gradient = 2 * ((before * x_t - x_0) * x_t / variance).mean().item()
             check_update(model.weight.item() - before, gradient, second=call == 1)
 
 
@@ -153,18 +155,26 @@ def noise_in(x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
     return noise
 
 
-def check_target(loss: object, error: Tensor, noise_error: Tensor) -> None:
-    loss, right = as_number(loss, "the loss"), error.square().mean().item()
-    named = {
-        "this is the error against the noise; here the network is asked for x_0": noise_error.square().mean().item(),
-        "the squared errors are added up; take their mean": error.square().sum().item(),
-        "this is the mean absolute error; square it": error.abs().mean().item(),
-    }
-    for fault, value in named.items():
-        if abs(loss - value) < 1e-4 * value:
+def check_target(loss: object, error: Tensor, noise_error: Tensor, variance: Tensor, uncapped: Tensor) -> None:
+    loss, right = as_number(loss, "the loss"), (error.square() / variance).mean().item()
+    target = "this is the error against the noise; here the network is asked for x_0"
+    named = [
+        (target, noise_error.square()),
+        (target, noise_error.square() / variance),
+        ("divide each squared error by 1 - alpha-bar of its step, before you take the mean", error.square()),
+        ("divide by 0.1 where 1 - alpha-bar is less: .clamp(min=0.1)", error.square() / uncapped),
+        ("divide by 1 - alpha-bar, the noise's variance; this is its root", error.square() / variance.sqrt()),
+        ("this is the mean absolute error; square it", error.abs() / variance),
+        ("the squared errors are added up; take their mean", error.square() / variance * error.numel()),
+    ]
+    for fault, errors in named:
+        if abs(loss - errors.mean().item()) < 1e-4 * errors.mean().item():
             raise Wrong(fault)
     if abs(loss - right) > 1e-4 * right:
-        raise Wrong(f"the loss is {loss:.4f}; the mean of (network's answer - x_0) squared is {right:.4f}")
+        raise Wrong(
+            f"the loss is {loss:.4f}; the mean of "
+            f"(network's answer - x_0)² / (1 - alpha-bar, at least 0.1) is {right:.4f}"
+        )
 
 
 def check_update(change: float, gradient: float, second: bool) -> None:
@@ -186,15 +196,17 @@ def check_update(change: float, gradient: float, second: bool) -> None:
     hints=[
         "t = torch.randint(len(alphas_cumprod), (len(x_0),)) draws one step for each item; torch.randn_like(x_0) draws "
         "the noise; q_sample mixes them.",
-        "The loss is the mean of (model(x_t, t) - x_0) squared. Then the three lines of every PyTorch loop: "
-        "optimizer.zero_grad(), loss.backward(), optimizer.step(). Return loss.item().",
+        "The loss is the mean of (model(x_t, t) - x_0) squared over (1 - alpha-bar).clamp(min=0.1), shaped as in 00.1.",
+        "Then the three lines of every PyTorch loop: optimizer.zero_grad(), loss.backward(), optimizer.step(). "
+        "Return loss.item().",
     ],
 )
 def training_step(model, optimizer, x_0, alphas_cumprod):
     t = torch.randint(len(alphas_cumprod), (len(x_0),))  # a step for each item
     noise = torch.randn_like(x_0)
     x_t = q_sample(x_0, t, noise, alphas_cumprod)
-    loss = (model(x_t, t) - x_0).square().mean()
+    variance = 1 - alphas_cumprod[t].view(-1, *[1] * (x_0.ndim - 1))  # of the noise
+    loss = ((model(x_t, t) - x_0).square() / variance.clamp(min=0.1)).mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

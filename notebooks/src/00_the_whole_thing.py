@@ -21,7 +21,7 @@
 # **You need** Python, a little PyTorch (tensors, one training loop seen before), and from probability: mean, variance,
 # the normal distribution.
 #
-# **Time:** about 2 minutes on a laptop CPU (2 cores), half of them in section 6. For you: 20 minutes of reading, and as
+# **Time:** about a minute on a laptop CPU (2 cores), nearly half of it in section 6. For you: 20 minutes of reading, and as
 # much again for the three pieces. All work here stays on the CPU, so a GPU changes nothing. Everything is *core*,
 # except what is marked *further*.
 
@@ -79,7 +79,7 @@ rows += [at_the_same_noise[:, k] for k in range(2)]
 
 # %% tags=["figure"]
 titles = ["no noise", *(f"t = {t}" for t in shown)] + [""] * 24
-finding = "Rows 1, 2: read to the right, images drown. Rows 3, 4: read to the left, new ones appear"
+finding = "Rows 1, 2 to the right: images drown. Rows 3, 4 to the left: new ones appear"
 show_images(torch.cat(rows), titles=titles, columns=8, title=finding)
 
 # %% [markdown]
@@ -97,7 +97,7 @@ x_T = torch.randn(4, 1, 28, 28)
 drawn = {}
 for steps in [1, 2, 5, 50]:
     states = course_sample(unet, diffusion, x_T.shape, sampler="ddim", steps=steps, x_T=x_T)
-    drawn[f"{steps} steps"] = list(states)[-1].x_t
+    drawn["1 step" if steps == 1 else f"{steps} steps"] = list(states)[-1].x_t
 compared = {"the mean image": mean_image, **drawn, "real images": clothes[:1000][0]}
 rms = {name: (x - mean_image).square().mean().sqrt().item() for name, x in compared.items()}
 pd.DataFrame({"distance to the mean image (RMS per pixel)": rms}).round(3)
@@ -127,7 +127,7 @@ show_images(columns, titles=titles, columns=5, scale=4, title=finding)
 # %%
 angles = torch.arange(8) * torch.pi / 4
 centres = 2 * torch.stack([angles.cos(), angles.sin()], dim=1)  # (8, 2)
-SPREAD = 0.25  # standard deviation of a blob
+SPREAD = 0.2  # standard deviation of a blob
 
 
 def make_blobs(count):
@@ -217,13 +217,15 @@ q_sample = choose("00.1", q_sample, course_q_sample)
 # %% tags=["figure"]
 steps_shown, some = [0, 60, 120, 199], blobs[:1500]
 noise = torch.randn_like(some)
-figure, axes = plt.subplots(1, 4, figsize=(9, 2.6), sharex=True, sharey=True)
+figure, axes = plt.subplots(1, 4, figsize=(9, 2.9), sharex=True, sharey=True)
 for ax, t in zip(axes, steps_shown):
     x_t = q_sample(some, torch.full((len(some),), t), noise, alphas_cumprod)
     ax.scatter(*x_t.T, s=2, color=COLOURS[0])
     ax.set(title=f"t = {t}: {alphas_cumprod[t]:.0%} data", xlabel="first number", aspect=1)
 axes[0].set_ylabel("second number")
-figure.suptitle("Eight blobs melt into one normal cloud", x=0.01, ha="left", fontsize=11)
+figure.suptitle(
+    "Eight blobs melt into one normal cloud", x=0.01, ha="left", fontsize=12, y=1.06
+)
 plt.show()
 
 # %% [markdown]
@@ -275,27 +277,24 @@ torch.testing.assert_close(score, by_mean, rtol=1e-3, atol=1e-3)
 print("the gradient of log p(x_t) and the formula of sentence 2 agree, at 1000 points")
 
 # %% tags=["figure"]
-figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), sharex=True, sharey=True)
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), sharex=True, sharey=True)
 start_x_0, fixed = torch.tensor([[1.9, 0.3]]), torch.tensor([[-0.4, 0.8]])
-for ax, step, what in zip(axes, [190, 130, 60], ["any blob", "two or three", "one blob"]):
+for ax, step, what in zip(axes, [190, 110, 30], ["any blob", "several", "one"]):
     t = torch.tensor([step])
     x_t = q_sample(start_x_0, t, fixed, alphas_cumprod)
     a_bar = alphas_cumprod[t]
     away = (x_t - a_bar.sqrt() * blobs[:1200]).square().sum(1)
     chances = (-away / (2 * (1 - a_bar))).softmax(0)
-    sizes = 4 + 120 * chances / chances.max()
-    ax.scatter(*blobs[:1200].T, s=4, color="0.85")
     strong = chances > 0.05 * chances.max()
-    ax.scatter(
-        *blobs[:1200][strong].T, s=sizes[strong] / 8, color=COLOURS[5], label="possible"
-    )
+    sizes = 0.5 + 15 * chances[strong] / chances.max()
+    ax.scatter(*blobs[:1200].T, s=4, color="0.85")
+    ax.scatter(*blobs[:1200][strong].T, s=sizes, color=COLOURS[5], label="possible")
     ax.plot(*x_t[0], "x", color=COLOURS[1], ms=9, mew=2, label="$x_t$")
     ax.plot(*exact_x_0(x_t, t)[0], "*", color="black", ms=13, label="mean")
     ax.set(title=f"t = {step}: {what} possible", xlabel="first number", aspect=1)
 axes[0].set_ylabel("second number")
-figure.suptitle(
-    "The best answer is the mean of what is possible", x=0.01, ha="left", fontsize=11
-)
+finding = "The best answer is the mean of what is possible"
+figure.suptitle(finding, x=0.01, y=1.06, ha="left", fontsize=12)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 plt.show()
 
@@ -308,7 +307,9 @@ plt.show()
 #
 # The network is called as `model(x_t, t)` and answers with a guess of $x_0$. It has to know $t$, since the best answer
 # depends on it. A bare number is hard to use for a network, so $t$ becomes 32 waves of different lengths (notebook 02).
-# The rest is the plainest network there is: three hidden layers.
+# The rest is the plainest network there is: three hidden layers. For points in the plane its output is not the guess
+# itself but the correction to $x_t$: `PlaneMLP` guesses $\sqrt{\bar\alpha_t}\,x_t - \sqrt{1-\bar\alpha_t}\cdot$output.
+# Where there is no noise, that is $x_t$ at once.
 
 
 # %%
@@ -319,6 +320,7 @@ def encode(t, dim=32):
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+# %%
 class MLP(nn.Module):
     """Guesses x_0, of `size` numbers, from x_t and t."""
 
@@ -334,6 +336,14 @@ class MLP(nn.Module):
         return self.layers(torch.cat([x_t.flatten(1), encode(t)], dim=1)).view_as(x_t)
 
 
+class PlaneMLP(MLP):
+    """The same for points: what the layers answer is a correction to x_t."""
+
+    def forward(self, x_t, t):
+        a_bar = alphas_cumprod[t][:, None]
+        return a_bar.sqrt() * x_t - (1 - a_bar).sqrt() * super().forward(x_t, t)
+
+
 # %% [markdown]
 # ### Your turn: 00.2
 #
@@ -341,7 +351,10 @@ class MLP(nn.Module):
 #
 # 1. Draw a step $t$ for each item of the batch, every step from 0 to $T-1$ equally likely.
 # 2. Draw noise, and mix it in: `q_sample`.
-# 3. Ask the network for $x_0$. The loss is the mean of the squared error.
+# 3. Ask the network for $x_0$. The loss is the mean of the squared error, each divided by its $1-\bar\alpha_t$, or by 0.1
+#    where that is less (`.clamp(min=0.1)`): an error counts in units of the noise. At every single $t$ the best answer
+#    stays the posterior mean; but where there is little noise, small errors count more, and it is there that the blobs get
+#    their edges. (Salimans & Ho 2022, section 4; the limit is a form of min-SNR, Hang et al. 2023.)
 # 4. Move the weights: the three lines of every PyTorch loop.
 
 
@@ -359,7 +372,8 @@ def course_training_step(model, optimizer, x_0, alphas_cumprod):
     t = torch.randint(len(alphas_cumprod), (len(x_0),))  # a step for each item
     noise = torch.randn_like(x_0)
     x_t = q_sample(x_0, t, noise, alphas_cumprod)
-    loss = (model(x_t, t) - x_0).square().mean()
+    variance = 1 - alphas_cumprod[t].view(-1, *[1] * (x_0.ndim - 1))  # of the noise
+    loss = ((model(x_t, t) - x_0).square() / variance.clamp(min=0.1)).mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -373,7 +387,7 @@ training_step = choose("00.2", training_step, course_training_step)
 
 
 # %%
-def train(model, data, steps, batch_size=512, learning_rate=3e-3):
+def train(model, data, steps, batch_size=512, learning_rate=5e-3):
     """Train with Adam and a falling learning rate. Returns the loss of each step."""
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
@@ -387,7 +401,7 @@ def train(model, data, steps, batch_size=512, learning_rate=3e-3):
 
 began = time.perf_counter()
 train_steps = course.pick(test=300, cpu=3000, gpu=3000)
-model = MLP(size=2, width=128)
+model = PlaneMLP(size=2, width=128)
 losses = train(model, blobs, train_steps)
 print(f"{train_steps} steps in {time.perf_counter() - began:.0f} s")
 
@@ -455,8 +469,9 @@ def sample(model, shape, steps=num_timesteps, step=reverse_step):
 # That is all. How many lines is it, without blank lines and descriptions?
 
 # %%
-pieces = [cosine_schedule, q_sample, encode, MLP.__init__, MLP.forward]
-pieces += [training_step, train, reverse_step, sample]
+pieces = [cosine_schedule, q_sample, encode]
+pieces += [MLP.__init__, MLP.forward, PlaneMLP.forward]
+pieces += [training_step, train, reverse_step, sample, make_blobs]
 
 
 def code_lines(piece):
@@ -465,9 +480,10 @@ def code_lines(piece):
 
 
 lines = {piece.__qualname__: code_lines(piece) for piece in pieces}
-print(f"{sum(lines.values())} lines of code, with three of class, schedule and T:", end=" ")
-print(sum(lines.values()) + 3)
-pd.DataFrame({"lines": lines}).T
+print(
+    f"{sum(lines.values())} lines; {sum(lines.values()) + 14} with imports, data and calls"
+)
+pd.DataFrame({"lines": lines})
 
 # %% [markdown]
 # **Predict before you run:** the network has learned from blobs with the right shares. Is anything forcing the samples
@@ -475,12 +491,14 @@ pd.DataFrame({"lines": lines}).T
 
 # %%
 states = list(sample(model, (2000, 2)))
-figure, axes = plt.subplots(1, 4, figsize=(9, 2.6), sharex=True, sharey=True)
+figure, axes = plt.subplots(1, 4, figsize=(9, 2.9), sharex=True, sharey=True)
 for ax, k in zip(axes, [0, 80, 140, 200]):
     ax.scatter(*states[k].T, s=2, color=COLOURS[1])
     ax.set(title=f"after {k} steps", xlabel="first number", aspect=1)
 axes[0].set_ylabel("second number")
-figure.suptitle("A normal cloud parts into eight blobs", x=0.01, ha="left", fontsize=11)
+figure.suptitle(
+    "A normal cloud parts into eight blobs", x=0.01, ha="left", fontsize=12, y=1.06
+)
 plt.show()
 
 # %% [markdown]
@@ -500,7 +518,7 @@ count, models = course.pick(test=500, cpu=5000, gpu=5000), []
 rows = {"data": tally(blobs), "exact mean": tally(list(sample(exact_x_0, (count, 2)))[-1])}
 for seed in range(3):
     torch.manual_seed(seed)
-    models.append(MLP(size=2, width=128))
+    models.append(PlaneMLP(size=2, width=128))
     train(models[seed], blobs, train_steps)
     rows[f"seed {seed}"] = tally(list(sample(models[seed], (count, 2)))[-1])
 columns = ["within 3 standard deviations", "smallest share", "largest share"]
@@ -547,8 +565,8 @@ play(draw, steps=(1, 200), seed=(0, 5))
 # ## 6. The same lines on pictures
 #
 # Now scikit-learn's digits: 8 by 8 pixels, scaled to $[-1, 1]$. **Two things are exchanged, the data and the network**
-# (a wider one, for 64 numbers instead of 2). Schedule, mixing, training step, loop, reverse step and sampler are the
-# functions above, untouched. 1,400 digits are for training, the rest is held out. This takes about a minute.
+# (the plain `MLP`, wider, for 64 numbers). Schedule, mixing, training step, loop, reverse step and sampler are the
+# functions above, untouched. 1,400 digits are for training, the rest is held out. This takes about half a minute.
 #
 # **Predict before you run:** an MLP does not know which pixels are neighbours. Will that be enough for digits?
 
@@ -562,7 +580,7 @@ began = time.perf_counter()
 torch.manual_seed(0)
 digit_model = MLP(size=64, width=256)
 losses = train(digit_model, train_digits, course.pick(test=300, cpu=5000, gpu=5000))
-films = list(sample(digit_model, (course.pick(test=60, cpu=500, gpu=500), 1, 8, 8)))
+films = list(sample(digit_model, (course.pick(test=60, cpu=1000, gpu=1000), 1, 8, 8)))
 digits = films[-1]
 print(f"trained and sampled in {time.perf_counter() - began:.0f} s")
 
@@ -595,7 +613,7 @@ print(f"right on held-out digits: {judge.score(flat[1], data.target[order[1400:]
 
 
 def verdict(x):
-    """One row: share recognised; smallest and largest class; distance to the training set."""
+    """Share recognised; smallest and largest class; distance to the training set."""
     chances = torch.tensor(judge.predict_proba(x.clamp(-1, 1).flatten(1).numpy()))
     shares = torch.bincount(chances.argmax(1), minlength=10) / len(x)
     nearest = torch.cdist(x.flatten(1) / 8, train_digits.flatten(1) / 8).min(1).values
@@ -616,7 +634,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
 # It is enough for 8 by 8 pixels. Read the last column too: the drawn digits are *nearer* to a training digit than new
-# real digits are. Partly they are smoother; partly a network of this size begins to learn 1,400 pictures by heart.
+# real digits are. They may be smoother, or the network may have
+# begun to learn 1,400 pictures by heart; this column cannot tell which.
 # Recognised is not the same as new. Notebook 05 (section 10) shows how to tell, and 03 builds the network that knows
 # about neighbours.
 #
@@ -627,15 +646,16 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-theirs = GaussianDiffusion(NoiseSchedule.cosine(num_timesteps), prediction="x_0")
+theirs = GaussianDiffusion(NoiseSchedule.cosine(num_timesteps), prediction="v")
 torch.testing.assert_close(alphas_cumprod, theirs.schedule.alphas_cumprod.float())
 t, noise = torch.arange(num_timesteps), torch.randn(num_timesteps, 2)
 x_0 = blobs[:num_timesteps]
 x_t = q_sample(x_0, t, noise, alphas_cumprod)
 torch.testing.assert_close(x_t, theirs.q_sample(x_0, t, noise))
 torch.testing.assert_close(encode(t), sinusoidal_embedding(t, 32))
-loss = (model(x_t, t) - x_0).square().mean()
-torch.testing.assert_close(loss, theirs.loss(model, x_0, t, noise))
+v_model = super(PlaneMLP, model).forward  # without the limit of 0.1, this loss is that of v
+loss = ((model(x_t, t) - x_0).square() / (1 - alphas_cumprod[t][:, None])).mean()
+torch.testing.assert_close(loss, theirs.loss(v_model, x_0, t, noise))
 mine = reverse_step(x_t, x_0, 0.3, 0.7)
 torch.testing.assert_close(mine, ddim_step(x_t, x_0, 0.3, 0.7, z=0.0))
 print("schedule, mixing, encoding, loss and reverse step agree")
@@ -703,10 +723,12 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # **Next:** [01 · Noise schedule](01_noise_schedule.ipynb), the first line, opened up.
 #
 # ### References
+# - Hang et al. 2023, *Efficient diffusion training via min-SNR weighting strategy*, arXiv 2303.09556: section 3.
 # - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: eq. 4, Algorithms 1 and 2.
 # - Nichol, Dhariwal 2021, *Improved DDPM*, arXiv 2102.09672: eq. 17 (cosine).
 # - Robbins 1956, *An empirical Bayes approach to statistics*: the posterior mean from the density; Efron 2011,
 #   *Tweedie's formula and selection bias*, section 1, names it.
+# - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: section 4 (loss weights).
 # - Song, Meng, Ermon 2020, *Denoising diffusion implicit models*, arXiv 2010.02502: eq. 12.
 # - Song et al. 2021, *Score-based generative modeling through SDEs*, arXiv 2011.13456: section 4.3.
 # - Sohl-Dickstein et al. 2015, *Deep unsupervised learning using nonequilibrium thermodynamics*, arXiv 1503.03585.

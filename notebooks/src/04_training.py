@@ -954,7 +954,7 @@ for name, look in looks.items():
         right.plot(range(window, short_steps + 1), means, look, label=label)
 right.set(xlabel="step", ylabel=f"loss, mean of {window} batches")
 right.set_title("One wild gradient, with and without clipping")
-right.legend()
+right.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]

@@ -388,10 +388,8 @@ def train_crf(sentences, features=FEATURES):
 def train_encoder(sentences, epochs, seed=0, encoder=ENCODER, batch_size=BATCH):
     """The encoder with a new token head, all of it trained."""
     recipe = dict(epochs=epochs, learning_rate=RATE, batch_size=batch_size, seed=seed)
-    tagger = TransformerTagger(
-        encoder, shapes=True, batch_cells=CELLS, progress=False, **recipe
-    )
-    return tagger.fit(sentences)
+    recipe |= dict(shapes=True, batch_cells=CELLS, progress=False)
+    return TransformerTagger(encoder, **recipe).fit(sentences)
 
 
 def learn_few(sentences, epochs, seed, encoder=ENCODER):

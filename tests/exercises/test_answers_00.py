@@ -27,7 +27,8 @@ def by_gather(x_0, t, noise, alphas_cumprod):
 
 def zero_grad_last(model, optimizer, x_0, alphas_cumprod):
     t = torch.randint(0, len(alphas_cumprod), size=x_0.shape[:1])
-    loss = F.mse_loss(model(q_sample(x_0, t, torch.randn_like(x_0), alphas_cumprod), t), x_0)
+    guess = model(q_sample(x_0, t, torch.randn_like(x_0), alphas_cumprod), t)
+    loss = (F.mse_loss(guess, x_0, reduction="none") / (1 - alphas_cumprod[t]).clamp(min=0.1)[:, None]).mean()
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -37,7 +38,8 @@ def zero_grad_last(model, optimizer, x_0, alphas_cumprod):
 def mixed_by_hand(model, optimizer, x_0, alphas_cumprod):
     t = (torch.rand(len(x_0)) * len(alphas_cumprod)).long()
     a = alphas_cumprod[t][:, None]
-    loss = ((x_0 - model(a.sqrt() * x_0 + (1 - a).sqrt() * torch.randn(x_0.shape), t)) ** 2).mean()
+    error = x_0 - model(a.sqrt() * x_0 + (1 - a).sqrt() * torch.randn(x_0.shape), t)
+    loss = ((error / torch.clamp(1 - a, 0.1).sqrt()) ** 2).mean()
     optimizer.zero_grad(set_to_none=False)
     loss.backward()
     optimizer.step()
@@ -46,7 +48,8 @@ def mixed_by_hand(model, optimizer, x_0, alphas_cumprod):
 
 def gradient_by_hand(model, optimizer, x_0, alphas_cumprod):
     t = torch.randint(len(alphas_cumprod), (len(x_0),))
-    loss = (model(q_sample(x_0, t, torch.randn_like(x_0), alphas_cumprod), t) - x_0).pow(2).sum() / x_0.numel()
+    error = model(q_sample(x_0, t, torch.randn_like(x_0), alphas_cumprod), t) - x_0
+    loss = (error.pow(2).mean(1) / (1 - alphas_cumprod[t]).clamp(0.1)).sum() / len(x_0)
     parameters = list(model.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
         parameter.grad = gradient
@@ -125,7 +128,8 @@ def step(t_of=None, noise_of=torch.randn_like, loss_of=None, clear=True, update=
         noise = noise_of(x_0)
         x_t = x_0 if clean else q_sample(x_0, t, noise, alphas_cumprod)
         output = model(x_t, t)
-        loss = loss_of(output, x_0, noise) if loss_of else (output - x_0).square().mean()
+        variance = (1 - column(alphas_cumprod[t], x_0)).clamp(min=0.1)
+        loss = loss_of(output, x_0, noise, variance) if loss_of else ((output - x_0) ** 2 / variance).mean()
         if clear:
             optimizer.zero_grad()
         loss.backward()
@@ -134,6 +138,16 @@ def step(t_of=None, noise_of=torch.randn_like, loss_of=None, clear=True, update=
         return loss.item()
 
     return answer
+
+
+def no_limit(model, optimizer, x_0, alphas_cumprod):
+    t = torch.randint(len(alphas_cumprod), (len(x_0),))
+    error = model(q_sample(x_0, t, torch.randn_like(x_0), alphas_cumprod), t) - x_0
+    loss = (error.square() / (1 - alphas_cumprod[t])[:, None]).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
 
 
 def reverse(form):
@@ -162,9 +176,15 @@ WRONG = [
     ("00.2", step(t_of=lambda total, count: torch.randint(1, total, (count,))), "from 1 to 39"),
     ("00.2", step(t_of=lambda total, count: torch.randint(total - 1, (count,))), "from 0 to 38"),
     ("00.2", step(noise_of=torch.rand_like), "uniform"),
-    ("00.2", step(loss_of=lambda output, x_0, noise: (output - noise).square().mean()), "asked for x_0"),
-    ("00.2", step(loss_of=lambda output, x_0, noise: (output - x_0).square().sum()), "take their mean"),
-    ("00.2", step(loss_of=lambda output, x_0, noise: (output - x_0).abs().mean()), "square it"),
+    ("00.2", step(loss_of=lambda output, x_0, noise, variance: (output - noise).square().mean()), "asked for x_0"),
+    ("00.2", step(loss_of=lambda output, x_0, noise, variance: (output - x_0).square().mean()), "divide each"),
+    (
+        "00.2",
+        step(loss_of=lambda output, x_0, noise, variance: ((output - x_0) ** 2 / variance).sum()),
+        "take their mean",
+    ),
+    ("00.2", step(loss_of=lambda output, x_0, noise, variance: ((output - x_0).abs() / variance).mean()), "square it"),
+    ("00.2", no_limit, ".clamp(min=0.1)"),
     ("00.2", step(clear=False), "optimizer.zero_grad()"),
     ("00.2", step(update=False), "optimizer.step()"),
     ("00.2", step(clean=True), "mix noise into it first"),

@@ -128,7 +128,7 @@ class ImageQuality:
             raise ValueError(f"image quality is measured on at least 2 images of shape (N, 1, 28, 28), got {shape}")
         if not images.isfinite().all():
             raise ValueError("some images hold NaN or infinite values; sample them again with clipping on")
-        if images.dtype != torch.uint8 and images.abs().max() > 1.001:  # what a sum in half precision adds
+        if images.dtype != torch.uint8 and not images.abs().max() <= 1.001:  # what a sum in half precision adds
             reach = f"values from {images.min():g} to {images.max():g}, expected floats in [-1, 1] or uint8 pixels"
             raise ValueError(f"{reach}: pixels become floats by x / 127.5 - 1, samples drawn unclipped by clamp(-1, 1)")
         features = extract_features(self.classifier, images)
