@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -18,6 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # More threads than this gain nothing on tensors as small as the tests', and more than cores cost a lot.
 torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+# As a terminal has them: what runs in the background or under nohup ignores these, and so would tests that send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The same examples in every run, and no time limit for one: a busy machine must not fail a right answer.
 hypothesis.settings.register_profile("course", deadline=None, derandomize=True, database=None)

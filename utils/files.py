@@ -11,7 +11,6 @@ import os
 import pickle
 import platform
 import shutil
-import stat
 import sys
 import tempfile
 import warnings
@@ -49,12 +48,11 @@ def say(text: str) -> None:
 def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], Any]) -> None:
     """Write a temporary file, force it to the disk, and rename it to `path`, whose folder is made if need be.
 
-    Where anything fails (a full disk, an interrupt) the temporary file goes and the old file stays. A link stays a
-    link: what it points to is replaced. A pipe, a device and the file that this program prints to are never replaced:
-    the content goes into them once it is complete.
+    Where anything fails (a full disk, an interrupt) the old file stays. A link stays a link: what it points to is
+    replaced. Into a pipe, a device and the file that this program prints to the content goes once it is complete.
 
     content: bytes, a text (in UTF-8, line ends as they are), or what writes the file: content(temporary file).
-    Raises OSError: that says so. What else `content` raises comes out as it is.
+    Raises OSError that says so; what else `content` raises comes out as it is.
     """
     if isinstance(content, str):
         content = content.encode("utf-8")
@@ -85,12 +83,11 @@ def _stream_at(path: str | Path) -> str | Path | int | None:
     """What to open where `path` is to be written into, not replaced: a pipe, a device, or 1 or 2; else None."""
     if not os.path.exists(path):
         return None
-    there = os.stat(path)
     for printed in (1, 2):  # /dev/stdout, say, or a log that the shell writes
         with contextlib.suppress(OSError):
-            if os.path.samestat(there, os.fstat(printed)):
+            if os.path.samestat(os.stat(path), os.fstat(printed)):
                 return printed
-    return None if stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode) else path
+    return None if os.path.isfile(path) or os.path.isdir(path) else path
 
 
 def _write_through(stream: str | Path | int, write: Callable[[Path], Any]) -> None:
@@ -103,16 +100,11 @@ def _write_through(stream: str | Path | int, write: Callable[[Path], Any]) -> No
 
 
 def _part_of(path: Path) -> Path:
-    """This process's temporary file beside `path`. Those of processes that were killed while they wrote are deleted.
-
-    They stay where it cannot be known who lives: on another machine, and on systems other than Linux.
-    """
-    space = Path("/proc/self/ns/pid")  # two containers that share a folder may have processes of the same number
-    machine = f"{platform.node()} {space.stat().st_ino if space.exists() else 0}"
-    begin = f".{path.name}.{hashlib.sha256(machine.encode()).hexdigest()[:8]}-"
-    for part in path.parent.glob(f"{glob.escape(begin)}*.part"):
-        writer = part.name.removeprefix(begin).removesuffix(".part")
-        if space.exists() and not Path("/proc", writer).exists():
+    """This process's temporary file beside `path`; those of processes that were killed go, where that is known."""
+    space = Path("/proc/self/ns/pid")  # Linux; containers that share a folder may have processes of one number
+    begin = f".{path.name}.{stream_seed(0, platform.node(), space.stat().st_ino if space.exists() else 0):x}-"
+    for part in path.parent.glob(f"{glob.escape(begin)}*.part") if space.exists() else ():
+        if not Path("/proc", part.stem.removeprefix(begin)).exists():
             part.unlink(missing_ok=True)
     return path.with_name(f"{begin}{os.getpid()}.part")
 
@@ -134,9 +126,9 @@ def check_writable(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of this folder, those of other containers too; the lock ends with the process.
+    """Keep other trainings out of this folder, else OSError that names the other one; it ends with the process.
 
-    Raises OSError that names the other one. Windows and some network file systems have no such lock: nothing is done.
+    Windows and some network file systems have no such lock: nothing is done there.
     """
     if os.name == "nt":
         yield
@@ -147,12 +139,14 @@ def lock_folder(folder: Path) -> Iterator[None]:
     with open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink == 0:  # the other one has just removed it: it locks nothing
+                raise BlockingIOError
         except BlockingIOError:
             file.seek(0)
             other = file.read() or "another process"
             raise OSError(f"{other} trains in {folder}; wait for it, stop it, or use another folder") from None
-        except OSError:
-            pass  # this file system has no locks
+        except OSError:  # this file system has no locks
+            pass
         file.truncate(0)
         print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
         try:
@@ -210,10 +204,9 @@ def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> d
     except FileNotFoundError:
         raise
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path.name} was refused: it is not a training state of tensors and numbers, and loading it could "
-            f"run code. Use a checkpoint made by this course, or delete it to start anew. ({_first_line(error)})"
-        ) from error
+        refused = "was refused: it is not a training state of tensors and numbers, and loading it could run code"
+        advice = f"Use a checkpoint made by this course, or delete it to start anew. ({_first_line(error)})"
+        raise ValueError(f"{path.name} {refused}. {advice}") from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         advice = "Delete it to start anew, or put back a whole copy."
         raise ValueError(f"{path.name} is cut short or damaged: {_first_line(error)}. {advice}") from error
@@ -236,14 +229,13 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-# -- copies and downloads -----------------------------------------------------------------------------------------
+# -- copies and downloads ------------------------------------------------------------------------------
 
 
 def find_copy(files: Iterable[str], *folders: str) -> Path | None:
-    """The folder of the user's own data, named by COURSE_DATA, that has all these files; None where there is none.
+    """The folder that has all these files: one of `folders` in COURSE_DATA, or it itself where it has such a name.
 
-    Looked at: each of `folders` in it, and it itself where it has the name of one of them. A warning says where
-    COURSE_DATA is no folder, or has the files in none of these.
+    None where there is none, and where COURSE_DATA is set a warning that says so.
     """
     if not (named := os.environ.get("COURSE_DATA")):
         return None

@@ -86,7 +86,8 @@ def test_each_image_pixel_covers_a_whole_number_of_figure_pixels(scale):
 
 
 @pytest.mark.parametrize(
-    "named", [{}, {"title": "Title"}, {"titles": list("ab")}, {"title": "Title", "titles": ["t"] * 2}]
+    "named",
+    [{}, {"title": "Title"}, {"title": "Two\nlines"}, {"titles": ["a"] * 2}, {"title": "T", "titles": ["t"] * 2}],
 )
 def test_there_is_no_empty_strip_around_a_grid(named):
     drawn = pixels(show_images(torch.full((2, 1, 28, 28), -1.0), scale=4, **named))

@@ -10,9 +10,10 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
+from utils.diffusion.batches import look_through
 from utils.diffusion.checkpoints import load_model, read_notes, save_model
 from utils.diffusion.images import ImageSet
 from utils.diffusion.process import GaussianDiffusion
@@ -207,7 +208,50 @@ def test_what_may_differ_on_resuming_is_named(tmp_path):
     told = str(told[0].message)
     for part in ("after step 2", "precision 'no', before 'fp16'", "device 'cpu', before 'cuda'", "steps 5, before 2"):
         assert part in told
-    assert "the learning rate goes up again, from 0.001 to 0.0013" in told
+    assert told.endswith("so that the learning rate, which falls over the whole length, goes up again")
+
+
+@pytest.mark.parametrize("then", [dict(steps=50, decay=False), dict(steps=30)])
+def test_a_rate_that_does_not_go_up_is_not_said_to(tmp_path, then):
+    """It does neither where it never falls nor where the training is shorter, though it may still warm up."""
+    decay = then.get("decay", True)
+    begun = tiny_training(steps=40, out=tmp_path, decay=decay)
+    next(begun), begun.close()
+    with pytest.warns(UserWarning, match=f"after step 1 with steps {then['steps']}, before 40$"):
+        assert next(tiny_training(**then, out=tmp_path)).step == 1
+
+
+class Flipped(Dataset):
+    """Digits, mirrored or not as it happens."""
+
+    def __init__(self):
+        self.kept = digits()
+
+    def __len__(self):
+        return len(self.kept)
+
+    def __getitem__(self, index):
+        image, label = self.kept[index]
+        return (image.flip(-1) if torch.rand(()) < 0.5 else image), label
+
+
+def test_images_that_change_at_random_do_not_keep_a_training_from_going_on(tmp_path):
+    for seed in range(2):
+        begun = train(tiny_unet(), tiny_diffusion(), Flipped(), steps=2, out=tmp_path, **OPTIONS)
+        torch.manual_seed(seed)
+        assert next(begun).step == 1
+        begun.close()
+    others = TensorDataset(torch.zeros(64, 1, 8, 8), digits().labels)
+    with pytest.raises(ValueError, match="was trained with images '.*', but this training has '.*'; use another"):
+        next(train(tiny_unet(), tiny_diffusion(), others, steps=2, out=tmp_path, **OPTIONS))
+
+
+def test_looking_through_images_leaves_the_callers_random_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(())
+    torch.manual_seed(5)
+    assert look_through(Flipped(), 10)[0].shape == (0, 1, 8, 8)
+    assert torch.rand(()) == expected
 
 
 def test_resuming_from_something_else(tmp_path):

@@ -175,15 +175,12 @@ def test_an_interrupt_before_anything_was_made(trained, tmp_path, monkeypatch, m
     """While images are read, and while they are drawn."""
     for name in ("load_images", "generate"):
         monkeypatch.setattr(cli, name, lambda *args, **options: signal.raise_signal(signal.SIGINT))
-    line = {"train": [*TRAIN, "--out", tmp_path / "out"], "sample": ["sample", trained[0] / "model.safetensors"]}[
-        module
-    ]
-    message = {
-        "train": "interrupted: the same command goes on from what was saved, if anything was",
-        "sample": "interrupted: nothing was written",
+    line, message = {
+        "train": ([*TRAIN, "--out", tmp_path / "out"], "the same command goes on from what was saved, if anything was"),
+        "sample": (["sample", trained[0] / "model.safetensors"], "nothing was written"),
     }[module]
     monkeypatch.chdir(tmp_path)
-    assert command(*line) == message and not os.listdir(tmp_path)
+    assert command(*line) == f"interrupted: {message}" and not os.listdir(tmp_path)
 
 
 def test_a_place_that_cannot_be_written_is_found_before_sampling(trained, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from utils.files import check_writable, find_copy, save_state, save_weights, say, write_atomically
+from utils.files import check_writable, find_copy, lock_folder, save_state, save_weights, say, write_atomically
 
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
@@ -136,6 +136,13 @@ def test_the_temporary_file_of_another_machine_stays(tmp_path, monkeypatch):
     monkeypatch.undo()
     write_atomically(tmp_path / "file", lambda part: (there.append(part), part.write_text("here")))
     assert there[0] != there[1] and there[0].read_text() == "half"
+
+
+@posix
+def test_a_lock_that_another_training_removes_meanwhile_locks_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda *args: (tmp_path / ".lock").unlink())
+    with pytest.raises(OSError, match="another process trains in "), lock_folder(tmp_path):
+        pass
 
 
 # -- COURSE_DATA ---------------------------------------------------------------------------------------

@@ -82,7 +82,6 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch, "Generator", FakeGenerator)
     monkeypatch.setattr(torch.Tensor, "backward", fill_gradients)
     monkeypatch.setattr(torch.autograd, "grad", lambda output, leaf: [torch.zeros_like(leaf)])
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # which fake tensors have not
     monkeypatch.setattr(torch.random, "fork_rng", lambda *devices: nullcontext())
     # A second move of a module would swap the contents of fake tensors, which torch does not do.
     monkeypatch.setattr(torch.utils, "swap_tensors", lambda a, b: setattr(a, "fake_device", b.fake_device))
@@ -121,11 +120,15 @@ def test_network_and_loss(gpu, prediction):
     assert gpu.reads == 0
 
 
-def test_training_step(gpu, monkeypatch):
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_training_step(gpu, monkeypatch, where):
+    """Of images on the CPU, and of some that are on the GPU already."""
     model, data, diffusion = tiny_unet(), images(monkeypatch), tiny_diffusion()
     accelerator = make_accelerator(torch.device("cpu"), "no")
     monkeypatch.setattr(Accelerator, "device", CUDA)
     with gpu:
+        batch = data.to(where), torch.zeros(8, dtype=torch.long, device=where)
+        monkeypatch.setattr(batches, "take", lambda data, index: batch)
         state = prepare(model, accelerator)
         for _ in range(2):
             before = gpu.reads

@@ -144,8 +144,9 @@ def show_images(
     grid = picture_of(F.pad(images, (0, 0, room, 0), value=1), columns, GAP)[room:]
     if ax is None:
         scale = scale or max(1, min(8, MAX_WIDTH // grid.shape[1]))
-        above = 21 * bool(title) + 14 * bool(titles)  # pixels for what stands over the first row
-        ax = _axes_of_size(grid.shape[1] * scale, grid.shape[0] * scale, above, letters=len(title or ""))
+        lines = (title or "").splitlines()
+        above = 21 * len(lines) + 14 * bool(titles)  # pixels for what stands over the first row
+        ax = _axes_of_size(grid.shape[1] * scale, grid.shape[0] * scale, above, max(map(len, lines), default=0))
     ax.imshow(grid, interpolation="nearest", aspect="equal")
     ax.set_axis_off()
     for k, text in enumerate(titles or []):

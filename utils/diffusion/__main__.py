@@ -95,25 +95,21 @@ def run_train(args: argparse.Namespace) -> None:
     same_name = ("steps", "minutes", "out", "save_every", "device", "precision")
     same_name += ("seed", "batch_size", "learning_rate", "ema_decay", "label_dropout")
     options = {name: getattr(args, name) for name in same_name} | {"validation": validation}
-    first = None
+    stop = []
     with noted_signals() as noted, contextlib.closing(train(model, diffusion, images, **options)) as states:
-        for state in states:
-            main_process = PartialState().is_main_process
-            if first is None and main_process:
+        for k, state in enumerate(states):
+            show = PartialState().print  # on the first process
+            if k == 0:
                 where = f"resumed after step {state.step}" if state.step > 1 else "from the start"
-                print(f"training {where}, processes: {PartialState().num_processes}", flush=True)
-            first = first or state.step
-            if state.step % args.log_every == 0 and main_process:
-                print(log_line(state), flush=True)
+                show(f"training {where}, processes: {PartialState().num_processes}", flush=True)
+            if state.step % args.log_every == 0:
+                show(log_line(state), flush=True)
             if stop := gather_object(noted):  # of all processes, since none can go on alone
                 break
-        else:
-            stop = []
     if stop:
-        checkpoint = args.out / "checkpoint.pt"
-        sys.exit(f"{stop[0]}: saved after step {state.step} in {checkpoint}; the same command goes on from there")
-    if main_process:
-        print(f"done: {state.step} steps in {state.seconds:.0f} s; {args.out / 'model.safetensors'}")
+        saved = f"saved after step {state.step} in {args.out / 'checkpoint.pt'}"
+        sys.exit(f"{stop[0]}: {saved}; the same command goes on from there")
+    show(f"done: {state.step} steps in {state.seconds:.0f} s; {args.out / 'model.safetensors'}")
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from utils.diffusion.checks import as_images, as_labels, check_images, check_labels
-from utils.diffusion.images import ImageSet
+from utils.diffusion.checks import as_labels, check_images, check_labels
+from utils.diffusion.images import ImageSet, to_float
 from utils.files import stream_seed
 
 Images = ImageSet | Tensor | Dataset
@@ -28,7 +28,7 @@ def take(images: Images, index: Tensor) -> tuple[Tensor, Tensor | None]:
     """Images (B, C, H, W), float32 in [-1, 1], at these indices, and their labels (B,), None where there are none."""
     x_0, labels = _pick(images, index)
     check_images(x_0)
-    return as_images(x_0).float(), None if labels is None else as_labels(labels, len(x_0))
+    return to_float(x_0).float(), None if labels is None else as_labels(labels, len(x_0))
 
 
 def _pick(images: Images, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
@@ -45,19 +45,22 @@ def _pick(images: Images, index: Tensor | slice) -> tuple[Tensor, Tensor | None]
 def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | None]:
     """Images and labels as they are kept, all that are in memory, checked before the first step.
 
-    Raises ValueError: no images, of a wrong shape, type or range, or labels outside the `classes`; without classes
-    labels are of no use and left out.
+    Without classes labels are of no use and left out. Of a Dataset that changes its images from call to call (flips,
+    crops) none are given, (0, C, H, W): what is seen once tells nothing.
+    Raises ValueError: no images, of a wrong shape, type or range, or labels outside the `classes`.
     """
     if not hasattr(images, "__len__") or len(images) == 0:
         raise ValueError(f"there are no images to train on: a {type(images).__name__} without length, or of length 0")
-    whole = slice(None) if isinstance(images, (ImageSet, Tensor)) else None
-    x_0, labels = _pick(images, whole or torch.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).long())
+    some = torch.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).long()
+    index = slice(None) if isinstance(images, (ImageSet, Tensor)) else some
+    with torch.random.fork_rng([]):  # the caller's random state comes back
+        (x_0, labels), (again, _) = _pick(images, index), _pick(images, index)
     check_images(x_0.cpu())
-    as_images(x_0[:1])
+    to_float(x_0[:1])
     labels = None if labels is None or classes is None else as_labels(labels, len(x_0))
     if labels is not None:
         check_labels(labels, classes)
-    return x_0, labels
+    return x_0 if index is not some or torch.equal(x_0, again) else x_0[:0], labels
 
 
 def fingerprint(*tensors: Tensor | None) -> str:

@@ -5,9 +5,13 @@ A training's folder holds it and the training state: weights, EMA, optimiser, st
 """
 
 import contextlib
+import functools
 import hashlib
+import inspect
 import json
+import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -38,16 +42,7 @@ def save_model(
 
     `notes` (JSON values, such as steps=1000) are kept in the header; `read_notes` gives them back.
     """
-    write_atomically(path, pack_model(model, diffusion, dtype, **notes))
-
-
-def pack_model(model: nn.Module, diffusion: GaussianDiffusion, dtype=torch.float32, **notes: Any) -> bytes:
-    """What `save_model` writes; warns where no UNet can be built from it."""
     model, tensors = unwrap(model), {BETAS: diffusion.schedule.betas}
-    if config_of(model) is None:
-        advice = "build it yourself and give it the tensors of the file, safetensors.torch.load_file"
-        about = f"of a {type(model).__name__} the weights are saved, but load_model builds UNets only; {advice}"
-        warnings.warn(about, stacklevel=2)
     for name, value in model.state_dict().items():
         value = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
         tensors[name.replace(COMPILED, "")] = value.contiguous()
@@ -58,7 +53,7 @@ def pack_model(model: nn.Module, diffusion: GaussianDiffusion, dtype=torch.float
         "prediction": diffusion.prediction,
         "notes": json.dumps(notes),
     }
-    return _in_fixed_order(save(tensors, metadata=header))
+    write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -69,9 +64,13 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def config_of(model: nn.Module) -> dict[str, Any] | None:
-    """What rebuilds a UNet; None for any other network."""
-    model = unwrap(model)
-    return model.config if type(model) is UNet else None
+    """What rebuilds a UNet; None, with a warning, for any other network."""
+    if type(model := unwrap(model)) is UNet:
+        return model.config
+    about = f"of a {type(model).__name__} the weights are saved, but load_model builds UNets only"
+    advice = "build it yourself and give it the tensors of the file, safetensors.torch.load_file"
+    warnings.warn(f"{about}; {advice}", stacklevel=1)  # here, so that it is shown once
+    return None
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UNet, GaussianDiffusion]:
@@ -130,12 +129,31 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 # -- a training's folder ---------------------------------------------------------------------------------
 
 
+def one_in_a_folder(train: Callable[..., Iterator]) -> Callable[..., Iterator]:
+    """A training that is still open in this process, of an interrupted cell say, is saved and closed when another one
+    begins in its folder."""
+    opened: weakref.WeakValueDictionary[str, Iterator] = weakref.WeakValueDictionary()
+
+    @functools.wraps(train)
+    def begin(*args, out: str | Path | None = None, **options) -> Iterator:
+        states, folder = train(*args, out=out, **options), os.path.realpath(out or os.devnull)
+        before, opened[folder] = opened.get(folder), states
+        if out and before is not None and inspect.getgeneratorstate(before) == inspect.GEN_SUSPENDED:
+            warnings.warn(f"the training that was open in {out} is saved and closed; this one goes on", stacklevel=2)
+            before.close()
+        return states
+
+    return begin
+
+
 @contextlib.contextmanager
-def held(folder: Path, state: Any, diffusion: GaussianDiffusion, keep: Callable[[], None]) -> Iterator[None]:
-    """The folder is this training's for a while. What could not be written at its end is found out at its begin."""
+def held(folder: Path | None, state: Any, keep: Callable[[], None]) -> Iterator[None]:
+    """The folder, if any, is this training's for a while; that it cannot be written in is found out at the begin."""
+    if folder is None:
+        yield
+        return
     for name in ("checkpoint.pt", "model.safetensors"):
         check_writable(folder / name)
-    pack_model(state.ema_model, diffusion)
     with lock_folder(folder):
         try:
             yield
@@ -157,24 +175,26 @@ def describe(model: nn.Module, diffusion: GaussianDiffusion, recipe: Any) -> dic
     }
 
 
-def save_training(state: Any, accelerator: Accelerator, about: dict[str, Any], path: Path | None) -> None:
-    """Write a TrainState, with what it is `about`, on the first process; nowhere without a path."""
-    if path is None:
+def save_training(state: Any, accelerator: Accelerator, about: dict[str, Any], folder: Path | None) -> None:
+    """Write a TrainState, with what it is `about`, on the first process; nowhere without a folder."""
+    if folder is None:
         return
     if accelerator.is_main_process:
         parts = {"model": unwrap(state.model), "ema_model": state.ema_model, "optimizer": state.optimizer}
         parts = {name: part.state_dict() for name, part in parts.items()}
         numbers = {name: getattr(state, name) for name in NUMBERS}
         scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
-        save_state(path, {**parts, **numbers, "scaler": scaler, **about})
+        save_state(folder / "checkpoint.pt", {**parts, **numbers, "scaler": scaler, **about})
     state.saved = state.step
 
 
-def restore_training(state: Any, accelerator: Accelerator, about: dict[str, Any], path: Path) -> str:
-    """Put a saved state back in place; says in words what is other than it was and may be.
+def restore(state: Any, accelerator: Accelerator, about: dict[str, Any], folder: Path | None) -> bool:
+    """Put a saved state back in place, if there is one; a warning names what is other than it was and may be.
 
     Raises ValueError where it is one of other settings, images or another network.
     """
+    if folder is None or not (path := folder / "checkpoint.pt").exists():
+        return False
     saved = load_state(path, about["settings"])
     try:
         unwrap(state.model).load_state_dict(saved["model"])
@@ -189,4 +209,9 @@ def restore_training(state: Any, accelerator: Accelerator, about: dict[str, Any]
         setattr(state, name, saved[name])
     state.saved = state.step
     before, now = saved["free"], about["free"]
-    return ", ".join(f"{name} {now[name]!r}, before {before[name]!r}" for name in now if now[name] != before[name])
+    changed = [f"{name} {now[name]!r}, before {before[name]!r}" for name in now if now[name] != before[name]]
+    if about["settings"]["decay"] and any((now[name] or 0) > (before[name] or 0) for name in ("steps", "minutes")):
+        changed.append("so that the learning rate, which falls over the whole length, goes up again")
+    if changed:
+        warnings.warn(f"training goes on after step {state.step} with {', '.join(changed)}", stacklevel=3)
+    return True

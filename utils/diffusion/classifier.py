@@ -53,4 +53,5 @@ def load_classifier(path: Path = FOLDER / "classifier.safetensors") -> Classifie
 def extract_features(classifier: Classifier, images: Tensor, batch_size: int = 500) -> Tensor:
     """Features (N, 64) float32 on the CPU of images (N, 1, 28, 28), floats in [-1, 1] or uint8 pixels."""
     device = next(classifier.parameters()).device
-    return torch.cat([classifier.features(to_float(part).to(device)).cpu() for part in images.split(batch_size)])
+    floats = (to_float(part).to(device, torch.float32) for part in images.split(batch_size))
+    return torch.cat([classifier.features(part).cpu() for part in floats])

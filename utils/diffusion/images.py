@@ -27,7 +27,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 from torchvision.transforms.v2 import functional
 from torchvision.utils import save_image
 from tqdm.auto import tqdm
@@ -85,8 +84,15 @@ class ImageSet:
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 0..255 to float32 in [-1, 1]; what is there already, in whichever floats, is only made float32."""
-    return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels.float()
+    """uint8 0..255 to float32 in [-1, 1]; floats are there already and become float32, unless they are float64.
+
+    Raises ValueError for other whole numbers.
+    """
+    if pixels.dtype == torch.uint8:
+        return pixels.float() / 127.5 - 1
+    if not pixels.is_floating_point():
+        raise ValueError(f"images must be uint8 0..255 or floats in [-1, 1], got {pixels.dtype}; convert them")
+    return pixels if pixels.dtype == torch.float64 else pixels.float()
 
 
 def load_images(
@@ -187,10 +193,8 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
         raise OSError(f"{path} is damaged ({error})") from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise OSError(f"{path} is damaged (its SHA-256 is wrong)")
-    with tempfile.TemporaryDirectory() as folder:  # torchvision reads a file by its name, and unpacked
-        plain = Path(folder) / path.stem
-        plain.write_bytes(data)
-        return read_sn3_pascalvincent_tensor(str(plain))
+    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)  # one number for each of data[3] dimensions
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape).copy())
 
 
 def _download(dataset: type, pattern: str, folder: Path) -> None:

@@ -7,7 +7,7 @@ t is an integer tensor (B,) with values 0 (least noise) to T-1 (most noise).
 import torch
 from torch import Tensor, nn
 
-from utils.diffusion.checks import as_images
+from utils.diffusion.images import to_float
 from utils.diffusion.schedules import NoiseSchedule
 
 PREDICTIONS = ("noise", "x_0", "v")
@@ -124,7 +124,7 @@ class GaussianDiffusion:
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
-        x_0 = as_images(x_0)
+        x_0 = to_float(x_0)
         if t is None:
             t = torch.randint(self.num_timesteps, (len(x_0),), device=x_0.device)
         noise = torch.randn_like(x_0) if noise is None else noise

@@ -9,16 +9,12 @@ Hugging Face accelerate.
 """
 
 import copy
-import inspect
 import math
 import os
 import time
-import warnings
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +27,7 @@ from tqdm.auto import tqdm
 
 from utils.device import DTYPES, find_device, find_precision
 from utils.diffusion.batches import Images, batch_at, fingerprint, look_through, take
-from utils.diffusion.checkpoints import describe, held, restore_training, save_model, save_training, unwrap
+from utils.diffusion.checkpoints import describe, held, one_in_a_folder, restore, save_model, save_training, unwrap
 from utils.diffusion.checks import check_labels, check_numbers
 from utils.diffusion.process import GaussianDiffusion
 from utils.files import TrainingDiverged, generator_seed, stream_seed
@@ -89,23 +85,6 @@ class TrainState:
     whole: bool = field(default=True, repr=False)  # not while the weights move
 
 
-def one_in_a_folder(train: Callable[..., Iterator]) -> Callable[..., Iterator]:
-    """A training that is still open in this process (of an interrupted cell, say) is saved and closed when another one
-    starts in its folder, which then goes on from there."""
-    opened: weakref.WeakValueDictionary[str, Iterator] = weakref.WeakValueDictionary()
-
-    @wraps(train)
-    def start(*args, out: str | Path | None = None, **options) -> Iterator[TrainState]:
-        states, folder = train(*args, out=out, **options), os.path.realpath(out or os.devnull)
-        before, opened[folder] = opened.get(folder), states
-        if out and before is not None and inspect.getgeneratorstate(before) == inspect.GEN_SUSPENDED:
-            warnings.warn(f"the training that was open in {out} is saved and closed; this one goes on", stacklevel=2)
-            before.close()
-        return states
-
-    return start
-
-
 @one_in_a_folder
 def train(
     model: nn.Module,
@@ -151,20 +130,17 @@ def train(
     if recipe.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
         raise ValueError(f"batch_size must be a multiple of the processes, here {processes}; got {recipe.batch_size}")
+    about, folder = {}, Path(out) if out else None
+    if folder:  # what has to be the same when the training resumes, and what may differ
+        data = {"number of images": len(images), "images": fingerprint(x_0, y)}
+        free = {"precision": accelerator.mixed_precision, "device": accelerator.device.type}
+        free |= {"processes": accelerator.num_processes, "steps": steps, "minutes": minutes}
+        about = {"settings": describe(model, diffusion, recipe) | data, "free": free}
     state = prepare(model, accelerator)
-    free = {"precision": accelerator.mixed_precision, "device": accelerator.device.type, "steps": steps}
-    free |= {"minutes": minutes, "processes": accelerator.num_processes}
-    data = {"number of images": len(images), "images": fingerprint(x_0, y) if out else None}
-    about = {"settings": describe(model, diffusion, recipe) | data, "free": free}
-    checkpoint = Path(out) / "checkpoint.pt" if out else None
-    folder = Path(out) if out and accelerator.is_main_process else None
-    keep = partial(save_training, state, accelerator, about, checkpoint)
+    keep = partial(save_training, state, accelerator, about, folder)
     try:
-        with held(folder, state, diffusion, keep) if folder else nullcontext():
-            if checkpoint and checkpoint.exists():
-                changed = restore_training(state, accelerator, about, checkpoint)
-                done = fraction_done(state, steps, minutes, accelerator.device)
-                warn_of_changes(changed, state, learning_rate(recipe, state.step, done, steps))
+        with held(folder if accelerator.is_main_process else None, state, keep):
+            if restore(state, accelerator, about, folder):
                 yield state
             total, at, unit = (steps, state.step, "step") if steps else (round(60 * minutes), int(state.seconds), "s")
             quiet = not progress or not accelerator.is_main_process
@@ -182,21 +158,13 @@ def train(
                     bar.update((state.step if steps else int(state.seconds)) - bar.n)
                     yield state
             keep()
-            if folder:
+            if folder and accelerator.is_main_process:
                 height, width = x_0.shape[2:]
                 notes = {"steps": state.step, "size": height if height == width else [height, width]}
                 save_model(folder / "model.safetensors", state.ema_model, diffusion, **notes)
     finally:  # the caller has the network as it was given, without accelerate's wrappers
         accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)
         accelerator.free_memory()
-
-
-def warn_of_changes(changed: str, state: TrainState, rate: float) -> None:
-    """Name what is other than before the resume, and a learning rate that goes up again."""
-    last = state.optimizer.param_groups[0]["lr"]
-    rises = f"; the learning rate goes up again, from {last:.2g} to {rate:.2g}" if rate > last else ""
-    if changed:
-        warnings.warn(f"training goes on after step {state.step} with {changed}{rises}", stacklevel=3)
 
 
 def fraction_done(state: TrainState, steps: int | None, minutes: float | None, device: torch.device) -> float:
@@ -224,12 +192,13 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     y = None if classes is None else y
     if y is not None:
         check_labels(y, classes)
-        y = torch.where(chance < recipe.label_dropout, classes, moved(y, device))[part]
+        y = torch.where(chance < recipe.label_dropout, classes, y.to(device))[part]
     for group in state.optimizer.param_groups:
         group["lr"] = state.learning_rate
     with torch.random.fork_rng([device] if device.type == "cuda" else []), accelerator.autocast():
         torch.manual_seed(stream_seed(recipe.seed, "dropout", step, process))  # the caller's random state comes back
-        loss = diffusion.loss(state.network, moved(x_0[part], device), t[part], noise[part], y)
+        loss = diffusion.loss(state.network, x_0[part].to(device), t[part], noise[part], y)
+    state.optimizer.zero_grad()  # here, since a step that was interrupted may have left some
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(state.network.parameters(), recipe.max_gradient_norm or math.inf)
     numbers = torch.stack([accelerator.reduce(loss.detach(), "mean"), norm])
@@ -239,7 +208,6 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
         check_finite("gradient norm", state.gradient_norm, state)
     state.whole = False
     state.optimizer.step()
-    state.optimizer.zero_grad()
     update_ema(state.ema_model, state.model, min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
     state.step += 1
     state.whole = True
@@ -251,11 +219,6 @@ def draw(x_0: Tensor, num_timesteps: int, seed: int, step: int, device) -> tuple
     t = torch.randint(num_timesteps, (len(x_0),), **on)
     noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
     return t, noise, torch.rand(len(x_0), **on)
-
-
-def moved(batch: Tensor, device: torch.device) -> Tensor:
-    """The batch on the device; the CPU does not wait for a GPU to fetch it."""
-    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 
 def learning_rate(recipe: Settings, step: int, done: float, steps: int | None) -> float:
