@@ -43,11 +43,9 @@ Ballots = list[dict[Entity, list[int]]]  # for each sentence, which members vote
 class CorrectedTagger(Tagger):
     """Tags with another tagger and applies rules to the result.
 
-    Args:
-        tagger: the other one, trained or not.
-        steps: names of rules in `postprocess.STEPS`, in the order of their use.
-    Raises:
-        ValueError: an unknown rule.
+    tagger: the other one, trained or not.
+    steps: names of rules in `postprocess.STEPS`, in the order of their use.
+    Raises ValueError: an unknown rule.
     """
 
     name = "corrected"
@@ -89,12 +87,10 @@ class VotingTagger(Tagger):
     below a threshold of 1/2) the one with more weight stays, of equals the longer, then the one farther left, then the
     first type in the alphabet: the same votes always give the same answer.
 
-    Args:
-        members: taggers, trained or not.
-        weights: one for each member, at least 0 and not all 0; equal when None.
-        threshold: share of the weight, at least 0 and below 1; 0.5 is the majority.
-    Raises:
-        ValueError: no members, or weights or a threshold that do not fit.
+    members: taggers, trained or not.
+    weights: one for each member, at least 0 and not all 0; equal when None.
+    threshold: share of the weight, at least 0 and below 1; 0.5 is the majority.
+    Raises ValueError: no members, or weights or a threshold that do not fit.
     """
 
     name = "voting"
@@ -113,9 +109,8 @@ class VotingTagger(Tagger):
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> VotingTagger:
         """Train every member, then choose weights and threshold on `dev` where there is one.
 
-        Args:
-            folder: keeps each member as soon as it is trained; the same call goes on with the first that is missing.
-                Members kept from other sentences are trained again; other settings of a finished one are not noticed.
+        folder: keeps each member as soon as it is trained; the same call goes on with the first that is missing.
+            Members kept from other sentences are trained again; other settings of a finished one are not noticed.
         """
         for number, member in enumerate(self.members, 1):
             print(f"member {number} of {len(self.members)}: {member.name}")
@@ -128,8 +123,7 @@ class VotingTagger(Tagger):
     def choose(self, dev: Sentences, votes: Sequence[Sentences] | None = None) -> VotingTagger:
         """Set weights and threshold by strict F1 on `dev`, from equal weights, one at a time until nothing improves.
 
-        Args:
-            votes: what each member predicts on `dev`, where that is known already.
+        votes: what each member predicts on `dev`, where that is known already.
         """
         ballots = _collect(votes or [member.predict(dev) for member in self.members])
         gold = [set(sentence.entities) for sentence in dev]
@@ -215,9 +209,8 @@ def BioTaggerGM(lexicons: Sequence[Lexicon] = (), iterations: int = 150) -> Voti
     The members differ in direction, tags, window and features. Direction needs BIO to matter: "B" marks the first word
     of an entity when read forward and the last when read backward, whereas BIOES marks both, in either direction.
 
-    Args:
-        lexicons: lists of names whose look-up the CRFs see.
-        iterations: of each CRF.
+    lexicons: lists of names whose look-up the CRFs see.
+    iterations: of each CRF.
     """
     kinds = [
         (WordFeatures(lexicons=lexicons), "BIO", False),

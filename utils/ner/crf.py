@@ -30,20 +30,18 @@ class CRFTagger(Tagger):
     Training is L-BFGS (with c1 > 0 its variant for the L1 norm), which draws no random number: the same sentences give
     the same model, whatever the seed.
 
-    Args:
-        features: a callable from the words of a sentence to one list of feature strings for each word; `WordFeatures()`
-            when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
-        scheme: "BIO" or "BIOES".
-        c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
-        iterations: at most, at least 1.
-        backward: read sentences from right to left. The tags are made for that direction, so "B" is an entity's last
-            word. A chain has no direction of its own: under BIOES this is the same model up to the names of the tags,
-            and only under BIO another one.
-        progress: whether `fit` shows a bar.
+    features: a callable from the words of a sentence to one list of feature strings for each word; `WordFeatures()`
+        when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
+    scheme: "BIO" or "BIOES".
+    c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
+    iterations: at most, at least 1.
+    backward: read sentences from right to left. The tags are made for that direction, so "B" is an entity's last
+        word. A chain has no direction of its own: under BIOES this is the same model up to the names of the tags,
+        and only under BIO another one.
+    progress: whether `fit` shows a bar.
     Attributes:
         tags: the K tags it knows, sorted; empty before `fit`.
-    Raises:
-        ValueError: an unknown scheme, or a number out of range.
+    Raises ValueError: an unknown scheme, or a number out of range.
     """
 
     name = "crf"
@@ -75,9 +73,8 @@ class CRFTagger(Tagger):
 
         Of nested entities the longest is learnt; how many are left out is printed first (`tags.losses` lists them).
 
-        Raises:
-            ValueError: no sentence with tokens, entities of which tags can hold none, or features that are not one list
-                a token.
+        Raises ValueError: no sentence with tokens, entities of which tags can hold none, or features that are not one
+        list a token.
         """
         sentences = learnable(train)
         c1, c2, total = self.options["c1"], self.options["c2"], self.options["iterations"]

@@ -35,8 +35,7 @@ if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
 def find_minilm() -> Path | None:
     """The folder with all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None without it.
 
-    Raises:
-        ValueError: the weights are not those of MINILM_SHA256.
+    Raises ValueError: the weights are not those of MINILM_SHA256.
     """
     spec = importlib.util.find_spec(PACKAGE)
     folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
@@ -55,11 +54,9 @@ def _sha256(path: Path, changed: float) -> str:
 def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A pretrained encoder without a task's head, in float32, and its fast tokenizer. No code of a repository is run.
 
-    Args:
-        name: a folder, or a name on the Hugging Face hub, such as PUBMED; None takes all-MiniLM-L6-v2 from the package
-            that carries it, else from the hub.
-    Raises:
-        OSError: it is not here and cannot be had. ValueError: the package's weights are not the pinned ones.
+    name: a folder, or a name on the Hugging Face hub, such as PUBMED; None takes all-MiniLM-L6-v2 from the package
+        that carries it, else from the hub.
+    Raises OSError: it is not here and cannot be had. ValueError: the package's weights are not the pinned ones.
     """
     source, local = find_encoder(name)
     try:
@@ -133,8 +130,7 @@ def make_random_encoder(
     the most frequent words of these texts. It stands in where no trained encoder is to be had: every cell then runs,
     and its scores mean nothing.
 
-    Args:
-        width: of its vectors, a multiple of 4. pieces: in the vocabulary at most. positions: pieces it can read.
+    width: of its vectors, a multiple of 4. pieces: in the vocabulary at most. positions: pieces it can read.
     Returns:
         The folder, which `load_encoder` takes.
     """

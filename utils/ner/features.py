@@ -75,8 +75,7 @@ class WordFeatures:
 
     Attributes:
         options: the arguments but the lexicons, for JSON: `WordFeatures(**options)`.
-    Raises:
-        ValueError: a number out of its range.
+    Raises ValueError: a number out of its range.
     """
 
     window: int = 2  # how many neighbours to each side are described

@@ -23,9 +23,8 @@ class DictionaryTagger(Tagger):
     of equally frequent ones the first in the alphabet. Names are compared as sequences of tokens, so spaces do not
     matter. What looks like a name but is not (the word "was") is marked all the same: a dictionary knows no context.
 
-    Args:
-        names: further names, as (text, type); they count as seen once.
-        lower: compare without regard to case.
+    names: further names, as (text, type); they count as seen once.
+    lower: compare without regard to case.
     """
 
     name = "dictionary"
@@ -48,8 +47,7 @@ class DictionaryTagger(Tagger):
 
         How many are left out, which are no whole tokens or discontinuous, is printed first.
 
-        Raises:
-            ValueError: mentions of which none is left.
+        Raises ValueError: mentions of which none is left.
         """
         say_losses([*train, *dev], layers=sys.maxsize)
         for sentence in (*train, *dev):

@@ -60,10 +60,8 @@ class Tagger(ABC):
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> Tagger:
         """Learn from `train`; `dev` is for choosing only. Returns the tagger itself.
 
-        Args:
-            folder: keeps the state of the training, in a kind that can take it up again: the same call goes on there.
-        Raises:
-            KeyboardInterrupt: at Ctrl-C, once the state is in the folder. The tagger is not to be used then.
+        folder: keeps the state of the training, in a kind that can take it up again: the same call goes on there.
+        Raises KeyboardInterrupt: at Ctrl-C, once the state is in the folder. The tagger is not to be used then.
         """
 
     def predict(self, sentences: Sentences) -> list[Sentence]:
@@ -93,8 +91,7 @@ class Tagger(ABC):
     def load(cls, folder: str | Path) -> Tagger:
         """The tagger that `save` wrote.
 
-        Raises:
-            ValueError: the folder holds no tagger, one of another kind or version, or one that is not whole.
+        Raises ValueError: the folder holds no tagger, one of another kind or version, or one that is not whole.
         """
         *found, files = _read_header(folder)
         if found != [cls.name, cls.version]:
@@ -230,12 +227,10 @@ def load_tagger(folder: str | Path) -> Tagger:
 def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) -> Tagger:
     """An untrained tagger, one of `model_names()`, with the settings that the course's benchmark uses.
 
-    Args:
-        types: the entity types it will learn; they decide which lists of names a dictionary starts with.
-        seed: of networks. A dictionary and a CRF draw no random number.
-        options: handed to the class.
-    Raises:
-        ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
+    types: the entity types it will learn; they decide which lists of names a dictionary starts with.
+    seed: of networks. A dictionary and a CRF draw no random number.
+    options: handed to the class.
+    Raises ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
     """
     check_choice("model", name, MODELS)
     if name == "dictionary":

@@ -116,16 +116,15 @@ class TransformerTagger(NeuralTagger):
     `AutoModelForTokenClassification` and `pipeline("token-classification", aggregation_strategy="simple")` load. Tags
     are the same, but for steps that the scheme forbids, which only the tagger keeps out; the pipeline knows BIO alone.
 
-    Args:
-        encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
-        pooling: a token is read at its "first" piece, or as the "mean" of its pieces.
-        crf: a LinearChainCRF on top, instead of a softmax for each token.
-        shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
-        dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
-            in [0, 1). max_pieces: of a window, at most what the encoder can read.
-        scheme, others: as in NeuralTagger.
-    Raises:
-        ValueError: an unknown pooling, (in `fit`) no room in a window, and what NeuralTagger and `load_encoder` raise.
+    encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
+    pooling: a token is read at its "first" piece, or as the "mean" of its pieces.
+    crf: a LinearChainCRF on top, instead of a softmax for each token.
+    shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
+    dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
+        in [0, 1). max_pieces: of a window, at most what the encoder can read.
+    scheme, others: as in NeuralTagger.
+    Raises ValueError: an unknown pooling, (in `fit`) no room in a window, and what NeuralTagger and `load_encoder`
+    raise.
     """
 
     name = "transformer"

@@ -31,13 +31,12 @@ def read_conll(
     "-DOCSTART-" (or "# newdoc") begins a document, known by the name in brackets (or behind "=") or by its number.
     Comments such as "# text = ..." are left out; "# sent_id = ..." is the id.
 
-    Args:
-        token: the column of the tokens, counted from 0; negative numbers count from the end.
-        tags: the column of the tags, or several that hold nested entities in layers.
-        scheme: "BIO", "BIOES", "BILOU", or "auto": BIOES or BILOU where a tag begins with E-, S-, L- or U-.
-        orphan: an I- tag that starts an entity is taken as its beginning ("repair", with one warning a file), left
-            out ("drop") or an error ("refuse").
-        ids: the sentences' ids; when not given those of comments, else 1, 2, 3, ...
+    token: the column of the tokens, counted from 0; negative numbers count from the end.
+    tags: the column of the tags, or several that hold nested entities in layers.
+    scheme: "BIO", "BIOES", "BILOU", or "auto": BIOES or BILOU where a tag begins with E-, S-, L- or U-.
+    orphan: an I- tag that starts an entity is taken as its beginning ("repair", with one warning a file), left
+        out ("drop") or an error ("refuse").
+    ids: the sentences' ids; when not given those of comments, else 1, 2, 3, ...
     Raises FormatError: a line that cannot be read. OSError: no such file. ValueError: not one id a sentence.
     """
     path = Path(path)
