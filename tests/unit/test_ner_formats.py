@@ -107,7 +107,7 @@ def test_conll_ten_thousand_tokens_and_an_empty_file(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("a\tO\nb\n", r"line 2: 'b'; expected at least 2 columns \(token and tag\), got 1"),
+        ("a\tO\nb\n", r"line 2: 'b'; expected 2 columns \(token and tag\) as in line 1, got 1"),
         ("a\tO\nb\tX\n", r"line 2: 'b\tX'; expected O, B-TYPE, I-TYPE ('X' is no BIO tag)"),
         (
             "a\tO\n\nb\tB-Cell Line\n",
@@ -202,8 +202,8 @@ def test_pubtator_there_and_back(tmp_path):
         ("1\t0\t4\tGold\tChemical", "expected the text at 0:4, which is 'Iron'"),
         ("1\t4\t4\t\tChemical", "0 <= start < end"),
         ("2\t0\t4\tIron\tChemical", "expected 1, start, end, text and type"),
-        ("1\t0\t4\tIron", "ID, start, end, text and type"),
-        ("1\t0.0\t4.0\tIron\tChemical", "ID, start, end, text and type .*'0.0'"),
+        ("1\t0\t4\tIron", "1, start, end, text and type"),
+        ("1\t0.0\t4.0\tIron\tChemical", "1, start, end, text and type .*'0.0'"),
         ("1\t-1\t4\tIron\tChemical", "got start -1"),
         ("1\t0\t9\tIron\tChemical", "the text at 0:9, which is 'Iron'"),
         ("1|a|one\n1|a|two", "expected the abstract of 1 right after its title"),

@@ -1,7 +1,5 @@
 """BiLSTMCRFTagger: words and characters, a bidirectional LSTM, a CRF (Lample et al. 2016; Ma & Hovy 2016)."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

@@ -71,10 +71,7 @@ class WordFeatures:
     """Turns the words of a sentence into one list of features for each.
 
     Any other callable, `words -> list of lists of strings`, can take its place in a `CRFTagger`, for example one that
-    stems the words first and then calls this.
-
-    Attributes:
-        options: the arguments but the lexicons, for JSON: `WordFeatures(**options)`.
+    stems the words first and then calls this. `options` are the arguments but the lexicons, for JSON.
     Raises ValueError: a number out of its range.
     """
 

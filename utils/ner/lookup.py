@@ -43,12 +43,8 @@ class DictionaryTagger(Tagger):
     def fit(
         self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
     ) -> DictionaryTagger:
-        """Learn the mentions of train and dev, in addition to what is known.
-
-        How many are left out, which are no whole tokens or discontinuous, is printed first.
-
-        Raises ValueError: mentions of which none is left.
-        """
+        """Learn the mentions of train and dev, in addition to what is known. How many are left out, which are no whole
+        tokens or discontinuous, is printed first; where none is left, ValueError."""
         say_losses([*train, *dev], layers=sys.maxsize)
         for sentence in (*train, *dev):
             for start, end, kind in token_spans(sentence).values():

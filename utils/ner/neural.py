@@ -68,9 +68,8 @@ class NeuralTagger(Tagger):
     precision: of the network's forward pass: "no" (fp32), "bf16", "fp16"; what is fast on the device when None.
     progress: whether `fit` shows a bar.
     recipe: numbers of `Recipe`, in place of the kind's own.
-    Attributes:
-        tags: the K tags in the order of the emissions and probabilities. history: see `train_network`.
-        network: `network(batch)` gives emissions (B, T, K).
+    Attributes: `tags`, the K tags in the order of the emissions and probabilities; `history`, see `train_network`;
+    `network`, of which `network(batch)` gives emissions (B, T, K).
     Raises ValueError: an unknown scheme or precision, a device that is not there, a number out of its range. TypeError:
     a number that `Recipe` does not know.
     """
@@ -99,9 +98,8 @@ class NeuralTagger(Tagger):
         self.history: list[dict[str, float]] = []
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
-        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
-
-        Of nested entities the longest is learnt; how many are left out is printed first (`tags.losses` lists them).
+        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last. How many
+        entities tags cannot hold is printed first (`tags.losses` lists them).
 
         Raises ValueError: no sentence with a token, entities of which tags can hold none, or a folder with another
         training's state. TrainingDiverged: the loss became NaN or infinite. KeyboardInterrupt: at Ctrl-C, once the

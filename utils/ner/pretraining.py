@@ -5,8 +5,6 @@ are replaced by [MASK], 10% by a random piece and 10% left, and the network has 
 Gururangan et al. (2020) measured what this gives on biomedical and other text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,8 +87,7 @@ def continue_pretraining(
     share: of the pieces that are chosen. max_pieces: longer texts are cut.
     device, precision: the best there is when None. folder: for resuming, as in `train_network`.
     recipe: numbers of `Recipe`; by default 3 epochs at a learning rate of 1e-4.
-    Returns:
-        The history of the training; "score" is minus the loss on dev.
+    Gives the history of the training; "score" is minus the loss on dev.
     Raises ValueError: no text with a piece, a tokenizer without [MASK], a number out of its range.
     """
     device = find_device(device)

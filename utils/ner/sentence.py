@@ -206,12 +206,9 @@ class Sentence:
         """A sentence of words with one space between, and of entities as (first word, word behind the last, type).
 
         The spaces of the text that the words once came from are not known, so "IL-2" cut into three reads "IL - 2".
-        Raises ValueError: an empty word.
         """
         tokens, start = [], 0
-        for number, word in enumerate(words):
-            if not word:
-                raise ValueError(f"word {number} is empty; expected at least one character")
+        for word in words:
             tokens.append(Token(start, start + len(word), word))
             start += len(word) + 1
         entities = [Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in spans]

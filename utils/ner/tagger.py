@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import write_atomically
+from utils.files import sha256_of, write_atomically
 from utils.ner.lexicons import lexicon_for, lexicon_names, load_lexicon
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tags import lost_to_tags, spans_to_tags, token_spans
@@ -31,27 +31,17 @@ CLASSES = {
     "voting": "utils.ner.combine:VotingTagger",
     "corrected": "utils.ner.combine:CorrectedTagger",
 }
-MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "voting", "biotagger-gm")
+MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "biotagger-gm", "voting")  # what `make_tagger` makes
 VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # the members of "voting"
 # Chosen on NCBI-disease's dev split.
-TRANSFORMER = dict(
-    shapes=True,
-    epochs=8,
-    learning_rate=3e-4,
-    new_rate=3,
-    pooling="mean",
-    crf=True,
-    scheme="BIOES",
-    dropout=0.3,
-    piece_dropout=0.15,
-)
+TRANSFORMER = dict(shapes=True, pooling="mean", crf=True, scheme="BIOES", dropout=0.3, piece_dropout=0.15)
+TRANSFORMER |= dict(epochs=8, learning_rate=3e-4, new_rate=3)
 Sentences = Sequence[Sentence]
 Folder = str | Path | None
 
 
 class Tagger(ABC):
-    """A kind of tagger has a `name` and a `version` (raised when the saved form changes), and fills in `fit`, `_tag`,
-    `_save` and `_load`."""
+    """A kind has a `name`, a `version` (raised when the saved form changes), and `fit`, `_tag`, `_save` and `_load`."""
 
     name: str
     version = 1
@@ -79,11 +69,11 @@ class Tagger(ABC):
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
             new = Path(temporary)
             self._save(new)
-            written = sorted(path for path in new.rglob("*") if path.is_file())
-            files = {path.relative_to(new).as_posix(): sha256_of(path) for path in written}
-            for path, name in zip(written, files):
+            paths = sorted(filter(Path.is_file, new.rglob("*")))
+            files = {path.relative_to(new).as_posix(): sha256_of(path) for path in paths}
+            for name in files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, folder / name)
+                os.replace(new / name, folder / name)
         header = {"tagger": self.name, "version": self.version, "files": files}
         write_atomically(folder / HEADER, json.dumps(header) + "\n")
 
@@ -127,10 +117,6 @@ def _read_header(folder: str | Path) -> tuple[str, int, dict[str, str]]:
         raise ValueError(f"{folder} holds no tagger: {path.name} cannot be read ({error})") from error
 
 
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def fingerprint(sentences: Sentences) -> str:
     """The first digits of a SHA-256 that changes with any text or entity."""
     content = repr([(sentence.text, sentence.tokens, sentence.entities) for sentence in sentences])
@@ -138,12 +124,8 @@ def fingerprint(sentences: Sentences) -> str:
 
 
 def learnable(train: Sentences) -> list[Sentence]:
-    """The sentences with a token, for a tagger that learns tags; what tags cannot hold is said as in `say_losses`.
-
-    Raises ValueError: no sentence with a token, or what `say_losses` raises.
-    """
-    sentences = [sentence for sentence in train if sentence.tokens]
-    if not sentences:
+    """The sentences with a token (none: ValueError), for a tagger that learns tags; losses as in `say_losses`."""
+    if not (sentences := [sentence for sentence in train if sentence.tokens]):
         expected = "expected at least one sentence with a token"
         raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token; {expected}")
     say_losses(train)
@@ -152,15 +134,14 @@ def learnable(train: Sentences) -> list[Sentence]:
 
 def say_losses(sentences: Sentences, layers: int = 1) -> None:
     """Print how many entities so many layers of tags cannot hold, by kind. ValueError where that leaves none."""
-    if not (lost := lost_to_tags(sentences, layers)):
-        return
-    given = sum(len(sentence.entities) for sentence in sentences)
+    lost, given = lost_to_tags(sentences, layers), sum(len(sentence.entities) for sentence in sentences)
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in lost.most_common())
     said = f"{lost.total():,} of {given:,} entities cannot be learnt: {kinds}"
-    if lost.total() == given:
+    if lost and lost.total() == given:
         advice = "`tags.at_token_edges` moves misaligned edges to those of the tokens"
         raise ValueError(f"nothing to learn from: {said} (`tags.losses` lists them); {advice}")
-    print(said)
+    if lost:
+        print(said)
 
 
 def entity_confidence(tagger: Tagger, predicted: Sentences) -> list[np.ndarray]:
@@ -170,9 +151,8 @@ def entity_confidence(tagger: Tagger, predicted: Sentences) -> list[np.ndarray]:
     more p_k that it ends there, all hold together with a probability between max(0, 1 - sum_k (1 - p_k)) and min_k p_k
     (the bounds of Frechet). The upper one is the `score` of the entities that such a tagger predicts.
 
-    Returns:
-        For each sentence an array (entities, 2), in the order of its entities: lower and upper bound, in [0, 1]; both
-        are 0 for an entity that tags cannot hold, or with a tag that the tagger does not know.
+    Gives for each sentence an array (entities, 2), in the order of its entities: lower and upper bound, in [0, 1]; both
+    are 0 for an entity that tags cannot hold, or with a tag that the tagger does not know.
     """
     pairs = zip(predicted, tagger.predict_proba(predicted), strict=True)
     return [_bounds(tagger, sentence, marginals) for sentence, marginals in pairs]
@@ -206,11 +186,6 @@ def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.nda
 # -- by name -----------------------------------------------------------------------------------------
 
 
-def model_names() -> list[str]:
-    """What `make_tagger` can make."""
-    return list(MODELS)
-
-
 def tagger_class(name: str) -> type[Tagger]:
     """The class of a kind. Raises ValueError for an unknown one; the message lists the known ones."""
     check_choice("tagger", name, CLASSES)
@@ -225,7 +200,7 @@ def load_tagger(folder: str | Path) -> Tagger:
 
 
 def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) -> Tagger:
-    """An untrained tagger, one of `model_names()`, with the settings that the course's benchmark uses.
+    """An untrained tagger, one of `MODELS`, with the settings that the course's benchmark uses.
 
     types: the entity types it will learn; they decide which lists of names a dictionary starts with.
     seed: of networks. A dictionary and a CRF draw no random number.
@@ -242,9 +217,8 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
     # In lists that come from training sentences every name would be found, and look-up trusted blindly.
     lexicons = tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
     if name == "transformer":
-        import_module("utils.ner.encoders").find_encoder(
-            options.get("encoder")
-        )  # missed now, not after other trainings
+        # Missed now, not after the trainings of a vote's other members.
+        import_module("utils.ner.encoders").find_encoder(options.get("encoder"))
         return tagger_class(name)(seed=seed, **{**TRANSFORMER, "lexicons": lexicons, **options})
     if name == "crf":
         return tagger_class(name)(import_module("utils.ner.features").WordFeatures(lexicons=lexicons), **options)

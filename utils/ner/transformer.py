@@ -1,7 +1,5 @@
 """TransformerTagger: a pretrained encoder, read at the first (or all) word pieces of each token."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from itertools import pairwise

@@ -10,7 +10,6 @@ from utils.ner.sentence import Entity, Sentence
 from utils.ner.words import check_choice
 
 MISMATCHES = ("refuse", "skip")  # what becomes of an entity that is not the text at its offsets
-LOSSY = ("conll", "pubtator")  # cannot hold every entity: their writers take on_loss="raise" or "drop"
 
 
 class FormatError(ValueError):
@@ -107,10 +106,8 @@ ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".pubtator": "pubtator", ".ann":
 
 def format_of(path: str | Path) -> str:
     """The format that a name speaks of: .json(l), .pubtator (also .pubtator.txt), .ann or a folder; else "conll"."""
-    path = Path(path)
-    if path.is_dir():
-        return "brat"
-    return next((ENDINGS[ending] for ending in reversed(path.suffixes) if ending in ENDINGS), "conll")
+    found = (ENDINGS[ending] for ending in reversed(Path(path).suffixes) if ending in ENDINGS)
+    return "brat" if Path(path).is_dir() else next(found, "conll")
 
 
 def read_sentences(path: str | Path, form: str = "auto", mismatch: str = "refuse") -> list[Sentence]:
@@ -121,7 +118,6 @@ def read_sentences(path: str | Path, form: str = "auto", mismatch: str = "refuse
         CoNLL has no offsets.
     Raises ValueError: an unknown format; FormatError: a line that cannot be read. OSError: no such file.
     """
+    check_choice("format", form, ["auto", *READERS])
     form = format_of(path) if form == "auto" else form
-    if form not in READERS:
-        raise ValueError(f"unknown format {form!r}; choose one of auto, {', '.join(READERS)}")
     return READERS[form](Path(path), **({} if form == "conll" else {"mismatch": mismatch}))

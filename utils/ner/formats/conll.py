@@ -11,8 +11,8 @@ from utils.ner.sentence import Sentence
 from utils.ner.tags import TagError, lost_to_tags, tags_to_spans, to_layers
 
 # "# key = value" as CoNLL-U has it, and where documents begin or end; other lines that begin with # may be tokens.
-DOCUMENT = re.compile(r"-DOCSTART-|# ?newdoc\b|# ?begin document\b")
-COMMENT = re.compile(r"# ?[\w.:-]+( id)? ?=( |$)|# ?newpar\b|# ?end document\b")
+DOCUMENT = re.compile(r"-DOCSTART-|# newdoc( |$)|# ?begin document( |$)")
+COMMENT = re.compile(r"# [\w.:-]+( id)? =( |$)|# newpar( |$)|# ?end document( |$)")
 Row = tuple[int, str, list[str]]  # line number, line, its token and tags
 
 
@@ -81,22 +81,15 @@ def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]
             name = value.strip() if key.strip() == "sent_id" else name
         elif line.strip():
             columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-            cells = _cells(path, number, line, columns, wanted)
-            first = first or (len(columns), number)
+            first = first or (max(len(columns), 2), number)
             if len(columns) != first[0]:
-                expected = f"{first[0]} columns as in line {first[1]}, got {len(columns)}"
+                expected = f"{first[0]} columns (token and tag) as in line {first[1]}, got {len(columns)}"
                 raise FormatError(path, number, line, expected)
+            with located(path, number, line, f"columns {wanted}"):
+                cells = [columns[column] for column in wanted]
+            if not cells[0].strip():
+                raise FormatError(path, number, line, f"a token in column {wanted[0]}, which is empty")
             rows.append((number, line, cells))
-
-
-def _cells(path: Path, number: int, line: str, columns: list[str], wanted: list[int]) -> list[str]:
-    needed = max(2, *(column + 1 if column >= 0 else -column for column in wanted))
-    if len(columns) < needed:
-        raise FormatError(path, number, line, f"at least {needed} columns (token and tag), got {len(columns)}")
-    cells = [columns[column] for column in wanted]
-    if not cells[0].strip():
-        raise FormatError(path, number, line, f"a token in column {wanted[0]}, which is empty")
-    return cells
 
 
 def _spans(path: Path, rows: list[Row], tags: Sequence[str], scheme: str, orphan: str, repaired: list[int]) -> set:
