@@ -90,8 +90,6 @@ def train(args: argparse.Namespace) -> None:
     if args.corpus:
         if args.dev:
             args.parser.error("--dev goes with --train; a corpus brings its own")
-        if args.corpus not in corpus_names() and not Path(args.corpus).is_dir():
-            args.parser.error(f"--corpus {args.corpus}: no folder, and not one of {', '.join(corpus_names())}")
         corpus = load_corpus(args.corpus, args.mismatch)
         sentences, dev = corpus.train, corpus.dev if "dev" in corpus.splits else []
     else:

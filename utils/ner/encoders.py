@@ -126,7 +126,7 @@ def make_random_encoder(
     letters = sorted(set("".join(words)))
     longer = [word for word, _ in words.most_common() if len(word) > 1]
     vocabulary = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *longer][:pieces]
-    cutter = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    cutter = Tokenizer(models.WordPiece(dict(zip(vocabulary, range(pieces))), unk_token="[UNK]"))
     cutter.normalizer, cutter.pre_tokenizer = normalizer, splitter
     ends = [(piece, vocabulary.index(piece)) for piece in ("[CLS]", "[SEP]")]
     cutter.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)

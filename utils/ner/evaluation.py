@@ -18,18 +18,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scores:
-    """Precision, recall and F1 in [0, 1] from counts; a ratio with nothing below the line is 0.
+    """Precision, recall and F1 in [0, 1] from counts; a ratio with nothing below the line is 0."""
 
-    Attributes:
-        correct: found entities; half a point each for those found in part, in "partial" mode.
-        predicted: how many were predicted. support: how many there are in the gold annotation.
-        intervals: (low, high) of "precision", "recall" and "f1"; empty without bootstrap.
-    """
-
-    correct: float
-    predicted: int
-    support: int
-    intervals: dict[str, Interval] = field(default_factory=dict)
+    correct: float  # found entities; half a point each for those found in part, in "partial" mode
+    predicted: int  # how many were predicted
+    support: int  # how many there are in the gold annotation
+    intervals: dict[str, Interval] = field(default_factory=dict)  # "precision", ...: (low, high); empty if not drawn
 
     @property
     def precision(self) -> float:
@@ -178,8 +172,8 @@ def _check_ids(gold: Sequence[Sentence], official: OfficialGold) -> None:
     unknown = sum(bool(sentence.entities) and sentence.id not in official.genes for sentence in gold)
     missing = len(official.genes.keys() - ids)
     if gold and official.genes and missing == len(official.genes):
-        some = f"{gold[0].id!r} here, {next(iter(official.genes))!r} there; expected official gold of the same split"
-        raise ValueError(f"none of the {len(gold)} sentences has an id of the official gold ({some})")
+        some = f"({gold[0].id!r} here, {next(iter(official.genes))!r} there); expected official gold of the same split"
+        raise ValueError(f"none of the {len(gold)} sentences has an id of the official gold {some}")
     if unknown or missing:
         what = f"{unknown} of {len(gold)} sentences have entities but no mention in the official gold"
         rest = f"{missing} of its {len(official.genes)} ids no sentence here"

@@ -1,8 +1,7 @@
 """What taggers see of a token: strings such as "lower[-1]=breast" for a CRF, numbers for a network.
 
-The features are chosen after published gene and disease taggers with a CRF, such as BANNER (Leaman & Gonzalez 2008),
-with look-up in lists of names as in BioTagger-GM (Torii et al. 2009). Left out are part-of-speech tags, for which the
-course has no tagger.
+They are chosen after published gene and disease taggers with a CRF, such as BANNER (Leaman & Gonzalez 2008), with
+look-up in lists of names as in BioTagger-GM (Torii et al. 2009); without parts of speech.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ Folder = str | Path | None
 
 
 class Tagger(ABC):
-    """A kind has a `name`, a `version` (raised when the saved form changes), and `fit`, `_tag`, `_save` and `_load`."""
+    """A kind has a `name`, a `version` (raised when the saved form changes), `fit`, `_tag(sentences)`, which gives a
+    list of entities for each, `_save(folder)`, and a class method `_load(folder)`."""
 
     name: str
     version = 1
@@ -50,8 +51,7 @@ class Tagger(ABC):
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> Tagger:
         """Learn from `train`; `dev` is for choosing only. Returns the tagger itself.
 
-        folder: keeps the state of the training, in a kind that can take it up again: the same call goes on there.
-        Raises KeyboardInterrupt: at Ctrl-C, once the state is in the folder. The tagger is not to be used then.
+        folder: keeps the state of a training that can be taken up again: after Ctrl-C the same call goes on there.
         """
 
     def predict(self, sentences: Sentences) -> list[Sentence]:
@@ -59,10 +59,8 @@ class Tagger(ABC):
         return [sentence.with_entities(found) for sentence, found in zip(sentences, self._tag(sentences), strict=True)]
 
     def save(self, folder: str | Path) -> None:
-        """Write the tagger into a folder, which is made where there is none.
-
-        The header, written last, names all files with their SHA-256: `load` refuses a folder where some are of another
-        tagger. Where one cannot be written (a full disk), none of them has taken its place and an older tagger stays.
+        """Write the tagger into a folder, which is made where there is none; of files that cannot be written (a full
+        disk), none takes its place. The header, written last, names all with their SHA-256, by which `load` knows them.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,16 +77,13 @@ class Tagger(ABC):
 
     @classmethod
     def load(cls, folder: str | Path) -> Tagger:
-        """The tagger that `save` wrote.
-
-        Raises ValueError: the folder holds no tagger, one of another kind or version, or one that is not whole.
-        """
+        """The tagger that `save` wrote. ValueError: none, one of another kind or version, or one that is not whole."""
         *found, files = _read_header(folder)
         if found != [cls.name, cls.version]:
-            raise ValueError(
-                f"{folder} holds a tagger {found[0]}, version {found[1]}; expected {cls.name}, version {cls.version}; "
-                "load it with its own class, or train and save it again"
+            expected = (
+                f"expected {cls.name}, version {cls.version}; load it with its own class, or train and save it again"
             )
+            raise ValueError(f"{folder} holds a tagger {found[0]}, version {found[1]}; {expected}")
         try:
             for path, sha256 in ((Path(folder, name), sha256) for name, sha256 in files.items()):
                 if sha256_of(path) != sha256:
@@ -96,16 +91,6 @@ class Tagger(ABC):
             return cls._load(Path(folder))
         except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error
-
-    @abstractmethod
-    def _tag(self, sentences: Sentences) -> list[list[Entity]]: ...
-
-    @abstractmethod
-    def _save(self, folder: Path) -> None: ...
-
-    @classmethod
-    @abstractmethod
-    def _load(cls, folder: Path) -> Tagger: ...
 
 
 def _read_header(folder: str | Path) -> tuple[str, int, dict[str, str]]:

@@ -101,8 +101,7 @@ def train_network(
     What a step draws (dropout, masks) depends on (seed, epoch, step) alone; on the CPU a resumed training is, bit for
     bit, one that was never interrupted.
 
-    loss: of a batch, given the numbers of its examples.
-    score: what to choose by, higher is better; without it the last weights stay.
+    loss: of a batch, given the numbers of its examples. score: to choose by, higher is better; else the last weights.
     folder: where checkpoint.pt is kept; when it is there already, training goes on from it.
     settings: what else has to be the same on resuming (numbers, strings).
     Gives the history: for each epoch its number, mean loss, score (NaN without) and seconds of training.

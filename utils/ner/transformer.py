@@ -25,8 +25,7 @@ def align(tokens: Sequence[Span], pieces: Sequence[Span]) -> list[Span]:
     """For each token (first piece, piece behind the last); tokens and pieces are (start, end) in characters.
 
     A piece belongs to every token it shares a character with. A token that no piece covers (a control character, which
-    tokenizers drop) gets the piece before it, and so its vector, or the first of all; where there are no pieces at all,
-    (0, 1).
+    tokenizers drop) gets the piece before it, or the first of all; where there are no pieces at all, (0, 1).
     """
     spans, i = [], 0
     for start, end in tokens:
@@ -121,8 +120,7 @@ class TransformerTagger(NeuralTagger):
     dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
         in [0, 1). max_pieces: of a window, at most what the encoder can read.
     scheme, others: as in NeuralTagger.
-    Raises ValueError: an unknown pooling, (in `fit`) no room in a window, and what NeuralTagger and `load_encoder`
-    raise.
+    Raises ValueError: an unknown pooling, (in `fit`) no room in a window, and as NeuralTagger and `load_encoder`.
     """
 
     name = "transformer"

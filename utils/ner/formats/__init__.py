@@ -24,9 +24,7 @@ class FormatError(ValueError):
 def read_lines(path: str | Path, content: bytes | None = None) -> Iterator[tuple[int, str]]:
     """(line number from 1, line) of a UTF-8 file, without line ends (LF, CRLF, CR) and byte-order marks before a line.
 
-    Characters such as U+2028 end no line, since corpora hold them in tokens.
-
-    content: of the file, where it is at hand; `path` then is a name for messages.
+    U+2028 and its like end no line, since corpora hold them in tokens. `content`: of the file, where it is at hand.
     Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
     path = Path(path)

@@ -25,14 +25,12 @@ EXPECTED = "T1, tab, TYPE START END (more pieces after ;), tab, text"
 
 
 def read_brat(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
-    """Each document as one `Sentence` whose id is the file's name; of what is annotated only entities are kept, with
-    their fragments and concepts.
+    """Each document as one `Sentence` whose id is the file's name; only entities are kept, with their concepts.
 
     path: a folder, of which every .txt is read in the order of names, or one .txt or its .ann. A .txt without .ann (or
         .a1, as BioNLP's tasks have it) has no entities.
     mismatch: as in `read_sentences`.
-    Raises FormatError: a line of an .ann in another form, or an entity that does not fit the text. ValueError: no .txt,
-        or an .ann without one.
+    Raises FormatError: a line in another form, or an entity that does not fit. ValueError: no .txt, or .ann without it.
     """
     path = Path(path)
     if not path.is_dir():

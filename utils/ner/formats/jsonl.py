@@ -86,18 +86,13 @@ def _flat(value: Any) -> dict:
         raise TypeError("the line or its text has another type")
     json.dumps(record, ensure_ascii=False).encode()  # half a character ("\\ud800") fails here, not when it is written
     for key, inside in record.items():
-        before = "annotations" in record and key in ("predictions", "drafts")  # what the annotator began from
-        if key not in KEYS and not before and _looks_like_mentions(key, inside):
+        if key in (*KEYS, "tokens", "sents") or (key in ("predictions", "drafts") and "annotations" in record):
+            continue  # predictions and drafts are what the annotator began from
+        looks = isinstance(inside, list | dict) and inside and (LOOKS.search(key) or DEEP.search(json.dumps(inside)))
+        if looks or key in ("start", "end"):
             advice = f"rename it (one of {', '.join(KEYS)}) or delete it"
             raise ValueError(f"the key {key!r} looks like annotation; {advice}")
     return record
-
-
-def _looks_like_mentions(key: str, value: Any) -> bool:
-    if not isinstance(value, list | dict):
-        return key in ("start", "end")
-    looks = LOOKS.search(key) or DEEP.search(json.dumps(value))
-    return bool(value and looks) and key not in ("tokens", "sents")
 
 
 def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[dict]:
