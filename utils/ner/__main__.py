@@ -72,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    known = ", ".join(corpus_names())
-    source.add_argument("--corpus", help=f"one of {known}; or a folder with your own train, dev and test files")
+    source.add_argument("--corpus", help=f"one of {', '.join(corpus_names())}; or a folder of your own files")
     source.add_argument("--train", type=Path, metavar="FILE", help="your own sentences: CoNLL, .jsonl or .pubtator")
     parser.add_argument("--dev", type=Path, metavar="FILE", help="with --train: sentences to choose settings on")
     parser.add_argument("--model", choices=MODELS, default="crf")
@@ -165,10 +164,7 @@ def _read(args: argparse.Namespace) -> list[Sentence]:
 
 
 def write_lines(sentences: Iterable[Sentence], path: Path) -> None:
-    """Each text, and below it one line for each entity: start, end, type, text.
-
-    The offsets count characters from 0 and the second is behind the last, as in `Entity`.
-    """
+    """Each text, and below it one line for each entity: start, end (as in `Entity`), type, text."""
     lines = []
     for sentence in sentences:
         rows = (f"{entity.start:>6} {entity.end:>6}  {entity.type:<12}  {entity.text}" for entity in sentence.entities)

@@ -97,8 +97,8 @@ class BiLSTMCRFTagger(NeuralTagger):
     with `vectors`, the mean of its pieces' vectors in a pretrained encoder's first layer: nothing but the LSTM knows a
     word's context.
 
-    vectors: "minilm" for the table of all-MiniLM-L6-v2, as `load_encoder` finds it; another folder or name of the
-        hub; None for none; "auto" for "minilm" where its package is installed, else none.
+    vectors: "minilm" for the table of all-MiniLM-L6-v2; another folder or name, as `load_encoder` takes it; None for
+        none; "auto" for "minilm" where its package is installed, else none.
     hidden: of each direction. dropout: before and behind the LSTM. word_dropout: how often a word is taken for an
         unknown one in training.
     crf, scheme, others: as in NeuralTagger, but for the precision: LSTMs are computed in float32.

@@ -37,8 +37,7 @@ Ballots = list[dict[Entity, list[int]]]  # for each sentence, which members vote
 class CorrectedTagger(Tagger):
     """Tags with another tagger and applies rules to the result.
 
-    tagger: the other one, trained or not.
-    steps: names of rules in `postprocess.STEPS`, in the order of their use.
+    tagger: the other one, trained or not. steps: names of rules in `postprocess.STEPS`, in the order of their use.
     Raises ValueError: an unknown rule.
     """
 
@@ -80,8 +79,7 @@ class VotingTagger(Tagger):
     below a threshold of 1/2) the one with more weight stays, of equals the longer, then the one farther left, then the
     first type in the alphabet: the same votes always give the same answer.
 
-    members: taggers, trained or not.
-    weights: one for each member, at least 0 and not all 0; equal when None.
+    members: taggers, trained or not. weights: one for each, at least 0 and not all 0; equal when None.
     threshold: share of the weight, at least 0 and below 1; 0.5 is the majority.
     Raises ValueError: no members, or weights or a threshold that do not fit.
     """

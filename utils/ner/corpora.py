@@ -51,8 +51,7 @@ class Corpus:
     @property
     def types(self) -> list[str]:
         """The entity types in all splits; reads them all."""
-        sentences = (sentence for name in self.splits for sentence in self.split(name))
-        return sorted({entity.type for sentence in sentences for entity in sentence.entities})
+        return sorted({entity.type for name in self.splits for one in self.split(name) for entity in one.entities})
 
     def official(self, split: str) -> OfficialGold:
         """What `evaluate(..., mode="bc2")` scores against: ValueError unless it is dev or test of bc2gm."""
@@ -74,8 +73,7 @@ def load_corpus(name: str | Path, mismatch: str = "refuse") -> Corpus:
     name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of them:
         train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator, a folder train (brat).
     mismatch: for a folder of your own, as in `read_sentences`.
-    Raises ValueError: an unknown name (the message lists the known ones), or a folder without a split, or with two
-    files for one.
+    Raises ValueError: an unknown name (the known ones are listed), or a folder with no split or two files for one.
     """
     sources = _sources()
     if name == COURSE_CORPUS:
@@ -151,10 +149,8 @@ def _own_folder(folder: Path, mismatch: str) -> Corpus:
         wanted = f"train, dev and test or some of them, ending in {', '.join(OWN_ENDINGS[:-1])}, or folders (brat)"
         raise ValueError(f"{folder} has no split; expected files {wanted}")
 
-    def read(split: str) -> list[Sentence]:
-        return read_sentences(files[split][0], mismatch=mismatch)
-
-    return Corpus(folder.resolve().name, "a folder of your own", tuple(files), read, folder)
+    name, source = folder.resolve().name, "a folder of your own"
+    return Corpus(name, source, tuple(files), lambda split: read_sentences(files[split][0], mismatch=mismatch), folder)
 
 
 def _own_corpus(name: str, source: str, names: dict[str, str] | None = None) -> Corpus:

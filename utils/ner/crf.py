@@ -31,13 +31,11 @@ class CRFTagger(Tagger):
 
     features: a callable from the words of a sentence to one list of feature strings for each word; `WordFeatures()`
         when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
-    scheme: "BIO" or "BIOES".
+    scheme: "BIO" or "BIOES". iterations: at most, at least 1. progress: whether `fit` shows a bar.
     c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
-    iterations: at most, at least 1.
     backward: read sentences from right to left. The tags are made for that direction, so "B" is an entity's last
         word. A chain has no direction of its own: under BIOES this is the same model up to the names of the tags,
         and only under BIO another one.
-    progress: whether `fit` shows a bar.
     Attribute `tags`: the K tags it knows, sorted; empty before `fit`.
     Raises ValueError: an unknown scheme, or a number out of range.
     """
@@ -163,10 +161,8 @@ class CRFTagger(Tagger):
     @classmethod
     def _load(cls, folder: Path) -> CRFTagger:
         about = json.loads((folder / "crf.json").read_text("utf-8"))
-        tagger = cls(None, **about["options"])
-        tagger.features = None
-        if about["features"]:
-            tagger.features = WordFeatures(**about["features"], lexicons=map(Lexicon.from_json, about["lexicons"]))
+        tagger, own = cls(None, **about["options"]), about["features"]
+        tagger.features = own and WordFeatures(**own, lexicons=map(Lexicon.from_json, about["lexicons"]))
         # CRFsuite trusts the file's inner offsets; `load` has found that it is not damaged.
         tagger._open((folder / "model.crfsuite").read_bytes())
         return tagger

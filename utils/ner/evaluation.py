@@ -70,8 +70,7 @@ def evaluate(
     """Score predictions against gold annotation, sentence by sentence in the same order.
 
     gold, predicted: sentences, or for each sentence its entities. Duplicates count once.
-    mode: "strict": same start, end and type (and the same pieces), as seqeval (`mode="strict"`, IOB2) and
-        nervaluate's "strict" count.
+    mode: "strict": same start, end, type and pieces, as seqeval (`mode="strict"`, IOB2) and nervaluate's "strict".
         "partial": the same characters are worth 1 and an overlap 1/2, types ignored in the total (nervaluate's
         "partial"), so that the types' points need not add up to it. "type": an overlap with the same type is worth
         1 (nervaluate's "ent_type"). In both, each gold entity pays for one prediction at most, predictions taken
@@ -79,8 +78,7 @@ def evaluate(
         "bc2": the rules of BioCreative II (see `utils.ner.bc2`), all types taken as one.
     official: for "bc2", the task's own mentions and alternatives, looked up by the gold sentences' ids; without
         it the gold entities count and there are no alternatives. A warning says how many ids do not match.
-    resamples: bootstrap samples of sentences or groups, drawn with replacement, for the percentile intervals; 0 for
-        none.
+    resamples: bootstrap samples of sentences or groups, drawn with replacement, for the intervals; 0 for none.
     groups: for each sentence the group it is drawn with, such as its document. Sentences of one document resemble
         each other, so that single sentences, as drawn when None, give too narrow intervals there.
     confidence: what share of the resampled scores an interval holds, above 0 and below 1.

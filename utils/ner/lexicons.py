@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.files import find_copy
 from utils.ner.corpora import COURSE_CORPUS, ROOT
@@ -57,19 +56,12 @@ def _automaton(names: tuple[str, ...]) -> Automaton:
     return Automaton({cut_name(name) for name in names})
 
 
-class Source(NamedTuple):
-    """Where a list comes from: files with the column of their names, and the entity types it speaks of (a part of the
-    type's name is enough; the first is the course's own type)."""
-
-    files: dict[str, str]
-    lower: bool
-    types: tuple[str, ...]
-
-
+# Where a list comes from: files with the column of their names; `lower`; the entity types it speaks of (a part of the
+# type's name is enough; the first is the course's own type).
 SOURCES = {
-    "genes": Source({"genes_ncbi_human.tsv": "symbol"}, False, ("gene", "protein", "rna", "dna")),
-    "diseases": Source({"diseases_do.tsv": "term", "diseases_mesh.tsv": "name"}, True, ("disease", "disorder")),
-    "chemicals": Source({"chemicals_mesh.tsv": "name"}, True, ("chemical", "drug", "treatment")),
+    "genes": ({"genes_ncbi_human.tsv": "symbol"}, False, ("gene", "protein", "rna", "dna")),
+    "diseases": ({"diseases_do.tsv": "term", "diseases_mesh.tsv": "name"}, True, ("disease", "disorder")),
+    "chemicals": ({"chemicals_mesh.tsv": "name"}, True, ("chemical", "drug", "treatment")),
 }
 
 
@@ -80,7 +72,7 @@ def lexicon_names() -> list[str]:
 
 def lexicon_for(kind: str) -> str | None:
     """Which list holds names of an entity type, by the type's name ("GENE", "Disease", "DrugName"), or None."""
-    found = (name for name, source in SOURCES.items() if any(word in kind.lower() for word in source.types))
+    found = (name for name, (*_, types) in SOURCES.items() if any(word in kind.lower() for word in types))
     return next(found, None)
 
 

@@ -41,8 +41,8 @@ class DictionaryTagger(Tagger):
         return len(self._types)
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> DictionaryTagger:
-        """Learn the mentions of train and dev, in addition to what is known. How many are left out, which are no whole
-        tokens or discontinuous, is printed first; where none is left, ValueError."""
+        """Learn the mentions of train and dev, in addition to what is known. How many are no whole tokens or
+        discontinuous is printed first; where none is left, ValueError."""
         say_losses([*train, *dev], layers=sys.maxsize)
         for sentence in (*train, *dev):
             for start, end, kind in token_spans(sentence).values():

@@ -81,8 +81,7 @@ def continue_pretraining(
 ) -> list[dict[str, float]]:
     """Train an encoder further as a masked language model and save it in `out`: `TransformerTagger(encoder=out)`.
 
-    texts: raw sentences (labels are not looked at). Never give it the test split.
-    encoder: a folder or name, as `load_encoder` takes it.
+    texts: raw sentences (labels are not looked at). Never give it the test split. encoder: as in `load_encoder`.
     dev: texts to measure the loss on after every epoch, with the same masks each time; the best epoch is kept.
     share: of the pieces that are chosen. max_pieces: longer texts are cut.
     device, precision: the best there is when None. folder: for resuming, as in `train_network`.
@@ -119,15 +118,9 @@ def continue_pretraining(
         return -sum(losses) / len(losses)
 
     lengths = list(map(len, train))
-    history = train_network(
-        model,
-        lambda numbers: loss([train[i] for i in numbers]),
-        lengths,
-        recipe,
-        score=score if held_out else None,
-        settings={"task": "masked language model", "share": share, "pieces": sum(lengths)},
-        **computing,
-    )
+    computing["settings"] = {"task": "masked language model", "share": share, "pieces": sum(lengths)}
+    computing["score"] = score if held_out else None
+    history = train_network(model, lambda numbers: loss([train[i] for i in numbers]), lengths, recipe, **computing)
     save_encoder(out, pretrained, tokenizer)
     return history
 

@@ -129,8 +129,7 @@ class Sentence:
     Entities are sorted by start, then end, then type; they may nest and overlap; of duplicates one is kept, with the
     concepts of all ("D1|D2"). White space at an edge is cut off where no token has that edge; pieces that only white
     space divides become one.
-    Raises ValueError: tokens out of order or outside the text, an entity outside the text, or one whose text is another
-    than the text at its offsets.
+    Raises ValueError: tokens out of order or outside the text, an entity outside it or whose text is not what is there.
     """
 
     text: str  # the characters that all offsets count

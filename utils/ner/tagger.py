@@ -80,9 +80,8 @@ class Tagger(ABC):
         """The tagger that `save` wrote. ValueError: none, one of another kind or version, or one that is not whole."""
         *found, files = _read_header(folder)
         if found != [cls.name, cls.version]:
-            expected = (
-                f"expected {cls.name}, version {cls.version}; load it with its own class, or train and save it again"
-            )
+            advice = "load it with its own class, or train and save it again"
+            expected = f"expected {cls.name}, version {cls.version}; {advice}"
             raise ValueError(f"{folder} holds a tagger {found[0]}, version {found[1]}; {expected}")
         try:
             for path, sha256 in ((Path(folder, name), sha256) for name, sha256 in files.items()):
@@ -168,9 +167,6 @@ def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.nda
     return np.array(rows).reshape(-1, 2)
 
 
-# -- by name -----------------------------------------------------------------------------------------
-
-
 def tagger_class(name: str) -> type[Tagger]:
     """The class of a kind. Raises ValueError for an unknown one; the message lists the known ones."""
     check_choice("tagger", name, CLASSES)
@@ -188,8 +184,7 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
     """An untrained tagger, one of `MODELS`, with the settings that the course's benchmark uses.
 
     types: the entity types it will learn; they decide which lists of names a dictionary starts with.
-    seed: of networks. A dictionary and a CRF draw no random number.
-    options: handed to the class.
+    seed: of networks; others draw no random number. options: handed to the class.
     Raises ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
     """
     check_choice("model", name, MODELS)

@@ -103,9 +103,6 @@ def convert_tags(tags: Sequence[str], source: str, target: str, orphan: str = "r
     return spans_to_tags(tags_to_spans(tags, source, orphan), len(tags), target)
 
 
-# -- sentences -------------------------------------------------------------------------------------
-
-
 def from_tags(sentence: Sentence, tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> Sentence:
     """The sentence with the entities that its tags name, instead of those it has; not one tag a token: ValueError."""
     tokens = sentence.tokens

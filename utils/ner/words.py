@@ -69,16 +69,12 @@ def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
 
 
-# -- look-up -----------------------------------------------------------------------------------------
-
-
 class Automaton:
     """Finds sequences of tokens, of which there may be hundreds of thousands (Aho & Corasick 1975, CACM 18:333).
 
-    A state stands for a prefix of names. At a token that does not continue the prefix, the failure link leads to the
-    longest shorter prefix that the tokens read so far still end with, so no token is read twice.
-
-    names: sequences of tokens (or of anything that can be a key); empty ones are left out.
+    A state stands for a prefix of names (sequences of tokens, or of anything that can be a key; empty ones are left
+    out). At a token that does not continue the prefix, the failure link leads to the longest shorter prefix that the
+    tokens read so far still end with, so no token is read twice.
     """
 
     def __init__(self, names: Iterable[Sequence[str]]) -> None:

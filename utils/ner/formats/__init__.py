@@ -112,8 +112,7 @@ def read_sentences(path: str | Path, form: str = "auto", mismatch: str = "refuse
     """The sentences of a file (or of a brat folder) with their entities.
 
     form: "conll", "jsonl", "pubtator", "brat", or "auto" to go by the name.
-    mismatch: an entity that is not the text at its offsets is an error ("refuse"), or left out with a warning ("skip");
-        CoNLL has no offsets.
+    mismatch: an entity that is not the text at its offsets is an error ("refuse"), or left out with a warning ("skip").
     Raises ValueError: an unknown format; FormatError: a line that cannot be read. OSError: no such file.
     """
     check_choice("format", form, ["auto", *READERS])

@@ -111,10 +111,7 @@ def write_conll(
 
     The spaces between tokens are lost, and so are ids and documents. Entities that tags cannot hold (nested in more
     layers than there are, discontinuous, not at the tokens' edges) raise, or with `on_loss="drop"` are left out with a
-    warning.
-
-    Raises ValueError: an entity that does not fit, a sentence without tokens (which CoNLL cannot hold), or a token with
-    a tab or line end in it, or that would be read as a comment.
+    warning. Raises ValueError: such an entity, a sentence without tokens, or a token that could not be read back.
     """
     sentences, blocks = list(sentences), []
     for sentence in sentences:

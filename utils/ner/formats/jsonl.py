@@ -1,8 +1,7 @@
 """JSON lines, a sentence each: {"id", "document", "text", "entities": [{"start", "end", "type", "text"}], "tokens"}.
 
 What annotation tools export is read as well, a record a line or all in one array: spans with a label (Prodigy, spaCy,
-doccano), [start, end, label], spaCy's [text, {"entities": ...}], and Label Studio's tasks, whose annotations hold
-results.
+doccano), [start, end, label], spaCy's [text, {"entities": ...}], and Label Studio's tasks.
 """
 
 import json

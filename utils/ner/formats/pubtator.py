@@ -69,9 +69,8 @@ def write_pubtator(sentences: Iterable[Sentence], path: str | Path, on_loss: str
     """Each sentence as a document; its first line is the title, its second the abstract, which may be missing.
 
     Tokens, scores and the name of a sentence's document are not kept. Discontinuous entities, which PubTator cannot
-    hold, raise, or with `on_loss="drop"` are left out with a warning.
-
-    Raises ValueError: such an entity, a sentence without an id, or a "|", tab or line end where the format needs them.
+    hold, raise, or with `on_loss="drop"` are left out with a warning. Raises ValueError: such an entity, a sentence
+    without an id, or a "|", tab or line end where the format needs them.
     """
     check_choice("on_loss", on_loss, ON_LOSS)
     lines, lost = [], 0
