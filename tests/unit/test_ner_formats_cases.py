@@ -104,6 +104,7 @@ def test_another_key_that_looks_like_annotation_is_named(tmp_path, key, value):
         ('{"text": "a"', "JSON like"),
         ('[{"text": "a"}\n', "a ] behind the last record"),
         ('[{"text": "a"}, {"text": 5}]', "another type"),
+        ('[{"text": "a"}, {"text": "b"}] [{"text": "c"}, {"text": "d"}]', "another type"),
         ("[" * 100_000, "JSON like"),
         ('{"text": ' + '{"a":' * 100_000, "JSON like"),
     ],
@@ -266,6 +267,7 @@ def test_uneven_conll_is_named(tmp_path, text, message):
 def test_conll_comments_and_documents(tmp_path):
     hashes = read_conll(write(tmp_path / "hashes", "#x= B-Y\n#newdoc B-Y\n"))
     assert [entity.text for entity in hashes[0].entities] == ["#x=", "#newdoc"]
+    assert read_conll(write(tmp_path / "mixed", "a\tO\n# B-Y\nb O\n"))[0].entities[0].text == "#"
     text = (
         "-DOCSTART- -X- O O\n\n# sent_id = s-1\n# text = a # b\na\tX\tB-Y\n#\tX\tI-Y\n\n# a remark\nb\tX\tO\n"
         "-DOCSTART- (10192393)\n\nc\tX\tO\n\n# newdoc id = d3\n# text = d\td\nd\tX\tO\n"

@@ -65,7 +65,7 @@ def read_conll(
 def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]]]:
     """The document of each sentence, its id, each "" where it is not known, and its rows with the wanted columns."""
     lines = list(read_lines(path))
-    tabs = any("\t" in line for _, line in lines if not line.startswith(("#", "-DOCSTART-")))
+    tabs = {"\t" in line for _, line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-"))} == {True}
     documents, document, name, rows, first = 0, "", "", [], None
     for number, line in [*lines, (len(lines) + 1, "")]:
         begins = DOCUMENT.match(line)

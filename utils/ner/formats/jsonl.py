@@ -77,7 +77,7 @@ def _values(path: Path) -> Iterator[tuple[int, str, Any]]:
 
 def _flat(value: Any) -> dict:
     """A record with "text" on top and no key that looks like annotation but would not be read."""
-    if isinstance(value, list) and len(value) == 2:
+    if isinstance(value, list) and list(map(type, value)) == [str, dict]:
         value = {"text": value[0]} | value[1]
     data = value.get("data", {}) if isinstance(value, dict) else None
     record = value if data is None else (data if isinstance(data, dict) else {"text": data}) | value
