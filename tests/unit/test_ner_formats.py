@@ -107,7 +107,7 @@ def test_conll_ten_thousand_tokens_and_an_empty_file(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("a\tO\nb\n", r"line 2: 'b'; expected 2 columns \(token and tag\) as in line 1, got 1"),
+        ("a\tO\nb\n", r"line 2: 'b'; expected at least 2 columns \(token and tag\), got 1"),
         ("a\tO\nb\tX\n", r"line 2: 'b\tX'; expected O, B-TYPE, I-TYPE ('X' is no BIO tag)"),
         (
             "a\tO\n\nb\tB-Cell Line\n",

@@ -251,8 +251,8 @@ def test_conll_separators_and_line_ends(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("of IN O\n5 mg NN O\n", "line 2: .*expected 3 columns .token and tag. as in line 1, got 4"),
-        ("\nof\tIN\tO\n\n\nmg\tO\n", "line 5: .*expected 3 columns .token and tag. as in line 2, got 2"),
+        ("of IN O\n5 mg NN O\n", "line 2: .*expected 3 columns as in line 1, got 4"),
+        ("\nof\tIN\tO\n\n\nmg\tO\n", "line 5: .*expected 3 columns as in line 2, got 2"),
         ("a\tO\t\nb\tO\n", "line 2: .*expected 3 columns"),
         ("a\tB-Cell Line\n", "line 1: .*must be a word without white space"),
         ("a O\n# a free remark\n", "line 2: .*expected 2 columns"),

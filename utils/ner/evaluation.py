@@ -73,8 +73,7 @@ def evaluate(
     mode: "strict": same start, end, type and pieces, as seqeval (`mode="strict"`, IOB2) and nervaluate's "strict".
         "partial": the same characters are worth 1 and an overlap 1/2, types ignored in the total (nervaluate's
         "partial"), so that the types' points need not add up to it. "type": an overlap with the same type is worth
-        1 (nervaluate's "ent_type"). In both, each gold entity pays for one prediction at most, predictions taken
-        from left to right.
+        1 (nervaluate's "ent_type"). In both, each gold entity pays for one prediction at most, from left to right.
         "bc2": the rules of BioCreative II (see `utils.ner.bc2`), all types taken as one.
     official: for "bc2", the task's own mentions and alternatives, looked up by the gold sentences' ids; without
         it the gold entities count and there are no alternatives. A warning says how many ids do not match.

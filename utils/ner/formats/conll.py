@@ -83,8 +83,9 @@ def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]
             columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
             first = first or (max(len(columns), 2), number)
             if len(columns) != first[0]:
-                expected = f"{first[0]} columns (token and tag) as in line {first[1]}, got {len(columns)}"
-                raise FormatError(path, number, line, expected)
+                expected = f"{first[0]} columns as in line {first[1]}"
+                expected = expected if len(columns) > 1 else "at least 2 columns (token and tag)"
+                raise FormatError(path, number, line, f"{expected}, got {len(columns)}")
             with located(path, number, line, f"columns {wanted}"):
                 cells = [columns[column] for column in wanted]
             if not cells[0].strip():
