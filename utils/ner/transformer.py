@@ -114,7 +114,7 @@ class TransformerTagger(NeuralTagger):
     are the same, but for steps that the scheme forbids, which only the tagger keeps out; the pipeline knows BIO alone.
 
     encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
-    pooling: a token is read at its "first" piece, or as the "mean" of all. crf: one on top, in place of softmaxes.
+    pooling: a token is read at its "first" piece, or as the "mean" of all. crf: a LinearChainCRF on top, or softmaxes.
     shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
     dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
         in [0, 1). max_pieces: of a window, at most what the encoder can read.
