@@ -36,6 +36,11 @@ def generator_seed(seed: int) -> int:
     return seed if 0 <= seed < 2**32 else stream_seed(seed, "generator")
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def say(text: str) -> None:
     """Print a line; letters that the console has no code for come out as escapes, not as an error."""
     code = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -260,7 +265,7 @@ def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
     part = _part_of(path)
     try:
         _fetch(url, part, timeout, path.name)
-        seen = hashlib.sha256(part.read_bytes()).hexdigest()
+        seen = sha256_of(part)
         if seen != sha256:
             raise OSError(f"{url} has SHA-256 {seen}, expected {sha256}; it was not kept")
         os.replace(part, path)

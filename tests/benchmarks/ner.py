@@ -24,12 +24,11 @@ from utils.ner import Sentence, evaluate, load_corpus, load_tagger, make_tagger,
 from utils.ner.combine import VotingTagger
 from utils.ner.corpora import Corpus
 from utils.ner.evaluation import Report
-from utils.ner.tagger import HEADER, VOTERS, Tagger, model_names
+from utils.ner.tagger import HEADER, MODELS, VOTERS, Tagger
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build" / "ner_bench"
 CORPORA = ("ncbi-disease", "bc5cdr", "bc2gm")
-MODELS = [*(name for name in model_names() if name != "voting"), "voting"]  # a vote needs the others
 SEEDLESS = ("dictionary", "crf", "biotagger-gm")  # draw no random number: one seed says it all
 ABSTRACTS = ("ncbi-disease", "bc5cdr")  # whole abstracts, one after the other; BC2GM has single sentences
 BLOCK = 10  # sentences of an abstract, about

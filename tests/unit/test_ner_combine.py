@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from utils.ner import CRFTagger, Entity, Sentence, evaluate, load_corpus, load_tagger, make_tagger
 from utils.ner.combine import BioTaggerGM, VotingTagger
 from utils.ner.lookup import DictionaryTagger, RegexTagger
-from utils.ner.tagger import model_names, tagger_class
+from utils.ner.tagger import MODELS, tagger_class
 
 TEXT = "abcdefgh"
 
@@ -129,7 +129,7 @@ def test_biotagger_gm_on_the_course_corpus(tmp_path):
 
 
 def test_taggers_by_name(tmp_path):
-    assert "regex" not in model_names() and {"crf", "biotagger-gm"} <= set(model_names())
+    assert "regex" not in MODELS and {"crf", "biotagger-gm"} <= {*MODELS}
     assert tagger_class("crf") is CRFTagger
     with pytest.raises(ValueError, match="unknown tagger 'hmm'; choose one of regex, dictionary, crf"):
         tagger_class("hmm")

@@ -173,7 +173,7 @@ def test_bad_calls():
         (lambda: evaluate([one], [one], official=OfficialGold({})), 'official gold is for mode="bc2"'),
         (lambda: evaluate([one], [one], confidence=1), "0 < confidence < 1"),
         (lambda: evaluate([one], [one], confidence=0), "0 < confidence < 1"),
-        (lambda: evaluate([one], [one], resamples=-1), "expected resamples >= 0, got -1"),
+        (lambda: evaluate([one], [one], resamples=-1), "resamples >= 0, got 0.95 and -1"),
         (lambda: difference([one], [one], [other]), "sentence 0 is 'a b' in gold and 'a c' in predicted"),
         (lambda: evaluate([one], [one], groups=[]), "0 groups for 1 sentences; expected one for each"),
     ]:

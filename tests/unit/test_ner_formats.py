@@ -157,7 +157,6 @@ def test_jsonl_with_only_a_text(tmp_path):
         ('{"text": "ab", "entities": [{"start": 0, "type": "X"}]}', "'end' is missing"),
         ('{"text": "ab", "entities": [{"start": "0", "end": 1, "type": "X"}]}', "JSON like"),
         ('{"text": "ab", "entities": 5}', "JSON like"),
-        ("[" * 100_000, "JSON like"),
         ('{"text": "ab", "entities": [{"start": 0, "end": 1, "type": "X", "fragments": [[]]}]}', "do not go in order"),
         ('{"text": "ab", "tokens": [[0, 3]]}', "out of order or outside"),
     ],
@@ -202,8 +201,8 @@ def test_pubtator_there_and_back(tmp_path):
         ("1\t0\t4\tGold\tChemical", "expected the text at 0:4, which is 'Iron'"),
         ("1\t4\t4\t\tChemical", "0 <= start < end"),
         ("2\t0\t4\tIron\tChemical", "expected 1, start, end, text and type"),
-        ("1\t0\t4\tIron", "ID, start, end, text and type"),
-        ("1\t0.0\t4.0\tIron\tChemical", "ID, start, end, text and type .*'0.0'"),
+        ("1\t0\t4\tIron", "1, start, end, text and type"),
+        ("1\t0.0\t4.0\tIron\tChemical", "1, start, end, text and type .*'0.0'"),
         ("1\t-1\t4\tIron\tChemical", "got start -1"),
         ("1\t0\t9\tIron\tChemical", "the text at 0:9, which is 'Iron'"),
         ("1|a|one\n1|a|two", "expected the abstract of 1 right after its title"),
@@ -217,12 +216,6 @@ def test_malformed_pubtator(tmp_path, line, message):
         read_pubtator(path)
     with pytest.raises(FormatError, match=r"line 1: .*expected a title first, ID\|t\|TEXT"):
         read_pubtator(write(tmp_path / "bad.txt", "1|a|Iron\n"))
-
-
-def test_a_pubtator_mismatch_can_be_skipped(tmp_path):
-    path = write(tmp_path / "a.txt", "1|t|Iron\n1\t0\t4\tGold\tChemical\n1\t0\t4\tIron\tChemical\n")
-    with pytest.warns(UserWarning, match="line 2: 'Gold' left out, the text there is 'Iron'"):
-        assert len(read_pubtator(path, "skip")[0].entities) == 1
 
 
 def test_brat_there_and_back(tmp_path):

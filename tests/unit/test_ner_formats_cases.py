@@ -72,6 +72,8 @@ def test_what_annotation_tools_export_is_read(tmp_path, record):
         ("genes", [[0, 5, "GENEX"]]),
         ("denotations", [{"span": {"begin": 0, "end": 5}, "obj": "Gene"}]),
         ("ner_tags", ["B-Gene", "O"]),
+        ("iob", ["O", "B-Gene"]),
+        ("gold", [["Gene", 0, 5]]),
         ("predictions", [{"result": [RESULT]}]),
         ("extra", {"genes": {"all": [{"start": 0, "end": 5}]}}),
         ("hits", [{"value": [{"offset": 0, "length": 5}]}]),
@@ -102,6 +104,7 @@ def test_another_key_that_looks_like_annotation_is_named(tmp_path, key, value):
         ('{"text": "a"', "JSON like"),
         ('[{"text": "a"}\n', "a ] behind the last record"),
         ('[{"text": "a"}, {"text": 5}]', "another type"),
+        ('[{"text": "a"}, {"text": "b"}] [{"text": "c"}, {"text": "d"}]', "another type"),
         ("[" * 100_000, "JSON like"),
         ('{"text": ' + '{"a":' * 100_000, "JSON like"),
     ],
@@ -125,9 +128,10 @@ def test_records_of_an_array_are_named_by_their_line_and_rejected_ones_said(tmp_
 
 
 def test_concept_and_score_and_null_names(tmp_path):
-    entity = Entity(0, 5, "Gene", concept="D1", score=0.25)
-    write_jsonl([Sentence("GENEX", None, [entity])], tmp_path / "a.jsonl")
+    written = Sentence("GENEX up", None, [Entity(0, 5, "Gene", concept="D1", score=0.25), Entity(6, 8, "relation")])
+    write_jsonl([written], tmp_path / "a.jsonl")
     (back,) = read_jsonl(tmp_path / "a.jsonl")
+    assert back == written
     assert (back.entities[0].concept, back.entities[0].score, back.document) == ("D1", 0.25, "")
 
 
@@ -221,9 +225,10 @@ def test_brat_pairs_that_are_none(tmp_path):
     write_brat([Sentence("x", id="a")], tmp_path)
     write_brat([Sentence("y", id="a"), Sentence("z", id="b")], tmp_path)
     assert [one.text for one in read_brat(tmp_path)] == ["y", "z"]
-    write(tmp_path / "b.ann", "ENTITY1\tX 0 1\tz\n")
-    with pytest.raises(FormatError, match=r"b.ann, line 1: .*expected T1, tab"):
-        read_brat(tmp_path)
+    for number, lines in enumerate(("ENTITY1\tX 0 1\tz\n", "T1\tX 0 1\tz\nT1\tY 0 1\tz\n"), 1):
+        write(tmp_path / "b.ann", lines)
+        with pytest.raises(FormatError, match=rf"b.ann, line {number}: .*expected T1, tab"):
+            read_brat(tmp_path)
     (tmp_path / "b.ann").rename(tmp_path / "b.a1")
     write(tmp_path / "b.a1", "T1\tX 0 1\tz\n")
     assert len(read_brat(tmp_path)[1].entities) == 1
@@ -260,6 +265,9 @@ def test_uneven_conll_is_named(tmp_path, text, message):
 
 
 def test_conll_comments_and_documents(tmp_path):
+    hashes = read_conll(write(tmp_path / "hashes", "#x= B-Y\n#newdoc B-Y\n"))
+    assert [entity.text for entity in hashes[0].entities] == ["#x=", "#newdoc"]
+    assert read_conll(write(tmp_path / "mixed", "a\tO\n# B-Y\nb O\n"))[0].entities[0].text == "#"
     text = (
         "-DOCSTART- -X- O O\n\n# sent_id = s-1\n# text = a # b\na\tX\tB-Y\n#\tX\tI-Y\n\n# a remark\nb\tX\tO\n"
         "-DOCSTART- (10192393)\n\nc\tX\tO\n\n# newdoc id = d3\n# text = d\td\nd\tX\tO\n"

@@ -13,7 +13,7 @@ CHARACTERS = st.one_of(st.sampled_from('ab#|=-;:{}[]"\\ \t\n\r\0\u00a0\u2028\ufe
 TEXTS = st.text(CHARACTERS, max_size=12)
 SPECIAL = st.sampled_from(["-DOCSTART-", "# text = a", "#", "# a", "1|t|b", "T1\tX 0 1\ta", "{}", "O"])
 WORDS = st.one_of(st.text(CHARACTERS, min_size=1, max_size=4), SPECIAL)
-KINDS = st.sampled_from(["Gene", "B-X", "Cell_Line", "β-Gène", ";", "E-"])
+KINDS = st.sampled_from(["Gene", "B-X", "Cell_Line", "β-Gène", ";", "E-", "relation"])
 CONCEPTS = st.sampled_from(["", "D1", "D1|D2", "MESH:D1", "a b", "-1", "D1|D1|", "#1"])
 
 

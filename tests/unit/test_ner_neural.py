@@ -13,14 +13,14 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from tests.tiny_ner import make_corpus, make_encoder
-from utils.files import stream_seed
+from utils.files import sha256_of, stream_seed
 from utils.ner import neural, training
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.evaluation import evaluate
 from utils.ner.features import SHAPES, shape_of
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.tagger import entity_confidence, load_tagger, sha256_of
+from utils.ner.tagger import entity_confidence, load_tagger
 from utils.ner.training import Recipe, cut_batches, epoch_batches
 from utils.ner.transformer import TransformerTagger, align, cut_windows
 

@@ -240,7 +240,7 @@ def test_sentences_sort_and_fill_in():
         (lambda: Sentence("abc", [(0, 2), (1, 3)]), "out of order or outside"),
         (lambda: Sentence("abc", [Token(0, 2, "zz")]), "the text at 0:2 is 'ab'"),
         (lambda: Sentence("abc", [(0, 4)]), "out of order or outside"),
-        (lambda: Sentence.from_words(["a", ""]), "word 1 is empty"),
+        (lambda: Sentence.from_words(["a", ""]), "token 2 to 2 of '' is out of order"),
         (lambda: from_tags(Sentence("a b"), ["O"]), "1 tags for the 2 tokens"),
     ],
 )

@@ -28,7 +28,7 @@ from utils.ner.corpora import OWN_ENDINGS, corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
 from utils.ner.formats import MISMATCHES, READERS, WRITERS, read_lines, read_sentences
 from utils.ner.sentence import Sentence
-from utils.ner.tagger import HEADER, load_tagger, make_tagger, model_names
+from utils.ner.tagger import HEADER, MODELS, load_tagger, make_tagger
 from utils.ner.tags import ON_LOSS, at_token_edges
 
 # What messages of the library advise, and the switch for it.
@@ -42,9 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     with suppress(AttributeError):  # of what a notebook has in its place
         sys.stdout.reconfigure(errors="backslashreplace")
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.ner", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m utils.ner", description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(required=True)
     _add_train(commands.add_parser("train", help="train a tagger and save it"))
     _add_tag(commands.add_parser("tag", help="find entities in texts with a saved tagger"))
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         args.run(args)
     except (ValueError, OSError, TrainingDiverged) as error:
-        problem = str(error)
+        problem = str(error) or repr(error)
         for advice, switch in SWITCHES.items():
             problem = problem.replace(advice, switch)
     except KeyboardInterrupt:
@@ -73,11 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    known = ", ".join(corpus_names())
-    source.add_argument("--corpus", help=f"one of {known}; or a folder with your own train, dev and test files")
+    source.add_argument("--corpus", help=f"one of {', '.join(corpus_names())}; or a folder of your own files")
     source.add_argument("--train", type=Path, metavar="FILE", help="your own sentences: CoNLL, .jsonl or .pubtator")
     parser.add_argument("--dev", type=Path, metavar="FILE", help="with --train: sentences to choose settings on")
-    parser.add_argument("--model", choices=model_names(), default="crf")
+    parser.add_argument("--model", choices=MODELS, default="crf")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained tagger")
     parser.add_argument("--seed", type=int, default=0, help="of networks; a dictionary and a CRF draw nothing")
     parser.add_argument("--snap", action="store_true", help="move entities to the edges of the tokens that they touch")
@@ -91,8 +89,6 @@ def train(args: argparse.Namespace) -> None:
     if args.corpus:
         if args.dev:
             args.parser.error("--dev goes with --train; a corpus brings its own")
-        if args.corpus not in corpus_names() and not Path(args.corpus).is_dir():
-            args.parser.error(f"--corpus {args.corpus}: no folder, and not one of {', '.join(corpus_names())}")
         corpus = load_corpus(args.corpus, args.mismatch)
         sentences, dev = corpus.train, corpus.dev if "dev" in corpus.splits else []
     else:
@@ -168,10 +164,7 @@ def _read(args: argparse.Namespace) -> list[Sentence]:
 
 
 def write_lines(sentences: Iterable[Sentence], path: Path) -> None:
-    """Each text, and below it one line for each entity: start, end, type, text.
-
-    The offsets count characters from 0 and the second is behind the last, as in `Entity`.
-    """
+    """Each text, and below it one line for each entity: start, end (as in `Entity`), type, text."""
     lines = []
     for sentence in sentences:
         rows = (f"{entity.start:>6} {entity.end:>6}  {entity.type:<12}  {entity.text}" for entity in sentence.entities)

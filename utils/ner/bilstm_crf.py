@@ -1,7 +1,5 @@
 """BiLSTMCRFTagger: words and characters, a bidirectional LSTM, a CRF (Lample et al. 2016; Ma & Hovy 2016)."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -99,12 +97,11 @@ class BiLSTMCRFTagger(NeuralTagger):
     with `vectors`, the mean of its pieces' vectors in a pretrained encoder's first layer: nothing but the LSTM knows a
     word's context.
 
-    Args:
-        vectors: "minilm" for the table of all-MiniLM-L6-v2, as `load_encoder` finds it; another folder or name of the
-            hub; None for none; "auto" for "minilm" where its package is installed, else none.
-        hidden: of each direction. dropout: before and behind the LSTM. word_dropout: how often a word is taken for an
-            unknown one in training.
-        crf, scheme, others: as in NeuralTagger, but for the precision: LSTMs are computed in float32.
+    vectors: "minilm" for the table of all-MiniLM-L6-v2; another folder or name, as `load_encoder` takes it; None for
+        none; "auto" for "minilm" where its package is installed, else none.
+    hidden: of each direction. dropout: before and behind the LSTM. word_dropout: how often a word is taken for an
+        unknown one in training.
+    crf, scheme, others: as in NeuralTagger, but for the precision: LSTMs are computed in float32.
     """
 
     name = "bilstm-crf"

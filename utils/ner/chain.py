@@ -26,11 +26,9 @@ class LinearChainCRF(nn.Module):
     `mask` is True (B, T) at the tokens and False at the padding behind them; every sentence has at least one token.
     What stands in the padding of emissions and tags does not matter.
 
-    Args:
-        tags: names of the K tags, or their number.
-        scheme: "BIO" or "BIOES" forbids the steps that this scheme rules out; None allows all.
-    Raises:
-        ValueError: no tags, a scheme without names, or (when called) shapes or masks that do not fit.
+    tags: names of the K tags, or their number.
+    scheme: "BIO" or "BIOES" forbids the steps that this scheme rules out; None allows all.
+    Raises ValueError: no tags, a scheme without names, or (when called) shapes or masks that do not fit.
     """
 
     def __init__(self, tags: Sequence[str] | int, scheme: str | None = None) -> None:

@@ -1,20 +1,14 @@
 """Taggers made of taggers: rules that mend what one finds, several that vote, and BioTagger-GM, which does both.
 
-BioTagger-GM (Torii, Hu, Wu & Liu 2009, JAMIA 16:247-255) is rebuilt with the means that the course has. What the paper
-does, and what stands for it here:
+BioTagger-GM (Torii, Hu, Wu & Liu 2009, JAMIA 16:247-255) is rebuilt with the means that the course has:
 
-1. Dictionary look-up: gene and protein names of BioThesaurus and terms of the UMLS Metathesaurus are tagged.
-   Neither comes with the course. Here: human gene symbols of NCBI Gene for the first; names of the Disease Ontology and
-   of MeSH, diseases and chemicals, for the second. Full names of genes and names in other species are missing.
+1. Dictionary look-up. In place of BioThesaurus and the UMLS Metathesaurus: human gene symbols of NCBI Gene; names of
+   the Disease Ontology and of MeSH. Full names of genes and names in other species are missing.
 2. Machine learning with the look-up as one kind of feature. The paper votes over ABNER and a CRF of MALLET, a
    second-order maximum-entropy Markov model, and LingPipe's model of character sequences. Here: four CRFs by CRFsuite,
-   more alike, so that a vote has less to gain. The paper's CRF also sees parts of speech and a list of false positives.
-3. Post-processing: heuristic rules correct errors. Here: bracket repair and abbreviation consistency, each kept for a
-   member only where it helps on dev.
-4. System combination: a voting scheme. Here: a vote of spans, weights chosen on dev.
-
-The paper's F = 0.8887 is on the official test split by the task's own scoring, with alternatives (its Table 3); in
-cross-validation on the training corpus the vote has 0.8687 and the best CRF 0.8481 (Table 2).
+   more alike, so that a vote has less to gain, and without parts of speech and the list of false positives.
+3. Post-processing. Here: brackets and abbreviations, each rule kept for a member only where it helps on dev.
+4. A vote. Here: of spans, weights chosen on dev.
 """
 
 from __future__ import annotations
@@ -43,11 +37,8 @@ Ballots = list[dict[Entity, list[int]]]  # for each sentence, which members vote
 class CorrectedTagger(Tagger):
     """Tags with another tagger and applies rules to the result.
 
-    Args:
-        tagger: the other one, trained or not.
-        steps: names of rules in `postprocess.STEPS`, in the order of their use.
-    Raises:
-        ValueError: an unknown rule.
+    tagger: the other one, trained or not. steps: names of rules in `postprocess.STEPS`, in the order of their use.
+    Raises ValueError: an unknown rule.
     """
 
     name = "corrected"
@@ -61,12 +52,11 @@ class CorrectedTagger(Tagger):
         self.tagger.fit(train, dev, folder)
         if not dev:
             return self
-        found, kept = self.tagger.predict(dev), []
-        for step in self.steps:
+        found, steps, self.steps = self.tagger.predict(dev), self.steps, []
+        for step in steps:
             mended = postprocess(found, [step])
             if evaluate(dev, mended, resamples=0).f1 > evaluate(dev, found, resamples=0).f1:
-                found, kept = mended, [*kept, step]
-        self.steps = kept
+                found, self.steps = mended, [*self.steps, step]
         return self
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
@@ -89,12 +79,9 @@ class VotingTagger(Tagger):
     below a threshold of 1/2) the one with more weight stays, of equals the longer, then the one farther left, then the
     first type in the alphabet: the same votes always give the same answer.
 
-    Args:
-        members: taggers, trained or not.
-        weights: one for each member, at least 0 and not all 0; equal when None.
-        threshold: share of the weight, at least 0 and below 1; 0.5 is the majority.
-    Raises:
-        ValueError: no members, or weights or a threshold that do not fit.
+    members: taggers, trained or not. weights: one for each, at least 0 and not all 0; equal when None.
+    threshold: share of the weight, at least 0 and below 1; 0.5 is the majority.
+    Raises ValueError: no members, or weights or a threshold that do not fit.
     """
 
     name = "voting"
@@ -113,9 +100,8 @@ class VotingTagger(Tagger):
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> VotingTagger:
         """Train every member, then choose weights and threshold on `dev` where there is one.
 
-        Args:
-            folder: keeps each member as soon as it is trained; the same call goes on with the first that is missing.
-                Members kept from other sentences are trained again; other settings of a finished one are not noticed.
+        folder: keeps each member as soon as it is trained; the same call goes on with the first that is missing.
+            Members kept from other sentences are trained again; other settings of a finished one are not noticed.
         """
         for number, member in enumerate(self.members, 1):
             print(f"member {number} of {len(self.members)}: {member.name}")
@@ -126,11 +112,8 @@ class VotingTagger(Tagger):
         return self.choose(dev) if dev else self
 
     def choose(self, dev: Sentences, votes: Sequence[Sentences] | None = None) -> VotingTagger:
-        """Set weights and threshold by strict F1 on `dev`, from equal weights, one at a time until nothing improves.
-
-        Args:
-            votes: what each member predicts on `dev`, where that is known already.
-        """
+        """Set weights and threshold by strict F1 on `dev`, from equal weights, one at a time until nothing improves;
+        `votes`: what each member predicts on `dev`, where that is known already."""
         ballots = _collect(votes or [member.predict(dev) for member in self.members])
         gold = [set(sentence.entities) for sentence in dev]
         best, before = [0.5] + [1.0] * len(self.members), None  # the threshold and the weights
@@ -210,14 +193,10 @@ def _fit_once(member: Tagger, train: Sentences, dev: Sentences, folder: Path) ->
 
 
 def BioTaggerGM(lexicons: Sequence[Lexicon] = (), iterations: int = 150) -> VotingTagger:
-    """Look-up as features, four CRFs, post-processing of each, and a vote.
+    """Look-up of the lists as features, four CRFs, post-processing of each, and a vote.
 
     The members differ in direction, tags, window and features. Direction needs BIO to matter: "B" marks the first word
     of an entity when read forward and the last when read backward, whereas BIOES marks both, in either direction.
-
-    Args:
-        lexicons: lists of names whose look-up the CRFs see.
-        iterations: of each CRF.
     """
     kinds = [
         (WordFeatures(lexicons=lexicons), "BIO", False),

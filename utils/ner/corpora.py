@@ -5,14 +5,13 @@ source that data/ner/sources.json names, and at last the small corpus written fo
 the types that stand in for the wanted ones. One printed line says which it was. A folder of your own is read as it is.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from utils.files import download, find_copy, say
+from utils.files import download, find_copy, say, sha256_of
 from utils.ner.bc2 import OfficialGold, read_official
 from utils.ner.formats import read_lines, read_sentences
 from utils.ner.formats.conll import read_conll
@@ -27,20 +26,14 @@ OWN_ENDINGS = (".conll", ".tsv", ".txt", ".iob", ".jsonl", ".json", ".pubtator",
 
 @dataclass
 class Corpus:
-    """Three lists of sentences, each read when first asked for.
+    """Three lists of sentences, each read when first asked for."""
 
-    Attributes:
-        name: as given to `load_corpus`.
-        source: where it came from, in a few words. splits: the names of the splits it has.
-        stands_in: True when this is the course's own small corpus in place of one that could not be had.
-    """
-
-    name: str
-    source: str
-    splits: tuple[str, ...]
+    name: str  # as given to `load_corpus`
+    source: str  # where it came from, in a few words
+    splits: tuple[str, ...]  # the names of those it has
     read: Callable[[str], list[Sentence]] = field(repr=False)
     folder: Path = field(repr=False)
-    stands_in: bool = False
+    stands_in: bool = False  # this is the course's own small corpus in place of one that could not be had
     _seen: dict[str, list[Sentence]] = field(default_factory=dict, repr=False)
 
     def split(self, name: str) -> list[Sentence]:
@@ -51,31 +44,21 @@ class Corpus:
             self._seen[name] = self.read(name)
         return self._seen[name]
 
-    @property
-    def train(self) -> list[Sentence]:
-        return self.split("train")
-
-    @property
-    def dev(self) -> list[Sentence]:
-        return self.split("dev")
-
-    @property
-    def test(self) -> list[Sentence]:
-        return self.split("test")
+    train = property(lambda self: self.split("train"))
+    dev = property(lambda self: self.split("dev"))
+    test = property(lambda self: self.split("test"))
 
     @property
     def types(self) -> list[str]:
         """The entity types in all splits; reads them all."""
-        sentences = (sentence for name in self.splits for sentence in self.split(name))
-        return sorted({entity.type for sentence in sentences for entity in sentence.entities})
+        return sorted({entity.type for name in self.splits for one in self.split(name) for entity in one.entities})
 
     def official(self, split: str) -> OfficialGold:
         """What `evaluate(..., mode="bc2")` scores against: ValueError unless it is dev or test of bc2gm."""
         paths = [self.folder / "official" / f"{split}.{kind}.eval" for kind in ("GENE", "ALTGENE")]
         if self.stands_in or not all(path.exists() for path in paths):
-            wanted = f"official/{split}.GENE.eval and official/{split}.ALTGENE.eval beside its {split}.tsv"
-            about = f"{self.name} {split} ({self.source})"
-            raise ValueError(f"no official alternatives for {about}; bc2gm has them for dev and test: {wanted}")
+            wanted = f"bc2gm has them for dev and test: official/{split}.GENE.eval and official/{split}.ALTGENE.eval"
+            raise ValueError(f"no official alternatives for {self.name} {split} ({self.source}); {wanted}")
         return read_official(*paths)
 
 
@@ -90,8 +73,7 @@ def load_corpus(name: str | Path, mismatch: str = "refuse") -> Corpus:
     name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of them:
         train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator, a folder train (brat).
     mismatch: for a folder of your own, as in `read_sentences`.
-    Raises ValueError: an unknown name (the message lists the known ones), or a folder without a split, or with two
-    files for one.
+    Raises ValueError: an unknown name (the known ones are listed), or a folder with no split or two files for one.
     """
     sources = _sources()
     if name == COURSE_CORPUS:
@@ -129,7 +111,7 @@ def _find(name: str, about: dict) -> Corpus:
 def _is_whole(path: Path, about: dict | None) -> bool:
     if not path.exists() or about is None:
         return False
-    whole = hashlib.sha256(path.read_bytes()).hexdigest() == about["sha256"]
+    whole = sha256_of(path) == about["sha256"]
     if not whole:
         warnings.warn(f"{path} is damaged (its SHA-256 is wrong) and is passed over; delete it", stacklevel=2)
     return whole
@@ -161,19 +143,14 @@ def _own_folder(folder: Path, mismatch: str) -> Corpus:
     """The splits that a folder has files for, in whichever format."""
     files = {split: [path for end in OWN_ENDINGS if (path := folder / f"{split}{end}").exists()] for split in SPLITS}
     files = {split: paths for split, paths in files.items() if paths}
-    double = next((paths for paths in files.values() if len(paths) > 1), None)
-    if double:
-        raise ValueError(f"{folder} has {' and '.join(path.name for path in double)}; expected one file a split")
+    if double := [" and ".join(path.name for path in paths) for paths in files.values() if len(paths) > 1]:
+        raise ValueError(f"{folder} has {double[0]}; expected one file a split")
     if not files:
-        wanted = (
-            f"files train, dev and test or some of them, ending in {', '.join(OWN_ENDINGS[:-1])}, or folders (brat)"
-        )
-        raise ValueError(f"{folder} has no split; expected {wanted}")
+        wanted = f"train, dev and test or some of them, ending in {', '.join(OWN_ENDINGS[:-1])}, or folders (brat)"
+        raise ValueError(f"{folder} has no split; expected files {wanted}")
 
-    def read(split: str) -> list[Sentence]:
-        return read_sentences(files[split][0], mismatch=mismatch)
-
-    return Corpus(folder.resolve().name, "a folder of your own", tuple(files), read, folder)
+    name, source = folder.resolve().name, "a folder of your own"
+    return Corpus(name, source, tuple(files), lambda split: read_sentences(files[split][0], mismatch=mismatch), folder)
 
 
 def _own_corpus(name: str, source: str, names: dict[str, str] | None = None) -> Corpus:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
@@ -30,20 +29,15 @@ class CRFTagger(Tagger):
     Training is L-BFGS (with c1 > 0 its variant for the L1 norm), which draws no random number: the same sentences give
     the same model, whatever the seed.
 
-    Args:
-        features: a callable from the words of a sentence to one list of feature strings for each word; `WordFeatures()`
-            when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
-        scheme: "BIO" or "BIOES".
-        c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
-        iterations: at most, at least 1.
-        backward: read sentences from right to left. The tags are made for that direction, so "B" is an entity's last
-            word. A chain has no direction of its own: under BIOES this is the same model up to the names of the tags,
-            and only under BIO another one.
-        progress: whether `fit` shows a bar.
-    Attributes:
-        tags: the K tags it knows, sorted; empty before `fit`.
-    Raises:
-        ValueError: an unknown scheme, or a number out of range.
+    features: a callable from the words of a sentence to one list of feature strings for each word; `WordFeatures()`
+        when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
+    scheme: "BIO" or "BIOES". iterations: at most, at least 1. progress: whether `fit` shows a bar.
+    c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
+    backward: read sentences from right to left. The tags are made for that direction, so "B" is an entity's last
+        word. A chain has no direction of its own: under BIOES this is the same model up to the names of the tags,
+        and only under BIO another one.
+    Attribute `tags`: the K tags it knows, sorted; empty before `fit`.
+    Raises ValueError: an unknown scheme, or a number out of range.
     """
 
     name = "crf"
@@ -71,13 +65,11 @@ class CRFTagger(Tagger):
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> CRFTagger:
         """Learn from `train`. Nothing is chosen on `dev`, and nothing kept in `folder`: CRFsuite cannot take up
-        half-trained weights, so after an interrupt (KeyboardInterrupt) the tagger is what it was before.
+        half-trained weights, so after an interrupt (KeyboardInterrupt) the tagger is what it was before. How many
+        entities tags cannot hold is printed first (`tags.losses` lists them).
 
-        Of nested entities the longest is learnt; how many are left out is printed first (`tags.losses` lists them).
-
-        Raises:
-            ValueError: no sentence with tokens, entities of which tags can hold none, or features that are not one list
-                a token.
+        Raises ValueError: no sentence with tokens, entities of which tags can hold none, or features that are not one
+        list a token.
         """
         sentences = learnable(train)
         c1, c2, total = self.options["c1"], self.options["c2"], self.options["iterations"]
@@ -127,66 +119,50 @@ class CRFTagger(Tagger):
         if not self._model:
             raise ValueError("this CRFTagger has learnt nothing yet; call fit(train) or load(folder) first")
 
-    @contextmanager
-    def _reading(self, sentence: Sentence) -> Iterator[pycrfsuite.Tagger]:
-        """CRFsuite with this sentence handed over. It holds one at a time, so threads wait for each other."""
+    def _read(self, sentence: Sentence) -> tuple[list[str], float, np.ndarray]:
+        """The most probable tags, as `from_tags` takes them, their probability, and the marginals (tokens, K)."""
         self._check_trained()
+        if not sentence.tokens:
+            return [], 1.0, np.zeros((0, len(self.tags)))
         items = self._items(sentence)
-        with self._lock:
+        with self._lock:  # CRFsuite holds one sentence at a time, so threads wait for each other
             self._crf.set(items)
-            yield self._crf
+            tags = self._crf.tag()
+            probability = self._crf.probability(tags)
+            marginals = np.array([[self._crf.marginal(tag, i) for tag in self.tags] for i in range(len(items))])
+        if self.backward:
+            tags, marginals = _turned(tags, self.scheme), marginals[::-1]
+        return tags, probability, marginals
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
-        return [self._entities(sentence) if sentence.tokens else [] for sentence in sentences]
+        return [self._entities(sentence) for sentence in sentences]
 
     def _entities(self, sentence: Sentence) -> list[Entity]:
-        with self._reading(sentence) as crf:
-            tags, marginals = crf.tag(), self._marginals(crf, len(sentence.tokens))
-        tags = _turned(tags, self.scheme) if self.backward else tags
+        tags, _, marginals = self._read(sentence)
         return scored(self, from_tags(sentence, tags, self.scheme), marginals)
 
     def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
         """For each sentence the marginal probability of each tag at each token, by forward and backward sums: an array
         (tokens, K), columns in the order of `tags`, rows summing to 1."""
-        found = [np.zeros((0, len(self.tags)))] * len(sentences)
-        for i, sentence in enumerate(sentences):
-            if sentence.tokens:
-                with self._reading(sentence) as crf:
-                    found[i] = self._marginals(crf, len(sentence.tokens))
-        return found
-
-    def _marginals(self, crf: pycrfsuite.Tagger, count: int) -> np.ndarray:
-        """Of the sentence of so many tokens that CRFsuite holds, from left to right."""
-        marginals = np.array([[crf.marginal(tag, place) for tag in self.tags] for place in range(count)])
-        return marginals[::-1] if self.backward else marginals
+        return [self._read(sentence)[2] for sentence in sentences]
 
     def confidence(self, sentences: Sentences) -> list[float]:
         """For each sentence the probability of its most probable tag sequence, in (0, 1]; 1 for an empty one."""
-        found = [1.0] * len(sentences)
-        for i, sentence in enumerate(sentences):
-            if sentence.tokens:
-                with self._reading(sentence) as crf:
-                    found[i] = crf.probability(crf.tag())
-        return found
+        return [self._read(sentence)[1] for sentence in sentences]
 
     def _save(self, folder: Path) -> None:
         self._check_trained()
         own = self.features if isinstance(self.features, WordFeatures) else None
-        about = {
-            "options": self.options,
-            "features": own and own.options,
-            "lexicons": [lexicon.to_json() for lexicon in own.lexicons] if own else [],
-        }
+        about = {"options": self.options, "features": own and own.options}
+        about["lexicons"] = [lexicon.to_json() for lexicon in own.lexicons] if own else []
         write_atomically(folder / "model.crfsuite", self._model)
         write_atomically(folder / "crf.json", json.dumps(about, ensure_ascii=False) + "\n")
 
     @classmethod
     def _load(cls, folder: Path) -> CRFTagger:
         about = json.loads((folder / "crf.json").read_text("utf-8"))
-        tagger = cls(None, **about["options"])
-        tagger.features = None
-        if about["features"]:
-            tagger.features = WordFeatures(**about["features"], lexicons=map(Lexicon.from_json, about["lexicons"]))
+        tagger, own = cls(None, **about["options"]), about["features"]
+        tagger.features = own and WordFeatures(**own, lexicons=map(Lexicon.from_json, about["lexicons"]))
         # CRFsuite trusts the file's inner offsets; `load` has found that it is not damaged.
         tagger._open((folder / "model.crfsuite").read_bytes())
         return tagger

@@ -38,10 +38,8 @@ def show_entities(
     ones begin with an arrow. The pieces of a discontinuous entity are highlighted one by one and numbered:
     "Disease 1/2".
 
-    Args:
-        sentences: one, or several; whole abstracts will do.
-        titles: a line above each sentence, for example its id, or who annotated it.
-        types: the types to highlight; all if None.
+    sentences: one, or several; whole abstracts will do. types: those to highlight; all if None.
+    titles: a line above each sentence, for example its id, or who annotated it.
     Raises ValueError: not one title a sentence.
     """
     from IPython.display import HTML

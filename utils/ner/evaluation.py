@@ -18,18 +18,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scores:
-    """Precision, recall and F1 in [0, 1] from counts; a ratio with nothing below the line is 0.
+    """Precision, recall and F1 in [0, 1] from counts; a ratio with nothing below the line is 0."""
 
-    Attributes:
-        correct: found entities; half a point each for those found in part, in "partial" mode.
-        predicted: how many were predicted. support: how many there are in the gold annotation.
-        intervals: (low, high) of "precision", "recall" and "f1"; empty without bootstrap.
-    """
-
-    correct: float
-    predicted: int
-    support: int
-    intervals: dict[str, Interval] = field(default_factory=dict)
+    correct: float  # found entities; half a point each for those found in part, in "partial" mode
+    predicted: int  # how many were predicted
+    support: int  # how many there are in the gold annotation
+    intervals: dict[str, Interval] = field(default_factory=dict)  # "precision", ...: (low, high); empty if not drawn
 
     @property
     def precision(self) -> float:
@@ -75,27 +69,22 @@ def evaluate(
 ) -> Report:
     """Score predictions against gold annotation, sentence by sentence in the same order.
 
-    Args:
-        gold, predicted: sentences, or for each sentence its entities. Duplicates count once.
-        mode: "strict": same start, end and type (and the same pieces), as seqeval (`mode="strict"`, IOB2) and
-            nervaluate's "strict" count.
-            "partial": the same characters are worth 1 and an overlap 1/2, types ignored in the total (nervaluate's
-            "partial"), so that the types' points need not add up to it. "type": an overlap with the same type is worth
-            1 (nervaluate's "ent_type"). In both, each gold entity pays for one prediction at most, predictions taken
-            from left to right.
-            "bc2": the rules of BioCreative II (see `utils.ner.bc2`), all types taken as one.
-        official: for "bc2", the task's own mentions and alternatives, looked up by the gold sentences' ids; without
-            it the gold entities count and there are no alternatives. A warning says how many ids do not match.
-        resamples: bootstrap samples of sentences or groups, drawn with replacement, for the percentile intervals; 0 for
-            none.
-        groups: for each sentence the group it is drawn with, such as its document. Sentences of one document resemble
-            each other, so that single sentences, as drawn when None, give too narrow intervals there.
-        confidence: what share of the resampled scores an interval holds, above 0 and below 1.
+    gold, predicted: sentences, or for each sentence its entities. Duplicates count once.
+    mode: "strict": same start, end, type and pieces, as seqeval (`mode="strict"`, IOB2) and nervaluate's "strict".
+        "partial": the same characters are worth 1 and an overlap 1/2, types ignored in the total (nervaluate's
+        "partial"), so that the types' points need not add up to it. "type": an overlap with the same type is worth
+        1 (nervaluate's "ent_type"). In both, each gold entity pays for one prediction at most, from left to right.
+        "bc2": the rules of BioCreative II (see `utils.ner.bc2`), all types taken as one.
+    official: for "bc2", the task's own mentions and alternatives, looked up by the gold sentences' ids; without
+        it the gold entities count and there are no alternatives. A warning says how many ids do not match.
+    resamples: bootstrap samples of sentences or groups, drawn with replacement, for the intervals; 0 for none.
+    groups: for each sentence the group it is drawn with, such as its document. Sentences of one document resemble
+        each other, so that single sentences, as drawn when None, give too narrow intervals there.
+    confidence: what share of the resampled scores an interval holds, above 0 and below 1.
     Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, "bc2"
     without texts, or official gold with none of the sentences' ids.
     """
-    edges = _edges(confidence)
-    _check_draws(len(gold), groups, resamples)
+    edges = _edges(confidence, len(gold), groups, resamples)
     tables = {"": count(gold, predicted, mode, official)}  # "" is the total; no type has this name
     if mode != "bc2":
         types = sorted({entity.type for annotated in (*gold, *predicted) for entity in _entities(annotated)})
@@ -128,8 +117,7 @@ def difference(
     cancels out, so the interval is narrower than those of the two F1 suggest. Arguments as in `evaluate`; at least one
     resample and one sentence.
     """
-    edges = _edges(confidence)
-    _check_draws(len(gold), groups, resamples)
+    edges = _edges(confidence, len(gold), groups, resamples)
     if not len(gold) or not resamples:
         raise ValueError(f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more each")
     tables = np.concatenate([count(gold, predicted, mode, official) for predicted in (first, second)], axis=1)
@@ -157,13 +145,12 @@ def count(
         raise ValueError(f'mode="bc2" counts characters, so gold must be sentences; got {bare[0]}')
     if official is not None:
         _check_ids(gold, official)
-    rows = []
-    for true, found in zip(gold, predicted):
-        if mode == "bc2":
-            rows.append(_official(true, found, official))
-        else:
-            true, found = _entities(true), _entities(found)
-            rows.append((POINTS[mode](true, found), len(found), len(true)))
+    pairs = zip(gold, predicted)
+    if mode == "bc2":
+        rows = [_official(true, found, official) for true, found in pairs]
+    else:
+        pairs = ((_entities(true), _entities(found)) for true, found in pairs)
+        rows = [(POINTS[mode](true, found), len(found), len(true)) for true, found in pairs]
     return np.array(rows, dtype=float).reshape(-1, 3)
 
 
@@ -179,12 +166,11 @@ def _check_pairs(gold: Sequence[Annotated], predicted: Sequence[Annotated]) -> N
 def _check_ids(gold: Sequence[Sentence], official: OfficialGold) -> None:
     """Official mentions are found by sentence ids; a sentence without any may be one without a name."""
     ids = {sentence.id for sentence in gold}
-    if gold and official.genes and not ids & official.genes.keys():
-        some = f"{gold[0].id!r} here, {next(iter(official.genes))!r} there"
-        expected = "expected official gold of the same split"
-        raise ValueError(f"none of the {len(gold)} sentences has an id of the official gold ({some}); {expected}")
     unknown = sum(bool(sentence.entities) and sentence.id not in official.genes for sentence in gold)
     missing = len(official.genes.keys() - ids)
+    if gold and official.genes and missing == len(official.genes):
+        some = f"({gold[0].id!r} here, {next(iter(official.genes))!r} there); expected official gold of the same split"
+        raise ValueError(f"none of the {len(gold)} sentences has an id of the official gold {some}")
     if unknown or missing:
         what = f"{unknown} of {len(gold)} sentences have entities but no mention in the official gold"
         rest = f"{missing} of its {len(official.genes)} ids no sentence here"
@@ -199,10 +185,6 @@ def _of_type(some: Sequence[Annotated], name: str) -> list[list[Entity]]:
     return [[entity for entity in _entities(annotated) if entity.type == name] for annotated in some]
 
 
-def _strict(gold: list[Entity], predicted: list[Entity]) -> int:
-    return len(set(gold) & set(predicted))
-
-
 def _take(gold: list[Entity], predicted: list[Entity], prefer: Callable, rest: float) -> float:
     """A prediction takes the first free gold entity that it prefers, or else the first it overlaps, worth `rest`."""
     free, points = list(gold), 0.0
@@ -215,10 +197,6 @@ def _take(gold: list[Entity], predicted: list[Entity], prefer: Callable, rest: f
     return points
 
 
-def _same_characters(entity: Entity, others: list[Entity]) -> list[Entity]:
-    return [other for other in others if other.pieces == entity.pieces]
-
-
 def _same_type(entity: Entity, others: list[Entity]) -> list[Entity]:
     """Those with the closest boundaries first."""
     right = [other for other in others if other.type == entity.type]
@@ -226,8 +204,8 @@ def _same_type(entity: Entity, others: list[Entity]) -> list[Entity]:
 
 
 POINTS = {
-    "strict": _strict,
-    "partial": partial(_take, prefer=_same_characters, rest=0.5),
+    "strict": lambda gold, predicted: len(set(gold) & set(predicted)),
+    "partial": partial(_take, prefer=lambda one, others: [o for o in others if o.pieces == one.pieces], rest=0.5),
     "type": partial(_take, prefer=_same_type, rest=0),
 }
 
@@ -250,7 +228,6 @@ def resample(
     Of groups, all rows are drawn together; as many groups are drawn as there are. The same seed draws the same
     sentences, whatever stands in the rows. Without rows the result has none either.
     """
-    _check_draws(len(rows), groups, resamples)
     if groups is not None:
         places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
         single, rows = rows, np.zeros((len(places), rows.shape[1]))
@@ -263,22 +240,18 @@ def resample(
     return drawn
 
 
-def _check_draws(sentences: int, groups: Sequence[Hashable] | None, resamples: int) -> None:
-    if resamples < 0:
-        raise ValueError(f"expected resamples >= 0, got {resamples}")
-    if groups is not None and len(groups) != sentences:
-        raise ValueError(f"{len(groups)} groups for {sentences} sentences; expected one for each")
-
-
 def f1_of(sums: np.ndarray) -> np.ndarray:
     """F1 (n,) from sums of counts (n, 3): 2 correct / (predicted + gold), 0 where there is nothing."""
     correct, predicted, support = sums.T
     return _ratio(2 * correct, predicted + support)
 
 
-def _edges(confidence: float) -> list[float]:
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected 0 < confidence < 1, got {confidence}")
+def _edges(confidence: float, sentences: int, groups: Sequence[Hashable] | None, resamples: int) -> list[float]:
+    """The quantiles of an interval; what cannot be drawn is a ValueError, before the work."""
+    if not 0 < confidence < 1 or resamples < 0:
+        raise ValueError(f"expected 0 < confidence < 1 and resamples >= 0, got {confidence} and {resamples}")
+    if groups is not None and len(groups) != sentences:
+        raise ValueError(f"{len(groups)} groups for {sentences} sentences; expected one for each")
     return [(1 - confidence) / 2, (1 + confidence) / 2]
 
 

@@ -1,8 +1,7 @@
 """What taggers see of a token: strings such as "lower[-1]=breast" for a CRF, numbers for a network.
 
-The features are chosen after published gene and disease taggers with a CRF, such as BANNER (Leaman & Gonzalez 2008),
-with look-up in lists of names as in BioTagger-GM (Torii et al. 2009). Left out are part-of-speech tags, for which the
-course has no tagger.
+They are chosen after published gene and disease taggers with a CRF, such as BANNER (Leaman & Gonzalez 2008), with
+look-up in lists of names as in BioTagger-GM (Torii et al. 2009); without parts of speech.
 """
 
 from __future__ import annotations
@@ -71,12 +70,8 @@ class WordFeatures:
     """Turns the words of a sentence into one list of features for each.
 
     Any other callable, `words -> list of lists of strings`, can take its place in a `CRFTagger`, for example one that
-    stems the words first and then calls this.
-
-    Attributes:
-        options: the arguments but the lexicons, for JSON: `WordFeatures(**options)`.
-    Raises:
-        ValueError: a number out of its range.
+    stems the words first and then calls this. `options` are the arguments but the lexicons, for JSON.
+    Raises ValueError: a number out of its range.
     """
 
     window: int = 2  # how many neighbours to each side are described

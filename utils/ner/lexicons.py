@@ -6,11 +6,10 @@ split, which are a few hundred instead of many thousands. One printed line says 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.files import find_copy
 from utils.ner.corpora import COURSE_CORPUS, ROOT
@@ -23,21 +22,13 @@ SHORTEST = 3  # characters; shorter symbols are mostly words: "WAS" is long enou
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Names of one kind of thing.
+    """Names of one kind of thing."""
 
-    Attributes:
-        name: "genes", "diseases" or "chemicals", or what you call your own.
-        names: as they are written, without duplicates, in the order of the source.
-        lower: whether they are to be compared without regard to case. Gene symbols are not: "was" is no gene.
-        source: where they came from, in a few words.
-        stands_in: True for mentions of the course's own train split, in place of a list that is not there.
-    """
-
-    name: str
-    names: tuple[str, ...] = field(repr=False)
-    lower: bool = True
-    source: str = "given"
-    stands_in: bool = False
+    name: str  # "genes", "diseases" or "chemicals", or what you call your own
+    names: tuple[str, ...] = field(repr=False)  # as they are written, without duplicates, in the order of the source
+    lower: bool = True  # to be compared without regard to case; gene symbols are not: "was" is no gene
+    source: str = "given"  # where they came from, in a few words
+    stands_in: bool = False  # mentions of the course's own train split, in place of a list that is not there
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,19 +56,12 @@ def _automaton(names: tuple[str, ...]) -> Automaton:
     return Automaton({cut_name(name) for name in names})
 
 
-class Source(NamedTuple):
-    """Where a list comes from: files with the column of their names, and the entity types it speaks of (a part of the
-    type's name is enough; the first is the course's own type)."""
-
-    files: dict[str, str]
-    lower: bool
-    types: tuple[str, ...]
-
-
+# Where a list comes from: files with the column of their names; `lower`; the entity types it speaks of (a part of the
+# type's name is enough; the first is the course's own type).
 SOURCES = {
-    "genes": Source({"genes_ncbi_human.tsv": "symbol"}, False, ("gene", "protein", "rna", "dna")),
-    "diseases": Source({"diseases_do.tsv": "term", "diseases_mesh.tsv": "name"}, True, ("disease", "disorder")),
-    "chemicals": Source({"chemicals_mesh.tsv": "name"}, True, ("chemical", "drug", "treatment")),
+    "genes": ({"genes_ncbi_human.tsv": "symbol"}, False, ("gene", "protein", "rna", "dna")),
+    "diseases": ({"diseases_do.tsv": "term", "diseases_mesh.tsv": "name"}, True, ("disease", "disorder")),
+    "chemicals": ({"chemicals_mesh.tsv": "name"}, True, ("chemical", "drug", "treatment")),
 }
 
 
@@ -88,7 +72,7 @@ def lexicon_names() -> list[str]:
 
 def lexicon_for(kind: str) -> str | None:
     """Which list holds names of an entity type, by the type's name ("GENE", "Disease", "DrugName"), or None."""
-    found = (name for name, source in SOURCES.items() if any(word in kind.lower() for word in source.types))
+    found = (name for name, (*_, types) in SOURCES.items() if any(word in kind.lower() for word in types))
     return next(found, None)
 
 
@@ -99,23 +83,18 @@ def load_lexicon(name: str) -> Lexicon:
     """
     check_choice("lexicon", name, SOURCES)
     files, lower, types = SOURCES[name]
-    where, folder = _find(files)
-    own = () if folder else read_jsonl(ROOT / "data" / COURSE_CORPUS / "train.jsonl")
-    mentions = (e.text for sentence in own for e in sentence.entities if e.type.lower() == types[0])
-    names = _read(folder, files) if folder else mentions
+    where, folder = "from the cache", ROOT / "data" / "cache" / "lexicons"
+    if not all((folder / file).exists() for file in files):
+        where, folder = "from COURSE_DATA", find_copy(files, "lexicons", "")
+    if folder:
+        names = _read(folder, files)
+    else:
+        where = "mentions in the course's own train split; COURSE_DATA=FOLDER says where the lists are"
+        own = read_jsonl(ROOT / "data" / COURSE_CORPUS / "train.jsonl")
+        names = (e.text for sentence in own for e in sentence.entities if e.type.lower() == types[0])
     lexicon = Lexicon(name, tuple(dict.fromkeys(names)), lower, where, stands_in=not folder)
     print(f"{name}: {len(lexicon):,} names ({where})")
     return lexicon
-
-
-def _find(files: Iterable[str]) -> tuple[str, Path | None]:
-    """Where the files are, in words, and their folder; None where they are nowhere."""
-    cache = ROOT / "data" / "cache" / "lexicons"
-    if all((cache / file).exists() for file in files):
-        return "from the cache", cache
-    if folder := find_copy(files, "lexicons", ""):
-        return "from COURSE_DATA", folder
-    return "mentions in the course's own train split; COURSE_DATA=FOLDER says where the lists are", None
 
 
 def _read(folder: Path, files: Mapping[str, str]) -> Iterator[str]:

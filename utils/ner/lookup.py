@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from utils.files import write_atomically
-from utils.ner.sentence import Entity, Sentence, tokenize
-from utils.ner.tagger import Tagger, say_losses
+from utils.ner.sentence import Entity, tokenize
+from utils.ner.tagger import Folder, Sentences, Tagger, say_losses
 from utils.ner.tags import token_spans
 from utils.ner.words import Automaton, leftmost_longest
 
@@ -23,9 +23,8 @@ class DictionaryTagger(Tagger):
     of equally frequent ones the first in the alphabet. Names are compared as sequences of tokens, so spaces do not
     matter. What looks like a name but is not (the word "was") is marked all the same: a dictionary knows no context.
 
-    Args:
-        names: further names, as (text, type); they count as seen once.
-        lower: compare without regard to case.
+    names: further names, as (text, type); they count as seen once.
+    lower: compare without regard to case.
     """
 
     name = "dictionary"
@@ -41,16 +40,9 @@ class DictionaryTagger(Tagger):
         """How many names it knows."""
         return len(self._types)
 
-    def fit(
-        self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder: str | Path | None = None
-    ) -> DictionaryTagger:
-        """Learn the mentions of train and dev, in addition to what is known.
-
-        How many are left out, which are no whole tokens or discontinuous, is printed first.
-
-        Raises:
-            ValueError: mentions of which none is left.
-        """
+    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> DictionaryTagger:
+        """Learn the mentions of train and dev, in addition to what is known. How many are no whole tokens or
+        discontinuous is printed first; where none is left, ValueError."""
         say_losses([*train, *dev], layers=sys.maxsize)
         for sentence in (*train, *dev):
             for start, end, kind in token_spans(sentence).values():
@@ -70,7 +62,7 @@ class DictionaryTagger(Tagger):
         self._types = {key: min(kinds, key=lambda kind: (-kinds[kind], kind)) for key, kinds in self._counts.items()}
         self._automaton = Automaton(self._types)
 
-    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+    def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         tagged = []
         for sentence in sentences:
             words, tokens = self._key(sentence.words), sentence.tokens
@@ -109,13 +101,11 @@ class RegexTagger(Tagger):
             except re.error as error:
                 raise ValueError(f"the pattern of {kind}, {pattern!r}, is no regular expression: {error}") from error
 
-    def fit(
-        self, train: Sequence[Sentence] = (), dev: Sequence[Sentence] = (), folder: str | Path | None = None
-    ) -> RegexTagger:
+    def fit(self, train: Sentences = (), dev: Sentences = (), folder: Folder = None) -> RegexTagger:
         """Nothing to learn: the patterns are the rules."""
         return self
 
-    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+    def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         tagged = []
         for sentence in sentences:
             found = ((kind, match) for kind, rule in self._compiled.items() for match in rule.finditer(sentence.text))

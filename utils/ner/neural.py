@@ -61,20 +61,15 @@ class NeuralTagger(Tagger):
     - `_batch(windows)`: what the network reads, a dictionary of tensors on the device;
     - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights.
 
-    Args:
-        options: the kind's own arguments as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags
-            of a sentence are scored together).
-        lexicons: lists of names; the network is told which tokens stand in one.
-        device: "cpu", "cuda", ...; the best there is when None.
-        precision: of the network's forward pass: "no" (fp32), "bf16", "fp16"; what is fast on the device when None.
-        progress: whether `fit` shows a bar.
-        recipe: numbers of `Recipe`, in place of the kind's own.
-    Attributes:
-        tags: the K tags in the order of the emissions and probabilities. history: see `train_network`.
-        network: `network(batch)` gives emissions (B, T, K).
-    Raises:
-        ValueError: an unknown scheme or precision, a device that is not there, a number out of its range.
-        TypeError: a number that `Recipe` does not know.
+    options: the kind's own arguments as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags
+        of a sentence are scored together).
+    lexicons: lists of names; the network is told which tokens stand in one.
+    device: "cpu", "cuda", ...; the best there is when None. progress: whether `fit` shows a bar.
+    precision: of the network's forward pass: "no" (fp32), "bf16", "fp16"; what is fast on the device when None.
+    recipe: numbers of `Recipe`, in place of the kind's own (TypeError for others).
+    Attributes: `tags`, the K tags in the order of the emissions and probabilities; `history`, see `train_network`;
+    `network`, of which `network(batch)` gives emissions (B, T, K).
+    Raises ValueError: an unknown scheme or precision, a device that is not there, a number out of its range.
     """
 
     _plain: PreTrainedModel | None = None  # the network in the form that transformers knows, where it has one
@@ -101,15 +96,11 @@ class NeuralTagger(Tagger):
         self.history: list[dict[str, float]] = []
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
-        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
+        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last. How many
+        entities tags cannot hold is printed first (`tags.losses` lists them).
 
-        Of nested entities the longest is learnt; how many are left out is printed first (`tags.losses` lists them).
-
-        Raises:
-            ValueError: no sentence with a token, entities of which tags can hold none, or a folder with another
-                training's state.
-            TrainingDiverged: the loss became NaN or infinite.
-            KeyboardInterrupt: at Ctrl-C, once the state is in `folder`; without one what was learnt is lost.
+        Raises ValueError: no sentence with a token, entities of which tags can hold none, or a folder with another
+        training's state. TrainingDiverged: the loss became NaN or infinite. KeyboardInterrupt: see `train_network`.
         """
         train = learnable(train)
         with seeded(stream_seed(self.recipe.seed, "weights"), self.device):
@@ -120,8 +111,7 @@ class NeuralTagger(Tagger):
     def fine_tune(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
         """Like `fit`, but from the weights it has, with other sentences of the same types.
 
-        Raises:
-            ValueError: types that it does not know, and what `fit` raises.
+        Raises ValueError: types that it does not know, and what `fit` raises.
         """
         self._check_trained()
         known = {tag[2:] for tag in self.tags}
@@ -142,10 +132,9 @@ class NeuralTagger(Tagger):
         score = (lambda: evaluate(dev, self.predict(dev), resamples=0).f1) if dev else None
         settings = {"tagger": self.name, "options": json.dumps(self.options), "start": start}
         settings |= {"sentences": fingerprint(train), "dev sentences": fingerprint(dev)}
-        computing = dict(device=self.device, precision=self.precision, progress=self.progress)
-        self.history = train_network(
-            self.network, loss, lengths, self.recipe, score=score, folder=folder, settings=settings, **computing
-        )
+        computing = dict(device=self.device, precision=self.precision, folder=folder, progress=self.progress)
+        computing |= {"score": score, "settings": settings}
+        self.history = train_network(self.network, loss, lengths, self.recipe, **computing)
         return self
 
     def tags_of(self, sentence: Sentence) -> list[str]:

@@ -4,14 +4,13 @@ Each rule takes sentences with entities and gives the same sentences with mended
 not known is a document by itself.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from utils.ner.abbreviations import find_abbreviations
 from utils.ner.sentence import Entity, Sentence
+from utils.ner.words import check_choice
 
 PAIRS = {")": "(", "]": "[", "}": "{"}
 SHORT = re.compile(r"[^\W_]*[A-Z0-9][^\W_]*")  # a word with a capital or digit: an abbreviation or symbol
@@ -131,14 +130,12 @@ def _symbols(sentence: Sentence) -> list[tuple[tuple[int, int], str]]:
 
 
 def _with_one_sense(sentence: Sentence, votes: dict[str, Counter]) -> Sentence:
-    symbols = dict(_symbols(sentence))
-    entities = [entity for entity in sentence.entities if (entity.start, entity.end) not in symbols]
-    for (start, end), kind in symbols.items():
+    entities = list(sentence.entities)
+    for (start, end), kind in _symbols(sentence):
         ranked = votes[sentence.text[start:end]].most_common(2)
-        if len(ranked) == 1 or ranked[0][1] > ranked[1][1]:
-            kind = ranked[0][0]
-        if kind:
-            entities.append(Entity(start, end, kind))
+        if ranked[0][0] != kind and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]):
+            others = [entity for entity in entities if (entity.start, entity.end) != (start, end)]
+            entities = others + ([Entity(start, end, ranked[0][0])] if ranked[0][0] else [])
     return sentence.with_entities(entities)
 
 
@@ -152,7 +149,6 @@ STEPS: dict[str, Callable[[Sequence[Sentence]], list[Sentence]]] = {
 def postprocess(sentences: Sequence[Sentence], steps: Iterable[str]) -> list[Sentence]:
     """The rules one after the other. Raises ValueError for an unknown one; the message lists the known ones."""
     for step in steps:
-        if step not in STEPS:
-            raise ValueError(f"unknown step {step!r}; choose one of {', '.join(STEPS)}")
+        check_choice("step", step, STEPS)
         sentences = STEPS[step](sentences)
     return list(sentences)

@@ -5,8 +5,6 @@ are replaced by [MASK], 10% by a random piece and 10% left, and the network has 
 Gururangan et al. (2020) measured what this gives on biomedical and other text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,9 +54,8 @@ def mask_pieces(
 ) -> tuple[Tensor, Tensor]:
     """(what the network reads, what it has to say), both (B, P) like `ids`; NOT_CHOSEN where nothing is asked.
 
-    Args:
-        special: True at pieces that are never chosen. mask_id: of [MASK]. count: pieces in the vocabulary.
-        share: of the pieces that are chosen.
+    special: True at pieces that are never chosen. mask_id: of [MASK]. count: pieces in the vocabulary.
+    share: of the pieces that are chosen.
     """
     draw = torch.rand(ids.shape, generator=generator)
     chosen = (draw < share) & ~special
@@ -84,17 +81,13 @@ def continue_pretraining(
 ) -> list[dict[str, float]]:
     """Train an encoder further as a masked language model and save it in `out`: `TransformerTagger(encoder=out)`.
 
-    Args:
-        texts: raw sentences (labels are not looked at). Never give it the test split.
-        encoder: a folder or name, as `load_encoder` takes it.
-        dev: texts to measure the loss on after every epoch, with the same masks each time; the best epoch is kept.
-        share: of the pieces that are chosen. max_pieces: longer texts are cut.
-        device, precision: the best there is when None. folder: for resuming, as in `train_network`.
-        recipe: numbers of `Recipe`; by default 3 epochs at a learning rate of 1e-4.
-    Returns:
-        The history of the training; "score" is minus the loss on dev.
-    Raises:
-        ValueError: no text with a piece, a tokenizer without [MASK], a number out of its range.
+    texts: raw sentences (labels are not looked at). Never give it the test split. encoder: as in `load_encoder`.
+    dev: texts to measure the loss on after every epoch, with the same masks each time; the best epoch is kept.
+    share: of the pieces that are chosen. max_pieces: longer texts are cut.
+    device, precision: the best there is when None. folder: for resuming, as in `train_network`.
+    recipe: numbers of `Recipe`; by default 3 epochs at a learning rate of 1e-4.
+    Gives the history of the training; "score" is minus the loss on dev.
+    Raises ValueError: no text with a piece, a tokenizer without [MASK], a number out of its range.
     """
     device = find_device(device)
     precision = precision or find_precision(device)
@@ -125,15 +118,9 @@ def continue_pretraining(
         return -sum(losses) / len(losses)
 
     lengths = list(map(len, train))
-    history = train_network(
-        model,
-        lambda numbers: loss([train[i] for i in numbers]),
-        lengths,
-        recipe,
-        score=score if held_out else None,
-        settings={"task": "masked language model", "share": share, "pieces": sum(lengths)},
-        **computing,
-    )
+    computing["settings"] = {"task": "masked language model", "share": share, "pieces": sum(lengths)}
+    computing["score"] = score if held_out else None
+    history = train_network(model, lambda numbers: loss([train[i] for i in numbers]), lengths, recipe, **computing)
     save_encoder(out, pretrained, tokenizer)
     return history
 

@@ -64,28 +64,18 @@ def _ends_sentence(text: str, match: re.Match) -> bool:
 class Entity:
     """A mention: `sentence.text[start:end]` names a thing of a type.
 
-    Two entities are equal when they cover the same characters (in the same pieces) with the same type.
-
-    Attributes:
-        start: offset of the first character, counted from 0.
-        end: offset behind the last character, above `start`.
-        type: "Disease", "GENE", ... any printable string that is not empty and has no white space.
-        text: the characters it covers; a `Sentence` fills it in when it is not given.
-        fragments: of a discontinuous mention the (start, end) of each piece, in order, the first beginning at `start`
-            and the last stopping at `end`; empty for a mention in one piece. Any order will do, and pieces that touch
-            become one.
-        concept: what it names in a database, as the corpus writes it ("D009202"); "" where that is not known.
-        score: how sure a tagger is of it, in [0, 1]; None where that is not known.
+    Two entities are equal when they cover the same characters (in the same pieces) with the same type. `fragments` are
+    put in order, the first beginning at `start` and the last stopping at `end`; those that touch become one.
     Raises ValueError: offsets that cover nothing, a bad type or concept, or fragments that do not fit.
     """
 
-    start: int
-    end: int
-    type: str
-    text: str = field(default="", compare=False)
-    fragments: tuple[tuple[int, int], ...] = ()
-    concept: str = field(default="", compare=False)
-    score: float | None = field(default=None, compare=False)
+    start: int  # offset of the first character, counted from 0
+    end: int  # offset behind the last character, above `start`
+    type: str  # "Disease", "GENE", ... any printable string that is not empty and has no white space
+    text: str = field(default="", compare=False)  # what it covers; a `Sentence` fills it in when it is not given
+    fragments: tuple[tuple[int, int], ...] = ()  # (start, end) of each piece of a discontinuous mention; else empty
+    concept: str = field(default="", compare=False)  # what it names in a database ("D009202"); "" if not known
+    score: float | None = field(default=None, compare=False)  # how sure a tagger is, in [0, 1]; None if not known
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
@@ -136,23 +126,17 @@ def _joined(pieces: Iterable[tuple[int, int]], text: str = "") -> tuple[tuple[in
 class Sentence:
     """A text with tokens and entities; a whole abstract may be one too. It may be empty.
 
-    Attributes:
-        text: the characters that all offsets count.
-        tokens: in order, without overlap; made by `tokenize` when None. (start, end) pairs will do.
-        entities: sorted by start, then end, then type; may nest and overlap; of duplicates one is kept, with the
-            concepts of all ("D1|D2"). White space at an edge is cut off where no token has that edge; pieces that only
-            white space divides become one.
-        id: the name of the sentence in its corpus, "" where it has none.
-        document: the name of the abstract or file it is a part of, "" where that is not known or it is the whole one.
-    Raises ValueError: tokens out of order or outside the text, an entity outside the text, or one whose text is another
-    than the text at its offsets.
+    Entities are sorted by start, then end, then type; they may nest and overlap; of duplicates one is kept, with the
+    concepts of all ("D1|D2"). White space at an edge is cut off where no token has that edge; pieces that only white
+    space divides become one.
+    Raises ValueError: tokens out of order or outside the text, an entity outside it or whose text is not what is there.
     """
 
-    text: str
-    tokens: Sequence[Token] | None = None
+    text: str  # the characters that all offsets count
+    tokens: Sequence[Token] | None = None  # in order, without overlap; (start, end) will do; by `tokenize` when None
     entities: Sequence[Entity] = ()
-    id: str = ""
-    document: str = ""
+    id: str = ""  # the name of the sentence in its corpus, "" where it has none
+    document: str = ""  # the abstract or file that it is a part of, "" where not known or it is the whole one
 
     def __post_init__(self) -> None:
         tokens = tokenize(self.text) if self.tokens is None else self._checked_tokens()
@@ -206,12 +190,9 @@ class Sentence:
         """A sentence of words with one space between, and of entities as (first word, word behind the last, type).
 
         The spaces of the text that the words once came from are not known, so "IL-2" cut into three reads "IL - 2".
-        Raises ValueError: an empty word.
         """
         tokens, start = [], 0
-        for number, word in enumerate(words):
-            if not word:
-                raise ValueError(f"word {number} is empty; expected at least one character")
+        for word in words:
             tokens.append(Token(start, start + len(word), word))
             start += len(word) + 1
         entities = [Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in spans]

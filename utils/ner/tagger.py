@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import write_atomically
+from utils.files import sha256_of, write_atomically
 from utils.ner.lexicons import lexicon_for, lexicon_names, load_lexicon
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tags import lost_to_tags, spans_to_tags, token_spans
@@ -31,27 +31,18 @@ CLASSES = {
     "voting": "utils.ner.combine:VotingTagger",
     "corrected": "utils.ner.combine:CorrectedTagger",
 }
-MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "voting", "biotagger-gm")
+MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "biotagger-gm", "voting")  # what `make_tagger` makes
 VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # the members of "voting"
 # Chosen on NCBI-disease's dev split.
-TRANSFORMER = dict(
-    shapes=True,
-    epochs=8,
-    learning_rate=3e-4,
-    new_rate=3,
-    pooling="mean",
-    crf=True,
-    scheme="BIOES",
-    dropout=0.3,
-    piece_dropout=0.15,
-)
+TRANSFORMER = dict(shapes=True, pooling="mean", crf=True, scheme="BIOES", dropout=0.3, piece_dropout=0.15)
+TRANSFORMER |= dict(epochs=8, learning_rate=3e-4, new_rate=3)
 Sentences = Sequence[Sentence]
 Folder = str | Path | None
 
 
 class Tagger(ABC):
-    """A kind of tagger has a `name` and a `version` (raised when the saved form changes), and fills in `fit`, `_tag`,
-    `_save` and `_load`."""
+    """A kind has a `name`, a `version` (raised when the saved form changes), `fit`, `_tag(sentences)`, which gives a
+    list of entities for each, `_save(folder)`, and a class method `_load(folder)`."""
 
     name: str
     version = 1
@@ -60,10 +51,7 @@ class Tagger(ABC):
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> Tagger:
         """Learn from `train`; `dev` is for choosing only. Returns the tagger itself.
 
-        Args:
-            folder: keeps the state of the training, in a kind that can take it up again: the same call goes on there.
-        Raises:
-            KeyboardInterrupt: at Ctrl-C, once the state is in the folder. The tagger is not to be used then.
+        folder: keeps the state of a training that can be taken up again: after Ctrl-C the same call goes on there.
         """
 
     def predict(self, sentences: Sentences) -> list[Sentence]:
@@ -71,37 +59,30 @@ class Tagger(ABC):
         return [sentence.with_entities(found) for sentence, found in zip(sentences, self._tag(sentences), strict=True)]
 
     def save(self, folder: str | Path) -> None:
-        """Write the tagger into a folder, which is made where there is none.
-
-        The header, written last, names all files with their SHA-256: `load` refuses a folder where some are of another
-        tagger. Where one cannot be written (a full disk), none of them has taken its place and an older tagger stays.
+        """Write the tagger into a folder, which is made where there is none; of files that cannot be written (a full
+        disk), none takes its place. The header, written last, names all with their SHA-256, by which `load` knows them.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
             new = Path(temporary)
             self._save(new)
-            written = sorted(path for path in new.rglob("*") if path.is_file())
-            files = {path.relative_to(new).as_posix(): sha256_of(path) for path in written}
-            for path, name in zip(written, files):
+            paths = sorted(filter(Path.is_file, new.rglob("*")))
+            files = {path.relative_to(new).as_posix(): sha256_of(path) for path in paths}
+            for name in files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, folder / name)
+                os.replace(new / name, folder / name)
         header = {"tagger": self.name, "version": self.version, "files": files}
         write_atomically(folder / HEADER, json.dumps(header) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> Tagger:
-        """The tagger that `save` wrote.
-
-        Raises:
-            ValueError: the folder holds no tagger, one of another kind or version, or one that is not whole.
-        """
+        """The tagger that `save` wrote. ValueError: none, one of another kind or version, or one that is not whole."""
         *found, files = _read_header(folder)
         if found != [cls.name, cls.version]:
-            raise ValueError(
-                f"{folder} holds a tagger {found[0]}, version {found[1]}; expected {cls.name}, version {cls.version}; "
-                "load it with its own class, or train and save it again"
-            )
+            advice = "load it with its own class, or train and save it again"
+            expected = f"expected {cls.name}, version {cls.version}; {advice}"
+            raise ValueError(f"{folder} holds a tagger {found[0]}, version {found[1]}; {expected}")
         try:
             for path, sha256 in ((Path(folder, name), sha256) for name, sha256 in files.items()):
                 if sha256_of(path) != sha256:
@@ -109,16 +90,6 @@ class Tagger(ABC):
             return cls._load(Path(folder))
         except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{folder} is not whole: {error!r}; save the tagger again") from error
-
-    @abstractmethod
-    def _tag(self, sentences: Sentences) -> list[list[Entity]]: ...
-
-    @abstractmethod
-    def _save(self, folder: Path) -> None: ...
-
-    @classmethod
-    @abstractmethod
-    def _load(cls, folder: Path) -> Tagger: ...
 
 
 def _read_header(folder: str | Path) -> tuple[str, int, dict[str, str]]:
@@ -130,10 +101,6 @@ def _read_header(folder: str | Path) -> tuple[str, int, dict[str, str]]:
         raise ValueError(f"{folder} holds no tagger: {path.name} cannot be read ({error})") from error
 
 
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def fingerprint(sentences: Sentences) -> str:
     """The first digits of a SHA-256 that changes with any text or entity."""
     content = repr([(sentence.text, sentence.tokens, sentence.entities) for sentence in sentences])
@@ -141,12 +108,8 @@ def fingerprint(sentences: Sentences) -> str:
 
 
 def learnable(train: Sentences) -> list[Sentence]:
-    """The sentences with a token, for a tagger that learns tags; what tags cannot hold is said as in `say_losses`.
-
-    Raises ValueError: no sentence with a token, or what `say_losses` raises.
-    """
-    sentences = [sentence for sentence in train if sentence.tokens]
-    if not sentences:
+    """The sentences with a token (none: ValueError), for a tagger that learns tags; losses as in `say_losses`."""
+    if not (sentences := [sentence for sentence in train if sentence.tokens]):
         expected = "expected at least one sentence with a token"
         raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token; {expected}")
     say_losses(train)
@@ -155,15 +118,14 @@ def learnable(train: Sentences) -> list[Sentence]:
 
 def say_losses(sentences: Sentences, layers: int = 1) -> None:
     """Print how many entities so many layers of tags cannot hold, by kind. ValueError where that leaves none."""
-    if not (lost := lost_to_tags(sentences, layers)):
-        return
-    given = sum(len(sentence.entities) for sentence in sentences)
+    lost, given = lost_to_tags(sentences, layers), sum(len(sentence.entities) for sentence in sentences)
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in lost.most_common())
     said = f"{lost.total():,} of {given:,} entities cannot be learnt: {kinds}"
-    if lost.total() == given:
+    if lost and lost.total() == given:
         advice = "`tags.at_token_edges` moves misaligned edges to those of the tokens"
         raise ValueError(f"nothing to learn from: {said} (`tags.losses` lists them); {advice}")
-    print(said)
+    if lost:
+        print(said)
 
 
 def entity_confidence(tagger: Tagger, predicted: Sentences) -> list[np.ndarray]:
@@ -173,9 +135,8 @@ def entity_confidence(tagger: Tagger, predicted: Sentences) -> list[np.ndarray]:
     more p_k that it ends there, all hold together with a probability between max(0, 1 - sum_k (1 - p_k)) and min_k p_k
     (the bounds of Frechet). The upper one is the `score` of the entities that such a tagger predicts.
 
-    Returns:
-        For each sentence an array (entities, 2), in the order of its entities: lower and upper bound, in [0, 1]; both
-        are 0 for an entity that tags cannot hold, or with a tag that the tagger does not know.
+    Gives for each sentence an array (entities, 2), in the order of its entities: lower and upper bound, in [0, 1]; both
+    are 0 for an entity that tags cannot hold, or with a tag that the tagger does not know.
     """
     pairs = zip(predicted, tagger.predict_proba(predicted), strict=True)
     return [_bounds(tagger, sentence, marginals) for sentence, marginals in pairs]
@@ -206,14 +167,6 @@ def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.nda
     return np.array(rows).reshape(-1, 2)
 
 
-# -- by name -----------------------------------------------------------------------------------------
-
-
-def model_names() -> list[str]:
-    """What `make_tagger` can make."""
-    return list(MODELS)
-
-
 def tagger_class(name: str) -> type[Tagger]:
     """The class of a kind. Raises ValueError for an unknown one; the message lists the known ones."""
     check_choice("tagger", name, CLASSES)
@@ -228,14 +181,11 @@ def load_tagger(folder: str | Path) -> Tagger:
 
 
 def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) -> Tagger:
-    """An untrained tagger, one of `model_names()`, with the settings that the course's benchmark uses.
+    """An untrained tagger, one of `MODELS`, with the settings that the course's benchmark uses.
 
-    Args:
-        types: the entity types it will learn; they decide which lists of names a dictionary starts with.
-        seed: of networks. A dictionary and a CRF draw no random number.
-        options: handed to the class.
-    Raises:
-        ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
+    types: the entity types it will learn; they decide which lists of names a dictionary starts with.
+    seed: of networks; others draw no random number. options: handed to the class.
+    Raises ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
     """
     check_choice("model", name, MODELS)
     if name == "dictionary":
@@ -247,9 +197,8 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
     # In lists that come from training sentences every name would be found, and look-up trusted blindly.
     lexicons = tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
     if name == "transformer":
-        import_module("utils.ner.encoders").find_encoder(
-            options.get("encoder")
-        )  # missed now, not after other trainings
+        # Missed now, not after the trainings of a vote's other members.
+        import_module("utils.ner.encoders").find_encoder(options.get("encoder"))
         return tagger_class(name)(seed=seed, **{**TRANSFORMER, "lexicons": lexicons, **options})
     if name == "crf":
         return tagger_class(name)(import_module("utils.ner.features").WordFeatures(lexicons=lexicons), **options)

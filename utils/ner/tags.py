@@ -8,7 +8,8 @@ token behind the last, type).
 from bisect import bisect, bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.words import check_choice
@@ -27,8 +28,7 @@ class TagError(ValueError):
         self.index, self.problem, self.expected = index, problem, expected
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """An entity that tags cannot hold, and why: "discontinuous", "misaligned" with the tokens, "nested", "crossing"."""
 
     entity: Entity
@@ -103,9 +103,6 @@ def convert_tags(tags: Sequence[str], source: str, target: str, orphan: str = "r
     return spans_to_tags(tags_to_spans(tags, source, orphan), len(tags), target)
 
 
-# -- sentences -------------------------------------------------------------------------------------
-
-
 def from_tags(sentence: Sentence, tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> Sentence:
     """The sentence with the entities that its tags name, instead of those it has; not one tag a token: ValueError."""
     tokens = sentence.tokens
@@ -129,9 +126,8 @@ def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str
     lost = losses(sentence, layers) if on_loss == "raise" else []
     if lost:
         some = f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r}"
-        first = f"the first is {lost[0].entity.text!r}, {lost[0].reason}"
-        advice = 'use more layers, or on_loss="drop"'
-        raise ValueError(f"{some} do not fit into {layers} layer(s) of tags; {first}; {advice}")
+        first = f'the first is {lost[0].entity.text!r}, {lost[0].reason}; use more layers, or on_loss="drop"'
+        raise ValueError(f"{some} do not fit into {layers} layer(s) of tags; {first}")
     spans = token_spans(sentence)
     kept = without_overlap(spans)[:layers]
     kept += [[]] * (layers - len(kept))

@@ -4,8 +4,6 @@ One path for CPU and GPU. What belongs to a task comes in as two functions: `los
 after every epoch, by which the best weights are chosen.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -103,17 +101,12 @@ def train_network(
     What a step draws (dropout, masks) depends on (seed, epoch, step) alone; on the CPU a resumed training is, bit for
     bit, one that was never interrupted.
 
-    Args:
-        loss: of a batch, given the numbers of its examples.
-        score: what to choose by, higher is better; without it the last weights stay.
-        folder: where checkpoint.pt is kept; when it is there already, training goes on from it.
-        settings: what else has to be the same on resuming (numbers, strings).
-    Returns:
-        The history: for each epoch its number, mean loss, score (NaN without) and seconds of training.
-    Raises:
-        ValueError: a checkpoint that is damaged or belongs to another training.
-        TrainingDiverged: a loss or gradient that is not finite.
-        KeyboardInterrupt: at Ctrl-C, once the state is in the folder.
+    loss: of a batch, given the numbers of its examples. score: to choose by, higher is better; else the last weights.
+    folder: where checkpoint.pt is kept; when it is there already, training goes on from it.
+    settings: what else has to be the same on resuming (numbers, strings).
+    Gives the history: for each epoch its number, mean loss, score (NaN without) and seconds of training.
+    Raises ValueError: a checkpoint that is damaged or belongs to another training. TrainingDiverged: a loss or gradient
+    that is not finite. KeyboardInterrupt: at Ctrl-C, once the state is in the folder.
     """
     settings = {**asdict(recipe), "precision": precision, "examples": len(lengths), **(settings or {})}
     training = _Training(network, recipe, device, precision, settings, folder)

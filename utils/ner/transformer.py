@@ -1,7 +1,5 @@
 """TransformerTagger: a pretrained encoder, read at the first (or all) word pieces of each token."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from itertools import pairwise
@@ -27,8 +25,7 @@ def align(tokens: Sequence[Span], pieces: Sequence[Span]) -> list[Span]:
     """For each token (first piece, piece behind the last); tokens and pieces are (start, end) in characters.
 
     A piece belongs to every token it shares a character with. A token that no piece covers (a control character, which
-    tokenizers drop) gets the piece before it, and so its vector, or the first of all; where there are no pieces at all,
-    (0, 1).
+    tokenizers drop) gets the piece before it, or the first of all; where there are no pieces at all, (0, 1).
     """
     spans, i = [], 0
     for start, end in tokens:
@@ -108,24 +105,21 @@ def _at(vectors: Tensor, places: Tensor) -> Tensor:
 class TransformerTagger(NeuralTagger):
     """Any encoder of the Hugging Face hub with a score for each tag on top; all of it is trained.
 
-    Sub-word alignment: the encoder's tokenizer cuts the text into pieces by its own rules, and the offsets of both say
-    which pieces a token has (`align`). Sentences of more pieces than the encoder can read are cut into windows that
-    overlap, and each token's scores come from the window where it stands farther from the edge.
+    The encoder's tokenizer cuts the text into pieces, and the offsets of both say which of them a token has (`align`).
+    Sentences of more pieces than the encoder can read are cut into windows that overlap, and each token's scores come
+    from the window where it stands farther from the edge.
 
     Without a CRF, lists, shapes and means it is the plain network of BERT's paper, and `save` writes what
     `AutoModelForTokenClassification` and `pipeline("token-classification", aggregation_strategy="simple")` load. Tags
     are the same, but for steps that the scheme forbids, which only the tagger keeps out; the pipeline knows BIO alone.
 
-    Args:
-        encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
-        pooling: a token is read at its "first" piece, or as the "mean" of its pieces.
-        crf: a LinearChainCRF on top, instead of a softmax for each token.
-        shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
-        dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
-            in [0, 1). max_pieces: of a window, at most what the encoder can read.
-        scheme, others: as in NeuralTagger.
-    Raises:
-        ValueError: an unknown pooling, (in `fit`) no room in a window, and what NeuralTagger and `load_encoder` raise.
+    encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
+    pooling: a token is read at its "first" piece, or as the "mean" of all. crf: a LinearChainCRF on top, or softmaxes.
+    shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
+    dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
+        in [0, 1). max_pieces: of a window, at most what the encoder can read.
+    scheme, others: as in NeuralTagger.
+    Raises ValueError: an unknown pooling, (in `fit`) no room in a window, and as NeuralTagger and `load_encoder`.
     """
 
     name = "transformer"

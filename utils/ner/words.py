@@ -36,9 +36,8 @@ def shape(word: str) -> str:
     """Each capital as A, other letter as a, digit as 0; the rest as it is: "IL-2Ralpha" is "AA-0Aaaaaa"."""
     if word.isascii():
         return word.translate(SHAPES)
-    return "".join(
-        "A" if letter.isupper() else "a" if letter.isalpha() else "0" if letter.isdigit() else letter for letter in word
-    )
+    kinds = (("A", str.isupper), ("a", str.isalpha), ("0", str.isdigit))
+    return "".join(next((sign for sign, fits in kinds if fits(letter)), letter) for letter in word)
 
 
 def short_shape(word: str) -> str:
@@ -48,9 +47,7 @@ def short_shape(word: str) -> str:
 
 def normalise(word: str) -> str:
     """Lower case, each number as 0, Greek letters spelt out: "TGFβ12" is "tgfbeta0"."""
-    lower = word.lower()
-    spelt = lower if lower.isascii() else "".join(GREEK.get(letter, letter) for letter in lower)
-    return DIGITS.sub("0", spelt)
+    return DIGITS.sub("0", "".join(GREEK.get(letter, letter) for letter in word.lower()))
 
 
 def cut_name(word: str) -> tuple[str, ...]:
@@ -72,16 +69,12 @@ def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
 
 
-# -- look-up -----------------------------------------------------------------------------------------
-
-
 class Automaton:
     """Finds sequences of tokens, of which there may be hundreds of thousands (Aho & Corasick 1975, CACM 18:333).
 
-    A state stands for a prefix of names. At a token that does not continue the prefix, the failure link leads to the
-    longest shorter prefix that the tokens read so far still end with, so no token is read twice.
-
-    names: sequences of tokens (or of anything that can be a key); empty ones are left out.
+    A state stands for a prefix of names (sequences of tokens, or of anything that can be a key; empty ones are left
+    out). At a token that does not continue the prefix, the failure link leads to the longest shorter prefix that the
+    tokens read so far still end with, so no token is read twice.
     """
 
     def __init__(self, names: Iterable[Sequence[str]]) -> None:

@@ -10,7 +10,6 @@ from utils.ner.sentence import Entity, Sentence
 from utils.ner.words import check_choice
 
 MISMATCHES = ("refuse", "skip")  # what becomes of an entity that is not the text at its offsets
-LOSSY = ("conll", "pubtator")  # cannot hold every entity: their writers take on_loss="raise" or "drop"
 
 
 class FormatError(ValueError):
@@ -25,9 +24,7 @@ class FormatError(ValueError):
 def read_lines(path: str | Path, content: bytes | None = None) -> Iterator[tuple[int, str]]:
     """(line number from 1, line) of a UTF-8 file, without line ends (LF, CRLF, CR) and byte-order marks before a line.
 
-    Characters such as U+2028 end no line, since corpora hold them in tokens.
-
-    content: of the file, where it is at hand; `path` then is a name for messages.
+    U+2028 and its like end no line, since corpora hold them in tokens. `content`: of the file, where it is at hand.
     Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
     path = Path(path)
@@ -107,21 +104,17 @@ ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".pubtator": "pubtator", ".ann":
 
 def format_of(path: str | Path) -> str:
     """The format that a name speaks of: .json(l), .pubtator (also .pubtator.txt), .ann or a folder; else "conll"."""
-    path = Path(path)
-    if path.is_dir():
-        return "brat"
-    return next((ENDINGS[ending] for ending in reversed(path.suffixes) if ending in ENDINGS), "conll")
+    found = (ENDINGS[ending] for ending in reversed(Path(path).suffixes) if ending in ENDINGS)
+    return "brat" if Path(path).is_dir() else next(found, "conll")
 
 
 def read_sentences(path: str | Path, form: str = "auto", mismatch: str = "refuse") -> list[Sentence]:
     """The sentences of a file (or of a brat folder) with their entities.
 
     form: "conll", "jsonl", "pubtator", "brat", or "auto" to go by the name.
-    mismatch: an entity that is not the text at its offsets is an error ("refuse"), or left out with a warning ("skip");
-        CoNLL has no offsets.
+    mismatch: an entity that is not the text at its offsets is an error ("refuse"), or left out with a warning ("skip").
     Raises ValueError: an unknown format; FormatError: a line that cannot be read. OSError: no such file.
     """
+    check_choice("format", form, ["auto", *READERS])
     form = format_of(path) if form == "auto" else form
-    if form not in READERS:
-        raise ValueError(f"unknown format {form!r}; choose one of auto, {', '.join(READERS)}")
     return READERS[form](Path(path), **({} if form == "conll" else {"mismatch": mismatch}))

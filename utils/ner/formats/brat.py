@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.files import write_atomically
-from utils.ner.formats import FormatError, check_tokens, located, one_line, read_lines, stands_there
+from utils.ner.formats import check_tokens, located, one_line, read_lines, stands_there
 from utils.ner.sentence import Entity, Sentence
 
 ENTITY = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)", re.DOTALL)
@@ -25,14 +25,12 @@ EXPECTED = "T1, tab, TYPE START END (more pieces after ;), tab, text"
 
 
 def read_brat(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
-    """Each document as one `Sentence` whose id is the file's name; of what is annotated only entities are kept, with
-    their fragments and concepts.
+    """Each document as one `Sentence` whose id is the file's name; only entities are kept, with their concepts.
 
     path: a folder, of which every .txt is read in the order of names, or one .txt or its .ann. A .txt without .ann (or
         .a1, as BioNLP's tasks have it) has no entities.
     mismatch: as in `read_sentences`.
-    Raises FormatError: a line of an .ann in another form, or an entity that does not fit the text. ValueError: no .txt,
-        or an .ann without one.
+    Raises FormatError: a line in another form, or an entity that does not fit. ValueError: no .txt, or .ann without it.
     """
     path = Path(path)
     if not path.is_dir():
@@ -57,17 +55,18 @@ def _document(path: Path, mismatch: str) -> Sentence:
                 entities[concept[1]] = replace(known, concept="|".join(filter(None, (known.concept, concept[2]))))
             elif line.strip() and not OTHER.match(line):
                 with located(notes, number, line, EXPECTED):
-                    name, entity, surface = _entity(notes, number, line, text)
+                    name, entity, surface = _entity(line, text)
+                    if name in entities:
+                        raise ValueError(f"{name} comes twice")
                     if stands_there(entity, surface, notes, number, line, text, mismatch):
                         entities[name] = entity
     return Sentence(text, None, entities.values(), path.stem)
 
 
-def _entity(path: Path, number: int, line: str, text: str) -> tuple[str, Entity, str]:
+def _entity(line: str, text: str) -> tuple[str, Entity, str]:
     """The entity of a line, its name there, and the text it is said to have."""
-    match = ENTITY.fullmatch(line)
-    if not match:
-        raise FormatError(path, number, line, EXPECTED)
+    if not (match := ENTITY.fullmatch(line)):
+        raise ValueError("this is another form")
     name, kind, offsets, surface = match.groups()
     pieces = [tuple(map(int, piece.split())) for piece in offsets.split(";")]
     starts, ends = zip(*pieces)

@@ -11,8 +11,8 @@ from utils.ner.sentence import Sentence
 from utils.ner.tags import TagError, lost_to_tags, tags_to_spans, to_layers
 
 # "# key = value" as CoNLL-U has it, and where documents begin or end; other lines that begin with # may be tokens.
-DOCUMENT = re.compile(r"-DOCSTART-|# ?newdoc\b|# ?begin document\b")
-COMMENT = re.compile(r"# ?[\w.:-]+( id)? ?=( |$)|# ?newpar\b|# ?end document\b")
+DOCUMENT = re.compile(r"-DOCSTART-|# newdoc( |$)|# ?begin document( |$)")
+COMMENT = re.compile(r"# [\w.:-]+( id)? =( |$)|# newpar( |$)|# ?end document( |$)")
 Row = tuple[int, str, list[str]]  # line number, line, its token and tags
 
 
@@ -31,13 +31,12 @@ def read_conll(
     "-DOCSTART-" (or "# newdoc") begins a document, known by the name in brackets (or behind "=") or by its number.
     Comments such as "# text = ..." are left out; "# sent_id = ..." is the id.
 
-    Args:
-        token: the column of the tokens, counted from 0; negative numbers count from the end.
-        tags: the column of the tags, or several that hold nested entities in layers.
-        scheme: "BIO", "BIOES", "BILOU", or "auto": BIOES or BILOU where a tag begins with E-, S-, L- or U-.
-        orphan: an I- tag that starts an entity is taken as its beginning ("repair", with one warning a file), left
-            out ("drop") or an error ("refuse").
-        ids: the sentences' ids; when not given those of comments, else 1, 2, 3, ...
+    token: the column of the tokens, counted from 0; negative numbers count from the end.
+    tags: the column of the tags, or several that hold nested entities in layers.
+    scheme: "BIO", "BIOES", "BILOU", or "auto": BIOES or BILOU where a tag begins with E-, S-, L- or U-.
+    orphan: an I- tag that starts an entity is taken as its beginning ("repair", with one warning a file), left
+        out ("drop") or an error ("refuse").
+    ids: the sentences' ids; when not given those of comments, else 1, 2, 3, ...
     Raises FormatError: a line that cannot be read. OSError: no such file. ValueError: not one id a sentence.
     """
     path = Path(path)
@@ -66,7 +65,7 @@ def read_conll(
 def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]]]:
     """The document of each sentence, its id, each "" where it is not known, and its rows with the wanted columns."""
     lines = list(read_lines(path))
-    tabs = any("\t" in line for _, line in lines if not line.startswith(("#", "-DOCSTART-")))
+    tabs = {"\t" in line for _, line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-"))} == {True}
     documents, document, name, rows, first = 0, "", "", [], None
     for number, line in [*lines, (len(lines) + 1, "")]:
         begins = DOCUMENT.match(line)
@@ -82,22 +81,16 @@ def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]
             name = value.strip() if key.strip() == "sent_id" else name
         elif line.strip():
             columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-            cells = _cells(path, number, line, columns, wanted)
-            first = first or (len(columns), number)
+            first = first or (max(len(columns), 2), number)
             if len(columns) != first[0]:
-                expected = f"{first[0]} columns as in line {first[1]}, got {len(columns)}"
-                raise FormatError(path, number, line, expected)
+                expected = f"{first[0]} columns as in line {first[1]}"
+                expected = expected if len(columns) > 1 else "at least 2 columns (token and tag)"
+                raise FormatError(path, number, line, f"{expected}, got {len(columns)}")
+            with located(path, number, line, f"columns {wanted}"):
+                cells = [columns[column] for column in wanted]
+            if not cells[0].strip():
+                raise FormatError(path, number, line, f"a token in column {wanted[0]}, which is empty")
             rows.append((number, line, cells))
-
-
-def _cells(path: Path, number: int, line: str, columns: list[str], wanted: list[int]) -> list[str]:
-    needed = max(2, *(column + 1 if column >= 0 else -column for column in wanted))
-    if len(columns) < needed:
-        raise FormatError(path, number, line, f"at least {needed} columns (token and tag), got {len(columns)}")
-    cells = [columns[column] for column in wanted]
-    if not cells[0].strip():
-        raise FormatError(path, number, line, f"a token in column {wanted[0]}, which is empty")
-    return cells
 
 
 def _spans(path: Path, rows: list[Row], tags: Sequence[str], scheme: str, orphan: str, repaired: list[int]) -> set:
@@ -119,10 +112,7 @@ def write_conll(
 
     The spaces between tokens are lost, and so are ids and documents. Entities that tags cannot hold (nested in more
     layers than there are, discontinuous, not at the tokens' edges) raise, or with `on_loss="drop"` are left out with a
-    warning.
-
-    Raises ValueError: an entity that does not fit, a sentence without tokens (which CoNLL cannot hold), or a token with
-    a tab or line end in it, or that would be read as a comment.
+    warning. Raises ValueError: such an entity, a sentence without tokens, or a token that could not be read back.
     """
     sentences, blocks = list(sentences), []
     for sentence in sentences:

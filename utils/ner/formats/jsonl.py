@@ -1,8 +1,7 @@
 """JSON lines, a sentence each: {"id", "document", "text", "entities": [{"start", "end", "type", "text"}], "tokens"}.
 
 What annotation tools export is read as well, a record a line or all in one array: spans with a label (Prodigy, spaCy,
-doccano), [start, end, label], spaCy's [text, {"entities": ...}], and Label Studio's tasks, whose annotations hold
-results.
+doccano), [start, end, label], spaCy's [text, {"entities": ...}], and Label Studio's tasks.
 """
 
 import json
@@ -19,8 +18,12 @@ from utils.ner.sentence import Entity, Sentence
 EXPECTED = 'JSON like {"text": "...", "entities": [{"start": 0, "end": 4, "type": "...", "text": "..."}]}'
 KEYS = ("entities", "spans", "label", "labels", "annotations", "completions", "result", "ents")  # that hold mentions
 NAMES = dict(label="type", labels="type", entity_group="type", begin="start", start_offset="start", end_offset="end")
-PLACES = {"start", "start_offset", "begin", "offset", "offsets", "span"}
 LOOKS = re.compile(r"entit|span|label|annot|mention|highlight|predict|draft|\bner|(?<!pos_)tags?$", re.I)
+# Under any key, however deep: an object of a list that has a place; two numbers and a string; one tag a token.
+DEEP = re.compile(
+    r'[\[,] ?\{[^{}]*"(start|start_offset|begin|offsets?|span)": |\[\d+, \d+, "|\["[^"]*", \d+, \d+[],]'
+    r'|"O", "[BSU]-|"[BEILSU]-[^"]+", "O"'
+)
 
 
 def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
@@ -31,7 +34,7 @@ def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     known. Labels of the whole text, relations and cancelled annotations are not kept; records that an annotator
     rejected are left out with a warning.
 
-    mismatch: an entity that is not the text at its offsets is an error ("refuse"), or left out with a warning ("skip").
+    mismatch: as in `read_sentences`.
     Raises FormatError: a line that is no such object, has another key that looks like annotation, or offsets that do
     not fit its text.
     """
@@ -74,7 +77,7 @@ def _values(path: Path) -> Iterator[tuple[int, str, Any]]:
 
 def _flat(value: Any) -> dict:
     """A record with "text" on top and no key that looks like annotation but would not be read."""
-    if isinstance(value, list) and len(value) == 2:
+    if isinstance(value, list) and list(map(type, value)) == [str, dict]:
         value = {"text": value[0]} | value[1]
     data = value.get("data", {}) if isinstance(value, dict) else None
     record = value if data is None else (data if isinstance(data, dict) else {"text": data}) | value
@@ -82,26 +85,13 @@ def _flat(value: Any) -> dict:
         raise TypeError("the line or its text has another type")
     json.dumps(record, ensure_ascii=False).encode()  # half a character ("\\ud800") fails here, not when it is written
     for key, inside in record.items():
-        before = "annotations" in record and key in ("predictions", "drafts")  # what the annotator began from
-        if key not in KEYS and not before and _looks_like_mentions(key, inside):
-            raise ValueError(
-                f"the key {key!r} looks like annotation; rename it (one of {', '.join(KEYS)}) or delete it"
-            )
+        if key in (*KEYS, "tokens", "sents") or (key in ("predictions", "drafts") and "annotations" in record):
+            continue  # predictions and drafts are what the annotator began from
+        looks = isinstance(inside, list | dict) and inside and (LOOKS.search(key) or DEEP.search(json.dumps(inside)))
+        if looks or key in ("start", "end"):
+            advice = f"rename it (one of {', '.join(KEYS)}) or delete it"
+            raise ValueError(f"the key {key!r} looks like annotation; {advice}")
     return record
-
-
-def _looks_like_mentions(key: str, value: Any) -> bool:
-    if not isinstance(value, list | dict):
-        return key in ("start", "end")
-    return bool(value) and key not in ("tokens", "sents") and (bool(LOOKS.search(key)) or _holds_mentions(value))
-
-
-def _holds_mentions(value: Any) -> bool:
-    """Whether there is [start, end, ...] anywhere in it, or a list of objects with a place."""
-    if not isinstance(value, list):
-        return isinstance(value, dict) and any(map(_holds_mentions, value.values()))
-    row = [type(cell) for cell in value].count(int) == 2 < len(value)
-    return row or any((isinstance(item, dict) and PLACES & item.keys()) or _holds_mentions(item) for item in value)
 
 
 def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[dict]:
@@ -115,7 +105,7 @@ def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[dict]:
                 raise TypeError(f"{key!r} holds {item!r}, expected spans")
             elif "result" in item:
                 yield from () if item.get("was_cancelled") else _mentions(item, ["result"])
-            elif item.get("type") != "relation":
+            elif "from_id" not in item:  # no relation
                 yield item.get("value", item)
 
 

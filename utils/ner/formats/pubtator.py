@@ -20,14 +20,12 @@ from utils.ner.words import check_choice
 HEAD = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
 RELATION = re.compile(r"[^\t]+\t[A-Za-z][^\t]*\t([^\t]+)\t([^\t]+)(?:\t(?:Novel|No))?\t?")
 IDENTIFIER = re.compile(r"(?=.*\d)(?=.*[^\d.-])\S+")  # a word with a digit, but no number
-EXPECTED = "ID, start, end, text and type with tabs between"
 
 
 def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """Each document as one `Sentence` with its id, its text "TITLE\\nABSTRACT". Lines of relations are not kept.
 
-    mismatch: a mention whose text is not the text at its offsets is an error ("refuse"), or left out with a warning
-        ("skip").
+    mismatch: as in `read_sentences`.
     Raises FormatError: a line that is neither text nor mention nor relation, out of place, or a mismatch.
     """
     path = Path(path)
@@ -44,15 +42,15 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
         if not documents:
             raise FormatError(path, number, line, "a title first, ID|t|TEXT")
         name, text, entities = documents[-1]
-        cells = line.split("\t")
+        cells, expected = line.split("\t"), f"{name}, start, end, text and type with tabs between"
         if head:
             if head[1] != name or entities or "\n" in text:
                 raise FormatError(path, number, line, f"the abstract of {name} right after its title")
             documents[-1] = name, f"{text}\n{head[3]}" if head[3] else text, entities
         elif cells[0] != name or len(cells) < 4:
-            raise FormatError(path, number, line, f"{name}, start, end, text and type with tabs between")
+            raise FormatError(path, number, line, expected)
         elif not _is_relation(line, entities):
-            with located(path, number, line, EXPECTED):
+            with located(path, number, line, expected):
                 entity = Entity(int(cells[1]), int(cells[2]), cells[4], concept="".join(cells[5:6]).strip())
                 if stands_there(entity, cells[3], path, number, line, text, mismatch):
                     entities.append(entity)
@@ -61,18 +59,18 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
 
 def _is_relation(line: str, entities: list[Entity]) -> bool:
     """Whether a line is ID, kind, concept, concept: a number is a concept only where a mention has it."""
-    match = RELATION.fullmatch(line)
+    if not (match := RELATION.fullmatch(line)):
+        return False
     known = {concept for entity in entities for concept in re.split(r"[|,;+]", entity.concept)}
-    return bool(match) and all(id in known or IDENTIFIER.fullmatch(id) for id in match.groups())
+    return all(id in known or IDENTIFIER.fullmatch(id) for id in match.groups())
 
 
 def write_pubtator(sentences: Iterable[Sentence], path: str | Path, on_loss: str = "raise") -> None:
     """Each sentence as a document; its first line is the title, its second the abstract, which may be missing.
 
     Tokens, scores and the name of a sentence's document are not kept. Discontinuous entities, which PubTator cannot
-    hold, raise, or with `on_loss="drop"` are left out with a warning.
-
-    Raises ValueError: such an entity, a sentence without an id, or a "|", tab or line end where the format needs them.
+    hold, raise, or with `on_loss="drop"` are left out with a warning. Raises ValueError: such an entity, a sentence
+    without an id, or a "|", tab or line end where the format needs them.
     """
     check_choice("on_loss", on_loss, ON_LOSS)
     lines, lost = [], 0
