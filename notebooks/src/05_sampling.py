@@ -1128,10 +1128,9 @@ table_of(distance_of, numbers, samplers)
 # %% [markdown]
 # The line above the table ends with right samples against right samples: 0 up to chance. (All entries are compared with
 # one and the same set of right samples, so they share its luck.) With a perfect network every sampler gets there, given
-# steps enough. With the fewest steps 2M is ahead, and in the run shown DDPM is still last at 10; from 20 steps on
-# the differences drown in chance (read the ±). A
-# path with noise turns corners until the end; the paths of the ODE are smooth curves, which is why a line through two
-# guesses predicts them so well.
+# steps enough. With the fewest steps 2M is ahead, and in the run shown DDPM is still last at 10; from 20 steps on the
+# differences drown in chance (read the ±). A path with noise turns corners until the end; the paths of the ODE are
+# smooth curves, which is why a line through two guesses predicts them so well.
 
 # %% [markdown]
 # ### The equation behind $\eta = 0$
@@ -1294,16 +1293,16 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 # %% [markdown]
 # Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common, such as difficult labels,
 # drops out of the difference, and its error is smaller than the ± of this section's first table suggests: in the run
-# shown far smaller for DDIM with $\eta = 0$, which follows the same path as 2M, and little for DDPM, whose noise leads
-# elsewhere. With 5
-# seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of freedom, 5%).
+# shown far smaller for DDIM with $\eta = 0$, which follows the same path as 2M, but not by much for DDPM, whose noise
+# leads elsewhere. With 5 seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of
+# freedom, 5%).
 #
 # With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. In
 # the run shown 2M comes near the floor of 100 images with 25 evaluations. The floor of all images together is lower,
 # and above that it clearly stays: 1.75 against 0.54. This is mostly the *network's* error, if section 6 is a guide:
-# there, with a perfect network, 2M has next to no error left at 25 steps. An ODE carries it along; fresh
-# noise can partly repair it, if enough steps are left (Karras et al. 2022, section 4). In Song et al.'s Table 1
-# (CIFAR-10), $\eta = 0$ wins at every number of steps up to 100, and 1000 steps of the original DDPM end slightly ahead
+# there, with a perfect network, 2M has next to no error left at 20 steps. An ODE carries it along; fresh noise can
+# partly repair it, if enough steps are left (Karras et al. 2022, section 4). In Song et al.'s Table 1 (CIFAR-10),
+# $\eta = 0$ wins at every number of steps up to 100, and 1000 steps of the original DDPM end slightly ahead
 # of it. Read the error bars before you call a winner, and the grey band before you call a sampler bad.
 
 # %% [markdown]
