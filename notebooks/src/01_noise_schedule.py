@@ -24,8 +24,8 @@
 # **You need**: Python, a little PyTorch (tensors, broadcasting), and from probability: mean, variance,
 # the normal distribution, Bayes' rule.
 #
-# **Time**: about half a minute on a laptop CPU (2 cores), plus your reading. All work here stays on the
-# CPU, so a GPU changes nothing.
+# **Time**: about ten seconds on two cores in the run shown (allow half a minute on a slower machine), plus your
+# reading. All work here stays on the CPU, so a GPU changes nothing.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -296,7 +296,7 @@ plt.show()
 # A normal variable is beyond two standard deviations 4.6% of the time, and the two shares printed above are
 # of that size (the states of one walk at different $t$ hang together, so the shares scatter a bit). Means
 # and variances agree to within chance, and the left panel shows that the whole distribution is the normal
-# of eq. 4. And the jump is hundreds of times faster.
+# of eq. 4. And the jump is hundreds of times faster (in the run shown; the times are printed above).
 #
 # **A way to test this wrongly:** summing the signed differences over all pixels. Errors of opposite sign
 # cancel, and a wrong formula can pass. Compare pixel by pixel, each against its own standard error, as
@@ -816,14 +816,14 @@ right.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# At `t = 0` the weight of $x_0$ is 1, that of $x_t$ is 0 and the variance is 0: the posterior is the
-# clean image and **no noise is added in the last step of sampling**. (Code that adds some there, because
-# its loop starts at 1 and its test is `if t > 0`, leaves that noise in the samples.) In the last few dozen steps of
-# sampling $x_0$ still counts for much (a weight of 0.12 at $t = 10$); before them, one step goes only a little way from
-# $x_t$ towards $x_0$ (0.02 at $t = 100$), so a poor $x_0$ estimate at high $t$ can still be mended later. (The many
-# small steps add up, of course: what the image will be is decided much earlier than this figure suggests at first
-# sight. The drop of the cosine at the right end comes from its last beta, capped at 0.999: the last state is nearly all
-# new noise and says almost nothing about the state before it.)
+# At `t = 0` the weight of $x_0$ is 1, that of $x_t$ is 0 and the variance is 0: the posterior is the clean image and
+# **no noise is added in the last step of sampling**. (Code that adds some there, because its loop starts at 1 and its
+# test is `if t > 0`, leaves that noise in the samples.) In the last ten or so steps of sampling $x_0$ counts for much
+# (its weight is still 0.12 at $t = 10$); before them, one step goes only a little way from $x_t$ towards $x_0$ (0.02
+# at $t = 100$), so a poor $x_0$ estimate at high $t$ can still be mended later. (The many small steps add up, of
+# course: what the image will be is decided much earlier than this figure suggests at first sight. The drop of the
+# cosine at the right end comes from its last beta, capped at 0.999: the last state is nearly all new noise and says
+# almost nothing about the state before it.)
 #
 # On the right: Ho et al. (2020, section 3.2) try both $\beta_t$ and $\tilde\beta_t$ as the sampler's
 # variance and report similar results. The ratio shows why one would expect that at $T = 1000$: beyond the

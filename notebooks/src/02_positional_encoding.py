@@ -27,9 +27,9 @@
 # **You need** Python, basic PyTorch (`nn.Module`, an optimiser), Bayes' rule. Helpful: notebook 01 (what $x_t$
 # is); the one formula used from there is repeated.
 #
-# **Time:** about 2 minutes on a laptop CPU (2 cores), nearly all of it in one cell. The networks are so
-# small that all work stays on the CPU; the GPU profile only trains more seeds for longer, within a budget of 15
-# minutes on a T4 machine (not measured here).
+# **Time:** about one and a half minutes on two cores in the run shown, two and a half on a slower machine with two
+# cores; most of it in the two cells that train. The networks are so small that all work stays on the CPU; the GPU
+# profile only trains more seeds for longer, within a budget of 15 minutes on a T4 machine (not measured here).
 
 # %% tags=["setup"]
 from utils.course import start
@@ -682,7 +682,7 @@ plt.show()
 #   touched and are still random. This is why a table cannot serve a process with continuous time, nor one whose $T$
 #   changes between training and sampling.
 # - *Raw t, not scaled*: **the pitfall.** The very same number as raw $t$, but 500 times as large, and even the slow
-#   function comes out hundreds of times worse. Scale what you feed a network.
+#   function comes out about a thousand times worse in the run shown. Scale what you feed a network.
 #
 # So features matter *if the function of $t$ that is wanted has fine detail*. Does denoising want such a function?
 #
@@ -788,7 +788,7 @@ pd.DataFrame({"weights": weights})
 #
 # **Predict before you run.** Write down an order, from the largest excess to the smallest. And: at which timesteps
 # will a denoiser without $t$ lose most, and at which least? The training, two
-# cells below, takes a minute or two on two cores.
+# cells below, takes about a minute on two cores, longer on a slow machine.
 
 # %%
 train_steps, batch_size = course.pick(test=40, cpu=2000, gpu=3000), 256
@@ -856,7 +856,7 @@ plt.show()
 #
 # 1. *Not knowing $t$ costs most* of all that is not a plain mistake, and the loss sits close to the dashed line. So
 #    hardly any of it is a matter of training or of size: by eq. (3) nothing that sees only $x_t$ can do better.
-# 2. *Any sensible form of $t$ removes nearly all of that.* What is left is well below one percent of the optimal
+# 2. *Any sensible form of $t$ removes nearly all of that.* What is left is below one percent of the optimal
 #    loss.
 # 3. *The pitfall is worse than no $t$ at all*, on average: with inputs up to 999 the hidden units start in the
 #    hundreds, and what training makes of them is a matter of luck. Look at how far apart the seeds are.
@@ -880,11 +880,13 @@ print("on the same data, mean ± standard error over seeds")
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of freedom).
-# Read the last column by that yardstick: a way of writing $t$ within it is not told apart from the sinusoidal one. Five
-# comparisons are five chances to be misled, though: for all five together the yardstick is 4.6. By it only the unscaled
-# $t$ and the learned table are clearly apart. *Fourier features at scale 1* lie between the two in the run shown, on
-# the better side: if anything, they beat the sinusoidal encoding here.
+# With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of
+# freedom). Read the last column by that yardstick: a way of writing $t$ within it is not told apart from the
+# sinusoidal one. Five comparisons are five chances to be misled, though: for all five together the yardstick is 4.6.
+# By it only the learned table is clearly apart in the run shown. Two rows lie between the yardsticks. *Raw t, not
+# scaled* is on the worse side: its mean difference is by far the largest, but its seeds are so far apart that its
+# standard error is large too. *Fourier features at scale 1* are on the better side: if anything, they beat the
+# sinusoidal encoding here.
 #
 # ### Where does each one lose?
 

@@ -22,7 +22,8 @@
 # notebook 01 (what $x_t$ is) and 02 (how a timestep becomes a vector); the two facts used here are
 # repeated.
 #
-# **Time:** about 5 minutes on a laptop CPU (2 cores), most of it in one cell that trains small networks.
+# **Time:** about 2 minutes on two cores with bf16 instructions (the run shown), about 5 on two cores without; most
+# of it in one cell that trains small networks.
 # The GPU profile has a budget of 15 minutes on a T4 (not measured here).
 
 # %% tags=["setup"]
@@ -812,13 +813,13 @@ for gate_start in (1.0, 0.0):
 #
 # **The question.** Before hours of training: can the network learn *anything*? Give it one batch with
 # fixed timesteps and fixed noise, again and again. A network of this size must learn such a batch by
-# heart. If the loss stops early, something is broken, and you know after half a minute.
+# heart. If the loss stops early, something is broken, and you know within half a minute.
 #
 # To see such a failure we add a classic one: a `tanh` behind the head, as image generators often have.
 # Values of $v$ beyond $\pm1$ are then out of reach, and the loss can never fall below the mean of
 # $(|v|-1)_+^2$, where $(\cdot)_+$ is 0 for negative values.
 #
-# **Predict before you run.** What will the two curves look like? (About half a minute.)
+# **Predict before you run.** What will the two curves look like? (Less than half a minute on a fast machine.)
 
 # %%
 batch, batch_noise = test_images[:16], fixed_noise[:16]
@@ -979,7 +980,8 @@ print("steps in the time of", STEPS, "without a stem:", same_seconds)
 # lost, no timestep, no zero init. And the network without the stem: better or worse than the complete one
 # after equal steps? After equal seconds?
 #
-# This is the long cell: about three minutes on two idle CPU cores.
+# This is the long cell: about a minute and a half on two idle cores in the run shown, about three minutes on slower
+# ones.
 
 # %%
 SEEDS = range(course.pick(test=2, cpu=3, gpu=5))
@@ -1124,7 +1126,7 @@ plt.show()
 # the image's own texture. In the middle the complete network leaves the one without skips far behind. At
 # the highest noise $v$ is the (negative) image, smooth enough for 7x7 positions, and the skips are worth
 # nothing. The timestep matters less than the skips in the first eight of these tenths. In the last it is the other
-# way round: there the network that does not know it fares worst, in each of the three seeds of the run shown.
+# way round: there, in the run shown, the network that does not know it fares worst.
 
 # %% [markdown]
 # ## 12. The receptive field

@@ -23,8 +23,9 @@
 # $x_t$ and the target $v$; both are repeated in a line. Sampling is a black box here, `generate`;
 # notebook 05 opens it.
 #
-# **Time**: about 4 minutes on two cores, more than half of it in the cell that trains. The GPU profile has a budget
-# of 15 minutes on a T4 (not measured here).
+# **Time**: about 3 minutes on two cores with bf16 instructions (the run shown), a third of it in the cell that trains.
+# Without such instructions, expect two to four times as long. The GPU profile has a budget of 15 minutes on a T4
+# (not measured here).
 
 # %% tags=["setup"]
 from utils.course import start
@@ -260,7 +261,7 @@ print("Algorithm 1 by hand and utils.diffusion.train: the same losses, to the la
 # $$\bar\theta \leftarrow d\,\bar\theta + (1-d)\,\theta$$
 #
 # With decay $d$ it averages over about the last $1/(1-d)$ steps: 1000 for $d = 0.999$. A short training has
-# not many more steps than that, so the decay is warmed up: $d_k = \min\big(d, \tfrac{1+k}{10+k}\big)$.
+# fewer steps than that, or not many more, so the decay is warmed up: $d_k = \min\big(d, \tfrac{1+k}{10+k}\big)$.
 #
 # **Predict before you run:** after $k$ steps with $d_k = (1+k)/(10+k)$, about how far back does the average
 # reach?
@@ -367,9 +368,9 @@ print("the EMA step by hand equals update_ema")
 # %% [markdown]
 # ## 4. Train
 #
-# Now for real, with a U-Net a little narrower than the standard one, so that a few minutes hold more steps. It
-# takes **about two minutes** on two cores; the bar shows the time that is left, and the curve is drawn anew
-# every few seconds.
+# Now for real, with a U-Net a little narrower than the standard one, so that a few minutes hold more steps. It takes
+# **about a minute** on two cores with bf16 instructions, two to four minutes without; the bar shows the time that is
+# left, and the curve is drawn anew every few seconds.
 #
 # **You can stop the kernel at any time** (the square button) and run the training cell again: it goes on
 # where it was, because `train` saves its state in the folder `out`. (Section 9 proves it.) The first
@@ -560,12 +561,12 @@ plt.show()
 # %% [markdown]
 # So the second half was not wasted: while the loss curve looks flat, the images keep getting better.
 #
-# What this tells you about patience: clothes that you can name come within a small part of the training, and the
-# rest of the way is long. These minutes leave a distance far above that of real images; the dashed line is what
-# about an hour on the same kind of machine reaches, with a network twice as large that is told the class (see its model
-# card). If your FD is well above the table's after as many steps, look for a bug; if not, train longer. A caution: this
-# is one run, planned for this length. Its learning rate is still high in the middle, so a run planned to be half as
-# long need not end where this one was at half its time.
+# What this tells you about patience: clothes that you can name come within the first quarter of the training in the
+# run shown, and the rest of the way is long. So short a training leaves a distance far above that of real images; the
+# dashed line is what about an hour on two cores without bf16 instructions reached, with a network more than twice as
+# large that is told the class (see its model card). If your FD is well above the table's after as many steps, look
+# for a bug; if not, train longer. A caution: this is one run, planned for this length. Its learning rate is still
+# high in the middle, so a run planned to be half as long need not end where this one was at half its time.
 #
 # ## 6. Why the loss number says so little
 #
@@ -628,9 +629,10 @@ plt.show()
 # value is such a floor cannot be read off one network. The loss of a batch is the average of all that.
 #
 # **Held-out and training images:** compare the two means with their standard errors. As long as each image was seen
-# only a few times (printed below the training curve), no difference is to be expected. Were the loss on training
-# images to fall well below the other, the network would fit these images and not the rest; without a validation loss
-# you would never know. Whether samples are *copies* is another question: notebook 05 looks.
+# only a few times (0.8 times on average in the run shown; printed below the training curve), no difference is to be
+# expected. Were the loss on training images to fall well below the other, the network would fit these images and not
+# the rest; without a validation loss you would never know. Whether samples are *copies* is another question: notebook
+# 05 looks.
 #
 # **Second: the number depends on how you ask.** The right panel is *one* network and *one* set of answers.
 # From $v$ follow the noise and $x_0$ (notebook 01), and with $\delta$ for an error,
@@ -965,11 +967,13 @@ plt.show()
 #   decay both hold them back, and five times the rate beats all. A recipe for thousands of steps is too careful for a
 #   hundred: never choose settings in runs much shorter than the one you mean to make. What decay is for, settling the
 #   weights at the end, is not seen here, because there is nothing to settle yet.
-# - **Warm-up may be an insurance.** Compare the two rows at five times the rate; two seeds cannot settle it.
+# - **Warm-up may be an insurance.** Compare the two rows at five times the rate: in the run shown both seeds are a
+#   little better with it, but two seeds cannot settle it.
 # - **Clipping is one.** On ordinary gradients it changes little, and two seeds do not settle in which direction.
 #   With one wild gradient (right panel) the clipped training goes on as if nothing had happened; without clipping the
 #   loss climbs, and at the end it is far above the others.
-# - **And the EMA is behind** everywhere: after a hundred steps it averages over weights that were much worse.
+# - **And the EMA is behind** everywhere, though not by much: it averages over weights of earlier steps, which were
+#   worse.
 #
 # Why does *one* gradient do lasting harm? Adam keeps two running averages. That of the gradients, over about 10
 # steps, now points along that one gradient, so for about ten steps the weights are carried away with it. That

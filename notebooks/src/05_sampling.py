@@ -23,9 +23,9 @@
 # 01 helps most; its two formulas that are used here are repeated. Notebook 04 is *not* needed: a network
 # that was trained for this course lies in `data/checkpoints`.
 #
-# **Time:** about 8 minutes on a laptop CPU (2 cores), a third of it in one cell (section 7). The GPU profile has a
-# budget of 15 minutes on a T4 (not measured here). Sections 0 to 7 are the core and build on each other; of 8 to 11
-# take what you like.
+# **Time:** about 3 minutes on two cores with bf16 instructions (the run shown), about 8 on two cores without; a third
+# of it in one cell (section 7). The GPU profile has a budget of 15 minutes on a T4 (not measured here). Sections 0 to
+# 7 are the core and build on each other; of 8 to 11 take what you like.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -361,7 +361,7 @@ def algorithm_2(x_T, y, generator):
 
 # %% [markdown]
 # We run it, and beside it `sample` from `utils` with the same noise. `utils` takes the detour over $\hat x_0$,
-# we take the paper's form. 1000 looks at a few images: about 20 seconds for both.
+# we take the paper's form. 1000 looks at a few images: some 10 to 30 seconds for both on two cores.
 #
 # **Predict before you run:** the two differ by rounding only. 1000 steps, each fed with the result of the last:
 # does the difference stay small?
@@ -411,7 +411,7 @@ animate(pairs, titles=titles, columns=count, title=finding)
 
 # %% [markdown]
 # The guess begins as a blurred mean of its class and gains detail as $x_t$ commits itself: first the outline,
-# then the pattern. $x_t$ itself looks like noise for most of the run.
+# then the pattern. $x_t$ itself looks like noise for the first half of the run, or longer.
 
 # %% [markdown]
 # ## 2. How much noise? $\tilde\sigma_t$, and why none in the last step
@@ -1128,9 +1128,9 @@ table_of(distance_of, numbers, samplers)
 # %% [markdown]
 # The line above the table ends with right samples against right samples: 0 up to chance. (All entries are compared with
 # one and the same set of right samples, so they share its luck.) With a perfect network every sampler gets there, given
-# steps enough. With the fewest steps 2M is ahead; further down the table the differences drown in chance (read the ±). A
-# path with noise turns corners until the end; the paths of the ODE are smooth curves, which is why a line through two
-# guesses predicts them so well.
+# steps enough. With the fewest steps 2M is ahead, and in the run shown DDPM is still last at 10; from 20 steps on the
+# differences drown in chance (read the ±). A path with noise turns corners until the end; the paths of the ODE are
+# smooth curves, which is why a line through two guesses predicts them so well.
 
 # %% [markdown]
 # ### The equation behind $\eta = 0$
@@ -1199,9 +1199,9 @@ table_of(distance_to_answer, [10, 20, 40, 80, 160], columns).round(5)
 # same NFE, the same starting noise and the same labels; several seeds give error bars; the floor is in the same
 # figure. (Labels are drawn at random, as the classes of the floor's real images are. Sets that hold every class
 # equally often would come nearer to the training set than a random set of real images.) This is the long cell:
-# two to three minutes on two cores.
+# about a minute on two cores with bf16 instructions, two to three minutes without.
 #
-# **Predict before you run:** who wins with 5 evaluations, who with 50? And what can no sampler reach?
+# **Predict before you run:** who wins with 5 evaluations, who with many? And what can no sampler reach?
 
 # %%
 evaluations = course.pick(test=[2, 4], cpu=[5, 10, 25], gpu=[5, 10, 20, 50, 100])
@@ -1292,13 +1292,17 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 
 # %% [markdown]
 # Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common, such as difficult labels,
-# drops out of the difference, and its error is far smaller than the ± of this section's first table suggests. With 5
-# seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of freedom, 5%).
+# drops out of the difference, and its error is smaller than the ± of this section's first table suggests: in the run
+# shown far smaller for DDIM with $\eta = 0$, which follows the same path as 2M, but not by much for DDPM, whose noise
+# leads elsewhere. With 5 seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of
+# freedom, 5%).
 #
-# With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. What
-# the best of them keeps above the floor at the end is mostly the *network's* error. An ODE carries it along; fresh
-# noise can partly repair it, if enough steps are left (Karras et al. 2022, section 4). In Song et al.'s Table 1
-# (CIFAR-10), $\eta = 0$ wins at every number of steps up to 100, and 1000 steps of the original DDPM end slightly ahead
+# With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. In
+# the run shown 2M comes near the floor of 100 images with 25 evaluations. The floor of all images together is lower,
+# and above that it clearly stays: 1.75 against 0.54. This is mostly the *network's* error, if section 6 is a guide:
+# there, with a perfect network, 2M has next to no error left at 20 steps. An ODE carries it along; fresh noise can
+# partly repair it, if enough steps are left (Karras et al. 2022, section 4). In Song et al.'s Table 1 (CIFAR-10),
+# $\eta = 0$ wins at every number of steps up to 100, and 1000 steps of the original DDPM end slightly ahead
 # of it. Read the error bars before you call a winner, and the grey band before you call a sampler bad.
 
 # %% [markdown]
