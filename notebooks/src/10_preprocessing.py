@@ -27,8 +27,8 @@
 # random field is, notebook 11 explains; here it is only a tagger that we train several times. The comments `noqa`
 # and `NBVAL_CHECK_OUTPUT` in the code are for the tools that test this page.
 #
-# **Time:** two to three minutes on a laptop CPU (2 cores), most of it in one cell of section 8. Nothing here uses a
-# GPU.
+# **Time:** two and a half minutes in the run shown, on two cores with bf16 instructions, most of it in one cell of
+# section 8. Machines without them take two to four times as long. Nothing here uses a GPU.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -1011,8 +1011,8 @@ pd.DataFrame(rows).T
 # of two F1. It comes from the bootstrap (notebook 12): draw the test sentences anew, with replacement, score both,
 # subtract, a thousand times. `difference` of `utils/ner/evaluation.py` does it. Sentences of one abstract resemble each
 # other, so whole documents are drawn where they are known: in the course's corpus, and in NCBI-disease, by looking for
-# the text of the originals in the tokenised files. Of BC5CDR we have too few originals; there ten neighbouring sentences
-# stand in for an abstract. BC2GM does not say where its sentences come from; each is drawn by itself.
+# the text of the originals in the tokenised files. Of BC5CDR we have too few originals; there ten neighbouring
+# sentences stand in for an abstract. BC2GM does not say where its sentences come from; each is drawn by itself.
 
 
 # %%
@@ -1130,9 +1130,9 @@ pd.DataFrame(rows).T
 # - *Lower case* finds names that stand with a capital in one place and without in the other; in the run shown, half or
 #   more of what it adds in NCBI-disease and BC5CDR begins a sentence. And one abbreviation that is spelt like a word,
 #   once seen, turns every such word into a name. The table above shows which; a handful of them can do most of the
-#   damage. In the run shown that costs diseases and chemicals three to nine points of F1, while genes gain one. The
-#   recipe for a dictionary is therefore to fold the case of long names only, or to check by hand what the short ones
-#   collide with.
+#   damage. In the run shown that costs nine points of F1 in NCBI-disease and nearly three in BC5CDR, while the genes of
+#   BC2GM gain about one and a half; in the course's corpus no change is shown. The recipe for a dictionary is therefore
+#   to fold the case of long names only, or to check by hand what the short ones collide with.
 # - *Digits to 0* makes `IL-2` and `IL-3` one name. Of all folds it raises the recall of genes most (BC2GM, in the run
 #   shown), at some cost in precision. A dictionary that asks "is this a gene?" finds unseen members of known families
 #   that way. For one that asks "*which* gene?" it is ruin.
@@ -1432,10 +1432,11 @@ pd.DataFrame(rows, index=["text before the bracket", "long form found"]).T
 # from the American *estrogen*, and the E is found in the wrong word: the rule always takes the shortest long form that
 # will do.
 #
-# **Check.** `utils/ner/abbreviations.py` adds steps 1 and 2, "SF (long form)", square brackets, quotes around a form, two
-# brackets side by side, and offsets. It is stricter than the authors' program in three things: a long form of the same
-# length as the short one is refused too; in "SF (long form)" the long form has to begin at the bracket, so that `TNF (the
-# tumour necrosis factor)` is not found; and Roman numbers of a list, (i), (ii), (iii), are no short forms. Its step 3 against ours, on short forms and texts from the corpora and on random letters:
+# **Check.** `utils/ner/abbreviations.py` adds steps 1 and 2, "SF (long form)", square brackets, quotes around a form,
+# two brackets side by side, and offsets. It is stricter than the authors' program in three things: a long form of the
+# same length as the short one is refused too; in "SF (long form)" the long form has to begin at the bracket, so that
+# `TNF (the tumour necrosis factor)` is not found; and Roman numbers of a list, (i), (ii), (iii), are no short forms.
+# Its step 3 against ours, on short forms and texts from the corpora and on random letters:
 
 # %%
 generator, cases = random.Random(0), []
@@ -2012,9 +2013,9 @@ plt.show()
 # Of the single steps, throwing stop words out costs most (the search pipeline contains it). The edges that names lose
 # with the stop words explain at most a part of it: in the run shown 4.4% of the names of NCBI-disease lose one, and of
 # the others about 1% or less. And *masked*, where the tagger does not learn *which* word stood there either, costs
-# little. What else is it? **Predict before you run:** with stop words out, are more names overlooked altogether, or are
-# their boundaries wrong? Mode `type` of `evaluate` takes any overlap of the right type as a hit, so boundaries do not
-# count there.
+# little (in the run shown 1.4 points of F1 at most). What else is it? **Predict before you run:** with stop words out,
+# are more names overlooked altogether, or are their boundaries wrong? Mode `type` of `evaluate` takes any overlap of
+# the right type as a hit, so boundaries do not count there.
 
 
 # %%

@@ -23,10 +23,11 @@
 # is made small; *epoch*: one pass over the training sentences), and what BIO tags and F1 on spans are (notebook 09).
 # Without the PyTorch, read sections 1 to 3, 7 and 8, and of sections 4 to 6 the text and the results.
 #
-# **Time:** about five minutes on a laptop CPU (2 cores) that does nothing else; the run shown took twelve, beside other
-# work. Every rung learns from a part of the corpus, the same for all. The GPU profile takes all of it (not measured
-# here). The longest cells are the CRFs of sections 4 and 7 and the training of sections 5 and 6. Comments that say
-# `noqa` or `NBVAL_CHECK_OUTPUT` are for the tools that test this page.
+# **Time:** three and a half minutes in the run shown, on two cores with bf16 instructions. Machines without them take
+# two to four times as long: with one thread, beside other work, it was 12 minutes. Every rung learns from a part of the
+# corpus, the same for all. The GPU profile takes all of it (not measured here). The longest cells are the CRFs of
+# sections 4 and 7 and the training of sections 5 and 6. Comments that say `noqa` or `NBVAL_CHECK_OUTPUT` are for the
+# tools that test this page.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -203,8 +204,8 @@ print("By hand and by utils: the same F1.")
 # machine. *Processor seconds* (CPU s), all cores added up, grow far less; comparisons use them. The networks keep both
 # cores busy, so that on two idle cores the wait is about half of their processor seconds, and beside other work longer;
 # CRFsuite uses one core only. *sent./s* is how many sentences are tagged in a processor second (of a fast tagger, in
-# the best of up to five runs; the CRFs, which remember the features of a word, have met the words by then). *MiB* is the
-# size of the saved tagger. P, R, F1 and the interval of F1 are in per cent.
+# the best of up to five runs; the CRFs, which remember the features of a word, have met the words by then). *MiB* is
+# the size of the saved tagger. P, R, F1 and the interval of F1 are in per cent.
 
 
 # %%
@@ -595,10 +596,10 @@ show_mistakes("dictionary of both")
 
 # %% [markdown]
 # **What just happened.** A dictionary cannot find a name that it does not hold, and section 1 counted how many those
-# are. A long list is no way out. NCBI Gene's table has symbols and not the names that sentences spell out; and the table
-# above counts listed symbols that mean something else, or only a part of the name. The best example is `not`: NCBI Gene
-# has it, in small letters, as a synonym of gene 10195, so that regarding case does not help.
-# *Names have no end, and a match is no proof.* What is lacking is the context. (Exercise 11.1 makes a list cleaner.)
+# are. A long list is no way out. NCBI Gene's table has symbols and not the names that sentences spell out; and the
+# table above counts listed symbols that mean something else, or only a part of the name. The best example is `not`:
+# NCBI Gene has it, in small letters, as a synonym of gene 10195, so that regarding case does not help. *Names have no
+# end, and a match is no proof.* What is lacking is the context. (Exercise 11.1 makes a list cleaner.)
 
 # %% [markdown]
 # ## 4. Rung three: a linear-chain CRF
@@ -932,9 +933,9 @@ pd.DataFrame(rows, index=names)
 # %% [markdown]
 # **What the chain did.** Such a picture of tags over words is called a *trellis*. Its colours are the **marginals**: of
 # all paths, each counted by its probability, the share that passes there. At strength 0 each word decides for itself.
-# With the learned steps (1), a tag that does not fit its neighbours gives way: the crosses that are off the line. In the
-# run shown that is `mouse`: for itself it would be `O`, in front of two words that *continue* a name. The path is the
-# annotation (broad green line), since the sentence was chosen so. It is not always so: the table above counts the
+# With the learned steps (1), a tag that does not fit its neighbours gives way: the crosses that are off the line. In
+# the run shown that is `mouse`: for itself it would be `O`, in front of two words that *continue* a name. The path is
+# the annotation (broad green line), since the sentence was chosen so. It is not always so: the table above counts the
 # sentences where single words were right and the chain is wrong. On the whole test part the learned steps pay: in the
 # run shown F1 is 33 without them, 53 with them, and 33 again at strength 2, where steps count twice and words as
 # before.
@@ -1188,8 +1189,8 @@ show_mistakes("BiLSTM-CRF")
 # **What just happened.** Most of the neighbours are words written alike, in letters, digits or capitals: features that
 # nobody wrote. Not all of this network is learned here: how a word is written was told, and the word vectors came from
 # the encoder, where it is at hand. The character encodings and the LSTM had to be learned from the same sentences that
-# the CRF used for the weights of ready features. Look at the first epoch on dev: there is little yet. The next rung
-# brings more that has been learned before.
+# the CRF used for the weights of ready features. Look at the first epoch on dev: in the run shown it has less than half
+# of the F1 that comes later. The next rung brings more that has been learned before.
 #
 # ## 6. Rung five: a Transformer with a token head
 #
@@ -1348,14 +1349,15 @@ show_entities(rows, titles=titles)
 # %% [markdown]
 # **What just happened.** The encoder can read and has met scientific abstracts; but it was trained to tell texts apart,
 # not to mark names, and its vocabulary is general English without capitals. Decoding matters, too: in the run shown,
-# keeping forbidden steps out is worth 2.4 points against letting a stray `I` begin a name, and 0.2 against leaving it
-# out. Whether its reading outweighs features made for the purpose, the difference to the CRF says; where its interval
-# holds 0, that is not shown. The cost, in seconds and megabytes, is certain. An encoder trained on PubMed is the better
-# start where it can be downloaded: `TransformerTagger("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
-# learning_rate=5e-5)`. Notebook 13 goes that way. Look also at the epochs: where the loss goes on falling and F1 on dev
-# stands still or falls, the training sentences are being learned by heart, and more epochs do not help. The rung has
-# the weights of the best epoch on dev, not of the last. Boundary mistakes stay in the list, as on every rung: what the
-# annotators took for the name is learned from annotation only.
+# keeping forbidden steps out is worth 2.3 points against letting a stray `I` begin a name, and hardly anything (0.1)
+# against leaving it out. Whether its reading outweighs features made for the purpose, the difference to the CRF says;
+# where its interval holds 0, that is not shown. The cost, in seconds and megabytes, is certain. An encoder trained on
+# PubMed is the better start where it can be downloaded:
+# `TransformerTagger("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract", learning_rate=5e-5)`. Notebook 13 goes that
+# way. Look also at the epochs: where the loss goes on falling and F1 on dev stands still or falls, the training
+# sentences are being learned by heart, and more epochs do not help. The rung has the weights of the best epoch on dev,
+# not of the last. Boundary mistakes stay in the list, as on every rung: what the annotators took for the name is
+# learned from annotation only.
 
 # %% [markdown]
 # ## 7. Rung six: BioTagger-GM, look-up and a vote
@@ -1474,10 +1476,9 @@ pd.DataFrame(rows, index=[f"member {k + 1}" for k in range(len(rows))])
 # %% [markdown]
 # **Post-processing**, rule by rule, on the first member's output, whether dev kept it or not. *brackets*: no name with
 # half a pair of brackets. *abbreviations*: in "tumour necrosis factor (TNF)" the long form decides for the short one.
-# Where it is marked up to its end, the short form is marked with the same type; where nothing of it is marked, neither is
-# the short form; where another part of it is marked, the rule says nothing.
-# *one-sense*: a symbol is in one document what it mostly was (BC2GM's sentences come without their documents, so there
-# a document is one sentence).
+# Where it is marked up to its end, the short form is marked with the same type; where nothing of it is marked, neither
+# is the short form; where another part of it is marked, the rule says nothing. *one-sense*: a symbol is in one document
+# what it mostly was (BC2GM's sentences come without their documents, so there a document is one sentence).
 
 # %%
 rows = []
@@ -1544,12 +1545,13 @@ pd.DataFrame(table).T
 
 # %% [markdown]
 # **What helped more?** In the run shown nothing stands out by itself: look-up (+0.8), the simple majority against the
-# best member (-0.1), a lower threshold (+1.1) and the weights (+0.7) each have an interval that holds 0. The rules add
-# 0.3 to 0.6 to a member. Together, threshold and weights make the vote better than its best member (+1.6, 0.3 to 2.9);
-# on dev, which chose them, the gain looks larger (59.8 to 62.1). A threshold below one half lets a minority elect a
-# span, which trades precision for recall. In the paper (by the task's scoring, and from many more sentences) look-up is
-# worth more, from lists that are far larger, the rules about the same, and the vote, of systems that are less alike,
-# 2.1 points. All this is from one training part and, for what was chosen, from the names of one small dev part.
+# best member (-0.2) and the weights (+0.7) each have an interval that holds 0, and that of a lower threshold (+1.1)
+# begins at 0. The rules add 0.2 to 0.5 to a member. Together, threshold and weights make the vote better than its best
+# member (+1.6, 0.3 to 2.9); on dev, which chose them, the gain looks larger (59.8 to 62.1). A threshold below one half
+# lets a minority elect a span, which trades precision for recall. In the paper (by the task's scoring, and from many
+# more sentences) look-up is worth more, from lists that are far larger, the rules about the same, and the vote, of
+# systems that are less alike, 2.1 points. All this is from one training part and, for what was chosen, from the names
+# of one small dev part.
 #
 # Any tagger can vote. The four CRFs, the BiLSTM-CRF and the Transformer together are something that the paper of 2009
 # could not have. (What each of them found is known already, so only the votes are counted anew; the seconds are those

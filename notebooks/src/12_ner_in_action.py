@@ -24,9 +24,10 @@
 # independent. The taggers come from `utils/ner`; notebook 11 builds them, and you can read that later. Comments with
 # `NBVAL_CHECK_OUTPUT` or `noqa` are for the tools that test this page.
 #
-# **Time:** about two minutes with the public corpora on a laptop CPU (2 cores), less than one without them. No GPU is
-# used: everything here is a CRF, trained on parts of corpora, so the scores are lower than the best that notebook 11
-# reaches. What is measured here is how to measure.
+# **Time:** about two minutes in the run shown, with the public corpora, on two cores with bf16 instructions; less than
+# one without the corpora. Machines without such instructions may take two to four times as long. No GPU is used:
+# everything here is a CRF, trained on parts of corpora, so the scores are lower than the best that notebook 11 reaches.
+# What is measured here is how to measure.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -532,6 +533,9 @@ for sentence, tagged in random.Random(1).sample(changed, min(3, len(changed))):
 show_entities(views, ["gold", "alternatives", "predicted"] * (len(views) // 3))
 
 # %% [markdown]
+# (Alternatives may overlap. Then the sentence is shown on several lines, and an arrow at the beginning of a line says
+# that it is the sentence above once more.)
+#
 # With strict scoring, a boundary that an annotator would have accepted costs **twice**: once as a wrong prediction,
 # once as a missed mention. The official rules take both back. So the gain depends on how often a tagger is *nearly*
 # right: compare the two taggers in the lines below the table. No constant converts one score into the other, and
@@ -868,13 +872,12 @@ axes.set_title(f"The CRF finds {seen:.0f}% of seen names, {new:.0f}% of new ones
 plt.show()
 
 # %% [markdown]
-# A dictionary cannot find a name that it does not hold, so outside "seen" its bars are at zero by construction, in every
-# resampled test set (*none* for the interval: it has no width). (Of the
-# seen names it may miss a few, where a longer listed name overlaps them and takes their place.) What the CRF finds
-# there it found by letters and neighbours. What a tagger *predicts* can be sorted likewise, which gives the third
-# series. "Seen" depends on the training set: the last lines printed give the share for the part we train on, and for
-# everything annotated. One total F1 hides this split. A test set whose names were mostly seen flatters; say the share
-# of unseen ones beside the score.
+# A dictionary cannot find a name that it does not hold, so outside "seen" its bars are at zero by construction, in
+# every resampled test set (*none* for the interval: it has no width). (Of the seen names it may miss a few, where a
+# longer listed name overlaps them and takes their place.) What the CRF finds there it found by letters and neighbours.
+# What a tagger *predicts* can be sorted likewise, which gives the third series. "Seen" depends on the training set: the
+# last lines printed give the share for the part we train on, and for everything annotated. One total F1 hides this
+# split. A test set whose names were mostly seen flatters; say the share of unseen ones beside the score.
 #
 # ## 6. What kinds of errors?
 #
@@ -988,8 +991,8 @@ pd.crosstab(starts, ends)
 # %% [markdown]
 # Judge each example yourself, and allow for a third answer beside "tagger wrong": *the annotation is wrong, or both are
 # defensible*. Disagreements of annotators (notebook 09) are errors for every scorer. A count of such cases needs two
-# readers and a sample drawn at random; twenty examples give a share with a standard error of up to eleven points, enough
-# to know whether the next day's work should go into boundaries, into types or into names that are missed.
+# readers and a sample drawn at random; twenty examples give a share with a standard error of up to eleven points,
+# enough to know whether the next day's work should go into boundaries, into types or into names that are missed.
 
 # %% [markdown]
 # ## 7. Does it know when it is wrong?
@@ -1268,8 +1271,9 @@ plt.show()
 #
 # NCBI-disease, whole abstracts. We train on growing random choices and score on the official test abstracts; each seed
 # is another order of the training abstracts, and each choice contains the smaller ones. Many trainings: less than a
-# minute on the `cpu` profile, with a bar. `grow` also serves the next section, where abstracts are not chosen at
-# random.
+# minute on the `cpu` profile, with a bar. A line such as *1 of 687 entities cannot be learnt* says that a mention begins
+# or ends inside a token, so that no tags can say it (notebook 09); it is left out of that training. `grow` also serves
+# the next section, where abstracts are not chosen at random.
 
 
 # %%
@@ -1849,11 +1853,12 @@ show_entities(my_predicted[:3], titles=["found 1", "found 2", "found 3"])
 # %% [markdown]
 # Sentences that are made from eight patterns are easy; a score near 1 is no wonder, and the copies that the first line
 # counts show why such a file says nothing about a real text. Where nothing is wrong the bootstrap has no mistake to
-# draw: all its test sets score 1, and there is no interval to be had from them (*none* in the table). That does not make
-# the score certain. The exact interval of the recall (Clopper & Pearson 1934) says so: in the run shown a tagger that misses one mention in
-# twenty would still find all 54 of 54 in one test out of sixteen. (It takes mentions as independent.) If your sentences come from longer documents, say which:
-# JSONL has a key `document` for it, and `study` then keeps each document on one side (section 10) and draws whole
-# documents for the interval (section 4). Abstracts in PubTator form are one text each, which does the same.
+# draw: all its test sets score 1, and there is no interval to be had from them (*none* in the table). That does not
+# make the score certain. The exact interval of the recall (Clopper & Pearson 1934) says so: in the run shown a tagger
+# that misses one mention in twenty would still find all 54 of 54 in one test out of sixteen. (It takes mentions as
+# independent.) If your sentences come from longer documents, say which: JSONL has a key `document` for it, and `study`
+# then keeps each document on one side (section 10) and draws whole documents for the interval (section 4). Abstracts in
+# PubTator form are one text each, which does the same.
 #
 # The tagger can be kept, loaded and used elsewhere. On the command line, without a notebook:
 #

@@ -16,16 +16,16 @@
 # tagger lose on the way, and what brings it back when only a few criteria can be annotated?
 #
 # **At the end you will have** measured how far five corpora lie apart; a matrix of taggers across corpora; ways of
-# adapting a CRF and a Transformer, compared in one figure against the number of annotated criteria, every training shown:
-# training on the criteria alone, joint training, feature augmentation (built by hand), a dictionary, fine-tuning from
-# one corpus to the next, replay, continued pretraining (its masking built by hand) and self-training; and a measure of
-# what a tagger forgets meanwhile.
+# adapting a CRF and a Transformer, compared in one figure against the number of annotated criteria, every training
+# shown: training on the criteria alone, joint training, feature augmentation (built by hand), a dictionary, fine-tuning
+# from one corpus to the next, replay, continued pretraining (its masking built by hand) and self-training; and a
+# measure of what a tagger forgets meanwhile.
 #
 # **You need** Python, and what F1 on spans, a CRF and a Transformer with a token head are (notebooks 09 and 11).
 #
-# **Time:** about eight minutes on a laptop CPU (2 cores) with bf16 instructions. The run shown took 24: it had none, and
-# one thread, beside other work. No GPU is needed; the `gpu` profile takes larger samples and
-# another encoder (not measured here). Without the public corpora only the machinery can be seen.
+# **Time:** six minutes in the run shown, on two cores with bf16 instructions. Machines without them take two to four
+# times as long: with one thread, beside other work, it was 24 minutes. No GPU is needed; the `gpu` profile takes larger
+# samples and another encoder (not measured here). Without the public corpora only the machinery can be seen.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -499,14 +499,16 @@ pd.DataFrame(rows).T
 # **What just happened.** Read along a row: so far a tagger falls from its score at home. Read down a column: what a
 # tagger of that corpus itself would have had. Does the distance of section 1 order the sources, and does it do so for
 # both taggers? In the run shown it does for the CRF, not for the encoder, which does better from NCBI than from BC5CDR,
-# though that is nearer. Words are only one part of it. Many predictions touch a condition and miss its borders. Before you blame
-# the guidelines, look at the rows trained on the criteria: there the guideline is the target's own, so a gap between
-# touching and exact scores in those rows is the tagger's weakness with few sentences. Only what goes beyond it can be
-# the guideline. Each number is one training and one sample of test sentences. With about 200 gold mentions, as in the
-# run shown, the luck of the test sentences alone is worth some 7 points either way (roughly, as for a share; 95%). For
-# two taggers on the same sentences part of it cancels out, which is not computed here: take small differences as not
-# shown. Most effects of lower case are as small; but the CRF of WNUT17 loses nearly all at home, so it leaned on
-# capitals.
+# though that is nearer. The encoder of NCBI even passes the one trained on the criteria themselves: no score at home is
+# a ceiling, where 200 sentences and few epochs are all a tagger has. Words are only one part of it. Many predictions
+# touch a condition and miss its borders. Before you blame the guidelines, look at the rows trained on the criteria:
+# there the guideline is the target's own, so a gap between touching and exact scores in those rows is the tagger's
+# weakness with few sentences. Only what goes beyond it can be the guideline; in the run shown it is the encoder trained
+# on the criteria that has the widest gap in precision. Each number is one training and one sample of test sentences.
+# With about 200 gold mentions, as in the run shown, the luck of the test sentences alone is worth up to 7 points either
+# way (roughly, as for a share; 95%). For two taggers on the same sentences part of it cancels out, which is not
+# computed here: take small differences as not shown. Most effects of lower case are as small; but in the run shown the
+# CRF of WNUT17 loses nearly all at home (16 to 2), so it leaned on capitals.
 #
 # From here on, the **source** is BC5CDR (diseases only) in lower case, the **target** the criteria. The choice does not
 # follow the scores above: where another source did better on the criteria, what follows might start higher.
@@ -516,11 +518,11 @@ pd.DataFrame(rows).T
 #
 # **Question:** with $n$ annotated sentences of the target, which way of using them is best, and does it depend on $n$?
 #
-# How sure a score is, **seeds** say: each seed draws another sample of $n$ criteria (a larger sample contains the smaller,
-# so the columns are not independent). For an encoder it also draws the random numbers of the training, and the weights
-# of a head that is new; a CRF has none. Not varied: the source sentences, the one source tagger, the one encoder that
-# read on, and the test sentences. Their luck does not show; that of the test sentences touches all lines, so
-# *differences* between strategies of the same seed are what to look at.
+# How sure a score is, **seeds** say: each seed draws another sample of $n$ criteria (a larger sample contains the
+# smaller, so the columns are not independent). For an encoder it also draws the random numbers of the training, and the
+# weights of a head that is new; a CRF has none. Not varied: the source sentences, the one source tagger, the one
+# encoder that read on, and the test sentences. Their luck does not show; that of the test sentences touches all lines,
+# so *differences* between strategies of the same seed are what to look at.
 
 # %%
 SIZES = course.pick(test=[8, 16], cpu=[20, 40, 80], gpu=[20, 80, 320, 1280])
@@ -801,8 +803,8 @@ print(
 print(f"where there is no difference, chance gives about {0.05 * len(differences):.0f}")
 
 # %% [markdown]
-# A mean of so few trainings can hide what they were, so here is each of them. Fine-tuning an encoder on few sentences is
-# known to be **unstable**: with the same settings, another seed alone can make a training break down (Mosbach et al.
+# A mean of so few trainings can hide what they were, so here is each of them. Fine-tuning an encoder on few sentences
+# is known to be **unstable**: with the same settings, another seed alone can make a training break down (Mosbach et al.
 # 2021, who find vanishing gradients behind it). A sign of it where a training *begins* with a tagger: it ends below the
 # tagger that it began with.
 
@@ -919,26 +921,29 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # **What just happened.** The kept labels ought to be right more often than all of them: compare the two precisions, but
-# look first at how few labels a precision rests on. A kept sentence without a label is a statement too, that there is
-# no condition; the recall says how many conditions such silence denies. Compare the shares of sentences with any
-# condition too. A tagger can be sure that a sentence has none long before it is sure of both ends of a long name; and
-# eq. 3 is a product over the words, so a short sentence passes more easily (not measured here). Then what is kept is
-# emptier than the text, and the student learns from its teacher's silence. Exercise 13.3 is about that.
+# look first at how few labels a precision rests on. In the run shown the kept sentences hold one label in all, so there
+# is nothing to compare: nearly all that the students learn from are sentences that the teachers call empty. A kept
+# sentence without a label is a statement too, that there is no condition; the recall says how many conditions such
+# silence denies. Compare the shares of sentences with any condition too. A tagger can be sure that a sentence has none
+# long before it is sure of both ends of a long name; and eq. 3 is a product over the words, so a short sentence passes
+# more easily (not measured here). Then what is kept is emptier than the text, and the student learns from its teacher's
+# silence. Exercise 13.3 is about that.
 #
 # **Read the figure** together with its tables. Points that mix do not say that two strategies are equal: the paired
 # difference is the sharper tool, and where it has no star, more seeds might show one. A title names the highest of five
 # means, which is partly the luckiest: look up in the table whether its gain has a star, and do not read a ranking out
-# of it. The line printed below the tables says how many stars chance alone may give. The luck of the test sentences, the
-# same for all, does not show.
+# of it. The line printed below the tables says how many stars chance alone may give. The luck of the test sentences,
+# the same for all, does not show.
 #
 # **Single trainings.** Where a point of *fine-tuned* lies far below the others of its column, that training has broken
 # down. Then the mean stands where no training was, the intervals of the second table, which compares with it, become so
 # wide that nothing can have a star, and neither says what fine-tuning gives when it works. No seed is left out or
-# replaced here: three trainings are too few to say how often it happens, but one is enough to know that it does.
-# Self-training goes on from these very taggers. Where it stands high again, the training was at fault, not the sentences.
-# Whether replay, which begins where *fine-tuned* begins, is steadier, so few seeds do not show. Mosbach et al. recommend
-# small rates that rise slowly at first, and many more passes; that is not tried here. If you fine-tune on a few dozen
-# sentences, train several seeds and look at each.
+# replaced here. In the run shown five of the nine fine-tuned trainings end below the tagger that they began with, one
+# of them at 0. Three trainings for each $n$ are too few to say how often it happens, but one is enough to know that it
+# does. Self-training goes on from these very taggers. Where it stands high again, the training was at fault, not the
+# sentences. Whether replay, which begins where *fine-tuned* begins, is steadier, so few seeds do not show. Mosbach et
+# al. recommend small rates that rise slowly at first, and many more passes; that is not tried here. If you fine-tune on
+# a few dozen sentences, train several seeds and look at each.
 #
 # **How the encoder's settings came about** does not show either. Rates for *target only* were tried on dev
 # sentences (one seed). A first full run of this notebook with the `cpu` sizes then gave *target only* a rate of 1e-3
@@ -1050,18 +1055,20 @@ ax.legend(title=f"larger mark: larger n ({', '.join(map(str, SIZES))})", title_f
 plt.show()
 
 # %% [markdown]
-# **What just happened.** Each mark is one training. From the star to the right is learning, downwards is forgetting.
-# Left *and* down is neither: where a tagger has lost on the target too, its training has broken down (section 3), and
-# its loss on the source must not be called forgetting, nor a second guideline learnt. Such trainings are in the means of
+# **What just happened.** Each mark is one training. From the star to the right is learning, downwards is forgetting. In
+# the run shown nine of the twelve marks to the right lie higher than the star as well: who learnt the criteria mostly
+# kept or bettered BC5CDR. Most of what the means in the table have lost comes from the trainings on the left. Left
+# *and* down is neither: where a tagger has lost on the target too, its training has broken down (section 3), and its
+# loss on the source must not be called forgetting, nor a second guideline learnt. Such trainings are in the means of
 # the table, too. There ± is one standard error, not half of a 95% interval; the column *shown* applies Student's $t$.
 # More target sentences need not mean more forgetting: the epochs differ with $n$ (the largest sample still takes the
 # most steps), and a source tagger that was not trained to its end may gain on the source while it goes on with similar
 # text. Where the target has gained, some of a loss on the source can also be a second guideline learnt: whoever leaves
-# out what the annotators of the criteria leave out is wrong by BC5CDR's rules. We did not separate the two. What
-# replay costs or brings on the target is in the second table of the encoder in section 3; mind that with replay an
-# epoch has half as many sentences again, so that tagger is also trained for more steps. Where the guidelines contradict
-# each other, no tagger can follow both with one label *Disease*. Features of a word's own domain (eq. 2), or a label
-# for each corpus, can.
+# out what the annotators of the criteria leave out is wrong by BC5CDR's rules. We did not separate the two. What replay
+# costs or brings on the target is in the second table of the encoder in section 3; mind that with replay an epoch has
+# half as many sentences again, so that tagger is also trained for more steps. Where the guidelines contradict each
+# other, no tagger can follow both with one label *Disease*. Features of a word's own domain (eq. 2), or a label for
+# each corpus, can.
 #
 # ## 5. What pretraining on the domain is worth: published figures
 #
@@ -1258,8 +1265,8 @@ check("13.4", mix_weights)
 
 # %% [markdown]
 # Try it: `after = adapt(start_from, target[0, SIZES[0]], EPOCHS[SIZES[0]], 0)`, `mixed = copy.deepcopy(start_from)`,
-# `states = [tagger.network.state_dict() for tagger in (start_from, after)]`; then for shares of 0, 0.25, 0.5, 0.75 and 1
-# `mixed.network.load_state_dict(mix_weights(*states, share))`. Draw F1 on source and target, as in section 4.
+# `states = [tagger.network.state_dict() for tagger in (start_from, after)]`; then for shares of 0, 0.25, 0.5, 0.75 and
+# 1 `mixed.network.load_state_dict(mix_weights(*states, share))`. Draw F1 on source and target, as in section 4.
 #
 # ## Recap
 #
