@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,23 +63,36 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
         content = content.encode("utf-8")
     write = content if callable(content) else lambda place: place.write_bytes(content)
     if (stream := _stream_at(path)) is not None:
-        _write_through(stream, write)
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part"
+            write(part)
+            print(end="", flush=True)  # what was printed before comes before
+            with open(part, "rb") as source, open(stream, "wb", closefd=stream not in (1, 2)) as target:
+                shutil.copyfileobj(source, target)
         return
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _part_of(path)
     try:
-        write(part)
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # there is no old file, or a file system that knows no modes
-            shutil.copymode(path, part)
-        os.replace(part, path)
+        with _replacing(path) as part:
+            write(part)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError, Pillow without a number
         kept = "the old file stays as it was" if path.exists() else "nothing was written"
         full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
         kept += ". Is the disk full?" if full else ""
         raise OSError(f"could not save {path.name}: {error}; {kept}") from error
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, to be written, which then takes its place; it goes where that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part_of(path)
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # there is no old file, or a file system that knows no modes
+            shutil.copymode(path, part)
+        os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -93,15 +106,6 @@ def _stream_at(path: str | Path) -> str | Path | int | None:
             if os.path.samestat(os.stat(path), os.fstat(printed)):
                 return printed
     return None if os.path.isfile(path) or os.path.isdir(path) else path
-
-
-def _write_through(stream: str | Path | int, write: Callable[[Path], Any]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder) / "part"
-        write(part)
-        print(end="", flush=True)  # what was printed before comes before
-        with open(part, "rb") as source, open(stream, "wb", closefd=stream not in (1, 2)) as target:
-            shutil.copyfileobj(source, target)
 
 
 def _part_of(path: Path) -> Path:
@@ -130,12 +134,12 @@ def check_writable(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of this folder, else OSError that names the other one; it ends with the process.
+def lock_folder(folder: Path | None) -> Iterator[None]:
+    """Keep other trainings out of this folder, if any, else OSError that names the other one; it ends with the process.
 
     Windows and some network file systems have no such lock: nothing is done there.
     """
-    if os.name == "nt":
+    if folder is None or os.name == "nt":
         yield
         return
     import fcntl
@@ -163,19 +167,16 @@ def lock_folder(folder: Path) -> Iterator[None]:
 # -- weights and training states -----------------------------------------------------------------------
 
 
-def save_weights(path: str | Path, network: "nn.Module", **notes: str) -> None:
-    """Write a network's weights and buffers as safetensors, with `notes` in the file's header."""
+def save_weights(path: str | Path, network: "nn.Module") -> None:
+    """Write a network's weights and buffers as safetensors."""
     from safetensors.torch import save  # not save_file, which replaces a pipe and has errors of its own
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_atomically(path, save(tensors, metadata={"format": "pt", **notes}))
+    write_atomically(path, save(tensors, metadata={"format": "pt"}))
 
 
 def load_weights(path: str | Path, network: "nn.Module") -> None:
-    """Put the weights that `save_weights` wrote into a network of the same shape.
-
-    Raises ValueError: no such file, a damaged one, or one of another network.
-    """
+    """Put saved weights into a network; ValueError: no such file, a damaged one, or one of another network."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -195,11 +196,9 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read a training state, tensors on the CPU.
+    """Read a training state, tensors on the CPU; `settings` have to be what it holds under that name.
 
-    settings: what this training does; has to be what the state holds under "settings".
-    Raises ValueError: the file is cut short or damaged, of other settings, or a pickle that wants to run code: such a
-    file is refused without running any of it.
+    Raises ValueError: a file cut short or damaged, of other settings, or a pickle that wants to run code (none is run).
     """
     import torch
 
@@ -208,43 +207,35 @@ def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> d
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except pickle.UnpicklingError as error:
-        refused = "was refused: it is not a training state of tensors and numbers, and loading it could run code"
-        advice = f"Use a checkpoint made by this course, or delete it to start anew. ({_first_line(error)})"
-        raise ValueError(f"{path.name} {refused}. {advice}") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        advice = "Delete it to start anew, or put back a whole copy."
-        raise ValueError(f"{path.name} is cut short or damaged: {_first_line(error)}. {advice}") from error
-    if settings is not None:
-        _check_same_settings(f"{path.name} in {path.parent.name}", state, settings)
-    return state
-
-
-def _check_same_settings(name: str, state: Any, settings: Mapping[str, Any]) -> None:
-    saved = state.get("settings") if isinstance(state, dict) else None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        seen = "is cut short or damaged"
+        if isinstance(error, pickle.UnpicklingError):
+            seen = "was refused: it is not a training state of tensors and numbers, and loading it could run code"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ValueError(f"{path.name} {seen}. Delete it to start anew, or use a whole copy. ({reason})") from error
+    if settings is None:
+        return state
+    name, saved = f"{path.name} in {path.parent.name}", state.get("settings") if isinstance(state, dict) else None
     if not isinstance(saved, dict):
         raise ValueError(f"{name} is no training state of this course: it holds no settings; use another folder")
     for key, here in settings.items():
         if key not in saved or saved[key] != here:
             seen = f"was trained with {key} {saved.get(key, 'not set')!r}, but this training has {here!r}"
             raise ValueError(f"{name} {seen}; use another folder, or the same settings")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return state
 
 
 # -- copies and downloads ------------------------------------------------------------------------------
 
 
-def find_copy(files: Iterable[str], *folders: str) -> Path | None:
+def find_copy(files: Sequence[str], *folders: str) -> Path | None:
     """The folder that has all these files: one of `folders` in COURSE_DATA, or it itself where it has such a name.
 
     None where there is none, and where COURSE_DATA is set a warning that says so.
     """
     if not (named := os.environ.get("COURSE_DATA")):
         return None
-    home, files = Path(os.path.expanduser(named)), list(files)
+    home = Path(os.path.expanduser(named))
     places = [home / folder for folder in folders] + [home for folder in folders if home.name == Path(folder).name]
     found = next((place for place in places if all((place / file).exists() for file in files)), None)
     if found is None:
@@ -256,35 +247,23 @@ def find_copy(files: Iterable[str], *folders: str) -> Path | None:
 def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
     """Fetch a file with a progress bar, check it, and only then put it at `path`.
 
-    Raises OSError: no network, no answer for `timeout` seconds, the download breaks off, or the SHA-256 is another one.
-    Nothing is left behind then.
+    OSError, and nothing left behind: no network or no answer for `timeout` seconds, broken off, or another SHA-256.
     """
     import http.client
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _part_of(path)
-    try:
-        _fetch(url, part, timeout, path.name)
-        seen = sha256_of(part)
-        if seen != sha256:
-            raise OSError(f"{url} has SHA-256 {seen}, expected {sha256}; it was not kept")
-        os.replace(part, path)
-    except http.client.HTTPException as error:
-        raise OSError(f"{url} broke off ({error}); try again") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _fetch(url: str, part: Path, timeout: float, name: str) -> None:
     import urllib.request
 
     from tqdm.auto import tqdm
 
-    with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
-        total = int(answer.headers.get("Content-Length", 0))
-        with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False, disable=None) as bar:
-            while block := answer.read(1 << 16):
-                file.write(block)
-                bar.update(len(block))
-    if total and part.stat().st_size != total:
-        raise OSError(f"{url} broke off after {part.stat().st_size:,} of {total:,} bytes; try again")
+    bar = dict(desc=path.name, leave=False, disable=None)
+    with _replacing(path) as part:
+        try:
+            with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
+                total = int(answer.headers.get("Content-Length", 0))
+                with tqdm.wrapattr(file, "write", total=total, **bar) as watched:
+                    shutil.copyfileobj(answer, watched)
+        except http.client.HTTPException as error:
+            raise OSError(f"{url} broke off ({error}); try again") from error
+        if total and (size := part.stat().st_size) != total:
+            raise OSError(f"{url} broke off after {size:,} of {total:,} bytes; try again")
+        if (seen := sha256_of(part)) != sha256:
+            raise OSError(f"{url} has SHA-256 {seen}, expected {sha256}; it was not kept")

@@ -27,7 +27,7 @@ def as_number(value: Any, what: str = "the result") -> float:
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
         raise Wrong(f"{what} should be a number, got {value!r}")
     try:
-        number = float(value)
+        number = float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError) as error:  # an array of several numbers, for one
         raise Wrong(f"{what} should be a number, got {value!r}") from error
     if not math.isfinite(number):

@@ -25,6 +25,13 @@ def shaped(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
+def refuse_changes(given: list[Tensor], before: list[Tensor], names: str) -> None:
+    if not all(map(torch.equal, given, before)):
+        raise Wrong(
+            f"your function changes what it is given, in place; make a new tensor and leave {names} as they are"
+        )
+
+
 def wrong_mixtures(x_0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
     """What the most natural mistakes give, by what is wrong with them."""
     a_bar = shaped(CURVE[t], x_0)
@@ -32,7 +39,7 @@ def wrong_mixtures(x_0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
     first, before = shaped(CURVE[t[:1]], x_0), shaped(CURVE[t - 1], x_0)
     found = {
         "the weights of image and noise are exchanged": sigma * x_0 + signal * noise,
-        "alpha-bar is a share of variance: take its root, for the image and for the noise": a_bar * x_0
+        "alpha-bar is the square of the weight: take its root, for the image and for the noise": a_bar * x_0
         + (1 - a_bar) * noise,
         "the noise has weight 1 - alpha-bar, a variance; take its root": signal * x_0 + (1 - a_bar) * noise,
         "the image has weight alpha-bar; take its root": a_bar * x_0 + sigma * noise,
@@ -52,14 +59,16 @@ def wrong_mixtures(x_0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
 
 def check_q_sample(q_sample: Callable) -> None:
     for shape in [(3, 3), (4, 2), (5, 1, 8, 8)]:
-        x_0, noise = normal(*shape), normal(*shape, seed=1)
+        x_0, noise = normal(*shape).float(), normal(*shape, seed=1).float()
         t = torch.tensor([17, 0, STEPS - 1, 5, 30])[: shape[0]]
         try:
-            answer = q_sample(x_0.clone(), t.clone(), noise.clone(), CURVE.clone())
+            given = [x_0.clone(), t.clone(), noise.clone(), CURVE.float()]
+            answer = q_sample(*given)
         except RuntimeError as error:
             if "size of tensor" in str(error):
                 raise Wrong(f"the weights do not fit x_0 of shape {shape}: {SHAPES}") from error
             raise
+        refuse_changes(given, [x_0, t, noise, CURVE.float()], "x_0, t, noise and alphas_cumprod")
         seen = as_float64(answer, shape, "x_t")
         a_bar = shaped(CURVE[t], x_0)
         if close(seen, a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise, 1e-4, 1e-5):
@@ -67,9 +76,9 @@ def check_q_sample(q_sample: Callable) -> None:
         for fault, wrong in wrong_mixtures(x_0, noise, t).items():
             if close(seen, wrong, 1e-4, 1e-5):
                 raise Wrong(fault)
-        if not torch.equal(seen, as_float64(q_sample(x_0, t, noise, CURVE), shape)):
+        if not torch.equal(seen, as_float64(q_sample(x_0, t, noise, CURVE.float()), shape)):
             raise Wrong("two calls with the same noise differ: mix in the noise that is given, draw none of your own")
-        weights = torch.linalg.lstsq(torch.stack([x_0[0], noise[0]]).flatten(1).T, seen[0].flatten()[:, None])
+        weights = torch.linalg.lstsq(torch.stack([x_0[0], noise[0]]).double().flatten(1).T, seen[0].flatten()[:, None])
         image, other = weights.solution.flatten().tolist()
         raise Wrong(
             f"where alpha-bar is {CURVE[17]:.4f}, your x_0 has weight {image:.4f} and your noise {other:.4f}; "
@@ -119,7 +128,12 @@ def check_training_step(training_step: Callable) -> None:
         for call in range(2):
             model.seen.clear()
             before = model.weight.item()
-            loss = training_step(model, optimizer, x_0.clone(), CURVE.float())
+            try:
+                loss = training_step(model, optimizer, x_0.clone(), CURVE.float())
+            except RuntimeError as error:
+                if "size of tensor" in str(error):
+                    raise Wrong(f"the weights of the errors do not fit: {SHAPES}") from error
+                raise
             if len(model.seen) != 1:
                 raise Wrong(f"the network was called {len(model.seen)} times; one step asks it once")
             x_t, t = model.seen[0]
@@ -179,7 +193,7 @@ def check_target(loss: object, error: Tensor, noise_error: Tensor, variance: Ten
 
 def check_update(change: float, gradient: float, second: bool) -> None:
     if change == 0:
-        raise Wrong("the weights have not changed: after loss.backward() comes optimizer.step()")
+        raise Wrong("the weights have not changed: zero_grad first, then loss.backward(), then optimizer.step()")
     if abs(change + RATE * gradient) > 1e-3 * abs(RATE * gradient):
         if second:
             raise Wrong("the second step still has the first one's gradient in it; call optimizer.zero_grad()")
@@ -194,6 +208,7 @@ def check_update(change: float, gradient: float, second: bool) -> None:
     "the training step",
     check_training_step,
     hints=[
+        "Which two things are random in one step, and how many of each does the batch need?",
         "t = torch.randint(len(alphas_cumprod), (len(x_0),)) draws one step for each item; torch.randn_like(x_0) draws "
         "the noise; q_sample mixes them.",
         "The loss is the mean of (model(x_t, t) - x_0) squared over (1 - alpha-bar).clamp(min=0.1), shaped as in 00.1.",
@@ -222,7 +237,12 @@ def wrong_steps(x_t: Tensor, x_0: Tensor, a: float, b: float) -> dict[str, Tenso
     posterior = (b**0.5 * (1 - a / b) * x_0 + (a / b) ** 0.5 * (1 - b) * x_t) / (1 - a)
     return {
         "this goes the whole way to the guess; go to step s only": x_0,
-        "nothing has moved: this is x_t": x_t,
+        "nothing has moved: this is x_t; use a_bar_s in the new mixture": x_t,
+        "this is the noise alone; mix it with the guess, as step s does": noise,
+        "t and s are exchanged": a**0.5 * x_0 + (1 - a) ** 0.5 * (x_t - b**0.5 * x_0) / (1 - b + 1e-9) ** 0.5,
+        "the noise is x_t minus the guess's part (its weight times the guess), over the noise's weight": b**0.5 * x_0
+        + (1 - b) ** 0.5 * (x_t - x_0),
+        "1 - a**0.5 is not (1 - a)**0.5": b**0.5 * x_0 + (1 - b**0.5) * (x_t - a**0.5 * x_0) / (1 - a**0.5),
         "noise and guess are mixed as for step t again; step s has less noise": a**0.5 * x_0 + (1 - b) ** 0.5 * noise,
         "the noise is not made less: its weight is still that of step t": b**0.5 * x_0 + (1 - a) ** 0.5 * noise,
         "x_t is mixed in as if it were the noise; take the guess out of it first": b**0.5 * x_0 + (1 - b) ** 0.5 * x_t,
@@ -230,7 +250,7 @@ def wrong_steps(x_t: Tensor, x_0: Tensor, a: float, b: float) -> dict[str, Tenso
         + (1 - b) ** 0.5 * (x_t - a**0.5 * x_0),
         "the noise is x_t minus the guess; but in x_t the guess has the weight root of alpha-bar": b**0.5 * x_0
         + (1 - b) ** 0.5 * (x_t - x_0) / (1 - a) ** 0.5,
-        "alpha-bar is a share of variance: the weights are its root and the root of 1 minus it": b * x_0
+        "alpha-bar is the square of the weight: the weights are its root and the root of 1 minus it": b * x_0
         + (1 - b) * (x_t - a * x_0) / (1 - a),
         "this is the mean of the paper's step, which needs fresh noise on top; here the noise of x_t is used again": (
             posterior
@@ -243,7 +263,9 @@ def check_reverse_step(reverse_step: Callable) -> None:
     for a_bar_t, a_bar_s in [(0.3, 0.7), (0.01, 0.04), (0.9, 0.95), (0.5, 1.0)]:
         x_t = a_bar_t**0.5 * x_0 + (1 - a_bar_t) ** 0.5 * normal(6, 2, seed=1)
         right = a_bar_s**0.5 * x_0 + (1 - a_bar_s) ** 0.5 * normal(6, 2, seed=1)
-        seen = as_float64(reverse_step(x_t.clone(), x_0.clone(), a_bar_t, a_bar_s), (6, 2), "x_s")
+        given = [x_t.clone(), x_0.clone()]
+        seen = as_float64(reverse_step(*given, a_bar_t, a_bar_s), (6, 2), "x_s")
+        refuse_changes(given, [x_t, x_0], "x_t and x_0")
         if close(seen, right, 1e-4, 1e-5):
             continue
         again = as_float64(reverse_step(x_t.clone(), x_0.clone(), a_bar_t, a_bar_s), (6, 2), "x_s")

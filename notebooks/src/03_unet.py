@@ -403,10 +403,12 @@ show_images(folded[:, None], titles=titles, scale=6, title=title)
 # **The question.** How do the parts fit together? Two levels, at 14x14 with $c$ channels and at 7x7 with
 # $2c$. On the way down we keep four tensors, `s0` to `s3`. On the way up each is joined to what comes
 # from below, as extra channels (`torch.cat`), and used exactly once, last one first.
+#
+# First the parts, with their widths. A block on the way up gets the channels from below and those of its skip.
 
 
 # %%
-class MyUNet(nn.Module):
+class Parts(nn.Module):
     def __init__(self, c=16):
         super().__init__()
         e = 4 * c
@@ -423,6 +425,13 @@ class MyUNet(nn.Module):
         last = zero_init(nn.Conv2d(c, 4, 3, padding=1))
         self.head = nn.Sequential(nn.GroupNorm(8, c), nn.SiLU(), last)
 
+
+# %% [markdown]
+# Then the way through them. Follow each `s` from where it is made to where it is used.
+
+
+# %%
+class MyUNet(Parts):
     def forward(self, x_t, t):
         emb = F.silu(self.time(t))  # (B, 4c)
         s0 = self.stem(space_to_depth(x_t))  # (B, c, 14, 14)

@@ -160,6 +160,15 @@ def reverse(form):
     return answer
 
 
+def in_place(x_0, t, noise, alphas_cumprod):
+    a = alphas_cumprod[t].view(-1, *[1] * (x_0.ndim - 1))
+    return x_0.mul_(a.sqrt()).add_((1 - a).sqrt() * noise)
+
+
+def solution_step(x_t, x_0, a, b):
+    return b**0.5 * x_0 + (1 - b) ** 0.5 * (x_t - a**0.5 * x_0) / (1 - a) ** 0.5
+
+
 WRONG = [
     ("00.1", mix(lambda a: a.sqrt(), lambda a: 1 - a), "a variance; take its root"),
     ("00.1", mix(lambda a: a, lambda a: (1 - a).sqrt()), "the image has weight alpha-bar"),
@@ -205,12 +214,25 @@ WRONG = [
     (
         "00.3",
         reverse(lambda x_t, x_0, noise, a, b: b * x_0 + (1 - b) * (x_t - a * x_0) / (1 - a)),
-        "a share of variance",
+        "the square of the weight",
     ),
     (
         "00.3",
         reverse(lambda x_t, x_0, noise, a, b: (b**0.5 * (1 - a / b) * x_0 + (a / b) ** 0.5 * (1 - b) * x_t) / (1 - a)),
         "the paper's step",
+    ),
+    ("00.1", in_place, "in place; make a new tensor"),
+    ("00.3", reverse(lambda x_t, x_0, noise, a, b: noise), "the noise alone"),
+    ("00.3", lambda x_t, x_0, a, b: solution_step(x_t, x_0, b, a), "exchanged"),
+    (
+        "00.3",
+        reverse(lambda x_t, x_0, noise, a, b: b**0.5 * x_0 + (1 - b) ** 0.5 * (x_t - x_0)),
+        "its weight times the guess",
+    ),
+    (
+        "00.3",
+        reverse(lambda x_t, x_0, noise, a, b: b**0.5 * x_0 + (1 - b**0.5) * (x_t - a**0.5 * x_0) / (1 - a**0.5)),
+        "is not (1 - a)**0.5",
     ),
     ("00.3", reverse(lambda x_t, x_0, noise, a, b: x_t + (b - a) * (x_0 - x_t)), "mixing guess and noise anew"),
 ]

@@ -12,7 +12,6 @@ from notebooks.convert import DIFFUSION, NER, ROOT, convert, repository
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
 MACHINE_PATH = re.compile(r"/(?:home|root|tmp|work|Users|opt|usr/local)/[\w.-]+|[A-Z]:\\\\")
 MAX_BYTES, MAX_LINES, MAX_COLUMNS = 3_000_000, 25, 92
-WHOLE = {"class MyUNet(nn.Module):": 30}  # reads best in one piece
 
 pytestmark = pytest.mark.skipif(not SOURCES, reason="there are no notebooks yet")
 
@@ -95,7 +94,7 @@ def test_no_output_names_a_folder_of_the_machine_it_ran_on(notebook):
 def test_code_cells_are_short_and_narrow(source):
     """So that they are read without scrolling in Colab and JupyterLab; the width counts long strings too."""
     cells = {cell.id: cell.source.splitlines() for cell in convert(source).cells if cell.cell_type == "code"}
-    long = {cell: len(lines) for cell, lines in cells.items() if len(lines) > WHOLE.get(lines[0], MAX_LINES)}
+    long = {cell: len(lines) for cell, lines in cells.items() if len(lines) > MAX_LINES}
     wide = {cell: line for cell, lines in cells.items() for line in lines if len(line) > MAX_COLUMNS}
     assert not long
     assert not wide

@@ -85,8 +85,6 @@ def test_intervals_hold_the_score_narrow_with_data_and_follow_the_seed():
     assert many.intervals["f1"][1] - many.intervals["f1"][0] == pytest.approx(width["f1"] / 3, rel=0.2)
     assert evaluate(gold, found).intervals == few.intervals != evaluate(gold, found, seed=1).intervals
     assert evaluate(gold, found, resamples=0).intervals == {}
-    lower, upper = evaluate(gold, found, confidence=0.5).intervals["f1"]
-    assert few.intervals["f1"][0] < lower < upper < few.intervals["f1"][1]
 
 
 def test_groups_are_drawn_whole():
@@ -116,8 +114,6 @@ def test_the_difference_of_two_taggers():
     assert high - low < min(upper - lower for lower, upper in of_each)
     assert difference(gold, bad, good)[1] == pytest.approx((-high, -low)) and difference(gold, bad, bad) == (0, (0, 0))
     assert difference(gold, good, bad, seed=1) != (change, (low, high)) == difference(gold, good, bad)
-    lower, upper = difference(gold, good, bad, confidence=0.5)[1]
-    assert low < lower < upper < high
     partly = gold[:30] + [entities((0, 3, "X"))] * 10
     assert difference(gold, partly, good, "partial")[0] == pytest.approx(0.875 - 2 * 30 / 70)
     fourfold = [[one for one in some for _ in range(4)] for some in (gold, good, bad)]
@@ -147,9 +143,9 @@ def test_the_total_is_told_from_a_type_of_its_name():
 
 
 def test_arguments_are_looked_at_before_the_work(monkeypatch):
-    monkeypatch.setattr(evaluation, "POINTS", {})
+    monkeypatch.setattr(evaluation, "count", None)
     one = [Sentence("a")]
-    for options in ({"confidence": 2}, {"resamples": -1}, {"groups": [1, 2]}):
+    for options in ({"resamples": -1}, {"groups": [1, 2]}):
         with pytest.raises(ValueError, match="expected"):
             evaluate(one, one, **options)
         with pytest.raises(ValueError, match="expected"):
@@ -171,9 +167,7 @@ def test_bad_calls():
         (lambda: evaluate([one], [other]), "sentence 0 is 'a b' in gold and 'a c' in predicted"),
         (lambda: evaluate([[]], [[]], "bc2"), "gold must be sentences; got list"),
         (lambda: evaluate([one], [one], official=OfficialGold({})), 'official gold is for mode="bc2"'),
-        (lambda: evaluate([one], [one], confidence=1), "0 < confidence < 1"),
-        (lambda: evaluate([one], [one], confidence=0), "0 < confidence < 1"),
-        (lambda: evaluate([one], [one], resamples=-1), "resamples >= 0, got 0.95 and -1"),
+        (lambda: evaluate([one], [one], resamples=-1), "resamples >= 0, got -1"),
         (lambda: difference([one], [one], [other]), "sentence 0 is 'a b' in gold and 'a c' in predicted"),
         (lambda: evaluate([one], [one], groups=[]), "0 groups for 1 sentences; expected one for each"),
     ]:

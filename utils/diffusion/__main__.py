@@ -33,12 +33,13 @@ def positive(text: str) -> int:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m utils.diffusion", description="Diffusion models of images.")
+    form = argparse.ArgumentDefaultsHelpFormatter
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    options = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    about = "train a U-Net to denoise images; started again with the same --out, it resumes"
-    add_train_options(commands.add_parser("train", help=about, description=about, **options))
-    about = "draw images from a trained model and write them as one picture, or as a tensor"
-    add_sample_options(commands.add_parser("sample", help=about, description=about, **options))
+    for name, about, add_options in [
+        ("train", "train a U-Net to denoise images; started again with the same --out, it resumes", add_train_options),
+        ("sample", "draw images from a trained model into one picture, or a tensor", add_sample_options),
+    ]:
+        add_options(commands.add_parser(name, help=about, description=about, formatter_class=form))
     return parser.parse_args(argv)
 
 
@@ -79,7 +80,6 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     add("--n", type=positive, default=64, help="how many images")
     add("--size", type=positive, help="height and width; that of the training images when not given")
     add("--label", type=int, help="class of all images; without it each class in turn, if there are classes")
-    add("--no-clip", action="store_true", help="do not clamp the estimate of x_0")
     add("--batch-size", type=positive, default=250, help="images at a time")
     add("--seed", type=int, default=0, help="for all noise")
     add("--device", help="cpu, cuda or mps; found out when not given")
@@ -92,10 +92,8 @@ def run_train(args: argparse.Namespace) -> None:
     classes = None if args.unconditional else len(images.classes) or None
     torch.manual_seed(stream_seed(args.seed, "weights"))
     model = UNet(images.pixels.shape[1], args.channels, num_classes=classes, dropout=args.dropout)
-    same_name = ("steps", "minutes", "out", "save_every", "device", "precision")
-    same_name += ("seed", "batch_size", "learning_rate", "ema_decay", "label_dropout")
-    options = {name: getattr(args, name) for name in same_name} | {"validation": validation}
-    stop = []
+    same = "steps minutes out save_every device precision seed batch_size learning_rate ema_decay label_dropout"
+    options = {name: getattr(args, name) for name in same.split()} | {"validation": validation}
     with noted_signals() as noted, contextlib.closing(train(model, diffusion, images, **options)) as states:
         for k, state in enumerate(states):
             show = PartialState().print  # on the first process
@@ -105,10 +103,8 @@ def run_train(args: argparse.Namespace) -> None:
             if state.step % args.log_every == 0:
                 show(log_line(state), flush=True)
             if stop := gather_object(noted):  # of all processes, since none can go on alone
-                break
-    if stop:
-        saved = f"saved after step {state.step} in {args.out / 'checkpoint.pt'}"
-        sys.exit(f"{stop[0]}: {saved}; the same command goes on from there")
+                saved = f"saved after step {state.step} in {args.out / 'checkpoint.pt'}"
+                sys.exit(f"{stop[0]}: {saved}; the same command goes on from there")  # closing saves
     show(f"done: {state.step} steps in {state.seconds:.0f} s; {args.out / 'model.safetensors'}")
 
 
@@ -138,13 +134,12 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .png or .pt, got {args.out.name!r}")
     check_writable(args.out)
     model, diffusion = load_model(args.checkpoint, find_device(args.device))
-    y = torch.arange(args.n) % model.num_classes if model.num_classes else None
-    if args.label is not None:
-        y = torch.full((args.n,), args.label)
+    each = torch.arange(args.n) % model.num_classes if model.num_classes else None
+    y = each if args.label is None else torch.full((args.n,), args.label)
     size = args.size or read_notes(args.checkpoint).get("size", 28)
     shape = (model.config["in_channels"], *(size if isinstance(size, list) else (size, size)))
     options = {name: getattr(args, name) for name in ("sampler", "steps", "eta", "batch_size", "seed")}
-    images = generate(model, diffusion, args.n, shape, y=y, progress=True, clip=not args.no_clip, **options)
+    images = generate(model, diffusion, args.n, shape, y=y, progress=True, **options)
     if args.out.suffix == ".pt":
         write_atomically(args.out, lambda part: torch.save(images, part))
     else:

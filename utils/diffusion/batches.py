@@ -15,10 +15,7 @@ LOOKED_AT = 64  # of the items of a Dataset, spread over it; images in memory ar
 
 
 def batch_at(images: Images, step: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """The images and labels of one step, as `take` gives them.
-
-    Every epoch is a new permutation, drawn from (seed, epoch). What does not fill a batch at its end is left out.
-    """
+    """Images and labels of one step; each epoch is a permutation of its own, less what does not fill a batch."""
     epoch, position = divmod(step, len(images) // batch_size)
     rng = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
     return take(images, torch.randperm(len(images), generator=rng).split(batch_size)[position])
@@ -43,11 +40,10 @@ def _pick(images: Images, index: Tensor | slice) -> tuple[Tensor, Tensor | None]
 
 
 def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | None]:
-    """Images and labels as they are kept, all that are in memory, checked before the first step.
+    """Images and labels as they are kept, all that are in memory, else ValueError: none, or bad shape, type or values.
 
-    Without classes labels are of no use and left out. Of a Dataset that changes its images from call to call (flips,
-    crops) none are given, (0, C, H, W): what is seen once tells nothing.
-    Raises ValueError: no images, of a wrong shape, type or range, or labels outside the `classes`.
+    Without classes labels are left out. Of a Dataset that changes its images from call to call (flips, crops) none are
+    given, (0, C, H, W): what is seen once tells nothing.
     """
     if not hasattr(images, "__len__") or len(images) == 0:
         raise ValueError(f"there are no images to train on: a {type(images).__name__} without length, or of length 0")
@@ -57,10 +53,10 @@ def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | 
         (x_0, labels), (again, _) = _pick(images, index), _pick(images, index)
     check_images(x_0.cpu())
     to_float(x_0[:1])
-    labels = None if labels is None or classes is None else as_labels(labels, len(x_0))
-    if labels is not None:
-        check_labels(labels, classes)
-    return x_0 if index is not some or torch.equal(x_0, again) else x_0[:0], labels
+    if labels is not None and classes is not None:
+        check_labels(labels := as_labels(labels, len(x_0)), classes)
+    x_0 = x_0 if index is not some or torch.equal(x_0, again) else x_0[:0]
+    return x_0, None if classes is None else labels
 
 
 def fingerprint(*tensors: Tensor | None) -> str:

@@ -4,9 +4,7 @@ A model is one safetensors file: the weights, the schedule's betas, and in its h
 A training's folder holds it and the training state: weights, EMA, optimiser, step, and what has to stay the same.
 """
 
-import contextlib
 import functools
-import hashlib
 import inspect
 import json
 import os
@@ -23,10 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from utils.diffusion.batches import fingerprint
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
 from utils.diffusion.unet import UNet
-from utils.files import check_writable, load_state, lock_folder, save_state, write_atomically
+from utils.files import load_state, save_state, write_atomically
 
 FORMAT = "diffusion-course-1"
 BETAS = "schedule.betas"
@@ -38,21 +37,13 @@ PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 def save_model(
     path: str | Path, model: nn.Module, diffusion: GaussianDiffusion, dtype: torch.dtype = torch.float32, **notes: Any
 ) -> None:
-    """Write weights (as `dtype`), schedule and, of a UNet, the network settings to one safetensors file.
-
-    `notes` (JSON values, such as steps=1000) are kept in the header; `read_notes` gives them back.
-    """
-    model, tensors = unwrap(model), {BETAS: diffusion.schedule.betas}
-    for name, value in model.state_dict().items():
+    """Write weights (as `dtype`), schedule, a UNet's settings, and `notes` (JSON values) to one safetensors file."""
+    tensors = {BETAS: diffusion.schedule.betas}
+    for name, value in unwrap(model).state_dict().items():
         value = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
         tensors[name.replace(COMPILED, "")] = value.contiguous()
-    header = {
-        "format": FORMAT,
-        "unet": json.dumps(config_of(model)),
-        "schedule": diffusion.schedule.name,
-        "prediction": diffusion.prediction,
-        "notes": json.dumps(notes),
-    }
+    process = {"schedule": diffusion.schedule.name, "prediction": diffusion.prediction}
+    header = {"format": FORMAT, "unet": json.dumps(config_of(model)), **process, "notes": json.dumps(notes)}
     write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
 
 
@@ -74,10 +65,9 @@ def config_of(model: nn.Module) -> dict[str, Any] | None:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UNet, GaussianDiffusion]:
-    """The network in evaluation mode (float32 on `device`) and its diffusion process.
+    """The network in evaluation mode (float32 on `device`) and its diffusion process, as `save_model` wrote them.
 
-    `path` is a file that `save_model` wrote. Raises FileNotFoundError, or ValueError where it is no such file, is cut
-    short or damaged, or holds the weights of another network than a UNet.
+    Raises FileNotFoundError, or ValueError: no such file, a damaged one, or weights of another network than a UNet.
     """
     header, tensors = _read(Path(path))
     try:
@@ -98,8 +88,7 @@ def read_notes(path: str | Path) -> dict[str, Any]:
 
 
 def _in_fixed_order(content: bytes) -> bytes:
-    """The same safetensors file with its notes sorted: the library writes them in an order that changes from call
-    to call, and equal models have to be equal files."""
+    """safetensors orders its notes anew in each call, but equal models have to be equal files: sort them."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -130,8 +119,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 
 
 def one_in_a_folder(train: Callable[..., Iterator]) -> Callable[..., Iterator]:
-    """A training that is still open in this process, of an interrupted cell say, is saved and closed when another one
-    begins in its folder."""
+    """A training left open in this process, by a cell say, is saved and closed when another begins in its folder."""
     opened: weakref.WeakValueDictionary[str, Iterator] = weakref.WeakValueDictionary()
 
     @functools.wraps(train)
@@ -146,33 +134,13 @@ def one_in_a_folder(train: Callable[..., Iterator]) -> Callable[..., Iterator]:
     return begin
 
 
-@contextlib.contextmanager
-def held(folder: Path | None, state: Any, keep: Callable[[], None]) -> Iterator[None]:
-    """The folder, if any, is this training's for a while; that it cannot be written in is found out at the begin."""
-    if folder is None:
-        yield
-        return
-    for name in ("checkpoint.pt", "model.safetensors"):
-        check_writable(folder / name)
-    with lock_folder(folder):
-        try:
-            yield
-        except (GeneratorExit, KeyboardInterrupt):  # the caller left the loop, or a step was cut off before it counts
-            if state.step and state.whole:
-                keep()
-            raise
-
-
-def describe(model: nn.Module, diffusion: GaussianDiffusion, recipe: Any) -> dict[str, Any]:
-    """Settings, network and process, to be compared when a training resumes."""
+def describe(model: nn.Module, diffusion: GaussianDiffusion, recipe: Any, data: tuple) -> dict[str, Any]:
+    """What has to be the same when a training resumes: recipe, network, process, and images (number, x_0, labels)."""
     schedule = diffusion.schedule
-    betas = hashlib.sha256(schedule.betas.numpy().tobytes()).hexdigest()[:8]
-    return {
-        **asdict(recipe),
-        "config": config_of(model),
-        "prediction": diffusion.prediction,
-        "schedule": f"{schedule.name}, {schedule.num_timesteps} timesteps, betas {betas}",
-    }
+    process = f"{schedule.name}, {schedule.num_timesteps} timesteps, betas {fingerprint(schedule.betas)[:8]}"
+    network = {"config": config_of(model), "prediction": diffusion.prediction, "schedule": process}
+    images = {"number of images": data[0], "images": fingerprint(*data[1:])}
+    return {"settings": {**asdict(recipe), **network, **images}}
 
 
 def save_training(state: Any, accelerator: Accelerator, about: dict[str, Any], folder: Path | None) -> None:

@@ -26,18 +26,18 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from utils.device import DTYPES, find_device, find_precision
-from utils.diffusion.batches import Images, batch_at, fingerprint, look_through, take
-from utils.diffusion.checkpoints import describe, held, one_in_a_folder, restore, save_model, save_training, unwrap
+from utils.diffusion.batches import Images, batch_at, look_through, take
+from utils.diffusion.checkpoints import describe, one_in_a_folder, restore, save_model, save_training, unwrap
 from utils.diffusion.checks import check_labels, check_numbers
 from utils.diffusion.process import GaussianDiffusion
-from utils.files import TrainingDiverged, generator_seed, stream_seed
+from utils.files import TrainingDiverged, check_writable, generator_seed, lock_folder, stream_seed
 
 # -- the generator -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The recipe: what has to stay the same when a training resumes.
+    """The recipe, which has to stay the same when a training resumes; ValueError for a number outside its range.
 
     batch_size: images in a step, over all processes; at most as many as there are.
     learning_rate: for Adam, reached after `warmup` steps (at most a tenth of all), then lowered along a cosine to 0
@@ -46,7 +46,6 @@ class Settings:
     ema_decay: of the moving average of the weights, warmed up as (1 + step) / (10 + step).
     label_dropout: how often a label is hidden, 0 to 1; used only where the network has classes.
     seed: of the order of the images, timesteps, noise, hidden labels and dropout masks.
-    Raises ValueError for a number outside its range.
     """
 
     batch_size: int = 128
@@ -64,24 +63,19 @@ class Settings:
 
 @dataclass
 class TrainState:
-    """Where training stands after a step.
-
-    step counts finished steps; loss is that of the last batch; seconds are those spent training, over all resumed
-    parts; validation_loss is the latest one measured, by the EMA weights; saved is the step of the last saved state.
-    model, ema_model and optimizer are the living objects, not copies; network is the model as accelerate wraps it.
-    """
+    """Where training stands after a step; networks and optimizer are the living objects, not copies."""
 
     model: nn.Module
     ema_model: nn.Module
-    network: nn.Module = field(repr=False)
+    network: nn.Module = field(repr=False)  # the model as accelerate wraps it
     optimizer: torch.optim.Optimizer = field(repr=False)
-    step: int = 0
-    loss: float = math.nan
+    step: int = 0  # finished ones
+    loss: float = math.nan  # of the last batch
     learning_rate: float = 0.0
     gradient_norm: float = math.nan
-    seconds: float = 0.0
-    validation_loss: float | None = None
-    saved: int | None = None
+    seconds: float = 0.0  # spent training, over all resumed parts
+    validation_loss: float | None = None  # the latest one measured, by the EMA weights
+    saved: int | None = None  # the step of the last saved state
     whole: bool = field(default=True, repr=False)  # not while the weights move
 
 
@@ -109,9 +103,8 @@ def train(
             [-1, 1], or uint8 0..255. Labels, 0 to classes - 1, are used where the network has classes.
         steps, minutes: how long; give exactly one.
         validation: images for the validation loss, measured every `validate_every` steps.
-        out: a folder; the state is saved there every `save_every` steps and when the loop is left or interrupted,
-            training resumes from it, and model.safetensors (EMA weights) is written at the end. The first state after
-            a resume is the restored one.
+        out: a folder; the state is saved there every `save_every` steps and when the loop is left or interrupted, and
+            model.safetensors (EMA weights) at the end. Training resumes from it, first yielding the restored state.
         precision: "no" (fp32), "bf16" or "fp16"; what is fast on the device when not given.
         settings: those of `Settings`, such as batch_size=64.
     Raises ValueError: bad arguments, images not in [-1, 1], or a saved state of other settings. TrainingDiverged: the
@@ -119,32 +112,32 @@ def train(
     """
     if (steps is None) == (minutes is None):
         raise ValueError(f"give steps or minutes, one of the two; got steps={steps}, minutes={minutes}")
-    numbers = check_numbers(steps=steps, minutes=minutes, save_every=save_every, validate_every=validate_every)
-    steps, minutes, save_every, validate_every = numbers.values()
+    counts = dict(steps=steps, minutes=minutes, save_every=save_every, validate_every=validate_every)
+    steps, minutes, save_every, validate_every = check_numbers(**counts).values()
     recipe, classes = Settings(**settings), getattr(unwrap(model), "num_classes", None)
     x_0, y = look_through(images, classes)
     if validation is not None and (other := look_through(validation, classes)[0].shape[1:]) != x_0.shape[1:]:
         raise ValueError(f"validation images are {tuple(other)}, but the images {tuple(x_0.shape[1:])}; resize them")
     recipe = replace(recipe, batch_size=min(recipe.batch_size, len(images)))
     accelerator = make_accelerator(find_device(device), precision)
-    if recipe.batch_size % accelerator.num_processes:
-        processes = accelerator.num_processes
-        raise ValueError(f"batch_size must be a multiple of the processes, here {processes}; got {recipe.batch_size}")
-    about, folder = {}, Path(out) if out else None
-    if folder:  # what has to be the same when the training resumes, and what may differ
-        data = {"number of images": len(images), "images": fingerprint(x_0, y)}
-        free = {"precision": accelerator.mixed_precision, "device": accelerator.device.type}
-        free |= {"processes": accelerator.num_processes, "steps": steps, "minutes": minutes}
-        about = {"settings": describe(model, diffusion, recipe) | data, "free": free}
-    state = prepare(model, accelerator)
-    keep = partial(save_training, state, accelerator, about, folder)
-    try:
-        with held(folder if accelerator.is_main_process else None, state, keep):
+    if recipe.batch_size % (count := accelerator.num_processes):
+        raise ValueError(f"batch_size must be a multiple of the processes, here {count}; got {recipe.batch_size}")
+    folder, main, about = Path(out) if out else None, accelerator.is_main_process, {}
+    if folder:
+        about = describe(model, diffusion, recipe, (len(images), x_0, y))
+        about["free"] = {"precision": accelerator.mixed_precision, "device": accelerator.device.type}
+        about["free"] |= {"processes": count, "steps": steps, "minutes": minutes}
+        for name in ("checkpoint.pt", "model.safetensors") if main else ():
+            check_writable(folder / name)
+    with lock_folder(folder if main else None):
+        state = prepare(model, accelerator)
+        keep = partial(save_training, state, accelerator, about, folder)
+        try:
             if restore(state, accelerator, about, folder):
                 yield state
             total, at, unit = (steps, state.step, "step") if steps else (round(60 * minutes), int(state.seconds), "s")
-            quiet = not progress or not accelerator.is_main_process
-            with tqdm(desc="training", total=total, initial=at, unit=unit, leave=False, disable=quiet or None) as bar:
+            quiet = not (progress and main) or None  # None: where standard error is no terminal
+            with tqdm(desc="training", total=total, initial=at, unit=unit, leave=False, disable=quiet) as bar:
                 while (done := fraction_done(state, steps, minutes, accelerator.device)) < 1:
                     started = time.perf_counter()
                     state.learning_rate = learning_rate(recipe, state.step, done, steps)
@@ -158,20 +151,24 @@ def train(
                     bar.update((state.step if steps else int(state.seconds)) - bar.n)
                     yield state
             keep()
-            if folder and accelerator.is_main_process:
+            if folder and main:
                 height, width = x_0.shape[2:]
                 notes = {"steps": state.step, "size": height if height == width else [height, width]}
                 save_model(folder / "model.safetensors", state.ema_model, diffusion, **notes)
-    finally:  # the caller has the network as it was given, without accelerate's wrappers
-        accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)
-        accelerator.free_memory()
+        except (GeneratorExit, KeyboardInterrupt):  # the caller left the loop, or a step was cut off before it counts
+            if state.step and state.whole:
+                keep()
+            raise
+        finally:  # the caller has the network as it was given, without accelerate's wrappers
+            accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)
+            accelerator.free_memory()
 
 
 def fraction_done(state: TrainState, steps: int | None, minutes: float | None, device: torch.device) -> float:
     """How much of the training is behind us, from 0 on, the same on every process."""
-    if steps is not None:
-        return state.step / steps
-    return float(broadcast(torch.tensor(state.seconds, device=device))) / (60 * minutes)
+    return (
+        state.step / steps if steps else float(broadcast(torch.tensor(state.seconds, device=device))) / (60 * minutes)
+    )
 
 
 # -- one step ------------------------------------------------------------------------------------------
@@ -180,17 +177,17 @@ def fraction_done(state: TrainState, steps: int | None, minutes: float | None, d
 def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: Settings, accelerator: Accelerator):
     """Algorithm 1, lines 2 to 5, with clipping and the EMA; moves `state` on in place.
 
-    The step is drawn for the whole batch and each process takes its part, so that several see together what one would
-    see. Only the masks of dropout, if the network has any, are each process's own.
+    Each process takes its part of the whole batch, so that several see together what one would see; only the masks of
+    dropout are each process's own.
     """
     device, process, step = accelerator.device, accelerator.process_index, state.step
     x_0, y = batch_at(images, step, recipe.batch_size, recipe.seed)
     t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe.seed, step, device)
     share = len(x_0) // accelerator.num_processes
     part = slice(process * share, (process + 1) * share)
-    classes = getattr(unwrap(state.model), "num_classes", None)
-    y = None if classes is None else y
-    if y is not None:
+    if (classes := getattr(unwrap(state.model), "num_classes", None)) is None:
+        y = None
+    elif y is not None:
         check_labels(y, classes)
         y = torch.where(chance < recipe.label_dropout, classes, y.to(device))[part]
     for group in state.optimizer.param_groups:
@@ -238,7 +235,6 @@ def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def check_finite(what: str, value: float, state: TrainState) -> None:
-    """Raise TrainingDiverged unless value is a finite number."""
     if not math.isfinite(value):
         kept = "nothing had been saved" if state.saved is None else "the last good checkpoint is kept"
         advice = f"{kept}. Try a lower learning rate, or precision='no'"
@@ -247,23 +243,16 @@ def check_finite(what: str, value: float, state: TrainState) -> None:
 
 @torch.no_grad()
 def validation_loss(
-    model: nn.Module,
-    diffusion: GaussianDiffusion,
-    images: Images,
-    points: int = 10,
-    count: int = 256,
-    device: torch.device | str | None = None,
-    seed: int = 0,
+    model: nn.Module, diffusion: GaussianDiffusion, images: Images, points: int = 10, count: int = 256, seed: int = 0
 ) -> Tensor:
-    """The loss at `points` timesteps, evenly spaced over the middles of as many parts of 0..T-1.
+    """The loss at `points` timesteps, the middles of as many parts of 0..T-1: float32 (points,) on the CPU.
 
     The same first `count` images and the same noise every time, and no dropout, so that two calls differ by the model
-    only. Returns float32 (points,) on the CPU. Its mean stands for the training loss on images not trained on; it lies
-    a little below, because the loss is steepest at the smallest t, within the first point. `device` is that of the
-    model's weights when not given.
+    only. Its mean stands for the training loss on images not trained on; it lies a little below, because the loss is
+    steepest at the smallest t, within the first point.
     """
     check_numbers(points=points, count=count, seed=seed)
-    device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     was_training = model.training
     model.eval()
     x_0, y = take(images, torch.arange(min(count, len(images))))
@@ -278,7 +267,7 @@ def validation_loss(
     return torch.stack(losses).float().cpu()
 
 
-# -- setting up, saving, resuming ----------------------------------------------------------------------
+# -- setting up ----------------------------------------------------------------------------------------
 
 
 def make_accelerator(device: torch.device, precision: str | None) -> Accelerator:

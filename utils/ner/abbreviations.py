@@ -20,7 +20,7 @@ REACH = 2000  # characters before a bracket that are looked at; a bound, so that
 
 @dataclass(frozen=True, order=True, slots=True)
 class Abbreviation:
-    """`short` at text[short_start:short_end] is defined to stand for `long` at text[long_start:long_end]."""
+    """`short`, text[short_start:short_end], is defined to stand for `long`, text[long_start:long_end]."""
 
     short_start: int
     short_end: int
@@ -33,10 +33,9 @@ class Abbreviation:
 def find_abbreviations(text: str) -> list[Abbreviation]:
     """The definitions in a text (a sentence or an abstract), in the order of their short forms.
 
-    "long form (SF)" is looked for first. Where the bracket cannot hold a short form, "SF (long form)" is tried: SF is
-    the word before the bracket and must have a capital letter; the long form must begin where the bracket does. What
-    follows a semicolon in the bracket is left out, as in "(FAP; OMIM 175100)", and behind a short form a comma ends it
-    as well.
+    "long form (SF)" comes first. Where the bracket cannot hold a short form, "SF (long form)" is tried: SF is the word
+    before the bracket, with a capital letter; the long form begins where the bracket does. A semicolon ends what is
+    read in a bracket, as in "(FAP; OMIM 175100)", and behind a short form a comma does, too.
     """
     found = []
     for opening, start, end, floor in _brackets(text):
@@ -59,13 +58,11 @@ def _counts(short: str, around: str) -> bool:
 
 
 def is_short_form(short: str) -> bool:
-    """Whether this can be an abbreviation: one or two words, 2 to 10 characters, a letter, begins with one or a digit.
-
-    White space does not count as a character, and beside a hyphen or slash it does not divide words: "IL - 2" is one.
-    """
-    length = len("".join(short.split()))
+    """Whether this can be an abbreviation: one or two words, 2 to 10 characters but white space, of which the first is
+    a letter or digit and any a letter. Beside a hyphen or slash white space divides no words: "IL - 2" is one."""
     two_words = len(re.findall(r"\w\s+(?=\w)", short)) <= 1
-    return 2 <= length <= 10 and two_words and short[0].isalnum() and any(letter.isalpha() for letter in short)
+    fits = two_words and 2 <= len("".join(short.split())) <= 10
+    return fits and short[0].isalnum() and any(map(str.isalpha, short))
 
 
 def match_long_form(short: str, before: str) -> int | None:
@@ -74,22 +71,17 @@ def match_long_form(short: str, before: str) -> int | None:
     From right to left, each letter or digit of the short form takes the nearest equal one, upper and lower case alike;
     the first must also begin a word. The long form then begins with the white-space word of that place.
     """
-    place = len(before)
-    wanted = [k for k, letter in enumerate(short) if letter.isalnum()]
-    for k in reversed(wanted):
+    place, wanted = len(before), [letter.lower() for letter in short if letter.isalnum()]
+    while wanted and place > 0:
         place -= 1
-        while place >= 0 and not _fits(short[k], before, place, first=k == wanted[0]):
-            place -= 1
-        if place < 0:
-            return None
+        inside_word = place > 0 and before[place - 1].isalnum()
+        if before[place].lower() == wanted[-1] and not (len(wanted) == 1 and inside_word):
+            wanted.pop()
+    if wanted or place == len(before):
+        return None
     while place > 0 and not before[place - 1].isspace():
         place -= 1
-    return place if wanted else None
-
-
-def _fits(letter: str, text: str, place: int, first: bool) -> bool:
-    inside_word = place > 0 and text[place - 1].isalnum()
-    return text[place].lower() == letter.lower() and not (first and inside_word)
+    return place
 
 
 def _brackets(text: str) -> Iterator[tuple[int, int, int, int]]:
@@ -116,7 +108,7 @@ def _strip(text: str, start: int, end: int, more: str = "") -> tuple[int, int]:
 
 def _most_words(short: str) -> int:
     """How many words a long form may have: min(|A| + 5, 2 |A|), where |A| letters and digits are in the short form."""
-    length = sum(letter.isalnum() for letter in short)
+    length = sum(map(str.isalnum, short))
     return min(length + 5, 2 * length)
 
 
@@ -124,12 +116,9 @@ def _defined_before(text: str, opening: int, start: int, end: int, floor: int) -
     """The short form is text[start:end], in the bracket; the long form ends before the bracket opens."""
     floor, stop = _strip(text, max(floor, opening - REACH), opening, QUOTES)
     floor = max([floor, *(match.end() for match in SENTENCE_END.finditer(text, floor, stop))])
-    words = [match.start() for match in WORD.finditer(text, floor, stop)]
-    if not words:
-        return None
-    short = text[start:end]
-    first = words[-min(len(words), _most_words(short))]
-    place = match_long_form(short, text[first:stop])
+    words = [match.start() for match in WORD.finditer(text, floor, stop)][-_most_words(text[start:end]) :]
+    first = words[0] if words else stop
+    place = match_long_form(text[start:end], text[first:stop])
     if place is None:
         return None
     beside = re.search(r"[(\[][^()\[\]]*[)\]]$", text[first:stop])
@@ -144,9 +133,8 @@ def _defined_inside(text: str, opening: int, start: int, end: int, floor: int) -
     word = re.search(r"\S*\s*$", text[floor:opening])
     first, last = _strip(text, floor + word.start(), opening, QUOTES if word[0][:1] in QUOTES else "")
     short, long = text[first:last], text[start:end]
-    if not is_short_form(short) or not any(letter.isupper() for letter in short):
-        return None
-    if len(WORD.findall(long)) > _most_words(short) or match_long_form(short, long) != 0:
+    fits = is_short_form(short) and any(map(str.isupper, short)) and len(WORD.findall(long)) <= _most_words(short)
+    if not fits or match_long_form(short, long) != 0:
         return None
     return _checked(text, first, last, start, end)
 

@@ -1,13 +1,12 @@
 """A linear-chain conditional random field (Lafferty et al. 2001; as a network's last layer: Lample et al. 2016).
 
-A network gives every token a score for each tag, its *emissions*. Tags depend on each other (no I-Disease without a
-beginning), so a path y of tags also gets a score for each step from one tag to the next:
+A network gives every token a score for each tag, its *emissions*; a path y of tags also gets one for each step:
 
     score(y) = start[y_1] + sum_t emissions[t, y_t] + sum_t transitions[y_t-1, y_t] + end[y_n]
     p(y)     = exp(score(y)) / Z,    Z = sum of exp(score) over all K^n paths
 
-Z and the best path need no walk over all paths: what leads up to token t can be summed, or maximised, once for each
-tag of t (the forward algorithm, Viterbi). Shapes below: B sentences of a batch, T tokens of the longest, K tags.
+What leads up to token t can be summed (the forward algorithm), or maximised (Viterbi), once for each tag of t, without
+a walk over all paths. Shapes: B sentences of a batch, T tokens of the longest, K tags.
 """
 
 from collections.abc import Sequence
@@ -21,13 +20,10 @@ IGNORED = -100  # the tag of padding
 
 
 class LinearChainCRF(nn.Module):
-    """Scores of tag sequences.
+    """Scores of sequences of `tags` (names of the K tags, or their number); a `scheme` ("BIO" or "BIOES") forbids the
+    steps that it rules out.
 
-    `mask` is True (B, T) at the tokens and False at the padding behind them; every sentence has at least one token.
-    What stands in the padding of emissions and tags does not matter.
-
-    tags: names of the K tags, or their number.
-    scheme: "BIO" or "BIOES" forbids the steps that this scheme rules out; None allows all.
+    `mask` is True (B, T) at the tokens and False at the padding behind them, where emissions and tags do not matter.
     Raises ValueError: no tags, a scheme without names, or (when called) shapes or masks that do not fit.
     """
 
@@ -73,11 +69,8 @@ class LinearChainCRF(nn.Module):
         return self.score(emissions, tags, mask) - self.log_partition(emissions, mask)
 
     def marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """p(y_t = k) (B, T, K), summed over all paths; 0 in the padding.
-
-        The derivative of log Z by an emission is the share of Z that goes through it, so autograd is the backward
-        algorithm.
-        """
+        """p(y_t = k) (B, T, K), summed over all paths; 0 in the padding. The derivative of log Z by an emission is the
+        share of Z that goes through it, so autograd is the backward algorithm."""
         with torch.enable_grad():
             emissions = emissions.detach().float().requires_grad_()
             return torch.autograd.grad(self.log_partition(emissions, mask).sum(), emissions)[0]
@@ -104,9 +97,8 @@ def _checked(emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Emissions in float32, because half precision is too coarse for such sums, and 0 in the padding."""
     mask = mask.bool()
     if emissions.dim() != 3 or emissions.shape[:2] != mask.shape:
-        raise ValueError(
-            f"expected emissions (B, T, K) and a mask (B, T), got {tuple(emissions.shape)} and {tuple(mask.shape)}"
-        )
+        shapes = f"{tuple(emissions.shape)} and {tuple(mask.shape)}"
+        raise ValueError(f"expected emissions (B, T, K) and a mask (B, T), got {shapes}")
     # Looking at values makes a GPU wait.
     if mask.device.type == "cpu" and (not mask[:, :1].all() or (mask[:, 1:] & ~mask[:, :-1]).any()):
         raise ValueError("the mask must be True at the first token and False only behind the last one of a sentence")

@@ -1,14 +1,9 @@
 """Taggers made of taggers: rules that mend what one finds, several that vote, and BioTagger-GM, which does both.
 
-BioTagger-GM (Torii, Hu, Wu & Liu 2009, JAMIA 16:247-255) is rebuilt with the means that the course has:
-
-1. Dictionary look-up. In place of BioThesaurus and the UMLS Metathesaurus: human gene symbols of NCBI Gene; names of
-   the Disease Ontology and of MeSH. Full names of genes and names in other species are missing.
-2. Machine learning with the look-up as one kind of feature. The paper votes over ABNER and a CRF of MALLET, a
-   second-order maximum-entropy Markov model, and LingPipe's model of character sequences. Here: four CRFs by CRFsuite,
-   more alike, so that a vote has less to gain, and without parts of speech and the list of false positives.
-3. Post-processing. Here: brackets and abbreviations, each rule kept for a member only where it helps on dev.
-4. A vote. Here: of spans, weights chosen on dev.
+BioTagger-GM (Torii, Hu, Wu & Liu 2009, JAMIA 16:247-255) looks names up in BioThesaurus and the UMLS, which is one kind
+of feature of several models, mends what they find, and lets them vote. Here the lists are NCBI Gene's human symbols,
+the Disease Ontology and MeSH; the models are four CRFs, more alike than the paper's (ABNER, MALLET, a Markov model,
+LingPipe), without parts of speech and the list of false positives; rules, weights and threshold are chosen on dev.
 """
 
 from __future__ import annotations
@@ -35,11 +30,7 @@ Ballots = list[dict[Entity, list[int]]]  # for each sentence, which members vote
 
 
 class CorrectedTagger(Tagger):
-    """Tags with another tagger and applies rules to the result.
-
-    tagger: the other one, trained or not. steps: names of rules in `postprocess.STEPS`, in the order of their use.
-    Raises ValueError: an unknown rule.
-    """
+    """Tags with another tagger and applies rules, names in `postprocess.STEPS` (others: ValueError), one by one."""
 
     name = "corrected"
 
@@ -73,11 +64,10 @@ class CorrectedTagger(Tagger):
 
 
 class VotingTagger(Tagger):
-    """Keeps the entities that more than `threshold` of the members' weight voted for.
+    """Keeps the entities, pieces and type together, that more than `threshold` of the members' weight voted for.
 
-    A vote is for characters (the pieces of a discontinuous one) and type together. Of entities that overlap (possible
-    below a threshold of 1/2) the one with more weight stays, of equals the longer, then the one farther left, then the
-    first type in the alphabet: the same votes always give the same answer.
+    Of those that overlap (possible below a threshold of 1/2) the one with more weight stays, of equals the longer, then
+    the one farther left, then the first type in the alphabet: the same votes always give the same answer.
 
     members: taggers, trained or not. weights: one for each, at least 0 and not all 0; equal when None.
     threshold: share of the weight, at least 0 and below 1; 0.5 is the majority.
@@ -98,40 +88,33 @@ class VotingTagger(Tagger):
             raise ValueError(f"expected 0 <= threshold < 1, got {threshold}")
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> VotingTagger:
-        """Train every member, then choose weights and threshold on `dev` where there is one.
-
-        folder: keeps each member as soon as it is trained; the same call goes on with the first that is missing.
-            Members kept from other sentences are trained again; other settings of a finished one are not noticed.
-        """
+        """Train every member, then choose weights and threshold on `dev` where there is one. `folder` keeps members as
+        they are trained from these sentences (other settings are not noticed): the same call goes on there."""
         for number, member in enumerate(self.members, 1):
             print(f"member {number} of {len(self.members)}: {member.name}")
-            if folder is None:
-                member.fit(train, dev)
-            else:
-                self.members[number - 1] = _fit_once(member, train, dev, Path(folder) / f"member-{number}")
+            place = folder and Path(folder) / f"member-{number}"
+            self.members[number - 1] = _fit_once(member, train, dev, place) if place else member.fit(train, dev)
         return self.choose(dev) if dev else self
 
     def choose(self, dev: Sentences, votes: Sequence[Sentences] | None = None) -> VotingTagger:
         """Set weights and threshold by strict F1 on `dev`, from equal weights, one at a time until nothing improves;
         `votes`: what each member predicts on `dev`, where that is known already."""
         ballots = _collect(votes or [member.predict(dev) for member in self.members])
-        gold = [set(sentence.entities) for sentence in dev]
         best, before = [0.5] + [1.0] * len(self.members), None  # the threshold and the weights
-        best_f1 = _f1(ballots, gold, best)
+        best_f1 = _f1(ballots, dev, best)
         while best != before:
             before = best
             for place, values in enumerate([THRESHOLDS] + [WEIGHTS] * len(self.members)):
                 for value in values:
                     tried = [*best[:place], value, *best[place + 1 :]]
-                    if (f1 := _f1(ballots, gold, tried)) > best_f1:
+                    if (f1 := _f1(ballots, dev, tried)) > best_f1:
                         best, best_f1 = tried, f1
         self.threshold, *self.weights = best
         return self
 
     def combine(self, votes: Sequence[Sentences]) -> list[Sentence]:
-        """The sentences with the elected entities, from what each member predicts on them. A vote is no probability:
-        they have no score."""
-        elected = [_elect(ballot, self.weights, self.threshold) for ballot in _collect(votes)]
+        """The sentences with the elected entities, without a score, from what each member predicts on them."""
+        elected = (_elect(ballot, self.weights, self.threshold) for ballot in _collect(votes))
         bare = ([replace(entity, score=None) for entity in entities] for entities in elected)
         return [sentence.with_entities(entities) for sentence, entities in zip(votes[0], bare)]
 
@@ -162,20 +145,19 @@ def _collect(votes: Sequence[Sentences]) -> Ballots:
 
 def _elect(ballot: dict[Entity, list[int]], weights: Sequence[float], threshold: float) -> list[Entity]:
     votes = {entity: sum(weights[number] for number in voters) for entity, voters in ballot.items()}
-    winners = [entity for entity, weight in votes.items() if weight > threshold * sum(weights)]
     kept: list[Entity] = []
-    for entity in sorted(winners, key=lambda entity: (-votes[entity], entity.start - entity.end, entity)):
-        if not any(map(entity.overlaps, kept)):
+    for entity in sorted(votes, key=lambda entity: (-votes[entity], entity.start - entity.end, entity)):
+        if votes[entity] > threshold * sum(weights) and not any(map(entity.overlaps, kept)):
             kept.append(entity)
     return kept
 
 
-def _f1(ballots: Ballots, gold: list[set[Entity]], settings: list[float]) -> float:
+def _f1(ballots: Ballots, gold: Sentences, settings: list[float]) -> float:
     """Strict F1 of what is elected with a threshold and weights; 0 where no member has a weight."""
     threshold, *weights = settings
-    elected = [set(_elect(ballot, weights, threshold)) for ballot in ballots]
-    correct = sum(len(found & true) for found, true in zip(elected, gold))
-    return 2 * correct / max(1, sum(map(len, elected)) + sum(map(len, gold)))
+    elected = [_elect(ballot, weights, threshold) for ballot in ballots]
+    correct = sum(len({*found} & {*sentence.entities}) for found, sentence in zip(elected, gold))
+    return 2 * correct / max(1, sum(map(len, elected)) + sum(len(sentence.entities) for sentence in gold))
 
 
 def _fit_once(member: Tagger, train: Sentences, dev: Sentences, folder: Path) -> Tagger:
@@ -193,11 +175,8 @@ def _fit_once(member: Tagger, train: Sentences, dev: Sentences, folder: Path) ->
 
 
 def BioTaggerGM(lexicons: Sequence[Lexicon] = (), iterations: int = 150) -> VotingTagger:
-    """Look-up of the lists as features, four CRFs, post-processing of each, and a vote.
-
-    The members differ in direction, tags, window and features. Direction needs BIO to matter: "B" marks the first word
-    of an entity when read forward and the last when read backward, whereas BIOES marks both, in either direction.
-    """
+    """Look-up of the lists as features, four CRFs that differ in direction (which needs BIO to matter, as BIOES marks
+    an entity's first and last word either way), tags, window and features, post-processing of each, and a vote."""
     kinds = [
         (WordFeatures(lexicons=lexicons), "BIO", False),
         (WordFeatures(lexicons=lexicons), "BIO", True),

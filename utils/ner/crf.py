@@ -25,17 +25,13 @@ Features = Callable[[list[str]], list[list[str]]]
 
 class CRFTagger(Tagger):
     """Learns a weight for each feature with each tag, and for each pair of tags; marks the most probable tag sequence.
-
-    Training is L-BFGS (with c1 > 0 its variant for the L1 norm), which draws no random number: the same sentences give
-    the same model, whatever the seed.
+    Training is L-BFGS (with c1 > 0 its variant for the L1 norm), which draws no random number.
 
     features: a callable from the words of a sentence to one list of feature strings for each word; `WordFeatures()`
         when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
     scheme: "BIO" or "BIOES". iterations: at most, at least 1. progress: whether `fit` shows a bar.
     c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
-    backward: read sentences from right to left. The tags are made for that direction, so "B" is an entity's last
-        word. A chain has no direction of its own: under BIOES this is the same model up to the names of the tags,
-        and only under BIO another one.
+    backward: read from right to left: "B" is an entity's last word. Under BIOES that only renames the tags.
     Attribute `tags`: the K tags it knows, sorted; empty before `fit`.
     Raises ValueError: an unknown scheme, or a number out of range.
     """
@@ -64,12 +60,10 @@ class CRFTagger(Tagger):
         self._model = b""
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> CRFTagger:
-        """Learn from `train`. Nothing is chosen on `dev`, and nothing kept in `folder`: CRFsuite cannot take up
-        half-trained weights, so after an interrupt (KeyboardInterrupt) the tagger is what it was before. How many
-        entities tags cannot hold is printed first (`tags.losses` lists them).
+        """Learn from `train`; how many entities tags cannot hold is printed first. `dev` and `folder` are not used, as
+        CRFsuite cannot take up half-trained weights: an interrupt leaves the tagger as it was before.
 
-        Raises ValueError: no sentence with tokens, entities of which tags can hold none, or features that are not one
-        list a token.
+        Raises ValueError: no token, entities of which tags can hold none, or features that are not one list a token.
         """
         sentences = learnable(train)
         c1, c2, total = self.options["c1"], self.options["c2"], self.options["iterations"]
@@ -96,9 +90,8 @@ class CRFTagger(Tagger):
             raise ValueError("this model was trained with features of its own; set `tagger.features` to them first")
         lists = self.features(sentence.words)
         if len(lists) != len(sentence.tokens):
-            raise ValueError(
-                f"features gave {len(lists)} lists for the {len(sentence.tokens)} tokens of sentence {sentence.id!r}"
-            )
+            tokens = f"{len(sentence.tokens)} tokens of sentence {sentence.id!r}"
+            raise ValueError(f"features gave {len(lists)} lists for the {tokens}")
         return lists[::-1] if self.backward else lists
 
     def _open(self, model: bytes) -> None:
@@ -135,15 +128,11 @@ class CRFTagger(Tagger):
         return tags, probability, marginals
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
-        return [self._entities(sentence) for sentence in sentences]
-
-    def _entities(self, sentence: Sentence) -> list[Entity]:
-        tags, _, marginals = self._read(sentence)
-        return scored(self, from_tags(sentence, tags, self.scheme), marginals)
+        read = ((sentence, *self._read(sentence)) for sentence in sentences)
+        return [scored(self, from_tags(sentence, tags, self.scheme), rows) for sentence, tags, _, rows in read]
 
     def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
-        """For each sentence the marginal probability of each tag at each token, by forward and backward sums: an array
-        (tokens, K), columns in the order of `tags`, rows summing to 1."""
+        """For each sentence the marginal probability of each tag at each token: (tokens, K), tags as in `tags`."""
         return [self._read(sentence)[2] for sentence in sentences]
 
     def confidence(self, sentences: Sentences) -> list[float]:
@@ -153,8 +142,8 @@ class CRFTagger(Tagger):
     def _save(self, folder: Path) -> None:
         self._check_trained()
         own = self.features if isinstance(self.features, WordFeatures) else None
-        about = {"options": self.options, "features": own and own.options}
-        about["lexicons"] = [lexicon.to_json() for lexicon in own.lexicons] if own else []
+        lexicons = [lexicon.to_json() for lexicon in own.lexicons] if own else []
+        about = {"options": self.options, "features": own and own.options, "lexicons": lexicons}
         write_atomically(folder / "model.crfsuite", self._model)
         write_atomically(folder / "crf.json", json.dumps(about, ensure_ascii=False) + "\n")
 

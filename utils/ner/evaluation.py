@@ -1,9 +1,8 @@
 """Precision, recall and F1 of entities, per type, with confidence intervals; the difference of two taggers."""
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from utils.ner.words import check_choice
 MODES = ("strict", "partial", "type", "bc2")
 Annotated = Sentence | Sequence[Entity]
 Interval = tuple[float, float]
+EDGES = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # the quantiles that an interval of 95% lies between
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ def evaluate(
     official: OfficialGold | None = None,
     resamples: int = 1000,
     groups: Sequence[Hashable] | None = None,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Report:
     """Score predictions against gold annotation, sentence by sentence in the same order.
@@ -72,31 +71,28 @@ def evaluate(
     gold, predicted: sentences, or for each sentence its entities. Duplicates count once.
     mode: "strict": same start, end, type and pieces, as seqeval (`mode="strict"`, IOB2) and nervaluate's "strict".
         "partial": the same characters are worth 1 and an overlap 1/2, types ignored in the total (nervaluate's
-        "partial"), so that the types' points need not add up to it. "type": an overlap with the same type is worth
-        1 (nervaluate's "ent_type"). In both, each gold entity pays for one prediction at most, from left to right.
-        "bc2": the rules of BioCreative II (see `utils.ner.bc2`), all types taken as one.
-    official: for "bc2", the task's own mentions and alternatives, looked up by the gold sentences' ids; without
-        it the gold entities count and there are no alternatives. A warning says how many ids do not match.
-    resamples: bootstrap samples of sentences or groups, drawn with replacement, for the intervals; 0 for none.
-    groups: for each sentence the group it is drawn with, such as its document. Sentences of one document resemble
-        each other, so that single sentences, as drawn when None, give too narrow intervals there.
-    confidence: what share of the resampled scores an interval holds, above 0 and below 1.
+        "partial"). "type": an overlap with the same type is worth 1 (nervaluate's "ent_type"). In both, each gold
+        entity pays for one prediction at most, from left to right. "bc2": as in `utils.ner.bc2`, of all types together.
+    official: for "bc2", the task's own mentions and alternatives, by sentence id (a warning says how many ids do not
+        match); without it the gold entities count and there are no alternatives.
+    resamples: bootstrap samples of sentences or groups, drawn with replacement, for intervals of 95%; 0 for none.
+    groups: for each sentence the group it is drawn with, such as its document, whose sentences resemble each other.
     Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, "bc2"
     without texts, or official gold with none of the sentences' ids.
     """
-    edges = _edges(confidence, len(gold), groups, resamples)
+    _check_drawing(len(gold), groups, resamples)
     tables = {"": count(gold, predicted, mode, official)}  # "" is the total; no type has this name
     if mode != "bc2":
-        types = sorted({entity.type for annotated in (*gold, *predicted) for entity in _entities(annotated)})
-        tables |= {name: count(_of_type(gold, name), _of_type(predicted, name), mode) for name in types}
+        for name in sorted({entity.type for annotated in (*gold, *predicted) for entity in _entities(annotated)}):
+            pair = ([_entities(annotated, name) for annotated in some] for some in (gold, predicted))
+            tables[name] = count(*pair, mode)
     drawn = resample(np.concatenate(list(tables.values()), axis=1), groups, resamples, seed)
     scores = {}
     for k, (name, rows) in enumerate(tables.items()):
         correct, found, support = rows.sum(0).tolist()
-        intervals = _intervals(drawn[:, 3 * k : 3 * k + 3], edges) if len(drawn) else {}
-        scores[name] = Scores(correct, int(found), int(support), intervals)
+        scores[name] = Scores(correct, int(found), int(support), _intervals(drawn[:, 3 * k : 3 * k + 3]))
     total = scores.pop("")
-    return Report(total.correct, total.predicted, total.support, total.intervals, mode, scores)
+    return Report(**vars(total), mode=mode, per_type=scores)
 
 
 def difference(
@@ -108,23 +104,20 @@ def difference(
     official: OfficialGold | None = None,
     resamples: int = 1000,
     groups: Sequence[Hashable] | None = None,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, Interval]:
     """F1 of `first` minus F1 of `second` on the same gold, and its interval: `change, (low, high) = difference(...)`.
 
     Both are scored on the same resampled sentences or groups (paired bootstrap, Efron 1979): what is hard for both
-    cancels out, so the interval is narrower than those of the two F1 suggest. Arguments as in `evaluate`; at least one
-    resample and one sentence.
+    cancels out. Arguments as in `evaluate`; ValueError also without a resample or a sentence.
     """
-    edges = _edges(confidence, len(gold), groups, resamples)
+    _check_drawing(len(gold), groups, resamples)
     if not len(gold) or not resamples:
         raise ValueError(f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more each")
     tables = np.concatenate([count(gold, predicted, mode, official) for predicted in (first, second)], axis=1)
-    drawn = resample(tables, groups, resamples, seed)
-    (here,) = f1_of(tables.sum(0)[None, :3]) - f1_of(tables.sum(0)[None, 3:])
-    low, high = np.quantile(f1_of(drawn[:, :3]) - f1_of(drawn[:, 3:]), edges).tolist()
-    return float(here), (low, high)
+    drawn = np.vstack([tables.sum(0), resample(tables, groups, resamples, seed)])  # the first row: as it is
+    here, *changes = (f1_of(drawn[:, :3]) - f1_of(drawn[:, 3:])).tolist()
+    return here, tuple(np.quantile(changes, EDGES).tolist())
 
 
 # -- counting: (correct, predicted, gold) for each sentence ----------------------------------------
@@ -140,34 +133,27 @@ def count(
     check_choice("mode", mode, MODES)
     if official is not None and mode != "bc2":
         raise ValueError(f'official gold is for mode="bc2", got mode={mode!r}')
-    _check_pairs(gold, predicted)
-    if mode == "bc2" and (bare := [type(one).__name__ for one in gold if not isinstance(one, Sentence)]):
-        raise ValueError(f'mode="bc2" counts characters, so gold must be sentences; got {bare[0]}')
-    if official is not None:
-        _check_ids(gold, official)
-    pairs = zip(gold, predicted)
-    if mode == "bc2":
-        rows = [_official(true, found, official) for true, found in pairs]
-    else:
-        pairs = ((_entities(true), _entities(found)) for true, found in pairs)
-        rows = [(POINTS[mode](true, found), len(found), len(true)) for true, found in pairs]
-    return np.array(rows, dtype=float).reshape(-1, 3)
-
-
-def _check_pairs(gold: Sequence[Annotated], predicted: Sequence[Annotated]) -> None:
     if len(gold) != len(predicted):
         raise ValueError(f"{len(gold)} gold sentences and {len(predicted)} predicted; expected one for one")
+    rows = []
     for number, (true, found) in enumerate(zip(gold, predicted)):
         if isinstance(true, Sentence) and isinstance(found, Sentence) and true.text != found.text:
             texts = f"{true.text[:60]!r} in gold and {found.text[:60]!r} in predicted"
             raise ValueError(f"sentence {number} is {texts}; expected the same sentences in the same order")
+        if mode == "bc2":
+            rows.append(_official(true, found, official))
+        else:
+            true, found = _entities(true), _entities(found)
+            rows.append((_points(true, found, mode), len(found), len(true)))
+    if official is not None:
+        _check_ids(gold, official)
+    return np.array(rows, dtype=float).reshape(-1, 3)
 
 
 def _check_ids(gold: Sequence[Sentence], official: OfficialGold) -> None:
     """Official mentions are found by sentence ids; a sentence without any may be one without a name."""
-    ids = {sentence.id for sentence in gold}
     unknown = sum(bool(sentence.entities) and sentence.id not in official.genes for sentence in gold)
-    missing = len(official.genes.keys() - ids)
+    missing = len(official.genes.keys() - {sentence.id for sentence in gold})
     if gold and official.genes and missing == len(official.genes):
         some = f"({gold[0].id!r} here, {next(iter(official.genes))!r} there); expected official gold of the same split"
         raise ValueError(f"none of the {len(gold)} sentences has an id of the official gold {some}")
@@ -177,40 +163,32 @@ def _check_ids(gold: Sequence[Sentence], official: OfficialGold) -> None:
         warnings.warn(f"{what}, and {rest}; what is missing does not count", stacklevel=4)
 
 
-def _entities(annotated: Annotated) -> list[Entity]:
-    return sorted(set(annotated.entities if isinstance(annotated, Sentence) else annotated))
+def _entities(annotated: Annotated, kind: str = "") -> list[Entity]:
+    """Each once, in order; of one type or, of "", of all."""
+    given = annotated.entities if isinstance(annotated, Sentence) else annotated
+    return sorted({entity for entity in given if kind in ("", entity.type)})
 
 
-def _of_type(some: Sequence[Annotated], name: str) -> list[list[Entity]]:
-    return [[entity for entity in _entities(annotated) if entity.type == name] for annotated in some]
-
-
-def _take(gold: list[Entity], predicted: list[Entity], prefer: Callable, rest: float) -> float:
-    """A prediction takes the first free gold entity that it prefers, or else the first it overlaps, worth `rest`."""
+def _points(gold: list[Entity], predicted: list[Entity], mode: str) -> float:
+    if mode == "strict":
+        return len(set(gold) & set(predicted))
     free, points = list(gold), 0.0
     for entity in predicted:
         touched = [other for other in free if entity.overlaps(other)]
-        preferred = prefer(entity, touched)
+        if mode == "partial":
+            right = [other for other in touched if other.pieces == entity.pieces]
+        else:  # of one type, those with the closest boundaries first
+            right = [other for other in touched if other.type == entity.type]
+            right.sort(key=lambda other, one=entity: abs(other.start - one.start) + abs(other.end - one.end))
         if touched:
-            free.remove((preferred or touched)[0])
-            points += 1 if preferred else rest
+            free.remove((right or touched)[0])
+            points += 1 if right else 0.5 * (mode == "partial")
     return points
 
 
-def _same_type(entity: Entity, others: list[Entity]) -> list[Entity]:
-    """Those with the closest boundaries first."""
-    right = [other for other in others if other.type == entity.type]
-    return sorted(right, key=lambda other: abs(other.start - entity.start) + abs(other.end - entity.end))
-
-
-POINTS = {
-    "strict": lambda gold, predicted: len(set(gold) & set(predicted)),
-    "partial": partial(_take, prefer=lambda one, others: [o for o in others if o.pieces == one.pieces], rest=0.5),
-    "type": partial(_take, prefer=_same_type, rest=0),
-}
-
-
-def _official(gold: Sentence, predicted: Annotated, official: OfficialGold | None) -> tuple[int, int, int]:
+def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | None) -> tuple[int, int, int]:
+    if not isinstance(gold, Sentence):
+        raise ValueError(f'mode="bc2" counts characters, so gold must be sentences; got {type(gold).__name__}')
     found, true = ([official_place(entity, gold.text) for entity in _entities(some)] for some in (predicted, gold))
     if official is None:
         return official_counts(true, [], found)
@@ -246,20 +224,20 @@ def f1_of(sums: np.ndarray) -> np.ndarray:
     return _ratio(2 * correct, predicted + support)
 
 
-def _edges(confidence: float, sentences: int, groups: Sequence[Hashable] | None, resamples: int) -> list[float]:
-    """The quantiles of an interval; what cannot be drawn is a ValueError, before the work."""
-    if not 0 < confidence < 1 or resamples < 0:
-        raise ValueError(f"expected 0 < confidence < 1 and resamples >= 0, got {confidence} and {resamples}")
+def _check_drawing(sentences: int, groups: Sequence[Hashable] | None, resamples: int) -> None:
+    if resamples < 0:
+        raise ValueError(f"expected resamples >= 0, got {resamples}")
     if groups is not None and len(groups) != sentences:
         raise ValueError(f"{len(groups)} groups for {sentences} sentences; expected one for each")
-    return [(1 - confidence) / 2, (1 + confidence) / 2]
 
 
-def _intervals(drawn: np.ndarray, edges: list[float]) -> dict[str, Interval]:
-    """Percentile intervals (Efron 1979)."""
+def _intervals(drawn: np.ndarray) -> dict[str, Interval]:
+    """Percentile intervals (Efron 1979); none where nothing was drawn."""
+    if not len(drawn):
+        return {}
     correct, predicted, support = drawn.T
     values = {"precision": _ratio(correct, predicted), "recall": _ratio(correct, support), "f1": f1_of(drawn)}
-    return {name: tuple(np.quantile(value, edges).tolist()) for name, value in values.items()}
+    return {name: tuple(np.quantile(value, EDGES).tolist()) for name, value in values.items()}
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

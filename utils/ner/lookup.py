@@ -19,12 +19,10 @@ from utils.ner.words import Automaton, leftmost_longest
 class DictionaryTagger(Tagger):
     """Marks the longest names that begin at each token, from left to right, without overlap.
 
-    `fit` learns every mention of train and dev; of a name seen with several types the most frequent one is taken, and
-    of equally frequent ones the first in the alphabet. Names are compared as sequences of tokens, so spaces do not
-    matter. What looks like a name but is not (the word "was") is marked all the same: a dictionary knows no context.
+    `fit` learns every mention of train and dev; of a name seen with several types the most frequent one is taken, of
+    equally frequent ones the first in the alphabet. Names are compared as sequences of tokens: spaces do not matter.
 
-    names: further names, as (text, type); they count as seen once.
-    lower: compare without regard to case.
+    names: further names, as (text, type); they count as seen once. lower: compare without regard to case.
     """
 
     name = "dictionary"
@@ -32,33 +30,27 @@ class DictionaryTagger(Tagger):
     def __init__(self, names: Iterable[tuple[str, str]] = (), lower: bool = False) -> None:
         self.lower = lower
         self._counts: dict[tuple[str, ...], Counter] = defaultdict(Counter)
-        for text, kind in names:
-            self._count([token.text for token in tokenize(text)], kind)
-        self._settle()
+        self._add(([token.text for token in tokenize(text)], kind) for text, kind in names)
 
     def __len__(self) -> int:
         """How many names it knows."""
         return len(self._types)
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> DictionaryTagger:
-        """Learn the mentions of train and dev, in addition to what is known. How many are no whole tokens or
-        discontinuous is printed first; where none is left, ValueError."""
+        """Learn the mentions of train and dev too. How many cannot be learnt is printed; ValueError where all."""
         say_losses([*train, *dev], layers=sys.maxsize)
-        for sentence in (*train, *dev):
-            for start, end, kind in token_spans(sentence).values():
-                self._count(sentence.words[start:end], kind)
-        self._settle()
+        spans = ((sentence.words, span) for sentence in (*train, *dev) for span in token_spans(sentence).values())
+        self._add((words[start:end], kind) for words, (start, end, kind) in spans)
         return self
-
-    def _count(self, words: Sequence[str], kind: str) -> None:
-        if words:
-            self._counts[self._key(words)][kind] += 1
 
     def _key(self, words: Iterable[str]) -> tuple[str, ...]:
         return tuple(word.lower() for word in words) if self.lower else tuple(words)
 
-    def _settle(self) -> None:
-        """One type for each name, and the automaton that finds them."""
+    def _add(self, names: Iterable[tuple[Sequence[str], str]]) -> None:
+        """Count them; then one type for each name, and the automaton that finds them."""
+        for words, kind in names:
+            if words:
+                self._counts[self._key(words)][kind] += 1
         self._types = {key: min(kinds, key=lambda kind: (-kinds[kind], kind)) for key, kinds in self._counts.items()}
         self._automaton = Automaton(self._types)
 
@@ -79,15 +71,14 @@ class DictionaryTagger(Tagger):
         saved = json.loads((folder / "names.json").read_text("utf-8"))
         tagger = cls(lower=saved["lower"])
         tagger._counts.update({tuple(key): Counter(kinds) for key, kinds in saved["names"]})
-        tagger._settle()
+        tagger._add(())
         return tagger
 
 
 class RegexTagger(Tagger):
     """Marks what its patterns match in the text; where matches overlap, the first and then the longest stays.
 
-    patterns: for each type a regular expression (Python's `re`). Matches of no characters are left out.
-    Raises ValueError: a pattern that is no regular expression.
+    patterns: for each type a regular expression (else ValueError). Matches of no characters are left out.
     """
 
     name = "regex"

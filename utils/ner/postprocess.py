@@ -1,8 +1,4 @@
-"""Rules that mend what a tagger got wrong: brackets, abbreviations, one meaning in a document.
-
-Each rule takes sentences with entities and gives the same sentences with mended ones. A sentence whose `document` is
-not known is a document by itself.
-"""
+"""Rules that mend what a tagger got wrong: each takes sentences and gives the same ones with mended entities."""
 
 import re
 from collections import Counter, defaultdict
@@ -17,21 +13,14 @@ SHORT = re.compile(r"[^\W_]*[A-Z0-9][^\W_]*")  # a word with a capital or digit:
 
 
 def documents_of(sentences: Sequence[Sentence]) -> list[str | int]:
-    """For each sentence its document, or, where that is not known, its place."""
+    """For each sentence its document, or, where that is not known, its place: it is a document by itself."""
     return [sentence.document or place for place, sentence in enumerate(sentences)]
 
 
 def repair_brackets(sentences: Iterable[Sentence]) -> list[Sentence]:
-    """No entity with an opening bracket that it does not close, or the other way round.
-
-    An entity is widened by a token where that token is the missing bracket. Otherwise it is cut: behind the last
-    bracket that has no opening one, and before the first that has no closing one. What is empty then is dropped.
-    """
-    mended = []
-    for sentence in sentences:
-        balanced = (_balanced(sentence, entity) for entity in sentence.entities)
-        mended.append(sentence.with_entities(filter(None, balanced)))
-    return mended
+    """Every bracket in an entity has its partner there: it is widened by a token that is the missing one, or else cut
+    behind the last that has no opening one and before the first that has no closing one. What is empty is dropped."""
+    return [s.with_entities(filter(None, (_balanced(s, entity) for entity in s.entities))) for s in sentences]
 
 
 def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
@@ -39,14 +28,13 @@ def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
     closing, opening = _unmatched(sentence.text[start:end])
     if entity.fragments or not closing + opening:
         return entity
-    if len(opening) == 1 and not closing:
-        after = next((token for token in sentence.tokens if token.start >= end), None)
-        if after and PAIRS.get(after.text) == sentence.text[start + opening[0]]:
-            return Entity(start, after.end, entity.type)
-    if len(closing) == 1 and not opening:
-        before = next((token for token in reversed(sentence.tokens) if token.end <= start), None)
-        if before and before.text == PAIRS[sentence.text[start + closing[0]]]:
-            return Entity(before.start, end, entity.type)
+    if len(closing + opening) == 1:
+        lone = sentence.text[start + (closing + opening)[0]]
+        before = [token for token in sentence.tokens if token.end <= start][-1:]
+        after = [token for token in sentence.tokens if token.start >= end][:1]
+        for token in before if closing else after:
+            if (token.text, lone) in PAIRS.items() or (lone, token.text) in PAIRS.items():
+                return Entity(min(start, token.start), max(end, token.end), entity.type)
     if opening:
         end = start + opening[0]
     if closing:
@@ -59,26 +47,23 @@ def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
 
 def _unmatched(text: str) -> tuple[list[int], list[int]]:
     """Places of closing brackets without an opening one, and of opening ones without a closing one."""
-    opened: list[int] = []
-    closing = []
+    opened, closing = [], []
     for place, letter in enumerate(text):
         if letter in PAIRS.values():
             opened.append(place)
+        elif letter in PAIRS and opened and text[opened[-1]] == PAIRS[letter]:
+            opened.pop()
         elif letter in PAIRS:
-            if opened and text[opened[-1]] == PAIRS[letter]:
-                opened.pop()
-            else:
-                closing.append(place)
+            closing.append(place)
     return closing, opened
 
 
 def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
     """The short and the long form of a definition get the same decision, and so does the short form later on.
 
-    The long form decides, as it has more words to judge by. Where it is marked (up to where the definition says that
-    it ends), the short form is marked with its type, whatever it or a part of it was taken for, in this and in all
-    sentences of the document; where no token of it is marked, the short form is not marked either. What a definition
-    does not speak of, and what is longer than a short form, stays as it was.
+    The long form decides, as it has more words to judge by. Where it is marked up to its end, the short form is marked
+    with its type in all sentences of the document, whatever it or a part of it was taken for; where no token of it is
+    marked, the short form is not marked either. All else, and what is longer than a short form, stays as it was.
     """
     found: dict[str | int, dict[str, str]] = defaultdict(dict)  # document: short form: type, or "" for none
     documents = documents_of(sentences)
@@ -93,8 +78,7 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
     entities = list(sentence.entities)
-    starts = {token.start for token in sentence.tokens}
-    ends = {token.end for token in sentence.tokens}
+    starts, ends = ({token[edge] for token in sentence.tokens} for edge in (0, 1))
     for short, kind in kinds.items():
         for start, end in (match.span() for match in re.finditer(re.escape(short), sentence.text)):
             others = [entity for entity in entities if entity.start < start or end < entity.end]
@@ -105,11 +89,8 @@ def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
 
 
 def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:
-    """A symbol is in all of a document what it was mostly taken for (Gale, Church & Yarowsky 1992).
-
-    Only for words with a capital letter or a digit, which as names are rarely anything else. Occurrences inside longer
-    entities are left alone and do not count; ties leave all as it was.
-    """
+    """A symbol, a word with a capital letter or a digit, is in all of a document what it was mostly taken for (Gale,
+    Church & Yarowsky 1992). Inside longer entities it is left alone and does not count; ties leave all as it was."""
     votes: dict[str | int, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
     documents = documents_of(sentences)
     for sentence, document in zip(sentences, documents):

@@ -49,26 +49,22 @@ class Tagger(ABC):
 
     @abstractmethod
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> Tagger:
-        """Learn from `train`; `dev` is for choosing only. Returns the tagger itself.
-
-        folder: keeps the state of a training that can be taken up again: after Ctrl-C the same call goes on there.
-        """
+        """Learn from `train`, choose on `dev`, return the tagger; after Ctrl-C the same call goes on from `folder`."""
 
     def predict(self, sentences: Sentences) -> list[Sentence]:
         """The same sentences, in order, with the entities found in them; those they came with are not looked at."""
         return [sentence.with_entities(found) for sentence, found in zip(sentences, self._tag(sentences), strict=True)]
 
     def save(self, folder: str | Path) -> None:
-        """Write the tagger into a folder, which is made where there is none; of files that cannot be written (a full
-        disk), none takes its place. The header, written last, names all with their SHA-256, by which `load` knows them.
-        """
+        """Write the tagger into a folder, made where there is none. Where a file cannot be written, none takes its
+        place. The header, written last, names all with their SHA-256, by which `load` knows them."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
             new = Path(temporary)
             self._save(new)
-            paths = sorted(filter(Path.is_file, new.rglob("*")))
-            files = {path.relative_to(new).as_posix(): sha256_of(path) for path in paths}
+            paths = filter(Path.is_file, new.rglob("*"))
+            files = {path.relative_to(new).as_posix(): sha256_of(path) for path in sorted(paths)}
             for name in files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(new / name, folder / name)
@@ -78,14 +74,13 @@ class Tagger(ABC):
     @classmethod
     def load(cls, folder: str | Path) -> Tagger:
         """The tagger that `save` wrote. ValueError: none, one of another kind or version, or one that is not whole."""
-        *found, files = _read_header(folder)
-        if found != [cls.name, cls.version]:
-            advice = "load it with its own class, or train and save it again"
-            expected = f"expected {cls.name}, version {cls.version}; {advice}"
-            raise ValueError(f"{folder} holds a tagger {found[0]}, version {found[1]}; {expected}")
+        name, version, files = _read_header(folder)
+        if (name, version) != (cls.name, cls.version):
+            expected = f"{cls.name}, version {cls.version}; load it with its own class, or train and save it again"
+            raise ValueError(f"{folder} holds a tagger {name}, version {version}; expected {expected}")
         try:
-            for path, sha256 in ((Path(folder, name), sha256) for name, sha256 in files.items()):
-                if sha256_of(path) != sha256:
+            for name, sha256 in files.items():
+                if sha256_of(path := Path(folder, name)) != sha256:
                     raise ValueError(f"{path} is damaged or of another tagger: its SHA-256 is not the one in {HEADER}")
             return cls._load(Path(folder))
         except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -129,17 +124,14 @@ def say_losses(sentences: Sentences, layers: int = 1) -> None:
 
 
 def entity_confidence(tagger: Tagger, predicted: Sentences) -> list[np.ndarray]:
-    """How sure a tagger with `predict_proba` (CRF, BiLSTM-CRF, Transformer) is of entities, its own or any others.
+    """How sure a tagger with `predict_proba` is of entities, its own or any others: for each sentence an array
+    (entities, 2) of lower and upper bounds in [0, 1]; both 0 for an entity that tags cannot hold, or of unknown tags.
 
     With p_k the marginal probability of an entity's tag at its k-th token, and under BIO, whose tags leave it open, one
     more p_k that it ends there, all hold together with a probability between max(0, 1 - sum_k (1 - p_k)) and min_k p_k
     (the bounds of Frechet). The upper one is the `score` of the entities that such a tagger predicts.
-
-    Gives for each sentence an array (entities, 2), in the order of its entities: lower and upper bound, in [0, 1]; both
-    are 0 for an entity that tags cannot hold, or with a tag that the tagger does not know.
     """
-    pairs = zip(predicted, tagger.predict_proba(predicted), strict=True)
-    return [_bounds(tagger, sentence, marginals) for sentence, marginals in pairs]
+    return [_bounds(tagger, *pair) for pair in zip(predicted, tagger.predict_proba(predicted), strict=True)]
 
 
 def scored(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> list[Entity]:
@@ -168,7 +160,7 @@ def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.nda
 
 
 def tagger_class(name: str) -> type[Tagger]:
-    """The class of a kind. Raises ValueError for an unknown one; the message lists the known ones."""
+    """The class of a kind; ValueError for an unknown one."""
     check_choice("tagger", name, CLASSES)
     module, attribute = CLASSES[name].split(":")
     return getattr(import_module(module), attribute)
@@ -176,38 +168,31 @@ def tagger_class(name: str) -> type[Tagger]:
 
 def load_tagger(folder: str | Path) -> Tagger:
     """The tagger that `save` wrote into a folder, of whatever kind. Raises ValueError as `Tagger.load` does."""
-    name, *_ = _read_header(folder)
-    return tagger_class(name).load(folder)
+    return tagger_class(_read_header(folder)[0]).load(folder)
 
 
 def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) -> Tagger:
     """An untrained tagger, one of `MODELS`, with the settings that the course's benchmark uses.
 
-    types: the entity types it will learn; they decide which lists of names a dictionary starts with.
-    seed: of networks; others draw no random number. options: handed to the class.
-    Raises ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
+    types: of entities; they decide which lists of names a dictionary starts with. seed: of networks; others draw no
+    random number. Raises ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
     """
     check_choice("model", name, MODELS)
+    make = import_module("utils.ner.combine").BioTaggerGM if name == "biotagger-gm" else tagger_class(name)
     if name == "dictionary":
-        return tagger_class(name)(*_listed(types), **options)
+        wanted = {kind: found for kind in types if (found := lexicon_for(kind))}
+        lists = {found: load_lexicon(found) for found in sorted({*wanted.values()})}
+        names = [pair for kind, found in wanted.items() for pair in lists[found].typed(kind)]
+        return make(names, bool(lists) and all(lexicon.lower for lexicon in lists.values()), **options)
     if name == "voting":
-        return tagger_class(name)([make_tagger(member, types, seed) for member in VOTERS], **options)
+        return make([make_tagger(member, types, seed) for member in VOTERS], **options)
     if name == "bilstm-crf":
-        return tagger_class(name)(seed=seed, **options)
+        return make(seed=seed, **options)
     # In lists that come from training sentences every name would be found, and look-up trusted blindly.
     lexicons = tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
     if name == "transformer":
         # Missed now, not after the trainings of a vote's other members.
         import_module("utils.ner.encoders").find_encoder(options.get("encoder"))
-        return tagger_class(name)(seed=seed, **{**TRANSFORMER, "lexicons": lexicons, **options})
-    if name == "crf":
-        return tagger_class(name)(import_module("utils.ner.features").WordFeatures(lexicons=lexicons), **options)
-    return import_module("utils.ner.combine").BioTaggerGM(lexicons, **options)
-
-
-def _listed(types: Iterable[str]) -> tuple[list[tuple[str, str]], bool]:
-    """(name, type) pairs for the types that a list exists for, and whether case is to be disregarded."""
-    wanted = {kind: lexicon_for(kind) for kind in types}
-    lists = {name: load_lexicon(name) for name in sorted({name for name in wanted.values() if name})}
-    pairs = [pair for kind, name in wanted.items() if name for pair in lists[name].typed(kind)]
-    return pairs, bool(lists) and all(lexicon.lower for lexicon in lists.values())
+        return make(**{"seed": seed, **TRANSFORMER, "lexicons": lexicons, **options})
+    features = import_module("utils.ner.features").WordFeatures
+    return make(features(lexicons=lexicons) if name == "crf" else lexicons, **options)

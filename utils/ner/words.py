@@ -4,22 +4,16 @@ import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from string import ascii_lowercase, ascii_uppercase, digits
 from threading import Lock
 
 import snowballstemmer
 
-GREEK_NAMES = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi "
-    "chi psi omega"
-)
-GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", GREEK_NAMES.split()))
+NAMES = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon"
+GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", [*NAMES.split(), "phi", "chi", "psi", "omega"]))
+APART = str.maketrans({letter: f" {name} " for letter, name in GREEK.items()})
 GREEK_WORDS = frozenset(GREEK.values())
 ROMAN = re.compile(r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})")
-RUNS = re.compile(r"(.)\1+")
-DIGITS = re.compile(r"\d+")
 PARTS = re.compile(r"[^\W\d_]+|\d+")
-SHAPES = str.maketrans(ascii_uppercase + ascii_lowercase + digits, "A" * 26 + "a" * 26 + "0" * 10)
 CACHE = 200_000  # words for which a result is kept; bounded, so that memory is
 
 _stem, _stemming = snowballstemmer.stemmer("english").stemWord, Lock()  # it keeps the word in itself
@@ -34,30 +28,24 @@ def stem(word: str) -> str:
 
 def shape(word: str) -> str:
     """Each capital as A, other letter as a, digit as 0; the rest as it is: "IL-2Ralpha" is "AA-0Aaaaaa"."""
-    if word.isascii():
-        return word.translate(SHAPES)
     kinds = (("A", str.isupper), ("a", str.isalpha), ("0", str.isdigit))
     return "".join(next((sign for sign, fits in kinds if fits(letter)), letter) for letter in word)
 
 
 def short_shape(word: str) -> str:
     """The shape with runs of one sign cut to one: "IL-2Ralpha" is "A-0Aa"."""
-    return RUNS.sub(r"\1", shape(word))
+    return re.sub(r"(.)\1+", r"\1", shape(word))
 
 
 def normalise(word: str) -> str:
     """Lower case, each number as 0, Greek letters spelt out: "TGFβ12" is "tgfbeta0"."""
-    return DIGITS.sub("0", "".join(GREEK.get(letter, letter) for letter in word.lower()))
+    return re.sub(r"\d+", "0", word.lower().translate(str.maketrans(GREEK)))
 
 
 def cut_name(word: str) -> tuple[str, ...]:
-    """A word or name cut for look-up: runs of letters and of digits, lower case, Greek spelt out, marks left out.
-
-    So IL2, IL-2 and il 2 are all ("il", "2").
-    """
-    lower = word.lower()
-    spelt = lower if lower.isascii() else "".join(f" {GREEK[part]} " if part in GREEK else part for part in lower)
-    return tuple(PARTS.findall(spelt))
+    """A word or name cut for look-up: runs of letters and of digits, lower case, Greek spelt out, marks left out: IL2,
+    IL-2 and il 2 are all ("il", "2")."""
+    return tuple(PARTS.findall(word.lower().translate(APART)))
 
 
 name_parts = lru_cache(CACHE)(cut_name)  # for words of sentences, which come again and again; names come once
@@ -72,33 +60,26 @@ def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
 class Automaton:
     """Finds sequences of tokens, of which there may be hundreds of thousands (Aho & Corasick 1975, CACM 18:333).
 
-    A state stands for a prefix of names (sequences of tokens, or of anything that can be a key; empty ones are left
-    out). At a token that does not continue the prefix, the failure link leads to the longest shorter prefix that the
-    tokens read so far still end with, so no token is read twice.
+    A state stands for a prefix of names (sequences of tokens; empty ones are left out). At a token that does not
+    continue the prefix, the failure link leads to the longest shorter prefix that the tokens read so far still end
+    with, so no token is read twice.
     """
 
     def __init__(self, names: Iterable[Sequence[str]]) -> None:
         self._next: list[dict[str, int]] = [{}]
         self._lengths: list[tuple[int, ...]] = [()]  # of all names that end in a state, longest first
         for name in filter(len, names):
-            self._add(name)
+            state = 0
+            for word in name:
+                following = self._next[state].setdefault(word, len(self._next))
+                if following == len(self._next):
+                    self._next.append({})
+                    self._lengths.append(())
+                state = following
+            self._lengths[state] = (len(name),)
         self._fail = [0] * len(self._next)
-        self._link()
-
-    def _add(self, name: Sequence[str]) -> None:
-        state = 0
-        for word in name:
-            following = self._next[state].setdefault(word, len(self._next))
-            if following == len(self._next):
-                self._next.append({})
-                self._lengths.append(())
-            state = following
-        self._lengths[state] = (len(name),)
-
-    def _link(self) -> None:
-        """Failure links, breadth first: a link leads to a shorter prefix, so it is finished before it is needed."""
         queue = deque(self._next[0].values())
-        while queue:
+        while queue:  # breadth first: a link leads to a shorter prefix, so it is finished before it is needed
             state = queue.popleft()
             for word, following in self._next[state].items():
                 self._fail[following] = self._step(self._fail[state], word)
@@ -113,13 +94,9 @@ class Automaton:
     def matches(self, words: Sequence[str]) -> list[tuple[int, int]]:
         """Every occurrence of every name as (first word, word behind the last), by its end, then the longest first."""
         found, state = [], 0
-        following, fail, lengths = self._next, self._fail, self._lengths
-        for end, word in enumerate(words, 1):  # `_step`, written out: this loop is where look-up spends its time
-            while state and word not in following[state]:
-                state = fail[state]
-            state = following[state].get(word, 0)
-            for length in lengths[state]:
-                found.append((end - length, end))
+        for end, word in enumerate(words, 1):
+            state = self._step(state, word)
+            found += [(end - length, end) for length in self._lengths[state]]
         return found
 
     def longest(self, words: Sequence[str]) -> list[tuple[int, int]]:
