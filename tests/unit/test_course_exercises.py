@@ -8,7 +8,7 @@ import pytest
 
 import notebooks.exercises
 from utils.course import exercises
-from utils.course.exercises import check, exercise, grade, hint, solution
+from utils.course.exercises import check, choose, exercise, grade, hint, solution
 
 NB90 = """
 from utils.course.exercises import Wrong, exercise
@@ -75,6 +75,16 @@ def test_any_right_answer_passes(answer):
 def test_a_wrong_answer_is_told_which_property_breaks(capsys):
     assert check("90.1", lambda x: x * x) is None
     assert "double(1) should be 2; yours is 1" in capsys.readouterr().out
+
+
+def test_a_right_answer_is_gone_on_with_and_no_other(capsys):
+    def right(x):
+        return x + x
+
+    assert choose("90.1", right, abs) is right and capsys.readouterr().out == "90.1: going on with yours\n"
+    for other in (stub, None, returns_none, lambda x: x * x):
+        assert choose("90.1", other, abs) is abs
+        assert capsys.readouterr().out == "90.1: going on with the version of the course\n"
 
 
 @pytest.mark.parametrize("answer", [stub, returns_none, returns_dots, None, ...])

@@ -1,6 +1,6 @@
 """What makes a notebook a lesson: runtime, plots, controls, exercises. Knows nothing of diffusion or NER."""
 
-from utils.course.exercises import check, hint, solution
+from utils.course.exercises import check, choose, hint, solution
 from utils.course.player import animate
 from utils.course.plots import COLOURS, denoising_strip, name_bars, plain_ticks, show_images
 from utils.course.runtime import Runtime, start
@@ -11,6 +11,7 @@ __all__ = [
     "Runtime",
     "animate",
     "check",
+    "choose",
     "denoising_strip",
     "hint",
     "name_bars",

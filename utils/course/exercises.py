@@ -1,4 +1,4 @@
-"""Exercises: `check` an answer, ask for a `hint`, see a `solution`.
+"""Exercises: `check` an answer, ask for a `hint`, see a `solution`; `choose` goes on with the learner's own piece.
 
 Those of notebook NN are in notebooks/exercises/nbNN.py: each is a right answer under the decorator `exercise`.
 """
@@ -78,6 +78,13 @@ def solution(exercise_id: str) -> None:
     """Print the source of one right answer."""
     found = find(exercise_id)
     print(f"# One answer to exercise {found.id}, {found.title}\n{found.source().strip()}")
+
+
+def choose(exercise_id: str, yours: Callable, ours: Callable) -> Callable:
+    """The learner's function if its check passes, else the course's; a printed line says which."""
+    right = grade(exercise_id, yours)[0]
+    print(f"{exercise_id}: going on with {'yours' if right else 'the version of the course'}")
+    return yours if right else ours
 
 
 def grade(exercise_id: str, answer: Any) -> tuple[bool | None, str]:
