@@ -1,22 +1,9 @@
 """What makes a notebook a lesson: runtime, plots, controls, exercises. Knows nothing of diffusion or NER."""
 
+# ruff: noqa: F401 (what notebooks import)
+
 from utils.course.exercises import check, hint, solution
 from utils.course.player import animate
 from utils.course.plots import COLOURS, denoising_strip, name_bars, plain_ticks, show_images
 from utils.course.runtime import Runtime, start
 from utils.course.widgets import play
-
-__all__ = [
-    "COLOURS",
-    "Runtime",
-    "animate",
-    "check",
-    "denoising_strip",
-    "hint",
-    "name_bars",
-    "plain_ticks",
-    "play",
-    "show_images",
-    "solution",
-    "start",
-]

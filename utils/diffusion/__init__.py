@@ -1,5 +1,7 @@
 """Diffusion models from the ground up: schedules, process, U-Net, training, sampling, image quality."""
 
+# ruff: noqa: F401 (what notebooks import)
+
 from utils.diffusion.checkpoints import load_model, save_model
 from utils.diffusion.images import ImageSet, load_images
 from utils.diffusion.metrics import ImageQuality
@@ -8,19 +10,3 @@ from utils.diffusion.sampling import generate, sample
 from utils.diffusion.schedules import NoiseSchedule
 from utils.diffusion.training import TrainState, train, validation_loss
 from utils.diffusion.unet import UNet
-
-__all__ = [
-    "GaussianDiffusion",
-    "ImageQuality",
-    "ImageSet",
-    "NoiseSchedule",
-    "TrainState",
-    "UNet",
-    "generate",
-    "load_images",
-    "load_model",
-    "sample",
-    "save_model",
-    "train",
-    "validation_loss",
-]
