@@ -100,10 +100,9 @@ def animate(
 
 def _jpeg(picture: np.ndarray, quality: int) -> str:
     """JPEG in base64; full colour resolution, since one pixel may be shown many pixels wide."""
-    buffer = io.BytesIO()
-    grey = (picture == picture[..., :1]).all()
-    image = Image.fromarray(picture)
-    (image.convert("L") if grey else image).save(buffer, format="JPEG", quality=quality, subsampling=0)
+    buffer, grey = io.BytesIO(), (picture == picture[..., :1]).all()
+    image = Image.fromarray(picture[..., 0] if grey else picture)
+    image.save(buffer, format="JPEG", quality=quality, subsampling=0)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -31,11 +31,8 @@ def posterior_weights(a_bar_t, a_bar_s):
 class GaussianDiffusion:
     """The forward process q, its posterior, and the loss, for one schedule and one prediction target.
 
-    Args:
-        schedule: the noise schedule; its T is the number of timesteps.
-        prediction: what the network outputs: "noise" (Ho et al. 2020), "x_0", or
-            "v" = sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x_0 (Salimans & Ho 2022, section 4).
-    Raises ValueError for another prediction.
+    prediction: what the network outputs: "noise" (Ho et al. 2020), "x_0", or
+    "v" = sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x_0 (Salimans & Ho 2022, section 4); ValueError for another.
     """
 
     def __init__(self, schedule: NoiseSchedule, prediction: str = "v"):
@@ -53,8 +50,8 @@ class GaussianDiffusion:
             raise ValueError(f"t must be an integer tensor of shape ({len(like)},), one timestep per image; got {t!r}")
         outside = t[(t < 0) | (t >= self.num_timesteps)] if t.device.type == "cpu" else []  # a GPU would have to wait
         if len(outside):
-            last = self.num_timesteps - 1
-            raise ValueError(f"t must lie in 0..{last} (T = {self.num_timesteps}), got {int(outside[0])}")
+            T = self.num_timesteps
+            raise ValueError(f"t must lie in 0..{T - 1} (T = {T}), got {int(outside[0])}")
         dtype = torch.promote_types(like.dtype, torch.float32)
         # Converted on the CPU, since some devices have no float64, and moved when used: a few kilobytes.
         return [table.to(dtype).to(t.device)[t].view(-1, *[1] * (like.ndim - 1)) for table in tables]

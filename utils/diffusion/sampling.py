@@ -110,9 +110,8 @@ def sample(
 ) -> Iterator[SampleState]:
     """Denoise from x_T to images, yielding a SampleState after every network evaluation.
 
-    It is computed where the model's weights are, or where x_T is if the model is a function.
-
     Args:
+        model: the work is done where its weights are, or where x_T is if it is a function.
         shape: (B, C, H, W) of the images.
         sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", or a function like `ddpm_step`.
         steps: network evaluations, 1 to T; by default 1000, 50, 20, and 50 for a function, at most T.
@@ -122,8 +121,7 @@ def sample(
         x_T: where to start, of `shape`; drawn from a standard normal when not given.
         constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
         generator: source of all noise; its device is where noise is drawn.
-    Raises ValueError for an unknown sampler, steps outside 1..T, eta outside 0..1 or for another sampler than DDIM,
-    or a y or x_T that does not fit shape.
+    Raises ValueError for an unknown sampler, for steps or eta outside their range, and for y or x_T of another shape.
     """
     step = _find_step(sampler, eta)
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
