@@ -1,6 +1,7 @@
 """The sampling loop itself: what it yields, its noise, its options, and helpers around it."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -305,5 +306,5 @@ def test_labels_may_be_a_list_and_have_to_be_as_many_as_the_images():
     )
     assert torch.equal(as_list, as_bytes)
     for y in ([1, 2], [1, 2, 3, 4]):
-        with pytest.raises(ValueError, match="labels must be whole numbers, one for each of 3 images; got a list"):
+        with pytest.raises(ValueError, match=rf"one for each of 3 images; got a list, {re.escape(str(y[:3]))}"):
             generate(model, tiny_diffusion(), 3, y=y, **options)

@@ -94,8 +94,7 @@ def animate(
         page = _page(jpegs, labels, title or "", fps, width * scale)
         if len(page) < MAX_BYTES:
             return HTML(page)
-    made = f"{len(frames)} frames of {width} x {pictures[0].shape[0]} pixels make {len(page):,} bytes"
-    raise ValueError(f"{made}; the limit is {MAX_BYTES:,}. Use fewer frames or fewer images.")
+    raise ValueError(f"{len(frames)} frames make {len(page):,} bytes, over {MAX_BYTES:,}. Use fewer frames or images.")
 
 
 def _jpeg(picture: np.ndarray, quality: int) -> str:

@@ -104,7 +104,7 @@ class ImageQuality:
     def floor(self, count: int, draws: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Frechet and kernel distance, (draws,) each, of `count` of the 10,000 real test images to the training set.
 
-        Each draw is without replacement. They share images, so their spread is too small where count comes near
+        Each draw is without replacement. Draws share images, so their spread is too small where count comes near
         10,000, at which each is the same set. Raises ValueError where count is not 2 to 10,000.
         """
         held_out, generator = self.reference["test.features"].float(), torch.Generator().manual_seed(seed)

@@ -98,8 +98,7 @@ class UNet(nn.Module):
         multipliers: width of each level, as a multiple of `channels`; each further level halves the size.
         blocks: residual blocks per level on the way down (one more on the way up).
         attention: levels (0 is the first) that have self-attention; the middle always has it.
-        stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels first, so that the whole network works
-            at half the height and width (a quarter of the multiply-adds).
+        stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels, and all works at half the size.
         num_classes: with classes, y (B,) holds labels 0..num_classes-1; num_classes stands for "no label", as y=None.
         dropout: in the residual blocks, 0 to 1.
 
