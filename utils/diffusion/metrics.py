@@ -81,10 +81,7 @@ class QualityReport:
 
 
 class ImageQuality:
-    """Measures images against the full Fashion-MNIST training set, of which it keeps the statistics.
-
-    quality = ImageQuality.load();  report = quality(images)
-    """
+    """Measures images against the full Fashion-MNIST training set: report = ImageQuality.load()(images)."""
 
     def __init__(self, classifier: Classifier, reference: dict[str, Tensor]):
         self.classifier, self.reference = classifier, reference
