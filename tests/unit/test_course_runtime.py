@@ -18,7 +18,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def test_start_prints_one_line_that_says_what_it_found(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("COURSE_PROFILE", "cpu")
-    course = start(repo=tmp_path)
+    monkeypatch.setattr("utils.course.runtime.ROOT", tmp_path)
+    course = start()
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert "profile cpu" in printed and "torch " in printed and course.device.type in {"cpu", "cuda", "mps"}
@@ -47,7 +48,8 @@ def test_a_checkout_that_is_read_only_has_its_files_elsewhere(monkeypatch, tmp_p
             return attempt(dir=dir)
 
         monkeypatch.setattr(tempfile, "TemporaryFile", write)
-    build = start(repo=tmp_path / "checkout").build
+    monkeypatch.setattr("utils.course.runtime.ROOT", tmp_path / "checkout")
+    build = start().build
     first, ready = capsys.readouterr().out.splitlines()
     assert first == f"{tmp_path / 'checkout' / 'build'} cannot be written in; files go to {build}"
     assert ready.startswith("Course ready") and (build / "file").write_text("x") == 1
@@ -59,13 +61,14 @@ def test_no_folder_that_can_be_written_in(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "build"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "build"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "build"))
+    monkeypatch.setattr("utils.course.runtime.ROOT", tmp_path)
     with pytest.raises(OSError, match="neither .*build nor .* can be written in; make one of them writable"):
-        start(repo=tmp_path)
+        start()
 
 
-def test_the_same_seed_gives_the_same_numbers_from_all_three_generators(tmp_path):
+def test_the_same_seed_gives_the_same_numbers_from_all_three_generators():
     def draw(seed):
-        start(seed, repo=tmp_path)
+        start(seed)
         return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
 
     assert draw(3) == draw(3)
@@ -114,7 +117,7 @@ def test_cpu_flags_reads_linux_and_tolerates_other_systems(tmp_path):
 
 def test_pick_gives_the_value_of_the_profile_and_wants_all_three():
     for profile in PROFILES:
-        course = Runtime(profile, CPU, "no", Path(), Path())
+        course = Runtime(profile, CPU, Path(), Path())
         assert course.pick(test="test", cpu="cpu", gpu="gpu") == profile
     with pytest.raises(TypeError, match="gpu"):
         course.pick(test=1, cpu=2)

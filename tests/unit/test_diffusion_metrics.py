@@ -89,10 +89,17 @@ def test_other_floats_are_measured_as_float32(dtype):
     assert quality(images).frechet == quality(images.float()).frechet
 
 
-@pytest.mark.parametrize("wrong", [lambda x: x * 127.5 + 127.5, lambda x: (x * 127 + 127).long(), lambda x: x * 3])
-def test_images_in_another_range_are_refused(wrong):
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (lambda x: x * 127.5 + 127.5, r"must lie in \[-1, 1\], got values from \d.* to 25.*; scale pixels of 0..255"),
+        (lambda x: x * 3, r"must lie in \[-1, 1\], got values from -[23].* to [23]"),
+        (lambda x: (x * 127 + 127).long(), r"must be uint8 0..255 or floats in \[-1, 1\], got torch.int64"),
+    ],
+)
+def test_images_in_another_range_are_refused(wrong, message):
     quality, images = made_up_quality()[0], torch.rand(20, 1, 28, 28) * 2 - 1
-    with pytest.raises(ValueError, match=r"values from .* to .*, expected floats in \[-1, 1\] or uint8"):
+    with pytest.raises(ValueError, match=message):
         quality(wrong(images))
 
 
@@ -105,9 +112,10 @@ def test_images_that_cannot_be_measured(shape):
 def test_not_a_number_and_too_many():
     quality, _ = made_up_quality(40)
     images = torch.zeros(10, 1, 28, 28)
-    images[3, 0, 2, 2] = float("nan")
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        quality(images)
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        images[3, 0, 2, 2] = bad
+        with pytest.raises(ValueError, match=rf"must lie in \[-1, 1\], got values from .*{bad}"):
+            quality(images)
     with pytest.raises(ValueError, match="41 images, but the floor is known for 2 to 40"):
         quality(torch.zeros(41, 1, 28, 28))
 

@@ -5,19 +5,3 @@ from utils.course.player import animate
 from utils.course.plots import COLOURS, denoising_strip, name_bars, plain_ticks, show_images
 from utils.course.runtime import Runtime, start
 from utils.course.widgets import play
-
-__all__ = [
-    "COLOURS",
-    "Runtime",
-    "animate",
-    "check",
-    "choose",
-    "denoising_strip",
-    "hint",
-    "name_bars",
-    "plain_ticks",
-    "play",
-    "show_images",
-    "solution",
-    "start",
-]

@@ -22,26 +22,13 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise.
+    """What the decorator `exercise` keeps."""
 
-    Attributes:
-        id: "NN.k", notebook and number.
-        title: a few words.
-        hints: from the first nudge to nearly the answer.
-        check: takes the learner's function; raises `Wrong` unless it is right. It accepts any right answer.
-        solution: one right answer.
-    """
-
-    id: str
-    title: str
-    hints: list[str]
-    check: Callable[[Any], None]
-    solution: Callable
-
-    def source(self) -> str:
-        """The solution as it is written, without the decorator."""
-        text = inspect.getsource(self.solution)
-        return text[text.index(f"def {self.solution.__name__}(") :]
+    id: str  # "NN.k", notebook and number
+    title: str  # a few words
+    hints: list[str]  # from the first nudge to nearly the answer
+    check: Callable[[Any], None]  # takes the learner's function; raises `Wrong` unless it is right, in whatever way
+    solution: Callable  # one right answer
 
 
 EXERCISES: dict[str, Exercise] = {}
@@ -77,7 +64,9 @@ def hint(exercise_id: str) -> None:
 def solution(exercise_id: str) -> None:
     """Print the source of one right answer."""
     found = find(exercise_id)
-    print(f"# One answer to exercise {found.id}, {found.title}\n{found.source().strip()}")
+    text = inspect.getsource(found.solution)
+    text = text[text.index(f"def {found.solution.__name__}(") :].strip()  # without the decorator
+    print(f"# One answer to exercise {found.id}, {found.title}\n{text}")
 
 
 def choose(exercise_id: str, yours: Callable, ours: Callable) -> Callable:
@@ -94,10 +83,15 @@ def grade(exercise_id: str, answer: Any) -> tuple[bool | None, str]:
     not_tried = f"… Not tried yet: {name}. Write your answer in place of the stub and run the cell again."
     if answer is None or answer is ...:
         return None, not_tried
-    watched, returned = _watch(answer)
+    returned: list[Any] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        returned.append(answer(*args, **kwargs))
+        return returned[-1]
+
     passed, message = True, f"✓ {name}: right."
     try:
-        found.check(watched)
+        found.check(functools.wraps(answer)(watched) if isinstance(answer, types.FunctionType) else answer)
     except NotImplementedError:
         return None, not_tried
     except Exception as error:
@@ -109,11 +103,7 @@ def grade(exercise_id: str, answer: Any) -> tuple[bool | None, str]:
 
 
 def find(exercise_id: str) -> Exercise:
-    """The exercise of that id.
-
-    Raises:
-        ValueError: there is none; the message lists the ids of that notebook or, without one, of all.
-    """
+    """The exercise of that id. Raises ValueError: there is none; these are the ids of that notebook, or of all."""
     folder = importlib.import_module(FOLDER)
     notebooks = [module.name for module in pkgutil.iter_modules(folder.__path__)]
     number = str(exercise_id)[:2]
@@ -124,21 +114,6 @@ def find(exercise_id: str) -> Exercise:
         known = [known for known in EXERCISES if known.startswith(f"{number}.")] or EXERCISES
         raise ValueError(f"no exercise {exercise_id!r}; there are: {', '.join(known) or 'none yet'}")
     return EXERCISES[exercise_id]
-
-
-def _watch(answer: Any) -> tuple[Any, list[Any]]:
-    """A plain function wrapped so that what it returns is noted; anything else as it is."""
-    returned: list[Any] = []
-    if not isinstance(answer, types.FunctionType):
-        return answer, returned
-
-    @functools.wraps(answer)
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        value = answer(*args, **kwargs)
-        returned.append(value)
-        return value
-
-    return watched, returned
 
 
 def _explain(error: Exception) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import html
 import io
 import json
-import re
+from string import Template
 
 import numpy as np
 from IPython.display import HTML
@@ -17,21 +17,21 @@ MAX_BYTES = 2_000_000
 MAX_WIDTH = 560  # pixels on the page
 QUALITIES = (92, 85, 75, 60, 45)  # of the JPEG frames; the first that fits is used
 
-# NAME is made from the content, so the same frames give the same page, and different ones do not meet.
+# $name is made from the content, so the same frames give the same page, and different ones do not meet.
 # A page without scripts shows the last frame.
-PAGE = """<div class="NAME" style="display:inline-block;font-family:sans-serif;font-size:13px">
-<div style="margin-bottom:4px">TITLE</div>
-<img alt="TITLE" src="data:image/jpeg;base64,LAST" \
-style="display:block;width:WIDTHpx;max-width:100%;image-rendering:pixelated">
-<div style="display:flex;align-items:center;gap:8px;margin-top:4px;width:WIDTHpx;max-width:100%">
+PAGE = """<div class="$name" style="display:inline-block;font-family:sans-serif;font-size:13px">
+<div style="margin-bottom:4px">$title</div>
+<img alt="$title" src="data:image/jpeg;base64,$last" \
+style="display:block;width:${width}px;max-width:100%;image-rendering:pixelated">
+<div style="display:flex;align-items:center;gap:8px;margin-top:4px;width:${width}px;max-width:100%">
 <button type="button" aria-label="play or pause" style="width:2.4em">&#9654;</button>
-<input type="range" aria-label="frame" min="0" max="COUNT" value="COUNT" style="flex:1">
+<input type="range" aria-label="frame" min="0" max="$count" value="$count" style="flex:1">
 </div>
-<div class="label" style="min-height:1.3em">LABEL</div>
+<div class="label" style="min-height:1.3em">$label</div>
 </div>
 <script>
 (function () {
-  const frames = FRAMES, labels = LABELS, delay = DELAY, last = frames.length - 1;
+  const frames = $frames, labels = $labels, delay = $delay, last = frames.length - 1;
   function attach(player) {
     player.dataset.ready = "yes";
     const image = player.querySelector("img"), button = player.querySelector("button");
@@ -57,7 +57,7 @@ style="display:block;width:WIDTHpx;max-width:100%;image-rendering:pixelated">
   // Some front ends run the script before they put the picture on the page: look again for up to 10 s.
   let looks = 0;
   (function look() {
-    const found = document.querySelectorAll(".NAME:not([data-ready])");
+    const found = document.querySelectorAll(".$name:not([data-ready])");
     found.forEach(attach);
     if (!found.length && looks++ < 200) setTimeout(look, 50);
   })();
@@ -94,32 +94,27 @@ def animate(
         page = _page(jpegs, labels, title or "", fps, width * scale)
         if len(page) < MAX_BYTES:
             return HTML(page)
-    made = f"{len(frames)} frames of {width} x {pictures[0].shape[0]} pixels make {len(page):,} bytes"
-    raise ValueError(f"{made}; the limit is {MAX_BYTES:,}. Use fewer frames or fewer images.")
+    raise ValueError(f"{len(frames)} frames make {len(page):,} bytes, over {MAX_BYTES:,}. Use fewer frames or images.")
 
 
 def _jpeg(picture: np.ndarray, quality: int) -> str:
     """JPEG in base64; full colour resolution, since one pixel may be shown many pixels wide."""
-    buffer = io.BytesIO()
-    grey = (picture == picture[..., :1]).all()
-    image = Image.fromarray(picture)
-    (image.convert("L") if grey else image).save(buffer, format="JPEG", quality=quality, subsampling=0)
+    buffer, grey = io.BytesIO(), (picture == picture[..., :1]).all()
+    image = Image.fromarray(picture[..., 0] if grey else picture)
+    image.save(buffer, format="JPEG", quality=quality, subsampling=0)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _page(frames: list[str], labels: list[str], title: str, fps: int, width: int) -> str:
     content = json.dumps([frames, labels, title, fps, width])
-    values = {
-        "NAME": "course-player-" + hashlib.sha256(content.encode()).hexdigest()[:12],
-        "WIDTH": str(width),
-        "COUNT": str(len(frames) - 1),
-        "DELAY": str(round(1000 / fps)),
-        "TITLE": html.escape(title),
-        "LABELS": json.dumps(labels).replace("</", "<\\/"),  # "</" inside a script could end it
-        "LABEL": html.escape(labels[-1]),
-        "FRAMES": json.dumps(frames),
-        "LAST": frames[-1],
-    }
-    # One pass over the template, so that text put in is never itself taken for a placeholder.
-    pattern = re.compile("|".join(sorted(values, key=len, reverse=True)))
-    return pattern.sub(lambda found: values[found.group()], PAGE)
+    return Template(PAGE).substitute(
+        name="course-player-" + hashlib.sha256(content.encode()).hexdigest()[:12],
+        width=width,
+        count=len(frames) - 1,
+        delay=round(1000 / fps),
+        title=html.escape(title),
+        labels=json.dumps(labels).replace("</", "<\\/"),  # "</" inside a script could end it
+        label=html.escape(labels[-1]),
+        frames=json.dumps(frames),
+        last=frames[-1],
+    )

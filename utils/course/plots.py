@@ -54,12 +54,10 @@ def plain_ticks(ax: Axes) -> None:
     ax.minorticks_off()
 
 
-def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]], fontsize: float = 8) -> None:
-    """Write the name of each error bar above it, or where there is no room below, right or left of it.
+def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]]) -> None:
+    """Write the name of each error bar above it, or where there is no room below, right or left of it, else above.
 
-    Call it last: the axes' limits and scales must be final. A name for which there is no room at all stands above.
-
-    bars: name: (x, lower end, upper end), in the units of the axes.
+    Call it last: the axes' limits and scales must be final. bars: name: (x, lower end, upper end), in the axes' units.
     """
     ax.figure.draw_without_rendering()  # the layout moves the axes when it is first drawn
     ends = {name: ax.transData.transform([(x, low), (x, high)]) for name, (x, low, high) in bars.items()}
@@ -68,7 +66,7 @@ def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]], fontsize
         above, middle = ((x, high + ROOM), "center", "bottom"), (low + high) / 2
         below = ((x, low - ROOM), "center", "top")
         beside = ((x + ROOM, middle), "left", "center"), ((x - ROOM, middle), "right", "center")
-        text = ax.text(0, 0, name, fontsize=fontsize, transform=None, in_layout=False)  # in pixels, to find a place
+        text = ax.text(0, 0, name, fontsize=8, transform=None, in_layout=False)  # in pixels, to find a place
         for place, across, along in (above, below, *beside, above):
             text.set(position=place, ha=across, va=along)
             box = text.get_window_extent()
@@ -79,9 +77,7 @@ def name_bars(ax: Axes, bars: Mapping[str, tuple[float, float, float]], fontsize
 
 
 def as_images(images: Any) -> Tensor:
-    """Images as a float32 tensor (N, C, H, W) on the CPU.
-
-    images: tensor or array, (N, C, H, W) with C = 1 or 3, or (N, H, W).
+    """Images (N, C, H, W) with C = 1 or 3, or (N, H, W), as a float32 tensor (N, C, H, W) on the CPU.
 
     Raises ValueError: no images, another shape, or a value that is not a number.
     """
@@ -92,8 +88,7 @@ def as_images(images: Any) -> Tensor:
         shape = tuple(images.shape)
         raise ValueError(f"images have shape {shape}; expected (N, C, H, W) with C = 1 or 3, or (N, H, W)")
     if bad := int(images.isnan().sum()):
-        advice = "look for the step that made them, for example a division by 0"
-        raise ValueError(f"{bad} of {images.numel()} image values are not a number (NaN); {advice}")
+        raise ValueError(f"{bad} of {images.numel()} image values are not a number (NaN); look for a division by 0")
     return images
 
 
@@ -166,17 +161,11 @@ def _axes_of_size(width: int, height: int, above: int, letters: int) -> Axes:
     return figure.add_axes((edge / full[0], edge / full[1], width / full[0], height / full[1]))
 
 
-def denoising_strip(states: list[Any], count: int = 8, titles: list[str] | None = None, **options: Any) -> Figure:
-    """Some of the states of a sampling run, each a column, from first to last.
+def denoising_strip(states: list[Any], titles: list[str], **options: Any) -> Figure:
+    """States of a sampling run, each a column under its title, from first to last; row n of the figure is image n.
 
-    Args:
-        states: list of (N, C, H, W) in [-1, 1], one per step; row n of the figure is image n.
-        count: columns, evenly spaced over the run; the first and the last state are among them.
-        titles: a text for each state, shown above its column.
-        options: as for `show_images`.
+    states: list of (N, C, H, W) in [-1, 1]. options: as for `show_images`.
     """
-    chosen = np.unique(np.linspace(0, len(states) - 1, min(count, len(states))).round().astype(int))
-    images = torch.stack([as_images(states[k]) for k in chosen], dim=1).flatten(0, 1)  # row after row
-    if titles is not None:
-        titles = [titles[k] for k in chosen] + [""] * (len(images) - len(chosen))
-    return show_images(images, titles=titles, columns=len(chosen), **options)
+    images = torch.stack([as_images(state) for state in states], dim=1).flatten(0, 1)  # row after row
+    titles = titles + [""] * (len(images) - len(states))
+    return show_images(images, titles=titles, columns=len(states), **options)

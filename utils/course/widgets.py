@@ -16,10 +16,9 @@ from IPython.display import display
 def play(draw: Callable[..., Any], **controls: Any) -> None:
     """Show one control for each argument of `draw`, and its figure, drawn anew when a control is moved.
 
-    Args:
-        draw: makes a matplotlib figure from the values it is called with. What it prints stands below it.
-        controls: for each argument a tuple (min, max) or (min, max, step) of ints or floats (slider), a list or a dict
-            (menu), a bool (tick box), or an ipywidgets widget; it starts at that argument's default, if there is one.
+    draw: makes a matplotlib figure from the values it is called with. What it prints stands below it.
+    controls: for each argument a tuple (min, max) or (min, max, step) of ints or floats (slider), a list or a dict
+    (menu), a bool (tick box), or an ipywidgets widget; it starts at that argument's default, if there is one.
     Raises TypeError: a control of another kind. ValueError: a starting value outside its control.
     """
     arguments = inspect.signature(draw).parameters.items()
@@ -67,8 +66,7 @@ def make_control(name: str, spec: Any, start: Any = None) -> ipywidgets.Widget:
     if isinstance(spec, ipywidgets.Widget):
         return spec
     if not isinstance(spec, (bool, list, dict)) and not (isinstance(spec, tuple) and len(spec) in (2, 3)):
-        kinds = "(min, max), (min, max, step), a list, a dict, a bool or a widget"
-        raise TypeError(f"control {name}={spec!r}: expected {kinds}")
+        raise TypeError(f"control {name}={spec!r}: expected (min, max), (min, max, step), list, dict, bool or widget")
     widget = ipywidgets.interactive.widget_from_abbrev(spec)
     if isinstance(spec, tuple):
         # Draw when the slider is let go, not at each of the hundred positions on the way.

@@ -8,19 +8,3 @@ from utils.diffusion.sampling import generate, sample
 from utils.diffusion.schedules import NoiseSchedule
 from utils.diffusion.training import TrainState, train, validation_loss
 from utils.diffusion.unet import UNet
-
-__all__ = [
-    "GaussianDiffusion",
-    "ImageQuality",
-    "ImageSet",
-    "NoiseSchedule",
-    "TrainState",
-    "UNet",
-    "generate",
-    "load_images",
-    "load_model",
-    "sample",
-    "save_model",
-    "train",
-    "validation_loss",
-]

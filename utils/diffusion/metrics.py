@@ -7,7 +7,6 @@ reported with that number and with the floor: the same measure for as many real 
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from utils.diffusion.checks import check_images
 from utils.diffusion.classifier import FOLDER, Classifier, extract_features, load_classifier
 
 
@@ -81,36 +81,28 @@ class QualityReport:
 
 
 class ImageQuality:
-    """Measures images against the full Fashion-MNIST training set, of which it keeps the statistics.
-
-    quality = ImageQuality.load();  report = quality(images)
-    """
+    """Measures images against the full Fashion-MNIST training set: report = ImageQuality.load()(images)."""
 
     def __init__(self, classifier: Classifier, reference: dict[str, Tensor]):
         self.classifier, self.reference = classifier, reference
 
     @classmethod
-    def load(cls, folder: Path = FOLDER) -> "ImageQuality":
+    def load(cls) -> "ImageQuality":
         """From data/checkpoints. Raises FileNotFoundError with the command that makes the files."""
-        classifier = load_classifier(folder / "classifier.safetensors")
-        return cls(classifier, load_file(folder / "reference.safetensors"))
+        return cls(load_classifier(), load_file(FOLDER / "reference.safetensors"))
 
     def __call__(self, images: Tensor, seed: int = 0) -> QualityReport:
-        """Report on N images, as `features` takes them, N from 2 to 10,000; the floor is drawn 10 times with `seed`.
-
-        Raises ValueError for other shapes or counts.
-        """
+        """Report on N images, 2 to 10,000, as `features` takes them; the floor is drawn 10 times, with `seed`."""
         features = self.features(images)
-        floors = self.floor(len(features), seed=seed)
-        spreads = [number for floor in floors for number in (floor.mean().item(), floor.std().item())]
-        return QualityReport(self.frechet(features), self.kernel(features), len(features), *spreads)
+        frechet, kernel = self.floor(len(features), seed=seed)
+        floors = map(float, (frechet.mean(), frechet.std(), kernel.mean(), kernel.std()))
+        return QualityReport(self.frechet(features), self.kernel(features), len(features), *floors)
 
     def floor(self, count: int, draws: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Frechet and kernel distance, (draws,) each, of `count` of the 10,000 real test images to the training set.
 
-        The draws are independent of each other, each without replacement. They share images, so their spread is too
-        small where count comes near 10,000, at which each draw is the same set. Raises ValueError where count is not 2
-        to 10,000.
+        Each draw is without replacement. Draws share images, so their spread is too small where count comes near
+        10,000, at which each is the same set. Raises ValueError where count is not 2 to 10,000.
         """
         held_out, generator = self.reference["test.features"].float(), torch.Generator().manual_seed(seed)
         if not 2 <= count <= len(held_out):
@@ -123,14 +115,10 @@ class ImageQuality:
 
         Raises ValueError for another shape and for values outside these ranges or that are no finite numbers.
         """
-        if images.ndim != 4 or images.shape[1:] != (1, 28, 28) or len(images) < 2:
+        if images.shape[1:] != (1, 28, 28) or len(images) < 2:
             shape = tuple(images.shape)
             raise ValueError(f"image quality is measured on at least 2 images of shape (N, 1, 28, 28), got {shape}")
-        if not images.isfinite().all():
-            raise ValueError("some images hold NaN or infinite values; sample them again with clipping on")
-        if images.dtype != torch.uint8 and not images.abs().max() <= 1.001:  # what a sum in half precision adds
-            reach = f"values from {images.min():g} to {images.max():g}, expected floats in [-1, 1] or uint8 pixels"
-            raise ValueError(f"{reach}: pixels become floats by x / 127.5 - 1, samples drawn unclipped by clamp(-1, 1)")
+        check_images(images.cpu())
         features = extract_features(self.classifier, images)
         return (features - self.reference["features.mean"]) / self.reference["features.std"]
 

@@ -4,6 +4,8 @@ Shapes: images x_0 and x_t are (B, C, H, W) with x_0 in [-1, 1]; any other trail
 t is an integer tensor (B,) with values 0 (least noise) to T-1 (most noise).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -29,45 +31,49 @@ def posterior_weights(a_bar_t, a_bar_s):
 class GaussianDiffusion:
     """The forward process q, its posterior, and the loss, for one schedule and one prediction target.
 
-    Args:
-        schedule: the noise schedule; its T is the number of timesteps.
-        prediction: what the network outputs: "noise" (Ho et al. 2020), "x_0", or
-            "v" = sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x_0 (Salimans & Ho 2022, section 4).
-    Raises ValueError for another prediction.
+    prediction: what the network outputs: "noise" (Ho et al. 2020), "x_0", or
+    "v" = sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x_0 (Salimans & Ho 2022, section 4); ValueError for another.
     """
 
     def __init__(self, schedule: NoiseSchedule, prediction: str = "v"):
         if prediction not in PREDICTIONS:
             raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
-        self.schedule = schedule
-        self.prediction = prediction
+        self.schedule, self.prediction = schedule, prediction
+        self.num_timesteps = schedule.num_timesteps
 
-    @property
-    def num_timesteps(self) -> int:
-        """T."""
-        return self.schedule.num_timesteps
+    def at(self, t: Tensor, like: Tensor, *tables: Tensor) -> list[Tensor]:
+        """table[t] of each table (T,), float32 (float64 where `like` is), shaped (B, 1, ...) to multiply `like`.
 
-    def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha-bar_t) and sigma_t = sqrt(1 - alpha-bar_t), shaped (B, 1, ...) to multiply `like`."""
+        Raises ValueError where t is not an integer tensor (B,), or, on the CPU, lies outside 0..T-1.
+        """
+        if not isinstance(t, Tensor) or t.dtype.is_floating_point or t.shape != (len(like),):
+            raise ValueError(f"t must be an integer tensor of shape ({len(like)},), one timestep per image; got {t!r}")
+        outside = t[(t < 0) | (t >= self.num_timesteps)] if t.device.type == "cpu" else []  # a GPU would have to wait
+        if len(outside):
+            T = self.num_timesteps
+            raise ValueError(f"t must lie in 0..{T - 1} (T = {T}), got {int(outside[0])}")
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        # Converted on the CPU, since some devices have no float64, and moved when used: a few kilobytes.
+        return [table.to(dtype).to(t.device)[t].view(-1, *[1] * (like.ndim - 1)) for table in tables]
+
+    def signal_and_noise(self, t: Tensor, like: Tensor) -> list[Tensor]:
+        """sqrt(alpha-bar_t) and sigma_t = sqrt(1 - alpha-bar_t), as `at` shapes them."""
         a_bar = self.schedule.alphas_cumprod
-        return _at(a_bar.sqrt(), t, like), _at((1 - a_bar).sqrt(), t, like)
+        return self.at(t, like, a_bar.sqrt(), (1 - a_bar).sqrt())
 
     def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """x_t ~ q(x_t | x_0): sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) noise (Ho et al. 2020, eq. 4).
 
-        `noise` is standard normal with the shape of x_0; drawn when not given.
-        Raises ValueError where t is not an integer tensor (B,), or, on the CPU, lies outside 0..T-1.
+        `noise` is standard normal with the shape of x_0; drawn when not given. Raises ValueError for t as `at` does.
         """
-        self._check_t(t, x_0)
         noise = torch.randn_like(x_0) if noise is None else noise
         signal, sigma = self.signal_and_noise(t, x_0)
         return signal * x_0 + sigma * noise
 
     def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (shape of x_t) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6 and 7)."""
-        self._check_t(t, x_t)
         tables = posterior_weights(self.schedule.alphas_cumprod, self.schedule.alphas_cumprod_prev)
-        x_0_weight, x_t_weight, variance = (_at(table, t, x_t) for table in tables)
+        x_0_weight, x_t_weight, variance = self.at(t, x_t, *tables)
         return x_0_weight * x_0 + x_t_weight * x_t, variance
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -81,7 +87,6 @@ class GaussianDiffusion:
 
     def to_x_0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The x_0 that a network output stands for at (x_t, t); shape of x_t, not clipped."""
-        self._check_t(t, x_t)
         signal, sigma = self.signal_and_noise(t, x_t)
         if self.prediction == "noise":
             return (x_t - sigma * output) / signal
@@ -91,7 +96,6 @@ class GaussianDiffusion:
 
     def to_noise(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise that a network output stands for at (x_t, t); shape of x_t."""
-        self._check_t(t, x_t)
         signal, sigma = self.signal_and_noise(t, x_t)
         if self.prediction == "noise":
             return output
@@ -114,48 +118,34 @@ class GaussianDiffusion:
         of x_0 counts SNR + 1 times, with "x_0" once, with "noise" SNR times (Salimans & Ho 2022, section 4).
 
         Args:
-            model: called as model(x_t, t), or model(x_t, t, y) when labels are given; x_t comes in the
-                format of its weights.
+            model: called as model(x_t, t), or model(x_t, t, y) when labels are given.
             x_0: clean images (B, C, H, W) in [-1, 1], or uint8 0..255.
             t, noise: drawn uniformly over 0..T-1 and from a standard normal when not given.
             y: class labels (B,), or None.
             reduction: "mean" gives a scalar, "none" one value per image (B,).
-        Raises ValueError where the network's answer has another shape than x_0, or t is wrong, as in `q_sample`.
+        Raises ValueError where the network's answer has another shape than x_0, and for t as `at` does.
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
         x_0 = to_float(x_0)
-        if t is None:
-            t = torch.randint(self.num_timesteps, (len(x_0),), device=x_0.device)
+        t = torch.randint(self.num_timesteps, (len(x_0),), device=x_0.device) if t is None else t
         noise = torch.randn_like(x_0) if noise is None else noise
         x_t = self.q_sample(x_0, t, noise)
         # The error is taken in float32 also where the network ran in a shorter format.
         error = (answer(model, x_t, t, y) - self.target(x_0, noise, t)).square().flatten(1).mean(1)
         return error.mean() if reduction == "mean" else error
 
-    def _check_t(self, t: Tensor, x: Tensor) -> None:
-        if not isinstance(t, Tensor) or t.dtype.is_floating_point or t.shape != (len(x),):
-            seen = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
-            raise ValueError(f"t must be an integer tensor of shape ({len(x)},), one timestep per image; got {seen}")
-        outside = t[(t < 0) | (t >= self.num_timesteps)] if t.device.type == "cpu" else []  # a GPU would have to wait
-        if len(outside):
-            last = self.num_timesteps - 1
-            raise ValueError(f"t must lie in 0..{last} (T = {self.num_timesteps}), got {int(outside[0])}")
+
+def first_weight(model: Callable, default: Tensor) -> Tensor:
+    """The network's first weight, which tells its device and format; `default` for a function without weights."""
+    return next(iter(model.parameters()), default) if isinstance(model, nn.Module) else default
 
 
 def answer(model: nn.Module, x_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
     """What the network says, in the format of x_t; it sees x_t in that of its weights, which may be shorter."""
-    weight = next(iter(model.parameters()), x_t) if isinstance(model, nn.Module) else x_t
-    x = x_t.to(weight.dtype) if weight.is_floating_point() else x_t
+    x = x_t.to(first_weight(model, x_t).dtype)
     output = model(x, t) if y is None else model(x, t, torch.as_tensor(y, device=t.device))
     if not isinstance(output, Tensor) or output.shape != x_t.shape:
         seen = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"the network must return a tensor of the images' shape {tuple(x_t.shape)}, got {seen}")
     return output.to(x_t.dtype)
-
-
-def _at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """table[t] for a table (T,), as float32 (float64 where `like` is), shaped (B, 1, ...) to multiply `like`."""
-    dtype = like.dtype if like.dtype == torch.float64 else torch.float32
-    # Converted on the CPU, since some devices have no float64, and moved when used: a few kilobytes.
-    return table.to(dtype).to(t.device)[t].view(-1, *[1] * (like.ndim - 1))

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from utils.diffusion.checks import check_labels, check_numbers
-from utils.diffusion.process import GaussianDiffusion, answer, posterior_weights
+from utils.diffusion.checks import as_labels, check_labels, check_numbers
+from utils.diffusion.process import GaussianDiffusion, answer, first_weight, posterior_weights
 from utils.files import generator_seed
 
 
@@ -88,7 +88,7 @@ DEFAULT_STEPS = {"ddpm": 1000, "ddim": 50, "dpmpp_2m": 20}
 
 def timestep_grid(num_timesteps: int, steps: int) -> list[int]:
     """1 to T timesteps from T-1 downwards, evenly spaced ("trailing" in diffusers; Lin et al. 2023, Table 2)."""
-    if not (1 <= steps <= num_timesteps and steps == int(steps)):
+    if steps not in range(1, num_timesteps + 1):
         raise ValueError(f"steps must lie in 1..{num_timesteps}, the timesteps of the schedule; got {steps}")
     return [round(num_timesteps * (1 - k / steps)) - 1 for k in range(int(steps))]
 
@@ -107,11 +107,11 @@ def sample(
     x_T: Tensor | None = None,
     constrain: Callable[[Tensor, float], Tensor] | None = None,
     generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
 ) -> Iterator[SampleState]:
     """Denoise from x_T to images, yielding a SampleState after every network evaluation.
 
     Args:
+        model: the work is done where its weights are, or where x_T is if it is a function.
         shape: (B, C, H, W) of the images.
         sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", or a function like `ddpm_step`.
         steps: network evaluations, 1 to T; by default 1000, 50, 20, and 50 for a function, at most T.
@@ -121,33 +121,30 @@ def sample(
         x_T: where to start, of `shape`; drawn from a standard normal when not given.
         constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
         generator: source of all noise; its device is where noise is drawn.
-        device: where to compute; that of the model's weights when not given.
-    Raises ValueError for an unknown sampler, steps outside 1..T, eta outside 0..1 or for another sampler than DDIM,
-    or a y or x_T that does not fit shape.
+    Raises ValueError for an unknown sampler, for steps or eta outside their range, and for y or x_T of another shape.
     """
     step = _find_step(sampler, eta)
-    y = None if y is None else torch.as_tensor(y)
-    if y is not None and len(y) != shape[0]:
-        raise ValueError(f"{len(y)} labels for {shape[0]} images; give one label per image")
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
         raise ValueError(f"x_T has shape {tuple(x_T.shape)}, expected {tuple(shape)}")
-    if y is not None and getattr(model, "num_classes", None) is not None:
-        check_labels(y, model.num_classes, hidden=True)  # once, since the network looks at values on the CPU only
-    weight = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
-    device = torch.device(device or ("cpu" if weight is None else weight.device))
-    dtype = torch.float32 if x_T is None else x_T.dtype
-    y = None if y is None else y.to(device)
+    like = torch.empty(0) if x_T is None else x_T
+    dtype, device = like.dtype, first_weight(model, like).device
+    if y is not None:
+        y = as_labels(y, shape[0])
+        if getattr(model, "num_classes", None) is not None:
+            check_labels(y, model.num_classes, hidden=True)  # once, since the network looks at values on the CPU only
+        y = y.to(device)
     steps = min(DEFAULT_STEPS.get(sampler, 50), diffusion.num_timesteps) if steps is None else steps
     grid = timestep_grid(diffusion.num_timesteps, steps)
     alphas_cumprod = [*diffusion.schedule.alphas_cumprod.tolist(), 1.0]  # index -1: no noise is left
-    x_t, previous = (_normal(shape, generator, device, dtype) if x_T is None else x_T.to(device)), None
-    was_training = getattr(model, "training", False)
+    x_t = _normal(shape, generator, device, dtype) if x_T is None else x_T.to(device)
+    previous, was_training = None, getattr(model, "training", False)
     try:
         if was_training:
             model.eval()
         for k, (t, s) in enumerate(zip(grid, [*grid[1:], -1])):
             a_bar_t, a_bar_s = alphas_cumprod[t], alphas_cumprod[s]
-            x_0 = predict_x_0(model, diffusion, x_t, t, y)
+            ts = torch.full((len(x_t),), t, device=device)
+            x_0 = diffusion.to_x_0(answer(model, x_t, ts, y), x_t, ts)
             x_0 = x_0.clamp(-1, 1) if clip else x_0
             x_t = step(x_t, x_0, a_bar_t, a_bar_s, _normal(shape, generator, device, dtype), previous)
             if constrain is not None:
@@ -175,12 +172,6 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device, d
     return torch.randn(shape, generator=generator, device=where, dtype=dtype).to(device)
 
 
-def predict_x_0(model: nn.Module, diffusion: GaussianDiffusion, x_t: Tensor, t: int, y: Tensor | None) -> Tensor:
-    """The network's estimate of x_0, (B, C, H, W), where all images are at the same timestep t; not clipped."""
-    ts = torch.full((len(x_t),), t, device=x_t.device)
-    return diffusion.to_x_0(answer(model, x_t, ts, y), x_t, ts)
-
-
 def generate(
     model: nn.Module,
     diffusion: GaussianDiffusion,
@@ -199,17 +190,15 @@ def generate(
     does, and for a count or batch size below 1.
     """
     seed = check_numbers(count=count, batch_size=batch_size, seed=seed)["seed"]
-    if y is not None and len(y) != count:
-        raise ValueError(f"{len(y)} labels for {count} images; give one label per image")
+    y = None if y is None else as_labels(y, count)
     generator, batches = torch.Generator().manual_seed(generator_seed(seed)), []
     with tqdm(total=count, desc="sampling", unit="image", leave=False, disable=not progress or None) as bar:
-        for start in range(0, count, batch_size):
-            size = min(batch_size, count - start)
-            labels = None if y is None else y[start : start + size]
-            for state in sample(model, diffusion, (size, *image_shape), y=labels, generator=generator, **options):
+        for part in torch.arange(count).split(batch_size):
+            shape, labels = (len(part), *image_shape), None if y is None else y[part]
+            for state in sample(model, diffusion, shape, y=labels, generator=generator, **options):
                 last = state.x_t
             batches.append(last.clamp(-1, 1).cpu())
-            bar.update(size)
+            bar.update(len(part))
     return torch.cat(batches)
 
 

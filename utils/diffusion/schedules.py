@@ -18,12 +18,14 @@ MAX_BETA = 0.999
 class NoiseSchedule:
     """The variances beta_t of the forward process (Ho et al. 2020, eq. 2) and what follows from them.
 
-    Attributes, all float64 of shape (T,):
+    Attributes, but for num_timesteps float64 of shape (T,):
+        num_timesteps: T; timesteps are numbered 0 (least noise) to T-1 (most noise).
         betas: variance added at step t, in (0, 1).
         alphas: 1 - betas.
         alphas_cumprod: alpha-bar_t, the product of alphas up to and including t. Falls from near 1 to near 0.
         alphas_cumprod_prev: alpha-bar_{t-1}, with 1 in front of the first step.
         snr: alpha-bar_t / (1 - alpha-bar_t), the signal-to-noise ratio.
+    Raises ValueError for betas of another shape or outside (0, 1).
     """
 
     def __init__(self, betas: Tensor, name: str = "custom"):
@@ -34,28 +36,21 @@ class NoiseSchedule:
         outside = betas[~((betas > 0) & (betas < 1))]
         if len(outside):
             raise ValueError(f"every beta must lie between 0 and 1 (both excluded), got {outside[0].item()}")
-        self.name = name
+        self.name, self.num_timesteps = name, len(betas)
         self.betas = betas
         self.alphas = 1 - betas
         self.alphas_cumprod = self.alphas.cumprod(0)
         self.alphas_cumprod_prev = torch.cat([torch.ones(1, dtype=betas.dtype), self.alphas_cumprod[:-1]])
         self.snr = self.alphas_cumprod / (1 - self.alphas_cumprod)
 
-    @property
-    def num_timesteps(self) -> int:
-        """T, the number of steps. Timesteps are numbered 0 (least noise) to T-1 (most noise)."""
-        return len(self.betas)
-
     @classmethod
-    def from_betas(cls, betas: Tensor, name: str = "custom") -> "NoiseSchedule":
+    def from_betas(cls, betas: Tensor) -> "NoiseSchedule":
         """Any betas of shape (T,), each between 0 and 1: the constructor under the name of its fellows."""
-        return cls(betas, name)
+        return cls(betas)
 
     @classmethod
-    def linear(
-        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True
-    ) -> "NoiseSchedule":
-        """Linear betas (Ho et al. 2020, section 4), which were chosen for T = 1000.
+    def linear(cls, num_timesteps: int = 1000, rescale: bool = True) -> "NoiseSchedule":
+        """Linear betas from 0.0001 to 0.02 (Ho et al. 2020, section 4), which were chosen for T = 1000.
 
         With `rescale` both ends are multiplied by 1000 / T, so that x_T is noise whatever T is. Without it a short
         schedule stops half-way: notebook 01 measures what that costs.
@@ -63,7 +58,7 @@ class NoiseSchedule:
         num_timesteps = check_numbers(num_timesteps=num_timesteps)["num_timesteps"]
         scale = 1000 / num_timesteps if rescale else 1.0
         # Counted from the end, so that a schedule of one step has the largest beta, not the smallest.
-        betas = torch.linspace(scale * beta_end, scale * beta_start, num_timesteps, dtype=torch.float64).flip(0)
+        betas = torch.linspace(scale * 0.02, scale * 1e-4, num_timesteps, dtype=torch.float64).flip(0)
         return cls(betas.clamp(max=MAX_BETA), "linear")
 
     @classmethod

@@ -98,14 +98,12 @@ class UNet(nn.Module):
         multipliers: width of each level, as a multiple of `channels`; each further level halves the size.
         blocks: residual blocks per level on the way down (one more on the way up).
         attention: levels (0 is the first) that have self-attention; the middle always has it.
-        stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels first, so that the whole network works
-            at half the height and width (a quarter of the multiply-adds).
+        stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels, and all works at half the size.
         num_classes: with classes, y (B,) holds labels 0..num_classes-1; num_classes stands for "no label", as y=None.
         dropout: in the residual blocks, 0 to 1.
 
-    Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, C, H, W).
-    Raises ValueError where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is
-    outside the classes.
+    Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, C, H, W). Raises ValueError where H or
+    W cannot be halved often enough, y has another shape, or, on the CPU, a label is outside the classes.
     """
 
     def __init__(
@@ -120,9 +118,9 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.config = check_numbers(in_channels=in_channels, channels=channels, blocks=blocks, num_classes=num_classes)
-        self.config |= dict(multipliers=[int(m) for m in multipliers], attention=[int(level) for level in attention])
-        self.config |= check_numbers(stem=int(stem), dropout=dropout)
+        numbers = dict(in_channels=in_channels, channels=channels, blocks=blocks, num_classes=num_classes)
+        levels = dict(multipliers=[int(m) for m in multipliers], attention=[int(level) for level in attention])
+        self.config = check_numbers(**numbers, **levels, stem=int(stem), dropout=dropout)
         if stem not in (1, 2):
             raise ValueError(f"stem must be 1 or 2, got {stem}")
         self.num_classes, self.stem_size = self.config["num_classes"], stem
@@ -182,9 +180,8 @@ class UNet(nn.Module):
         if x_t.shape[1] != self.config["in_channels"]:
             raise ValueError(f"images have {x_t.shape[1]} channels, but the network {self.config['in_channels']}")
         if height % self.size_multiple or width % self.size_multiple:
-            wanted = f"height and width must be multiples of {self.size_multiple}"
-            advice = "resize or pad the images, or use fewer multipliers"
-            raise ValueError(f"image size {height}x{width} cannot be halved by this network: {wanted}; {advice}")
+            advice = f"multiples of {self.size_multiple}; resize or pad the images, or use fewer multipliers"
+            raise ValueError(f"image size {height}x{width} cannot be halved by this network, which takes {advice}")
         if y is None:
             return
         if self.num_classes is None:
