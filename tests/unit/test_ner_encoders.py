@@ -174,7 +174,7 @@ def test_minilm_learns_a_rule_from_few_sentences(no_network, tmp_path):
 
 @needs_minilm
 def test_every_word_has_a_vector(no_network, tmp_path):
-    tagger = BiLSTMCRFTagger(vectors="minilm", epochs=2, hidden=16, device="cpu")
+    tagger = BiLSTMCRFTagger(epochs=2, hidden=16, device="cpu")
     tagger.fit(make_corpus(30))
     batch = tagger._batch(tagger._windows(Sentence("Hepatocarcinoma \0 β")))
     vectors = tagger.network.pieces(batch["pieces"])
