@@ -44,10 +44,10 @@ class Window(NamedTuple):
 class FeatureEmbedding(nn.Module):
     """Features (B, T, F), numbers of `TokenFeatures`, as vectors (B, T, width)."""
 
-    def __init__(self, sizes: Sequence[int], size: int = 12) -> None:
+    def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(count, size, padding_idx=0) for count in sizes)
-        self.width = size * len(sizes)
+        self.tables = nn.ModuleList(nn.Embedding(count, 12, padding_idx=0) for count in sizes)
+        self.width = 12 * len(sizes)
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.cat([table(numbers) for table, numbers in zip(self.tables, features.unbind(-1))], dim=-1)
@@ -128,18 +128,13 @@ class NeuralTagger(Tagger):
             windows, tags = zip(*(examples[i] for i in numbers))
             return self.network.head.loss(self.network(self._batch(windows)), self._padded(tags, IGNORED))
 
-        lengths = [window.length for window, _ in examples]
-        score = (lambda: evaluate(dev, self.predict(dev), resamples=0).f1) if dev else None
         settings = {"tagger": self.name, "options": json.dumps(self.options), "start": start}
         settings |= {"sentences": fingerprint(train), "dev sentences": fingerprint(dev)}
         computing = dict(device=self.device, precision=self.precision, folder=folder, progress=self.progress)
-        computing |= {"score": score, "settings": settings}
-        self.history = train_network(self.network, loss, lengths, self.recipe, **computing)
+        score = (lambda: evaluate(dev, self.predict(dev), resamples=0).f1) if dev else None
+        lengths = [window.length for window, _ in examples]
+        self.history = train_network(self.network, loss, lengths, self.recipe, score, settings, **computing)
         return self
-
-    def tags_of(self, sentence: Sentence) -> list[str]:
-        """The tags of the sentence's entities as this tagger would learn them, one a token."""
-        return to_tags(sentence, self.scheme, on_loss="drop")
 
     def emissions(self, sentences: Sentences) -> list[Tensor]:
         """The network's scores: for each sentence a float32 tensor (tokens, K)."""
@@ -185,7 +180,7 @@ class NeuralTagger(Tagger):
 
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The windows of a sentence, each with its tags as numbers."""
-        tags = self.tags_of(sentence)
+        tags = to_tags(sentence, self.scheme, on_loss="drop")
         numbers = {tag: number for number, tag in enumerate(self.tags)}
         return [
             # An entity that the edge of a window cuts is an entity of its own there.
