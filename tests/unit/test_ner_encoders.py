@@ -21,7 +21,7 @@ from utils.ner.tagger import make_tagger
 from utils.ner.transformer import TransformerTagger
 
 TEXTS = [sentence.text for sentence in make_corpus(80)]
-MLM = dict(device="cpu", precision="no", progress=False, batch_size=16, share=0.3)
+MLM = dict(device="cpu", precision="no", progress=False, batch_size=16)
 needs_minilm = pytest.mark.skipif(
     find_minilm() is None, reason=f"the package with the small encoder is not installed: {encoders.INSTALL}"
 )
@@ -152,8 +152,6 @@ def test_continued_pretraining_is_seeded_and_takes_sentences(encoder, tmp_path):
 
 
 def test_continued_pretraining_refuses(encoder, tmp_path):
-    with pytest.raises(ValueError, match="share must lie between 0 and 1, got 1.5"):
-        continue_pretraining(TEXTS, tmp_path, encoder, **{**MLM, "share": 1.5})
     with pytest.raises(ValueError, match="2 texts, none with a word piece"):
         continue_pretraining(["", "\0"], tmp_path, encoder, **MLM)
 
