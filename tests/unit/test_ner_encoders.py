@@ -68,7 +68,7 @@ def test_the_hub_is_asked_once_and_its_cache_first(monkeypatch, encoder, tmp_pat
 
     monkeypatch.setattr(encoders.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(encoders, "urlopen", answer)
-    monkeypatch.setattr(encoders, "_load_tokenizer", None)  # nothing is loaded while the hub is silent
+    monkeypatch.setattr(encoders.transformers, "AutoTokenizer", None)  # nothing is loaded while the hub is silent
     for error in (OSError("timed out"), ConnectionResetError("reset")):
         answers = [error]
         with pytest.raises(OSError, match=f"no encoder 'who/what' in a folder or on the hub .*{error}.*-r encoder.txt"):

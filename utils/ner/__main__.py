@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
     # What is closed shows nothing; what knows few letters (ASCII) shows the others as escapes.
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    with suppress(AttributeError):  # of what a notebook has in its place
-        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout.reconfigure(errors="backslashreplace")
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m utils.ner", description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(required=True)
@@ -143,7 +142,7 @@ def tag(args: argparse.Namespace) -> None:
             for path in args.out.glob("*"):
                 (entities / path.name).touch()
         write([sentence.with_entities(()) for sentence in sentences], entities)
-        if args.out and (not args.out.exists() or args.out.is_file() or args.out.is_dir()):  # no device or pipe
+        if args.out:
             check_writable(args.out / "1.txt" if args.format == "brat" else args.out)
         write(tagger.predict(sentences), args.out or entities)
         content = b"" if args.out else entities.read_bytes()
@@ -156,11 +155,14 @@ def tag(args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace) -> list[Sentence]:
     """What is to be tagged; of plain text each line that is not empty, by its number."""
-    path, content = args.input or Path("standard input"), None if args.input else sys.stdin.buffer.read()
-    plain = path.suffix.lower() == ".txt" and not {*path.with_suffix("").suffixes} & {*OWN_ENDINGS}
-    if args.input_format == "lines" or not (args.input_format or (args.input and not plain)):
-        return [Sentence(line, id=str(number)) for number, line in read_lines(path, content) if line.strip()]
-    return read_sentences(path, args.input_format or "auto", args.mismatch)
+    path, form = args.input or Path("standard input"), args.input_format
+    if not form:
+        plain = path.suffix.lower() == ".txt" and not {*path.with_suffix("").suffixes} & {*OWN_ENDINGS}
+        form = "auto" if args.input and not plain else "lines"
+    if form != "lines":
+        return read_sentences(path, form, args.mismatch)
+    content = None if args.input else sys.stdin.buffer.read()
+    return [Sentence(line, id=str(number)) for number, line in read_lines(path, content) if line.strip()]
 
 
 def write_lines(sentences: Iterable[Sentence], path: Path) -> None:

@@ -35,12 +35,12 @@ def find_minilm() -> Path | None:
     Raises ValueError: the weights are not those of MINILM_SHA256.
     """
     spec = importlib.util.find_spec(PACKAGE)
-    folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
-    if folder is None or not (weights := folder / "model.safetensors").exists():
+    weights = Path(spec.submodule_search_locations[0], "model", "model.safetensors") if spec else None
+    if weights is None or not weights.exists():
         return None
     if (seen := _sha256_of(weights)) != MINILM_SHA256:
         raise ValueError(f"{weights} has SHA-256 {seen}, expected {MINILM_SHA256}; install it again: {INSTALL}")
-    return folder
+    return weights.parent
 
 
 _sha256_of = lru_cache(sha256_of)  # of 90 MB that are asked for often
@@ -54,9 +54,9 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
     Raises OSError: it is not here and cannot be had. ValueError: the package's weights are not the pinned ones.
     """
     source, local = find_encoder(name)
-    tokenizer = _load_tokenizer(source, local)
-    encoder = transformers.AutoModel.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    return encoder.float(), tokenizer
+    how = dict(local_files_only=local, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **how)
+    return transformers.AutoModel.from_pretrained(source, **how).float(), tokenizer
 
 
 def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
@@ -83,10 +83,8 @@ def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
 
 
 def as_classifier(encoder: PreTrainedModel, scores: nn.Linear, tags: Sequence[str]) -> PreTrainedModel | None:
-    """An encoder and the scores of its tags as transformers' own network for such; they share the weights.
-
-    None where that network has more between the two, or there is none for such an encoder.
-    """
+    """An encoder and the scores of its tags as transformers' own network for such; they share the weights. None where
+    that network has more between the two, or there is none for such an encoder."""
     config = copy.deepcopy(encoder.config)
     config.id2label, config.label2id = dict(enumerate(tags)), dict(zip(tags, range(len(tags))))
     try:
@@ -104,18 +102,19 @@ def as_classifier(encoder: PreTrainedModel, scores: nn.Linear, tags: Sequence[st
 
 def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """From a configuration and a tokenizer in a folder: the network with random weights, and the tokenizer."""
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    how = dict(local_files_only=True, trust_remote_code=False)
+    config = transformers.AutoConfig.from_pretrained(folder, **how)
     for name in ("options", "recipe", "tags"):  # a tagger's own, where they share the file
         vars(config).pop(name, None)
-    return transformers.AutoModel.from_config(config).float(), _load_tokenizer(folder, local=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **how)
+    return transformers.AutoModel.from_config(config).float(), tokenizer
 
 
 def make_random_encoder(
-    folder: str | Path, texts: Iterable[str], width: int = 96, pieces: int = 2000, positions: int = 256, seed: int = 0
+    folder: str | Path, texts: Iterable[str], width: int = 96, pieces: int = 2000, positions: int = 256
 ) -> Path:
-    """Write a small BERT with random weights (2 layers) and a WordPiece tokenizer, whose vocabulary is the letters and
-    the most frequent words of these texts. It stands in where no trained encoder is to be had: every cell then runs,
-    and its scores mean nothing. Gives the folder, which `load_encoder` takes.
+    """Write a small BERT with random weights (2 layers) and a WordPiece tokenizer of the letters and the most frequent
+    words of these texts, to stand in where no trained encoder is to be had. Gives the folder, for `load_encoder`.
 
     width: of its vectors, a multiple of 4. pieces: in the vocabulary at most. positions: pieces it can read.
     """
@@ -135,7 +134,7 @@ def make_random_encoder(
     sizes = dict(vocab_size=len(vocabulary), hidden_size=width, intermediate_size=2 * width)
     sizes |= dict(num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=positions)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         encoder = transformers.BertModel(transformers.BertConfig(**sizes))
     save_encoder(folder, encoder, tokenizer)
     return Path(folder)
@@ -146,13 +145,6 @@ def save_encoder(folder: str | Path, encoder: PreTrainedModel, tokenizer: PreTra
     encoder.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_weights(Path(folder) / "model.safetensors", encoder)
-
-
-def _load_tokenizer(source: str | Path, local: bool) -> PreTrainedTokenizerBase:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise ValueError(f"the tokenizer of {str(source)!r} is none of the tokenizers library, so it gives no offsets")
-    return tokenizer
 
 
 def pieces_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
