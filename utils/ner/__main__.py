@@ -155,10 +155,9 @@ def tag(args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace) -> list[Sentence]:
     """What is to be tagged; of plain text each line that is not empty, by its number."""
-    path, form = args.input or Path("standard input"), args.input_format
-    if not form:
-        plain = path.suffix.lower() == ".txt" and not {*path.with_suffix("").suffixes} & {*OWN_ENDINGS}
-        form = "auto" if args.input and not plain else "lines"
+    path = args.input or Path("standard input")
+    plain = path.suffix.lower() == ".txt" and not {*path.with_suffix("").suffixes} & {*OWN_ENDINGS}
+    form = args.input_format or ("auto" if args.input and not plain else "lines")
     if form != "lines":
         return read_sentences(path, form, args.mismatch)
     content = None if args.input else sys.stdin.buffer.read()

@@ -139,7 +139,8 @@ class BiLSTMCRFTagger(NeuralTagger):
         self.network = BiLSTMNetwork(*sizes, TagHead(self.tags, self.scheme, self.options["crf"]))
 
     def _windows(self, sentence: Sentence) -> list[Window]:
-        inputs, count = {"words": sentence.words, "features": self.features(sentence)}, len(sentence.tokens)
+        features, count = list(zip(*self.features(sentence))), len(sentence.tokens)  # features of each token
+        inputs = {"words": sentence.words, "features": features}
         return [Window(0, count, (0, count), count, inputs)] if count else []
 
     def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
@@ -151,7 +152,7 @@ class BiLSTMCRFTagger(NeuralTagger):
             "words": self._padded([[self._word_number.get(text.lower(), UNKNOWN) for text in numbers]])[0],
             "characters": self._padded([[letters.get(sign, UNKNOWN) for sign in text[:LONGEST]] for text in numbers]),
             "lengths": torch.tensor([window.length for window in windows]),  # on the CPU, where packing wants them
-            "features": self._padded_features(windows),
+            "features": self._padded([window.inputs["features"] for window in windows]),
         }
         if self.tokenizer is not None:
             unseen = [text for text in numbers if text not in self._pieces]

@@ -118,19 +118,18 @@ def make_random_encoder(
 
     width: of its vectors, a multiple of 4. pieces: in the vocabulary at most. positions: pieces it can read.
     """
-    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     found = (splitter.pre_tokenize_str(normalizer.normalize_str(text)) for text in texts)
     words = Counter(word for text in found for word, _ in text)
     letters = sorted(set("".join(words)))
     longer = [word for word, _ in words.most_common() if len(word) > 1]
-    vocabulary = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *longer][:pieces]
+    vocabulary = [*special.values(), *letters, *(f"##{letter}" for letter in letters), *longer][:pieces]
     cutter = Tokenizer(models.WordPiece(dict(zip(vocabulary, range(pieces))), unk_token="[UNK]"))
     cutter.normalizer, cutter.pre_tokenizer = normalizer, splitter
     ends = [(piece, vocabulary.index(piece)) for piece in ("[CLS]", "[SEP]")]
     cutter.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
-    tokens = {f"{name}_token": piece for name, piece in names.items()}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **tokens)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **special)
     sizes = dict(vocab_size=len(vocabulary), hidden_size=width, intermediate_size=2 * width)
     sizes |= dict(num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=positions)
     with torch.random.fork_rng():

@@ -61,13 +61,11 @@ class NeuralTagger(Tagger):
     - `_batch(windows)`: what the network reads, a dictionary of tensors on the device;
     - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights.
 
-    options: the kind's own arguments as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags
-        of a sentence are scored together).
-    lexicons: lists of names; the network is told which tokens stand in one.
-    device: "cpu", "cuda", ...; the best there is when None. progress: whether `fit` shows a bar.
-    precision: of the network's forward pass: "no" (fp32), "bf16", "fp16"; what is fast on the device when None.
-    recipe: numbers of `Recipe`, in place of the kind's own (TypeError for others).
-    Attributes: `tags`, the K tags in the order of the emissions and probabilities; `history`, see `train_network`;
+    options: the kind's own, as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags of a
+        sentence are scored together). lexicons: lists of names; the network is told which tokens stand in one.
+    device: the best there is when None. precision: of the forward pass, "no" (fp32), "bf16" or "fp16"; what is fast on
+        the device when None. progress: whether `fit` shows a bar. recipe: numbers of `Recipe` (TypeError for others).
+    Attributes: `tags`, the K tags in the order of emissions and probabilities; `history`, see `train_network`;
     `network`, of which `network(batch)` gives emissions (B, T, K).
     Raises ValueError: an unknown scheme or precision, a device that is not there, a number out of its range.
     """
@@ -114,10 +112,10 @@ class NeuralTagger(Tagger):
         Raises ValueError: types that it does not know, and what `fit` raises.
         """
         self._check_trained()
-        known = {tag[2:] for tag in self.tags}
+        known = sorted({tag[2:] for tag in self.tags} - {""})
         if new := [kind for kind in _types(train) if kind not in known]:
-            knows = ", ".join(sorted(known - {""}))
-            raise ValueError(f"cannot go on with {', '.join(new)}: it knows {knows}; rename types, or fit anew")
+            advice = f"it knows {', '.join(known)}; rename types, or fit anew"
+            raise ValueError(f"cannot go on with {', '.join(new)}: {advice}")
         return self._train(learnable(train), dev, folder, "weights it had")
 
     def _train(self, train: Sentences, dev: Sentences, folder: Folder, start: str) -> NeuralTagger:
@@ -181,22 +179,19 @@ class NeuralTagger(Tagger):
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The windows of a sentence, each with its tags as numbers."""
         tags = to_tags(sentence, self.scheme, on_loss="drop")
-        numbers = {tag: number for number, tag in enumerate(self.tags)}
         return [
             # An entity that the edge of a window cuts is an entity of its own there.
-            (window, [numbers[tag] for tag in convert_tags(tags[window.start : window.end], self.scheme, self.scheme)])
+            (
+                window,
+                list(map(self.tags.index, convert_tags(tags[window.start : window.end], self.scheme, self.scheme))),
+            )
             for window in self._windows(sentence)
         ]
 
-    def _padded(self, rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
-        """Integers (B, longest) on the device."""
+    def _padded(self, rows: Sequence[Sequence], fill: int = 0) -> Tensor:
+        """Integers (B, longest, ...) on the device."""
         whole = [torch.tensor(row, dtype=torch.long) for row in rows]
         return pad_sequence(whole, batch_first=True, padding_value=fill).to(self.device)
-
-    def _padded_features(self, windows: Sequence[Window]) -> Tensor:
-        """`inputs["features"]`, F lists of integers for each window, as (B, T, F)."""
-        kinds = zip(*(window.inputs["features"] for window in windows))
-        return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
 
     def _check_trained(self) -> None:
         if self.network is None:

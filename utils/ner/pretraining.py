@@ -46,8 +46,7 @@ class MaskedLanguageModel(nn.Module):
         chosen = wanted != NOT_CHOSEN
         table = self.encoder.get_input_embeddings().weight
         scores = self.turn(hidden[chosen]) @ table.T + self.bias  # (chosen, pieces)
-        losses = nn.functional.cross_entropy(scores.float(), wanted[chosen], reduction="sum")
-        return losses / max(len(scores), 1)
+        return nn.functional.cross_entropy(scores.float(), wanted[chosen], reduction="sum") / max(len(scores), 1)
 
 
 def mask_pieces(

@@ -152,31 +152,28 @@ class TransformerTagger(NeuralTagger):
         ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
         ids = ids or [self.tokenizer.unk_token_id or 0]
         spans = align([token[:2] for token in sentence.tokens], offsets)
-        features = self.features(sentence)
+        features = list(zip(*self.features(sentence)))  # of each token
         stretches = cut_windows(spans, self._limit, self._limit // 4)
         edges = [0, *((a[1] + b[0]) // 2 for a, b in pairwise(stretches)), len(spans)]
         windows = []
         for (start, end), keep in zip(stretches, pairwise(edges)):
             first, last = spans[start][0], min(spans[end - 1][1], spans[start][0] + self._limit)
+            pieces = [*self._before, *ids[first:last], *self._after]
             inputs = {
-                "ids": [*self._before, *ids[first:last], *self._after],
+                "ids": pieces,
+                "attention": [1] * len(pieces),
                 "first": [len(self._before) + a - first for a, _ in spans[start:end]],
                 # A token of more pieces than the limit is read at those that fit.
                 "count": [min(b, last) - a for a, b in spans[start:end]],
-                "features": [kind[start:end] for kind in features],
+                "features": features[start:end],
             }
-            windows.append(Window(start, end, keep, len(inputs["ids"]), inputs))
+            windows.append(Window(start, end, keep, len(pieces), inputs))
         return windows
 
     def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        ids, first, count = ([window.inputs[name] for window in windows] for name in ("ids", "first", "count"))
-        return {
-            "ids": self._padded(ids, self.tokenizer.pad_token_id or 0),
-            "attention": self._padded([[1] * len(row) for row in ids]),
-            "first": self._padded(first),
-            "count": self._padded(count),
-            "features": self._padded_features(windows) if self.features.sizes else None,
-        }
+        fill = {"ids": self.tokenizer.pad_token_id or 0}
+        columns = {name: [window.inputs[name] for window in windows] for name in windows[0].inputs}
+        return {name: self._padded(rows, fill.get(name, 0)) for name, rows in columns.items()}
 
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The plain network scores every piece, as it has no tokens: those behind a token's first one go on with it."""
