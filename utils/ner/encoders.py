@@ -30,10 +30,8 @@ if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
 
 
 def find_minilm() -> Path | None:
-    """The folder with all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None without it.
-
-    Raises ValueError: the weights are not those of MINILM_SHA256.
-    """
+    """The folder with all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None without it;
+    ValueError where the weights are not those of MINILM_SHA256."""
     spec = importlib.util.find_spec(PACKAGE)
     weights = Path(spec.submodule_search_locations[0], "model", "model.safetensors") if spec else None
     if weights is None or not weights.exists():
@@ -47,10 +45,9 @@ _sha256_of = lru_cache(sha256_of)  # of 90 MB that are asked for often
 
 
 def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A pretrained encoder without a task's head, in float32, and its fast tokenizer. No code of a repository is run.
+    """A pretrained encoder without a task's head, in float32, and its tokenizer. No code of a repository is run.
 
-    name: a folder, or a name on the Hugging Face hub, such as PUBMED; None takes all-MiniLM-L6-v2 from the package
-        that carries it, else from the hub.
+    name: a folder, or a name on the hub, such as PUBMED; None is all-MiniLM-L6-v2, from its package or the hub.
     Raises OSError: it is not here and cannot be had. ValueError: the package's weights are not the pinned ones.
     """
     source, local = find_encoder(name)
@@ -60,10 +57,8 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
 
 
 def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
-    """(where it is, whether that is on this machine: a folder or the hub's cache), without loading it.
-
-    Raises OSError, at once, where it is not and the hub does not answer.
-    """
+    """(where it is, whether that is a folder or the hub's cache), without loading it; OSError, at once, where it is not
+    here and the hub does not answer."""
     source = name or find_minilm() or HUB_NAME
     try:
         # The weights are what is fetched last.

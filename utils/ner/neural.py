@@ -94,11 +94,10 @@ class NeuralTagger(Tagger):
         self.history: list[dict[str, float]] = []
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
-        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last. How many
-        entities tags cannot hold is printed first (`tags.losses` lists them).
+        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
 
-        Raises ValueError: no sentence with a token, entities of which tags can hold none, or a folder with another
-        training's state. TrainingDiverged: the loss became NaN or infinite. KeyboardInterrupt: see `train_network`.
+        Raises ValueError: nothing that tags can hold (what they cannot is printed), or a folder with another training's
+        state. TrainingDiverged and KeyboardInterrupt: see `train_network`.
         """
         train = learnable(train)
         with seeded(stream_seed(self.recipe.seed, "weights"), self.device):
@@ -107,10 +106,7 @@ class NeuralTagger(Tagger):
         return self._train(train, dev, folder, "random weights")
 
     def fine_tune(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
-        """Like `fit`, but from the weights it has, with other sentences of the same types.
-
-        Raises ValueError: types that it does not know, and what `fit` raises.
-        """
+        """Like `fit`, but from the weights it has, with other sentences of the same types (ValueError for new ones)."""
         self._check_trained()
         known = sorted({tag[2:] for tag in self.tags} - {""})
         if new := [kind for kind in _types(train) if kind not in known]:

@@ -1,8 +1,7 @@
 """Continued pretraining: an encoder reads raw text of the target domain before it sees a label.
 
-The task is BERT's masked language model (Devlin et al. 2019, section 3.1): 15% of the pieces are chosen, of these 80%
-are replaced by [MASK], 10% by a random piece and 10% left, and the network has to say what stood there.
-Gururangan et al. (2020) measured what this gives on biomedical and other text.
+BERT's masked language model (Devlin et al. 2019, section 3.1): of 15% of the pieces, 80% become [MASK], 10% a random
+piece and 10% stay, and the network says what stood there. Gururangan et al. (2020) measured what this gives.
 """
 
 from collections.abc import Sequence
@@ -54,8 +53,7 @@ def mask_pieces(
 ) -> tuple[Tensor, Tensor]:
     """(what the network reads, what it has to say), both (B, P) like `ids`; NOT_CHOSEN where nothing is asked.
 
-    special: True at pieces that are never chosen. mask_id: of [MASK]. count: pieces in the vocabulary.
-    share: of the pieces that are chosen.
+    special: True at pieces that are never chosen. count: pieces in the vocabulary. share: of pieces that are chosen.
     """
     draw = torch.rand(ids.shape, generator=generator)
     chosen = (draw < share) & ~special

@@ -91,15 +91,14 @@ def train_network(
 ) -> list[dict[str, float]]:
     """Train `network` in place and leave it, in evaluation mode, with the weights of the best epoch.
 
-    What a step draws (dropout, masks) depends on (seed, epoch, step) alone; on the CPU a resumed training is, bit for
+    What a step draws (dropout, masks) depends on (seed, epoch, step) alone: on the CPU a resumed training is, bit for
     bit, one that was never interrupted.
 
-    loss: of a batch, given the numbers of its examples. score: to choose by, higher is better; else the last weights.
-    settings: what else has to be the same on resuming (numbers, strings).
-    folder: where checkpoint.pt is kept; when it is there already, training goes on from it.
+    loss: of a batch, given the numbers of its examples. score: of an epoch, higher is better; else the last is best.
+    folder: where checkpoint.pt is kept, from which training goes on. settings: what has to be the same then, too.
     Gives the history: for each epoch its number, mean loss and score (NaN without).
-    Raises ValueError: a checkpoint that is damaged or belongs to another training. TrainingDiverged: a loss or gradient
-    that is not finite. KeyboardInterrupt: at Ctrl-C, once the state is in the folder.
+    Raises ValueError: a checkpoint that is damaged or of another training. TrainingDiverged: a loss or gradient that is
+    not finite. KeyboardInterrupt: at Ctrl-C, once the state is in the folder.
     """
     settings = {**asdict(recipe), "precision": precision, "examples": len(lengths), **(settings or {})}
     training = _Training(network, recipe, device, precision, settings, folder)
