@@ -20,8 +20,6 @@ from utils.ner.tagger import Sentences
 PADDING, UNKNOWN = 0, 1  # the first two numbers of words and of characters
 LONGEST = 30  # characters of a word that are read
 WIDTH = 100  # of a word's vector
-DROPOUT = 0.5  # before and behind the LSTM
-WORD_DROPOUT = 0.1  # how often a word is taken for an unknown one in training
 
 
 class CharacterCNN(nn.Module):
@@ -40,14 +38,14 @@ class CharacterCNN(nn.Module):
 
 
 class PieceVectors(nn.Module):
-    """Fixed vectors of word pieces; a word is the mean of its pieces (N, width). No word is without a vector."""
+    """Fixed vectors of word pieces; of words (N, P), 0 in the padding, the means of their pieces' vectors (N, width).
+    The first row of the table is never a word's."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
         self.register_buffer("table", torch.zeros(count, width, dtype=torch.float16))
 
     def forward(self, pieces: Tensor) -> Tensor:
-        """pieces (N, P), 0 in the padding, where the first row of the table is never a word's."""
         there = (pieces != PADDING).unsqueeze(2)
         return (self.table[pieces].float() * there).sum(1) / there.sum(1).clamp(min=1)
 
@@ -65,7 +63,7 @@ class BiLSTMNetwork(nn.Module):
             self.from_pieces = nn.Linear(pieces[1], WIDTH, bias=False)
             nn.init.zeros_(self.words.weight)  # what a word means beyond its pieces is learned
         self.features = FeatureEmbedding(features)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(0.5)
         width = WIDTH + self.characters.width + self.features.width
         self.lstm = nn.LSTM(width, hidden, bidirectional=True, batch_first=True)
         self.scores = nn.Linear(2 * hidden, head.count)
@@ -75,8 +73,8 @@ class BiLSTMNetwork(nn.Module):
         """Emissions (B, T, K). `word` (B, T) numbers the distinct words of the batch, whose characters (N, L), pieces
         (N, P) and places in the vocabulary (N) stand in the others."""
         words = batch["words"]
-        if self.training:
-            dropped = torch.rand(words.shape, device=words.device) < WORD_DROPOUT
+        if self.training:  # one word in ten is taken for an unknown one
+            dropped = torch.rand(words.shape, device=words.device) < 0.1
             words = words.masked_fill(dropped, UNKNOWN)
         vectors = self.words(words)
         if self.pieces:

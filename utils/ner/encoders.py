@@ -95,16 +95,6 @@ def as_classifier(encoder: PreTrainedModel, scores: nn.Linear, tags: Sequence[st
     return model
 
 
-def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """From a configuration and a tokenizer in a folder: the network with random weights, and the tokenizer."""
-    how = dict(local_files_only=True, trust_remote_code=False)
-    config = transformers.AutoConfig.from_pretrained(folder, **how)
-    for name in ("options", "recipe", "tags"):  # a tagger's own, where they share the file
-        vars(config).pop(name, None)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **how)
-    return transformers.AutoModel.from_config(config).float(), tokenizer
-
-
 def make_random_encoder(
     folder: str | Path, texts: Iterable[str], width: int = 96, pieces: int = 2000, positions: int = 256
 ) -> Path:

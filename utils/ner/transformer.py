@@ -1,6 +1,6 @@
 """TransformerTagger: a pretrained encoder, read at the first (or all) word pieces of each token."""
 
-import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from utils.ner.chain import TagHead
-from utils.ner.encoders import as_classifier, load_encoder, pieces_of, rebuild_encoder, save_encoder
+from utils.ner.encoders import as_classifier, load_encoder, pieces_of, save_encoder
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.sentence import Sentence
 from utils.ner.tagger import Sentences
@@ -27,14 +27,11 @@ def align(tokens: Sequence[Span], pieces: Sequence[Span]) -> list[Span]:
     A piece belongs to every token it shares a character with. A token that no piece covers (a control character, which
     tokenizers drop) gets the piece before it, or the first of all; where there are no pieces at all, (0, 1).
     """
-    spans, i = [], 0
+    begins, ends = [start for start, _ in pieces], [end for _, end in pieces]
+    spans = []
     for start, end in tokens:
-        while i < len(pieces) and pieces[i][1] <= start:
-            i += 1
-        last = i
-        while last < len(pieces) and pieces[last][0] < end:
-            last += 1
-        spans.append((i, last) if last > i else (max(i - 1, 0), max(i, 1)))
+        first, last = bisect_right(ends, start), bisect_left(begins, end)
+        spans.append((first, last) if last > first else (max(first - 1, 0), max(first, 1)))
     return spans
 
 
@@ -193,12 +190,13 @@ class TransformerTagger(NeuralTagger):
         save_encoder(folder, self.network.encoder, self.tokenizer)
 
     def _save_parts(self, folder: Path) -> None:
-        place = folder if self._plain else folder / "encoder"
-        if not self._plain:  # else they share a file
-            self.network.encoder.config.save_pretrained(place)
-        self.tokenizer.save_pretrained(place)
+        self.network.encoder.config.save_pretrained(folder / "encoder")
+        self.tokenizer.save_pretrained(folder / "encoder")
+        if self._plain:
+            self.tokenizer.save_pretrained(folder)  # where transformers looks for it
 
     def _load_parts(self, folder: Path) -> None:
-        plain = "architectures" in json.loads((folder / "config.json").read_text("utf-8"))
-        encoder, self.tokenizer = rebuild_encoder(folder if plain else folder / "encoder")
-        self._make_network(encoder)
+        how = dict(local_files_only=True, trust_remote_code=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", **how)
+        config = AutoConfig.from_pretrained(folder / "encoder", **how)
+        self._make_network(AutoModel.from_config(config).float())
