@@ -359,6 +359,7 @@ def test_bad_arguments(encoder):
         make("bilstm", encoder).fit([Sentence("")])
     with pytest.raises(ValueError, match="has learned nothing yet"):
         make("bilstm", encoder).predict(DEV)
+    assert make("bilstm", encoder, precision="bf16").precision == "bf16"
 
 
 @KINDS

@@ -115,8 +115,7 @@ def _add_tag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input-format", choices=["lines", *READERS], help=about)
     parser.add_argument("--format", choices=["lines", *WRITERS], default="lines")
     parser.add_argument("--out", type=Path, metavar="PATH", help="file (a folder for brat) instead of stdout")
-    about = "where conll or pubtator cannot hold an entity: an error, or leave it out"
-    parser.add_argument("--on-loss", choices=ON_LOSS, default="raise", help=about)
+    parser.add_argument("--on-loss", choices=ON_LOSS, default="raise", help="of what conll or pubtator cannot hold")
     parser.add_argument("--layers", type=int, default=1, help="of tags in conll, for nested entities")
     parser.set_defaults(run=tag, parser=parser)
 

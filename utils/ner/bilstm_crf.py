@@ -96,8 +96,7 @@ class BiLSTMCRFTagger(NeuralTagger):
     with `vectors`, the mean of its pieces' vectors in a pretrained encoder's first layer.
 
     vectors: of which encoder, as `load_encoder` takes it; None for none; "auto" for all-MiniLM-L6-v2 where its package
-        is installed. hidden: of each direction.
-    crf, scheme, others: as in NeuralTagger, but for the precision: "no" when left out.
+        is installed. hidden: of each direction. crf, scheme, others: as in NeuralTagger; precision "no" if left out.
     """
 
     name = "bilstm-crf"

@@ -57,8 +57,7 @@ def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTr
 
 
 def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
-    """(where it is, whether that is a folder or the hub's cache), without loading it; OSError, at once, where it is not
-    here and the hub does not answer."""
+    """(where it is, whether that is on this machine), not loaded; OSError, at once, where the hub does not answer."""
     source = name or find_minilm() or HUB_NAME
     try:
         # The weights are what is fetched last.

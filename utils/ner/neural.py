@@ -110,8 +110,7 @@ class NeuralTagger(Tagger):
         self._check_trained()
         known = sorted({tag[2:] for tag in self.tags} - {""})
         if new := [kind for kind in _types(train) if kind not in known]:
-            advice = f"it knows {', '.join(known)}; rename types, or fit anew"
-            raise ValueError(f"cannot go on with {', '.join(new)}: {advice}")
+            raise ValueError(f"cannot go on with {', '.join(new)}: it knows {', '.join(known)}; rename, or fit anew")
         return self._train(learnable(train), dev, folder, "weights it had")
 
     def _train(self, train: Sentences, dev: Sentences, folder: Folder, start: str) -> NeuralTagger:

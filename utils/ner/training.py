@@ -58,8 +58,7 @@ def cut_batches(order: Sequence[int], lengths: Sequence[int], recipe: Recipe) ->
 
 
 def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[list[int]]:
-    """The batches of one epoch: shuffled by seed and epoch alone, yet of similar length within each, so that little is
-    padding."""
+    """The batches of one epoch: shuffled by seed and epoch alone, of similar length within each to save padding."""
     generator = torch.Generator().manual_seed(stream_seed(recipe.seed, "order", epoch))
     order = torch.randperm(len(lengths), generator=generator).tolist()
     pool = BUCKET * recipe.batch_size

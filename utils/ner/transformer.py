@@ -36,8 +36,7 @@ def align(tokens: Sequence[Span], pieces: Sequence[Span]) -> list[Span]:
 
 
 def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
-    """Stretches of tokens of at most `limit` pieces (or one token), each beginning `overlap` pieces or so before the
-    end of the one before."""
+    """Stretches of at most `limit` pieces (or one token), each from some `overlap` pieces before the last one's end."""
     windows, start = [], 0
     while start < len(spans):
         end = start + 1
@@ -60,8 +59,7 @@ class EncoderNetwork(nn.Module):
         super().__init__()
         self.encoder, self.pooling, self.piece_dropout = encoder, options["pooling"], options["piece_dropout"]
         self.mask = (tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id) or 0
-        special = torch.tensor(tokenizer.all_special_ids)  # pieces that are never masked
-        self.register_buffer("special", special, persistent=False)
+        self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)  # never masked
         self.features = FeatureEmbedding(features)
         self.dropout = nn.Dropout(options["dropout"])
         self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, head.count)
@@ -103,9 +101,8 @@ class TransformerTagger(NeuralTagger):
     encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
     pooling: a token is read at its "first" piece, or as the "mean" of all. crf: a LinearChainCRF on top, or softmaxes.
     shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
-    dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
-        in [0, 1). scheme, others: as in NeuralTagger.
-    Raises ValueError: an unknown pooling, and as NeuralTagger and `load_encoder`.
+    dropout: of the token vectors. piece_dropout: how often, in training, the encoder's mask hides a piece, in [0, 1).
+    scheme, others, errors: as in NeuralTagger and `load_encoder`.
     """
 
     name = "transformer"
@@ -141,9 +138,10 @@ class TransformerTagger(NeuralTagger):
             encoder.pooler = None  # unused, and not in that network
         ends = tokenizer.cls_token_id, tokenizer.sep_token_id
         self._before, self._after = ([] if piece is None else [piece] for piece in ends)
-        positions = getattr(encoder.config, "max_position_embeddings", MAX_PIECES)
-        readable = min(MAX_PIECES, positions, tokenizer.model_max_length)
-        self._limit = readable - len(self._before) - len(self._after)
+        most = min(
+            getattr(encoder.config, "max_position_embeddings", MAX_PIECES), tokenizer.model_max_length, MAX_PIECES
+        )
+        self._limit = most - len(self._before) - len(self._after)
 
     def _windows(self, sentence: Sentence) -> list[Window]:
         ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
