@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 import utils.ner
 from tests.tiny_ner import make_corpus, make_encoder
-from utils.ner import bilstm_crf, encoders
+from utils.ner import bilstm_crf, encoders, pretraining
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.encoders import MINILM_SHA256, find_encoder, find_minilm, load_encoder, pieces_of
 from utils.ner.evaluation import evaluate
@@ -149,6 +149,24 @@ def test_continued_pretraining_is_seeded_and_takes_sentences(encoder, tmp_path):
         continue_pretraining(texts, tmp_path / out, encoder, epochs=1, seed=int(out == "c"), **MLM)
     files = [(tmp_path / out / "model.safetensors").read_bytes() for out in "abc"]
     assert files[0] == files[1] != files[2]
+
+
+def test_continued_pretraining_goes_on_where_it_was_interrupted(encoder, tmp_path, monkeypatch):
+    def run(out):
+        continue_pretraining(TEXTS, tmp_path / out, encoder, epochs=2, folder=tmp_path / "state" / out, **MLM)
+        return (tmp_path / out / "model.safetensors").read_bytes()
+
+    whole, calls = run("a"), iter(range(7))
+
+    def stop(*arguments):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return mask_pieces(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretraining, "mask_pieces", stop)
+        run("b")
+    assert not (tmp_path / "b").exists() and run("b") == whole
 
 
 def test_continued_pretraining_refuses(encoder, tmp_path):

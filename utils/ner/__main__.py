@@ -122,6 +122,8 @@ def _add_tag(parser: argparse.ArgumentParser) -> None:
 
 def tag(args: argparse.Namespace) -> None:
     """Read texts, tag them, write them; what cannot be written is said before the work."""
+    if args.input_format not in (None, "lines") and not args.input:
+        args.parser.error(f"--input-format {args.input_format} is of a file; name it with --input")
     if args.format == "brat" and not args.out:
         args.parser.error("brat writes two files for each text; say with --out FOLDER where")
     if args.out and args.out.exists() and args.out.is_dir() != (args.format == "brat"):

@@ -16,6 +16,7 @@ from utils.device import autocast, find_device, find_precision
 from utils.files import stream_seed
 from utils.ner.encoders import load_encoder, pieces_of, save_encoder
 from utils.ner.sentence import Sentence
+from utils.ner.tagger import Folder
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
 
 NOT_CHOSEN = -100
@@ -71,6 +72,7 @@ def continue_pretraining(
     dev: Sequence[str | Sentence] = (),
     device: str | torch.device | None = None,
     precision: str | None = None,
+    folder: Folder = None,
     progress: bool = True,
     **recipe: Any,
 ) -> list[dict[str, float]]:
@@ -78,7 +80,8 @@ def continue_pretraining(
 
     texts: raw sentences (labels are not looked at). Never give it the test split. encoder: as in `load_encoder`.
     dev: texts to measure the loss on after every epoch, with the same masks each time; the best epoch is kept.
-    device, precision: the best there is when None. recipe: numbers of `Recipe`; by default 3 epochs at 1e-4.
+    device, precision: the best there is when None. folder: for resuming, as in `train_network`.
+    recipe: numbers of `Recipe`; by default 3 epochs at 1e-4.
     Gives the history of the training; "score" is minus the loss on dev.
     Raises ValueError: no text with a piece, a tokenizer without [MASK], a number out of its range.
     """
@@ -109,8 +112,9 @@ def continue_pretraining(
             losses = [loss([held_out[i] for i in batch], generator).item() for batch in batches]
         return -sum(losses) / len(losses)
 
-    how = dict(score=score if held_out else None, device=device, precision=precision, progress=progress)
+    how = dict(score=score if held_out else None, device=device, precision=precision, folder=folder, progress=progress)
     lengths = list(map(len, train))
+    how["settings"] = {"task": "masked language model", "pieces": sum(lengths)}
     history = train_network(model, lambda numbers: loss([train[i] for i in numbers]), lengths, recipe, **how)
     save_encoder(out, pretrained, tokenizer)
     return history
