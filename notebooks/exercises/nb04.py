@@ -282,6 +282,33 @@ def ema_step(ema_model, model, decay):
 # -- 04.3 ------------------------------------------------------------------------------------------
 
 
+def mean_of_parts(losses: Tensor, part: Tensor, parts: int) -> Tensor:
+    return torch.stack([losses[part == k].double().mean() for k in range(parts)])
+
+
+def wrong_by_t(losses: Tensor, t: Tensor, num_timesteps: int, parts: int) -> dict[str, Tensor]:
+    """What the most natural mistakes give, by what is wrong with them."""
+    width, by_t = num_timesteps // parts, losses[t.argsort(stable=True)].tensor_split(parts)
+    inside = torch.bincount(t // width, minlength=parts) / len(t)
+    return {
+        "the parts hold equally many images; they should be equally many timesteps wide": (
+            torch.stack([part.double().mean() for part in by_t])
+        ),
+        f"t is counted from 1 here; it runs from 0, so t = {width} is the first of the second part": (
+            mean_of_parts(losses, (t - 1).clamp(min=0) // width, parts)
+        ),
+        "t / width is rounded to the nearest whole number; a part begins at its multiple of the width, so round down": (
+            mean_of_parts(losses, (t / width).round().long().clamp(max=parts - 1), parts)
+        ),
+        "the sum of each part is divided by the number of all losses, not by that of the part": (
+            mean_of_parts(losses, t // width, parts) * inside
+        ),
+        "the order is turned round: the first part is that of the smallest t": (
+            mean_of_parts(losses, t // width, parts).flip(0)
+        ),
+    }
+
+
 def check_by_t(loss_by_timestep: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
     for num_timesteps, parts, low, high in [(1000, 10, 0, 1000), (1000, 4, 0, 600), (20, 20, 3, 20), (50, 1, 0, 50)]:
@@ -290,6 +317,11 @@ def check_by_t(loss_by_timestep: Callable) -> None:
         losses = torch.rand(300, generator=generator) + t / num_timesteps
         seen = as_float64(loss_by_timestep(losses.clone(), t.clone(), num_timesteps, parts), (parts,), finite=False)
         width = num_timesteps // parts
+        right = mean_of_parts(losses, t * parts // num_timesteps, parts)
+        for fault, wrong in wrong_by_t(losses, t, num_timesteps, parts).items():
+            same = torch.allclose(wrong, right, rtol=1e-4, equal_nan=True)
+            if not same and torch.allclose(seen, wrong, rtol=1e-4, equal_nan=True):
+                raise Wrong(fault)
         for part in range(parts):
             inside = (t >= part * width) & (t < (part + 1) * width)
             where = f"part {part} of {parts} (t from {part * width} to {(part + 1) * width - 1} of {num_timesteps})"
@@ -326,18 +358,42 @@ def loss_by_timestep(losses, t, num_timesteps, parts):
 # -- 04.4 ------------------------------------------------------------------------------------------
 
 
+def all_shares(decays: Tensor) -> Tensor:
+    shares = torch.ones(1, dtype=torch.float64)
+    for decay in decays:
+        shares = torch.cat([decay * shares, (1 - decay).view(1)])
+    return shares
+
+
+def wrong_shares(decays: Tensor) -> dict[str, Tensor]:
+    """What the most natural mistakes give, by what is wrong with them."""
+    new, one = 1 - decays, torch.ones(1, dtype=torch.float64)
+    return {
+        "decay and 1 - decay are exchanged: the decay is how much of the average stays": all_shares(new),
+        "every step counts with its own 1 - decay; each later step shrinks that once more": torch.cat(
+            [decays.prod().view(1), new]
+        ),
+        "a step's own decay shrinks its share too; only the later ones do": all_shares(decays)
+        * torch.cat([one, decays]),
+        "the first decay is used for every step; each has its own": all_shares(decays[:1].expand(len(decays))),
+        "the decays before a step shrink its share; it should be those after it": torch.cat(
+            [decays.prod().view(1), new * torch.cat([one, decays.cumprod(0)[:-1]])]
+        ),
+    }
+
+
 def check_shares(ema_shares: Callable) -> None:
     steps = torch.arange(40, dtype=torch.float64)
     for decays in [torch.full((5,), 0.9, dtype=torch.float64), (1 + steps) / (10 + steps), steps[:1] * 0 + 0.3]:
         seen = as_float64(ema_shares(decays.clone()), (len(decays) + 1,))
-        # The share of each network, by averaging unit vectors.
-        right = torch.eye(len(decays) + 1, dtype=torch.float64)[0]
-        for k, decay in enumerate(decays):
-            right = decay * right + (1 - decay) * torch.eye(len(decays) + 1, dtype=torch.float64)[k + 1]
+        right = all_shares(decays)
         if torch.allclose(seen, right, rtol=1e-4, atol=1e-9):
             continue
         if torch.allclose(seen.flip(0), right, rtol=1e-4, atol=1e-9):
             raise Wrong("the order is turned round: the untrained network comes first, the last step's weights last")
+        for fault, wrong in wrong_shares(decays).items():
+            if torch.allclose(seen, wrong, rtol=1e-4, atol=1e-9):
+                raise Wrong(fault)
         if abs(seen.sum() - 1) > 1e-4:
             raise Wrong(f"shares of an average add up to 1; yours add up to {seen.sum():.4f} for {len(decays)} steps")
         k = int((seen - right).abs().argmax())

@@ -11,20 +11,19 @@
 #
 # {{badge}}
 #
-# A network (notebook 03) and noisy images (notebook 01) become a trained model. We derive what is to be minimised. You
-# write the training step and the average of the weights; a check shows that they do what `utils/diffusion/training.py`
-# does. Then we train on Fashion-MNIST, and measure what each part of the recipe is worth.
+# A network (notebook 03) and noisy images (notebook 01) become a trained model. We derive what is to be minimised; you
+# write the training step and the average of the weights; then we train on Fashion-MNIST, and measure what each part of
+# the recipe is worth.
 #
-# **At the end you have** a trained model, saved; its loss per timestep on images it never saw; a curve of image quality
-# against training time; every term of the bound, measured; and a training that you can stop at any moment and take up
-# again, to the same bits.
+# **At the end you have** a trained model, saved; its loss per timestep on images it never saw; image quality against
+# training time; every term of the bound, measured; and a training that can be stopped and taken up again, to the same
+# bits.
 #
-# **You need** Python, basic PyTorch (`backward`, an optimiser), mean and variance. From notebook 01 we use $x_t$ and the
-# target $v$; both are repeated. Sampling is a black box here, `generate`; notebook 05 opens it.
+# **You need** Python, basic PyTorch (`backward`, an optimiser), mean and variance. Sampling is a black box here,
+# `generate`; notebook 05 opens it.
 #
-# **Time:** about 3 minutes on two cores with bf16 instructions (the run shown), a third of it in the cell that trains;
-# without such instructions, expect two to four times as long. For you: 20 minutes of reading for the *core*, sections 1
-# to 7, and half an hour for your two pieces. What is marked *further* can wait.
+# **Time:** about 3 minutes on two cores with bf16 instructions (the run shown), two to four times as long without. For
+# you: 20 minutes of reading for the *core*, sections 1 to 7, and half an hour for your two pieces.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -62,8 +61,7 @@ from utils.diffusion.training import batch_at, stream_seed, train, validation_lo
 # ## 1. The data · *core*
 #
 # **Fashion-MNIST** (Xiao et al. 2017): 28x28 grey pictures of clothes, ten classes, 60,000 to train on and 10,000 kept
-# apart. (Without a network and without a copy on the machine, the course's own set of 10,000 and 1,000 is used.) They
-# stay `uint8`, one byte a pixel, a quarter of float32; each batch becomes floats in [-1, 1] when it is needed.
+# apart. They stay `uint8`, a quarter of float32's size; each batch becomes floats in [-1, 1] when it is needed.
 
 # %%
 data, held_out = load_images("fashion-mnist", "train"), load_images("fashion-mnist", "test")
@@ -81,19 +79,19 @@ show_images(x_0[:24], columns=12, title="What the model is to learn to draw")
 #
 # The model makes an image by a chain. It draws $x_T$ from a standard normal $p(x_T)$. Then, for $t = T, \dots, 1$, it
 # draws $x_{t-1}$ from a normal $p_\theta(x_{t-1} \mid x_t)$, whose mean comes from the network with weights $\theta$.
-# (Here $t$ counts from 1, as in the paper; in code it counts from 0.) How likely is a given $x_0$? Add up over all
-# chains that end in it: $p_\theta(x_0) = \int p_\theta(x_{0:T})\,dx_{1:T}$. Nobody can compute that.
+# (Here $t$ counts from 1, as in the paper; in code, from 0.) The probability of $x_0$ is the sum over all chains that
+# end in it, $p_\theta(x_0) = \int p_\theta(x_{0:T})\,dx_{1:T}$. Nobody can compute that.
 #
-# **Step 1: only the chains that matter.** Nearly all chains end elsewhere. The forward process $q$ makes chains that do
-# belong to $x_0$. Take the mean over those, and divide by how often $q$ makes them:
+# **Step 1: only the chains that matter.** The forward process $q$ makes chains that belong to $x_0$. Take the mean over
+# those, and divide by how often $q$ makes them:
 #
 # $$-\log p_\theta(x_0) = -\log \mathbb E_q \frac{p_\theta(x_{0:T})}{q(x_{1:T} \mid x_0)}
 # \;\le\; \mathbb E_q\Big[-\log p(x_T)
 # - \sum_{t \ge 1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_t \mid x_{t-1})}\Big] = L
 # \qquad\text{(Ho et al. 2020, eq. 3)}$$
 #
-# The minus logarithm of a mean is at most the mean of the minus logarithms (Jensen). So $L$ is a **bound**: whatever
-# lowers it pushes $-\log p_\theta(x_0)$ down from above.
+# The minus logarithm of a mean is at most the mean of the minus logarithms (Jensen). So $L$ is a **bound**:
+# $-\log p_\theta(x_0)$ lies below it, whatever the weights.
 #
 # **Step 2: both in the same direction.** $p_\theta$ goes from $x_t$ to $x_{t-1}$, $q$ the other way. Bayes' rule, with
 # $x_0$ given, turns $q$ round:
@@ -104,8 +102,8 @@ show_images(x_0[:24], columns=12, title="What the model is to learn to draw")
 # Both factors are known normals: $q(x_t \mid x_0)$ is notebook 01's mixture,
 # $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$ (eq. 4), and
 # $q(x_{t-1} \mid x_t, x_0)$ the posterior, with mean $\tilde\mu_t(x_t, x_0)$ and variance $\tilde\beta_t$ (eq. 6, 7).
-# Insert. In the sum over $t$ the fractions cancel, each against the next; $q(x_T \mid x_0)$ is left. A mean of
-# $\log(q/p)$ under $q$ is a Kullback-Leibler divergence, KL, and so
+# Insert. In the sum the fractions cancel, against each other and against the first step's $q(x_1 \mid x_0)$; only
+# $q(x_T \mid x_0)$ is left. A mean of $\log(q/p)$ under $q$ is a Kullback-Leibler divergence, KL, and so
 #
 # $$L = \mathbb E_q\Big[
 # \underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\|\,p(x_T)\big)}_{L_T}
@@ -113,8 +111,8 @@ show_images(x_0[:24], columns=12, title="What the model is to learn to draw")
 # p_\theta(x_{t-1} \mid x_t)\big)}_{L_{t-1}}
 # \;\underbrace{-\log p_\theta(x_0 \mid x_1)}_{L_0}\Big] \qquad\text{(eq. 5)}$$
 #
-# $L_T$ has no weights in it: there is nothing to train. $L_0$ is the last step, to pixels of 8 bits. Each of the others
-# needs one $t$ only, so a training step may draw a single $t$ instead of walking the chain.
+# $L_T$ has nothing to train in it. $L_0$ is the last step, to pixels of 8 bits. Each of the others needs one $t$ only,
+# so a training step may draw a single $t$ instead of walking the chain.
 #
 # **Step 3: two normals of the same variance.** Let $\hat x_0$ be what the network holds for $x_0$, and give $p_\theta$
 # the mean $\tilde\mu_t(x_t, \hat x_0)$ and the variance $\tilde\beta_t$. Then the divergence is a squared distance of
@@ -125,28 +123,27 @@ show_images(x_0[:24], columns=12, title="What the model is to learn to draw")
 #
 # (eq. 8; Kingma et al. 2021, section 4). **The bound is a weighted squared error.** Section 6 measures all its terms.
 #
-# **The loss.** Ho et al. leave the weight out and let the network tell the noise (eq. 14). The course lets it tell
-# $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$ (Salimans & Ho 2022; why, is in notebook 01). From
-# $x_t$ and one of $x_0$, $\epsilon$, $v$ the other two follow. With a class label $y$:
+# **The loss.** Ho et al. leave the weight out and let the network tell the noise (eq. 14); from it and $x_t$ follows
+# $\hat x_0$. The course lets it tell $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$, from which
+# $\hat x_0$ follows too (Salimans & Ho 2022; notebook 01). With a class label $y$:
 #
 # $$\mathbb E_{t,\,x_0,\,\epsilon}\,\lVert v - v_\theta(x_t, t, y)\rVert^2$$
 #
-# For one $x_t$ many pairs $(x_0, \epsilon)$ are possible, and the network must give one answer for all. The best is
-# their mean (notebook 00, section 3); their scatter around it stays. **The loss has a floor above 0, and nobody tells us
-# where it is.**
+# For one $x_t$ many $v$ are possible. The best single answer is their mean (notebook 00, section 3); their scatter
+# around it stays. **The loss has a floor above 0, and nobody tells us where it is.**
 #
 # ### Your turn: 04.1
 #
 # Algorithm 1 of Ho et al. repeats one step. Write it, for a batch `x_0` (B, C, H, W) with labels `y` (B,):
 #
 # 1. Draw $t$ for *each* image, every one of $0 \dots T-1$ equally likely; draw noise; mix $x_t$ (eq. 4).
-# 2. **Label dropout:** replace each label, by itself and with probability `label_dropout`, by `model.num_classes`, which
-#    stands for "no label". So one network learns to draw with a label and without (Ho & Salimans 2022).
-# 3. The loss is the mean of $(v_\theta - v)^2$ over images and pixels. (Papers sum over pixels: a constant factor.)
+# 2. **Label dropout:** replace each label, by itself and with probability `label_dropout`, by `model.num_classes`,
+#    which stands for "no label". So one network learns to draw with a label and without (Ho & Salimans 2022).
+# 3. The loss is the mean of $(v_\theta - v)^2$ over images and pixels.
 # 4. Move the weights: `zero_grad`, `backward`, `step`.
 #
-# `hint("04.1")` and `solution("04.1")` help. You may also go on: the cell after the stub has the course's version, and
-# uses yours instead if it is right.
+# `hint("04.1")` and `solution("04.1")` help. You may also go on: the next cell has the course's version, and uses yours
+# instead if it is right.
 
 
 # %%
@@ -180,7 +177,7 @@ def course_training_step(model, optimizer, x_0, y, alphas_cumprod, label_dropout
 training_step = choose("04.1", training_step, course_training_step)
 
 # %% [markdown]
-# The rest of Algorithm 1 is a loop over a shuffled list of images. **Predict before you run:** a new U-Net outputs
+# The rest is a loop over a shuffled list of images. **Predict before you run:** a new U-Net outputs
 # exactly 0, because its last layer starts at zero. What is its first loss, where $\mathbb E[x_0^2] \approx 0.68$
 # (printed above) and $\bar\alpha_t$ is 0.5 on average?
 
@@ -201,13 +198,11 @@ last = statistics.fmean(losses[-10:])
 print(f"loss: {losses[0]:.2f} at first; mean of the last ten of {few_steps}: {last:.2f}")
 
 # %% [markdown]
-# $\mathbb E[v^2] = \bar\alpha_t + (1-\bar\alpha_t)\,\mathbb E[x_0^2]$, because $\epsilon$ and $x_0$ are independent: about
-# $0.5 + 0.5 \cdot 0.68 = 0.84$, give or take what one batch scatters. **A first loss far from it means a bug before the
-# first step**, often images in [0, 1] or uniform noise. Other pitfalls: one $t$ for the whole batch (it runs, but the
-# gradient is far noisier), and a forgotten `zero_grad`, so that gradients of all steps add up.
+# $\mathbb E[v^2] = \bar\alpha_t + (1-\bar\alpha_t)\,\mathbb E[x_0^2]$, because $\epsilon$ and $x_0$ are independent:
+# about $0.5 + 0.5 \cdot 0.68 = 0.84$, give or take what one batch scatters. **A first loss far from it means a bug
+# before the first step**, often images in [0, 1] or uniform noise.
 #
-# **Check:** the loss in `utils`, from the same random numbers. (A network that outputs 0 would hide most mistakes; this
-# one has learned a little.)
+# **Check:** the loss in `utils`, from the same random numbers.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -231,8 +226,8 @@ print("the loss of the training step equals diffusion.loss")
 # \tfrac12\Big(1 + \cos\frac{\pi k}{K}\Big)$$
 #
 # The optimiser, **Adam**, divides each gradient by a running estimate of its size, which in the first steps rests on
-# very few gradients; warm-up keeps steps small meanwhile. The fall lets the weights settle: at a constant rate they keep
-# jumping around a minimum.
+# very few gradients; warm-up keeps steps small meanwhile. The fall lets the weights settle: at a constant rate they
+# keep jumping around a minimum.
 #
 # **2. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
 # Its direction stays, and one bad batch cannot do much harm.
@@ -242,15 +237,14 @@ print("the loss of the training step equals diffusion.loss")
 #
 # $$\bar\theta \leftarrow d\,\bar\theta + (1-d)\,\theta$$
 #
-# With decay $d$ it averages over about the last $1/(1-d)$ steps: 1000 for $d = 0.999$. In a training not much longer
-# than that, the average would hold much of the random start, $0.999^{700} = 50\%$ of it after 700 steps. So the decay is
-# warmed up: $d_k = \min\big(d, \tfrac{1+k}{10+k}\big)$. Then $1 - d_k = 9/(10+k)$: the average reaches back over about
-# a ninth of the training so far, however long that is.
+# With decay $d$ it averages over about the last $1/(1-d)$ steps: 1000 for $d = 0.999$. After 700 steps it would still
+# be half random start ($0.999^{700} = 0.50$). So the decay is warmed up: $d_k = \min\big(d, \tfrac{1+k}{10+k}\big)$.
+# Then $1 - d_k = 9/(10+k)$: the average reaches back over about a ninth of the training so far.
 #
 # ### Your turn: 04.2
 #
-# Write one EMA step. `ema_model` and `model` are two networks of the same shape; their `parameters()` come in the same
-# order. Change the weights of `ema_model` **in place**, without a gradient, and return it.
+# Write one EMA step. `ema_model` and `model` are alike; their `parameters()` come in the same order. Change those of
+# `ema_model` **in place**, without a gradient, and return it. (`hint("04.2")`, `solution("04.2")`.)
 
 
 # %%
@@ -307,9 +301,8 @@ plt.show()
 
 # %% [markdown]
 # **All of it together, and the same as `utils` to the last bit.** `train` in `utils` is a **generator**: it does one
-# step, hands you its state, and goes on when you ask for the next. To get its very numbers, draw them as it does: every
-# step has a generator of its own, seeded by the training's seed (here 0) and the number of the step. Whoever knows these
-# two knows the step's random numbers, which makes stopping and going on simple (section 9).
+# step, hands you its state, and goes on when you ask for the next. To get its very numbers, draw them as it does: from
+# a generator for each step, seeded by the training's seed (here 0) and the number of the step.
 
 # %%
 recipe_steps = 30
@@ -368,18 +361,17 @@ assert rates_by_hand == rates and losses_by_hand == losses_of_train and equal(mi
 print(f"{recipe_steps} steps: learning rates, losses and weights agree, bit for bit")
 for average, other in zip(my_ema.parameters(), state.ema_model.parameters()):
     torch.testing.assert_close(average, other)
-print("averaged weights agree, up to rounding")
+print("averaged weights agree, up to rounding: an average can be written in several ways")
 
 # %% [markdown]
 # ## 4. Train · *core*
 #
-# Now for real, with a wider U-Net. It takes **about a minute** on two cores with bf16 instructions, two to four minutes
-# without; the bar shows the time that is left, and the curve is drawn anew every few seconds. This network has no
-# classes, so that any image can be drawn from any noise; `train` then leaves the labels out.
+# Now for real, with a wider U-Net, for **about a minute** on two cores with bf16 instructions, two to four minutes
+# without. To keep things simple it has no classes; `train` then leaves the labels out.
 #
 # **You can stop the kernel at any time** (the square button) and run the training cell again: it goes on where it was,
-# because `train` saves its state in the folder `out` (section 9). The first of the cells below empties that folder. Run
-# it only when you want to begin anew. At a few moments we put copies of the weights aside, with the EMA and without.
+# because `train` saves its state in the folder `out` (section 9). The first of the cells below empties that folder, to
+# begin anew. At a few moments we put copies of the weights aside, with the EMA and without.
 #
 # **Predict before you run:** after half of the steps, how much of the fall of the loss will be behind us?
 
@@ -467,16 +459,15 @@ print(f"validation loss at the end: {state.validation_loss:.3f}")
 print(f"each training image was seen {passes:.1f} times")
 
 # %% [markdown]
-# Nearly all of the fall comes early; after that the curve looks flat. Is the rest of the training wasted? (The validation
-# loss is measured in another way: always on the same images, at ten fixed timesteps, by the averaged weights. So compare
-# its dots with each other, not with the line.)
+# Nearly all of the fall comes early; after that the curve looks flat. Is the rest of the training wasted? (The
+# validation loss is measured on fixed images and timesteps, by the averaged weights: compare its dots with each other
+# only.)
 #
 # ## 5. Image quality against minutes trained · *core*
 #
 # **Question:** how good are the images after how long?
 #
-# `generate` turns noise into images with a trained network (here by DPM-Solver++(2M) with few steps, notebook 05). The
-# network of each moment gets **the same noise**, so that what differs is the training alone.
+# The network of each moment turns **the same noise** into images, so that what differs is the training alone.
 
 # %%
 count = course.pick(test=40, cpu=300, gpu=2000)
@@ -499,8 +490,7 @@ finding = "The same noise, after more and more training"
 show_images(shown, titles=titles, columns=10, scale=2, title=finding)
 
 # %% [markdown]
-# Read it downwards: noise, blobs of the right brightness, silhouettes, then clothes that you can name, and from there on
-# less dirt and firmer outlines. Good they are not yet.
+# Downwards: noise, blobs, silhouettes, then clothes that you can name. Good they are not yet.
 #
 # **A number for it.** A small classifier, trained on real Fashion-MNIST, turns each image into 64 features. The
 # **Frechet distance** (FD; Heusel et al. 2017) fits one Gaussian to the features of real images (mean $m_r$, covariance
@@ -511,10 +501,9 @@ show_images(shown, titles=titles, columns=10, scale=2, title=finding)
 # 0 is perfect, but few images do not get 0 even when they are *real*. So as many real, held-out images are measured as
 # well: the **floor**. FD is only comparable with the same features and the same number of images.
 #
-# **And how sure is it?** Other noise would give other images and another FD. An estimate of how far it would move costs
-# no new images: leave out a twentieth of them at a time, and see how much the distance moves (the *jackknife*). For a
-# difference of two distances, leave out the same noises in both. It says nothing about another *training*: that would
-# need several.
+# **How sure is it?** Other noise would give another FD. To estimate how far off, leave out a twentieth of the images at
+# a time and see how the distance moves (the *jackknife*); for a difference of two distances, leave out the same noises
+# in both. It says nothing about another *training*.
 #
 # **Predict before you run:** from half of the training to its end the loss hardly moves. What does FD do?
 
@@ -577,20 +566,17 @@ plt.show()
 
 # %% [markdown]
 # The second half was not wasted: while the loss curve looks flat, the images get better, by many standard errors.
-#
 # Clothes that you can name come within the first quarter of the training in the run shown; the rest of the way is long.
-# The dashed line is what about an hour on two cores without bf16 instructions reached, with a network more than twice as
-# large that is told the class (see its model card). If your FD is well above the table's after as many steps, look for a
-# bug; if not, train longer. (One run, planned for this length: its learning rate is still high in the middle, so a run
-# planned to be half as long need not end where this one was at half its time.)
+# The dashed line is what about an hour on two cores without bf16 instructions reached, with a network more than twice
+# as large that is told the class (see its model card).
 #
 # ## 6. Why the loss number says so little · *core*
 #
 # **Question:** where does the loss hide what we see?
 #
-# **First: it is an average over timesteps that differ a lot.** `validation_loss` gives the loss at ten timesteps, on the
-# same images and noise at every call, so two calls differ by the network only. **Predict before you run:** is the loss
-# highest where $x_t$ is nearly clean, nearly noise, or in the middle?
+# **First: it is an average over timesteps that differ a lot.** `validation_loss` gives the loss at ten timesteps, on
+# the same images and noise at every call, so two calls differ by the network only. **Predict before you run:** is the
+# loss highest where $x_t$ is nearly clean, nearly noise, or in the middle?
 
 # %%
 points = 10
@@ -637,17 +623,15 @@ right.legend(fontsize=8, title="error measured in")
 plt.show()
 
 # %% [markdown]
-# For target $v$ the loss is high at **both ends**. Nearly clean images: $v \approx \epsilon$, and so little noise is hard
-# to tell from texture. Nearly pure noise: $v \approx -x_0$, and which image it will become is not decided yet. How much of
-# each value is the floor of section 2 cannot be read off one network.
+# For target $v$ the loss is high at **both ends**. Nearly clean images: $v \approx \epsilon$, and so little noise is
+# hard to tell from texture. Nearly pure noise: $v \approx -x_0$, and which image it will become is not decided yet.
 #
-# **Held-out and training images:** compare the two means with their standard errors. As long as each image was seen only
-# a few times (printed below the training curve), no difference is to be expected. Were the loss on training images to
-# fall well below the other, the network would fit these images and not the rest. (Whether samples are *copies* is another
-# question: notebook 05 looks.)
+# **Held-out and training images:** compare the two means with their standard errors. As long as each image was seen
+# only a few times (printed below the training curve), no difference is to be expected; in a long training, a gap would
+# say that the network fits these images and not the rest.
 #
-# **Second: the number depends on how you ask.** The right panel is *one* network and *one* set of answers. With $\delta$
-# for an error, $\lVert\delta\epsilon\rVert^2 = \bar\alpha_t\lVert\delta v\rVert^2$ and
+# **Second: the number depends on how you ask.** The right panel is *one* network and *one* set of answers. With
+# $\delta$ for an error, $\lVert\delta\epsilon\rVert^2 = \bar\alpha_t\lVert\delta v\rVert^2$ and
 # $\lVert\delta x_0\rVert^2 = (1-\bar\alpha_t)\lVert\delta v\rVert^2$. So losses of models with different targets or
 # schedules cannot be compared. Verified with the answers themselves:
 
@@ -704,9 +688,9 @@ print(f"as a factor: validation loss {halfway / finished:.2f}, FD {ratio:.2f}")
 # One batch scatters by about as much as the whole second half of the training gains, so in the losses of single batches
 # that gain cannot be seen; only the fixed images and noise of the validation loss show it.
 #
-# **Fourth: it is not the bound.** Training leaves out the weight of section 2, step 3. Is that a detail? (Code counts $t$
-# from 0, so the weight of its $L_t$, $t = 1 \dots T-1$, is $\tfrac12(\mathrm{SNR}_{t-1} - \mathrm{SNR}_t)$ as well; the
-# names of the terms stay.) First that formula against the divergence of the two normals as PyTorch computes it.
+# **Fourth: it is not the bound.** Training leaves out the weight of section 2, step 3. Is that a detail? First its
+# formula against the divergence of the two normals as PyTorch computes it. (Code counts $t$ from 0. So the divergence
+# at its $t$ is $L_t$, $t = 1 \dots T-1$.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -728,8 +712,8 @@ torch.testing.assert_close(by_formula, divergence, rtol=2e-3, atol=1e-3)
 print("L_t by the formula equals the divergence, for 32 images at random t")
 
 # %% [markdown]
-# **Predict before you run:** $\mathrm{SNR}_t$ is huge at small $t$ and falls steeply. Where does the bound get most of its
-# size from, and where the loss?
+# **Predict before you run:** $\mathrm{SNR}_t$ is huge at small $t$ and falls steeply. Where does the bound get most of
+# its size from, and where the loss?
 
 # %%
 probed = torch.logspace(0, math.log10(T - 1), 24).round().long().unique()
@@ -758,9 +742,9 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Now the two ends. $L_T$ compares $q(x_T \mid x_0)$ with a standard normal. In the last step the posterior's variance is
-# 0; there the sampler takes the noise's own, $1-\bar\alpha$, and $L_0$ counts how much of that normal lies in the bin of
-# the right 8-bit value (Ho et al. 2020, eq. 13).
+# Now the two ends. $L_T$ compares $q(x_T \mid x_0)$ with a standard normal. In the last step the posterior's variance
+# is 0; there the sampler takes the noise's own, $1-\bar\alpha$, and $L_0$ counts how much of that normal lies in the
+# bin of the right 8-bit value (Ho et al. 2020, eq. 13).
 
 # %%
 t = torch.zeros(len(x_0), dtype=torch.long, device=course.device)
@@ -781,19 +765,18 @@ pd.DataFrame({"bits per dimension": pd.Series(nats) / math.log(2)}).round(4)
 
 # %% [markdown]
 # Nothing is lost at the noisy end: $L_T$ is 0 to all digits shown. The bound is made at the other end, where it counts
-# errors in the finest details, far below what the eye sees; the loss spreads its attention over all timesteps. On
-# CIFAR-10 Ho et al. reached an FID of 13.51 when training with the bound's weights and of 3.17 without (Table 2, fixed
-# variance, noise as the target; FID is the Frechet distance on the features of a large network, Inception), while the
-# bound was the better one with them (3.70 against 3.75 bits, Table 1).
+# errors in the finest details; the loss spreads its attention over all timesteps. On CIFAR-10 the bound's weights gave
+# Ho et al. the better bound, 3.70 against 3.75 bits, and the worse images: an FID of 13.51 against 3.17 (Table 1, fixed
+# variance; FID is the Frechet distance on the features of a large network, Inception).
 #
-# So: **watch the validation loss for trouble** (NaN, a rise, a gap to the training loss), compare it between two settings
-# only with the same target, schedule, images and noise, and **judge quality by samples**.
+# So: **watch the validation loss for trouble** (NaN, a rise, a gap to the training loss), compare it between two
+# settings only with the same target, schedule, images and noise, and **judge quality by samples**.
 #
 # ## 7. EMA on and off · *core*
 #
-# **Question:** what does the moving average of the weights buy? Both sets of weights come from the same run, so we only
-# have to sample with either, from the same noise. **Predict before you run:** where will the difference be larger, in the
-# middle of the training or at its end, where the learning rate goes to 0?
+# **Question:** what does the moving average of the weights buy? Both sets of weights come from the same run; sample
+# with either, from the same noise. **Predict before you run:** where will the difference be larger, in the middle of
+# the training or at its end, where the learning rate goes to 0?
 
 # %%
 raw_drawn = {step: images_from(raw) for step, (_, raw, _) in snapshots.items()}
@@ -824,25 +807,22 @@ plt.show()
 # %% [markdown]
 # Where a bar crosses 0, these images cannot tell the two apart; and all of it is one run. **The EMA buys little here**:
 # the differences are small beside the distance itself, at every step. While the network learns fast, the average lags
-# behind what the network knows now (left). At the end the learning rate has gone down to 0, so there is no jitter left to
-# average away. Besides, the average is short, over about $k/9$ steps after $k$.
+# behind what the network knows now (left). At the end the learning rate is 0, and no jitter is left to average away.
 #
 # So why keep it? Its place is a long training at a rate that stays high: there the weights jump around a good place,
 # because each batch pulls them elsewhere, and the average stays near the middle. Of the DDPM authors' own CIFAR-10
 # weights the averaged ones have an FID of 3.21 and the plain ones of 12.14 (50,000 samples against the training set,
-# measured in [zeqiang-lai/ddpmx](https://github.com/zeqiang-lai/ddpmx)). It costs one line and a copy of the weights.
+# measured in [zeqiang-lai/ddpmx](https://github.com/zeqiang-lai/ddpmx)).
 #
 # ## 8. Each part switched off · *further*
 #
 # **Question:** what do warm-up, decay and clipping buy, each by itself?
 #
-# Short trainings of a small network: everything on, then one part missing, from the same start and with the same batches,
-# two seeds each. (Warm-up takes a tenth of the steps.) Two pairs ask what a part is *for*: warm-up, at five times the
-# learning rate; clipping, when in the middle one single gradient is 1000 times too large, as a broken image or a rare
-# overflow can make it. After so few steps samples are blobs, so the measure is the validation loss. It takes **about a
-# minute**. The recipe is made for thousands of steps; do not expect it to win here, and ask why.
-#
-# **Predict before you run:** which missing part hurts most?
+# Short trainings of a small network: everything on, then one part missing, from the same start and with the same
+# batches, two seeds each. Two pairs ask what a part is *for*: warm-up, at five times the learning rate; clipping, when
+# in the middle one single gradient is 1000 times too large, as a broken image can make it. After so few steps samples
+# are blobs, so the measure is the validation loss. It takes **about a minute**. **Predict before you run:** which
+# missing part hurts most?
 
 # %%
 short_steps = course.pick(test=10, cpu=100, gpu=400)
@@ -920,22 +900,20 @@ plt.show()
 # %% [markdown]
 # On the left, the lower the mark, the better. Where the two seeds overlap, this measurement does not tell.
 #
-# - **The full recipe loses here.** After these few steps what counts is how far the weights have come. Warm-up and decay
-#   both hold them back, and five times the rate beats the recipe. It is too careful for a hundred steps: never choose
-#   settings in runs much shorter than the one you mean to make.
+# - **The full recipe loses here.** It is made for thousands of steps; after a hundred, what counts is how far the
+#   weights have come, and warm-up and decay hold them back. Never choose settings in runs much shorter than the one you
+#   mean to make.
 # - **Clipping is an insurance.** On ordinary gradients it changes little. With one wild gradient (right) the clipped
-#   training goes on as if nothing had happened; without clipping the loss climbs, and at the end it is far above the
-#   others. What warm-up insures against, if anything, two seeds do not show.
-# - **And the EMA is a little behind** everywhere: it averages over weights of earlier steps, which were worse.
+#   training goes on as if nothing had happened; without clipping the loss climbs and stays far above the others. What
+#   warm-up insures against, if anything, two seeds do not show.
 #
-# Why does *one* gradient do lasting harm? Adam's running average of the gradients, over about 10 steps, now points along
-# that one gradient, so for about ten steps the weights are carried away with it. That of the *squared* gradients, over
-# about 1000 steps ($\beta_2 = 0.999$), has become huge, and Adam divides by its root: after that the steps are too small
-# to come back soon.
+# Why does *one* gradient do lasting harm? Adam's average of the gradients, over about 10 steps, points along that one,
+# and the weights are carried away. Its average of the *squared* gradients, over about 1000 steps ($\beta_2 = 0.999$),
+# has become huge, and Adam divides by its root: the steps are then too small to come back soon.
 #
 # **bf16.** *Mixed precision* runs convolutions and matrix products in a 16-bit format and keeps weights, EMA and
-# optimiser in float32. bf16 has the range of float32 but only 8 binary digits: next to 1 it has no number between 1 and
-# 1.0078. So an average kept in it stands still:
+# optimiser in float32. bf16 has only 8 binary digits, no number between 1 and 1.0078; so an average kept in it stands
+# still:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -948,9 +926,7 @@ for dtype in [torch.float32, torch.bfloat16]:
 pd.DataFrame({"EMA of a weight of 2, from 1, after 1000 steps": averages})
 
 # %% [markdown]
-# Is bf16 faster? With bf16 matrix instructions (recent server processors, GPUs since 2020), yes; without, the processor
-# emulates them. So the course looks for them, and here we measure. **Predict before you run:** what will this machine
-# say?
+# Is bf16 faster? That depends on the machine's instructions. The course looks for them; here we measure.
 
 # %%
 timing = dict(
@@ -982,9 +958,8 @@ if "bf16" in seconds:
 print(f"the course would choose: {find_precision(course.device).replace('no', 'fp32')}")
 
 # %% [markdown]
-# Over these few steps the losses are nearly the same; the speed is the machine's matter. (fp16 has more digits and less
-# range. Small gradients vanish in it, so the loss is scaled up before `backward` and the gradients down after it. If you
-# meet NaN there: `precision="no"`, or bf16.)
+# Over these few steps the losses are nearly the same. (fp16 has less range than either. If you meet NaN there:
+# `precision="no"`, or bf16.)
 #
 # ## 9. Stop in the middle, and go on · *further*
 #
@@ -992,13 +967,11 @@ print(f"the course would choose: {find_precision(course.device).replace('no', 'f
 #
 # More than the weights: the EMA, **Adam's running averages**, and the number of steps. From that number follow the
 # learning rate, the order of the images, and the random numbers (section 3). `train` saves all of it in
-# `out/checkpoint.pt`, every `save_every` steps and when you leave the loop or interrupt it; first under another name and
-# then renamed, so that a half-written file never replaces a whole one.
+# `out/checkpoint.pt`, every `save_every` steps and when you leave the loop or interrupt it.
 #
-# The test, on the CPU: one small training that is never stopped, and one that is stopped twice, by leaving the loop and
-# by the stop button *in the middle of a step*. The button sends the signal SIGINT; we send it from inside the network's
-# forward pass in step 18. **Predict before you run:** the state is saved every 5 steps. At which step does each resume
-# begin?
+# The test: one small training is never stopped; the other is stopped twice, by leaving the loop and by the stop button
+# *in the middle of step 18* (its signal, SIGINT). **Predict before you run:** the state is saved every 5 steps. At
+# which step does each resume begin?
 
 # %%
 folder = course.build / "notebook04" / "resume"
@@ -1053,17 +1026,15 @@ assert equal(model, never_stopped) and equal(resumed_ema, ema_never_stopped)
 print("twice stopped or never stopped: all weights and averaged weights equal, bit for bit")
 
 # %% [markdown]
-# Leaving the loop saves at once, so that resume starts at step 9. The interrupt came in the middle of step 18: that step
-# was lost, the 17 finished ones were saved on the way out. It is done again, with the same batch and the same noise.
-# (Where the power fails, what comes after the last save is done again, up to 5 steps here.) What happens when something
-# is left out? Exercise 04.6 lets you find out. (Bit for bit holds on a CPU with the same number of threads; a GPU may add
-# numbers in another order.)
+# Leaving the loop saves at once, so that resume starts at step 9. Step 18, cut off, is done again, with the same batch
+# and noise; the 17 finished ones were saved on the way out. (Bit for bit holds on a CPU with the same number of
+# threads; a GPU may add numbers in another order.)
 #
 # ## 10. Save the model · *further*
 #
-# For sampling, only the averaged weights are needed. They are saved as **safetensors**: tensors and a text header. A file
-# made with `pickle` (what `torch.save` writes) can run code when it is loaded; a safetensors file cannot. `train` has
-# written `model.safetensors`; half the size is enough for sampling:
+# For sampling, only the averaged weights are needed, as **safetensors**: tensors and a text header. A file made with
+# `pickle` (what `torch.save` writes) can run code when it is loaded; a safetensors file cannot. Half the size is
+# enough:
 
 # %%
 seconds, _, ema = snapshots[total_steps]
@@ -1088,8 +1059,8 @@ finding = "Drawn by the model that was read back from the file"
 show_images(images[:24], columns=12, scale=2, title=finding)
 
 # %% [markdown]
-# The training state is several times larger than the model: it holds weights, averaged weights, and two numbers for each
-# weight that Adam remembers. The same training from the command line (started again, it resumes):
+# The training state is several times larger: it holds weights, averages, and two numbers of Adam's for each weight. The
+# same training from the command line (started again, it resumes):
 #
 # ```
 # python -m utils.diffusion train --data fashion-mnist --minutes 5 --out build/my-model
@@ -1098,8 +1069,7 @@ show_images(images[:24], columns=12, scale=2, title=finding)
 #
 # ## 11. Play · *further*
 #
-# Move through the moments of the training, with the EMA and without. Watch one image: when is it decided what it will be?
-# Which part of the loss curve still moves between the last moments? First three of them.
+# Watch one image: when is it decided what it will be? Which part of the loss curve still moves at the end?
 
 
 # %%
@@ -1134,13 +1104,12 @@ play(draw_moment, moment={text: step for step, text in times.items()}, ema=True)
 # %% [markdown]
 # ## 12. Exercises · *further*
 #
-# As in *your turn*: `check` says whether an answer is right, and if not, what is wrong; `hint("04.3")` and
-# `solution("04.3")` help, and so on for the other numbers.
+# As in *your turn*, with `hint("04.3")`, `solution("04.3")`, and so on.
 #
 # ### 04.3 *(further)* The loss per timestep from what training has anyway
 #
 # `diffusion.loss(..., reduction="none")` gives one loss per image, and you know each image's $t$. Sort a training's
-# losses into equal parts of 0 to $T-1$, and no extra evaluation is needed.
+# losses into equal parts of 0 to $T-1$.
 
 
 # %%
@@ -1200,7 +1169,8 @@ check("04.5", accumulate_gradients)
 # ### 04.6 *(further)* A checkpoint that is complete
 #
 # Many trainings draw all random numbers from *one* generator, and then its state belongs into the checkpoint too. Write
-# the checkpoint of such a training. The check trains on, restores your checkpoint, trains again, and compares bit for bit.
+# the checkpoint of such a training. The check trains on, restores your checkpoint, trains again, and compares bit for
+# bit.
 
 
 # %%
@@ -1222,18 +1192,18 @@ check("04.6", take_checkpoint)
 # | symbol | code | meaning |
 # | --- | --- | --- |
 # | $L$, $L_t$ | | the bound on $-\log p_\theta(x_0)$, and its terms (eq. 3, 5) |
-# | $v_\theta(x_t, t, y)$ | `model(x_t, t, y)` | the network; `diffusion.loss(model, x_0)` is the mean of its squared error |
+# | $v_\theta(x_t, t, y)$ | `model(x_t, t, y)` | the network |
 # | $\eta_k$ | `state.learning_rate` | learning rate in step $k$ |
-# | $g$, $c$ | `state.gradient_norm`, `max_gradient_norm` | norm of the gradient, and its limit |
-# | $\bar\theta$, $d$ | `state.ema_model`, `ema_decay` | averaged weights, and their decay |
-# | FD, floor | `ImageQuality.load()(images)` | Frechet distance on a classifier's features; of real images |
+# | $g$, $c$ | `state.gradient_norm`, `max_gradient_norm` | norm of the gradient, its limit |
+# | $\bar\theta$, $d$ | `state.ema_model`, `ema_decay` | averaged weights, their decay |
+# | FD | `ImageQuality.load()(images)` | Frechet distance |
 #
-# 1. The bound on the likelihood is a weighted squared error. Training is Algorithm 1, which leaves the weight out, and
-#    three lines more: a learning rate that rises and falls, clipping, an average of the weights.
-# 2. The loss has a floor that nobody knows and flattens early, while the images keep getting better: judge by samples,
-#    with their number, the floor and a standard error beside every distance.
-# 3. A training whose random numbers come from (seed, step), and that saves weights, averages, optimiser and step, can be
-#    stopped at any moment and ends with the same bits.
+# 1. The bound is a weighted squared error. Algorithm 1 leaves the weight out; the recipe adds a learning rate that
+#    rises and falls, clipping, and an average of the weights.
+# 2. The loss flattens early, while the images keep getting better: judge by samples, with their number, the floor and a
+#    standard error beside every distance.
+# 3. A training whose random numbers come from (seed, step), and that saves weights, averages, optimiser and step, can
+#    be stopped at any moment and ends with the same bits.
 #
 # **Next:** [05 · Sampling](05_sampling.ipynb) opens the black box: how noise becomes an image.
 #
