@@ -561,7 +561,7 @@ axes.set(xlabel="minutes of training on this machine", ylabel="Frechet distance"
 ratio = fd_ema[half_step][0] / fd_ema[total_steps][0]
 axes.set_title(f"FD falls by a factor of {ratio:.1f} in the second half of the training")
 plain_ticks(axes)
-axes.legend(loc="lower left")
+axes.legend(loc="center left")
 plt.show()
 
 # %% [markdown]
@@ -898,7 +898,7 @@ right.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# On the left, the lower the mark, the better. Where the two seeds overlap, this measurement does not tell.
+# Left, a smaller loss is better. Where marks of two rows mix, this measurement does not tell.
 #
 # - **The full recipe loses here.** It is made for thousands of steps; after a hundred, what counts is how far the
 #   weights have come, and warm-up and decay hold them back. Never choose settings in runs much shorter than the one you
