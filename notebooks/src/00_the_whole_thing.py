@@ -76,6 +76,7 @@ rows = []
 for x_0 in (boot, bag):
     x_t = diffusion.q_sample(x_0.expand_as(noise), torch.tensor(shown), noise)
     rows.append(torch.cat([x_0, x_t]))
+# A step goes down by 20 timesteps: pick the states that are as noisy as the mixtures.
 at_the_same_noise = torch.stack([reverse[50], *(reverse[(999 - t) // 20] for t in shown)])
 rows += [at_the_same_noise[:, k] for k in range(2)]
 
@@ -174,7 +175,7 @@ def cosine_schedule(num_timesteps):
     """alpha-bar after each step (Nichol & Dhariwal 2021, eq. 17)."""
     u = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
     curve = torch.cos((u + 0.008) / 1.008 * torch.pi / 2) ** 2
-    betas = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
+    betas = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)  # keeps alpha-bar above 0
     return torch.cumprod(1 - betas, dim=0).float()
 
 
@@ -306,8 +307,8 @@ plt.show()
 # %% [markdown]
 # (Coloured: at least 5% as probable as the most probable point; larger means more probable.) Left, the best answer lies in
 # the middle, where there are no data at all: that is the blur of section 0. As noise goes, fewer answers are possible, and
-# the mean comes to lie among them. (That this training also makes the data likely, in a
-# sense that can be computed, is the *bound*; notebook 04 derives it.)
+# the mean comes to lie among them. (With other weights for
+# the steps, the same loss also says how likely the data are under the model, at least; notebook 04 derives that *bound*.)
 #
 # ## 4. The network, and the training step
 #
@@ -371,7 +372,7 @@ class PlaneMLP(MLP):
 
 # %%
 def training_step(model, optimizer, x_0, alphas_cumprod):
-    """One step of training on the batch x_0 (B, ...). Returns the loss, a float.
+    """One step of training on the batch x_0 (B, ...). Returns loss.item(), a float.
 
     model: called as model(x_t, t). alphas_cumprod: (T,), T of any length.
     """
@@ -567,7 +568,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # %% [markdown]
 # Nothing forces the shares but the squared error. This reverse step draws nothing, so where a point starts decides where
 # it ends, and the network has to put the borders between the eight sectors in the right places. In the last column 0.5
-# and 1.1 cannot be told apart: one share of 5,000 samples has a standard error of 0.5 points, and this is the largest of
+# and 1.2 cannot be told apart: one share of 5,000 samples has a standard error of 0.5 points, and this is the largest of
 # eight. It is the first column that shows the networks somewhat behind the exact mean, and the plain error far behind
 # them. *Further:* how could they come closer? Try a larger network, or more training.
 #
@@ -773,14 +774,14 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # **Next:** [01 · Noise schedule](01_noise_schedule.ipynb), the first line, opened up.
 #
 # ### References
+# - Alpaydin, Kaynak 1998, *Optical recognition of handwritten digits*, UCI repository: the 8 by 8 digits.
 # - Hang et al. 2023, *Efficient diffusion training via min-SNR weighting strategy*, arXiv 2303.09556: section 3.
 # - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: eq. 4, Algorithms 1 and 2.
 # - Nichol, Dhariwal 2021, *Improved DDPM*, arXiv 2102.09672: eq. 17 (cosine).
 # - Robbins 1956, *An empirical Bayes approach to statistics*: the posterior mean from the density; Efron 2011,
 #   *Tweedie's formula and selection bias*, section 1, names it.
 # - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: section 4 ($v$, loss weights).
+# - Sohl-Dickstein et al. 2015, *Deep unsupervised learning using nonequilibrium thermodynamics*, arXiv 1503.03585.
 # - Song, Meng, Ermon 2020, *Denoising diffusion implicit models*, arXiv 2010.02502: eq. 12.
 # - Song et al. 2021, *Score-based generative modeling through SDEs*, arXiv 2011.13456: section 4.3.
-# - Sohl-Dickstein et al. 2015, *Deep unsupervised learning using nonequilibrium thermodynamics*, arXiv 1503.03585.
-# - Alpaydin, Kaynak 1998, *Optical recognition of handwritten digits*, UCI repository: the 8 by 8 digits.
 # - Xiao, Rasul, Vollgraf 2017, *Fashion-MNIST*, arXiv 1708.07747.

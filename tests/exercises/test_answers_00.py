@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from notebooks.exercises.nb00 import q_sample
-from utils.course.exercises import grade
+from utils.course.exercises import choose, grade
 
 # -- right ---------------------------------------------------------------------------------------------------
 
@@ -337,3 +337,17 @@ WRONG = [
 def test_a_wrong_answer_is_told_what_is_wrong(number, answer, fault):
     passed, message = grade(number, answer)
     assert passed is False and fault in message, message
+
+
+# -- choose --------------------------------------------------------------------------------------------------
+
+
+def test_a_right_piece_is_used_and_else_the_course_s(capsys):
+    def course_q_sample(x_0, t, noise, alphas_cumprod):
+        return q_sample(x_0, t, noise, alphas_cumprod)
+
+    assert choose("00.1", by_loop, course_q_sample) is by_loop
+    assert "yours" in capsys.readouterr().out
+    assert choose("00.1", own_noise, course_q_sample) is course_q_sample
+    assert choose("00.1", course_q_sample, course_q_sample) is course_q_sample  # its cell run a second time
+    assert "yours" not in capsys.readouterr().out
