@@ -22,8 +22,8 @@
 # the normal distribution.
 #
 # **Time:** about a minute on a laptop CPU (2 cores), more than a third of it in section 6. For you: 20 minutes of
-# reading, and as much again for the three pieces. All work here stays on the CPU, so a GPU changes nothing. Everything is
-# *core*, except what is marked *further*.
+# reading, and as much again for the three pieces. All work here stays on the CPU, so a GPU changes nothing. Everything
+# is *core*, except what is marked *further*.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -54,10 +54,10 @@ from utils.diffusion.sampling import ddim_step, ddpm_step
 # %% [markdown]
 # ## 0. The finished thing
 #
-# Two processes (Sohl-Dickstein et al. 2015). The **forward process** takes an image $x_0$ and mixes noise into it, step by step, until only noise
-# is left. Nothing is learned there. The **reverse process** starts from fresh noise and takes it away, step by step,
-# until an image is left that nobody has drawn. A network does that. Here it is one that was trained for this course
-# on clothes (Fashion-MNIST), and lies in `data/checkpoints`.
+# Two processes (Sohl-Dickstein et al. 2015). The **forward process** takes an image $x_0$ and mixes noise into it, step
+# by step, until only noise is left. Nothing is learned there. The **reverse process** starts from fresh noise and takes
+# it away, step by step, until an image is left that nobody has drawn. A network does that. Here it is one that was
+# trained for this course on clothes (Fashion-MNIST), and lies in `data/checkpoints`.
 
 # %%
 # The course's finished model, used as a black box: no need to follow this cell.
@@ -189,8 +189,8 @@ alphas_cumprod = cosine_schedule(num_timesteps)  # (200,)
 # (B,); `.view(-1, *[1] * (x_0.ndim - 1))` makes it (B, 1, ...), so that it multiplies whole items, points or images.
 #
 # Write your lines in place of `raise NotImplementedError` and run the cell. `check` says whether they are right, and if
-# not, what is wrong. Stuck? `hint("00.1")` gives a hint, each call the next one; `solution("00.1")` shows an answer. You
-# may also go on: the cell after it has the course's version, and uses yours instead if yours is right.
+# not, what is wrong. Stuck? `hint("00.1")` gives a hint, each call the next one; `solution("00.1")` shows an answer.
+# You may also go on: the cell after it has the course's version, and uses yours instead if yours is right.
 
 
 # %%
@@ -229,9 +229,9 @@ figure.suptitle(
 plt.show()
 
 # %% [markdown]
-# ($\bar\alpha_t$ is the square of the data's weight; for data of variance 1 that is their share of the variance.) The last
-# cloud is almost exactly a standard normal one. That is why sampling can start there: a standard normal is something
-# that we can draw.
+# ($\bar\alpha_t$ is the square of the data's weight; for data of variance 1 that is their share of the variance.) The
+# last cloud is almost exactly a standard normal one. That is why sampling can start there: a standard normal is
+# something that we can draw.
 #
 # ## 3. Why squared error is enough
 #
@@ -250,8 +250,9 @@ plt.show()
 #    the cloud of $x_t$ into the cloud of $x_s$, at a slightly earlier step $s < t$ (Song et al. 2021, section 4.3); that is
 #    the **reverse step**.
 #
-# For eight blobs the posterior mean is known exactly: which blobs are possible, and how far in each. The next cell writes
-# it down, and the one after it tests sentence 2. (Their formulas are *further*; `exact_x_0` comes back as a yardstick.)
+# For eight blobs the posterior mean is known exactly: which blobs are possible, and how far in each. The next cell
+# writes it down, and the one after it tests sentence 2. (Their formulas are *further*; `exact_x_0` comes back as a
+# yardstick.)
 
 
 # %%
@@ -305,19 +306,19 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", f
 plt.show()
 
 # %% [markdown]
-# (Coloured: at least 5% as probable as the most probable point; larger means more probable.) Left, the best answer lies in
-# the middle, where there are no data at all: that is the blur of section 0. As noise goes, fewer answers are possible, and
-# the mean comes to lie among them. (With other weights for
-# the steps, the same loss also says how likely the data are under the model, at least; notebook 04 derives that *bound*.)
+# (Coloured: at least 5% as probable as the most probable point; larger means more probable.) Left, the best answer lies
+# in the middle, where there are no data at all: that is the blur of section 0. As noise goes, fewer answers are
+# possible, and the mean comes to lie among them. (With other weights for the steps, the same loss also bounds how
+# likely the data are under the model; notebook 04 derives the *bound*.)
 #
 # ## 4. The network, and the training step
 #
 # The network is called as `model(x_t, t)` and answers with a guess of $x_0$. It has to know $t$, since the best answer
-# depends on it. A bare number is hard to use for a network, so $t$ becomes 32 numbers, the sines and cosines of 16 waves of
-# different lengths (notebook 02). The rest is the plainest network there is: three hidden layers. For points in the plane its output is not the guess
-# itself but the correction to $x_t$: `PlaneMLP` guesses $\sqrt{\bar\alpha_t}\,x_t - \sqrt{1-\bar\alpha_t}\cdot$output.
-# At little noise $x_t$ is nearly the answer, and the network need not learn to copy it. (This output is called $v$:
-# Salimans & Ho 2022, section 4; notebook 01.)
+# depends on it. A bare number is hard to use for a network, so $t$ becomes 32 numbers, the sines and cosines of 16
+# waves of different lengths (notebook 02). The rest is the plainest network there is: three hidden layers. For points
+# in the plane its output is not the guess itself but the correction to $x_t$: `PlaneMLP` guesses
+# $\sqrt{\bar\alpha_t}\,x_t - \sqrt{1-\bar\alpha_t}\cdot$output. At little noise $x_t$ is nearly the answer, and the
+# network need not learn to copy it. (This output is called $v$: Salimans & Ho 2022, section 4; notebook 01.)
 
 
 # %%
@@ -363,11 +364,11 @@ class PlaneMLP(MLP):
 #    $(\hat x_0 - x_0)^2 / \max(1-\bar\alpha_t,\ 0.1)$.
 # 4. Move the weights: the three lines of every PyTorch loop.
 #
-# Why divide? With the plain error the loud steps drown the quiet ones, and it is at little noise that the blobs get their
-# edges (section 5 measures it). Dividing does not change what is best at any single $t$, which is the posterior mean; it
-# makes small errors count more where there is little noise. The limit keeps the quietest steps from drowning the rest. Its
-# value was chosen among four, with one seed and by the samples you will see. (Salimans & Ho 2022, section 4, and min-SNR,
-# Hang et al. 2023, section 3, choose such weights with more thought.)
+# Why divide? With the plain error the loud steps drown the quiet ones, and it is at little noise that the blobs get
+# their edges (section 5 measures it). Dividing does not change what is best at any single $t$, which is the posterior
+# mean; it makes small errors count more where there is little noise. The limit keeps the quietest steps from drowning
+# the rest. Its value was chosen among four, with one seed and by the samples you will see. (Salimans & Ho 2022, section
+# 4, and min-SNR, Hang et al. 2023, section 3, choose such weights with more thought.)
 
 
 # %%
@@ -441,8 +442,9 @@ pd.DataFrame({"mean squared error": errors}).round(4)
 #
 # If the guess were right, we would know which noise is in $x_t$: solve the mixing equation for it. Then **mix again**,
 # the same guess and the same noise, but as step $s$ does it. That goes part of the way from $x_t$ to the guess, and
-# leaves as much noise as step $s$ should have. (It is the move of sentence 3 in section 3, made in one go, and is called
-# DDIM: Song, Meng & Ermon 2020, eq. 12 with $\sigma = 0$. After the last step nothing is left of the noise: $\bar\alpha_s = 1$.)
+# leaves as much noise as step $s$ should have. (It is the move of sentence 3 in section 3, made in one go, and is
+# called DDIM: Song, Meng & Ermon 2020, eq. 12 with $\sigma = 0$. After the last step nothing is left of the noise:
+# $\bar\alpha_s = 1$.)
 #
 # ### Your turn: 00.3
 #
@@ -527,9 +529,9 @@ figure.suptitle(
 plt.show()
 
 # %% [markdown]
-# It looks right. Now count, with three networks trained from three seeds. Beside them the same sampler with the exact mean
-# in place of a network: what that row lacks is the sampler's doing, the rest is the network's. And section 4 still owes a
-# measurement: the last row is a network that was trained on the plain error, not divided.
+# It looks right. Now count, with three networks trained from three seeds. Beside them the same sampler with the exact
+# mean in place of a network: what that row lacks is the sampler's doing, the rest is the network's. And section 4 still
+# owes a measurement: the last row is a network that was trained on the plain error, not divided.
 
 
 # %%
@@ -566,11 +568,11 @@ columns.append("furthest from 12.5%, points")
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
-# Nothing forces the shares but the squared error. This reverse step draws nothing, so where a point starts decides where
-# it ends, and the network has to put the borders between the eight sectors in the right places. In the last column 0.5
-# and 1.2 cannot be told apart: one share of 5,000 samples has a standard error of 0.5 points, and this is the largest of
-# eight. It is the first column that shows the networks somewhat behind the exact mean, and the plain error far behind
-# them. *Further:* how could they come closer? Try a larger network, or more training.
+# Nothing forces the shares but the squared error. This reverse step draws nothing, so where a point starts decides
+# where it ends, and the network has to put the borders between the eight sectors in the right places. In the last
+# column 0.5 and 1.2 cannot be told apart: one share of 5,000 samples has a standard error of 0.5 points, and this is
+# the largest of eight. It is the first column that shows the networks somewhat behind the exact mean, and the plain
+# error far behind them. *Further:* how could they come closer? Try a larger network, or more training.
 #
 # ### Play: one step, a few, many
 #
@@ -609,7 +611,8 @@ play(draw, steps=(1, 200), seed=(0, 5))
 #
 # Now scikit-learn's digits: 8 by 8 pixels, scaled to $[-1, 1]$. **Two things are exchanged, the data and the network**
 # (the plain `MLP`, wider, for 64 numbers; it trains for 5,000 steps instead of 3,000). Schedule, mixing, training step,
-# loop, reverse step and sampler are the functions above, untouched. 1,400 digits are for training, the rest is held out. This takes about half a minute.
+# loop, reverse step and sampler are the functions above, untouched. 1,400 digits are for training, the rest is held
+# out. This takes about half a minute.
 #
 # **Predict before you run:** an MLP does not know which pixels are neighbours. Will that be enough for digits?
 
@@ -623,7 +626,7 @@ train_labels, real_labels = torch.tensor(data.target)[order].split([1400, 397])
 began = time.perf_counter()
 torch.manual_seed(0)
 digit_model = MLP(size=64, width=256)
-losses = train(digit_model, train_digits, course.pick(test=300, cpu=5000, gpu=5000))
+train(digit_model, train_digits, course.pick(test=300, cpu=5000, gpu=5000))
 films = list(sample(digit_model, (course.pick(test=60, cpu=1000, gpu=1000), 1, 8, 8)))
 digits = films[-1]
 print(f"trained and sampled in {time.perf_counter() - began:.0f} s")
@@ -643,10 +646,10 @@ titles = [f"after {k} of 200 steps" for k in shown]
 animate([films[k][:40] for k in shown], titles=titles, columns=10, title=finding)
 
 # %% [markdown]
-# Looking is not counting. So a classifier is trained on the same 1,400 real digits, and we ask it about each picture. It
-# *recognises* one if it gives some digit a probability above 90%. Such a judge can be fooled, so it also has to judge
-# held-out real digits, which should pass, and three kinds of pictures that should not: noise, two different digits laid
-# over each other, and our network's answer in one big step.
+# Looking is not counting. So a classifier is trained on the same 1,400 real digits, and we ask it about each picture.
+# It *recognises* one if it gives some digit a probability above 90%. Such a judge can be fooled, so it also has to
+# judge held-out real digits, which should pass, and three kinds of pictures that should not: noise, two different
+# digits laid over each other, and our network's answer in one big step.
 
 
 # %%
@@ -679,19 +682,19 @@ rows = {name: verdict(x) for name, x in judged.items()}
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
-# It is nearly enough for 8 by 8 pixels. The judge is lenient: it passes many of the overlays and some of the noise, so read
-# the drawn digits' share against those rows and against that of real digits. Read the last column too: the drawn digits
-# are *nearer* to a training digit than new real digits are. They may be smoother, or the network may have begun to learn
-# 1,400 pictures by heart; this column cannot tell which. (The limit of 0.1 in the loss was chosen with this judge
-# in view. *Further:* do the digits need the division at all? Train with `step=undivided_step`, and ask the judge.)
-# Recognised is not the same as new. Notebook 05 (section 10) shows how to tell, and 03 builds the network that knows
-# about neighbours.
+# It is nearly enough for 8 by 8 pixels. The judge is lenient: it passes many of the overlays and some of the noise, so
+# read the drawn digits' share against those rows and against that of real digits. Read the last column too: the drawn
+# digits are *nearer* to a training digit than new real digits are. They may be smoother, or the network may have begun
+# to learn 1,400 pictures by heart; this column cannot tell which. (The limit of 0.1 in the loss was chosen with this
+# judge in view. *Further:* do the digits need the division at all? Train with `step=undivided_step`, and ask the
+# judge.) Recognised is not the same as new. Notebook 05 (section 10) shows how to tell, and 03 builds the network that
+# knows about neighbours.
 #
 # ## 7. Check: the same thing in `utils`
 #
-# What you built is what the course's module contains, in small: on the same numbers both give the same. Then the paper's
-# own reverse step, from the module: Algorithm 2 of Ho et al. (2020) uses only part of the noise again, and draws the rest
-# fresh (notebook 05 derives it).
+# What you built is what the course's module contains, in small: on the same numbers both give the same. Then the
+# paper's own reverse step, from the module: Algorithm 2 of Ho et al. (2020) uses only part of the noise again, and
+# draws the rest fresh (notebook 05 derives it).
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -728,8 +731,9 @@ columns = ["blobs: near a centre", "blobs: furthest share, points", "digits: rec
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
-# Both work, from the same networks. On the blobs Algorithm 2 is a little ahead, by more than the samples' chance (a standard
-# error of about 0.2 points each); the other differences are within it. Which is better when, and why, is notebook 05.
+# Both work, from the same networks. On the blobs Algorithm 2 is a little ahead, by more than the samples' chance (a
+# standard error of about 0.2 points each); the other differences are within it. Which is better when, and why, is
+# notebook 05.
 #
 # ## 8. The map
 #
@@ -750,9 +754,9 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # The second track finds the names of genes, diseases and chemicals in biomedical text. It can be read first.
 # [09](09_biomedical_ner.ipynb) sets the task, [10](10_preprocessing.ipynb) cuts text into tokens,
 # [11](11_ner_models.ipynb) goes from rules to Transformers, [12](12_ner_in_action.ipynb) reads and doubts a tagger,
-# [13](13_domain_adaptation.ipynb) moves one to other texts. None of them needs this notebook. The tracks will meet in two
-# that are planned: 14 takes this reverse process to the borders of names in a sentence, 15 gives `model` a text to listen
-# to.
+# [13](13_domain_adaptation.ipynb) moves one to other texts. None of them needs this notebook. The tracks will meet in
+# two that are planned: 14 takes this reverse process to the borders of names in a sentence, 15 gives `model` a text to
+# listen to.
 #
 # ## Recap
 #
