@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 
@@ -142,7 +143,7 @@ class CRFTagger(Tagger):
     def _save(self, folder: Path) -> None:
         self._check_trained()
         own = self.features if isinstance(self.features, WordFeatures) else None
-        lexicons = [lexicon.to_json() for lexicon in own.lexicons] if own else []
+        lexicons = list(map(asdict, own.lexicons)) if own else []
         about = {"options": self.options, "features": own and own.options, "lexicons": lexicons}
         write_atomically(folder / "model.crfsuite", self._model)
         write_atomically(folder / "crf.json", json.dumps(about, ensure_ascii=False) + "\n")

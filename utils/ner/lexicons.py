@@ -7,7 +7,7 @@ split, which are a few hundred instead of many thousands. One printed line says 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,11 +42,9 @@ class Lexicon:
         """Finds the names in sentences of `name_parts`."""
         return _automaton(self.names)
 
-    def to_json(self) -> dict:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, saved: dict) -> Lexicon:
+        """The lexicon of which this is `dataclasses.asdict`, from JSON."""
         return cls(**saved | {"names": tuple(saved["names"])})
 
 
