@@ -1,8 +1,10 @@
 """Precision, recall and F1 of entities, per type, with confidence intervals; the difference of two taggers."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,13 +19,18 @@ EDGES = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # the quantiles that an interval of 95
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Precision, recall and F1 in [0, 1] from counts; a ratio with nothing below the line is 0."""
+class Report:
+    """Precision, recall and F1 in [0, 1], of all entities together (micro average) or, in `per_type`, of one type.
 
+    A ratio with nothing below the line is 0.
+    """
+
+    mode: str
     correct: float  # found entities; half a point each for those found in part, in "partial" mode
     predicted: int  # how many were predicted
     support: int  # how many there are in the gold annotation
-    intervals: dict[str, Interval] = field(default_factory=dict)  # "precision", ...: (low, high); empty if not drawn
+    intervals: dict[str, Interval]  # "precision", "recall", "f1": (low, high); empty if not drawn
+    per_type: dict[str, Report] = field(default_factory=dict)
 
     @property
     def precision(self) -> float:
@@ -37,14 +44,6 @@ class Scores:
     def f1(self) -> float:
         both = self.precision + self.recall
         return 2 * self.precision * self.recall / both if both else 0.0
-
-
-@dataclass(frozen=True)
-class Report(Scores):
-    """The scores over all entities together (micro average), and of each type."""
-
-    mode: str = "strict"
-    per_type: dict[str, Scores] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [f"{self.mode:<20}{'precision':>10}{'recall':>10}{'f1':>10}{'support':>10}  f1 interval"]
@@ -80,19 +79,20 @@ def evaluate(
     Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, "bc2"
     without texts, or official gold with none of the sentences' ids.
     """
-    _check_drawing(len(gold), groups, resamples)
+    _check_groups(gold, groups)
+    if resamples < 0:
+        raise ValueError(f"expected resamples >= 0, got {resamples}")
     tables = {"": count(gold, predicted, mode, official)}  # "" is the total; no type has this name
     if mode != "bc2":
         for name in sorted({entity.type for annotated in (*gold, *predicted) for entity in _entities(annotated)}):
             pair = ([_entities(annotated, name) for annotated in some] for some in (gold, predicted))
             tables[name] = count(*pair, mode)
     drawn = resample(np.concatenate(list(tables.values()), axis=1), groups, resamples, seed)
-    scores = {}
+    reports = {}
     for k, (name, rows) in enumerate(tables.items()):
         correct, found, support = rows.sum(0).tolist()
-        scores[name] = Scores(correct, int(found), int(support), _intervals(drawn[:, 3 * k : 3 * k + 3]))
-    total = scores.pop("")
-    return Report(**vars(total), mode=mode, per_type=scores)
+        reports[name] = Report(mode, correct, int(found), int(support), _intervals(drawn[:, 3 * k : 3 * k + 3]))
+    return replace(reports.pop(""), per_type=reports)
 
 
 def difference(
@@ -101,21 +101,18 @@ def difference(
     second: Sequence[Annotated],
     mode: str = "strict",
     *,
-    official: OfficialGold | None = None,
-    resamples: int = 1000,
     groups: Sequence[Hashable] | None = None,
-    seed: int = 0,
 ) -> tuple[float, Interval]:
     """F1 of `first` minus F1 of `second` on the same gold, and its interval: `change, (low, high) = difference(...)`.
 
     Both are scored on the same resampled sentences or groups (paired bootstrap, Efron 1979): what is hard for both
-    cancels out. Arguments as in `evaluate`; ValueError also without a resample or a sentence.
+    cancels out. Arguments as in `evaluate`; ValueError also without a sentence.
     """
-    _check_drawing(len(gold), groups, resamples)
-    if not len(gold) or not resamples:
-        raise ValueError(f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more each")
-    tables = np.concatenate([count(gold, predicted, mode, official) for predicted in (first, second)], axis=1)
-    drawn = np.vstack([tables.sum(0), resample(tables, groups, resamples, seed)])  # the first row: as it is
+    _check_groups(gold, groups)
+    if not gold:
+        raise ValueError("no interval from 0 sentences; expected 1 or more")
+    tables = np.concatenate([count(gold, predicted, mode) for predicted in (first, second)], axis=1)
+    drawn = np.vstack([tables.sum(0), resample(tables, groups)])  # the first row: as it is
     here, *changes = (f1_of(drawn[:, :3]) - f1_of(drawn[:, 3:])).tolist()
     return here, tuple(np.quantile(changes, EDGES).tolist())
 
@@ -224,11 +221,9 @@ def f1_of(sums: np.ndarray) -> np.ndarray:
     return _ratio(2 * correct, predicted + support)
 
 
-def _check_drawing(sentences: int, groups: Sequence[Hashable] | None, resamples: int) -> None:
-    if resamples < 0:
-        raise ValueError(f"expected resamples >= 0, got {resamples}")
-    if groups is not None and len(groups) != sentences:
-        raise ValueError(f"{len(groups)} groups for {sentences} sentences; expected one for each")
+def _check_groups(gold: Sequence[Annotated], groups: Sequence[Hashable] | None) -> None:
+    if groups is not None and len(groups) != len(gold):
+        raise ValueError(f"{len(groups)} groups for {len(gold)} sentences; expected one for each")
 
 
 def _intervals(drawn: np.ndarray) -> dict[str, Interval]:
