@@ -29,13 +29,12 @@ class LinearChainCRF(nn.Module):
 
     def __init__(self, tags: Sequence[str] | int, scheme: str | None = None) -> None:
         super().__init__()
-        count = tags if isinstance(tags, int) else len(tags)
-        if count < 1 or (scheme and isinstance(tags, int)):
+        names = ["O"] * tags if isinstance(tags, int) else list(tags)
+        if not names or (scheme and isinstance(tags, int)):
             raise ValueError(f"expected the names of at least one tag (or their number, without a scheme), got {tags}")
-        self.start = nn.Parameter(torch.zeros(count))
-        self.transitions = nn.Parameter(torch.zeros(count, count))  # [from, to]
-        self.end = nn.Parameter(torch.zeros(count))
-        names = ["O"] * count if scheme is None else list(tags)
+        self.start = nn.Parameter(torch.zeros(len(names)))
+        self.transitions = nn.Parameter(torch.zeros(len(names), len(names)))  # [from, to]
+        self.end = nn.Parameter(torch.zeros(len(names)))
         steps = [[_allowed(a, b, scheme) for b in (*names, "end")] for a in (*names, "start")]
         self.register_buffer("penalty", FORBIDDEN * (1 - torch.tensor(steps).float()), persistent=False)
 

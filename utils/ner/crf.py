@@ -21,8 +21,6 @@ from utils.ner.tagger import Folder, Sentences, Tagger, learnable, scored
 from utils.ner.tags import SCHEMES, from_tags, spans_to_tags, tags_to_spans, to_tags
 from utils.ner.words import check_choice
 
-Features = Callable[[list[str]], list[list[str]]]
-
 
 class CRFTagger(Tagger):
     """Learns a weight for each feature with each tag, and for each pair of tags; marks the most probable tag sequence.
@@ -43,7 +41,7 @@ class CRFTagger(Tagger):
 
     def __init__(
         self,
-        features: Features | None = None,
+        features: Callable[[list[str]], list[list[str]]] | None = None,
         scheme: str = "BIOES",
         c1: float = 0.05,
         c2: float = 0.05,
@@ -54,7 +52,7 @@ class CRFTagger(Tagger):
         check_choice("scheme", scheme, SCHEMES)
         if c1 < 0 or c2 < 0 or iterations < 1:
             raise ValueError(f"expected c1 >= 0, c2 >= 0 and iterations >= 1, got {c1}, {c2} and {iterations}")
-        self.features: Features | None = WordFeatures() if features is None else features
+        self.features = WordFeatures() if features is None else features
         self.options = dict(scheme=scheme, c1=c1, c2=c2, iterations=iterations, backward=backward)
         self.scheme, self.backward, self.progress = scheme, backward, progress
         self.tags: list[str] = []
@@ -66,24 +64,17 @@ class CRFTagger(Tagger):
 
         Raises ValueError: no token, entities of which tags can hold none, or features that are not one list a token.
         """
-        sentences = learnable(train)
-        c1, c2, total = self.options["c1"], self.options["c2"], self.options["iterations"]
-        with tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress or None, leave=False) as bar:
-            trainer = _Trainer(bar)
-            trainer.select("lbfgs")
-            trainer.set_params({"c1": c1, "c2": c2, "max_iterations": total, "feature.possible_transitions": True})
+        sentences, total = learnable(train), self.options["iterations"]
+        settings = {"c1": self.options["c1"], "c2": self.options["c2"], "max_iterations": total}
+        trainer = _Trainer("lbfgs", settings | {"feature.possible_transitions": True}, verbose=False)
+        trainer.bar = tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress or None, leave=False)
+        with trainer.bar, tempfile.TemporaryDirectory() as temporary:
             for sentence in sentences:
-                tags = self.tags_of(sentence)
-                trainer.append(self._items(sentence), tags[::-1] if self.backward else tags)
-            with tempfile.TemporaryDirectory() as temporary:
-                trainer.train(str(Path(temporary) / "model"))
-                self._open((Path(temporary) / "model").read_bytes())
+                tags = to_tags(sentence, self.scheme, on_loss="drop")
+                trainer.append(self._items(sentence), _turned(tags, self.scheme) if self.backward else tags)
+            trainer.train(str(Path(temporary, "model")))
+            self._open(Path(temporary, "model").read_bytes())
         return self
-
-    def tags_of(self, sentence: Sentence) -> list[str]:
-        """The tags of the sentence's entities as this tagger would learn them, one a token, from left to right."""
-        tags = to_tags(sentence, self.scheme, on_loss="drop")
-        return _turned(tags, self.scheme)[::-1] if self.backward else tags
 
     def _items(self, sentence: Sentence) -> list[list[str]]:
         """The features of each token, in the order of reading."""
@@ -165,15 +156,11 @@ def _turned(tags: list[str], scheme: str) -> list[str]:
 
 
 class _Trainer(pycrfsuite.Trainer):
-    """CRFsuite's trainer with a bar."""
-
-    def __init__(self, bar: tqdm) -> None:
-        super().__init__(verbose=False)
-        self._bar = bar
+    bar: tqdm
 
     def message(self, line: str) -> None:
         """CRFsuite calls this with each line of its log; Ctrl-C is raised here and ends the training."""
         if line.startswith("***** Iteration"):
-            self._bar.update()
+            self.bar.update()
         elif line.startswith("Loss: "):
-            self._bar.set_postfix_str(f"loss {float(line[6:]):.0f}", refresh=False)
+            self.bar.set_postfix_str(f"loss {float(line[6:]):.0f}", refresh=False)
