@@ -6,7 +6,7 @@ split, which are a few hundred instead of many thousands. One printed line says 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +44,7 @@ class Lexicon:
 
     @classmethod
     def from_json(cls, saved: dict) -> Lexicon:
-        """The lexicon of which this is `dataclasses.asdict`, from JSON."""
+        """From what `dataclasses.asdict` made of one."""
         return cls(**saved | {"names": tuple(saved["names"])})
 
 
@@ -75,17 +75,14 @@ def lexicon_for(kind: str) -> str | None:
 
 
 def load_lexicon(name: str) -> Lexicon:
-    """A list of names; prints one line that says where it came from.
-
-    Raises ValueError: an unknown name; the message lists the known ones. FormatError: a file without the column wanted.
-    """
+    """A list of names. Raises ValueError for an unknown name, FormatError for a file without the column wanted."""
     check_choice("lexicon", name, SOURCES)
     files, lower, types = SOURCES[name]
     where, folder = "from the cache", ROOT / "data" / "cache" / "lexicons"
     if not all((folder / file).exists() for file in files):
         where, folder = "from COURSE_DATA", find_copy(files, "lexicons", "")
     if folder:
-        names = _read(folder, files)
+        names = (name for file, column in files.items() for name in _read(folder / file, column))
     else:
         where = "mentions in the course's own train split; COURSE_DATA=FOLDER says where the lists are"
         own = read_jsonl(ROOT / "data" / COURSE_CORPUS / "train.jsonl")
@@ -95,33 +92,23 @@ def load_lexicon(name: str) -> Lexicon:
     return lexicon
 
 
-def _read(folder: Path, files: Mapping[str, str]) -> Iterator[str]:
-    """The names in all files; headings of MeSH also turned round."""
-    for file, column in files.items():
-        for name in _column(folder / file, column):
-            yield name
-            if "mesh" in file:
-                yield turn_heading(name)
-
-
-def _column(path: Path, column: str) -> Iterator[str]:
+def _read(path: Path, column: str) -> Iterator[str]:
+    """The names in a column; headings of MeSH also turned round."""
     lines = read_lines(path)
     number, head = next(lines, (1, ""))
     columns = head.split("\t")
     if column not in columns:
         raise FormatError(path, number, head, f"a header with a column {column!r}")
-    place = columns.index(column)
     for number, line in lines:
         cells = line.split("\t")
         if len(cells) != len(columns):
             raise FormatError(path, number, line, f"{len(columns)} columns with tabs between, got {len(cells)}")
-        if cells[place].strip():
-            yield cells[place].strip()
+        if name := cells[columns.index(column)].strip():
+            yield name
+            if "mesh" in path.name:
+                yield turn_heading(name)
 
 
 def turn_heading(heading: str) -> str:
-    """An inverted heading of MeSH the way it is written in a text: "Abdomen, Acute" is "Acute Abdomen".
-
-    Commas without a space behind them belong to the name ("1,2-Dipalmitoylphosphatidylcholine") and stay.
-    """
+    """A heading of MeSH as texts have it: "Abdomen, Acute" is "Acute Abdomen". Commas without a space stay."""
     return " ".join(reversed(heading.split(", ")))
