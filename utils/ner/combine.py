@@ -115,8 +115,7 @@ class VotingTagger(Tagger):
     def combine(self, votes: Sequence[Sentences]) -> list[Sentence]:
         """The sentences with the elected entities, without a score, from what each member predicts on them."""
         elected = (_elect(ballot, self.weights, self.threshold) for ballot in _collect(votes))
-        bare = ([replace(entity, score=None) for entity in entities] for entities in elected)
-        return [sentence.with_entities(entities) for sentence, entities in zip(votes[0], bare)]
+        return [sentence.with_entities(entities) for sentence, entities in zip(votes[0], elected)]
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         return [list(found.entities) for found in self.combine([member.predict(sentences) for member in self.members])]
@@ -139,7 +138,7 @@ def _collect(votes: Sequence[Sentences]) -> Ballots:
     for number, predicted in enumerate(votes):
         for ballot, sentence in zip(ballots, predicted, strict=True):
             for entity in sentence.entities:
-                ballot[entity].append(number)
+                ballot[replace(entity, score=None)].append(number)
     return ballots
 
 

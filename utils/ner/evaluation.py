@@ -117,9 +117,6 @@ def difference(
     return here, tuple(np.quantile(changes, EDGES).tolist())
 
 
-# -- counting: (correct, predicted, gold) for each sentence ----------------------------------------
-
-
 def count(
     gold: Sequence[Annotated],
     predicted: Sequence[Annotated],
@@ -192,9 +189,6 @@ def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | No
     return official_counts(official.genes.get(gold.id, []), official.alternatives.get(gold.id, []), found)
 
 
-# -- confidence intervals --------------------------------------------------------------------------
-
-
 def resample(
     rows: np.ndarray, groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0
 ) -> np.ndarray:
@@ -207,8 +201,7 @@ def resample(
         places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
         single, rows = rows, np.zeros((len(places), rows.shape[1]))
         np.add.at(rows, [places[group] for group in groups], single)
-    units = len(rows)
-    generator = np.random.default_rng(seed)
+    units, generator = len(rows), np.random.default_rng(seed)
     drawn = np.empty((resamples if units else 0, rows.shape[1]))
     for sums in drawn:
         sums[:] = np.bincount(generator.integers(units, size=units), minlength=units) @ rows

@@ -9,6 +9,7 @@ from utils.ner.sentence import Entity, Sentence
 from utils.ner.words import check_choice
 
 PAIRS = {")": "(", "]": "[", "}": "{"}
+PARTNERS = PAIRS | {opening: closing for closing, opening in PAIRS.items()}
 SHORT = re.compile(r"[^\W_]*[A-Z0-9][^\W_]*")  # a word with a capital or digit: an abbreviation or symbol
 
 
@@ -33,16 +34,14 @@ def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
         before = [token for token in sentence.tokens if token.end <= start][-1:]
         after = [token for token in sentence.tokens if token.start >= end][:1]
         for token in before if closing else after:
-            if (token.text, lone) in PAIRS.items() or (lone, token.text) in PAIRS.items():
+            if token.text == PARTNERS[lone]:
                 return Entity(min(start, token.start), max(end, token.end), entity.type)
     if opening:
         end = start + opening[0]
     if closing:
         start += closing[-1] + 1
-    left = sentence.text[start:end]
-    start += len(left) - len(left.lstrip())
     # Once more, since a bracket that was cut away may have had its partner in what is left: "( ] ) a".
-    return _balanced(sentence, Entity(start, start + len(left.strip()), entity.type)) if left.strip() else None
+    return _balanced(sentence, Entity(start, end, entity.type)) if sentence.text[start:end].strip() else None
 
 
 def _unmatched(text: str) -> tuple[list[int], list[int]]:
@@ -78,7 +77,7 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
     entities = list(sentence.entities)
-    starts, ends = ({token[edge] for token in sentence.tokens} for edge in (0, 1))
+    starts, ends = {token.start for token in sentence.tokens}, {token.end for token in sentence.tokens}
     for short, kind in kinds.items():
         for start, end in (match.span() for match in re.finditer(re.escape(short), sentence.text)):
             others = [entity for entity in entities if entity.start < start or end < entity.end]
