@@ -176,11 +176,10 @@ def _fit_once(member: Tagger, train: Sentences, dev: Sentences, folder: Path) ->
 def BioTaggerGM(lexicons: Sequence[Lexicon] = (), iterations: int = 150) -> VotingTagger:
     """Look-up of the lists as features, four CRFs that differ in direction (which needs BIO to matter, as BIOES marks
     an entity's first and last word either way), tags, window and features, post-processing of each, and a vote."""
-    kinds = [
-        (WordFeatures(lexicons=lexicons), "BIO", False),
-        (WordFeatures(lexicons=lexicons), "BIO", True),
-        (WordFeatures(lexicons=lexicons, window=3, grams=(2, 3, 4)), "BIOES", False),
-        (WordFeatures(lexicons=lexicons, window=1, stems=False, affixes=4), "BIOES", False),
+    members = [
+        CRFTagger(WordFeatures(lexicons=lexicons), "BIO", iterations=iterations),
+        CRFTagger(WordFeatures(lexicons=lexicons), "BIO", iterations=iterations, backward=True),
+        CRFTagger(WordFeatures(lexicons=lexicons, window=3, grams=(2, 3, 4)), iterations=iterations),
+        CRFTagger(WordFeatures(lexicons=lexicons, window=1, stems=False, affixes=4), iterations=iterations),
     ]
-    members = [CRFTagger(*kind, iterations=iterations, backward=backward) for *kind, backward in kinds]
     return VotingTagger(list(map(CorrectedTagger, members)))

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from utils.ner.abbreviations import find_abbreviations
-from utils.ner.sentence import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence, Token
 from utils.ner.words import check_choice
 
 PAIRS = {")": "(", "]": "[", "}": "{"}
@@ -93,29 +93,29 @@ def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:
     votes: dict[str | int, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
     documents = documents_of(sentences)
     for sentence, document in zip(sentences, documents):
-        for (start, end), kind in _symbols(sentence):
-            votes[document][sentence.text[start:end]][kind] += 1
+        for token, kind in _symbols(sentence):
+            votes[document][token.text][kind] += 1
     return [_with_one_sense(sentence, votes[document]) for sentence, document in zip(sentences, documents)]
 
 
-def _symbols(sentence: Sentence) -> list[tuple[tuple[int, int], str]]:
+def _symbols(sentence: Sentence) -> list[tuple[Token, str]]:
     """Each token that is a symbol and not part of a longer entity, with its type or ""."""
     marked = {(entity.start, entity.end): entity.type for entity in sentence.entities}
     found = []
-    for start, end, word in sentence.tokens:
-        free = not any(entity.start < end and start < entity.end for entity in sentence.entities)
-        if SHORT.fullmatch(word) and (free or (start, end) in marked):
-            found.append(((start, end), marked.get((start, end), "")))
+    for token in sentence.tokens:
+        alone = token[:2] in marked or not any(entity.overlaps(token) for entity in sentence.entities)
+        if alone and SHORT.fullmatch(token.text):
+            found.append((token, marked.get(token[:2], "")))
     return found
 
 
 def _with_one_sense(sentence: Sentence, votes: dict[str, Counter]) -> Sentence:
     entities = list(sentence.entities)
-    for (start, end), kind in _symbols(sentence):
-        ranked = votes[sentence.text[start:end]].most_common(2)
+    for token, kind in _symbols(sentence):
+        ranked = votes[token.text].most_common(2)
         if ranked[0][0] != kind and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]):
-            others = [entity for entity in entities if (entity.start, entity.end) != (start, end)]
-            entities = others + ([Entity(start, end, ranked[0][0])] if ranked[0][0] else [])
+            entities = [entity for entity in entities if (entity.start, entity.end) != token[:2]]
+            entities += [Entity(*token[:2], ranked[0][0])] if ranked[0][0] else []
     return sentence.with_entities(entities)
 
 

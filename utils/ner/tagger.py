@@ -105,8 +105,7 @@ def fingerprint(sentences: Sentences) -> str:
 def learnable(train: Sentences) -> list[Sentence]:
     """The sentences with a token (none: ValueError), for a tagger that learns tags; losses as in `say_losses`."""
     if not (sentences := [sentence for sentence in train if sentence.tokens]):
-        expected = "expected at least one sentence with a token"
-        raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token; {expected}")
+        raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token; expected one or more")
     say_losses(train)
     return sentences
 
@@ -141,8 +140,8 @@ def scored(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> list[En
 
 
 def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.ndarray:
-    columns, never = dict(zip(tagger.tags, np.asarray(marginals, float).T)), np.zeros(len(marginals))
-    backward = getattr(tagger, "backward", False)
+    columns = dict(zip(tagger.tags, np.asarray(marginals, float).T))
+    never, backward = np.zeros(len(marginals)), getattr(tagger, "backward", False)
     rows, spans = [], token_spans(sentence) if sentence.entities else {}
     for entity in sentence.entities:
         if entity not in spans:
@@ -159,15 +158,11 @@ def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.nda
     return np.array(rows).reshape(-1, 2)
 
 
-def tagger_class(name: str) -> type[Tagger]:
-    """The class of a kind; ValueError for an unknown one."""
-    check_choice("tagger", name, CLASSES)
-    return getattr(ner, CLASSES[name])
-
-
 def load_tagger(folder: str | Path) -> Tagger:
     """The tagger that `save` wrote into a folder, of whatever kind. Raises ValueError as `Tagger.load` does."""
-    return tagger_class(_read_header(folder)[0]).load(folder)
+    name, *_ = _read_header(folder)
+    check_choice("tagger", name, CLASSES)
+    return getattr(ner, CLASSES[name]).load(folder)
 
 
 def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) -> Tagger:

@@ -28,8 +28,7 @@ def stem(word: str) -> str:
 
 def shape(word: str) -> str:
     """Each capital as A, other letter as a, digit as 0; the rest as it is: "IL-2Ralpha" is "AA-0Aaaaaa"."""
-    kinds = (("A", str.isupper), ("a", str.isalpha), ("0", str.isdigit))
-    return "".join(next((sign for sign, fits in kinds if fits(letter)), letter) for letter in word)
+    return "".join("A" if c.isupper() else "a" if c.isalpha() else "0" if c.isdigit() else c for c in word)
 
 
 def short_shape(word: str) -> str:
