@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import pycrfsuite
@@ -37,7 +36,6 @@ class CRFTagger(Tagger):
 
     name = "crf"
     version = 2  # 1 had a SHA-256 of its own
-    _lock = Lock()
 
     def __init__(
         self,
@@ -73,7 +71,7 @@ class CRFTagger(Tagger):
                 tags = to_tags(sentence, self.scheme, on_loss="drop")
                 trainer.append(self._items(sentence), _turned(tags, self.scheme) if self.backward else tags)
             trainer.train(str(Path(temporary, "model")))
-            self._open(Path(temporary, "model").read_bytes())
+            self._take(Path(temporary, "model").read_bytes())
         return self
 
     def _items(self, sentence: Sentence) -> list[list[str]]:
@@ -86,50 +84,42 @@ class CRFTagger(Tagger):
             raise ValueError(f"features gave {len(lists)} lists for the {tokens}")
         return lists[::-1] if self.backward else lists
 
-    def _open(self, model: bytes) -> None:
-        self._model, self._crf = model, pycrfsuite.Tagger()
-        self._crf.open_inmemory(model)
-        self.tags = sorted(self._crf.labels())
-
-    def __getstate__(self) -> dict:
-        """For pickle and copy; CRFsuite's own part is opened again from the model."""
-        return {name: value for name, value in vars(self).items() if name != "_crf"}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        if self._model:
-            self._open(self._model)
+    def _take(self, model: bytes) -> None:
+        self._model, self.tags = model, sorted(_opened(model).labels())
 
     def _check_trained(self) -> None:
         if not self._model:
             raise ValueError("this CRFTagger has learnt nothing yet; call fit(train) or load(folder) first")
 
-    def _read(self, sentence: Sentence) -> tuple[list[str], float, np.ndarray]:
+    def _read(self, sentences: Sentences) -> Iterator[tuple[list[str], float, np.ndarray]]:
         """The most probable tags, as `from_tags` takes them, their probability, and the marginals (tokens, K)."""
         self._check_trained()
-        if not sentence.tokens:
-            return [], 1.0, np.zeros((0, len(self.tags)))
-        items = self._items(sentence)
-        with self._lock:  # CRFsuite holds one sentence at a time, so threads wait for each other
-            self._crf.set(items)
-            tags = self._crf.tag()
-            probability = self._crf.probability(tags)
-            marginals = np.array([[self._crf.marginal(tag, i) for tag in self.tags] for i in range(len(items))])
-        if self.backward:
-            tags, marginals = _turned(tags, self.scheme), marginals[::-1]
-        return tags, probability, marginals
+        model = self._model  # kept here, as CRFsuite reads from these bytes and fit may put others in their place
+        crf = _opened(model)  # it holds one sentence at a time, so that two threads cannot share it
+        for sentence in sentences:
+            if not sentence.tokens:
+                yield [], 1.0, np.zeros((0, len(self.tags)))
+                continue
+            items = self._items(sentence)
+            crf.set(items)
+            tags = crf.tag()
+            probability = crf.probability(tags)
+            marginals = np.array([[crf.marginal(tag, i) for tag in self.tags] for i in range(len(items))])
+            if self.backward:
+                tags, marginals = _turned(tags, self.scheme), marginals[::-1]
+            yield tags, probability, marginals
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
-        read = ((sentence, *self._read(sentence)) for sentence in sentences)
-        return [scored(self, from_tags(sentence, tags, self.scheme), rows) for sentence, tags, _, rows in read]
+        read = zip(sentences, self._read(sentences))
+        return [scored(self, from_tags(sentence, tags, self.scheme), rows) for sentence, (tags, _, rows) in read]
 
     def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
         """For each sentence the marginal probability of each tag at each token: (tokens, K), tags as in `tags`."""
-        return [self._read(sentence)[2] for sentence in sentences]
+        return [marginals for _, _, marginals in self._read(sentences)]
 
     def confidence(self, sentences: Sentences) -> list[float]:
         """For each sentence the probability of its most probable tag sequence, in (0, 1]; 1 for an empty one."""
-        return [self._read(sentence)[1] for sentence in sentences]
+        return [probability for _, probability, _ in self._read(sentences)]
 
     def _save(self, folder: Path) -> None:
         self._check_trained()
@@ -145,8 +135,14 @@ class CRFTagger(Tagger):
         tagger, own = cls(None, **about["options"]), about["features"]
         tagger.features = own and WordFeatures(**own, lexicons=map(Lexicon.from_json, about["lexicons"]))
         # CRFsuite trusts the file's inner offsets; `load` has found that it is not damaged.
-        tagger._open((folder / "model.crfsuite").read_bytes())
+        tagger._take((folder / "model.crfsuite").read_bytes())
         return tagger
+
+
+def _opened(model: bytes) -> pycrfsuite.Tagger:
+    crf = pycrfsuite.Tagger()
+    crf.open_inmemory(model)
+    return crf
 
 
 def _turned(tags: list[str], scheme: str) -> list[str]:
