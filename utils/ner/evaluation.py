@@ -14,23 +14,22 @@ from utils.ner.words import check_choice
 
 MODES = ("strict", "partial", "type", "bc2")
 Annotated = Sentence | Sequence[Entity]
+Annotations = Sequence[Annotated]
+Groups = Sequence[Hashable] | None  # one for each sentence
 Interval = tuple[float, float]
 EDGES = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # the quantiles that an interval of 95% lies between
 
 
 @dataclass(frozen=True)
 class Report:
-    """Precision, recall and F1 in [0, 1], of all entities together (micro average) or, in `per_type`, of one type.
-
-    A ratio with nothing below the line is 0.
-    """
+    """Precision, recall and F1 in [0, 1], of all types together (micro average); a ratio with nothing below it is 0."""
 
     mode: str
     correct: float  # found entities; half a point each for those found in part, in "partial" mode
     predicted: int  # how many were predicted
     support: int  # how many there are in the gold annotation
     intervals: dict[str, Interval]  # "precision", "recall", "f1": (low, high); empty if not drawn
-    per_type: dict[str, Report] = field(default_factory=dict)
+    per_type: dict[str, Report] = field(default_factory=dict)  # of each type the same; none in "bc2" mode
 
     @property
     def precision(self) -> float:
@@ -56,18 +55,18 @@ class Report:
 
 
 def evaluate(
-    gold: Sequence[Annotated],
-    predicted: Sequence[Annotated],
+    gold: Annotations,
+    predicted: Annotations,
     mode: str = "strict",
     *,
     official: OfficialGold | None = None,
     resamples: int = 1000,
-    groups: Sequence[Hashable] | None = None,
+    groups: Groups = None,
     seed: int = 0,
 ) -> Report:
     """Score predictions against gold annotation, sentence by sentence in the same order.
 
-    gold, predicted: sentences, or for each sentence its entities. Duplicates count once.
+    gold, predicted: sentences, or for each sentence its entities; duplicates count once.
     mode: "strict": same start, end, type and pieces, as seqeval (`mode="strict"`, IOB2) and nervaluate's "strict".
         "partial": the same characters are worth 1 and an overlap 1/2, types ignored in the total (nervaluate's
         "partial"). "type": an overlap with the same type is worth 1 (nervaluate's "ent_type"). In both, each gold
@@ -96,12 +95,7 @@ def evaluate(
 
 
 def difference(
-    gold: Sequence[Annotated],
-    first: Sequence[Annotated],
-    second: Sequence[Annotated],
-    mode: str = "strict",
-    *,
-    groups: Sequence[Hashable] | None = None,
+    gold: Annotations, first: Annotations, second: Annotations, mode: str = "strict", *, groups: Groups = None
 ) -> tuple[float, Interval]:
     """F1 of `first` minus F1 of `second` on the same gold, and its interval: `change, (low, high) = difference(...)`.
 
@@ -118,10 +112,7 @@ def difference(
 
 
 def count(
-    gold: Sequence[Annotated],
-    predicted: Sequence[Annotated],
-    mode: str = "strict",
-    official: OfficialGold | None = None,
+    gold: Annotations, predicted: Annotations, mode: str = "strict", official: OfficialGold | None = None
 ) -> np.ndarray:
     """Points, predicted and gold entities of each sentence: array (sentences, 3). Arguments as in `evaluate`."""
     check_choice("mode", mode, MODES)
@@ -189,9 +180,7 @@ def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | No
     return official_counts(official.genes.get(gold.id, []), official.alternatives.get(gold.id, []), found)
 
 
-def resample(
-    rows: np.ndarray, groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0
-) -> np.ndarray:
+def resample(rows: np.ndarray, groups: Groups = None, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """Sums of rows (sentences, columns) over samples drawn with replacement: array (resamples, columns).
 
     Of groups, all rows are drawn together; as many groups are drawn as there are. The same seed draws the same
@@ -214,7 +203,7 @@ def f1_of(sums: np.ndarray) -> np.ndarray:
     return _ratio(2 * correct, predicted + support)
 
 
-def _check_groups(gold: Sequence[Annotated], groups: Sequence[Hashable] | None) -> None:
+def _check_groups(gold: Annotations, groups: Groups) -> None:
     if groups is not None and len(groups) != len(gold):
         raise ValueError(f"{len(groups)} groups for {len(gold)} sentences; expected one for each")
 

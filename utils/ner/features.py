@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.files import write_atomically
-from utils.ner.lexicons import Lexicon
+from utils.ner.lexicons import Lexicon, automaton_of
 from utils.ner.sentence import Sentence
-from utils.ner.words import GREEK, GREEK_WORDS, ROMAN, leftmost_longest, name_parts, normalise, shape, short_shape, stem
+from utils.ner.words import GREEK, ROMAN, leftmost_longest, name_parts, normalise, shape, short_shape, stem
 
 # Strings of neighbours side by side: which of a word's strings, and at which offsets.
 JOINED = {
@@ -34,7 +34,7 @@ class LexiconMatcher:
     """Looks sentences up in lists, without regard to case, hyphens and spaces (`name_parts`)."""
 
     def __init__(self, lexicons: Sequence[Lexicon]) -> None:
-        self._automata = {lexicon.name: lexicon.automaton for lexicon in lexicons}
+        self._automata = {lexicon.name: automaton_of(lexicon.names) for lexicon in lexicons}
 
     def labels(self, words: Sequence[str]) -> dict[str, list[str]]:
         """For each list and word B, I, E or S where the word stands in a name of the list, else "".
@@ -134,7 +134,7 @@ class WordFeatures:
         framed = f"^{lower}$"
         for length in self.grams:
             own += [f"gram={framed[k : k + length]}" for k in range(len(framed) - length + 1)]
-        if lower in GREEK_WORDS or lower in GREEK:
+        if lower in GREEK or lower in GREEK.values():
             own.append("greek")
         if ROMAN.fullmatch(word):
             own.append("roman")

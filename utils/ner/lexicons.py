@@ -37,11 +37,6 @@ class Lexicon:
         """(name, kind) pairs as `DictionaryTagger` takes them; names of fewer than 3 characters are left out."""
         return [(name, kind) for name in self.names if len(name) >= SHORTEST]
 
-    @property
-    def automaton(self) -> Automaton:
-        """Finds the names in sentences of `name_parts`."""
-        return _automaton(self.names)
-
     @classmethod
     def from_json(cls, saved: dict) -> Lexicon:
         """From what `dataclasses.asdict` made of one."""
@@ -49,8 +44,9 @@ class Lexicon:
 
 
 @lru_cache(6)
-def _automaton(names: tuple[str, ...]) -> Automaton:
-    """Kept, since the members of a vote use the same lists: the course's three take 0.7 s and 68 MB each time."""
+def automaton_of(names: tuple[str, ...]) -> Automaton:
+    """Finds the names in sentences of `name_parts`. It is kept, since the members of a vote use the same lists: the
+    course's three take 0.7 s and 68 MB each time."""
     return Automaton({cut_name(name) for name in names})
 
 

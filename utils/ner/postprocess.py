@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from utils.ner.abbreviations import find_abbreviations
 from utils.ner.sentence import Entity, Sentence, Token
@@ -119,11 +119,7 @@ def _with_one_sense(sentence: Sentence, votes: dict[str, Counter]) -> Sentence:
     return sentence.with_entities(entities)
 
 
-STEPS: dict[str, Callable[[Sequence[Sentence]], list[Sentence]]] = {
-    "brackets": repair_brackets,
-    "abbreviations": agree_on_abbreviations,
-    "one-sense": one_sense,
-}
+STEPS = {"brackets": repair_brackets, "abbreviations": agree_on_abbreviations, "one-sense": one_sense}
 
 
 def postprocess(sentences: Sequence[Sentence], steps: Iterable[str]) -> list[Sentence]:

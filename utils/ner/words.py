@@ -11,7 +11,6 @@ import snowballstemmer
 NAMES = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon"
 GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", [*NAMES.split(), "phi", "chi", "psi", "omega"]))
 APART = str.maketrans({letter: f" {name} " for letter, name in GREEK.items()})
-GREEK_WORDS = frozenset(GREEK.values())
 ROMAN = re.compile(r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})")
 PARTS = re.compile(r"[^\W\d_]+|\d+")
 CACHE = 200_000  # words for which a result is kept; bounded, so that memory is
