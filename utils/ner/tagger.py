@@ -105,7 +105,8 @@ def fingerprint(sentences: Sentences) -> str:
 def learnable(train: Sentences) -> list[Sentence]:
     """The sentences with a token (none: ValueError), for a tagger that learns tags; losses as in `say_losses`."""
     if not (sentences := [sentence for sentence in train if sentence.tokens]):
-        raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token; expected one or more")
+        expected = "expected at least one sentence with a token"
+        raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token; {expected}")
     say_losses(train)
     return sentences
 
