@@ -59,8 +59,7 @@ class CorrectedTagger(Tagger):
 
     @classmethod
     def _load(cls, folder: Path) -> CorrectedTagger:
-        steps = json.loads((folder / "corrected.json").read_text("utf-8"))["steps"]
-        return cls(load_tagger(folder / "tagger"), steps)
+        return cls(load_tagger(folder / "tagger"), **json.loads((folder / "corrected.json").read_text("utf-8")))
 
 
 class VotingTagger(Tagger):
