@@ -65,11 +65,9 @@ class _Described(NamedTuple):
 
 @dataclass(eq=False)
 class WordFeatures:
-    """Turns the words of a sentence into one list of features for each.
+    """Turns the words of a sentence into one list of features for each; a `CRFTagger` also takes another callable.
 
-    Any other callable, `words -> list of lists of strings`, can take its place in a `CRFTagger`, for example one that
-    stems the words first and then calls this. `options` are the arguments but the lexicons, for JSON.
-    Raises ValueError: a number out of its range.
+    `options` are the arguments but the lexicons, for JSON. Raises ValueError: a number out of its range.
     """
 
     window: int = 2  # how many neighbours to each side are described

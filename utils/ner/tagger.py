@@ -88,12 +88,11 @@ class Tagger(ABC):
 
 
 def _read_header(folder: str | Path) -> tuple[str, int, dict[str, str]]:
-    path = Path(folder) / HEADER
     try:
-        header = json.loads(path.read_text("utf-8"))
+        header = json.loads(Path(folder, HEADER).read_text("utf-8"))
         return header["tagger"], header["version"], dict(header.get("files", {}))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder} holds no tagger: {path.name} cannot be read ({error})") from error
+        raise ValueError(f"{folder} holds no tagger: {HEADER} cannot be read ({error})") from error
 
 
 def fingerprint(sentences: Sentences) -> str:
