@@ -23,7 +23,8 @@
 # the normal distribution, Bayes' rule.
 #
 # **Time**: about ten seconds on two cores in the run shown, all on the CPU. For you: 20 minutes of reading for the
-# *core* sections and half an hour for the three pieces; *further* is for a second reading.
+# *core* sections and half an hour for the three pieces; *further* is for a second reading. (Comments such as `noqa` and
+# `NBVAL_CHECK_OUTPUT` speak to the course's tests.)
 
 # %% tags=["setup"]
 from utils.course import start
@@ -40,7 +41,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from utils.course import COLOURS, animate, check, choose, hint, play, show_images, solution  # noqa
+from utils.course import COLOURS, animate, play, show_images
+from utils.course.exercises import check, choose, hint, solution  # noqa: F401
 from utils.diffusion import GaussianDiffusion, NoiseSchedule, load_images
 
 # %% [markdown]
@@ -793,8 +795,8 @@ plt.show()
 #
 # Write $a_t = \sqrt{\bar\alpha_t}$ (`signal`) and $\sigma_t = \sqrt{1-\bar\alpha_t}$ (`sigma`), so
 # $a_t^2 + \sigma_t^2 = 1$ and $x_t = a_t\,x_0 + \sigma_t\,\epsilon$. ($\sigma_t$ keeps this meaning in all notebooks;
-# many papers give it another.) Since $x_t$ and $t$ are known, knowing $x_0$ or $\epsilon$, or another mixture of them, is
-# knowing both. The third target in use is
+# many papers give it another.) Since $x_t$ and $t$ are known, knowing $x_0$ or $\epsilon$, or another mixture of them,
+# is knowing both. The third target in use is
 #
 # $$v = a_t\,\epsilon - \sigma_t\,x_0 \qquad\text{(Salimans \& Ho 2022, section 4).}$$
 #
