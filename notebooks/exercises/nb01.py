@@ -207,7 +207,7 @@ def wrong_weights(a_t: Tensor, a_s: Tensor) -> list[tuple[int, str, Tensor]]:
     alpha, beta = a_t / a_s, 1 - a_t / a_s
     root_s, root = a_s.sqrt(), alpha.sqrt()
     variance = beta * (1 - a_s) / (1 - a_t)
-    undivided = "this is its factor in B; the mean is B / A"
+    undivided = "this is its factor in R; the mean is R / P"
     from_s = "divide by 1 - alpha-bar at t, not at s"
     return [
         (0, undivided, root_s / (1 - a_s)),
@@ -223,9 +223,9 @@ def wrong_weights(a_t: Tensor, a_s: Tensor) -> list[tuple[int, str, Tensor]]:
         (1, "the root of alpha is missing", (1 - a_s) / (1 - a_t)),
         (1, "the fraction is upside down", root * (1 - a_t) / (1 - a_s)),
         (1, "the factor 1 - alpha-bar at s is missing", root / (1 - a_t)),
-        (1, "the two weights do not add up to 1: work it out from B / A", 1 - root_s * beta / (1 - a_t)),
+        (1, "the two weights do not add up to 1: work it out from R / P", 1 - root_s * beta / (1 - a_t)),
         (2, "this is beta_t, the variance of the step forward; knowing x_0 makes it smaller", beta),
-        (2, "this is A; the variance is 1 / A", 1 / variance),
+        (2, "this is P; the variance is 1 / P", 1 / variance),
         (2, "this is the standard deviation; square it", variance.sqrt()),
         (2, "the fraction is upside down", beta * (1 - a_t) / (1 - a_s)),
         (2, "the factor beta_t is missing", (1 - a_s) / (1 - a_t)),
@@ -266,7 +266,7 @@ def check_posterior(posterior_weights: Callable) -> None:
         if not close(one, value, 1e-4, 1e-9):
             t = int((one - value).abs().argmax())
             raise Wrong(
-                f"{name} at alpha-bar_t = {a_t[t]:.4f}, alpha-bar_s = {a_s[t]:.4f} is {one[t]:.5f}; B / A and 1 / A "
+                f"{name} at alpha-bar_t = {a_t[t]:.4f}, alpha-bar_s = {a_s[t]:.4f} is {one[t]:.5f}; R / P and 1 / P "
                 f"give {value[t]:.5f}"
             )
     for one, name in zip(answer, NAMES):
@@ -279,9 +279,9 @@ def check_posterior(posterior_weights: Callable) -> None:
     check_posterior,
     hints=[
         "Only this step's alpha and beta are not given: alpha_t = a_bar_t / a_bar_s, beta_t = 1 - alpha_t.",
-        "A over the common denominator beta_t (1 - a_bar_s) has the numerator alpha_t (1 - a_bar_s) + beta_t = "
-        "alpha_t - a_bar_t + beta_t = 1 - a_bar_t. The variance is 1 / A.",
-        "Multiply both terms of B by 1 / A = beta_t (1 - a_bar_s) / (1 - a_bar_t): in that of x_t the beta_t cancels, "
+        "P over the common denominator beta_t (1 - a_bar_s) has the numerator alpha_t (1 - a_bar_s) + beta_t = "
+        "alpha_t - a_bar_t + beta_t = 1 - a_bar_t. The variance is 1 / P.",
+        "Multiply both terms of R by 1 / P = beta_t (1 - a_bar_s) / (1 - a_bar_t): in that of x_t the beta_t cancels, "
         "in that of x_0 the 1 - a_bar_s.",
     ],
 )

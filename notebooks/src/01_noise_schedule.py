@@ -440,7 +440,7 @@ t = torch.tensor([round(1000 * u) - 1 for u in fractions])
 rows, titles = [], []
 for name in ["linear", "cosine", "sigmoid"]:
     batch = x_0.expand(len(t), -1, -1, -1)
-    rows.append(q_sample(batch, t, noise, schedules[name](1000)))
+    rows.append(q_sample(batch, t, noise.expand_as(batch), schedules[name](1000)))
     titles += [f"{name}, t = {t[0]}"] + [f"t = {k}" for k in t[1:].tolist()]
 title = "Linear noise swallows the boot first; cosine and sigmoid keep it longer"
 show_images(torch.cat(rows), titles=titles, columns=len(fractions), title=title)
@@ -611,18 +611,18 @@ plt.show()
 # The bracket is a quadratic in $x_{t-1}$, so the posterior is a normal distribution. Multiply out and sort by powers of
 # $x_{t-1}$:
 #
-# $$[\;\cdot\;] = A\,x_{t-1}^2 - 2B\,x_{t-1} + \text{const},\qquad
-# A = \frac{\alpha_t}{\beta_t} + \frac{1}{1-\bar\alpha_{t-1}},\qquad
-# B = \frac{\sqrt{\alpha_t}}{\beta_t}\,x_t + \frac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}\,x_0 .$$
+# $$[\;\cdot\;] = P\,x_{t-1}^2 - 2R\,x_{t-1} + \text{const},\qquad
+# P = \frac{\alpha_t}{\beta_t} + \frac{1}{1-\bar\alpha_{t-1}},\qquad
+# R = \frac{\sqrt{\alpha_t}}{\beta_t}\,x_t + \frac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}\,x_0 .$$
 #
-# **Complete the square**: $A x^2 - 2Bx = A\,(x - B/A)^2 - B^2/A$. So the mean is $B/A$ and the variance
-# $1/A$.
+# **Complete the square**: $P x^2 - 2Rx = P\,(x - R/P)^2 - R^2/P$. So the mean is $R/P$ and the variance
+# $1/P$.
 #
 # ### Your turn: 01.3
 #
 # The mean is linear: a weight times $x_0$ plus a weight times $x_t$. Write both weights and the variance, for all steps
 # at once, from $\bar\alpha_t$ (`a_bar_t`) and $\bar\alpha_{t-1}$ (`a_bar_s`: in code the earlier step $t-1$ is called
-# $s$). First bring $A$ to a common denominator: it becomes simple with $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and
+# $s$). First bring $P$ to a common denominator: it becomes simple with $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and
 # $\alpha_t + \beta_t = 1$, and nothing is divided by $1-\bar\alpha_{t-1}$ any more, which is 0 at the first step.
 
 
@@ -641,14 +641,14 @@ check("01.3", posterior_weights)
 # %% [markdown]
 # The common denominator gives
 #
-# $$A = \frac{\alpha_t(1-\bar\alpha_{t-1}) + \beta_t}{\beta_t(1-\bar\alpha_{t-1})}
+# $$P = \frac{\alpha_t(1-\bar\alpha_{t-1}) + \beta_t}{\beta_t(1-\bar\alpha_{t-1})}
 # = \frac{1-\bar\alpha_t}{\beta_t(1-\bar\alpha_{t-1})}.$$
 #
 # Hence $q(x_{t-1}\mid x_t,x_0) = \mathcal N(x_{t-1};\ \tilde\mu_t,\ \tilde\beta_t I)$ (Ho et al. 2020,
 # eq. 6 and 7) with
 #
-# $$\tilde\beta_t = \frac1A = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t,\qquad
-# \tilde\mu_t = \frac BA =
+# $$\tilde\beta_t = \frac1P = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t,\qquad
+# \tilde\mu_t = \frac RP =
 # \underbrace{\frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}}_{\text{weight of } x_0} x_0
 # + \underbrace{\frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}}_{\text{weight of } x_t} x_t .$$
 
@@ -742,7 +742,7 @@ right.legend(fontsize=8, loc="lower center")
 plt.show()
 
 # %% [markdown]
-# No: nothing in $1/A$ depends on $x_t$ or $x_0$, and a sampler can use a fixed table of variances. They are smaller
+# No: nothing in $1/P$ depends on $x_t$ or $x_0$, and a sampler can use a fixed table of variances. They are smaller
 # than $\beta_t$, because knowing $x_0$ narrows down where the chain came from.
 #
 # ### The weights over a whole chain

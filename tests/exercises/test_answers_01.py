@@ -94,9 +94,9 @@ def first_step_apart(a_bar_t, a_bar_s):
     alpha = a_bar_t / a_bar_s
     beta, later = 1 - alpha, a_bar_s < 1
     rest = torch.where(later, 1 - a_bar_s, 1.0)
-    A = alpha / beta + 1 / rest
-    x_0_weight, x_t_weight = a_bar_s.sqrt() / rest / A, alpha.sqrt() / beta / A
-    values = zip((x_0_weight, x_t_weight, 1 / A), (1.0, 0.0, 0.0))
+    P = alpha / beta + 1 / rest
+    x_0_weight, x_t_weight = a_bar_s.sqrt() / rest / P, alpha.sqrt() / beta / P
+    values = zip((x_0_weight, x_t_weight, 1 / P), (1.0, 0.0, 0.0))
     return tuple(torch.where(later, value, first) for value, first in values)
 
 
@@ -255,10 +255,10 @@ def posterior(form):
     return answer
 
 
-def by_A_and_B(a_bar_t, a_bar_s):
+def by_P_and_R(a_bar_t, a_bar_s):
     alpha = a_bar_t / a_bar_s
-    A = alpha / (1 - alpha) + 1 / (1 - a_bar_s)
-    return a_bar_s**0.5 / (1 - a_bar_s) / A, alpha**0.5 / (1 - alpha) / A, 1 / A
+    P = alpha / (1 - alpha) + 1 / (1 - a_bar_s)
+    return a_bar_s**0.5 / (1 - a_bar_s) / P, alpha**0.5 / (1 - alpha) / P, 1 / P
 
 
 def short_chain(form):
@@ -331,12 +331,12 @@ WRONG = [
     ("01.2", lambda T: ratios(curve(T, dtype=torch.float32)), "loses digits in float32"),
     ("01.2", lambda T: ratios(curve(T, offset=0.01)), "betas[0] should be"),
     ("01.2", lambda T: ratios(curve(T)).flip(0), "should be"),
-    ("01.3", by_A_and_B, "nothing may be divided by 1 - a_bar_s"),
+    ("01.3", by_P_and_R, "nothing may be divided by 1 - a_bar_s"),
     ("01.3", posterior(lambda t, s, alpha, beta, right: (right[1], right[0], right[2])), "exchanged"),
     ("01.3", posterior(lambda t, s, alpha, beta, right: right[:2]), "got 2"),
     ("01.3", posterior(lambda t, s, alpha, beta, right: (right[0], right[1], beta)), "the step forward"),
     ("01.3", posterior(lambda t, s, alpha, beta, right: (right[0], right[1], right[2].sqrt())), "square it"),
-    ("01.3", posterior(lambda t, s, alpha, beta, right: (right[0], right[1], 1 / right[2])), "this is A"),
+    ("01.3", posterior(lambda t, s, alpha, beta, right: (right[0], right[1], 1 / right[2])), "this is P"),
     ("01.3", posterior(lambda t, s, alpha, beta, right: (right[0], right[1], 1 - s)), "x_t tells more"),
     ("01.3", posterior(lambda t, s, alpha, beta, right: (s * beta / (1 - t), *right[1:])), "root of alpha-bar at s"),
     ("01.3", posterior(lambda t, s, alpha, beta, right: (t**0.5 * beta / (1 - t), *right[1:])), "at s, not at t"),
@@ -351,9 +351,9 @@ WRONG = [
         "here stands alpha-bar",
     ),
     ("01.3", posterior(lambda t, s, alpha, beta, right: (s**0.5, *right[1:])), "what all have added"),
-    ("01.3", posterior(lambda t, s, alpha, beta, right: (s**0.5 / (1 - s), *right[1:])), "factor in B"),
+    ("01.3", posterior(lambda t, s, alpha, beta, right: (s**0.5 / (1 - s), *right[1:])), "factor in R"),
     ("01.3", posterior(lambda t, s, alpha, beta, right: (right[0], 1 - right[0], right[2])), "do not add up to 1"),
-    ("01.3", posterior(lambda t, s, alpha, beta, right: (right[0], 0.9 * right[1], right[2])), "B / A and 1 / A"),
+    ("01.3", posterior(lambda t, s, alpha, beta, right: (right[0], 0.9 * right[1], right[2])), "R / P and 1 / P"),
     ("01.4", lambda betas, keep: betas[keep], "returned as they were"),
     ("01.4", short_chain(lambda kept, before: kept), "this is alpha-bar"),
     ("01.4", short_chain(lambda kept, before: 1 - kept), "all steps so far"),
