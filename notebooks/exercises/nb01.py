@@ -404,7 +404,7 @@ def check_snr(betas_from_snr: Callable) -> None:
     check_snr,
     hints=[
         "Solve SNR = alpha-bar / (1 - alpha-bar) for alpha-bar first.",
-        "alpha-bar = SNR / (1 + SNR). Then the betas follow from ratios of neighbours, as in betas_from_curve.",
+        "alpha-bar = SNR / (1 + SNR). Then the betas follow from ratios of neighbours, as in betas_from_alpha_bar.",
     ],
 )
 def betas_from_snr(snr):

@@ -991,7 +991,7 @@ show_images(torch.cat([*variants, wrapped]), titles=titles, columns=6, title=tit
 # clamp to [-1, 1] before you convert, as `show_images` does.
 
 # %% [markdown]
-# ## 10. Play
+# ## 10. Play · *further*
 #
 # The image at step `t`, its pixels' histogram, and where `t` lies on the SNR curve. First for three fixed values.
 
