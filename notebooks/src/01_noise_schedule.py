@@ -81,8 +81,8 @@ right.set_title("Its pixels: mostly background, no bell curve")
 plt.show()
 
 # %% [markdown]
-# The mean is clearly below 0, because the background sits at -1. The forward process will turn this histogram into a
-# standard bell curve, and the reverse process has to turn it back.
+# Clearly below 0, because the background sits at -1. The forward process will turn this histogram into a standard bell
+# curve, and the reverse process has to turn it back.
 #
 # ## 1. Adding noise, one step at a time · *core*
 #
@@ -230,8 +230,7 @@ alphas_cumprod = alpha_bars(betas)
 # $$\mathrm{SE}(\text{difference of means}) = \sqrt{\tfrac{V_1 + V_2}{n}},\qquad
 # \mathrm{SE}(\text{difference of variances}) = \sqrt{\tfrac{2(V_1^2 + V_2^2)}{n-1}}\ \text{ (for normals).}$$
 #
-# **Predict before you run:** if both ways are right, how often should a difference exceed 2 SE? (The walk takes a few
-# seconds.)
+# **Predict before you run:** if both ways are right, how often should a difference exceed 2 SE?
 
 # %%
 draws = 10_000
@@ -307,7 +306,7 @@ plt.show()
 # %% [markdown]
 # ## 3. Three schedules, for any number of steps · *core*
 #
-# **Question:** which betas? And what if we want 50 or 4000 steps instead of 1000?
+# **Question:** which betas, for 1000 steps, for 50, for 4000?
 #
 # What matters is the curve $\bar\alpha_t$: how much of the image is left. It should
 # fall from about 1 to about 0, **whatever $T$ is**. There are two ways to get this.
@@ -587,7 +586,7 @@ plt.show()
 
 # %% [markdown]
 # With unscaled betas $x_T$ in training is a faded photograph: the class can be read from it nearly as well as from the
-# clean image, by this crude guess, and its mean pixel gives most images away. Scaled betas pass both tests.
+# clean image, and its mean pixel gives most images away. Scaled betas pass both tests.
 #
 # A milder form is common: Stable Diffusion's schedule keeps $\sqrt{\bar\alpha_T} = 0.068$, and its samples are never
 # very dark or very bright (Lin et al. 2023).
@@ -1028,7 +1027,7 @@ for t in [50, 300, 999]:
     plt.show()
 
 # %% [markdown]
-# Now move the sliders. At $T = 200$, compare "linear, unscaled" with "linear" at the last
+# At $T = 200$, compare "linear, unscaled" with "linear" at the last
 # $t$. Find the $t$ at which you can no longer tell that it is a boot, for each schedule, and read the SNR
 # there: is it the same?
 
@@ -1090,7 +1089,7 @@ check("01.5", betas_from_snr)
 # Somebody hands you `forward(x_0, alpha_bar)`, which claims to draw $x_t$ from eq. 4. Write a test that
 # is passed by the right one, every time, and by none that has another mean or variance: not by the last four bugs of
 # section 9, nor by an image shrunk by $\bar\alpha_t$ instead of its root, nor by one with its sign turned. Call
-# it as often as you like, with any images you make up.
+# it as often as you like, with any images.
 
 
 # %%
@@ -1117,7 +1116,7 @@ check("01.6", is_forward_process)
 # | $\tilde\mu_t$, $\tilde\beta_t$ | `q_posterior(...)` | mean, variance of the posterior |
 # | $v = a_t\,\epsilon - \sigma_t\,x_0$ | `v` | the target this course trains on |
 #
-# 1. Adding noise in $T$ small steps is the same as adding it in one jump, so any $x_t$ costs one line.
+# 1. Adding noise in $t$ small steps is the same as adding it in one jump.
 # 2. A schedule is a curve from all image to all noise; it must arrive, whatever $T$ is, or the sampler
 #    starts from something the network never saw.
 # 3. Given $x_0$, the way back is a normal distribution with known mean and variance, and noise, $x_0$ and
