@@ -5,24 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from notebooks.exercises import as_float64, as_number, close
+from notebooks.exercises import SHAPES, as_float64, as_number, close, normal, refuse_changes, shaped, wrong_mixtures
 from utils.course.exercises import Wrong, exercise
 
 STEPS = 40
 CURVE = torch.cos(torch.linspace(0.05, 1.52, STEPS, dtype=torch.float64)) ** 2  # falls from 0.998 to 0.003
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 # -- 00.1 ------------------------------------------------------------------------------------------
-
-SHAPES = "alphas_cumprod[t] has shape (B,); .view(-1, *[1] * (x_0.ndim - 1)) makes it (B, 1, ...)"
-
-
-def shaped(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def weights_of(seen: Tensor, one: Tensor, other: Tensor) -> tuple[float, float, bool]:
@@ -31,39 +21,6 @@ def weights_of(seen: Tensor, one: Tensor, other: Tensor) -> tuple[float, float, 
     weights = torch.linalg.lstsq(parts, seen.double().flatten()[:, None]).solution
     first, second = weights.flatten().tolist()
     return first, second, close(parts @ weights, seen.flatten()[:, None], 1e-3, 1e-3)
-
-
-def refuse_changes(given: list[Tensor], before: list[Tensor], names: str) -> None:
-    if not all(map(torch.equal, given, before)):
-        raise Wrong(
-            f"your function changes what it is given, in place; make a new tensor and leave {names} as they are"
-        )
-
-
-def wrong_mixtures(x_0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
-    """What the most natural mistakes give, by what is wrong with them."""
-    a_bar = shaped(CURVE[t], x_0)
-    signal, sigma = a_bar.sqrt(), (1 - a_bar).sqrt()
-    first, before = shaped(CURVE[t[:1]], x_0), shaped(CURVE[t - 1], x_0)
-    found = {
-        "the weights of image and noise are exchanged": sigma * x_0 + signal * noise,
-        "alpha-bar is the square of the weight: take its root, for the image and for the noise": a_bar * x_0
-        + (1 - a_bar) * noise,
-        "the noise has weight 1 - alpha-bar, a variance; take its root": signal * x_0 + (1 - a_bar) * noise,
-        "the image has weight alpha-bar; take its root": a_bar * x_0 + sigma * noise,
-        "the weights add up to 1; their squares should, so that the variance does not sink half-way": signal * x_0
-        + (1 - signal) * noise,
-        "a**1/2 is (a**1)/2; the root is a**0.5": a_bar / 2 * x_0 + (1 - a_bar) / 2 * noise,
-        "the image is not shrunk": x_0 + sigma * noise,
-        "every item is mixed as much as the first; each has a t of its own": first.sqrt() * x_0
-        + (1 - first).sqrt() * noise,
-        "this is the mixture of step t - 1; the least noisy step is t = 0": before.sqrt() * x_0
-        + (1 - before).sqrt() * noise,
-    }
-    if len(x_0) == x_0.shape[-1]:
-        across = CURVE[t].sqrt() * x_0 + (1 - CURVE[t]).sqrt() * noise
-        found[f"the weights run along the last axis instead of one for each item: {SHAPES}"] = across
-    return found
 
 
 def check_q_sample(q_sample: Callable) -> None:
@@ -83,7 +40,7 @@ def check_q_sample(q_sample: Callable) -> None:
         right = a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise
         if close(seen, right, 1e-4, 1e-5):
             continue
-        for fault, wrong in wrong_mixtures(x_0, noise, t).items():
+        for fault, wrong in wrong_mixtures(x_0, noise, t, CURVE).items():
             if close(seen, wrong, 1e-4, 1e-5):
                 raise Wrong(fault)
         if not torch.equal(seen, as_float64(q_sample(x_0, t, noise, CURVE.float()), shape)):

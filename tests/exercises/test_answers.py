@@ -11,33 +11,19 @@ from utils.course.exercises import grade
 # -- right ---------------------------------------------------------------------------------------------------
 
 
-def at_one_noise_level(forward):
-    for value in (-1.0, 0.0, 1.0):
-        x_t = forward(torch.full((200_000,), value), 0.5)
-        if abs(x_t.mean() - 0.5**0.5 * value) > 0.01 or abs(x_t.var() - 0.5) > 0.01:
-            return False
-    return True
-
-
 def softmax_of_two(x_t, signal, sigma):
     logits = torch.stack([x_t - signal, x_t + signal]).square() / (-2 * sigma**2)
     plus, minus = logits.softmax(0)
     return plus - minus
 
 
-@pytest.mark.parametrize(("number", "answer"), [("01.4", at_one_noise_level), ("02.3", softmax_of_two)])
+@pytest.mark.parametrize(("number", "answer"), [("02.3", softmax_of_two)])
 def test_another_right_answer_passes(number, answer):
     passed, message = grade(number, answer)
     assert passed, message
 
 
 # -- wrong ---------------------------------------------------------------------------------------------------
-
-
-def not_shrunk_unseen(forward):
-    """Looks at images of 0 only, so that what is done to the image stays unseen."""
-    x_t = forward(torch.zeros(100_000), 0.5)
-    return bool(abs(x_t.mean()) < 0.02 and abs(x_t.var() - 0.5) < 0.02)
 
 
 def advance_by_half(encoding, k, max_period=10_000.0):
@@ -80,7 +66,6 @@ def a_number_for_each_pixel(x_t, noise, a_bar_t, a_bar_s):
 @pytest.mark.parametrize(
     ("number", "answer", "told"),
     [
-        ("01.4", not_shrunk_unseen, "lets a broken one pass: an image that is not shrunk"),
         ("02.2", advance_by_half, r"at t=\d+ column \d+ .* should be -?[\d.]+, got -?[\d.]+"),
         ("02.3", two_densities, r"x_t = -1, -0.2, 0, 0.2, 1 should give -1, -1, 0, 1, 1; got -1, nan, nan, nan, 1"),
         ("02.4", likeliest_t, r"x_t = -?[\d.]+ should give -?[\d.]+, got -?[\d.]+"),
