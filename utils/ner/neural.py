@@ -174,14 +174,12 @@ class NeuralTagger(Tagger):
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The windows of a sentence, each with its tags as numbers."""
         tags = to_tags(sentence, self.scheme, on_loss="drop")
-        return [
+        examples = []
+        for window in self._windows(sentence):
             # An entity that the edge of a window cuts is an entity of its own there.
-            (
-                window,
-                list(map(self.tags.index, convert_tags(tags[window.start : window.end], self.scheme, self.scheme))),
-            )
-            for window in self._windows(sentence)
-        ]
+            inside = convert_tags(tags[window.start : window.end], self.scheme, self.scheme)
+            examples.append((window, list(map(self.tags.index, inside))))
+        return examples
 
     def _padded(self, rows: Sequence[Sequence], fill: int = 0) -> Tensor:
         """Integers (B, longest, ...) on the device."""

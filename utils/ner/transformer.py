@@ -69,9 +69,7 @@ class EncoderNetwork(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to emissions (B, T, K)."""
         ids = batch["ids"]
-        if (
-            self.training and self.piece_dropout
-        ):  # so that names are recognised by the rest of them and the context, too
+        if self.training and self.piece_dropout:  # names are to be recognised by their other pieces and the context, too
             chosen = torch.rand(ids.shape, device=ids.device) < self.piece_dropout
             ids = ids.masked_fill(chosen & ~torch.isin(ids, self.special), self.mask)
         hidden = self.encoder(input_ids=ids, attention_mask=batch["attention"]).last_hidden_state  # (B, P, H)
@@ -138,9 +136,8 @@ class TransformerTagger(NeuralTagger):
             encoder.pooler = None  # unused, and not in that network
         ends = tokenizer.cls_token_id, tokenizer.sep_token_id
         self._before, self._after = ([] if piece is None else [piece] for piece in ends)
-        most = min(
-            getattr(encoder.config, "max_position_embeddings", MAX_PIECES), tokenizer.model_max_length, MAX_PIECES
-        )
+        readable = getattr(encoder.config, "max_position_embeddings", MAX_PIECES)
+        most = min(readable, tokenizer.model_max_length, MAX_PIECES)
         self._limit = most - len(self._before) - len(self._after)
 
     def _windows(self, sentence: Sentence) -> list[Window]:
