@@ -69,7 +69,7 @@ class EncoderNetwork(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to emissions (B, T, K)."""
         ids = batch["ids"]
-        if self.training and self.piece_dropout:  # names are to be recognised by their other pieces and the context, too
+        if self.training and self.piece_dropout:  # names are to be known by their other pieces and the context, too
             chosen = torch.rand(ids.shape, device=ids.device) < self.piece_dropout
             ids = ids.masked_fill(chosen & ~torch.isin(ids, self.special), self.mask)
         hidden = self.encoder(input_ids=ids, attention_mask=batch["attention"]).last_hidden_state  # (B, P, H)
