@@ -134,12 +134,12 @@ def check_writable(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path | None) -> Iterator[None]:
-    """Keep other trainings out of this folder, if any, else OSError that names the other one; it ends with the process.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of this folder, else OSError that names the other one; it ends with the process.
 
     Windows and some network file systems have no such lock: nothing is done there.
     """
-    if folder is None or os.name == "nt":
+    if os.name == "nt":
         yield
         return
     import fcntl
