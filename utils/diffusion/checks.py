@@ -40,12 +40,11 @@ def check_images(images: Tensor) -> None:
     """Images are (N, C, H, W), and uint8 or float in [-1, 1]."""
     if images.ndim != 4:
         raise ValueError(f"images must have shape (N, C, H, W), got (N, {', '.join(map(str, images.shape[1:]))})")
-    if not images.is_floating_point() or images.device.type != "cpu":
-        return  # looking at values makes a GPU wait
-    low, high = images.min().item(), images.max().item()
-    if not (low >= -1.001 and high <= 1.001):
-        advice = "scale pixels of 0..255 by x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"
-        raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {advice}")
+    if images.is_floating_point() and images.device.type == "cpu":  # looking at values makes a GPU wait
+        low, high = images.min().item(), images.max().item()
+        if not (low >= -1.001 and high <= 1.001):
+            advice = "scale pixels of 0..255 by x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"
+            raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {advice}")
 
 
 def as_labels(y: Any, count: int) -> Tensor:
@@ -64,6 +63,5 @@ def check_labels(y: Tensor, num_classes: int, hidden: bool = False) -> None:
     """All labels are 0..num_classes-1; with `hidden`, num_classes (no label) is one too."""
     outside = y[(y < 0) | (y >= num_classes + hidden)]
     if len(outside):
-        advice = "; number the classes from 0, or build the network with more"
-        advice = f" ({num_classes} stands for no label)" if hidden else advice
-        raise ValueError(f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}{advice}")
+        hint = f" ({num_classes} stands for no label)" if hidden else "; number them from 0, or build it with more"
+        raise ValueError(f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}{hint}")
