@@ -1,8 +1,4 @@
-"""Models on disk: whole or not at all, and never able to run code.
-
-A model is one safetensors file: the weights, the schedule's betas, and in its header how to rebuild the network.
-A training's folder holds it and the training state: weights, EMA, optimiser, step, and what has to stay the same.
-"""
+"""Models, each one safetensors file, and the folder of a training: written whole or not at all, unable to run code."""
 
 import contextlib
 import functools
@@ -30,10 +26,8 @@ from utils.files import check_writable, load_state, lock_folder, save_state, wri
 
 FORMAT = "diffusion-course-1"
 BETAS = "schedule.betas"
-COMPILED = "_orig_mod."  # what torch.compile puts into the names of weights
 NUMBERS = ("step", "seconds", "loss", "validation_loss")  # of a TrainState that are saved
 STATE, MODEL = "checkpoint.pt", "model.safetensors"  # the files of a training's folder
-PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def save_model(
@@ -43,7 +37,7 @@ def save_model(
     tensors = {BETAS: diffusion.schedule.betas}
     for name, value in unwrap(model).state_dict().items():
         value = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
-        tensors[name.replace(COMPILED, "")] = value.contiguous()
+        tensors[name.replace("_orig_mod.", "")] = value.contiguous()  # without what torch.compile puts in
     process = {"schedule": diffusion.schedule.name, "prediction": diffusion.prediction}
     header = {"format": FORMAT, "unet": json.dumps(config_of(model)), **process, "notes": json.dumps(notes)}
     write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
@@ -51,9 +45,9 @@ def save_model(
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The network itself, inside what torch.compile and several GPUs put around it."""
-    while isinstance(model, PARALLEL) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, PARALLEL) else model._orig_mod
-    return model
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrap(model.module)
+    return unwrap(model._orig_mod) if hasattr(model, "_orig_mod") else model
 
 
 def config_of(model: nn.Module) -> dict[str, Any] | None:
@@ -76,10 +70,10 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UN
         if (config := json.loads(header["unet"])) is None:
             raise ValueError("they are of no UNet: build that network, and give it the tensors that load_file reads")
         model = UNet(**config)
-        model.load_state_dict({name.replace(COMPILED, ""): value.float() for name, value in tensors.items()})
+        model.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        about = " ".join(str(error).split())[:500]
-        raise ValueError(f"no network can be built from the weights in {Path(path).name}: {about}") from error
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(f"no network can be built from the weights in {Path(path).name}: {reason}") from error
     return model.to(device).eval(), diffusion
 
 
@@ -155,10 +149,7 @@ class TrainingFolder:
         self.writes = self.path is not None and accelerator.is_main_process
         for name in (STATE, MODEL) if self.writes else ():
             check_writable(self.path / name)
-
-    def locked(self) -> contextlib.AbstractContextManager:
-        """To keep other trainings out."""
-        return lock_folder(self.path) if self.writes else contextlib.nullcontext()
+        self.lock = lock_folder(self.path) if self.writes else contextlib.nullcontext()
 
     def save(self, state: Any) -> None:
         """Write a TrainState."""

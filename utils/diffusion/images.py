@@ -1,8 +1,4 @@
-"""Images to train on: `load_images` finds them, keeps them as uint8, and hands them out in [-1, 1].
-
-Fashion-MNIST is looked for in the course's cache (data/cache), in COURSE_DATA, in Debian's package
-dataset-fashion-mnist and at its public source; at last there is the small set that the repository carries.
-"""
+"""Images to train on: `load_images` finds them, keeps them as uint8, and hands them out in [-1, 1]."""
 
 import contextlib
 import gzip
@@ -179,7 +175,7 @@ SOURCES = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10, "digits": _digi
 
 
 def _first_whole(read: Callable, files: Iterable[str], folders: tuple, dataset: type, pattern: str) -> ImageSet:
-    """What `read` makes of the first whole copy on this machine, or else of the files downloaded just now."""
+    """What `read` makes of the first whole copy on this machine, or else of the files at their public source."""
     cache = ROOT / "data" / "cache" / folders[0]
     homes = {"from the cache": cache, "from COURSE_DATA": None, "from this machine's package": DEBIAN / folders[0]}
     for origin, home in homes.items():

@@ -49,10 +49,9 @@ def read_folder(folder: Path, size: int, channels: int) -> tuple[Tensor, Tensor,
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder and below, in order; links are followed, but not back to a folder above.
+    """The pictures in a folder and below, in order, and what cannot be looked into, such as a link to nothing.
 
-    Without hidden folders and files (.git, .ipynb_checkpoints) and what macOS adds to an archive (__MACOSX, ._name).
-    What cannot be looked into, a link to nothing say, is given too: it will not open, and so be named.
+    Links are followed, but not back to a folder above. Hidden files (.git) and those of macOS (__MACOSX) are left out.
     """
     found, hidden = [], (".", "__MACOSX")
     walk = os.walk(folder, onerror=lambda error: found.append(Path(error.filename)), followlinks=True)

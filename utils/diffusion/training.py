@@ -111,7 +111,7 @@ def train(
         raise ValueError(f"batch_size must be a multiple of the processes, here {count}; got {recipe.batch_size}")
     about = describe(model, diffusion, recipe, (len(images), x_0, y)) if out else {}
     folder = TrainingFolder(out, accelerator, about, {"steps": steps, "minutes": minutes})
-    with folder.locked():
+    with folder.lock:
         state = prepare(model, accelerator)
         try:
             if folder.restore(state):
