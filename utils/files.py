@@ -133,11 +133,8 @@ def check_writable(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of this folder, else OSError that names the other one; it ends with the process.
-
-    Windows and some network file systems have no such lock: nothing is done there.
-    """
-    if os.name == "nt":
+    """Keep other trainings out of this folder, else OSError that names the other one; it ends with the process."""
+    if os.name == "nt":  # which has no such lock
         yield
         return
     import fcntl
@@ -201,7 +198,7 @@ def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> d
     import torch
 
     path = Path(path)
-    content = io.BytesIO(path.read_bytes())
+    content = io.BytesIO(path.read_bytes())  # FileNotFoundError comes out as it is
     try:
         state = torch.load(content, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
@@ -224,19 +221,19 @@ def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> d
 
 
 def find_copy(files: Sequence[str], *folders: str) -> Path | None:
-    """The folder that has all these files: one of `folders` in COURSE_DATA, or it itself where it has such a name.
+    """Where all these files are: in one of `folders` in COURSE_DATA, or in it itself if it has such a name; else None.
 
-    None where there is none, and where COURSE_DATA is set a warning that says so.
+    That COURSE_DATA is set and does not have them is said in a warning.
     """
     if not (named := os.environ.get("COURSE_DATA")):
         return None
     home = Path(os.path.expanduser(named))
-    places = [home / folder for folder in folders] + [home for folder in folders if home.name == Path(folder).name]
-    found = next((place for place in places if all((place / file).exists() for file in files)), None)
-    if found is None:
-        lacks = f"has no {', '.join(files)} in {' or '.join(folder or '.' for folder in folders)}"
-        warnings.warn(f"COURSE_DATA={named} {lacks if home.is_dir() else 'is no folder'}; passed over", stacklevel=3)
-    return found
+    for place in [home / folder for folder in folders] + [home for folder in folders if home.name == Path(folder).name]:
+        if all((place / file).exists() for file in files):
+            return place
+    lacks = f"has no {', '.join(files)} in {' or '.join(folder or '.' for folder in folders)}"
+    warnings.warn(f"COURSE_DATA={named} {lacks if home.is_dir() else 'is no folder'}; passed over", stacklevel=3)
+    return None
 
 
 def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:

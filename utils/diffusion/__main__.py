@@ -21,11 +21,8 @@ from utils.diffusion.training import TrainState, train
 from utils.diffusion.unet import UNet
 from utils.files import TrainingDiverged, check_writable, save_state, stream_seed
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; the end of a job; a closed terminal
-
 
 def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
@@ -112,9 +109,10 @@ def noted_signals() -> Iterator[list[str]]:
         noted.append(signal.Signals(number).name)
         signal.signal(number, signal.default_int_handler)
 
+    stopping = {"SIGINT", "SIGTERM", "SIGHUP"}  # Ctrl-C; the end of a job; a closed terminal, which Windows lacks
     with contextlib.ExitStack() as stack:
-        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+        for number in signal.Signals:
+            if number.name in stopping and signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                 stack.callback(signal.signal, number, signal.signal(number, note))
         yield noted
 

@@ -69,10 +69,7 @@ class ImageSet:
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 0..255 to float32 in [-1, 1]; floats are there already and become float32, unless they are float64.
-
-    Raises ValueError for other whole numbers.
-    """
+    """uint8 0..255 to float32 in [-1, 1]; floats, in [-1, 1] already, to float32 or float64; ValueError for others."""
     if pixels.dtype == torch.uint8:
         return pixels.float() / 127.5 - 1
     if not pixels.is_floating_point():
@@ -125,9 +122,6 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scal
     grid |= dict(normalize=True, value_range=(-1, 1), format="png")
     write_atomically(path, lambda part: save_image(large, part, **grid))
     return Path(path)
-
-
-# -- data sets with a name -------------------------------------------------------------------------
 
 
 def _fashion_mnist(split: str) -> ImageSet:

@@ -143,9 +143,6 @@ def train(
             accelerator.free_memory()
 
 
-# -- one step ------------------------------------------------------------------------------------------
-
-
 def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: Settings, accelerator: Accelerator):
     """Algorithm 1, lines 2 to 5, with clipping and the EMA; moves `state` on in place.
 
@@ -233,9 +230,6 @@ def validation_loss(
         losses.append(diffusion.loss(model, x_0, t, noise, y))
     model.train(was_training)
     return torch.stack(losses).float().cpu()
-
-
-# -- setting up ----------------------------------------------------------------------------------------
 
 
 def make_accelerator(device: torch.device, precision: str | None) -> Accelerator:
