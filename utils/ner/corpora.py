@@ -132,9 +132,12 @@ def _download_all(name: str, about: dict, cache: Path) -> None:
 
 def _columns(name: str, about: dict, folder: Path, source: str) -> Corpus:
     def read(split: str) -> list[Sentence]:
+        sentences = read_conll(folder / f"{split}.tsv", tags=about.get("tags", -1))
         official = folder / "official" / f"{split}.in"
-        ids = [line.split(" ", 1)[0] for _, line in read_lines(official)] if official.exists() else None
-        return read_conll(folder / f"{split}.tsv", tags=about.get("tags", -1), ids=ids)
+        if not official.exists():
+            return sentences
+        ids = (line.split(" ", 1)[0] for _, line in read_lines(official))
+        return [replace(sentence, id=id) for sentence, id in zip(sentences, ids, strict=True)]
 
     return Corpus(name, source, tuple(about["splits"]), read, folder)
 
