@@ -56,9 +56,8 @@ class Corpus:
         """What `evaluate(..., mode="bc2")` scores against: ValueError unless it is dev or test of bc2gm."""
         paths = [self.folder / "official" / f"{split}.{kind}.eval" for kind in ("GENE", "ALTGENE")]
         if not all(path.exists() for path in paths):
-            raise ValueError(
-                f"no official alternatives for {self.name} {split} ({self.source}), only for bc2gm dev and test"
-            )
+            where = f"{self.name} {split} ({self.source})"
+            raise ValueError(f"no official alternatives for {where}; bc2gm has them, for dev and test")
         return read_official(*paths)
 
 
