@@ -1,5 +1,4 @@
-"""Sentences for spaCy: with their entities highlighted by displaCy, readable also where a page keeps no styles; and as
-`Doc`."""
+"""Sentences for spaCy: highlighted by displaCy, so that they can be read without styles too, and as `Doc`."""
 
 from __future__ import annotations
 
@@ -29,27 +28,20 @@ PALETTE = ("#8cc0dc", "#ecb78c", "#8cd3c0", "#e8c3d7", "#f4d48c", "#b3ddf5")
 FIXED = {"GENE": 0, "PROTEIN": 0, "DISEASE": 1, "CHEMICAL": 2}
 
 
-def show_entities(
-    sentences: Sentence | Iterable[Sentence], titles: Sequence[str] | None = None, types: Iterable[str] | None = None
-) -> HTML:
+def show_entities(sentences: Sentence | Iterable[Sentence], titles: Sequence[str] | None = None) -> HTML:
     """Sentences with their entities highlighted; make it the last line of a cell, or `display` it. Needs spaCy.
 
     Where entities nest or cross, the sentence stands on several lines, the longest entities on the first; the further
-    ones begin with an arrow. The pieces of a discontinuous entity are highlighted one by one and numbered:
-    "Disease 1/2".
+    lines begin with an arrow. Pieces of a discontinuous entity are numbered: "Disease 1/2".
 
-    sentences: one, or several; whole abstracts will do. types: those to highlight; all if None.
-    titles: a line above each sentence, for example its id, or who annotated it.
-    Raises ValueError: not one title a sentence.
+    sentences: one, or several; whole abstracts will do.
+    titles: a line above each sentence, for example its id, or who annotated it; ValueError unless each has one.
     """
     from IPython.display import HTML
 
     sentences = [sentences] if isinstance(sentences, Sentence) else list(sentences)
     if titles is not None and len(titles) != len(sentences):
         raise ValueError(f"{len(titles)} titles for {len(sentences)} sentences; give one title to each sentence")
-    if types is not None:
-        wanted = set(types)
-        sentences = [text.with_entities(e for e in text.entities if e.type in wanted) for text in sentences]
     colours = _colours({entity.type for sentence in sentences for entity in sentence.entities})
     lines = []
     for number, sentence in enumerate(sentences):
@@ -89,19 +81,19 @@ def to_spacy(sentence: Sentence) -> Doc:
     """The sentence as a spaCy `Doc` of the same text, whose tokens are cut at entities' edges as well.
 
     `doc.ents` has the longest entities that do not overlap, without those in several pieces; `doc.spans["sc"]` has all,
-    each piece as a span whose `id_` is the entity's number. `kb_id_` is the concept; scores are in
-    `doc.spans["sc"].attrs["scores"]`.
+    each piece as a span whose `id_` is the entity's number, and their scores in `attrs["scores"]`. `kb_id_` is the
+    concept.
     """
     import spacy
 
-    text, pieces = sentence.text, [(entity, *piece) for entity in sentence.entities for piece in entity.pieces]
-    edges = {edge for _, *piece in pieces for edge in piece} | {edge for token in sentence.tokens for edge in token[:2]}
-    words = [text[start:end] for start, end in pairwise(sorted({0, len(text)} | edges))]
+    text, numbered = sentence.text, enumerate(sentence.entities, 1)
+    pieces = [(number, entity, *piece) for number, entity in numbered for piece in entity.pieces]
+    edges = {0, len(text)}.union(*(piece[2:] for piece in pieces), *(token[:2] for token in sentence.tokens))
+    words = [text[start:end] for start, end in pairwise(sorted(edges))]
     doc = spacy.tokens.Doc(spacy.blank("en").vocab, *spacy.util.get_words_and_spaces(words, text))
-    numbers = {entity: str(number) for number, entity in enumerate(sentence.entities, 1)}
-    spans = [doc.char_span(i, j, e.type, e.concept, span_id=numbers[e]) for e, i, j in pieces]
-    scores = [entity.score for entity, _, _ in pieces]
+    spans = [doc.char_span(start, end, e.type, e.concept, span_id=str(number)) for number, e, start, end in pieces]
+    scores = [entity.score for _, entity, *_ in pieces]
     doc.spans["sc"] = spacy.tokens.SpanGroup(doc, name="sc", spans=spans, attrs={"scores": scores})
-    flat = without_overlap(entity for entity in sentence.entities if not entity.fragments)[:1]
-    doc.ents = [doc.char_span(e.start, e.end, e.type, e.concept, span_id=numbers[e]) for layer in flat for e in layer]
+    whole = [span for span, (_, entity, *_) in zip(spans, pieces) if not entity.fragments]
+    doc.ents = spacy.util.filter_spans(whole)
     return doc
