@@ -6,12 +6,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-MARKS, INVISIBLE = (
-    "".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c) in some)
-    for some in (("Mn", "Mc", "Me"), ("Cf",))
-)
+MARKS = "".join(letter for letter in map(chr, range(0x10000)) if unicodedata.category(letter)[0] == "M")
+INVISIBLE = "".join(letter for letter in map(chr, range(0x10000)) if unicodedata.category(letter) == "Cf")
 # A run of letters and digits, or one other visible character. Hyphens, slashes and brackets thus stand alone, as in
 # the tokenised biomedical corpora, so that an entity can begin or end at them: "p53-/-" is p53, -, /, -. An accent
 # (U+0308) belongs to the character before it, and what is not seen (a soft hyphen) to the word around it.
@@ -41,12 +40,8 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     A full stop ends no sentence inside a number ("0. 05", as some corpora have it), behind an abbreviation or an
     initial ("J. Smith,"), nor in brackets.
     """
-    spans, start = [], 0
-    for match in SENTENCE_END.finditer(text):
-        if _ends_sentence(text, match):
-            spans.append((start, start + len(text[start : match.end()].rstrip())))
-            start = match.end()
-    spans.append((start, len(text.rstrip())))
+    ends = [match.end() for match in SENTENCE_END.finditer(text) if _ends_sentence(text, match)]
+    spans = [(start, start + len(text[start:end].rstrip())) for start, end in pairwise([0, *ends, len(text)])]
     return [(start, end) for start, end in spans if start < end]
 
 
@@ -162,13 +157,13 @@ class Sentence:
             yield Token(start, end, surface)
 
     def _checked(self, entity: Entity) -> Entity:
-        if entity.end > len(self.text):
+        start, end, kind = entity.span
+        if end > len(self.text):
             beyond = f"reaches beyond sentence {self.id!r} of {len(self.text)} characters"
-            raise ValueError(f"{entity.type} {entity.start} to {entity.end} {beyond}")
+            raise ValueError(f"{kind} {start} to {end} {beyond}")
         surface = entity.cut(self.text)
-        if entity.text and entity.text != surface:
-            there = f"the text at {entity.start}:{entity.end} is {surface!r}"
-            raise ValueError(f"{entity.type} {entity.text!r} of sentence {self.id!r}: {there}")
+        if entity.text not in ("", surface):
+            raise ValueError(f"{kind} {entity.text!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")
         if entity.fragments or surface != surface.strip():
             entity = self._trimmed(entity)
         return entity if entity.text else replace(entity, text=entity.cut(self.text))
@@ -191,12 +186,11 @@ class Sentence:
 
         The spaces of the text that the words once came from are not known, so "IL-2" cut into three reads "IL - 2".
         """
-        tokens, start = [], 0
-        for word in words:
-            tokens.append(Token(start, start + len(word), word))
-            start += len(word) + 1
-        entities = [Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in spans]
-        return cls(" ".join(token.text for token in tokens), tokens, entities, id, document)
+        words = list(words)
+        starts = list(accumulate((len(word) + 1 for word in words), initial=0))
+        entities = [Entity(starts[start], starts[end] - 1, kind) for start, end, kind in spans]
+        tokens = [(start, start + len(word)) for start, word in zip(starts, words)]
+        return cls(" ".join(words), tokens, entities, id, document)
 
     @property
     def words(self) -> list[str]:
