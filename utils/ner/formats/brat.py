@@ -44,8 +44,7 @@ def read_brat(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
 
 
 def _document(path: Path, mismatch: str) -> Sentence:
-    for _ in read_lines(path):  # which looks for broken bytes; the text is the file as it is, so that offsets hold
-        pass
+    list(read_lines(path))  # which looks for broken bytes; the text is the file as it is, so that offsets hold
     text, entities = path.read_bytes().decode("utf-8-sig"), {}
     for notes in filter(Path.exists, map(path.with_suffix, NOTES)):
         for number, line in sorted(read_lines(notes), key=lambda pair: pair[1].startswith("N")):  # after what they name
@@ -58,7 +57,7 @@ def _document(path: Path, mismatch: str) -> Sentence:
                     name, entity, surface = _entity(line, text)
                     if name in entities:
                         raise ValueError(f"{name} comes twice")
-                    if stands_there(entity, surface, notes, number, line, text, mismatch):
+                    if stands_there(entity, surface, text, mismatch, notes, number, line):
                         entities[name] = entity
     return Sentence(text, None, entities.values(), path.stem)
 

@@ -8,6 +8,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
                 warnings.warn(f"{path}, line {number}: left out, its answer is {record['answer']!r}", stacklevel=2)
                 continue
             found = [pair for mention in _mentions(record, KEYS) for pair in _entities(mention)]
-            there = (path, number, line, record["text"], mismatch)
-            kept = [entity for entity, text in found if stands_there(entity, text, *there)]
+            place = (record["text"], mismatch, path, number, line)
+            kept = [entity for entity, text in found if stands_there(entity, text, *place)]
             tokens, id, document = map(record.get, ("tokens", "id", "document"))
             if tokens and isinstance(tokens[0], dict):
                 tokens = [(token["start"], token["end"]) for token in tokens]
@@ -131,5 +132,4 @@ def write_jsonl(sentences: Iterable[Sentence], path: str | Path) -> None:
 
 
 def _record(entity: Entity) -> dict:
-    names = ("start", "end", "type", "text", "fragments", "concept", "score")
-    return {name: value for name in names if (value := getattr(entity, name)) not in ("", (), None)}
+    return {name: value for name, value in asdict(entity).items() if value not in ("", (), None)}
