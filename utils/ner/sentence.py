@@ -57,11 +57,10 @@ def _ends_sentence(text: str, match: re.Match) -> bool:
 
 @dataclass(frozen=True, order=True, slots=True)
 class Entity:
-    """A mention: `sentence.text[start:end]` names a thing of a type.
+    """A mention: `sentence.text[start:end]` names a thing of a type; equal is one of the same pieces and type.
 
-    Two entities are equal when they cover the same characters (in the same pieces) with the same type. `fragments` are
-    put in order, the first beginning at `start` and the last stopping at `end`; those that touch become one.
-    Raises ValueError: offsets that cover nothing, a bad type or concept, or fragments that do not fit.
+    `fragments` are put in order, the first beginning at `start` and the last stopping at `end`; those that touch become
+    one. Raises ValueError: offsets that cover nothing, a bad type or concept, or fragments that do not fit.
     """
 
     start: int  # offset of the first character, counted from 0
@@ -123,8 +122,7 @@ class Sentence:
 
     Entities are sorted by start, then end, then type; they may nest and overlap; of duplicates one is kept, with the
     concepts of all ("D1|D2"). White space at an edge is cut off where no token has that edge; pieces that only white
-    space divides become one.
-    Raises ValueError: tokens out of order or outside the text, an entity outside it or whose text is not what is there.
+    space divides become one. Raises ValueError: tokens or entities outside the text, out of order, or of another text.
     """
 
     text: str  # the characters that all offsets count
@@ -145,11 +143,10 @@ class Sentence:
         object.__setattr__(self, "entities", tuple(sorted(entities.values())))
 
     def _checked_tokens(self) -> Iterator[Token]:
-        last = 0
+        last, size = 0, len(self.text)
         for start, end, *given in self.tokens:
-            if not last <= start < end <= len(self.text):
-                expected = f"expected {last} <= start < end <= {len(self.text)}"
-                raise ValueError(f"token {start} to {end} of {self.id!r} is out of order or outside: {expected}")
+            if not last <= start < end <= size:
+                raise ValueError(f"token {start} to {end} of {self.id!r} is out of order or outside {last} to {size}")
             surface = self.text[start:end]
             if given and given[0] != surface:
                 raise ValueError(f"token {given[0]!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")
@@ -157,11 +154,9 @@ class Sentence:
             yield Token(start, end, surface)
 
     def _checked(self, entity: Entity) -> Entity:
-        start, end, kind = entity.span
-        if end > len(self.text):
-            beyond = f"reaches beyond sentence {self.id!r} of {len(self.text)} characters"
-            raise ValueError(f"{kind} {start} to {end} {beyond}")
-        surface = entity.cut(self.text)
+        (start, end, kind), size, surface = entity.span, len(self.text), entity.cut(self.text)
+        if end > size:
+            raise ValueError(f"{kind} {start} to {end} reaches beyond sentence {self.id!r} of {size} characters")
         if entity.text not in ("", surface):
             raise ValueError(f"{kind} {entity.text!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")
         if entity.fragments or surface != surface.strip():
