@@ -57,7 +57,7 @@ def _ends_sentence(text: str, match: re.Match) -> bool:
 
 @dataclass(frozen=True, order=True, slots=True)
 class Entity:
-    """A mention: `sentence.text[start:end]` names a thing of a type; equal is one of the same pieces and type.
+    """A mention: `sentence.text[start:end]` names a thing of a type. Equal are those of the same pieces and type.
 
     `fragments` are put in order, the first beginning at `start` and the last stopping at `end`; those that touch become
     one. Raises ValueError: offsets that cover nothing, a bad type or concept, or fragments that do not fit.
@@ -154,7 +154,8 @@ class Sentence:
             yield Token(start, end, surface)
 
     def _checked(self, entity: Entity) -> Entity:
-        (start, end, kind), size, surface = entity.span, len(self.text), entity.cut(self.text)
+        start, end, kind = entity.span
+        size, surface = len(self.text), entity.cut(self.text)
         if end > size:
             raise ValueError(f"{kind} {start} to {end} reaches beyond sentence {self.id!r} of {size} characters")
         if entity.text not in ("", surface):

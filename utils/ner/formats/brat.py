@@ -27,8 +27,7 @@ EXPECTED = "T1, tab, TYPE START END (more pieces after ;), tab, text"
 def read_brat(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """Each document as one `Sentence` whose id is the file's name; only entities are kept, with their concepts.
 
-    path: a folder, of which every .txt is read in the order of names, or one .txt or its .ann. A .txt without .ann (or
-        .a1, as BioNLP's tasks have it) has no entities.
+    path: one .txt (without .ann, or BioNLP's .a1, it has no entities), its .ann, or a folder of them, read by name.
     mismatch: as in `read_sentences`.
     Raises FormatError: a line in another form, or an entity that does not fit. ValueError: no .txt, or .ann without it.
     """
@@ -49,8 +48,7 @@ def _document(path: Path, mismatch: str) -> Sentence:
     for notes in filter(Path.exists, map(path.with_suffix, NOTES)):
         for number, line in sorted(read_lines(notes), key=lambda pair: pair[1].startswith("N")):  # after what they name
             concept = CONCEPT.fullmatch(line)
-            if concept and concept[1] in entities:
-                known = entities[concept[1]]
+            if concept and (known := entities.get(concept[1])):
                 entities[concept[1]] = replace(known, concept="|".join(filter(None, (known.concept, concept[2]))))
             elif line.strip() and not OTHER.match(line):
                 with located(notes, number, line, EXPECTED):

@@ -19,12 +19,11 @@ Row = tuple[int, str, list[str]]  # line number, line, its token and tags
 def read_conll(path: str | Path, token: int = 0, tags: int | Sequence[int] = -1) -> list[Sentence]:
     """The sentences of a file of columns, with whatever entity types it has.
 
-    Columns are divided by tabs where a line has one, otherwise by spaces, and every line has as many as the first. The
-    text of a sentence is its tokens with one space between. Empty lines and lines of white space divide sentences.
-    "-DOCSTART-" (or "# newdoc") begins a document, known by the name in brackets (or behind "=") or by its number.
-    Comments such as "# text = ..." are left out; "# sent_id = ..." is the id, which otherwise is 1, 2, 3, ...
-    Tags are BIO, or BIOES or BILOU where one begins with E-, S-, L- or U-; one that continues nothing is taken as the
-    beginning of an entity, with a warning.
+    Tabs divide the columns where a line has one, otherwise spaces; each line has as many as the first. Empty lines, or
+    lines of white space, divide sentences, whose text is their tokens with one space between. "-DOCSTART-" (or
+    "# newdoc") begins a document, known by the name in brackets (or behind "=") or by its number; "# sent_id = ..." is
+    the sentence's id, else 1, 2, 3, ...; other comments are left out. Tags are BIO, or BIOES or BILOU where one begins
+    with E-, S-, L- or U-; one that continues nothing begins an entity, with a warning.
 
     token: the column of the tokens, counted from 0; negative numbers count from the end.
     tags: the column of the tags, or several that hold nested entities in layers.
@@ -95,9 +94,9 @@ def _spans(path: Path, rows: list[Row], tags: Sequence[str], scheme: str, repair
 def write_conll(sentences: Iterable[Sentence], path: str | Path, layers: int = 1, on_loss: str = "raise") -> None:
     """Token, tab, BIO tag (as many tag columns as `layers`); an empty line after each sentence.
 
-    The spaces between tokens are lost, and so are ids and documents. Entities that tags cannot hold (nested in more
-    layers than there are, discontinuous, not at the tokens' edges) raise, or with `on_loss="drop"` are left out with a
-    warning. Raises ValueError: such an entity, a sentence without tokens, or a token that could not be read back.
+    The spaces between tokens, ids and documents are lost. Entities that tags cannot hold raise, or with
+    `on_loss="drop"` are left out with a warning. Raises ValueError: such an entity, a sentence without tokens, or a
+    token that could not be read back.
     """
     sentences, blocks = list(sentences), []
     for sentence in sentences:

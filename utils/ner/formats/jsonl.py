@@ -30,17 +30,14 @@ DEEP = re.compile(
 def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """The sentences of a JSONL file; only "text" must be there. Empty lines are left out.
 
-    "tokens" is a list of [start, end]; without it the text is cut by `tokenize`. An entity may have "fragments", a
-    list of [start, end], a "concept" and a "score". Without "id" the line number is the id; without "document" none is
-    known. Labels of the whole text, relations and cancelled annotations are not kept; records that an annotator
-    rejected are left out with a warning.
+    "tokens" are [start, end], else those of `tokenize`. An entity may have "fragments", a list of [start, end], a
+    "concept" and a "score". Without "id" the line number is the id. Labels of the whole text, relations and cancelled
+    annotations are not kept; records that an annotator rejected are left out with a warning.
 
     mismatch: as in `read_sentences`.
-    Raises FormatError: a line that is no such object, has another key that looks like annotation, or offsets that do
-    not fit its text.
+    Raises FormatError: a line without a text, with another key that looks like annotation, or offsets that do not fit.
     """
-    path = Path(path)
-    sentences = []
+    path, sentences = Path(path), []
     for number, line, value in _values(path):
         with located(path, number, line, EXPECTED):
             record = _flat(value)
@@ -48,13 +45,13 @@ def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
                 warnings.warn(f"{path}, line {number}: left out, its answer is {record['answer']!r}", stacklevel=2)
                 continue
             found = [pair for mention in _mentions(record, KEYS) for pair in _entities(mention)]
-            place = (record["text"], mismatch, path, number, line)
-            kept = [entity for entity, text in found if stands_there(entity, text, *place)]
-            tokens, id, document = map(record.get, ("tokens", "id", "document"))
+            text, tokens, id, document = map(record.get, ("text", "tokens", "id", "document"))
+            place = (text, mismatch, path, number, line)
+            kept = [entity for entity, surface in found if stands_there(entity, surface, *place)]
             if tokens and isinstance(tokens[0], dict):
                 tokens = [(token["start"], token["end"]) for token in tokens]
-            name = str(number if id is None else id)
-            sentences.append(Sentence(record["text"], tokens, kept, name, "" if document is None else str(document)))
+            id, document = number if id is None else id, "" if document is None else document
+            sentences.append(Sentence(text, tokens, kept, str(id), str(document)))
     return sentences
 
 

@@ -68,9 +68,8 @@ def _is_relation(line: str, entities: list[Entity]) -> bool:
 def write_pubtator(sentences: Iterable[Sentence], path: str | Path, on_loss: str = "raise") -> None:
     """Each sentence as a document; its first line is the title, its second the abstract, which may be missing.
 
-    Tokens, scores and the name of a sentence's document are not kept. Discontinuous entities, which PubTator cannot
-    hold, raise, or with `on_loss="drop"` are left out with a warning. Raises ValueError: such an entity, a sentence
-    without an id, or a "|", tab or line end where the format needs them.
+    Tokens, scores and documents' names are not kept. Discontinuous entities raise, or with `on_loss="drop"` are left
+    out with a warning. Raises ValueError: such an entity, no id, or a "|", tab or line end where the format needs them.
     """
     check_choice("on_loss", on_loss, ON_LOSS)
     lines, lost = [], 0
