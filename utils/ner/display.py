@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING
 
 from utils.ner.sentence import Entity, Sentence
@@ -25,7 +25,7 @@ AGAIN = "\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS} "  # before a line that repeats
 # The course's colours (Okabe & Ito 2008) mixed with 55% white, so that black text stands out on them.
 PALETTE = ("#8cc0dc", "#ecb78c", "#8cd3c0", "#e8c3d7", "#f4d48c", "#b3ddf5")
 # The same thing has the same colour whatever a corpus calls it; other types take the colours that are left.
-FIXED = {"GENE": 0, "PROTEIN": 0, "DISEASE": 1, "CHEMICAL": 2}
+FIXED = {"GENE": PALETTE[0], "PROTEIN": PALETTE[0], "DISEASE": PALETTE[1], "CHEMICAL": PALETTE[2]}
 
 
 def show_entities(sentences: Sentence | Iterable[Sentence], titles: Sequence[str] | None = None) -> HTML:
@@ -57,9 +57,8 @@ def _colours(types: set[str]) -> dict[str, str]:
     """A background for each type."""
     fixed = {kind: FIXED[kind.upper()] for kind in types if kind.upper() in FIXED}
     # The fixed colours come last, so that no other type looks like a gene as long as there are colours enough.
-    free = sorted({*range(len(PALETTE))} - {*fixed.values()}, key=lambda number: (number in FIXED.values(), number))
-    others = {kind: free[k % len(free)] for k, kind in enumerate(sorted(types - {*fixed}))}
-    return {kind: PALETTE[number] for kind, number in (fixed | others).items()}
+    free = (colour for colour in (*PALETTE[3:], *PALETTE[:3]) if colour not in fixed.values())
+    return fixed | dict(zip(sorted(types - {*fixed}), cycle(free)))
 
 
 def _render(lead: str, text: str, layer: list[Entity], colours: dict[str, str]) -> str:

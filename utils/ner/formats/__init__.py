@@ -81,8 +81,7 @@ def check_tokens(sentence: Sentence) -> None:
 
 def say_lost(path: str | Path, lost: Mapping[str, int]) -> None:
     """A warning that counts by kind the entities that a file cannot hold; none where there are none."""
-    if any(lost.values()):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in lost.items())
+    if kinds := ", ".join(f"{count} {kind}" for kind, count in lost.items() if count):
         warnings.warn(f"{path}: entities left out, since the format cannot hold them: {kinds}", stacklevel=3)
 
 

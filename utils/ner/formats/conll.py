@@ -13,7 +13,6 @@ from utils.ner.tags import TagError, lost_to_tags, tags_to_spans, to_layers
 # "# key = value" as CoNLL-U has it, and where documents begin or end; other lines that begin with # may be tokens.
 DOCUMENT = re.compile(r"-DOCSTART-|# newdoc( |$)|# ?begin document( |$)")
 COMMENT = re.compile(r"# [\w.:-]+( id)? =( |$)|# newpar( |$)|# ?end document( |$)")
-Row = tuple[int, str, list[str]]  # line number, line, its token and tags
 
 
 def read_conll(path: str | Path, token: int = 0, tags: int | Sequence[int] = -1) -> list[Sentence]:
@@ -37,7 +36,15 @@ def read_conll(path: str | Path, token: int = 0, tags: int | Sequence[int] = -1)
     sentences, repaired = [], []
     for place, (document, name, rows) in enumerate(blocks, 1):
         words, *layers = zip(*(cells for _, _, cells in rows))
-        spans = set().union(*(_spans(path, rows, layer, scheme, repaired) for layer in layers))
+        spans = set()
+        for layer in layers:
+            try:
+                found, whole = (set(tags_to_spans(layer, scheme, orphan)) for orphan in ("repair", "drop"))
+            except TagError as error:
+                number, line, _ = rows[error.index]
+                raise FormatError(path, number, line, f"{error.expected} ({error.problem})") from error
+            repaired += [rows[start][0] for start, _, _ in sorted(found - whole)]
+            spans |= found
         number, line, _ = rows[0]
         with located(path, number, line, "a sentence whose tokens and entities fit"):
             sentences.append(Sentence.from_words(words, spans, name or str(place), document))
@@ -47,8 +54,8 @@ def read_conll(path: str | Path, token: int = 0, tags: int | Sequence[int] = -1)
     return sentences
 
 
-def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]]]:
-    """The document of each sentence, its id, each "" where it is not known, and its rows with the wanted columns."""
+def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[tuple[int, str, list[str]]]]]:
+    """Of each sentence document and id, "" where not known, and (line number, line, wanted columns) of its rows."""
     lines = list(read_lines(path))
     tabs = {"\t" in line for _, line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-"))} == {True}
     documents, document, name, rows, first = 0, "", "", [], None
@@ -77,18 +84,6 @@ def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]
             if not cells[0].strip():
                 raise FormatError(path, number, line, f"a token in column {wanted[0]}, which is empty")
             rows.append((number, line, cells))
-
-
-def _spans(path: Path, rows: list[Row], tags: Sequence[str], scheme: str, repaired: list[int]) -> set:
-    """The spans of one layer; adds the lines of the repaired tags to `repaired`."""
-    try:
-        found = set(tags_to_spans(tags, scheme))
-    except TagError as error:
-        number, line, _ = rows[error.index]
-        raise FormatError(path, number, line, f"{error.expected} ({error.problem})") from error
-    whole = tags_to_spans(tags, scheme, "drop")
-    repaired.extend(rows[start][0] for start, _, _ in sorted(found.difference(whole)))
-    return found
 
 
 def write_conll(sentences: Iterable[Sentence], path: str | Path, layers: int = 1, on_loss: str = "raise") -> None:

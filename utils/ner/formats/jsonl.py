@@ -44,10 +44,9 @@ def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
             if record.get("answer") in ("reject", "ignore"):
                 warnings.warn(f"{path}, line {number}: left out, its answer is {record['answer']!r}", stacklevel=2)
                 continue
-            found = [pair for mention in _mentions(record, KEYS) for pair in _entities(mention)]
             text, tokens, id, document = map(record.get, ("text", "tokens", "id", "document"))
             place = (text, mismatch, path, number, line)
-            kept = [entity for entity, surface in found if stands_there(entity, surface, *place)]
+            kept = [entity for entity, surface in _mentions(record, KEYS) if stands_there(entity, surface, *place)]
             if tokens and isinstance(tokens[0], dict):
                 tokens = [(token["start"], token["end"]) for token in tokens]
             id, document = number if id is None else id, "" if document is None else document
@@ -92,19 +91,19 @@ def _flat(value: Any) -> dict:
     return record
 
 
-def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[dict]:
-    """The mentions under the keys, as dictionaries; those of Label Studio are values of results of annotations."""
+def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[tuple[Entity, str]]:
+    """What `_entities` gives for the mentions under the keys; Label Studio has them as values of annotations' results."""
     for key in keys:
         of_text = key in ("label", "labels") and not isinstance(holder.get(key), list | dict)
         for item in () if of_text else holder.get(key) or ():
             if isinstance(item, list):
-                yield dict(zip(("start", "end", "type"), item, strict=True))
+                item = dict(zip(("start", "end", "type"), item, strict=True))
             elif not isinstance(item, dict):
                 raise TypeError(f"{key!r} holds {item!r}, expected spans")
-            elif "result" in item:
+            if "result" in item:
                 yield from () if item.get("was_cancelled") else _mentions(item, ["result"])
             elif "from_id" not in item:  # no relation
-                yield item.get("value", item)
+                yield from _entities(item.get("value", item))
 
 
 def _entities(mention: dict) -> Iterator[tuple[Entity, str]]:
