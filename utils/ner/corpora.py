@@ -158,10 +158,11 @@ def _own_corpus(name: str, source: str, names: dict[str, str] | None = None) -> 
 
     def read(split: str) -> list[Sentence]:
         sentences = read_jsonl(folder / f"{split}.jsonl")
-        if names is None:
-            return sentences
-        kept = ([entity for entity in sentence.entities if entity.type in names] for sentence in sentences)
-        renamed = ([replace(entity, type=names[entity.type]) for entity in entities] for entities in kept)
-        return [sentence.with_entities(entities) for sentence, entities in zip(sentences, renamed)]
+        return sentences if names is None else [_renamed(sentence, names) for sentence in sentences]
 
     return Corpus(name, source, SPLITS, cache(read), folder, stands_in=names is not None)
+
+
+def _renamed(sentence: Sentence, names: dict[str, str]) -> Sentence:
+    kept = (entity for entity in sentence.entities if entity.type in names)
+    return sentence.with_entities(replace(entity, type=names[entity.type]) for entity in kept)

@@ -92,7 +92,7 @@ def _flat(value: Any) -> dict:
 
 
 def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[tuple[Entity, str]]:
-    """What `_entities` gives for the mentions under the keys; Label Studio has them as values of annotations' results."""
+    """`_entities` of the mentions under the keys; those of Label Studio are values of results of annotations."""
     for key in keys:
         of_text = key in ("label", "labels") and not isinstance(holder.get(key), list | dict)
         for item in () if of_text else holder.get(key) or ():
