@@ -15,7 +15,7 @@ MISMATCHES = ("refuse", "skip")  # what becomes of an entity that is not the tex
 class FormatError(ValueError):
     """A line that cannot be read; the message names file, line number, the line and what was expected."""
 
-    def __init__(self, path: Path, number: int, line: str, expected: str) -> None:
+    def __init__(self, path: str | Path, number: int, line: str, expected: str) -> None:
         shown = line if len(line) <= 200 else line[:200] + "..."
         super().__init__(f"{path}, line {number}: {shown!r}; expected {expected}")
 
@@ -26,8 +26,7 @@ def read_lines(path: str | Path, content: bytes | None = None) -> Iterator[tuple
     U+2028 and its like end no line, since corpora hold them in tokens. `content`: the file's bytes, if at hand.
     Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
-    path = Path(path)
-    lines = re.split(rb"\r*\n|\r", path.read_bytes() if content is None else content)
+    lines = re.split(rb"\r*\n|\r", Path(path).read_bytes() if content is None else content)
     if not lines[-1]:
         lines.pop()
     for number, raw in enumerate(lines, 1):
@@ -41,7 +40,7 @@ def read_lines(path: str | Path, content: bytes | None = None) -> Iterator[tuple
 
 
 @contextmanager
-def located(path: Path, number: int, line: str, expected: str) -> Iterator[None]:
+def located(path: str | Path, number: int, line: str, expected: str) -> Iterator[None]:
     """Whatever goes wrong inside while the line is taken apart becomes a `FormatError` that says where it stands."""
     try:
         yield
@@ -57,10 +56,10 @@ def one_line(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
 
 
-def stands_there(entity: Entity, surface: str, text: str, mismatch: str, path: Path, number: int, line: str) -> bool:
+def stands_there(entity: Entity, surface: str, text: str, mismatch: str, *place: str | Path | int) -> bool:
     """Whether the entity lies in the text, as `surface` unless that is empty; one with white space around it may.
 
-    mismatch: where it does not, a FormatError ("refuse"), or False and a warning ("skip").
+    mismatch: where it does not, a FormatError ("refuse"), or False and a warning ("skip"). place: path, number, line.
     """
     check_choice("mismatch", mismatch, MISMATCHES)
     there = one_line(entity.cut(text))
@@ -68,8 +67,8 @@ def stands_there(entity: Entity, surface: str, text: str, mismatch: str, path: P
         return True
     if mismatch == "refuse":
         expected = f'the text at {entity.start}:{entity.end}, which is {there!r}; mismatch="skip" leaves it out'
-        raise FormatError(path, number, line, expected)
-    warnings.warn(f"{path}, line {number}: {surface!r} left out, the text there is {there!r}", stacklevel=3)
+        raise FormatError(*place, expected)
+    warnings.warn(f"{place[0]}, line {place[1]}: {surface!r} left out, the text there is {there!r}", stacklevel=3)
     return False
 
 

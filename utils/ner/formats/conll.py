@@ -28,7 +28,6 @@ def read_conll(path: str | Path, token: int = 0, tags: int | Sequence[int] = -1)
     tags: the column of the tags, or several that hold nested entities in layers.
     Raises FormatError: a line that cannot be read. OSError: no such file.
     """
-    path = Path(path)
     wanted = [token, tags] if isinstance(tags, int) else [token, *tags]
     blocks = list(_blocks(path, wanted))
     prefixes = {tag[:2] for *_, rows in blocks for _, _, cells in rows for tag in cells[1:]}
@@ -54,7 +53,7 @@ def read_conll(path: str | Path, token: int = 0, tags: int | Sequence[int] = -1)
     return sentences
 
 
-def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[tuple[int, str, list[str]]]]]:
+def _blocks(path: str | Path, wanted: list[int]) -> Iterator[tuple[str, str, list[tuple[int, str, list[str]]]]]:
     """Of each sentence document and id, "" where not known, and (line number, line, wanted columns) of its rows."""
     lines = list(read_lines(path))
     tabs = {"\t" in line for _, line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-"))} == {True}

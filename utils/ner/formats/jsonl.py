@@ -37,7 +37,7 @@ def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     mismatch: as in `read_sentences`.
     Raises FormatError: a line without a text, with another key that looks like annotation, or offsets that do not fit.
     """
-    path, sentences = Path(path), []
+    sentences = []
     for number, line, value in _values(path):
         with located(path, number, line, EXPECTED):
             record = _flat(value)
@@ -54,7 +54,7 @@ def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     return sentences
 
 
-def _values(path: Path) -> Iterator[tuple[int, str, Any]]:
+def _values(path: str | Path) -> Iterator[tuple[int, str, Any]]:
     """(line number, rest of the line, value) of each JSON value in a file; of an array of objects each of those."""
     text = "".join(f"{line}\n" for _, line in read_lines(path))
     array, gap, decoder = re.match(r"\s*\[(?=\s*[\[{])", text), re.compile(r"[\s,]*"), json.JSONDecoder()
@@ -86,8 +86,7 @@ def _flat(value: Any) -> dict:
             continue  # predictions and drafts are what the annotator began from
         looks = isinstance(inside, list | dict) and inside and (LOOKS.search(key) or DEEP.search(json.dumps(inside)))
         if looks or key in ("start", "end"):
-            advice = f"rename it (one of {', '.join(KEYS)}) or delete it"
-            raise ValueError(f"the key {key!r} looks like annotation; {advice}")
+            raise ValueError(f"the key {key!r} looks like annotation; rename it ({', '.join(KEYS)}) or delete it")
     return record
 
 

@@ -28,7 +28,6 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     mismatch: as in `read_sentences`.
     Raises FormatError: a line that is neither text nor mention nor relation, out of place, or a mismatch.
     """
-    path = Path(path)
     documents: list[tuple[str, str, list[Entity]]] = []  # id, text, entities
     for number, line in read_lines(path):
         if not line.strip():
