@@ -72,7 +72,7 @@ def load_corpus(name: str | Path, mismatch: str = "refuse") -> Corpus:
     name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of them:
         train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator, a folder train (brat).
     mismatch: for a folder of your own, as in `read_sentences`.
-    Raises ValueError: an unknown name (the known ones are listed), or a folder with no split or two files for one.
+    Raises ValueError: an unknown name, or a folder with no split or two files for one.
     """
     sources = _sources()
     if name == COURSE_CORPUS:
@@ -158,11 +158,10 @@ def _own_corpus(name: str, source: str, names: dict[str, str] | None = None) -> 
 
     def read(split: str) -> list[Sentence]:
         sentences = read_jsonl(folder / f"{split}.jsonl")
-        return sentences if names is None else [_renamed(sentence, names) for sentence in sentences]
+        return sentences if names is None else list(map(renamed, sentences))
+
+    def renamed(sentence: Sentence) -> Sentence:
+        kept = (entity for entity in sentence.entities if entity.type in names)
+        return sentence.with_entities(replace(entity, type=names[entity.type]) for entity in kept)
 
     return Corpus(name, source, SPLITS, cache(read), folder, stands_in=names is not None)
-
-
-def _renamed(sentence: Sentence, names: dict[str, str]) -> Sentence:
-    kept = (entity for entity in sentence.entities if entity.type in names)
-    return sentence.with_entities(replace(entity, type=names[entity.type]) for entity in kept)

@@ -65,9 +65,9 @@ def _entity(line: str, text: str) -> tuple[str, Entity, str]:
     if not (match := ENTITY.fullmatch(line)):
         raise ValueError("this is another form")
     name, kind, offsets, surface = match.groups()
-    pieces = [tuple(map(int, piece.split())) for piece in offsets.split(";")]
-    starts, ends = zip(*pieces)
-    entity = Entity(min(starts), max(ends), kind, "", tuple(pieces))
+    edges = list(map(int, re.findall(r"\d+", offsets)))
+    pieces = list(zip(edges[::2], edges[1::2]))
+    entity = Entity(min(edges), max(edges), kind, "", tuple(pieces))
     # brat puts a space between pieces, also where they touch or stand in another order.
     for order in (pieces, sorted(pieces)):
         if one_line(surface) == one_line(" ".join(text[start:end] for start, end in order)):
@@ -84,7 +84,7 @@ def write_brat(sentences: Iterable[Sentence], folder: str | Path) -> None:
     folder, files = Path(folder), {}
     for sentence in sentences:
         check_tokens(sentence)
-        if not re.fullmatch(r"[\w.-]+", sentence.id) or sentence.id.startswith(".") or f"{sentence.id}.txt" in files:
+        if not re.fullmatch(r"[\w-][\w.-]*", sentence.id) or f"{sentence.id}.txt" in files:
             raise ValueError(f"brat needs ids of letters, digits, . _ - that come once; got {sentence.id!r}")
         if sentence.text.startswith("\ufeff") or any(" " in entity.concept for entity in sentence.entities):
             raise ValueError(f"sentence {sentence.id!r} begins with a byte-order mark, or a concept of it has a space")
