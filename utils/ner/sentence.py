@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+Span = tuple[int, int, str]  # start, end, type; of characters or of tokens, the end not included
 MARKS = "".join(letter for letter in map(chr, range(0x10000)) if unicodedata.category(letter)[0] == "M")
 INVISIBLE = "".join(letter for letter in map(chr, range(0x10000)) if unicodedata.category(letter) == "Cf")
 # A run of letters and digits, or one other visible character. Hyphens, slashes and brackets thus stand alone, as in
@@ -88,7 +89,7 @@ class Entity:
             object.__setattr__(self, "fragments", pieces if len(pieces) > 1 else ())
 
     @property
-    def span(self) -> tuple[int, int, str]:
+    def span(self) -> Span:
         """(start, end, type): what two annotators have to agree on."""
         return self.start, self.end, self.type
 
@@ -175,9 +176,7 @@ class Sentence:
         return replace(entity, start=pieces[0][0], end=pieces[-1][1], text="", fragments=tuple(pieces))
 
     @classmethod
-    def from_words(
-        cls, words: Iterable[str], spans: Iterable[tuple[int, int, str]] = (), id: str = "", document: str = ""
-    ) -> Sentence:
+    def from_words(cls, words: Iterable[str], spans: Iterable[Span] = (), id: str = "", document: str = "") -> Sentence:
         """A sentence of words with one space between, and of entities as (first word, word behind the last, type).
 
         The spaces of the text that the words once came from are not known, so "IL-2" cut into three reads "IL - 2".

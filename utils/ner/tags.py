@@ -12,10 +12,9 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from utils.ner.sentence import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence, Span
 from utils.ner.words import check_choice
 
-Span = tuple[int, int, str]
 SCHEMES = {"BIO": ("B", "I"), "BIOES": ("B", "I", "E", "S")}
 ON_LOSS = ("raise", "drop")
 

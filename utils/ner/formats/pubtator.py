@@ -25,8 +25,7 @@ IDENTIFIER = re.compile(r"(?=.*\d)(?=.*[^\d.-])\S+")  # a word with a digit, but
 def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """Each document as one `Sentence` with its id, its text "TITLE\\nABSTRACT". Lines of relations are not kept.
 
-    mismatch: as in `read_sentences`.
-    Raises FormatError: a line that is neither text nor mention nor relation, out of place, or a mismatch.
+    `mismatch` as in `read_sentences`. Raises FormatError: a line that is no text, mention or relation, or out of place.
     """
     documents: list[tuple[str, str, list[Entity]]] = []  # id, text, entities
     for number, line in read_lines(path):
