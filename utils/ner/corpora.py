@@ -109,7 +109,7 @@ def _find(name: str, about: dict) -> Corpus:
 
 def _is_whole(path: Path, about: dict) -> bool:
     whole = path.exists() and sha256_of(path) == about.get("sha256")
-    if path.exists() and not whole:
+    if path.exists() and about and not whole:  # without a checksum nobody knows
         warnings.warn(f"{path} is damaged (its SHA-256 is wrong) and is passed over; delete it", stacklevel=2)
     return whole
 
