@@ -54,7 +54,7 @@ def as_labels(y: Any, count: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         labels = torch.tensor([math.nan])  # words, for example
     if len(labels) != count or (labels.is_floating_point() and (labels != labels.round()).any()):
-        seen = f"a {type(y).__name__} of {len(y)}, {y[:3]} ..."
+        seen = f"{tuple(y.shape)} {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}, {y!r:.60}"
         raise ValueError(f"labels must be whole numbers, one for each of {count} images; got {seen}")
     return labels.long()
 
