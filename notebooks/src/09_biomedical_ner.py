@@ -15,8 +15,8 @@
 # itself, before any model: what counts as a name, how it is written down, and how far people agree on it.
 #
 # **At the end you will have** counted what makes biomedical names hard; written the step from BIO tags to spans, and
-# Cohen's kappa, and checked both against a library; met precision, recall and F1, the scores of every later notebook;
-# and measured why corpora are judged by F1 on spans and not by kappa.
+# Cohen's kappa, and checked both; met precision, recall and F1; and measured why corpora are judged by F1 on spans and
+# not by kappa.
 #
 # **You need** Python and a little probability. No biology beyond school, and no notebook before this one.
 #
@@ -107,9 +107,8 @@ pd.DataFrame({"sentences": {name: len(part) for name, part in sentences.items()}
 show_entities(own.train[:3], titles=[sentence.id for sentence in own.train[:3]])
 
 # %% [markdown]
-# (Where a page keeps no colours, the name is bold and the type lowered.) The course's corpus was written for this
-# course, 290 sentences with hard cases chosen on purpose; section 13 says who annotated it. **Its counts show that a
-# phenomenon exists, not how frequent it is in PubMed.**
+# The course's corpus was written for this course, 290 sentences with hard cases chosen on purpose; section 13 says who
+# annotated it. **Its counts show that a phenomenon exists, not how frequent it is in PubMed.**
 #
 # ## 2. Five kinds of names · *core*
 #
@@ -481,8 +480,7 @@ show_entities(nested)
 
 # %% [markdown]
 # Hidden names are partly noise ("cancer" in every "breast cancer"), but a tagger has to learn from examples that they
-# do not count. One tag per token cannot hold nested mentions at all; section 10 counts that loss, and notebook 14 finds
-# spans without tags.
+# do not count. One tag per token cannot hold nested mentions at all; section 10 counts that loss.
 #
 # ## 7. Names in pieces · *further*
 #
@@ -732,8 +730,6 @@ for name, corpus in with_train.items():
         sizes = [size for size in sizes if size >= 25]
         shares = [100 * unseen_share(train[:size], corpus.test, kind) for size in sizes]
         curves[name, kind] = sizes, shares
-rows = {key: [f"{share:.1f}%" for share in y[-2:]] for key, (_, y) in curves.items()}
-pd.DataFrame(rows, index=["unseen with half the text", "with all of it"]).T
 
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(8.5, 3.4))
@@ -916,8 +912,8 @@ columns = ["mentions", "lost in IO", "in BIO", "in BIO, 2 layers"]
 pd.DataFrame(rows, index=columns).T
 
 # %% [markdown]
-# The tokenised corpora hold only what fits into their tags. So we cut the untokenised releases into tokens ourselves.
-# **Predict before you run:** which of the four is the most frequent, for tokens cut at white space only?
+# The tokenised corpora hold only what fits into their tags, so we cut the untokenised releases ourselves. **Predict
+# before you run:** which of the four is the most frequent, for tokens cut at white space only?
 
 # %%
 untokenised = {
@@ -954,8 +950,8 @@ pd.DataFrame(rows).T
 # it gives the tagger a chance to learn what last tokens look like. (Gu et al. 2020 find complex schemes unnecessary
 # with BERT.)
 #
-# (NCBI-disease's untokenised release has 6,892 mentions. One document, with 11 of them, stands in it twice; one mention
-# is not the text at its offsets and is skipped.)
+# (NCBI-disease has 10 mentions more here: a document with 11 stands twice in the untokenised release, and one mention
+# that is not the text at its offsets is skipped.)
 #
 # ## 11. Two annotators, simulated · *core*
 #
@@ -1085,12 +1081,12 @@ views = [truth[k], with_spans(truth[k], first[k]), with_spans(truth[k], second[k
 show_entities(views, titles=["truth", "first annotator", "second annotator"])
 
 # %% [markdown]
-# **Check** before trusting any number: our kappa against scikit-learn's, our F1 against `evaluate`.
+# **Check:** kappa against scikit-learn's, F1 against `evaluate`.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 tags = bio_tags(first), bio_tags(second)
-np.testing.assert_allclose(kappa(*tags), cohen_kappa_score(*tags), rtol=1e-12)
+np.testing.assert_allclose(kappa(*tags), cohen_kappa_score(*tags), rtol=1e-6)
 annotated = [list(map(with_spans, truth, spans)) for spans in (first, second)]
 np.testing.assert_allclose(f1, evaluate(*annotated, resamples=0).f1, rtol=1e-12)
 print("kappa agrees with scikit-learn, F1 with utils.ner.evaluate")
@@ -1363,10 +1359,9 @@ figure.legend(loc="outside right center")
 plt.show()
 
 # %% [markdown]
-# Sources of the figures: left, BANNER's page on SourceForge (which also gives 86.43 for a later version with a
-# dictionary feature), Smith et al. 2008 for the first and for all submissions, Torii et al. 2009 (Table 3); right,
-# Habibi et al. 2017 for the BiLSTM-CRF, Gu et al. 2020 (BLURB) for the others. Set-ups differ: a difference of a few
-# tenths is none.
+# Sources of the figures: left, BANNER's page on SourceForge, Smith et al. 2008 for the first and for all submissions,
+# Torii et al. 2009 (Table 3); right, Habibi et al. 2017 for the BiLSTM-CRF, Gu et al. 2020 (BLURB) for the others.
+# Set-ups differ: a difference of a few tenths is none.
 #
 # ### Where it stands today
 #
@@ -1376,9 +1371,9 @@ plt.show()
 # page gives a mean F1 of 58.8, the best of the five (for finding *and* linking, a boundary one character off allowed).
 # *GLiNER* (Zaratiana et al. 2024) is a small encoder that reads the names of the wanted types together with the text
 # and matches spans to them, so that a type need not have been in its training; *GLiNER-BioMed* (Yazdani et al. 2025) is
-# trained on biomedical text that a large language model annotated. *Large language models* can be asked in a prompt: on
-# twelve biomedical benchmarks Chen et al. (2025) find that fine-tuned BERT and BART models beat zero- and few-shot
-# prompts in most tasks, and that answers are missing or made up.
+# trained on biomedical text annotated by language models. *Large language models* can be asked in a prompt: on twelve
+# biomedical benchmarks Chen et al. (2025) find that fine-tuned BERT and BART models beat zero- and few-shot prompts in
+# most tasks, and that answers are missing or made up.
 #
 # ## 15. Play · *core*
 #
@@ -1472,8 +1467,8 @@ check("09.4", disagreements)
 # | $a, b, c, d$ | `table_of(first, second)` | spans in both, in one only, in the other only, in neither |
 # | $F_1$ | `evaluate(gold, predicted).f1` | $2a / (2a + b + c)$ |
 #
-# 1. A biomedical name is one of many for its thing, often an abbreviation, sometimes an English word, and more often
-#    than not (in BC2GM) one that training has never shown.
+# 1. A biomedical name is one of many for its thing, often an abbreviation, sometimes an English word, and often one
+#    that training has never shown.
 # 2. Tags hold flat, whole, aligned mentions; what else there is, is often lost before the corpus reaches you.
 # 3. F1 on spans judges what annotators decided on and needs no count of negatives.
 #
