@@ -140,8 +140,8 @@ table
 
 # %% [markdown]
 # Species are marked in none of these corpora (Linnaeus and Species-800 are public corpora that do). They still matter:
-# in "human insulin" one guideline takes *human* into the name, the next leaves it out. **A type is what the guideline
-# of its corpus says it is.**
+# is *human* part of "human insulin"? The course's guideline says no, BC2GM often accepts both (section 8). **A type is
+# what the guideline of its corpus says it is.**
 #
 # ## 3. One thing, many names · *core*
 #
@@ -287,8 +287,8 @@ pd.DataFrame(rows, columns=columns).set_index("corpus")
 # %% [markdown]
 # Where "explained here" is below one half, a short form mostly stands without its long form, and a tagger that reads
 # one sentence has to know it or to guess. *Unlike* counts short forms whose long forms differ by more than spelling;
-# the two least alike of each corpus are shown, as they were compared. Some are different things, some are one thing in
-# other words, and some brackets define nothing, so even *unlike* counts too many.
+# the two least alike of each corpus are shown, without spaces, as they were compared. Some are different things, some
+# are one thing in other words, and some brackets define nothing, so even *unlike* counts too many.
 #
 # ## 5. One name, many things · *core*
 #
@@ -318,7 +318,7 @@ for name, found in mentions.items():
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# A corpus with one type cannot show this. A second count, below, can. It needs three words.
+# A second count, below, needs three words.
 #
 # ### Precision, recall, F1
 #
@@ -364,8 +364,8 @@ show_entities([gold, tagged], titles=["gold", "tagger"])
 # ### A gene symbol that is an English word
 #
 # For every gene name that is one word of letters, how often do the same letters, in any case, stand *outside* every
-# gene mention? A dictionary's precision on the word is its occurrences as a gene, divided by all. **Predict before you
-# run:** name three such words.
+# gene mention? A dictionary's precision on the word is its occurrences as a gene, divided by all its occurrences.
+# **Predict before you run:** name three such words.
 
 
 # %%
@@ -467,7 +467,7 @@ for name, part in sentences.items():
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# Where names overlap, the sentence is shown on several lines; an arrow marks the sentence above once more.
+# Where names overlap, an arrow marks the sentence above once more.
 
 # %%
 candidates = [s for s in sentences.get("genia-nested", []) if len(s.text) < 90]
@@ -479,8 +479,8 @@ if not nested:
 show_entities(nested)
 
 # %% [markdown]
-# Hidden names are partly noise ("cancer" in every "breast cancer"), but a tagger has to learn from examples that they
-# do not count. One tag per token cannot hold nested mentions at all; section 10 counts that loss.
+# Hidden names are partly noise ("cancer" in every "breast cancer"). One tag per token cannot hold nested mentions at
+# all; section 10 counts that loss.
 #
 # ## 7. Names in pieces · *further*
 #
@@ -794,14 +794,14 @@ my_bio([(0, 1, "CHEMICAL"), (3, 5, "GENE")], length=6)
 #
 # Write your lines in place of `raise NotImplementedError` and run the cell. `check` says whether they are right, and if
 # not, what is wrong. Stuck? `hint("09.1")` gives a hint, each call the next one; `solution("09.1")` shows an answer.
-# You may also go on: the next cell has the course's version, and uses yours if it is right.
+# You may also go on: the next cell goes on with the course's version, or with yours if it is right.
 
 
 # %%
 def my_spans(tags):
     """The spans of BIO tags: a list of tuples (i, j, type), from left to right.
 
-    tags: list of "O", "B-X", "I-X", where X is a type, any string; may be empty.
+    tags: list of "O", "B-X", "I-X", where X is a type, any string. The list may be empty.
     """
     raise NotImplementedError
 
@@ -1003,8 +1003,8 @@ def annotate(sentence, rng, miss=0.0, shift=0.0, confuse=0.0, invent=0.0):
 #
 # $$ F_1 = \frac{2a}{2a + b + c} , \tag{3} $$
 #
-# which does not change when the two are exchanged. It is the F1 of section 5: with the first annotator as gold, $P = a
-# / (a + c)$ and $R = a / (a + b)$.
+# which does not change when the two are exchanged. It is the F1 of section 5: with the first annotator as gold,
+# $P = a / (a + c)$ and $R = a / (a + b)$.
 #
 # **Cohen's kappa** (1960) on the tags of tokens, the agreement beyond chance. With $p_o$ the share of tokens with equal
 # tags, and $p_e = \sum_x s_1(x)\, s_2(x)$ what two readers who give tag $x$ to the shares $s_1(x)$ and $s_2(x)$ of the
@@ -1129,7 +1129,7 @@ pd.DataFrame(rows, index=["kappa", "F1", "kappa - F1"]).T
 #
 # **Question:** kappa corrects for chance and F1 does not. Why do papers on named entities report F1?
 #
-# **First, tokens are not what was judged.** Annotators marked names.
+# **First, tokens are not what was judged.** Annotators marked names; nobody decided on each token.
 #
 # **Second, the `O` tokens.** Take the two annotators as they are, and add sentences that hold no name and on which they
 # agree:
@@ -1261,8 +1261,8 @@ plt.show()
 # - *Third*: a reading of the raw text by the guideline alone, made afterwards, without sight of the other annotations.
 #   It changed nothing in the final one.
 #
-# No expert of biology or medicine is named as having checked any of them. So this "gold" is good for learning the
-# craft, and it is no gold standard to judge a tagger by.
+# No expert of biology or medicine is named as having checked any of them. So this is good for learning the craft, and
+# no gold standard to judge a tagger by.
 #
 # The 95% interval comes from drawing whole documents anew (the bootstrap, notebook 12).
 #
@@ -1306,14 +1306,14 @@ show_entities(
 # this is more than two annotators should expect on new text; and first and second only say how steady one annotator is.
 #
 # For comparison, a corpus of real abstracts: BC5CDR's makers report agreement between two independent annotators of
-# 87.5% for diseases and 96.1% for chemicals, as a Jaccard coefficient on the test set (Li et al. 2016). Jaccard is $J =
-# a/(a+b+c)$, so $F_1 = 2J/(1+J)$: about 93% and 98%.
+# 87.5% for diseases and 96.1% for chemicals, as a Jaccard coefficient on the test set (Li et al. 2016). Jaccard is
+# $J = a/(a+b+c)$, so $F_1 = 2J/(1+J)$: about 93% and 98%.
 #
 # **Agreement between people is often called the ceiling of a score. It is not a strict one.** The gold is a consensus
 # reached afterwards, and a system can agree with it better than the two did with each other: in the challenge that used
 # BC5CDR people agreed by 0.8875, and all systems combined had 0.8889 (Wei et al. 2016; for the disease *identifiers* of
-# an abstract, not for mentions). Boguslav and Cohen (2017) say the same of other tasks. But what is gained there may be
-# the habits of one corpus.
+# an abstract, not for mentions; how the first was computed, the overview's abstract does not say). Boguslav and Cohen
+# (2017) say the same of other tasks. But such a gain may be the habits of one corpus.
 #
 # ## 14. A short history · *further*
 #
@@ -1322,8 +1322,8 @@ show_entities(
 # - 2008, **BANNER**: a conditional random field in an open program; deliberately without look-up in lists of names and
 #   without rules for one domain, though it mends unpaired brackets and has a step for abbreviations (Leaman & Gonzalez
 #   2008).
-# - 2009, **BioTagger-GM**: size and combination. Look-up in lists as a *feature* was known, for one from the JNLPBA
-#   task of 2004 (Kim et al. 2004); new were the size of the lists, BioThesaurus and the UMLS, and the combination of
+# - 2009, **BioTagger-GM**: size and combination. Look-up in lists as a *feature* was known, for instance from the
+#   JNLPBA task (Kim et al. 2004); new were the size of the lists, BioThesaurus and the UMLS, and the combination of
 #   look-up, several machine learners, rules that correct, and a vote (Torii et al. 2009).
 # - 2015, **GNormPlus**: from the mention to the gene's *identifier* in one system (Wei et al. 2015).
 # - 2019, **BioBERT**: a language model, BERT, pretrained further on PubMed abstracts and PMC articles, its vocabulary
