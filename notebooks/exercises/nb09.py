@@ -24,68 +24,193 @@ def _random_spans(generator: random.Random, count: int, length: int = 12) -> lis
 # -- 09.1 ------------------------------------------------------------------------------------------
 
 
-# IOB1, and the same mentions in BIO.
-IOB1_CASES = [
+# BIO tags, orphans among them, and their spans.
+TAG_CASES: list[tuple[list[str], list[Span]]] = [
     ([], []),
-    (["O", "O"], ["O", "O"]),
-    (["I-X", "I-X", "O"], ["B-X", "I-X", "O"]),
-    (["O", "I-X", "O", "I-X"], ["O", "B-X", "O", "B-X"]),
-    (["I-X", "B-X", "I-X"], ["B-X", "B-X", "I-X"]),
-    (["I-X", "I-Y", "I-Y"], ["B-X", "B-Y", "I-Y"]),
-    (["I-X", "B-X", "B-X", "I-Y"], ["B-X", "B-X", "B-X", "B-Y"]),
-    (["O", "I-cell_line", "I-cell-type"], ["O", "B-cell_line", "B-cell-type"]),
+    (["O", "O"], []),
+    (["O", "B-X", "I-X", "O"], [(1, 3, "X")]),
+    (["B-X", "O", "B-Y", "O"], [(0, 1, "X"), (2, 3, "Y")]),
+    (["O", "B-X", "I-X", "I-X"], [(1, 4, "X")]),
+    (["B-X", "B-X", "I-X"], [(0, 1, "X"), (1, 3, "X")]),
+    (["B-X", "I-X", "B-Y", "I-Y"], [(0, 2, "X"), (2, 4, "Y")]),
+    (["O", "B-cell-line", "I-cell-line", "O"], [(1, 3, "cell-line")]),
+    (["B-O", "I-O", "O"], [(0, 2, "O")]),
+    (["O", "I-X", "I-X", "O"], [(1, 3, "X")]),
+    (["I-X", "O"], [(0, 1, "X")]),
+    (["B-X", "I-Y", "I-Y"], [(0, 1, "X"), (1, 3, "Y")]),
+    (["B-X", "I-Y", "I-X"], [(0, 1, "X"), (1, 2, "Y"), (2, 3, "X")]),
+    (["B-X", "O", "I-X"], [(0, 1, "X"), (2, 3, "X")]),
 ]
 
 
-def check_iob1(iob1_to_bio: Callable) -> None:
-    for tags, right in IOB1_CASES:
-        given = list(tags)
-        seen = iob1_to_bio(given)
-        if given != tags:
-            raise Wrong(f"your function changed the list it was given, {tags}; make a new one")
-        seen = _list_of_tags(seen, len(tags))
-        if seen == right:
+def spans_by_pairs(tags: list[str]) -> list[Span]:
+    """From the definition: token i begins a mention unless it is an I- right behind a tag of its type."""
+    goes_on = [i > 0 and tag[0] == "I" and tags[i - 1][1:] == tag[1:] for i, tag in enumerate(tags)]
+    starts = [i for i, tag in enumerate(tags) if tag != "O" and not goes_on[i]]
+    ends = [next(j for j in range(i + 1, len(tags) + 1) if not [*goes_on, False][j]) for i in starts]
+    return [(i, j, tags[i][2:]) for i, j in zip(starts, ends)]
+
+
+def check_spans(my_spans: Callable) -> None:
+    generator = random.Random(0)
+    lengths = [generator.randint(1, 9) for _ in range(200)]
+    tags = ["O", "B-X", "I-X", "B-Y", "I-Y"]
+    cases = TAG_CASES + [(case, spans_by_pairs(case)) for case in (generator.choices(tags, k=n) for n in lengths)]
+    for case, right in cases:
+        given = list(case)
+        seen = my_spans(given)
+        if given != case:
+            raise Wrong(f"your function changed the list it was given, {case}; leave it as it is")
+        if not isinstance(seen, list) or not all(isinstance(span, tuple) and len(span) == 3 for span in seen):
+            raise Wrong(f"for {case} the result should be a list of tuples (i, j, type), got {seen!r}")
+        if seen != right:
+            raise Wrong(f"for {case} the spans are {right}, you return {seen}: {_why_spans(case, seen, right)}")
+
+
+def _why_spans(tags: list[str], seen: list[Span], right: list[Span]) -> str:
+    if [(i, j + 1, kind) for i, j, kind in seen] == right:
+        return "j is the token behind the last one, so that tags[i:j] is the mention"
+    if set(seen) == set(right):
+        return "each span once, and from left to right"
+    if [span[:2] for span in seen] == [span[:2] for span in right]:
+        return "the type is all that stands behind B- or I-"
+    if set(seen) == {span for span in right if span[1] < len(tags)}:
+        return "the mention that reaches the last token is missing"
+    for i, j, kind in right:
+        if (i, j, kind) in seen:
             continue
-        i = next(i for i, (tag, expected) in enumerate(zip(seen, right)) if tag != expected)
-        why = {
-            "B": "a mention begins there, so BIO writes B-",
-            "I": "the mention goes on there, so it stays I-",
-            "O": "no mention is there",
-        }[right[i][0]]
-        raise Wrong(f"for {tags}, tag {i} is {seen[i]!r} and should be {right[i]!r}: {why}")
-
-
-def _list_of_tags(seen: Any, length: int) -> list[str]:
-    if not isinstance(seen, (list, tuple)) or not all(isinstance(tag, str) for tag in seen):
-        raise Wrong(f"the result should be a list of strings, got {seen!r}")
-    if len(seen) != length:
-        raise Wrong(f"{length} tags went in and {len(seen)} came out; every token needs one")
-    return list(seen)
+        if tags[i][0] == "I" and not any(start <= i < end for start, end, _ in seen):
+            return f"tag {i}, {tags[i]!r}, continues nothing; such an orphan begins a mention, and none is there"
+        if j < len(tags) and any(start <= i and end > j for start, end, _ in seen):
+            return {
+                "B": f"tag {j} is {tags[j]!r}, and a B- always begins a new mention",
+                "I": f"tag {j}, {tags[j]!r}, is of another type than the tag before: an orphan, and begins a mention",
+                "O": f"tag {j} is O, which ends every mention",
+            }[tags[j][0]]
+        if any(start == i and end < j for start, end, _ in seen):
+            return f"the mention that begins at {i} goes on through every I- of its type, up to {j}"
+        return f"the mention ({i}, {j}, {kind!r}) is missing"
+    return "there is a span too many"
 
 
 @exercise(
     "09.1",
-    "an old scheme",
-    check_iob1,
+    "tags to spans",
+    check_spans,
     hints=[
-        "Only I- tags can change: in which case does an I- begin a mention?",
-        "It begins one when the tag before it is O, or of another type. tag[2:] is the type, and '' for O.",
-        "Go through the tags and remember the one before: if tag[0] == 'I' and before[2:] != tag[2:], write B-.",
+        "Go through the tags with their places and skip every O. For the others there are two cases: go on, or begin.",
+        "A tag goes on if it is an I- and the last span so far ends exactly here and has its type, tag[2:].",
+        "Going on: replace the last span by one with j + 1. Else append (i, i + 1, tag[2:]). Orphans need no case of "
+        "their own.",
     ],
 )
-def iob1_to_bio(tags):
-    result, before = [], "O"
-    for tag in tags:
-        # An I- begins a mention unless the tag before it belongs to one of the same type.
-        if tag[0] == "I" and before[2:] != tag[2:]:
-            result.append("B" + tag[1:])
+def my_spans(tags):
+    spans = []
+    for i, tag in enumerate(tags):
+        if tag == "O":
+            continue
+        # An I- goes on where a span of its type ends; every other tag begins a span.
+        if tag[0] == "I" and spans and spans[-1][1:] == (i, tag[2:]):
+            spans[-1] = (spans[-1][0], i + 1, tag[2:])
         else:
-            result.append(tag)
-        before = tag
-    return result
+            spans.append((i, i + 1, tag[2:]))
+    return spans
 
 
 # -- 09.2 ------------------------------------------------------------------------------------------
+
+
+def kappa_by_pairs(first: list[str], second: list[str]) -> float:
+    """From the definition: luck is the agreement of every label of the one with every label of the other."""
+    observed = sum(a == b for a, b in zip(first, second)) / len(first)
+    expected = sum(a == b for a in first for b in second) / len(first) ** 2
+    return (observed - expected) / (1 - expected)
+
+
+# Answers that are something else than kappa, and what is wrong with them.
+def _observed(first: list[str], second: list[str]) -> float:
+    return sum(a == b for a, b in zip(first, second)) / len(first)
+
+
+def _expected(first: list[str], second: list[str]) -> float:
+    return sum(first.count(x) * second.count(x) for x in {*first, *second}) / len(first) ** 2
+
+
+def _pooled(first: list[str], second: list[str]) -> float:
+    return sum(((first + second).count(x) / (2 * len(first))) ** 2 for x in {*first, *second})
+
+
+def _without_o(first: list[str], second: list[str]) -> float:
+    named = [pair for pair in zip(first, second) if pair != ("O", "O")]
+    return kappa_by_pairs(*map(list, zip(*named)))
+
+
+def _over(luck: Callable) -> Callable:
+    return lambda first, second: (_observed(first, second) - luck(first, second)) / (1 - luck(first, second))
+
+
+NOT_KAPPA: list[tuple[Callable, str]] = [
+    (_observed, "this is the observed agreement p_o; what luck alone would give is not taken off"),
+    (_expected, "this is p_e, the agreement that luck alone would give"),
+    (lambda a, b: _observed(a, b) - _expected(a, b), "p_o - p_e has to be divided by 1 - p_e"),
+    (lambda a, b: _observed(a, b) - _expected(a, b) / (1 - _expected(a, b)), "brackets: all of p_o - p_e is divided"),
+    (_over(_pooled), "p_e is from the annotators' mean shares (Scott's pi); kappa multiplies the two shares"),
+    (_over(lambda a, b: 1 / len({*a, *b})), "p_e takes every label as equally likely; use how often each is given"),
+    (_over(lambda a, b: _expected(a, a)), "p_e uses the first annotator's shares twice"),
+    (_over(lambda a, b: _expected(b, b)), "p_e uses the second annotator's shares twice"),
+    (_over(lambda a, b: a.count("O") * b.count("O") / len(a) ** 2), "p_e is a sum over all labels, not O alone"),
+    (_without_o, "tokens that both call O are items too; none may be left out"),
+]
+
+
+def check_kappa(kappa: Callable) -> None:
+    generator = random.Random(0)
+    labels = ["O", "B-X", "I-X", "B-Y", "I-Y"]
+    cases = [(["O", "B-X", "O", "O"], ["O", "B-Y", "B-Z", "O"])]
+    for _ in range(20):
+        first = generator.choices(labels, [6, 2, 2, 1, 1], k=40)
+        second = [x if generator.random() < 0.7 else generator.choice(labels[:2]) for x in first]
+        cases.append((first, second))
+    for first, second in cases[1:] + cases[:1]:
+        seen = as_number(kappa(list(first), list(second)))
+        right = kappa_by_pairs(first, second)
+        if abs(seen - right) < 1e-6:
+            continue
+        short = f"for {first} and {second}" if len(first) < 9 else f"for two lists of {len(first)} labels"
+        for other, why in NOT_KAPPA:
+            if abs(seen - other(first, second)) < 1e-6:
+                raise Wrong(f"{short} kappa is {right:.4f}, you return {seen:.4f}: {why}")
+        raise Wrong(
+            f"{short} p_o is {_observed(first, second):.4f}, p_e is {_expected(first, second):.4f} and kappa "
+            f"{right:.4f}; you return {seen:.4f}"
+        )
+    same = ["O", "B-X", "I-X"]
+    if abs(as_number(kappa(list(same), list(same))) - 1) > 1e-6:
+        raise Wrong("two annotators who label everything alike have a kappa of 1")
+    if abs(as_number(kappa(["O", "B-X"], ["B-X", "O"])) + 1) > 1e-6:
+        raise Wrong("kappa can be below 0: for ['O', 'B-X'] and ['B-X', 'O'] it is -1")
+
+
+@exercise(
+    "09.2",
+    "Cohen's kappa",
+    check_kappa,
+    hints=[
+        "p_o is the mean of a == b over zip(first, second).",
+        "Counter(first)[x] / len(first) is the share s_1(x). A Counter gives 0 for a label that it has not.",
+        "p_e is the sum of s_1(x) * s_2(x) over the labels x of the first; then (p_o - p_e) / (1 - p_e).",
+    ],
+)
+def kappa(first, second):
+    count = len(first)
+    observed = sum(a == b for a, b in zip(first, second)) / count
+    # Two readers who draw their labels blindly, each with shares of their own.
+    shares = [(first.count(x) / count, second.count(x) / count) for x in set(first)]
+    expected = sum(p * q for p, q in shares)
+    return (observed - expected) / (1 - expected)
+
+
+# -- 09.3 ------------------------------------------------------------------------------------------
 
 
 def fewest_layers(spans: list[Span]) -> int:
@@ -142,7 +267,7 @@ def _check_layer_count(spans: list[Span], seen: Any, right: int) -> None:
 
 
 @exercise(
-    "09.2",
+    "09.3",
     "as many layers as it takes",
     check_layers,
     hints=[
@@ -156,62 +281,6 @@ def layers_needed(spans):
     # are enough. That token is the first of some span: only there does the number grow.
     meeting = [sum(start <= i < end for start, end, kind in spans) for i, _, _ in spans]
     return max(meeting, default=0)
-
-
-# -- 09.3 ------------------------------------------------------------------------------------------
-
-
-def _kappa_of_labels(first: set, second: set, candidates: int) -> float:
-    """From the definition: one label for each item, items without a mark included."""
-    items = sorted(first | second) + [None] * (candidates - len(first | second))
-    labels, others = [item in first for item in items], [item in second for item in items]
-    observed = sum(a == b for a, b in zip(labels, others)) / candidates
-    expected = sum(labels.count(value) * others.count(value) for value in (True, False)) / candidates**2
-    return (observed - expected) / (1 - expected)
-
-
-def check_kappa(span_kappa: Callable) -> None:
-    generator = random.Random(0)
-    for _ in range(20):
-        spans = _random_spans(generator, 10)
-        first, second = set(spans[:7]), set(spans[generator.randint(1, 6) :])
-        f1 = 2 * len(first & second) / (len(first) + len(second))
-        for candidates in (50, 12, 5000):
-            seen = as_number(span_kappa(set(first), set(second), candidates))
-            right = _kappa_of_labels(first, second, candidates)
-            if abs(seen - right) < 1e-6:
-                continue
-            where = (
-                f"with {len(first & second)} spans in both, {len(first - second)} only in the first, "
-                f"{len(second - first)} only in the second and {candidates} candidates"
-            )
-            if abs(seen - f1) < 1e-6:
-                raise Wrong(f"{where} you return F1, {f1:.4f}; kappa is {right:.4f} and only approaches it")
-            if abs(seen - (1 - len(first ^ second) / candidates)) < 1e-6:
-                raise Wrong(f"{where} this is the observed agreement; what chance alone would give is not taken off")
-            same = "two spans are the same only if start, end and type are"
-            raise Wrong(f"{where} ({same}) kappa is {right:.4f}, you return {seen:.4f}")
-    if abs(as_number(span_kappa({(0, 1, "X")}, {(0, 1, "X")}, 10)) - 1) > 1e-6:
-        raise Wrong("two annotators who mark the same have a kappa of 1")
-
-
-@exercise(
-    "09.3",
-    "kappa on spans",
-    check_kappa,
-    hints=[
-        "Fill the table of section 12 first: a = len(first & second); what is d, out of `candidates`?",
-        "d = candidates - len(first | second). p_o = (a + d) / candidates.",
-        "With p and q the shares that each marks: p_e = p q + (1 - p) (1 - q). Then eq. (5); or eq. (8).",
-    ],
-)
-def span_kappa(first, second, candidates):
-    both = len(first & second)
-    neither = candidates - len(first | second)
-    observed = (both + neither) / candidates
-    p, q = len(first) / candidates, len(second) / candidates  # how often each says "marked"
-    expected = p * q + (1 - p) * (1 - q)
-    return (observed - expected) / (1 - expected)
 
 
 # -- 09.4 ------------------------------------------------------------------------------------------
