@@ -38,3 +38,57 @@ def as_number(value: Any, what: str = "the result") -> float:
 def close(seen: Tensor, right: Tensor, rtol: float = 1e-5, atol: float = 1e-12) -> bool:
     """Whether every value differs from the right one by `atol` + `rtol` * |right| at most; false for NaN."""
     return torch.allclose(seen.double(), right.double(), rtol=rtol, atol=atol)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers, float64, the same ones at every call; torch's own stream stays as it is."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+SHAPES = "alphas_cumprod[t] has shape (B,); .view(-1, *[1] * (x_0.ndim - 1)) makes it (B, 1, ...)"
+
+
+def shaped(values: Tensor, like: Tensor) -> Tensor:
+    """One value for each item of the batch `like`, as (B, 1, ...)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def refuse_changes(given: list[Tensor], before: list[Tensor], names: str) -> None:
+    """Raises `Wrong` if the answer has written into what it was given."""
+    if not all(map(torch.equal, given, before)):
+        raise Wrong(
+            f"your function changes what it is given, in place; make a new tensor and leave {names} as they are"
+        )
+
+
+def refuse_dtype(value: Any, dtype: torch.dtype, what: str, why: str) -> None:
+    """Raises `Wrong` unless the answer is a tensor of that dtype."""
+    if not isinstance(value, Tensor):
+        raise Wrong(f"{what} should be a tensor, got {type(value).__name__}")
+    if value.dtype != dtype:
+        raise Wrong(f"{what} should be {dtype}, got {value.dtype}; {why}")
+
+
+def wrong_mixtures(x_0: Tensor, noise: Tensor, t: Tensor, curve: Tensor) -> dict[str, Tensor]:
+    """x_t by the most natural mistakes, by what is wrong with them. curve: alpha-bar at every step, (T,)."""
+    a_bar = shaped(curve[t], x_0)
+    signal, sigma = a_bar.sqrt(), (1 - a_bar).sqrt()
+    first, before = shaped(curve[t[:1]], x_0), shaped(curve[t - 1], x_0)
+    found = {
+        "the weights of image and noise are exchanged": sigma * x_0 + signal * noise,
+        "alpha-bar is the square of the weight: take its root, for the image and for the noise": a_bar * x_0
+        + (1 - a_bar) * noise,
+        "the noise has weight 1 - alpha-bar, a variance; take its root": signal * x_0 + (1 - a_bar) * noise,
+        "the image has weight alpha-bar; take its root": a_bar * x_0 + sigma * noise,
+        "the weights add up to 1; their squares should, so that the variance does not sink half-way": signal * x_0
+        + (1 - signal) * noise,
+        "the image is not shrunk": x_0 + sigma * noise,
+        "every item is mixed as much as the first; each has a t of its own": first.sqrt() * x_0
+        + (1 - first).sqrt() * noise,
+        "this is the mixture of step t - 1; the least noisy step is t = 0": before.sqrt() * x_0
+        + (1 - before).sqrt() * noise,
+    }
+    if len(x_0) == x_0.shape[-1]:
+        across = curve[t].sqrt() * x_0 + (1 - curve[t]).sqrt() * noise
+        found[f"the weights run along the last axis instead of one for each item: {SHAPES}"] = across
+    return found
