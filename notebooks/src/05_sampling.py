@@ -12,14 +12,14 @@
 # {{badge}}
 #
 # A trained network looks at a noisy picture and guesses the clean one. This notebook turns that guess into new
-# pictures, out of nothing but noise, and shows why one recipe takes 1000 looks and another 20.
+# pictures, and shows why one recipe takes 1000 looks and another 20.
 #
 # **At the end you will have** three samplers, with their core lines written by you, equal to
-# `utils/diffusion/sampling.py` step by step: DDPM (Algorithm 2), DDIM, and DPM-Solver++(2M). They are compared on a
-# problem whose exact answer is known, and on images at equal cost.
+# `utils/diffusion/sampling.py` step by step: DDPM (Algorithm 2), DDIM, and DPM-Solver++(2M). They are compared where
+# the exact answer is known, and on images at equal cost.
 #
 # **You need** Python, basic PyTorch, and from probability: mean, variance, the normal distribution. Notebook 01 helps
-# most. Notebook 04 is *not* needed: a trained network lies in `data/checkpoints`.
+# most. A trained network lies in `data/checkpoints`.
 #
 # **Time:** about 3 minutes on two cores with bf16 instructions (the run shown), about 8 without; a third of it in
 # one cell (section 7). For you: 25 minutes of reading for the *core*, sections 0 to 7, and half an hour for your
@@ -80,8 +80,7 @@ quality = ImageQuality.load()
 # image**, $\hat x_0$, and an **estimate of the noise**, $\hat\epsilon$: one estimate in two forms, since each follows
 # from the other and $x_t$.
 #
-# The label is a learned vector for each class, added to that of the timestep. In training it was hidden from one
-# image in ten, so the network also works without.
+# The label is a learned vector for each class, added to that of the timestep; the network also works without.
 
 # %%
 schedule, T = diffusion.schedule, diffusion.num_timesteps
@@ -102,7 +101,7 @@ def estimates(v, x_t, t):
 
 
 # %% [markdown]
-# Helpers: noise from a seed (drawn on the CPU, so that it is the same on every device), labels, a table of numbers.
+# Helpers; noise is drawn on the CPU, so that a seed gives the same on every device.
 
 
 # %%
@@ -151,21 +150,20 @@ show_images(torch.cat([*rows.values()]), titles=titles, columns=6, scale=4, titl
 # %% [markdown]
 # A squared error is smallest at the **mean** of all images that are possible given the input:
 # $\hat x_0 \approx \mathbb E[x_0 \mid x_t]$ (notebook 00, section 3). From pure noise that is the mean boot, or without
-# a label the mean of everything. So sampling cannot be a single jump to $\hat x_0$. It goes a small way towards it,
-# looks again, and so on.
+# a label the mean of everything. So sampling goes a small way towards $\hat x_0$, looks again, and so on.
 #
-# **How good are the results?** Two distances between the features of our images and those of the real training set;
-# the features are the 64 of a small classifier of the same data.
+# **How good are the results?** Two distances between our images and the real training set, by the 64 features of a
+# small classifier of the same data.
 #
-# - The **Frechet distance** (FD; Heusel et al. 2017, eq. 6) fits a Gaussian to the real images (mean $\mu_r$, covariance
-#   $\Sigma_r$) and one to ours ($\mu_g$, $\Sigma_g$):
+# - The **Frechet distance** (FD; Heusel et al. 2017, eq. 6) fits a Gaussian to the real images (mean $\mu_r$,
+#   covariance $\Sigma_r$) and one to ours ($\mu_g$, $\Sigma_g$):
 #   $\lVert \mu_r - \mu_g\rVert^2 + \mathrm{tr}\big(\Sigma_r + \Sigma_g - 2(\Sigma_r \Sigma_g)^{1/2}\big)$.
 # - The **kernel distance** (KID; Binkowski et al. 2018) calls $(f\cdot f'/64 + 1)^3$ the similarity of two feature
 #   vectors. It is the mean similarity within one set, plus that within the other, minus twice that between the sets.
 #   The estimate is unbiased: 0 on average for equal distributions, by chance below 0.
 #
-# They are not comparable with FIDs in papers, which use another network's features. Beside every distance stands the
-# **floor**: the same measure for as many real test images.
+# FIDs in papers use another network's features. Beside every distance stands the **floor**: the same measure for as
+# many real test images.
 #
 # **Predict before you run:** the floor compares real images with real images. Is it 0?
 
@@ -206,23 +204,23 @@ pd.DataFrame(rows, columns=columns).set_index("real images")
 # + \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t,\qquad
 # \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t$$
 #
-# (Ho et al. 2020, eq. 6 and 7; $\beta_t$ is the variance of the noise that step $t$ adds, $\alpha_t = 1-\beta_t$.) We do
-# not know $x_0$. So we put the estimate $\hat x_0$ in its place.
+# (Ho et al. 2020, eq. 6 and 7; $\beta_t$ is the variance of the noise that step $t$ adds, $\alpha_t = 1-\beta_t$.) We
+# do not know $x_0$. So we put the estimate $\hat x_0$ in its place.
 #
 # *Why is that allowed?* $\tilde\mu_t$ is linear in $x_0$, so averaged over all $x_0$ that are possible given $x_t$,
 #
 # $$\mathbb E[x_{t-1} \mid x_t] = \mathbb E\big[\tilde\mu_t(x_t, x_0) \mid x_t\big]
 # = \tilde\mu_t\big(x_t,\ \mathbb E[x_0 \mid x_t]\big).$$
 #
-# A perfect $\hat x_0$ gives exactly the right mean, whatever the size of the step. What is not exact is the *shape*:
-# the true distribution of $x_{t-1}$ given $x_t$ is no normal, and it is wider, because $x_0$ is uncertain. For small
-# steps neither matters. The end of this section measures the shape, section 2 the width.
+# A perfect $\hat x_0$ gives exactly the right mean, whatever the size of the step. But the true distribution of
+# $x_{t-1}$ given $x_t$ is no normal (measured below), and it is wider, because $x_0$ is uncertain (section 2). For
+# small steps neither matters.
 #
 # ### Your turn: 05.1
 #
 # Write the step: a draw from that normal distribution, its mean plus its standard deviation times the noise `z`.
-# Nothing in it needs neighbouring timesteps, so write it from $t$ to *any* earlier $s$: $\bar\alpha_s$ takes the place of
-# $\bar\alpha_{t-1}$. And what takes the place of $\alpha_t$, the share that the steps from $s$ to $t$ keep together,
+# Nothing in it needs neighbouring timesteps, so write it from $t$ to *any* earlier $s$: $\bar\alpha_s$ takes the place
+# of $\bar\alpha_{t-1}$. And what takes the place of $\alpha_t$, the share that the steps from $s$ to $t$ keep together,
 # when all you know is $\bar\alpha_t$ and $\bar\alpha_s$?
 #
 # (Notebook 00's step used the noise in $x_t$ again and drew none. This one is the paper's.) `hint("05.1")`,
@@ -281,9 +279,8 @@ ddpm_step = choose("05.1", ddpm_step, course_ddpm_step)
 # (The papers write $\sigma_t$ for it. In this course $\sigma_t = \sqrt{1-\bar\alpha_t}$ is how much noise there is
 # in $x_t$, and $\tilde\sigma_t$ is how much a sampling step adds.)
 #
-# Here is the whole algorithm in that form. The comments are the paper's lines; the paper counts $t = T, \dots, 1$, the
-# code `t = T-1, ..., 0`, so its "$t > 1$" is `t > 0` here. The sampler is a generator: it hands out every state, and
-# who calls it decides what to do with them.
+# Here is the whole algorithm in that form, as a generator that hands out every state. The comments are the paper's
+# lines; the paper counts $t = T, \dots, 1$, the code `t = T-1, ..., 0`, so its "$t > 1$" is `t > 0` here.
 
 
 # %%
@@ -317,8 +314,7 @@ for t in range(T):
 print(f"the step from eq. 7 and line 4 of Algorithm 2 agree at all {T} timesteps")
 
 # %% [markdown]
-# Same thing, two spellings. Now we run it, and beside it `sample` from `utils` with the same noise, which takes the way
-# over $\hat x_0$: some 10 to 30 seconds on two cores.
+# Now we run it, and beside it `sample` from `utils` with the same noise: some 10 to 30 seconds on two cores.
 #
 # **Predict before you run:** the two differ by rounding only. 1000 steps, each fed with the result of the last:
 # does the difference stay small?
@@ -412,7 +408,7 @@ plt.show()
 
 # %% [markdown]
 # The large step: there the answer is decided within one step, and the truth has two humps. A small step cannot decide
-# anything, so its normal is nearly the truth. That is why Algorithm 2 takes 1000 steps.
+# anything, so its normal is nearly the truth: the reason for 1000 steps.
 
 # %% [markdown]
 # ## 2. How much noise? $\tilde\sigma_t$, and why none in the last step · *core*
@@ -420,8 +416,8 @@ plt.show()
 # **Question:** the paper offers two variances, $\tilde\sigma_t^2 = \beta_t$ and $\tilde\sigma_t^2 = \tilde\beta_t$, and
 # finds "similar results" (section 3.2). Where do they come from, and does it matter?
 #
-# The true variance of $x_{t-1}$ given $x_t$ has two parts (the law of total variance): the posterior's own, and what the
-# uncertainty about $x_0$ adds, through the weight of $x_0$ in $\tilde\mu_t$:
+# The true variance of $x_{t-1}$ given $x_t$ has two parts (the law of total variance): the posterior's own, and what
+# the uncertainty about $x_0$ adds, through the weight of $x_0$ in $\tilde\mu_t$:
 #
 # $$\mathrm{Var}(x_{t-1} \mid x_t) = \tilde\beta_t
 # + \frac{\bar\alpha_{t-1}\,\beta_t^2}{(1-\bar\alpha_t)^2}\,\mathrm{Var}(x_0 \mid x_t).$$
@@ -431,16 +427,16 @@ plt.show()
 #   $\beta_t\,\frac{(1-\bar\alpha_{t-1}) + \bar\alpha_{t-1}\beta_t}{1-\bar\alpha_t} = \beta_t$.
 #
 # For data whose pixels have a variance of at most 1, it lies in between, pixel by pixel and on average over $x_t$. And
-# **at the last step** $\bar\alpha_{t-1} = 1$, so $\tilde\beta_t = 0$: the mean is $\hat x_0$ itself, and noise on top of
-# it would be noise in the picture (section 3.3: "we display $\mu_\theta(x_1, 1)$ noiselessly"; in the algorithm, the
+# **at the last step** $\bar\alpha_{t-1} = 1$, so $\tilde\beta_t = 0$: the mean is $\hat x_0$ itself, and noise on top
+# of it would be noise in the picture (section 3.3: "we display $\mu_\theta(x_1, 1)$ noiselessly"; in the algorithm, the
 # "else $z = 0$").
 #
 # ### One loop for every sampler
 #
 # Your step jumps over any number of timesteps, so 20 steps can replace 1000: evenly spaced and *starting at* $T-1$,
 # since it is there that $x_t$ is noise (Lin et al. 2023). The loop calls the network, then the step, and tells it all
-# that one of this notebook's samplers wants to know: $x_t$, $\hat x_0$, the two $\bar\alpha$, fresh noise, and the guess
-# of the step before with its $\bar\alpha$ (for section 5).
+# that one of this notebook's samplers wants to know: $x_t$, $\hat x_0$, the two $\bar\alpha$, fresh noise, and the
+# guess of the step before with its $\bar\alpha$ (for section 5).
 
 
 # %%
@@ -540,10 +536,9 @@ show_images(pictures, titles=titles, columns=6, scale=4, title=f"{few} steps: {f
 
 # %% [markdown]
 # With few steps the choice matters a lot, and less as the steps get smaller (one seed of 100 images), which is why the
-# paper, at $T = 1000$, saw little of it. In Song et al. (2020, Table 1, CIFAR-10) it is far more dramatic: at 10 steps
-# FID 41 with $\tilde\beta$ and 367 with $\beta$, at 1000 steps 4.7 against 3.2, the other way round. Noise in the last
-# step is the plainest bug of all; with 1000 steps the eye misses it, with 20 it does not. It comes from code whose loop
-# runs from $T$ to 1 and tests `if t > 0`.
+# paper, at $T = 1000$, saw little of it. (Song et al. 2020, Table 1, CIFAR-10: at 10 steps FID 41 with $\tilde\beta$
+# and 367 with $\beta$, at 1000 steps 4.7 against 3.2, the other way round.) Noise in the last step comes from code
+# whose loop runs from $T$ to 1 and tests `if t > 0`. With 1000 steps it is small (printed above).
 #
 # From here on DDPM means $\tilde\beta$, as in `utils`.
 
@@ -551,15 +546,14 @@ show_images(pictures, titles=titles, columns=6, scale=4, title=f"{few} steps: {f
 # ## 3. Clipping the guess · *core*
 #
 # **Question:** the authors' code has a line that Algorithm 2 has not: in every step it **clamps $\hat x_0$ to
-# $[-1, 1]$** and goes on with eq. 7 (`clip_denoised=True` in `diffusion_utils.py` of github.com/hojonathanho/diffusion).
-# Why, and why does the paper not say so?
+# $[-1, 1]$** and goes on with eq. 7 (`clip_denoised=True` in `diffusion_utils.py` of
+# github.com/hojonathanho/diffusion). Why, and why does the paper not say so?
 #
-# For a perfect network it would do nothing: every image lies in $[-1,1]^{784}$, so does every mean of images, and
-# $\mathbb E[x_0 \mid x_t]$ is one. A trained network errs, and then clamping moves a pixel nearer to everything inside.
-# How badly a guess errs depends on what the network predicts. From noise,
-# $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\epsilon)/\sqrt{\bar\alpha_t}$ divides by nearly 0 at high $t$
-# (notebook 01, section 7). Ours predicts $v$, which divides by nothing. To see both we give our network's output an
-# error, a normal one of standard deviation 0.05, once in $v$ and once in $\hat\epsilon$.
+# For a perfect network it would do nothing: every image lies in $[-1,1]^{784}$, and so does every mean of images. A
+# trained network errs, and clamping moves a pixel nearer to everything inside. How badly a guess errs depends on what
+# the network predicts. From noise, $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\epsilon)/\sqrt{\bar\alpha_t}$ divides
+# by nearly 0 at high $t$ (notebook 01, section 7). Ours predicts $v$, which divides by nothing. To see both we give our
+# network's output an error, a normal one of standard deviation 0.05, once in $v$ and once in $\hat\epsilon$.
 #
 # **Predict before you run:** where does the clamp change most?
 
@@ -607,19 +601,19 @@ show_images(torch.cat(kept[True] + kept[False]), titles=titles, columns=9, title
 
 # %% [markdown]
 # An error in the noise is where the clamp counts, as the arithmetic said: read the last column. For $v$ it matters far
-# less, and need not help at all: pixel by pixel the clamp can only lower the squared error, but that is not the same as
-# a better distribution. If somebody's samples are saturated blobs, ask first whether $\hat x_0$ is clipped. (Images that
-# are not bounded, such as the latents of a latent diffusion model, must not be clipped.)
+# less, and need not help at all: a lower squared error is not the same as a better distribution. If somebody's samples
+# are saturated blobs, ask first whether $\hat x_0$ is clipped. (Images that are not bounded, such as the latents of a
+# latent diffusion model, must not be clipped.)
 
 # %% [markdown]
 # ## 4. DDIM: less noise, or none · *core*
 #
 # **Question:** must a sampler add fresh noise at every step?
 #
-# Training used pairs $(x_0, x_t)$ with $q(x_t \mid x_0)$ of eq. 4, one $t$ at a time, and never two neighbouring steps
-# together. So any process with the same $q(x_t \mid x_0)$ at every $t$ has the same trained network. Song et al. (2020)
-# write down a whole family. Given $x_0$ and $x_t$, the noise $\epsilon$ in $x_t$ is known: solve eq. 4 for it. Use part
-# of it again, and fill up with new noise $z$:
+# Training used $q(x_t \mid x_0)$ of eq. 4, one $t$ at a time, and never two neighbouring steps together. So any process
+# with the same $q(x_t \mid x_0)$ at every $t$ has the same trained network. Song et al. (2020) write down a whole
+# family. Given $x_0$ and $x_t$, the noise $\epsilon$ in $x_t$ is known: solve eq. 4 for it. Use part of it again, and
+# fill up with new noise $z$:
 #
 # $$x_s = \underbrace{\sqrt{\bar\alpha_s}\;x_0}_{\text{the image}}
 # + \underbrace{\sqrt{1-\bar\alpha_s-\tilde\sigma^2}\;\epsilon}_{\text{direction pointing to } x_t}
@@ -637,7 +631,8 @@ show_images(torch.cat(kept[True] + kept[False]), titles=titles, columns=9, title
 #
 # ### Your turn: 05.2
 #
-# Write the step for any $\eta$ from 0 to 1, with the estimate in the place of $x_0$. `hint("05.2")`, `solution("05.2")`.
+# Write the step for any $\eta$ from 0 to 1, with the estimate in the place of $x_0$. `hint("05.2")`,
+# `solution("05.2")`.
 
 
 # %%
@@ -698,8 +693,8 @@ print("sample takes a function as well as a name")
 # Yes: the same step, so DDPM is one member of the family. And any step with these six arguments can be handed to
 # `sample`, one of your own too.
 #
-# **Predict before you run:** the same starting noise, 5 to 100 steps. With $\eta = 0$, does another number of steps give
-# another picture? And with $\eta = 1$?
+# **Predict before you run:** the same starting noise, 5 to 100 steps. With $\eta = 0$, does another number of steps
+# give another picture? And with $\eta = 1$?
 
 # %%
 y = torch.tensor([9, 8, 0, 3], device=device)
@@ -782,9 +777,9 @@ show_images(shown, columns=count, title=finding)
 # %% [markdown]
 # The number of steps: the same network serves every row, and the error falls with the size of the step (Song et al.
 # 2020, Table 2, measure the same on CIFAR-10). And look at $x_T$. From the clean image, its background is far from
-# standard normal: the state at $t = 0$ is not the image but the image with a trace of noise (standard deviation 0.006),
-# the map turns that trace into the noise of $x_T$, and a background that is exactly -1 has none to turn. With the trace,
-# $x_T$ comes much nearer to noise.
+# standard normal: the state at $t = 0$ is the image with a trace of noise (standard deviation 0.006), which the map
+# turns into the noise of $x_T$, and a background that is exactly -1 has none to turn. With the trace, $x_T$ comes much
+# nearer to noise.
 
 # %% [markdown]
 # ## 5. DPM-Solver++(2M): a line instead of a constant · *core*
@@ -798,12 +793,12 @@ show_images(shown, columns=count, title=finding)
 # $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t}
 # + \Big(\frac{\sqrt{\bar\alpha_s}}{\sigma_s} - \frac{\sqrt{\bar\alpha_t}}{\sigma_t}\Big)\,\hat x_0 .$$
 #
-# Name the logarithm of that ratio $\lambda = \log(\sqrt{\bar\alpha}/\sigma) = \tfrac12\log\mathrm{SNR}$; it rises during
-# sampling. The bracket is $e^{\lambda_s} - e^{\lambda_t}$. For infinitely many steps, the sum of all these brackets
-# times their guesses is an integral, because $e^\lambda$ has the derivative $e^\lambda$:
+# Name the logarithm of that ratio $\lambda = \log(\sqrt{\bar\alpha}/\sigma) = \tfrac12\log\mathrm{SNR}$; it rises
+# during sampling. The bracket is $e^{\lambda_s} - e^{\lambda_t}$. For infinitely many steps, the sum of all these
+# brackets times their guesses is an integral, because $e^\lambda$ has the derivative $e^\lambda$:
 #
 # $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t} + \int_{\lambda_t}^{\lambda_s} e^{\lambda}\,\hat x_0(\lambda)\,d\lambda
-# \qquad\text{(Lu et al. 2022b, Proposition 4.1)}$$
+# \qquad\text{(Lu et al. 2022, Proposition 4.1)}$$
 #
 # and it is exact. All we do not know is how $\hat x_0(\lambda)$ goes on between $t$ and $s$.
 #
@@ -814,7 +809,7 @@ show_images(shown, columns=count, title=finding)
 #
 # $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \sigma_s\big(e^{\lambda_s} - e^{\lambda_t}\big) D
 # = \frac{\sigma_s}{\sigma_t}\,x_t - \sqrt{\bar\alpha_s}\,(e^{-h} - 1)\,D,\qquad h = \lambda_s - \lambda_t
-# \qquad\text{(Lu et al. 2022b, Algorithm 2).}$$
+# \qquad\text{(Lu et al. 2022, Algorithm 2).}$$
 #
 # ### Your turn: 05.3
 #
@@ -856,7 +851,7 @@ def half_log_snr(a):
 
 
 def dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
-    """Lu et al. 2022b, Algorithm 2. previous: x_0 and alpha-bar of the step before."""
+    """Lu et al. 2022, Algorithm 2. previous: x_0 and alpha-bar of the step before."""
     if a_bar_s == 1:
         return x_0
     h, line = half_log_snr(a_bar_s) - half_log_snr(a_bar_t), x_0
@@ -887,11 +882,11 @@ print("without a step before it, a 2M step is a DDIM step")
 # $$\mathbb E[x_0 \mid x_t] = m + \frac{\sqrt{\bar\alpha_t}\,c^2}{\bar\alpha_t c^2 + 1 - \bar\alpha_t}\,
 # \big(x_t - \sqrt{\bar\alpha_t}\,m\big).$$
 #
-# Every step is then linear in $x_T$ and in the noises $z_1, z_2, \dots$, so a whole run ends at
-# $b + k_0 x_T + k_1 z_1 + k_2 z_2 + \dots$: a normal with mean $b$ and variance $k^2 = k_0^2 + k_1^2 + \dots$ We let the
-# samplers work on that list of coefficients in place of images. *The step functions stay as they are*, and the answer is
-# exact: no random numbers, no averaging. The error is the Wasserstein-2 distance between $\mathcal N(b, k^2)$ and
-# $\mathcal N(m, c^2)$: $\sqrt{(b-m)^2 + (k-c)^2}$.
+# Every step is then linear in $x_T$ and the noises $z_1, z_2, \dots$ The result of a whole run is
+# $b + k_0 x_T + k_1 z_1 + k_2 z_2 + \dots$: a normal with mean $b$ and variance $k^2 = k_0^2 + k_1^2 + \dots$ We let
+# the samplers work on that list of coefficients in place of images. *The step functions stay as they are*, and the
+# answer is exact: no random numbers, no averaging. The error is the Wasserstein-2 distance between $\mathcal N(b, k^2)$
+# and $\mathcal N(m, c^2)$: $\sqrt{(b-m)^2 + (k-c)^2}$.
 #
 # **Order.** An error that falls like $1/N$ has order 1, like $1/N^2$ order 2: twice the steps bring it to a half, or to
 # a quarter. On two log axes that is a straight line of slope -1 or -2.
@@ -989,9 +984,9 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# First order for DDPM and DDIM, with a smaller constant for DDIM; second order for 2M. On the right is the whole
-# sampler. 2M is still far ahead, but its line is no longer clean: the first step leaves pure noise in one large leap,
-# the last one jumps to $\hat x_0$, and both are first-order steps. The dent where its error changes sign is chance.
+# First order for DDPM and DDIM, with a smaller constant for DDIM; second order for 2M. On the right, for the whole
+# sampler, 2M is still far ahead, but its first and last step are of first order. (The dent where its error changes sign
+# is chance.)
 
 
 # %%
@@ -1004,12 +999,12 @@ print(f"standard deviation of the samples (right: {c})")
 table_of(std_of_samples, [5, 10, 20, 50, 1000], samplers).round(4)
 
 # %% [markdown]
-# DDPM and DDIM with few steps make data that are **too narrow**: samples that are too alike and too smooth. For DDPM the
-# reason is section 2: $\tilde\beta$ is the smallest possible variance. For DDIM: each step holds on to the guess of its
-# noisier end, and that guess lies too near the mean.
+# DDPM and DDIM with few steps make data that are **too narrow**: samples that are too alike and too smooth. For DDPM
+# the reason is section 2: $\tilde\beta$ is the smallest possible variance. For DDIM: each step holds on to the guess of
+# its noisier end, and that guess lies too near the mean.
 #
-# One normal has one place to go. With several, the sampler has to choose. A mixture of normals in two dimensions also has
-# a perfect guess in closed form: a mean of the single guesses, weighted by the probability that $x_t$ came from each.
+# With several normals the sampler has to choose. A mixture in two dimensions also has a perfect guess in closed form: a
+# mean of the single guesses, weighted by the probability that $x_t$ came from each.
 
 # %%
 angles = torch.arange(6, dtype=torch.float64) * math.pi / 3
@@ -1063,8 +1058,8 @@ figure.suptitle(finding, x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
-# A path with noise turns corners until the end; the paths without are smooth curves, which is why a line through two
-# guesses predicts them so well.
+# A path with noise turns corners until the end; the paths without are smooth, so a line through two guesses predicts
+# them well.
 #
 # ### The equation behind $\eta = 0$
 #
@@ -1077,12 +1072,12 @@ plt.show()
 # \qquad\text{(eq. 14)}.$$
 #
 # A DDIM step is one **Euler step** of it. By Tweedie's formula (notebook 00, section 3),
-# $\nabla \log p(x_t) = (\sqrt{\bar\alpha_t}\,\hat x_0 - x_t)/\sigma_t^2 = -\hat\epsilon/\sigma_t$: the predicted noise is
-# the **score**, up to a factor. So this is the *probability-flow ODE* of Song et al. (2021, eq. 13), in another time: its
-# solutions carry noise to data without any randomness.
+# $\nabla \log p(x_t) = (\sqrt{\bar\alpha_t}\,\hat x_0 - x_t)/\sigma_t^2 = -\hat\epsilon/\sigma_t$: the predicted noise
+# is the **score**, up to a factor. So this is the *probability-flow ODE* of Song et al. (2021, eq. 13), in another
+# time: its solutions carry noise to data without any randomness.
 #
-# If that is right, an ODE solver that knows nothing of diffusion must reach the same points. We ask SciPy's, with
-# tight tolerances, on the six blobs, and compare DDIM and 2M with it.
+# If that is right, an ODE solver that knows nothing of diffusion must reach the same points. We ask SciPy's, on the six
+# blobs.
 #
 # **Predict before you run:** twice the steps: what becomes of DDIM's distance to SciPy's answer, and of 2M's?
 
@@ -1127,10 +1122,9 @@ table_of(distance_to_answer, [10, 20, 40, 80, 160], columns).round(5)
 #
 # **Question:** does the ranking hold for images and a network that errs?
 #
-# The cost of sampling is the number of network evaluations (NFE). Each sampler gets the same NFE, the same starting noise
-# and the same labels (drawn at random, as the classes of the floor's real images are); several seeds give error bars;
-# the floor is in the same figure. This is the long cell: about a minute on two cores with bf16 instructions, two to
-# three minutes without.
+# The cost of sampling is the number of network evaluations (NFE). Each sampler gets the same NFE, the same starting
+# noise and the same labels (drawn at random, as the classes of the floor's real images are); several seeds give error
+# bars. The long cell: about a minute on two cores with bf16 instructions, two to three without.
 #
 # **Predict before you run:** who wins with 5 evaluations, who with many? And what can no sampler reach?
 
@@ -1217,17 +1211,14 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 
 # %% [markdown]
 # Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common, such as difficult labels,
-# drops out of the difference, and its error is smaller than the ± of the first table suggests: in the run shown far
-# smaller for DDIM with $\eta = 0$, which follows the same path as 2M, but not by much for DDPM, whose noise leads
-# elsewhere. With 5 seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of freedom,
-# 5%).
+# drops out of the difference. With 5 seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4
+# degrees of freedom, 5%).
 #
 # With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. In
 # the run shown 2M comes near the floor of 100 images with 25 evaluations. The floor of all images together is lower,
-# and above that it clearly stays: 1.75 against 0.54. This is mostly the *network's* error, if section 6 is a guide:
-# there, with a perfect network, 2M has next to no error left at 20 steps. An ODE carries it along; fresh noise can
-# partly repair it, if enough steps are left (Karras et al. 2022, section 4). Read the error bars before you call a
-# winner, and the grey band before you call a sampler bad.
+# and above that it clearly stays: 1.75 against 0.54. This is mostly the *network's* error, if section 6 is a guide,
+# where 2M has next to no error left at 20 steps. An ODE carries it along; fresh noise can partly repair it, if enough
+# steps are left (Karras et al. 2022, section 4).
 
 # %% [markdown]
 # ## 8. Between two noises: spherical interpolation · *further*
@@ -1236,8 +1227,8 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 #
 # The straight line $(1-w)\,a + w\,b$ looks natural and is wrong. $a$ and $b$ are independent standard normals in 784
 # dimensions, so their norms are close to $\sqrt{784} = 28$. The variance of the mixture is $(1-w)^2 + w^2$, half-way
-# $\tfrac12$: the norm has dropped to $28/\sqrt2 \approx 20$. No noise that the network ever saw was that weak. **Slerp**
-# (Shoemake 1985) walks along the arc instead. With $\varphi$ the angle between $a$ and $b$:
+# $\tfrac12$: the norm has dropped to $28/\sqrt2 \approx 20$. No noise that the network ever saw was that weak.
+# **Slerp** (Shoemake 1985) walks along the arc instead. With $\varphi$ the angle between $a$ and $b$:
 #
 # $$\mathrm{slerp}(a, b, w) = \frac{\sin((1-w)\varphi)}{\sin\varphi}\,a + \frac{\sin(w\varphi)}{\sin\varphi}\,b .$$
 #
@@ -1303,9 +1294,8 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The angle is 90 degrees to within a few: in high dimensions independent directions are nearly orthogonal. The network
-# treats noise that is too weak as if there were an image in it already, a smooth one: its pictures lose detail half-way
-# (right panel), while slerp keeps the level of the two ends.
+# The angle is 90 degrees to within a few. The network treats noise that is too weak as if there were an image in it
+# already, a smooth one: its pictures lose detail half-way (right panel), while slerp keeps the level of the two ends.
 
 # %% [markdown]
 # ## 9. Filling in: inpainting without training · *further*
@@ -1385,21 +1375,20 @@ rows = {name: float(values.mean()) for name, values in jumps.items()}
 pd.DataFrame({"jump at the border": rows}).round(2)
 
 # %% [markdown]
-# The right halves fit the left ones, and the jump at the border is far below that of the paste-up.
+# The jump at the border is far below that of the paste-up.
 #
-# **The known weakness.** The pixels that are put back are noised *independently* of what the sampler is inventing beside
-# them. The two halves agree only as far as the next look can make them, and at low noise little can be changed any more.
-# RePaint (Lugmayr et al. 2022, section 4.2) therefore goes back: it noises $x_s$ up to $t$ again and repeats the step,
-# several times. `keep_known` does not do this; exercise 05.5 builds the missing piece.
+# **The known weakness.** The pixels that are put back are noised *independently* of what the sampler is inventing
+# beside them, and at low noise little can be changed any more. RePaint (Lugmayr et al. 2022, section 4.2) therefore
+# goes back: it noises $x_s$ up to $t$ again and repeats the step, several times (exercise 05.5).
 
 # %% [markdown]
 # ## 10. New pictures, or copies? · *further*
 #
 # **Question:** is the network drawing, or reciting the training set?
 #
-# For each sample find the **nearest training image**, by pixels and by features, and compare with the distances of *real
-# test images* to the training set. Since a test that cannot fail proves nothing, a third group are copies: training
-# images with a little noise on them.
+# For each sample find the **nearest training image**, by pixels and by features, and compare with the distances of
+# *real test images* to the training set. Since a test that cannot fail proves nothing, a third group are copies:
+# training images with a little noise on them.
 #
 # **Predict before you run:** the network's samples tend to be smooth. Does that make their *pixel* distance to
 # the nearest training image larger or smaller than that of a real test image?
@@ -1465,21 +1454,20 @@ finding = (
 show_images(rows, columns=len(chosen), title=finding)
 
 # %% [markdown]
-# By pixels the noisy copies are caught at once, and no sample is as near to a training image as they are; even the four
-# closest samples differ from theirs. By features the copies are *not* caught: a little noise moves an image further in
-# this space than the nearest other garment is. A test that cannot find planted copies must not be trusted when it finds
-# none. (Copies can be found only among the images we have: with the small set, which the first cell says, most are out
-# of sight.) And your prediction? The medians in the left panel answer it. A smaller one need not mean copying: a smooth
-# picture is near to everything, because it lacks the details that make real images differ; left-over grain moves a
-# sample away from everything.
+# By pixels the noisy copies are caught at once, and even the four closest samples differ from theirs. By features the
+# copies are *not* caught: a little noise moves an image further than the nearest other garment is. A test that cannot
+# find planted copies must not be trusted when it finds none. (Of the small set of 10,000 images most copies would go
+# unseen; the first cell of this section says which set it is.) And your prediction? See the medians in the left panel.
+# A smaller one need not mean copying: a smooth picture is near to everything; left-over grain moves a sample away from
+# everything.
 
 # %% [markdown]
 # ## 11. What goes wrong when $x_T$ is not noise · *further*
 #
-# Notebook 01 (section 5) met a common mistake: $T = 200$ with betas made for 1000 leaves $\sqrt{\bar\alpha_T} = 0.364$ of
-# the image in $x_T$. Training then never shows the network pure noise, but sampling starts from it. To see what comes of
-# it we need no new training: our schedule passes the same noise level on its way. So we start ours in the middle, once
-# from pure noise, as that sampler would, and once as it should be: from real images noised to that level.
+# Notebook 01 (section 5) met a common mistake: $T = 200$ with betas made for 1000 leaves $\sqrt{\bar\alpha_T} = 0.364$
+# of the image in $x_T$. Training then never shows the network pure noise, but sampling starts from it. Our schedule
+# passes the same noise level on its way. So we start ours there, once from pure noise, as that sampler would, and once
+# as it should be: from real images noised to that level.
 #
 # **Predict before you run:** real images have a dark background, so their mean pixel is far below 0. Pure noise
 # has mean 0. What will the network draw?
@@ -1519,7 +1507,7 @@ show_images(kept, columns=10, title=finding)
 # %% [markdown]
 # From pure noise the pictures come out too bright, with ragged textures where black background should be: the network
 # took the mean of 0 for a property of the image. The middle row shows that starting in the middle is not itself the
-# trouble. The mistake raises no error and the training loss does not show it.
+# trouble. The training loss does not show the mistake.
 
 # %% [markdown]
 # ## 12. Play · *further*
@@ -1548,8 +1536,7 @@ for sampler, steps in [("ddpm", 10), ("ddim", 10), ("dpmpp_2m", 10)]:
 
 # %% [markdown]
 # Things to try. DDIM with $\eta = 0$: raise the steps from 2 to 30; the ten pictures get better and stay the same ones.
-# Then raise $\eta$: they change. Find the smallest number of steps at which 2M satisfies you, and look at DDPM with as
-# many.
+# Then raise $\eta$: they change.
 
 # %%
 choices = ["ddpm", "ddim", "dpmpp_2m"]
@@ -1562,8 +1549,8 @@ play(draw, sampler=choices, steps=(2, 30), eta=(0.0, 1.0, 0.1), clip=True)
 #
 # ### 05.4 *(further)* Slerp for a batch
 #
-# `slerp` in `utils` takes two noises and treats each as one long vector. Given two *batches*, it would use one angle for
-# all. Write a slerp in which every image has its own.
+# `slerp` in `utils` takes two noises and treats each as one long vector. Given two *batches*, it would use one angle
+# for all. Write a slerp in which every image has its own.
 
 
 # %%
@@ -1640,25 +1627,21 @@ check("05.6", line_step)
 #
 # 1. Algorithm 2 is the posterior of notebook 01 with the network's guess in the place of $x_0$; clip the guess where
 #    the network predicts noise, and add no noise in the last step.
-# 2. DDIM needs no noise at all, so the picture is a function of $x_T$; DPM-Solver++(2M) follows the same path
-#    with a line through two guesses and needs far fewer looks.
+# 2. DDIM needs no noise at all; DPM-Solver++(2M) follows the same path with a line through two guesses and far fewer
+#    looks.
 # 3. With few evaluations the sampler decides how good the pictures are, with many the network; measure against
 #    the floor, with error bars.
 #
-# **Next:** this is the last notebook of the first track so far. Evaluation (06), guidance (07) and the wider family of
-# models (08) are being written.
+# **Next:** evaluation (06), guidance (07) and the wider family of models (08) are being written.
 #
 # ### References
-# - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: Algorithm 2; eq. 6, 7, 11;
+# - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: Algorithm 2; eq. 4, 6, 7, 11;
 #   sections 3.2 (the two variances) and 3.3 (the last step).
 # - Song, Meng, Ermon 2020, *Denoising diffusion implicit models*, arXiv 2010.02502: eq. 12, 13, 14, 16; Tables 1, 2.
 # - Song et al. 2021, *Score-based generative modeling through SDEs*, arXiv 2011.13456: eq. 13.
-# - Lu et al. 2022b, *DPM-Solver++*, arXiv 2211.01095: Proposition 4.1, Algorithm 2.
-# - Heusel et al. 2017, *GANs trained by a two time-scale update rule*, arXiv 1706.08500: eq. 6, the Frechet distance;
-#   Binkowski, Sutherland, Arbel, Gretton 2018, *Demystifying MMD GANs*, arXiv 1801.01401: the kernel distance.
-# - Karras, Aittala, Aila, Laine 2022, *Elucidating the design space of diffusion-based generative models*, arXiv
-#   2206.00364: section 4 (what noise does for a network that errs).
+# - Lu et al. 2022, *DPM-Solver++*, arXiv 2211.01095: Proposition 4.1, Algorithm 2.
+# - Heusel et al. 2017, arXiv 1706.08500: eq. 6, Frechet distance; Binkowski et al. 2018, arXiv 1801.01401: KID.
+# - Karras, Aittala, Aila, Laine 2022, *Elucidating the design space*, arXiv 2206.00364: section 4.
 # - Lin, Liu, Li, Yang 2023, *Common diffusion noise schedules and sample steps are flawed*, arXiv 2305.08891.
 # - Lugmayr et al. 2022, *RePaint*, arXiv 2201.09865: eq. 8, section 4.2.
-# - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: the target $v$.
 # - Shoemake 1985, *Animating rotation with quaternion curves*: slerp.
