@@ -676,8 +676,8 @@ def check_against_utils(name, step, steps, **options):
     options |= dict(steps=steps, y=y, x_T=x_T, generator=rng(6))
     theirs = sample(model, diffusion, x_T.shape, sampler=name, **options)
     for (x_t, x_0), other in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(x_t, other.x_t, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(x_0, other.x_0, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(x_t, other.x_t, atol=5e-3, rtol=0)
+        torch.testing.assert_close(x_0, other.x_0, atol=5e-3, rtol=0)
 
 
 # %%
@@ -1339,7 +1339,7 @@ options = dict(
     steps=steps, y=y, generator=rng(20), constrain=keep_known(known, mask, rng(21))
 )
 theirs = last_of(sample(model, diffusion, known.shape, sampler="ddpm", **options))
-torch.testing.assert_close(filled, theirs, atol=1e-3, rtol=1e-3)
+torch.testing.assert_close(filled, theirs, atol=1e-2, rtol=0)
 torch.testing.assert_close(filled[mask.expand_as(filled)], known[mask.expand_as(known)])
 print("equal to keep_known of utils, and the known half is untouched")
 
@@ -1588,7 +1588,7 @@ check("05.5", noise_again)
 #
 # 2M takes the line's value half-way through the step and treats it as constant. The integral of $e^\lambda$ times a
 # straight line has a closed form. Derive it and write the step. Then put `exact_line_step` into `error_in_the_middle`
-# (section 6), or into `sample`. Is it better than 2M? Why need the exact integral of a wrong line not be?
+# (section 6). Which error is smaller, its own or 2M's? Why need the exact integral of a wrong line not win?
 #
 # ```python
 # def exact_line_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
