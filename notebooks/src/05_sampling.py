@@ -220,8 +220,8 @@ pd.DataFrame(rows, columns=columns).set_index("real images")
 #
 # Write the step: a draw from that normal distribution, its mean plus its standard deviation times the noise `z`.
 # Nothing in it needs neighbouring timesteps, so write it from $t$ to *any* earlier $s$: $\bar\alpha_s$ takes the place
-# of $\bar\alpha_{t-1}$. And what takes the place of $\alpha_t$, the share that the steps from $s$ to $t$ keep together,
-# when all you know is $\bar\alpha_t$ and $\bar\alpha_s$?
+# of $\bar\alpha_{t-1}$. And what takes the place of $\alpha_t$, the share of the variance that the steps from $s$ to
+# $t$ keep, when all you know is $\bar\alpha_t$ and $\bar\alpha_s$?
 #
 # (Notebook 00's step used the noise in $x_t$ again and drew none. This one is the paper's.) `hint("05.1")`,
 # `solution("05.1")` help. You may also go on: the next cell has the course's version, and uses yours instead if it is
@@ -366,8 +366,8 @@ animate(pairs, titles=titles, columns=count, title=finding)
 #
 # Take the simplest data with two possible answers, $x_0 = -1$ or $x_0 = +1$, half and half. Given $x_t$, the true
 # $q(x_s \mid x_t)$ is a mixture of the two posteriors, weighted by the probability of each answer. Beside it the normal
-# with the same mean and variance, for three sizes of step from one undecided $x_t$. The distance in the titles is the
-# **total variation**: the largest error in any probability, from 0 to 1.
+# with the same mean and variance, for three steps from one undecided $x_t$. The distance in the titles is the **total
+# variation**: the largest error in any probability, from 0 to 1.
 #
 # **Predict before you run:** for which step is the true distribution furthest from a normal?
 
@@ -428,8 +428,8 @@ plt.show()
 #
 # For data whose pixels have a variance of at most 1, it lies in between, pixel by pixel and on average over $x_t$. And
 # **at the last step** $\bar\alpha_{t-1} = 1$, so $\tilde\beta_t = 0$: the mean is $\hat x_0$ itself, and noise on top
-# of it would be noise in the picture (section 3.3: "we display $\mu_\theta(x_1, 1)$ noiselessly"; in the algorithm, the
-# "else $z = 0$").
+# of it would be noise in the picture (the paper's section 3.3: "we display $\mu_\theta(x_1, 1)$ noiselessly"; in the
+# algorithm, the "else $z = 0$").
 #
 # ### One loop for every sampler
 #
@@ -550,10 +550,10 @@ show_images(pictures, titles=titles, columns=6, scale=4, title=f"{few} steps: {f
 # github.com/hojonathanho/diffusion). Why, and why does the paper not say so?
 #
 # For a perfect network it would do nothing: every image lies in $[-1,1]^{784}$, and so does every mean of images. A
-# trained network errs, and clamping moves a pixel nearer to everything inside. How badly a guess errs depends on what
-# the network predicts. From noise, $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\epsilon)/\sqrt{\bar\alpha_t}$ divides
-# by nearly 0 at high $t$ (notebook 01, section 7). Ours predicts $v$, which divides by nothing. To see both we give our
-# network's output an error, a normal one of standard deviation 0.05, once in $v$ and once in $\hat\epsilon$.
+# trained network errs, and clamping moves an outside pixel nearer to everything inside. How badly a guess errs depends
+# on what the network predicts. From noise, $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\epsilon)/\sqrt{\bar\alpha_t}$
+# divides by nearly 0 at high $t$ (notebook 01, section 7). Ours predicts $v$, which divides by nothing. To see both we
+# give our network's output an error, a normal one of standard deviation 0.05, once in $v$ and once in $\hat\epsilon$.
 #
 # **Predict before you run:** where does the clamp change most?
 
@@ -793,9 +793,9 @@ show_images(shown, columns=count, title=finding)
 # $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t}
 # + \Big(\frac{\sqrt{\bar\alpha_s}}{\sigma_s} - \frac{\sqrt{\bar\alpha_t}}{\sigma_t}\Big)\,\hat x_0 .$$
 #
-# Name the logarithm of that ratio $\lambda = \log(\sqrt{\bar\alpha}/\sigma) = \tfrac12\log\mathrm{SNR}$; it rises
-# during sampling. The bracket is $e^{\lambda_s} - e^{\lambda_t}$. For infinitely many steps, the sum of all these
-# brackets times their guesses is an integral, because $e^\lambda$ has the derivative $e^\lambda$:
+# Write $\lambda = \log(\sqrt{\bar\alpha}/\sigma) = \tfrac12\log\mathrm{SNR}$; it rises during sampling. The bracket is
+# $e^{\lambda_s} - e^{\lambda_t}$. For infinitely many steps, the sum of all these brackets times their guesses is an
+# integral, because $e^\lambda$ has the derivative $e^\lambda$:
 #
 # $$\frac{x_s}{\sigma_s} = \frac{x_t}{\sigma_t} + \int_{\lambda_t}^{\lambda_s} e^{\lambda}\,\hat x_0(\lambda)\,d\lambda
 # \qquad\text{(Lu et al. 2022, Proposition 4.1)}$$
