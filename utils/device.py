@@ -24,8 +24,7 @@ def find_precision(device: torch.device) -> str:
 
     A CPU without bf16 matrix instructions runs bf16 slower than fp32, so it stays in fp32.
     """
-    if device.type == "cuda":
-        # Emulated bf16 (before Ampere, a Colab T4 for example) is slow there; fp16 is not.
+    if device.type == "cuda":  # emulated bf16 (before Ampere, a Colab T4 for example) is slow; fp16 is not
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu" and {"amx_bf16", "avx512_bf16"} & cpu_flags():
         return "bf16"
@@ -43,8 +42,8 @@ def cpu_flags(path: str | Path = "/proc/cpuinfo") -> set[str]:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """A context whose matrix products are computed in "bf16" or "fp16", or, with "no", in float32 as ever."""
-    enabled = precision != "no"
-    return torch.autocast(device.type, DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "no")
 
 
 def describe(device: torch.device) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import glob
 import hashlib
+import io
 import os
 import pickle
 import platform
@@ -53,11 +54,10 @@ def say(text: str) -> None:
 def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], Any]) -> None:
     """Write a temporary file, force it to the disk, and rename it to `path`, whose folder is made if need be.
 
-    Where anything fails (a full disk, an interrupt) the old file stays. A link stays a link: what it points to is
+    Where anything fails (a full disk, an interrupt) the old file stays, and an OSError says so. A link's target is
     replaced. Into a pipe, a device and the file that this program prints to the content goes once it is complete.
 
     content: bytes, a text (in UTF-8, line ends as they are), or what writes the file: content(temporary file).
-    Raises OSError that says so; what else `content` raises comes out as it is.
     """
     if isinstance(content, str):
         content = content.encode("utf-8")
@@ -67,8 +67,8 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
             part = Path(folder) / "part"
             write(part)
             print(end="", flush=True)  # what was printed before comes before
-            with open(part, "rb") as source, open(stream, "wb", closefd=stream not in (1, 2)) as target:
-                shutil.copyfileobj(source, target)
+            with open(stream, "wb", closefd=stream not in (1, 2)) as target:
+                target.write(part.read_bytes())
         return
     path = Path(os.path.realpath(path))
     try:
@@ -76,8 +76,8 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], A
             write(part)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError, Pillow without a number
         kept = "the old file stays as it was" if path.exists() else "nothing was written"
-        full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        kept += ". Is the disk full?" if full else ""
+        if getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            kept += ". Is the disk full?"
         raise OSError(f"could not save {path.name}: {error}; {kept}") from error
 
 
@@ -99,13 +99,11 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 def _stream_at(path: str | Path) -> str | Path | int | None:
     """What to open where `path` is to be written into, not replaced: a pipe, a device, or 1 or 2; else None."""
-    if not os.path.exists(path):
-        return None
     for printed in (1, 2):  # /dev/stdout, say, or a log that the shell writes
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(path), os.fstat(printed)):
                 return printed
-    return None if os.path.isfile(path) or os.path.isdir(path) else path
+    return None if os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path) else path
 
 
 def _part_of(path: Path) -> Path:
@@ -134,12 +132,9 @@ def check_writable(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path | None) -> Iterator[None]:
-    """Keep other trainings out of this folder, if any, else OSError that names the other one; it ends with the process.
-
-    Windows and some network file systems have no such lock: nothing is done there.
-    """
-    if folder is None or os.name == "nt":
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of this folder, else OSError that names the other one; it ends with the process."""
+    if os.name == "nt":  # which has no such lock
         yield
         return
     import fcntl
@@ -188,7 +183,7 @@ def load_weights(path: str | Path, network: "nn.Module") -> None:
         raise ValueError(f"{path} belongs to another network: {error}") from error
 
 
-def save_state(path: str | Path, state: dict[str, Any]) -> None:
+def save_state(path: str | Path, state: Any) -> None:
     """Write a training state: tensors, numbers, strings, lists and dictionaries of them."""
     import torch
 
@@ -203,24 +198,21 @@ def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> d
     import torch
 
     path = Path(path)
+    content = io.BytesIO(path.read_bytes())  # FileNotFoundError comes out as it is
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         seen = "is cut short or damaged"
         if isinstance(error, pickle.UnpicklingError):
             seen = "was refused: it is not a training state of tensors and numbers, and loading it could run code"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise ValueError(f"{path.name} {seen}. Delete it to start anew, or use a whole copy. ({reason})") from error
-    if settings is None:
-        return state
     name, saved = f"{path.name} in {path.parent.name}", state.get("settings") if isinstance(state, dict) else None
-    if not isinstance(saved, dict):
+    if settings and not isinstance(saved, dict):
         raise ValueError(f"{name} is no training state of this course: it holds no settings; use another folder")
-    for key, here in settings.items():
-        if key not in saved or saved[key] != here:
-            seen = f"was trained with {key} {saved.get(key, 'not set')!r}, but this training has {here!r}"
+    for key, here in (settings or {}).items():
+        if (there := saved.get(key, "not set")) != here:
+            seen = f"was trained with {key} {there!r}, but this training has {here!r}"
             raise ValueError(f"{name} {seen}; use another folder, or the same settings")
     return state
 
@@ -229,19 +221,19 @@ def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> d
 
 
 def find_copy(files: Sequence[str], *folders: str) -> Path | None:
-    """The folder that has all these files: one of `folders` in COURSE_DATA, or it itself where it has such a name.
+    """Where all these files are: in one of `folders` in COURSE_DATA, or in it itself if it has such a name; else None.
 
-    None where there is none, and where COURSE_DATA is set a warning that says so.
+    That COURSE_DATA is set and does not have them is said in a warning.
     """
     if not (named := os.environ.get("COURSE_DATA")):
         return None
     home = Path(os.path.expanduser(named))
-    places = [home / folder for folder in folders] + [home for folder in folders if home.name == Path(folder).name]
-    found = next((place for place in places if all((place / file).exists() for file in files)), None)
-    if found is None:
-        lacks = f"has no {', '.join(files)} in {' or '.join(folder or '.' for folder in folders)}"
-        warnings.warn(f"COURSE_DATA={named} {lacks if home.is_dir() else 'is no folder'}; passed over", stacklevel=3)
-    return found
+    for place in [home / folder for folder in folders] + [home for folder in folders if home.name == Path(folder).name]:
+        if all((place / file).exists() for file in files):
+            return place
+    lacks = f"has no {', '.join(files)} in {' or '.join(folder or '.' for folder in folders)}"
+    warnings.warn(f"COURSE_DATA={named} {lacks if home.is_dir() else 'is no folder'}; passed over", stacklevel=3)
+    return None
 
 
 def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
@@ -254,12 +246,11 @@ def download(url: str, path: Path, sha256: str, timeout: float = 20) -> None:
 
     from tqdm.auto import tqdm
 
-    bar = dict(desc=path.name, leave=False, disable=None)
     with _replacing(path) as part:
         try:
             with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
                 total = int(answer.headers.get("Content-Length", 0))
-                with tqdm.wrapattr(file, "write", total=total, **bar) as watched:
+                with tqdm.wrapattr(file, "write", total=total, desc=path.name, leave=False, disable=None) as watched:
                     shutil.copyfileobj(answer, watched)
         except http.client.HTTPException as error:
             raise OSError(f"{url} broke off ({error}); try again") from error

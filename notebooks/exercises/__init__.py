@@ -82,6 +82,7 @@ def wrong_mixtures(x_0: Tensor, noise: Tensor, t: Tensor, curve: Tensor) -> dict
         "the image has weight alpha-bar; take its root": a_bar * x_0 + sigma * noise,
         "the weights add up to 1; their squares should, so that the variance does not sink half-way": signal * x_0
         + (1 - signal) * noise,
+        "a**1/2 is (a**1)/2; the root is a**0.5": a_bar / 2 * x_0 + (1 - a_bar) / 2 * noise,
         "the image is not shrunk": x_0 + sigma * noise,
         "every item is mixed as much as the first; each has a t of its own": first.sqrt() * x_0
         + (1 - first).sqrt() * noise,

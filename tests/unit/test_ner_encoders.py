@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 import utils.ner
 from tests.tiny_ner import make_corpus, make_encoder
-from utils.ner import bilstm_crf, encoders
+from utils.ner import bilstm_crf, encoders, pretraining
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.encoders import MINILM_SHA256, find_encoder, find_minilm, load_encoder, pieces_of
 from utils.ner.evaluation import evaluate
@@ -21,7 +21,7 @@ from utils.ner.tagger import make_tagger
 from utils.ner.transformer import TransformerTagger
 
 TEXTS = [sentence.text for sentence in make_corpus(80)]
-MLM = dict(device="cpu", precision="no", progress=False, batch_size=16, share=0.3)
+MLM = dict(device="cpu", precision="no", progress=False, batch_size=16)
 needs_minilm = pytest.mark.skipif(
     find_minilm() is None, reason=f"the package with the small encoder is not installed: {encoders.INSTALL}"
 )
@@ -68,7 +68,7 @@ def test_the_hub_is_asked_once_and_its_cache_first(monkeypatch, encoder, tmp_pat
 
     monkeypatch.setattr(encoders.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(encoders, "urlopen", answer)
-    monkeypatch.setattr(encoders, "_load_tokenizer", None)  # nothing is loaded while the hub is silent
+    monkeypatch.setattr(encoders.transformers, "AutoTokenizer", None)  # nothing is loaded while the hub is silent
     for error in (OSError("timed out"), ConnectionResetError("reset")):
         answers = [error]
         with pytest.raises(OSError, match=f"no encoder 'who/what' in a folder or on the hub .*{error}.*-r encoder.txt"):
@@ -151,9 +151,25 @@ def test_continued_pretraining_is_seeded_and_takes_sentences(encoder, tmp_path):
     assert files[0] == files[1] != files[2]
 
 
+def test_continued_pretraining_goes_on_where_it_was_interrupted(encoder, tmp_path, monkeypatch):
+    def run(out):
+        continue_pretraining(TEXTS, tmp_path / out, encoder, epochs=2, folder=tmp_path / "state" / out, **MLM)
+        return (tmp_path / out / "model.safetensors").read_bytes()
+
+    whole, calls = run("a"), iter(range(7))
+
+    def stop(*arguments):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return mask_pieces(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretraining, "mask_pieces", stop)
+        run("b")
+    assert not (tmp_path / "b").exists() and run("b") == whole
+
+
 def test_continued_pretraining_refuses(encoder, tmp_path):
-    with pytest.raises(ValueError, match="share must lie between 0 and 1, got 1.5"):
-        continue_pretraining(TEXTS, tmp_path, encoder, **{**MLM, "share": 1.5})
     with pytest.raises(ValueError, match="2 texts, none with a word piece"):
         continue_pretraining(["", "\0"], tmp_path, encoder, **MLM)
 
@@ -174,7 +190,7 @@ def test_minilm_learns_a_rule_from_few_sentences(no_network, tmp_path):
 
 @needs_minilm
 def test_every_word_has_a_vector(no_network, tmp_path):
-    tagger = BiLSTMCRFTagger(vectors="minilm", epochs=2, hidden=16, device="cpu")
+    tagger = BiLSTMCRFTagger(epochs=2, hidden=16, device="cpu")
     tagger.fit(make_corpus(30))
     batch = tagger._batch(tagger._windows(Sentence("Hepatocarcinoma \0 β")))
     vectors = tagger.network.pieces(batch["pieces"])

@@ -351,9 +351,6 @@ def test_bad_arguments(encoder):
         make("transformer", encoder, precision="fp8")
     with pytest.raises(ValueError, match="unknown pooling 'last'"):
         make("transformer", encoder, pooling="last")
-    for few in (0, 2):  # no room beside [CLS] and [SEP]
-        with pytest.raises(ValueError, match=f"max_pieces must leave room for a piece .*, got {few}"):
-            make("transformer", encoder, max_pieces=few).fit(TRAIN)
     with pytest.raises(ValueError, match="epochs must be above 0, got 0"):
         make("bilstm", encoder, epochs=0)
     with pytest.raises(TypeError, match="rate_of_learning"):
@@ -362,6 +359,7 @@ def test_bad_arguments(encoder):
         make("bilstm", encoder).fit([Sentence("")])
     with pytest.raises(ValueError, match="has learned nothing yet"):
         make("bilstm", encoder).predict(DEV)
+    assert make("bilstm", encoder, precision="bf16").precision == "bf16"
 
 
 @KINDS

@@ -71,7 +71,8 @@ def solution(exercise_id: str) -> None:
 
 def choose(exercise_id: str, yours: Callable, ours: Callable) -> Callable:
     """The learner's function if its check passes, else the course's; a printed line says which."""
-    right = grade(exercise_id, yours)[0]
+    # A cell that runs twice hands the course's version of the first time back: that is not yours.
+    right = getattr(yours, "__name__", "") != ours.__name__ and grade(exercise_id, yours)[0]
     print(f"{exercise_id}: going on with {'yours' if right else 'the version of the course'}")
     return yours if right else ours
 

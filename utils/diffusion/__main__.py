@@ -19,13 +19,10 @@ from utils.diffusion.sampling import SAMPLERS, generate
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
 from utils.diffusion.training import TrainState, train
 from utils.diffusion.unet import UNet
-from utils.files import TrainingDiverged, check_writable, stream_seed, write_atomically
-
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; the end of a job; a closed terminal
+from utils.files import TrainingDiverged, check_writable, save_state, stream_seed
 
 
 def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
@@ -33,13 +30,11 @@ def positive(text: str) -> int:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m utils.diffusion", description="Diffusion models of images.")
-    form = argparse.ArgumentDefaultsHelpFormatter
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, about, add_options in [
-        ("train", "train a U-Net to denoise images; started again with the same --out, it resumes", add_train_options),
-        ("sample", "draw images from a trained model into one picture, or a tensor", add_sample_options),
-    ]:
-        add_options(commands.add_parser(name, help=about, description=about, formatter_class=form))
+    commands, form = parser.add_subparsers(required=True, metavar="COMMAND"), argparse.ArgumentDefaultsHelpFormatter
+    about = "train a U-Net to denoise images; started again with the same --out, it resumes"
+    add_train_options(commands.add_parser("train", help=about, description=about, formatter_class=form))
+    about = "draw images from a trained model into one picture, or a tensor"
+    add_sample_options(commands.add_parser("sample", help=about, description=about, formatter_class=form))
     return parser.parse_args(argv)
 
 
@@ -57,8 +52,6 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=128, help="images in a step, over all processes")
     add("--learning-rate", type=float, default=2e-3, help="peak of the schedule")
     add("--ema-decay", type=float, default=0.999, help="of the moving average of the weights")
-    add("--label-dropout", type=float, default=0.1, help="how often a label is hidden")
-    add("--unconditional", action="store_true", help="train without labels")
     add("--schedule", default="cosine", help=f"one of {', '.join(SCHEDULES)}")
     add("--timesteps", type=positive, default=1000, help="T")
     add("--prediction", default="v", help=f"one of {', '.join(PREDICTIONS)}")
@@ -89,10 +82,9 @@ def run_train(args: argparse.Namespace) -> None:
     diffusion = GaussianDiffusion(NoiseSchedule.named(args.schedule, args.timesteps), args.prediction)
     images = load_images(args.data, "train", size=args.size)
     validation = load_images(args.data, "test", size=args.size) if not Path(args.data).is_dir() else None
-    classes = None if args.unconditional else len(images.classes) or None
     torch.manual_seed(stream_seed(args.seed, "weights"))
-    model = UNet(images.pixels.shape[1], args.channels, num_classes=classes, dropout=args.dropout)
-    same = "steps minutes out save_every device precision seed batch_size learning_rate ema_decay label_dropout"
+    model = UNet(images.pixels.shape[1], args.channels, num_classes=len(images.classes) or None, dropout=args.dropout)
+    same = "steps minutes out save_every device precision seed batch_size learning_rate ema_decay"
     options = {name: getattr(args, name) for name in same.split()} | {"validation": validation}
     with noted_signals() as noted, contextlib.closing(train(model, diffusion, images, **options)) as states:
         for k, state in enumerate(states):
@@ -117,9 +109,10 @@ def noted_signals() -> Iterator[list[str]]:
         noted.append(signal.Signals(number).name)
         signal.signal(number, signal.default_int_handler)
 
+    stopping = {"SIGINT", "SIGTERM", "SIGHUP"}  # Ctrl-C; the end of a job; a closed terminal, which Windows lacks
     with contextlib.ExitStack() as stack:
-        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+        for number in signal.Signals:
+            if number.name in stopping and signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                 stack.callback(signal.signal, number, signal.signal(number, note))
         yield noted
 
@@ -141,7 +134,7 @@ def run_sample(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("sampler", "steps", "eta", "batch_size", "seed")}
     images = generate(model, diffusion, args.n, shape, y=y, progress=True, **options)
     if args.out.suffix == ".pt":
-        write_atomically(args.out, lambda part: torch.save(images, part))
+        save_state(args.out, images)
     else:
         save_grid(images, args.out, scale=3)
     print(f"{args.n} images by {args.sampler}: {args.out}")

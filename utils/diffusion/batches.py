@@ -55,8 +55,8 @@ def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | 
     to_float(x_0[:1])
     if labels is not None and classes is not None:
         check_labels(labels := as_labels(labels, len(x_0)), classes)
-    x_0 = x_0 if index is not some or torch.equal(x_0, again) else x_0[:0]
-    return x_0, None if classes is None else labels
+    changing = index is some and not torch.equal(x_0, again)
+    return x_0[:0] if changing else x_0, None if classes is None else labels
 
 
 def fingerprint(*tensors: Tensor | None) -> str:

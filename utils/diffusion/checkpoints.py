@@ -1,9 +1,6 @@
-"""Models on disk: whole or not at all, and never able to run code.
+"""Models, each one safetensors file, and the folder of a training: written whole or not at all, unable to run code."""
 
-A model is one safetensors file: the weights, the schedule's betas, and in its header how to rebuild the network.
-A training's folder holds it and the training state: weights, EMA, optimiser, step, and what has to stay the same.
-"""
-
+import contextlib
 import functools
 import inspect
 import json
@@ -25,13 +22,12 @@ from utils.diffusion.batches import fingerprint
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
 from utils.diffusion.unet import UNet
-from utils.files import load_state, save_state, write_atomically
+from utils.files import check_writable, load_state, lock_folder, save_state, write_atomically
 
 FORMAT = "diffusion-course-1"
 BETAS = "schedule.betas"
-COMPILED = "_orig_mod."  # what torch.compile puts into the names of weights
 NUMBERS = ("step", "seconds", "loss", "validation_loss")  # of a TrainState that are saved
-PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+STATE, MODEL = "checkpoint.pt", "model.safetensors"  # the files of a training's folder
 
 
 def save_model(
@@ -41,7 +37,7 @@ def save_model(
     tensors = {BETAS: diffusion.schedule.betas}
     for name, value in unwrap(model).state_dict().items():
         value = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
-        tensors[name.replace(COMPILED, "")] = value.contiguous()
+        tensors[name.replace("_orig_mod.", "")] = value.contiguous()  # without what torch.compile puts in
     process = {"schedule": diffusion.schedule.name, "prediction": diffusion.prediction}
     header = {"format": FORMAT, "unet": json.dumps(config_of(model)), **process, "notes": json.dumps(notes)}
     write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
@@ -49,18 +45,17 @@ def save_model(
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The network itself, inside what torch.compile and several GPUs put around it."""
-    while isinstance(model, PARALLEL) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, PARALLEL) else model._orig_mod
-    return model
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrap(model.module)
+    return unwrap(model._orig_mod) if hasattr(model, "_orig_mod") else model
 
 
 def config_of(model: nn.Module) -> dict[str, Any] | None:
     """What rebuilds a UNet; None, with a warning, for any other network."""
     if type(model := unwrap(model)) is UNet:
         return model.config
-    about = f"of a {type(model).__name__} the weights are saved, but load_model builds UNets only"
-    advice = "build it yourself and give it the tensors of the file, safetensors.torch.load_file"
-    warnings.warn(f"{about}; {advice}", stacklevel=1)  # here, so that it is shown once
+    saved = f"of a {type(model).__name__} the weights are saved, but load_model builds UNets only"
+    warnings.warn(f"{saved}; build it, and give it what safetensors.torch.load_file reads", stacklevel=1)  # shown once
     return None
 
 
@@ -75,10 +70,10 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UN
         if (config := json.loads(header["unet"])) is None:
             raise ValueError("they are of no UNet: build that network, and give it the tensors that load_file reads")
         model = UNet(**config)
-        model.load_state_dict({name.replace(COMPILED, ""): value.float() for name, value in tensors.items()})
+        model.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        about = " ".join(str(error).split())[:500]
-        raise ValueError(f"no network can be built from the weights in {Path(path).name}: {about}") from error
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(f"no network can be built from the weights in {Path(path).name}: {reason}") from error
     return model.to(device).eval(), diffusion
 
 
@@ -106,9 +101,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         if path.read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-            advice = "Save the model with save_model, or use the model.safetensors that training writes"
-            refused = "is a pickle, not safetensors, and was refused: loading a pickle can run code"
-            raise ValueError(f"{path.name} {refused}. {advice}") from error
+            refused = "is a pickle, not safetensors, and was refused: loading it could run code"
+            raise ValueError(f"{path.name} {refused}; use a file that save_model wrote") from error
         raise ValueError(f"{path.name} is cut short or no safetensors file: {error}; get a whole copy") from error
     if (form := header.get("format")) != FORMAT or BETAS not in tensors:
         raise ValueError(f"{path.name} is no model of this course: its format is {form!r}, expected {FORMAT!r}")
@@ -139,47 +133,61 @@ def describe(model: nn.Module, diffusion: GaussianDiffusion, recipe: Any, data: 
     schedule = diffusion.schedule
     process = f"{schedule.name}, {schedule.num_timesteps} timesteps, betas {fingerprint(schedule.betas)[:8]}"
     network = {"config": config_of(model), "prediction": diffusion.prediction, "schedule": process}
-    images = {"number of images": data[0], "images": fingerprint(*data[1:])}
-    return {"settings": {**asdict(recipe), **network, **images}}
+    return {**asdict(recipe), **network, "number of images": data[0], "images": fingerprint(*data[1:])}
 
 
-def save_training(state: Any, accelerator: Accelerator, about: dict[str, Any], folder: Path | None) -> None:
-    """Write a TrainState, with what it is `about`, on the first process; nowhere without a folder."""
-    if folder is None:
-        return
-    if accelerator.is_main_process:
-        parts = {"model": unwrap(state.model), "ema_model": state.ema_model, "optimizer": state.optimizer}
-        parts = {name: part.state_dict() for name, part in parts.items()}
-        numbers = {name: getattr(state, name) for name in NUMBERS}
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
-        save_state(folder / "checkpoint.pt", {**parts, **numbers, "scaler": scaler, **about})
-    state.saved = state.step
+class TrainingFolder:
+    """Where the first process keeps a training's states and, at the end, its model; nowhere where `out` is None.
 
-
-def restore(state: Any, accelerator: Accelerator, about: dict[str, Any], folder: Path | None) -> bool:
-    """Put a saved state back in place, if there is one; a warning names what is other than it was and may be.
-
-    Raises ValueError where it is one of other settings, images or another network.
+    settings: what has to be the same when it resumes. length: its steps and minutes; they and the device may differ.
     """
-    if folder is None or not (path := folder / "checkpoint.pt").exists():
-        return False
-    saved = load_state(path, about["settings"])
-    try:
-        unwrap(state.model).load_state_dict(saved["model"])
-        state.ema_model.load_state_dict(saved["ema_model"])
-    except RuntimeError as error:
-        words = " ".join(str(error).split())
-        raise ValueError(f"{path.name} in {path.parent.name} is of another network: {words}") from error
-    state.optimizer.load_state_dict(saved["optimizer"])
-    if saved["scaler"] and accelerator.scaler:
-        accelerator.scaler.load_state_dict(saved["scaler"])
-    for name in NUMBERS:
-        setattr(state, name, saved[name])
-    state.saved = state.step
-    before, now = saved["free"], about["free"]
-    changed = [f"{name} {now[name]!r}, before {before[name]!r}" for name in now if now[name] != before[name]]
-    if about["settings"]["decay"] and any((now[name] or 0) > (before[name] or 0) for name in ("steps", "minutes")):
-        changed.append("so that the learning rate, which falls over the whole length, goes up again")
-    if changed:
-        warnings.warn(f"training goes on after step {state.step} with {', '.join(changed)}", stacklevel=3)
-    return True
+
+    def __init__(self, out: str | Path | None, accelerator: Accelerator, settings: dict, length: dict) -> None:
+        self.path, self.accelerator, self.settings = Path(out) if out else None, accelerator, settings
+        self.free = {"precision": accelerator.mixed_precision, "device": accelerator.device.type}
+        self.free |= {"processes": accelerator.num_processes, **length}
+        self.writes = self.path is not None and accelerator.is_main_process
+        for name in (STATE, MODEL) if self.writes else ():
+            check_writable(self.path / name)
+        self.lock = lock_folder(self.path) if self.writes else contextlib.nullcontext()
+
+    def save(self, state: Any) -> None:
+        """Write a TrainState."""
+        if self.writes:
+            parts = {"model": unwrap(state.model), "ema_model": state.ema_model, "optimizer": state.optimizer}
+            saved = {name: part.state_dict() for name, part in parts.items()}
+            saved |= {name: getattr(state, name) for name in NUMBERS}
+            scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+            save_state(self.path / STATE, {**saved, "scaler": scaler, "settings": self.settings, "free": self.free})
+        state.saved = state.step if self.path else None
+
+    def save_model(self, state: Any, diffusion: GaussianDiffusion, size: tuple[int, int]) -> None:
+        """Write the average of the weights, as a model for images of this height and width."""
+        if self.writes:
+            size = size[0] if size[0] == size[1] else size
+            save_model(self.path / MODEL, state.ema_model, diffusion, steps=state.step, size=size)
+
+    def restore(self, state: Any) -> bool:
+        """Put a saved state back in place, if there is one; ValueError where it is of another network or settings."""
+        if self.path is None or not (path := self.path / STATE).exists():
+            return False
+        saved = load_state(path, self.settings)
+        try:
+            unwrap(state.model).load_state_dict(saved["model"])
+            state.ema_model.load_state_dict(saved["ema_model"])
+        except RuntimeError as error:
+            words = " ".join(str(error).split())
+            raise ValueError(f"{path.name} in {path.parent.name} is of another network: {words}") from error
+        state.optimizer.load_state_dict(saved["optimizer"])
+        if saved["scaler"] and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        for name in NUMBERS:
+            setattr(state, name, saved[name])
+        state.saved = state.step
+        before, now = saved["free"], self.free
+        changed = [f"{name} {now[name]!r}, before {before[name]!r}" for name in now if now[name] != before[name]]
+        if self.settings["decay"] and any((now[name] or 0) > (before[name] or 0) for name in ("steps", "minutes")):
+            changed.append("so that the learning rate, which falls over the whole length, goes up again")
+        if changed:
+            warnings.warn(f"training goes on after step {state.step} with {', '.join(changed)}", stacklevel=3)
+        return True

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COUNTS = "num_timesteps in_channels channels blocks num_classes steps batch_size save_every validate_every count points"
+COUNTS = "num_timesteps in_channels channels blocks num_classes steps batch_size save_every validate_every count"
 RULES = [  # in words, of which kind, which ones, names
-    ("a whole number of at least 1", operator.index, lambda x: x >= 1, COUNTS),
+    ("a whole number of at least 1", operator.index, lambda x: x >= 1, f"{COUNTS} points size"),
     ("a whole number of at least 0", operator.index, lambda x: x >= 0, "warmup"),
     ("a whole number", operator.index, lambda x: True, "seed"),
     ("a number above 0", float, lambda x: 0 < x < math.inf, "minutes max_gradient_norm"),
@@ -17,7 +17,7 @@ RULES = [  # in words, of which kind, which ones, names
     ("a number from 0 to 1", float, lambda x: 0 <= x <= 1, "ema_decay label_dropout dropout"),
 ]
 LIMITS = {name: rule for *rule, names in RULES for name in names.split()}
-OPTIONAL = {"steps", "minutes", "max_gradient_norm", "num_classes"}  # None leaves these out
+OPTIONAL = {"steps", "minutes", "max_gradient_norm", "num_classes", "size"}  # None leaves these out
 
 
 def check_numbers(**values: Any) -> dict[str, Any]:
@@ -40,12 +40,11 @@ def check_images(images: Tensor) -> None:
     """Images are (N, C, H, W), and uint8 or float in [-1, 1]."""
     if images.ndim != 4:
         raise ValueError(f"images must have shape (N, C, H, W), got (N, {', '.join(map(str, images.shape[1:]))})")
-    if not images.is_floating_point() or images.device.type != "cpu":
-        return  # looking at values makes a GPU wait
-    low, high = images.min().item(), images.max().item()
-    if not (low >= -1.001 and high <= 1.001):
-        advice = "scale pixels of 0..255 by x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"
-        raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {advice}")
+    if images.is_floating_point() and images.device.type == "cpu":  # looking at values makes a GPU wait
+        low, high = images.min().item(), images.max().item()
+        if not (low >= -1.001 and high <= 1.001):
+            advice = "scale pixels of 0..255 by x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"
+            raise ValueError(f"images must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; {advice}")
 
 
 def as_labels(y: Any, count: int) -> Tensor:
@@ -55,8 +54,8 @@ def as_labels(y: Any, count: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         labels = torch.tensor([math.nan])  # words, for example
     if len(labels) != count or (labels.is_floating_point() and (labels != labels.round()).any()):
-        seen = f"{tuple(y.shape)} {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
-        raise ValueError(f"labels must be whole numbers, one for each of {count} images; got {seen}, {y[:3]} ...")
+        seen = f"{tuple(y.shape)} {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}, {y!r:.60}"
+        raise ValueError(f"labels must be whole numbers, one for each of {count} images; got {seen}")
     return labels.long()
 
 
@@ -64,6 +63,5 @@ def check_labels(y: Tensor, num_classes: int, hidden: bool = False) -> None:
     """All labels are 0..num_classes-1; with `hidden`, num_classes (no label) is one too."""
     outside = y[(y < 0) | (y >= num_classes + hidden)]
     if len(outside):
-        advice = "; number the classes from 0, or build the network with more"
-        advice = f" ({num_classes} stands for no label)" if hidden else advice
-        raise ValueError(f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}{advice}")
+        hint = f" ({num_classes} stands for no label)" if hidden else "; number them from 0, or build it with more"
+        raise ValueError(f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}{hint}")

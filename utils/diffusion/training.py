@@ -13,49 +13,37 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from utils.device import DTYPES, find_device, find_precision
 from utils.diffusion.batches import Images, batch_at, look_through, take
-from utils.diffusion.checkpoints import describe, one_in_a_folder, restore, save_model, save_training, unwrap
+from utils.diffusion.checkpoints import TrainingFolder, describe, one_in_a_folder, unwrap
 from utils.diffusion.checks import check_labels, check_numbers
 from utils.diffusion.process import GaussianDiffusion
-from utils.files import TrainingDiverged, check_writable, generator_seed, lock_folder, stream_seed
-
-# -- the generator -------------------------------------------------------------------------------------
+from utils.files import TrainingDiverged, stream_seed
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The recipe, which has to stay the same when a training resumes; ValueError for a number outside its range.
+    """The recipe, which has to stay the same when a training resumes; ValueError for a number outside its range."""
 
-    batch_size: images in a step, over all processes; at most as many as there are.
-    learning_rate: for Adam, reached after `warmup` steps (at most a tenth of all), then lowered along a cosine to 0
-        unless decay=False.
-    max_gradient_norm: gradients are scaled down to this norm; None leaves them.
-    ema_decay: of the moving average of the weights, warmed up as (1 + step) / (10 + step).
-    label_dropout: how often a label is hidden, 0 to 1; used only where the network has classes.
-    seed: of the order of the images, timesteps, noise, hidden labels and dropout masks.
-    """
-
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    decay: bool = True
-    max_gradient_norm: float | None = 1.0
-    ema_decay: float = 0.999
-    label_dropout: float = 0.1
-    seed: int = 0
+    batch_size: int = 128  # images in a step, over all processes; at most as many as there are
+    learning_rate: float = 2e-3  # Adam's, once it is warmed up
+    warmup: int = 100  # steps, at most a tenth of all
+    decay: bool = True  # whether the learning rate then falls along a cosine to 0
+    max_gradient_norm: float | None = 1.0  # gradients are scaled down to it; None leaves them
+    ema_decay: float = 0.999  # of the average of the weights, warmed up as (1 + step) / (10 + step)
+    label_dropout: float = 0.1  # how often a label is hidden, 0 to 1, where the network has classes
+    seed: int = 0  # of the order of the images, timesteps, noise, hidden labels and dropout masks
 
     def __post_init__(self) -> None:
         vars(self).update(check_numbers(**vars(self)))
@@ -67,8 +55,8 @@ class TrainState:
 
     model: nn.Module
     ema_model: nn.Module
-    network: nn.Module = field(repr=False)  # the model as accelerate wraps it
-    optimizer: torch.optim.Optimizer = field(repr=False)
+    network: nn.Module  # the model as accelerate wraps it
+    optimizer: torch.optim.Optimizer
     step: int = 0  # finished ones
     loss: float = math.nan  # of the last batch
     learning_rate: float = 0.0
@@ -76,7 +64,7 @@ class TrainState:
     seconds: float = 0.0  # spent training, over all resumed parts
     validation_loss: float | None = None  # the latest one measured, by the EMA weights
     saved: int | None = None  # the step of the last saved state
-    whole: bool = field(default=True, repr=False)  # not while the weights move
+    whole: bool = True  # not while the weights move
 
 
 @one_in_a_folder
@@ -98,15 +86,14 @@ def train(
 ) -> Iterator[TrainState]:
     """Train `model` in place and yield a TrainState after every step.
 
-    Args:
-        images: an ImageSet, a tensor (N, C, H, W), or a map-style Dataset of images or (image, label) pairs; float in
-            [-1, 1], or uint8 0..255. Labels, 0 to classes - 1, are used where the network has classes.
-        steps, minutes: how long; give exactly one.
-        validation: images for the validation loss, measured every `validate_every` steps.
-        out: a folder; the state is saved there every `save_every` steps and when the loop is left or interrupted, and
-            model.safetensors (EMA weights) at the end. Training resumes from it, first yielding the restored state.
-        precision: "no" (fp32), "bf16" or "fp16"; what is fast on the device when not given.
-        settings: those of `Settings`, such as batch_size=64.
+    images: an ImageSet, a tensor (N, C, H, W), or a map-style Dataset of images or (image, label) pairs; float in
+        [-1, 1], or uint8 0..255. Labels, 0 to classes - 1, are used where the network has classes.
+    steps, minutes: how long; give exactly one.
+    validation: images for the validation loss, measured every `validate_every` steps.
+    out: a folder; the state is saved there every `save_every` steps and when the loop is left or interrupted, and
+        model.safetensors (EMA weights) at the end. Training resumes from it, first yielding the restored state.
+    precision: "no" (fp32), "bf16" or "fp16"; what is fast on the device when not given.
+    settings: those of `Settings`, such as batch_size=64.
     Raises ValueError: bad arguments, images not in [-1, 1], or a saved state of other settings. TrainingDiverged: the
     loss or the gradient became NaN or infinite. OSError: `out` cannot be written, or another process trains in it.
     """
@@ -122,23 +109,18 @@ def train(
     accelerator = make_accelerator(find_device(device), precision)
     if recipe.batch_size % (count := accelerator.num_processes):
         raise ValueError(f"batch_size must be a multiple of the processes, here {count}; got {recipe.batch_size}")
-    folder, main, about = Path(out) if out else None, accelerator.is_main_process, {}
-    if folder:
-        about = describe(model, diffusion, recipe, (len(images), x_0, y))
-        about["free"] = {"precision": accelerator.mixed_precision, "device": accelerator.device.type}
-        about["free"] |= {"processes": count, "steps": steps, "minutes": minutes}
-        for name in ("checkpoint.pt", "model.safetensors") if main else ():
-            check_writable(folder / name)
-    with lock_folder(folder if main else None):
+    about = describe(model, diffusion, recipe, (len(images), x_0, y)) if out else {}
+    folder = TrainingFolder(out, accelerator, about, {"steps": steps, "minutes": minutes})
+    with folder.lock:
         state = prepare(model, accelerator)
-        keep = partial(save_training, state, accelerator, about, folder)
         try:
-            if restore(state, accelerator, about, folder):
+            if folder.restore(state):
                 yield state
-            total, at, unit = (steps, state.step, "step") if steps else (round(60 * minutes), int(state.seconds), "s")
-            quiet = not (progress and main) or None  # None: where standard error is no terminal
-            with tqdm(desc="training", total=total, initial=at, unit=unit, leave=False, disable=quiet) as bar:
-                while (done := fraction_done(state, steps, minutes, accelerator.device)) < 1:
+            total, at, unit = (steps, state.step, "step") if steps else (60 * minutes, int(state.seconds), "s")
+            quiet = not (progress and accelerator.is_main_process) or None  # None: where standard error is no terminal
+            with tqdm(desc="training", total=round(total), initial=at, unit=unit, leave=False, disable=quiet) as bar:
+                # the same seconds on every process, so that all of them stop
+                while (done := (state.step if steps else broadcast_object_list([state.seconds])[0]) / total) < 1:
                     started = time.perf_counter()
                     state.learning_rate = learning_rate(recipe, state.step, done, steps)
                     train_step(state, diffusion, images, recipe, accelerator)
@@ -146,39 +128,25 @@ def train(
                         state.validation_loss = validation_loss(state.ema_model, diffusion, validation).mean().item()
                     state.seconds += time.perf_counter() - started
                     if state.step % save_every == 0:
-                        keep()
+                        folder.save(state)
                     bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
                     bar.update((state.step if steps else int(state.seconds)) - bar.n)
                     yield state
-            keep()
-            if folder and main:
-                height, width = x_0.shape[2:]
-                notes = {"steps": state.step, "size": height if height == width else [height, width]}
-                save_model(folder / "model.safetensors", state.ema_model, diffusion, **notes)
+            folder.save(state)
+            folder.save_model(state, diffusion, tuple(x_0.shape[2:]))
         except (GeneratorExit, KeyboardInterrupt):  # the caller left the loop, or a step was cut off before it counts
             if state.step and state.whole:
-                keep()
+                folder.save(state)
             raise
         finally:  # the caller has the network as it was given, without accelerate's wrappers
             accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)
             accelerator.free_memory()
 
 
-def fraction_done(state: TrainState, steps: int | None, minutes: float | None, device: torch.device) -> float:
-    """How much of the training is behind us, from 0 on, the same on every process."""
-    return (
-        state.step / steps if steps else float(broadcast(torch.tensor(state.seconds, device=device))) / (60 * minutes)
-    )
-
-
-# -- one step ------------------------------------------------------------------------------------------
-
-
 def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: Settings, accelerator: Accelerator):
     """Algorithm 1, lines 2 to 5, with clipping and the EMA; moves `state` on in place.
 
-    Each process takes its part of the whole batch, so that several see together what one would see; only the masks of
-    dropout are each process's own.
+    Several processes see together the batch that one would see, part by part; only dropout's masks are their own.
     """
     device, process, step = accelerator.device, accelerator.process_index, state.step
     x_0, y = batch_at(images, step, recipe.batch_size, recipe.seed)
@@ -243,22 +211,19 @@ def check_finite(what: str, value: float, state: TrainState) -> None:
 
 @torch.no_grad()
 def validation_loss(
-    model: nn.Module, diffusion: GaussianDiffusion, images: Images, points: int = 10, count: int = 256, seed: int = 0
+    model: nn.Module, diffusion: GaussianDiffusion, images: Images, points: int = 10, count: int = 256
 ) -> Tensor:
     """The loss at `points` timesteps, the middles of as many parts of 0..T-1: float32 (points,) on the CPU.
 
-    The same first `count` images and the same noise every time, and no dropout, so that two calls differ by the model
-    only. Its mean stands for the training loss on images not trained on; it lies a little below, because the loss is
-    steepest at the smallest t, within the first point.
+    Always the first `count` images, the same noise and no dropout: two calls differ by the model only. The mean lies a
+    little below that over all t, because the loss is steepest at the smallest t, within the first point.
     """
-    check_numbers(points=points, count=count, seed=seed)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    was_training = model.training
+    check_numbers(points=points, count=count)
+    device, was_training = next((p.device for p in model.parameters()), torch.device("cpu")), model.training
     model.eval()
     x_0, y = take(images, torch.arange(min(count, len(images))))
     y = None if y is None or getattr(model, "num_classes", None) is None else y.to(device)
-    x_0, generator = x_0.to(device), torch.Generator().manual_seed(generator_seed(seed))
-    losses = []
+    x_0, generator, losses = x_0.to(device), torch.Generator().manual_seed(0), []
     for k in range(points):
         t = torch.full((len(x_0),), int((k + 0.5) * diffusion.num_timesteps / points), device=device)
         noise = torch.randn(x_0.shape, generator=generator).to(device)
@@ -267,14 +232,11 @@ def validation_loss(
     return torch.stack(losses).float().cpu()
 
 
-# -- setting up ----------------------------------------------------------------------------------------
-
-
 def make_accelerator(device: torch.device, precision: str | None) -> Accelerator:
     """accelerate's object for this device and precision; raises ValueError where they do not go together."""
-    if precision not in (None, *DTYPES) or (precision == "fp16" and device.type == "cpu"):
-        fit = ", ".join(map(repr, DTYPES if device.type != "cpu" else ("no", "bf16")))
-        raise ValueError(f"precision must be one of {fit} on this device ({device.type}), got {precision!r}")
+    fit = ("no", "bf16") if device.type == "cpu" else tuple(DTYPES)
+    if precision not in (None, *fit):
+        raise ValueError(f"precision must be one of {str(fit)[1:-1]} on this device ({device.type}), got {precision!r}")
     # accelerate keeps both for the whole process; another training may want others. Under `accelerate launch` the
     # processes are connected already, and which device is whose was settled there.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
@@ -290,7 +252,7 @@ def make_accelerator(device: torch.device, precision: str | None) -> Accelerator
 def prepare(model: nn.Module, accelerator: Accelerator) -> TrainState:
     """The network on its device in training mode, a copy for the average, and Adam."""
     if short := {str(p.dtype) for p in model.parameters()} & {"torch.float16", "torch.bfloat16"}:
-        advice = "train model.float(); precision='bf16' or 'fp16' makes it fast and keeps what is added up in float32"
+        advice = "train model.float(), which precision='bf16' or 'fp16' makes fast too"
         raise ValueError(f"Adam's small steps are lost in weights of {short.pop()}: {advice}")
     device = accelerator.device
     if device.type == "cuda" or (device.type == "cpu" and accelerator.mixed_precision == "no"):

@@ -15,10 +15,7 @@ PUBLIC = {
     "corpora": ("load_corpus",),
     "lexicons": ("lexicon_names", "load_lexicon"),
     "display": ("to_spacy",),
-    "tags": (
-        *("at_token_edges", "convert_tags", "from_tags", "losses"),
-        *("lost_to_tags", "spans_to_tags", "tags_to_spans", "to_tags"),
-    ),
+    "tags": ("at_token_edges", "convert_tags", "from_tags", "losses", "spans_to_tags", "tags_to_spans", "to_tags"),
     "evaluation": ("difference", "evaluate"),
     "lookup": ("Automaton", "DictionaryTagger", "RegexTagger"),
     "features": ("WordFeatures",),
@@ -26,7 +23,7 @@ PUBLIC = {
     "chain": ("LinearChainCRF",),
     "bilstm_crf": ("BiLSTMCRFTagger",),
     "transformer": ("TransformerTagger",),
-    "combine": ("BioTaggerGM", "VotingTagger"),
+    "combine": ("BioTaggerGM", "CorrectedTagger", "VotingTagger"),
     "pretraining": ("continue_pretraining",),
     "tagger": ("Tagger", "load_tagger", "make_tagger"),
 }

@@ -1,14 +1,12 @@
 """Train a tagger and save it; find entities in texts with it.
 
     python -m utils.ner train --corpus ncbi-disease --model crf --out models/diseases
-    python -m utils.ner train --corpus my/folder --model crf --out models/mine
     python -m utils.ner train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
     python -m utils.ner tag models/diseases < abstracts.txt
-    python -m utils.ner tag models/diseases --format jsonl < abstracts.txt > entities.jsonl
     python -m utils.ner tag models/diseases --input mine.conll --format brat --out folder
 
-Training can be interrupted. The same command goes on where networks and votes stopped (their states are in DIR/training
-until the end); a CRF or a dictionary begins again. `tag` takes one text a line, from standard input or a .txt.
+After an interruption the same command goes on where networks and votes stopped (their states are in DIR/training until
+the end); a CRF or a dictionary begins again. `tag` takes one text a line, from standard input or a .txt.
 """
 
 import argparse
@@ -37,18 +35,16 @@ SWITCHES |= {"lower learning_rate": "lower --learning-rate", 'precision="no"': "
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """What the command line asks for."""
-    # What is closed shows nothing; what knows few letters (ASCII) shows the others as escapes.
+    """What the command line asks for. A stream that is closed shows nothing, a letter that it lacks is an escape."""
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    with suppress(AttributeError):  # of what a notebook has in its place
-        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout.reconfigure(errors="backslashreplace")
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m utils.ner", description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(required=True)
     _add_train(commands.add_parser("train", help="train a tagger and save it"))
     _add_tag(commands.add_parser("tag", help="find entities in texts with a saved tagger"))
+    about = "a mention whose text is another than the text at its offsets is an error, or left out"
     for command in commands.choices.values():
-        about = "a mention whose text is another than the text at its offsets is an error, or left out"
         command.add_argument("--mismatch", choices=MISMATCHES, default="refuse", help=about)
     args = parser.parse_args(arguments)
     problem = None
@@ -115,18 +111,19 @@ def train(args: argparse.Namespace) -> None:
 def _add_tag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="folder that `train` or Tagger.save wrote")
     parser.add_argument("--input", type=Path, metavar="PATH", help="a file, or a brat folder, instead of stdin")
-    forms, about = ["lines", *READERS], "of --input; by default what its name ends in: .txt is one text a line"
-    parser.add_argument("--input-format", choices=forms, help=about)
+    about = "of --input; by default what its name ends in: .txt is one text a line"
+    parser.add_argument("--input-format", choices=["lines", *READERS], help=about)
     parser.add_argument("--format", choices=["lines", *WRITERS], default="lines")
     parser.add_argument("--out", type=Path, metavar="PATH", help="file (a folder for brat) instead of stdout")
-    about = "where conll or pubtator cannot hold an entity: an error, or leave it out"
-    parser.add_argument("--on-loss", choices=ON_LOSS, default="raise", help=about)
+    parser.add_argument("--on-loss", choices=ON_LOSS, default="raise", help="of what conll or pubtator cannot hold")
     parser.add_argument("--layers", type=int, default=1, help="of tags in conll, for nested entities")
     parser.set_defaults(run=tag, parser=parser)
 
 
 def tag(args: argparse.Namespace) -> None:
     """Read texts, tag them, write them; what cannot be written is said before the work."""
+    if args.input_format not in (None, "lines") and not args.input:
+        args.parser.error(f"--input-format {args.input_format} is of a file; name it with --input")
     if args.format == "brat" and not args.out:
         args.parser.error("brat writes two files for each text; say with --out FOLDER where")
     if args.out and args.out.exists() and args.out.is_dir() != (args.format == "brat"):
@@ -143,7 +140,7 @@ def tag(args: argparse.Namespace) -> None:
             for path in args.out.glob("*"):
                 (entities / path.name).touch()
         write([sentence.with_entities(()) for sentence in sentences], entities)
-        if args.out and (not args.out.exists() or args.out.is_file() or args.out.is_dir()):  # no device or pipe
+        if args.out:
             check_writable(args.out / "1.txt" if args.format == "brat" else args.out)
         write(tagger.predict(sentences), args.out or entities)
         content = b"" if args.out else entities.read_bytes()
@@ -156,20 +153,22 @@ def tag(args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace) -> list[Sentence]:
     """What is to be tagged; of plain text each line that is not empty, by its number."""
-    path, content = args.input or Path("standard input"), None if args.input else sys.stdin.buffer.read()
+    path = args.input or Path("standard input")
     plain = path.suffix.lower() == ".txt" and not {*path.with_suffix("").suffixes} & {*OWN_ENDINGS}
-    if args.input_format == "lines" or not (args.input_format or (args.input and not plain)):
-        return [Sentence(line, id=str(number)) for number, line in read_lines(path, content) if line.strip()]
-    return read_sentences(path, args.input_format or "auto", args.mismatch)
+    form = args.input_format or ("auto" if args.input and not plain else "lines")
+    if form != "lines":
+        return read_sentences(path, form, args.mismatch)
+    content = None if args.input else sys.stdin.buffer.read()
+    return [Sentence(line, id=str(number)) for number, line in read_lines(path, content) if line.strip()]
 
 
 def write_lines(sentences: Iterable[Sentence], path: Path) -> None:
     """Each text, and below it one line for each entity: start, end (as in `Entity`), type, text."""
-    lines = []
+    content = ""
     for sentence in sentences:
         rows = (f"{entity.start:>6} {entity.end:>6}  {entity.type:<12}  {entity.text}" for entity in sentence.entities)
-        lines += [sentence.text, *rows, ""]
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
+        content += "\n".join([sentence.text, *rows, "", ""])
+    write_atomically(path, content)
 
 
 if __name__ == "__main__":

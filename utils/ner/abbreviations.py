@@ -79,9 +79,7 @@ def match_long_form(short: str, before: str) -> int | None:
             wanted.pop()
     if wanted or place == len(before):
         return None
-    while place > 0 and not before[place - 1].isspace():
-        place -= 1
-    return place
+    return place - len(re.split(r"\s", before[:place])[-1])
 
 
 def _brackets(text: str) -> Iterator[tuple[int, int, int, int]]:

@@ -8,7 +8,7 @@ the annotators accept in place of a gold mention.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.ner.formats import FormatError, located, read_lines
+from utils.ner.formats import located, read_lines
 from utils.ner.sentence import Entity
 
 Place = tuple[int, int]  # first and last character, white space not counted
@@ -22,30 +22,29 @@ class OfficialGold:
     alternatives: dict[str, list[Place]] = field(default_factory=dict)
 
 
-def read_official(genes: str | Path, alternatives: str | Path) -> OfficialGold:
+def read_official(genes: Path, alternatives: Path) -> OfficialGold:
     """GENE.eval and ALTGENE.eval. Raises FormatError for a line in another form."""
-    return OfficialGold(_read_eval(Path(genes)), _read_eval(Path(alternatives)))
+    return OfficialGold(_read_eval(genes), _read_eval(alternatives))
 
 
 def _read_eval(path: Path) -> dict[str, list[Place]]:
     found: dict[str, list[Place]] = {}
     for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        with located(path, number, line, "id|start end|text"):
-            name, offsets, *_ = line.split("|")
-            start, end = map(int, offsets.split())
-        if not 0 <= start <= end:
-            raise FormatError(path, number, line, "0 <= start <= end")
-        found.setdefault(name, []).append((start, end))
+        if line.strip():
+            with located(path, number, line, "id|start end|text, 0 <= start <= end"):
+                name, offsets, *_ = line.split("|")
+                start, end = map(int, offsets.split())
+                if not 0 <= start <= end:
+                    raise ValueError(f"start {start}, end {end}")
+            found.setdefault(name, []).append((start, end))
     return found
 
 
 def official_place(entity: Entity, text: str) -> Place:
     """An entity's first and last character, counted without white space."""
-    before = sum(not letter.isspace() for letter in text[: entity.start])
-    inside = sum(not letter.isspace() for letter in text[entity.start : entity.end])
-    return before, before + inside - 1
+    before, inside = text[: entity.start], text[entity.start : entity.end]
+    first = len("".join(before.split()))
+    return first, first + len("".join(inside.split())) - 1
 
 
 def official_counts(gold: list[Place], alternatives: list[Place], predicted: list[Place]) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from utils.files import write_atomically
 from utils.ner.chain import TagHead
@@ -19,6 +19,7 @@ from utils.ner.tagger import Sentences
 
 PADDING, UNKNOWN = 0, 1  # the first two numbers of words and of characters
 LONGEST = 30  # characters of a word that are read
+WIDTH = 100  # of a word's vector
 
 
 class CharacterCNN(nn.Module):
@@ -37,55 +38,53 @@ class CharacterCNN(nn.Module):
 
 
 class PieceVectors(nn.Module):
-    """Fixed vectors of word pieces; a word is the mean of its pieces (N, width). No word is without a vector."""
+    """Fixed vectors of word pieces; of words (N, P), 0 in the padding, the means of their pieces' vectors (N, width).
+    The first row of the table is never a word's."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
         self.register_buffer("table", torch.zeros(count, width, dtype=torch.float16))
-        self.width = width
 
     def forward(self, pieces: Tensor) -> Tensor:
-        """pieces (N, P), 0 in the padding, where the first row of the table is never a word's."""
         there = (pieces != PADDING).unsqueeze(2)
         return (self.table[pieces].float() * there).sum(1) / there.sum(1).clamp(min=1)
 
 
 class BiLSTMNetwork(nn.Module):
-    """Words (their own vectors and those of their pieces), characters and features; BiLSTM; one score a tag."""
+    """Words (their own vectors and, if `pieces` is the shape of a table and not None, those of their pieces),
+    characters and features; BiLSTM; one score a tag."""
 
-    def __init__(self, words: int, characters: int, pieces, features: Sequence[int], head: TagHead, options) -> None:
-        """`pieces` is the shape of their table, or None."""
+    def __init__(self, words: int, characters: int, pieces, features: list[int], hidden: int, head: TagHead) -> None:
         super().__init__()
-        self.words = nn.Embedding(words, 100, padding_idx=PADDING)
+        self.words = nn.Embedding(words, WIDTH, padding_idx=PADDING)
         self.characters = CharacterCNN(characters)
         self.pieces = PieceVectors(*pieces) if pieces else None
-        self.from_pieces = nn.Linear(pieces[1], 100, bias=False) if pieces else None
         if pieces:
+            self.from_pieces = nn.Linear(pieces[1], WIDTH, bias=False)
             nn.init.zeros_(self.words.weight)  # what a word means beyond its pieces is learned
         self.features = FeatureEmbedding(features)
-        self.dropout, self.word_dropout = nn.Dropout(options["dropout"]), options["word_dropout"]
-        width = 100 + self.characters.width + self.features.width
-        self.lstm = nn.LSTM(width, options["hidden"], bidirectional=True, batch_first=True)
-        self.scores = nn.Linear(2 * options["hidden"], head.count)
+        self.dropout = nn.Dropout(0.5)
+        width = WIDTH + self.characters.width + self.features.width
+        self.lstm = nn.LSTM(width, hidden, bidirectional=True, batch_first=True)
+        self.scores = nn.Linear(2 * hidden, head.count)
         self.head = head
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Emissions (B, T, K). `word` (B, T) numbers the distinct words of the batch, whose characters (N, L), pieces
         (N, P) and places in the vocabulary (N) stand in the others."""
         words = batch["words"]
-        if self.training:
-            dropped = torch.rand(words.shape, device=words.device) < self.word_dropout
+        if self.training:  # one word in ten is taken for an unknown one
+            dropped = torch.rand(words.shape, device=words.device) < 0.1
             words = words.masked_fill(dropped, UNKNOWN)
         vectors = self.words(words)
-        if self.pieces is not None:
+        if self.pieces:
             vectors = vectors + self.from_pieces(self.pieces(batch["pieces"]))
         vectors = torch.cat([vectors, self.characters(batch["characters"])], dim=1)
         # Not vectors[word]: with several threads the gradient of that is added up in an order that changes.
         vectors = nn.functional.embedding(batch["word"], vectors)  # (B, T, ...)
         x = self.dropout(torch.cat([vectors, self.features(batch["features"])], dim=-1))
         # Packed, so that the direction from right to left begins at the last token and not in the padding.
-        lengths = batch["lengths"].cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        packed = nn.utils.rnn.pack_padded_sequence(x, batch["lengths"], batch_first=True, enforce_sorted=False)
         y, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         return self.scores(self.dropout(y))
 
@@ -94,60 +93,51 @@ class BiLSTMCRFTagger(NeuralTagger):
     """The neural tagger of before Transformers, trained from scratch but for the vectors of its words.
 
     A token is its lower-cased word (those seen once in training count as unknown), its characters, its casing, and,
-    with `vectors`, the mean of its pieces' vectors in a pretrained encoder's first layer: nothing but the LSTM knows a
-    word's context.
+    with `vectors`, the mean of its pieces' vectors in a pretrained encoder's first layer.
 
-    vectors: "minilm" for the table of all-MiniLM-L6-v2; another folder or name, as `load_encoder` takes it; None for
-        none; "auto" for "minilm" where its package is installed, else none.
-    hidden: of each direction. dropout: before and behind the LSTM. word_dropout: how often a word is taken for an
-        unknown one in training.
-    crf, scheme, others: as in NeuralTagger, but for the precision: LSTMs are computed in float32.
+    vectors: of which encoder, as `load_encoder` takes it; None for none; "auto" for all-MiniLM-L6-v2 where its package
+        is installed. hidden: of each direction. crf, scheme, others: as in NeuralTagger; precision "no" if left out.
     """
 
     name = "bilstm-crf"
+    tokenizer: PreTrainedTokenizerBase | None = None  # where words have vectors of their pieces
 
     def __init__(
         self,
         vectors: str | Path | None = "auto",
         hidden: int = 200,
-        dropout: float = 0.5,
-        word_dropout: float = 0.1,
         crf: bool = True,
         scheme: str = "BIOES",
         **others: Any,
     ) -> None:
-        self.tokenizer, sizes = None, dict(hidden=hidden, dropout=dropout, word_dropout=word_dropout)
-        options = dict(vectors=vectors and str(vectors), **sizes, crf=crf, scheme=scheme)
-        super().__init__(options, precision="no", **{"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, **others})
+        options = dict(vectors=vectors and str(vectors), hidden=hidden, crf=crf, scheme=scheme)
+        defaults = dict(precision="no", epochs=15, batch_size=16, learning_rate=3e-3)
+        super().__init__(options, **defaults | others)
 
     def _build(self, train: Sentences) -> None:
-        counts = Counter(word for sentence in train for word in sentence.words)
-        lower = Counter(word.lower() for word in counts.elements())
-        self.words = ["", "?", *sorted(word for word, count in lower.items() if count > 1)]
-        self.characters = ["", "?", *sorted(set("".join(counts)))]
-        table = self._load_vectors()
-        self._make_network(None if table is None else table.shape)
-        if table is not None:
-            self.network.pieces.table.copy_(table)
-
-    def _load_vectors(self) -> Tensor | None:
-        self.tokenizer, vectors = None, self.options["vectors"]
-        if vectors is None or (vectors == "auto" and find_minilm() is None):
-            return None
-        encoder, self.tokenizer = load_encoder(None if vectors in ("auto", "minilm") else vectors)
+        words = [word for sentence in train for word in sentence.words]
+        counts = Counter(map(str.lower, words))
+        self.words = ["", "?", *sorted(word for word, count in counts.items() if count > 1)]
+        self.characters = ["", "?", *sorted(set("".join(words)))]
+        vectors = find_minilm() if self.options["vectors"] == "auto" else self.options["vectors"]
+        if vectors is None:
+            self._make_network(None)
+            return
+        encoder, self.tokenizer = load_encoder(vectors)
         table = encoder.get_input_embeddings().weight.detach()
-        return table / table.std()
+        self._make_network(table.shape)
+        self.network.pieces.table.copy_(table / table.std())
 
     def _make_network(self, pieces: Sequence[int] | None) -> None:
         self._word_number = {word: number for number, word in enumerate(self.words)}
         self._character_number = {letter: number for number, letter in enumerate(self.characters)}
         self._pieces: dict[str, list[int]] = {}
-        sizes = (len(self.words), len(self.characters), pieces, self.features.sizes)
-        head = TagHead(self.tags, self.scheme, self.options["crf"])
-        self.network = BiLSTMNetwork(*sizes, head, self.options)
+        sizes = (len(self.words), len(self.characters), pieces, self.features.sizes, self.options["hidden"])
+        self.network = BiLSTMNetwork(*sizes, TagHead(self.tags, self.scheme, self.options["crf"]))
 
     def _windows(self, sentence: Sentence) -> list[Window]:
-        inputs, count = {"words": sentence.words, "features": self.features(sentence)}, len(sentence.tokens)
+        features, count = list(zip(*self.features(sentence))), len(sentence.tokens)  # features of each token
+        inputs = {"words": sentence.words, "features": features}
         return [Window(0, count, (0, count), count, inputs)] if count else []
 
     def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
@@ -158,8 +148,8 @@ class BiLSTMCRFTagger(NeuralTagger):
             "word": self._padded(word),
             "words": self._padded([[self._word_number.get(text.lower(), UNKNOWN) for text in numbers]])[0],
             "characters": self._padded([[letters.get(sign, UNKNOWN) for sign in text[:LONGEST]] for text in numbers]),
-            "lengths": torch.tensor([window.length for window in windows]),
-            "features": self._padded_features(windows),
+            "lengths": torch.tensor([window.length for window in windows]),  # on the CPU, where packing wants them
+            "features": self._padded([window.inputs["features"] for window in windows]),
         }
         if self.tokenizer is not None:
             unseen = [text for text in numbers if text not in self._pieces]
@@ -169,7 +159,7 @@ class BiLSTMCRFTagger(NeuralTagger):
         return batch
 
     def _save_parts(self, folder: Path) -> None:
-        pieces = None if self.tokenizer is None else list(self.network.pieces.table.shape)
+        pieces = list(self.network.pieces.table.shape) if self.tokenizer is not None else None
         parts = {"words": self.words, "characters": self.characters, "pieces": pieces}
         write_atomically(folder / "vocabulary.json", json.dumps(parts, ensure_ascii=False) + "\n")
         if self.tokenizer is not None:

@@ -29,14 +29,13 @@ class LinearChainCRF(nn.Module):
 
     def __init__(self, tags: Sequence[str] | int, scheme: str | None = None) -> None:
         super().__init__()
-        count = tags if isinstance(tags, int) else len(tags)
-        if count < 1 or (scheme and isinstance(tags, int)):
+        names = ["O"] * tags if isinstance(tags, int) else list(tags)
+        if not names or (scheme and isinstance(tags, int)):
             raise ValueError(f"expected the names of at least one tag (or their number, without a scheme), got {tags}")
-        self.start = nn.Parameter(torch.zeros(count))
-        self.transitions = nn.Parameter(torch.zeros(count, count))  # [from, to]
-        self.end = nn.Parameter(torch.zeros(count))
-        names = ["O"] * count if scheme is None else list(tags)
-        steps = [[_allowed(a, b, scheme) for b in (*names, "end")] for a in (*names, "start")]
+        self.start = nn.Parameter(torch.zeros(len(names)))
+        self.transitions = nn.Parameter(torch.zeros(len(names), len(names)))  # [from, to]
+        self.end = nn.Parameter(torch.zeros(len(names)))
+        steps = [[not scheme or _allowed(a, b, scheme) for b in (*names, "end")] for a in (*names, "start")]
         self.register_buffer("penalty", FORBIDDEN * (1 - torch.tensor(steps).float()), persistent=False)
 
     def steps(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,13 +104,10 @@ def _checked(emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return emissions.float().masked_fill(~mask.unsqueeze(2), 0), mask
 
 
-def _allowed(before: str, after: str, scheme: str | None) -> bool:
+def _allowed(before: str, after: str, scheme: str) -> bool:
     """Whether a tag may follow another; "start" stands before the first one and "end" behind the last."""
-    if scheme is None or (before, after) == ("start", "end"):
-        return True
-    is_open = before[0] in ("B", "I") and before != "start"
-    continues = after[0] in ("I", "E") and after != "end"
-    if continues:
+    is_open = before[0] in "BI"
+    if after[0] in "IE":
         return is_open and before[2:] == after[2:]
     return not (is_open and scheme == "BIOES")
 

@@ -59,8 +59,7 @@ class CorrectedTagger(Tagger):
 
     @classmethod
     def _load(cls, folder: Path) -> CorrectedTagger:
-        steps = json.loads((folder / "corrected.json").read_text("utf-8"))["steps"]
-        return cls(load_tagger(folder / "tagger"), steps)
+        return cls(load_tagger(folder / "tagger"), **json.loads((folder / "corrected.json").read_text("utf-8")))
 
 
 class VotingTagger(Tagger):
@@ -115,8 +114,7 @@ class VotingTagger(Tagger):
     def combine(self, votes: Sequence[Sentences]) -> list[Sentence]:
         """The sentences with the elected entities, without a score, from what each member predicts on them."""
         elected = (_elect(ballot, self.weights, self.threshold) for ballot in _collect(votes))
-        bare = ([replace(entity, score=None) for entity in entities] for entities in elected)
-        return [sentence.with_entities(entities) for sentence, entities in zip(votes[0], bare)]
+        return [sentence.with_entities(entities) for sentence, entities in zip(votes[0], elected)]
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         return [list(found.entities) for found in self.combine([member.predict(sentences) for member in self.members])]
@@ -139,7 +137,7 @@ def _collect(votes: Sequence[Sentences]) -> Ballots:
     for number, predicted in enumerate(votes):
         for ballot, sentence in zip(ballots, predicted, strict=True):
             for entity in sentence.entities:
-                ballot[entity].append(number)
+                ballot[replace(entity, score=None)].append(number)
     return ballots
 
 
@@ -177,11 +175,10 @@ def _fit_once(member: Tagger, train: Sentences, dev: Sentences, folder: Path) ->
 def BioTaggerGM(lexicons: Sequence[Lexicon] = (), iterations: int = 150) -> VotingTagger:
     """Look-up of the lists as features, four CRFs that differ in direction (which needs BIO to matter, as BIOES marks
     an entity's first and last word either way), tags, window and features, post-processing of each, and a vote."""
-    kinds = [
-        (WordFeatures(lexicons=lexicons), "BIO", False),
-        (WordFeatures(lexicons=lexicons), "BIO", True),
-        (WordFeatures(lexicons=lexicons, window=3, grams=(2, 3, 4)), "BIOES", False),
-        (WordFeatures(lexicons=lexicons, window=1, stems=False, affixes=4), "BIOES", False),
+    members = [
+        CRFTagger(WordFeatures(lexicons=lexicons), "BIO", iterations=iterations),
+        CRFTagger(WordFeatures(lexicons=lexicons), "BIO", iterations=iterations, backward=True),
+        CRFTagger(WordFeatures(lexicons=lexicons, window=3, grams=(2, 3, 4)), iterations=iterations),
+        CRFTagger(WordFeatures(lexicons=lexicons, window=1, stems=False, affixes=4), iterations=iterations),
     ]
-    members = [CRFTagger(*kind, iterations=iterations, backward=backward) for *kind, backward in kinds]
     return VotingTagger(list(map(CorrectedTagger, members)))

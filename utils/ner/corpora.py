@@ -8,7 +8,9 @@ the types that stand in for the wanted ones. One printed line says which it was.
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from utils.files import download, find_copy, say, sha256_of
@@ -31,18 +33,15 @@ class Corpus:
     name: str  # as given to `load_corpus`
     source: str  # where it came from, in a few words
     splits: tuple[str, ...]  # the names of those it has
-    read: Callable[[str], list[Sentence]] = field(repr=False)
+    read: Callable[[str], list[Sentence]] = field(repr=False)  # the sentences of a split; it keeps them
     folder: Path = field(repr=False)
     stands_in: bool = False  # this is the course's own small corpus in place of one that could not be had
-    _seen: dict[str, list[Sentence]] = field(default_factory=dict, repr=False)
 
     def split(self, name: str) -> list[Sentence]:
         """The sentences of "train", "dev" or "test". Raises ValueError where the corpus has no such split."""
         if name not in self.splits:
             raise ValueError(f"{self.name} has no split {name!r}; choose one of {', '.join(self.splits)}")
-        if name not in self._seen:
-            self._seen[name] = self.read(name)
-        return self._seen[name]
+        return self.read(name)
 
     train = property(lambda self: self.split("train"))
     dev = property(lambda self: self.split("dev"))
@@ -56,9 +55,9 @@ class Corpus:
     def official(self, split: str) -> OfficialGold:
         """What `evaluate(..., mode="bc2")` scores against: ValueError unless it is dev or test of bc2gm."""
         paths = [self.folder / "official" / f"{split}.{kind}.eval" for kind in ("GENE", "ALTGENE")]
-        if self.stands_in or not all(path.exists() for path in paths):
-            wanted = f"bc2gm has them for dev and test: official/{split}.GENE.eval and official/{split}.ALTGENE.eval"
-            raise ValueError(f"no official alternatives for {self.name} {split} ({self.source}); {wanted}")
+        if not all(path.exists() for path in paths):
+            where = f"{self.name} {split} ({self.source})"
+            raise ValueError(f"no official alternatives for {where}; bc2gm has them, for dev and test")
         return read_official(*paths)
 
 
@@ -73,7 +72,7 @@ def load_corpus(name: str | Path, mismatch: str = "refuse") -> Corpus:
     name: one of `corpus_names()`, or a folder with a file for each split, "train", "dev" and "test" or some of them:
         train.conll (or .tsv, .txt, .iob: columns, the tag last), train.jsonl, train.pubtator, a folder train (brat).
     mismatch: for a folder of your own, as in `read_sentences`.
-    Raises ValueError: an unknown name (the known ones are listed), or a folder with no split or two files for one.
+    Raises ValueError: an unknown name, or a folder with no split or two files for one.
     """
     sources = _sources()
     if name == COURSE_CORPUS:
@@ -94,63 +93,63 @@ def _sources() -> dict[str, dict]:
 
 
 def _find(name: str, about: dict) -> Corpus:
-    cache = ROOT / "data" / "cache" / "ner" / name
+    cached = ROOT / "data" / "cache" / "ner" / name
     needed = [f"{split}.tsv" for split in about["splits"]]
-    if all(_is_whole(cache / file, about["files"].get(file)) for file in needed):
-        return _columns(name, about, cache, "from the cache")
+    if all(_is_whole(cached / file, about["files"].get(file, {})) for file in needed):
+        return _columns(name, about, cached, "from the cache")
     if folder := find_copy(needed, f"ner/{name}", name):
         return _columns(name, about, folder, "from COURSE_DATA")
     try:
-        _download_all(name, about, cache)
-        return _columns(name, about, cache, "downloaded")
+        _download_all(name, about, cached)
+        return _columns(name, about, cached, "downloaded")
     except OSError as error:
         own = f"the small corpus written for this course: no copy here and none to be had ({error})"
         return _own_corpus(name, f"{own}; COURSE_DATA=FOLDER says where a copy is", about["stand_in"])
 
 
-def _is_whole(path: Path, about: dict | None) -> bool:
-    if not path.exists() or about is None:
-        return False
-    whole = sha256_of(path) == about["sha256"]
-    if not whole:
+def _is_whole(path: Path, about: dict) -> bool:
+    whole = path.exists() and sha256_of(path) == about.get("sha256")
+    if path.exists() and about and not whole:  # without a checksum nobody knows
         warnings.warn(f"{path} is damaged (its SHA-256 is wrong) and is passed over; delete it", stacklevel=2)
     return whole
 
 
-def _download_all(name: str, about: dict, cache: Path) -> None:
+def _download_all(name: str, about: dict, folder: Path) -> None:
     """The splits, or OSError; then what else the source has, whose absence is borne."""
     files = about["files"]
     if not files:
         raise OSError(f"{name} has no file to download in the form used here, see {about['page']}")
     for file in sorted(files, key=lambda file: "/" in file):
-        try:
-            download(files[file]["url"], cache / file, files[file]["sha256"])
-        except OSError:
-            if "/" not in file:
-                raise
+        with suppress(OSError) if "/" in file else nullcontext():
+            download(files[file]["url"], folder / file, files[file]["sha256"])
 
 
 def _columns(name: str, about: dict, folder: Path, source: str) -> Corpus:
     def read(split: str) -> list[Sentence]:
+        sentences = read_conll(folder / f"{split}.tsv", tags=about.get("tags", -1))
         official = folder / "official" / f"{split}.in"
-        ids = [line.split(" ", 1)[0] for _, line in read_lines(official)] if official.exists() else None
-        return read_conll(folder / f"{split}.tsv", tags=about.get("tags", -1), ids=ids)
+        if not official.exists():
+            return sentences
+        ids = (line.split(" ", 1)[0] for _, line in read_lines(official))
+        return [replace(sentence, id=id) for sentence, id in zip(sentences, ids, strict=True)]
 
-    return Corpus(name, source, tuple(about["splits"]), read, folder)
+    return Corpus(name, source, tuple(about["splits"]), cache(read), folder)
 
 
 def _own_folder(folder: Path, mismatch: str) -> Corpus:
     """The splits that a folder has files for, in whichever format."""
-    files = {split: [path for end in OWN_ENDINGS if (path := folder / f"{split}{end}").exists()] for split in SPLITS}
-    files = {split: paths for split, paths in files.items() if paths}
-    if double := [" and ".join(path.name for path in paths) for paths in files.values() if len(paths) > 1]:
-        raise ValueError(f"{folder} has {double[0]}; expected one file a split")
+    files = {}
+    for split in SPLITS:
+        paths = [path for end in OWN_ENDINGS if (path := folder / f"{split}{end}").exists()]
+        if len(paths) > 1:
+            raise ValueError(f"{folder} has {paths[0].name} and {paths[1].name}; expected one file a split")
+        if paths:
+            files[split] = paths[0]
     if not files:
         wanted = f"train, dev and test or some of them, ending in {', '.join(OWN_ENDINGS[:-1])}, or folders (brat)"
         raise ValueError(f"{folder} has no split; expected files {wanted}")
-
-    name, source = folder.resolve().name, "a folder of your own"
-    return Corpus(name, source, tuple(files), lambda split: read_sentences(files[split][0], mismatch=mismatch), folder)
+    read = cache(lambda split: read_sentences(files[split], mismatch=mismatch))
+    return Corpus(folder.resolve().name, "a folder of your own", tuple(files), read, folder)
 
 
 def _own_corpus(name: str, source: str, names: dict[str, str] | None = None) -> Corpus:
@@ -159,10 +158,10 @@ def _own_corpus(name: str, source: str, names: dict[str, str] | None = None) -> 
 
     def read(split: str) -> list[Sentence]:
         sentences = read_jsonl(folder / f"{split}.jsonl")
-        if names is None:
-            return sentences
-        kept = ([entity for entity in sentence.entities if entity.type in names] for sentence in sentences)
-        renamed = ([replace(entity, type=names[entity.type]) for entity in entities] for entities in kept)
-        return [sentence.with_entities(entities) for sentence, entities in zip(sentences, renamed)]
+        return sentences if names is None else list(map(renamed, sentences))
 
-    return Corpus(name, source, SPLITS, read, folder, stands_in=names is not None)
+    def renamed(sentence: Sentence) -> Sentence:
+        kept = (entity for entity in sentence.entities if entity.type in names)
+        return sentence.with_entities(replace(entity, type=names[entity.type]) for entity in kept)
+
+    return Corpus(name, source, SPLITS, cache(read), folder, stands_in=names is not None)

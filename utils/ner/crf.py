@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import pycrfsuite
@@ -19,8 +19,6 @@ from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Folder, Sentences, Tagger, learnable, scored
 from utils.ner.tags import SCHEMES, from_tags, spans_to_tags, tags_to_spans, to_tags
 from utils.ner.words import check_choice
-
-Features = Callable[[list[str]], list[list[str]]]
 
 
 class CRFTagger(Tagger):
@@ -38,11 +36,10 @@ class CRFTagger(Tagger):
 
     name = "crf"
     version = 2  # 1 had a SHA-256 of its own
-    _lock = Lock()
 
     def __init__(
         self,
-        features: Features | None = None,
+        features: Callable[[list[str]], list[list[str]]] | None = None,
         scheme: str = "BIOES",
         c1: float = 0.05,
         c2: float = 0.05,
@@ -53,7 +50,7 @@ class CRFTagger(Tagger):
         check_choice("scheme", scheme, SCHEMES)
         if c1 < 0 or c2 < 0 or iterations < 1:
             raise ValueError(f"expected c1 >= 0, c2 >= 0 and iterations >= 1, got {c1}, {c2} and {iterations}")
-        self.features: Features | None = WordFeatures() if features is None else features
+        self.features = WordFeatures() if features is None else features
         self.options = dict(scheme=scheme, c1=c1, c2=c2, iterations=iterations, backward=backward)
         self.scheme, self.backward, self.progress = scheme, backward, progress
         self.tags: list[str] = []
@@ -65,24 +62,17 @@ class CRFTagger(Tagger):
 
         Raises ValueError: no token, entities of which tags can hold none, or features that are not one list a token.
         """
-        sentences = learnable(train)
-        c1, c2, total = self.options["c1"], self.options["c2"], self.options["iterations"]
-        with tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress or None, leave=False) as bar:
-            trainer = _Trainer(bar)
-            trainer.select("lbfgs")
-            trainer.set_params({"c1": c1, "c2": c2, "max_iterations": total, "feature.possible_transitions": True})
+        sentences, total = learnable(train), self.options["iterations"]
+        settings = {"c1": self.options["c1"], "c2": self.options["c2"], "max_iterations": total}
+        trainer = _Trainer("lbfgs", settings | {"feature.possible_transitions": True}, verbose=False)
+        trainer.bar = tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress or None, leave=False)
+        with trainer.bar, tempfile.TemporaryDirectory() as temporary:
             for sentence in sentences:
-                tags = self.tags_of(sentence)
-                trainer.append(self._items(sentence), tags[::-1] if self.backward else tags)
-            with tempfile.TemporaryDirectory() as temporary:
-                trainer.train(str(Path(temporary) / "model"))
-                self._open((Path(temporary) / "model").read_bytes())
+                tags = to_tags(sentence, self.scheme, on_loss="drop")
+                trainer.append(self._items(sentence), _turned(tags, self.scheme) if self.backward else tags)
+            trainer.train(str(Path(temporary, "model")))
+            self._take(Path(temporary, "model").read_bytes())
         return self
-
-    def tags_of(self, sentence: Sentence) -> list[str]:
-        """The tags of the sentence's entities as this tagger would learn them, one a token, from left to right."""
-        tags = to_tags(sentence, self.scheme, on_loss="drop")
-        return _turned(tags, self.scheme)[::-1] if self.backward else tags
 
     def _items(self, sentence: Sentence) -> list[list[str]]:
         """The features of each token, in the order of reading."""
@@ -94,55 +84,47 @@ class CRFTagger(Tagger):
             raise ValueError(f"features gave {len(lists)} lists for the {tokens}")
         return lists[::-1] if self.backward else lists
 
-    def _open(self, model: bytes) -> None:
-        self._model, self._crf = model, pycrfsuite.Tagger()
-        self._crf.open_inmemory(model)
-        self.tags = sorted(self._crf.labels())
-
-    def __getstate__(self) -> dict:
-        """For pickle and copy; CRFsuite's own part is opened again from the model."""
-        return {name: value for name, value in vars(self).items() if name != "_crf"}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        if self._model:
-            self._open(self._model)
+    def _take(self, model: bytes) -> None:
+        self._model, self.tags = model, sorted(_opened(model).labels())
 
     def _check_trained(self) -> None:
         if not self._model:
             raise ValueError("this CRFTagger has learnt nothing yet; call fit(train) or load(folder) first")
 
-    def _read(self, sentence: Sentence) -> tuple[list[str], float, np.ndarray]:
+    def _read(self, sentences: Sentences) -> Iterator[tuple[list[str], float, np.ndarray]]:
         """The most probable tags, as `from_tags` takes them, their probability, and the marginals (tokens, K)."""
         self._check_trained()
-        if not sentence.tokens:
-            return [], 1.0, np.zeros((0, len(self.tags)))
-        items = self._items(sentence)
-        with self._lock:  # CRFsuite holds one sentence at a time, so threads wait for each other
-            self._crf.set(items)
-            tags = self._crf.tag()
-            probability = self._crf.probability(tags)
-            marginals = np.array([[self._crf.marginal(tag, i) for tag in self.tags] for i in range(len(items))])
-        if self.backward:
-            tags, marginals = _turned(tags, self.scheme), marginals[::-1]
-        return tags, probability, marginals
+        model = self._model  # kept here, as CRFsuite reads from these bytes and fit may put others in their place
+        crf = _opened(model)  # it holds one sentence at a time, so that two threads cannot share it
+        for sentence in sentences:
+            if not sentence.tokens:
+                yield [], 1.0, np.zeros((0, len(self.tags)))
+                continue
+            items = self._items(sentence)
+            crf.set(items)
+            tags = crf.tag()
+            probability = crf.probability(tags)
+            marginals = np.array([[crf.marginal(tag, i) for tag in self.tags] for i in range(len(items))])
+            if self.backward:
+                tags, marginals = _turned(tags, self.scheme), marginals[::-1]
+            yield tags, probability, marginals
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
-        read = ((sentence, *self._read(sentence)) for sentence in sentences)
-        return [scored(self, from_tags(sentence, tags, self.scheme), rows) for sentence, tags, _, rows in read]
+        read = zip(sentences, self._read(sentences))
+        return [scored(self, from_tags(sentence, tags, self.scheme), rows) for sentence, (tags, _, rows) in read]
 
     def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
         """For each sentence the marginal probability of each tag at each token: (tokens, K), tags as in `tags`."""
-        return [self._read(sentence)[2] for sentence in sentences]
+        return [marginals for _, _, marginals in self._read(sentences)]
 
     def confidence(self, sentences: Sentences) -> list[float]:
         """For each sentence the probability of its most probable tag sequence, in (0, 1]; 1 for an empty one."""
-        return [self._read(sentence)[1] for sentence in sentences]
+        return [probability for _, probability, _ in self._read(sentences)]
 
     def _save(self, folder: Path) -> None:
         self._check_trained()
         own = self.features if isinstance(self.features, WordFeatures) else None
-        lexicons = [lexicon.to_json() for lexicon in own.lexicons] if own else []
+        lexicons = list(map(asdict, own.lexicons)) if own else []
         about = {"options": self.options, "features": own and own.options, "lexicons": lexicons}
         write_atomically(folder / "model.crfsuite", self._model)
         write_atomically(folder / "crf.json", json.dumps(about, ensure_ascii=False) + "\n")
@@ -153,8 +135,14 @@ class CRFTagger(Tagger):
         tagger, own = cls(None, **about["options"]), about["features"]
         tagger.features = own and WordFeatures(**own, lexicons=map(Lexicon.from_json, about["lexicons"]))
         # CRFsuite trusts the file's inner offsets; `load` has found that it is not damaged.
-        tagger._open((folder / "model.crfsuite").read_bytes())
+        tagger._take((folder / "model.crfsuite").read_bytes())
         return tagger
+
+
+def _opened(model: bytes) -> pycrfsuite.Tagger:
+    crf = pycrfsuite.Tagger()
+    crf.open_inmemory(model)
+    return crf
 
 
 def _turned(tags: list[str], scheme: str) -> list[str]:
@@ -164,15 +152,11 @@ def _turned(tags: list[str], scheme: str) -> list[str]:
 
 
 class _Trainer(pycrfsuite.Trainer):
-    """CRFsuite's trainer with a bar."""
-
-    def __init__(self, bar: tqdm) -> None:
-        super().__init__(verbose=False)
-        self._bar = bar
+    bar: tqdm
 
     def message(self, line: str) -> None:
         """CRFsuite calls this with each line of its log; Ctrl-C is raised here and ends the training."""
         if line.startswith("***** Iteration"):
-            self._bar.update()
+            self.bar.update()
         elif line.startswith("Loss: "):
-            self._bar.set_postfix_str(f"loss {float(line[6:]):.0f}", refresh=False)
+            self.bar.set_postfix_str(f"loss {float(line[6:]):.0f}", refresh=False)

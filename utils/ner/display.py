@@ -1,11 +1,10 @@
-"""Sentences for spaCy: with their entities highlighted by displaCy, readable also where a page keeps no styles; and as
-`Doc`."""
+"""Sentences for spaCy: highlighted by displaCy, so that they can be read without styles too, and as `Doc`."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING
 
 from utils.ner.sentence import Entity, Sentence
@@ -26,30 +25,23 @@ AGAIN = "\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS} "  # before a line that repeats
 # The course's colours (Okabe & Ito 2008) mixed with 55% white, so that black text stands out on them.
 PALETTE = ("#8cc0dc", "#ecb78c", "#8cd3c0", "#e8c3d7", "#f4d48c", "#b3ddf5")
 # The same thing has the same colour whatever a corpus calls it; other types take the colours that are left.
-FIXED = {"GENE": 0, "PROTEIN": 0, "DISEASE": 1, "CHEMICAL": 2}
+FIXED = {"GENE": PALETTE[0], "PROTEIN": PALETTE[0], "DISEASE": PALETTE[1], "CHEMICAL": PALETTE[2]}
 
 
-def show_entities(
-    sentences: Sentence | Iterable[Sentence], titles: Sequence[str] | None = None, types: Iterable[str] | None = None
-) -> HTML:
+def show_entities(sentences: Sentence | Iterable[Sentence], titles: Sequence[str] | None = None) -> HTML:
     """Sentences with their entities highlighted; make it the last line of a cell, or `display` it. Needs spaCy.
 
     Where entities nest or cross, the sentence stands on several lines, the longest entities on the first; the further
-    ones begin with an arrow. The pieces of a discontinuous entity are highlighted one by one and numbered:
-    "Disease 1/2".
+    lines begin with an arrow. Pieces of a discontinuous entity are numbered: "Disease 1/2".
 
-    sentences: one, or several; whole abstracts will do. types: those to highlight; all if None.
-    titles: a line above each sentence, for example its id, or who annotated it.
-    Raises ValueError: not one title a sentence.
+    sentences: one, or several; whole abstracts will do.
+    titles: a line above each sentence, for example its id, or who annotated it; ValueError unless each has one.
     """
     from IPython.display import HTML
 
     sentences = [sentences] if isinstance(sentences, Sentence) else list(sentences)
     if titles is not None and len(titles) != len(sentences):
         raise ValueError(f"{len(titles)} titles for {len(sentences)} sentences; give one title to each sentence")
-    if types is not None:
-        wanted = set(types)
-        sentences = [text.with_entities(e for e in text.entities if e.type in wanted) for text in sentences]
     colours = _colours({entity.type for sentence in sentences for entity in sentence.entities})
     lines = []
     for number, sentence in enumerate(sentences):
@@ -65,9 +57,8 @@ def _colours(types: set[str]) -> dict[str, str]:
     """A background for each type."""
     fixed = {kind: FIXED[kind.upper()] for kind in types if kind.upper() in FIXED}
     # The fixed colours come last, so that no other type looks like a gene as long as there are colours enough.
-    free = sorted({*range(len(PALETTE))} - {*fixed.values()}, key=lambda number: (number in FIXED.values(), number))
-    others = {kind: free[k % len(free)] for k, kind in enumerate(sorted(types - {*fixed}))}
-    return {kind: PALETTE[number] for kind, number in (fixed | others).items()}
+    free = (colour for colour in (*PALETTE[3:], *PALETTE[:3]) if colour not in fixed.values())
+    return fixed | dict(zip(sorted(types - {*fixed}), cycle(free)))
 
 
 def _render(lead: str, text: str, layer: list[Entity], colours: dict[str, str]) -> str:
@@ -89,19 +80,19 @@ def to_spacy(sentence: Sentence) -> Doc:
     """The sentence as a spaCy `Doc` of the same text, whose tokens are cut at entities' edges as well.
 
     `doc.ents` has the longest entities that do not overlap, without those in several pieces; `doc.spans["sc"]` has all,
-    each piece as a span whose `id_` is the entity's number. `kb_id_` is the concept; scores are in
-    `doc.spans["sc"].attrs["scores"]`.
+    each piece as a span whose `id_` is the entity's number, and their scores in `attrs["scores"]`. `kb_id_` is the
+    concept.
     """
     import spacy
 
-    text, pieces = sentence.text, [(entity, *piece) for entity in sentence.entities for piece in entity.pieces]
-    edges = {edge for _, *piece in pieces for edge in piece} | {edge for token in sentence.tokens for edge in token[:2]}
-    words = [text[start:end] for start, end in pairwise(sorted({0, len(text)} | edges))]
+    text, numbered = sentence.text, enumerate(sentence.entities, 1)
+    pieces = [(number, entity, *piece) for number, entity in numbered for piece in entity.pieces]
+    edges = {0, len(text)}.union(*(piece[2:] for piece in pieces), *(token[:2] for token in sentence.tokens))
+    words = [text[start:end] for start, end in pairwise(sorted(edges))]
     doc = spacy.tokens.Doc(spacy.blank("en").vocab, *spacy.util.get_words_and_spaces(words, text))
-    numbers = {entity: str(number) for number, entity in enumerate(sentence.entities, 1)}
-    spans = [doc.char_span(i, j, e.type, e.concept, span_id=numbers[e]) for e, i, j in pieces]
-    scores = [entity.score for entity, _, _ in pieces]
+    spans = [doc.char_span(start, end, e.type, e.concept, span_id=str(number)) for number, e, start, end in pieces]
+    scores = [entity.score for _, entity, *_ in pieces]
     doc.spans["sc"] = spacy.tokens.SpanGroup(doc, name="sc", spans=spans, attrs={"scores": scores})
-    flat = without_overlap(entity for entity in sentence.entities if not entity.fragments)[:1]
-    doc.ents = [doc.char_span(e.start, e.end, e.type, e.concept, span_id=numbers[e]) for layer in flat for e in layer]
+    whole = [span for span, (_, entity, *_) in zip(spans, pieces) if not entity.fragments]
+    doc.ents = spacy.util.filter_spans(whole)
     return doc

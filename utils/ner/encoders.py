@@ -30,40 +30,34 @@ if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
 
 
 def find_minilm() -> Path | None:
-    """The folder with all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None without it.
-
-    Raises ValueError: the weights are not those of MINILM_SHA256.
-    """
+    """The folder with all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None without it;
+    ValueError where the weights are not those of MINILM_SHA256."""
     spec = importlib.util.find_spec(PACKAGE)
-    folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
-    if folder is None or not (weights := folder / "model.safetensors").exists():
+    weights = Path(spec.submodule_search_locations[0], "model", "model.safetensors") if spec else None
+    if weights is None or not weights.exists():
         return None
     if (seen := _sha256_of(weights)) != MINILM_SHA256:
         raise ValueError(f"{weights} has SHA-256 {seen}, expected {MINILM_SHA256}; install it again: {INSTALL}")
-    return folder
+    return weights.parent
 
 
 _sha256_of = lru_cache(sha256_of)  # of 90 MB that are asked for often
 
 
 def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A pretrained encoder without a task's head, in float32, and its fast tokenizer. No code of a repository is run.
+    """A pretrained encoder without a task's head, in float32, and its tokenizer. No code of a repository is run.
 
-    name: a folder, or a name on the Hugging Face hub, such as PUBMED; None takes all-MiniLM-L6-v2 from the package
-        that carries it, else from the hub.
+    name: a folder, or a name on the hub, such as PUBMED; None is all-MiniLM-L6-v2, from its package or the hub.
     Raises OSError: it is not here and cannot be had. ValueError: the package's weights are not the pinned ones.
     """
     source, local = find_encoder(name)
-    tokenizer = _load_tokenizer(source, local)
-    encoder = transformers.AutoModel.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    return encoder.float(), tokenizer
+    how = dict(local_files_only=local, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **how)
+    return transformers.AutoModel.from_pretrained(source, **how).float(), tokenizer
 
 
 def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
-    """(where it is, whether that is on this machine: a folder or the hub's cache), without loading it.
-
-    Raises OSError, at once, where it is not and the hub does not answer.
-    """
+    """(where it is, whether that is on this machine), not loaded; OSError, at once, where the hub does not answer."""
     source = name or find_minilm() or HUB_NAME
     try:
         # The weights are what is fetched last.
@@ -83,10 +77,8 @@ def find_encoder(name: str | Path | None = None) -> tuple[str | Path, bool]:
 
 
 def as_classifier(encoder: PreTrainedModel, scores: nn.Linear, tags: Sequence[str]) -> PreTrainedModel | None:
-    """An encoder and the scores of its tags as transformers' own network for such; they share the weights.
-
-    None where that network has more between the two, or there is none for such an encoder.
-    """
+    """An encoder and the scores of its tags as transformers' own network for such; they share the weights. None where
+    that network has more between the two, or there is none for such an encoder."""
     config = copy.deepcopy(encoder.config)
     config.id2label, config.label2id = dict(enumerate(tags)), dict(zip(tags, range(len(tags))))
     try:
@@ -102,40 +94,30 @@ def as_classifier(encoder: PreTrainedModel, scores: nn.Linear, tags: Sequence[st
     return model
 
 
-def rebuild_encoder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """From a configuration and a tokenizer in a folder: the network with random weights, and the tokenizer."""
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    for name in ("options", "recipe", "tags"):  # a tagger's own, where they share the file
-        vars(config).pop(name, None)
-    return transformers.AutoModel.from_config(config).float(), _load_tokenizer(folder, local=True)
-
-
 def make_random_encoder(
-    folder: str | Path, texts: Iterable[str], width: int = 96, pieces: int = 2000, positions: int = 256, seed: int = 0
+    folder: str | Path, texts: Iterable[str], width: int = 96, pieces: int = 2000, positions: int = 256
 ) -> Path:
-    """Write a small BERT with random weights (2 layers) and a WordPiece tokenizer, whose vocabulary is the letters and
-    the most frequent words of these texts. It stands in where no trained encoder is to be had: every cell then runs,
-    and its scores mean nothing. Gives the folder, which `load_encoder` takes.
+    """Write a small BERT with random weights (2 layers) and a WordPiece tokenizer of the letters and the most frequent
+    words of these texts, to stand in where no trained encoder is to be had. Gives the folder, for `load_encoder`.
 
     width: of its vectors, a multiple of 4. pieces: in the vocabulary at most. positions: pieces it can read.
     """
-    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     found = (splitter.pre_tokenize_str(normalizer.normalize_str(text)) for text in texts)
     words = Counter(word for text in found for word, _ in text)
     letters = sorted(set("".join(words)))
     longer = [word for word, _ in words.most_common() if len(word) > 1]
-    vocabulary = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *longer][:pieces]
+    vocabulary = [*special.values(), *letters, *(f"##{letter}" for letter in letters), *longer][:pieces]
     cutter = Tokenizer(models.WordPiece(dict(zip(vocabulary, range(pieces))), unk_token="[UNK]"))
     cutter.normalizer, cutter.pre_tokenizer = normalizer, splitter
     ends = [(piece, vocabulary.index(piece)) for piece in ("[CLS]", "[SEP]")]
     cutter.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
-    tokens = {f"{name}_token": piece for name, piece in names.items()}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **tokens)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=cutter, model_max_length=positions, **special)
     sizes = dict(vocab_size=len(vocabulary), hidden_size=width, intermediate_size=2 * width)
     sizes |= dict(num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=positions)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         encoder = transformers.BertModel(transformers.BertConfig(**sizes))
     save_encoder(folder, encoder, tokenizer)
     return Path(folder)
@@ -146,13 +128,6 @@ def save_encoder(folder: str | Path, encoder: PreTrainedModel, tokenizer: PreTra
     encoder.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_weights(Path(folder) / "model.safetensors", encoder)
-
-
-def _load_tokenizer(source: str | Path, local: bool) -> PreTrainedTokenizerBase:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise ValueError(f"the tokenizer of {str(source)!r} is none of the tokenizers library, so it gives no offsets")
-    return tokenizer
 
 
 def pieces_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:

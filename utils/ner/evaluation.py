@@ -1,8 +1,10 @@
 """Precision, recall and F1 of entities, per type, with confidence intervals; the difference of two taggers."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,18 +14,22 @@ from utils.ner.words import check_choice
 
 MODES = ("strict", "partial", "type", "bc2")
 Annotated = Sentence | Sequence[Entity]
+Annotations = Sequence[Annotated]
+Groups = Sequence[Hashable] | None  # one for each sentence
 Interval = tuple[float, float]
 EDGES = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # the quantiles that an interval of 95% lies between
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Precision, recall and F1 in [0, 1] from counts; a ratio with nothing below the line is 0."""
+class Report:
+    """Precision, recall and F1 in [0, 1], of all types together (micro average); a ratio with nothing below it is 0."""
 
+    mode: str
     correct: float  # found entities; half a point each for those found in part, in "partial" mode
     predicted: int  # how many were predicted
     support: int  # how many there are in the gold annotation
-    intervals: dict[str, Interval] = field(default_factory=dict)  # "precision", ...: (low, high); empty if not drawn
+    intervals: dict[str, Interval]  # "precision", "recall", "f1": (low, high); empty if not drawn
+    per_type: dict[str, Report] = field(default_factory=dict)  # of each type the same; none in "bc2" mode
 
     @property
     def precision(self) -> float:
@@ -38,14 +44,6 @@ class Scores:
         both = self.precision + self.recall
         return 2 * self.precision * self.recall / both if both else 0.0
 
-
-@dataclass(frozen=True)
-class Report(Scores):
-    """The scores over all entities together (micro average), and of each type."""
-
-    mode: str = "strict"
-    per_type: dict[str, Scores] = field(default_factory=dict)
-
     def __str__(self) -> str:
         rows = [f"{self.mode:<20}{'precision':>10}{'recall':>10}{'f1':>10}{'support':>10}  f1 interval"]
         total = "all types" if "all" in self.per_type else "all"  # a type has no white space
@@ -57,18 +55,18 @@ class Report(Scores):
 
 
 def evaluate(
-    gold: Sequence[Annotated],
-    predicted: Sequence[Annotated],
+    gold: Annotations,
+    predicted: Annotations,
     mode: str = "strict",
     *,
     official: OfficialGold | None = None,
     resamples: int = 1000,
-    groups: Sequence[Hashable] | None = None,
+    groups: Groups = None,
     seed: int = 0,
 ) -> Report:
     """Score predictions against gold annotation, sentence by sentence in the same order.
 
-    gold, predicted: sentences, or for each sentence its entities. Duplicates count once.
+    gold, predicted: sentences, or for each sentence its entities; duplicates count once.
     mode: "strict": same start, end, type and pieces, as seqeval (`mode="strict"`, IOB2) and nervaluate's "strict".
         "partial": the same characters are worth 1 and an overlap 1/2, types ignored in the total (nervaluate's
         "partial"). "type": an overlap with the same type is worth 1 (nervaluate's "ent_type"). In both, each gold
@@ -80,54 +78,41 @@ def evaluate(
     Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, "bc2"
     without texts, or official gold with none of the sentences' ids.
     """
-    _check_drawing(len(gold), groups, resamples)
+    _check_groups(gold, groups)
+    if resamples < 0:
+        raise ValueError(f"expected resamples >= 0, got {resamples}")
     tables = {"": count(gold, predicted, mode, official)}  # "" is the total; no type has this name
     if mode != "bc2":
         for name in sorted({entity.type for annotated in (*gold, *predicted) for entity in _entities(annotated)}):
             pair = ([_entities(annotated, name) for annotated in some] for some in (gold, predicted))
             tables[name] = count(*pair, mode)
     drawn = resample(np.concatenate(list(tables.values()), axis=1), groups, resamples, seed)
-    scores = {}
+    reports = {}
     for k, (name, rows) in enumerate(tables.items()):
         correct, found, support = rows.sum(0).tolist()
-        scores[name] = Scores(correct, int(found), int(support), _intervals(drawn[:, 3 * k : 3 * k + 3]))
-    total = scores.pop("")
-    return Report(**vars(total), mode=mode, per_type=scores)
+        reports[name] = Report(mode, correct, int(found), int(support), _intervals(drawn[:, 3 * k : 3 * k + 3]))
+    return replace(reports.pop(""), per_type=reports)
 
 
 def difference(
-    gold: Sequence[Annotated],
-    first: Sequence[Annotated],
-    second: Sequence[Annotated],
-    mode: str = "strict",
-    *,
-    official: OfficialGold | None = None,
-    resamples: int = 1000,
-    groups: Sequence[Hashable] | None = None,
-    seed: int = 0,
+    gold: Annotations, first: Annotations, second: Annotations, mode: str = "strict", *, groups: Groups = None
 ) -> tuple[float, Interval]:
     """F1 of `first` minus F1 of `second` on the same gold, and its interval: `change, (low, high) = difference(...)`.
 
     Both are scored on the same resampled sentences or groups (paired bootstrap, Efron 1979): what is hard for both
-    cancels out. Arguments as in `evaluate`; ValueError also without a resample or a sentence.
+    cancels out. Arguments as in `evaluate`; ValueError also without a sentence.
     """
-    _check_drawing(len(gold), groups, resamples)
-    if not len(gold) or not resamples:
-        raise ValueError(f"no interval from {len(gold)} sentences and {resamples} resamples; expected 1 or more each")
-    tables = np.concatenate([count(gold, predicted, mode, official) for predicted in (first, second)], axis=1)
-    drawn = np.vstack([tables.sum(0), resample(tables, groups, resamples, seed)])  # the first row: as it is
+    _check_groups(gold, groups)
+    if not gold:
+        raise ValueError("no interval from 0 sentences; expected 1 or more")
+    tables = np.concatenate([count(gold, predicted, mode) for predicted in (first, second)], axis=1)
+    drawn = np.vstack([tables.sum(0), resample(tables, groups)])  # the first row: as it is
     here, *changes = (f1_of(drawn[:, :3]) - f1_of(drawn[:, 3:])).tolist()
     return here, tuple(np.quantile(changes, EDGES).tolist())
 
 
-# -- counting: (correct, predicted, gold) for each sentence ----------------------------------------
-
-
 def count(
-    gold: Sequence[Annotated],
-    predicted: Sequence[Annotated],
-    mode: str = "strict",
-    official: OfficialGold | None = None,
+    gold: Annotations, predicted: Annotations, mode: str = "strict", official: OfficialGold | None = None
 ) -> np.ndarray:
     """Points, predicted and gold entities of each sentence: array (sentences, 3). Arguments as in `evaluate`."""
     check_choice("mode", mode, MODES)
@@ -195,12 +180,7 @@ def _official(gold: Annotated, predicted: Annotated, official: OfficialGold | No
     return official_counts(official.genes.get(gold.id, []), official.alternatives.get(gold.id, []), found)
 
 
-# -- confidence intervals --------------------------------------------------------------------------
-
-
-def resample(
-    rows: np.ndarray, groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0
-) -> np.ndarray:
+def resample(rows: np.ndarray, groups: Groups = None, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """Sums of rows (sentences, columns) over samples drawn with replacement: array (resamples, columns).
 
     Of groups, all rows are drawn together; as many groups are drawn as there are. The same seed draws the same
@@ -210,8 +190,7 @@ def resample(
         places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
         single, rows = rows, np.zeros((len(places), rows.shape[1]))
         np.add.at(rows, [places[group] for group in groups], single)
-    units = len(rows)
-    generator = np.random.default_rng(seed)
+    units, generator = len(rows), np.random.default_rng(seed)
     drawn = np.empty((resamples if units else 0, rows.shape[1]))
     for sums in drawn:
         sums[:] = np.bincount(generator.integers(units, size=units), minlength=units) @ rows
@@ -224,11 +203,9 @@ def f1_of(sums: np.ndarray) -> np.ndarray:
     return _ratio(2 * correct, predicted + support)
 
 
-def _check_drawing(sentences: int, groups: Sequence[Hashable] | None, resamples: int) -> None:
-    if resamples < 0:
-        raise ValueError(f"expected resamples >= 0, got {resamples}")
-    if groups is not None and len(groups) != sentences:
-        raise ValueError(f"{len(groups)} groups for {sentences} sentences; expected one for each")
+def _check_groups(gold: Annotations, groups: Groups) -> None:
+    if groups is not None and len(groups) != len(gold):
+        raise ValueError(f"{len(groups)} groups for {len(gold)} sentences; expected one for each")
 
 
 def _intervals(drawn: np.ndarray) -> dict[str, Interval]:

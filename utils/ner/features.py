@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.files import write_atomically
-from utils.ner.lexicons import Lexicon
+from utils.ner.lexicons import Lexicon, automaton_of
 from utils.ner.sentence import Sentence
-from utils.ner.words import GREEK, GREEK_WORDS, ROMAN, leftmost_longest, name_parts, normalise, shape, short_shape, stem
+from utils.ner.words import GREEK, ROMAN, leftmost_longest, name_parts, normalise, shape, short_shape, stem
 
 # Strings of neighbours side by side: which of a word's strings, and at which offsets.
 JOINED = {
@@ -34,7 +34,7 @@ class LexiconMatcher:
     """Looks sentences up in lists, without regard to case, hyphens and spaces (`name_parts`)."""
 
     def __init__(self, lexicons: Sequence[Lexicon]) -> None:
-        self._automata = {lexicon.name: lexicon.automaton for lexicon in lexicons}
+        self._automata = {lexicon.name: automaton_of(lexicon.names) for lexicon in lexicons}
 
     def labels(self, words: Sequence[str]) -> dict[str, list[str]]:
         """For each list and word B, I, E or S where the word stands in a name of the list, else "".
@@ -58,20 +58,16 @@ class LexiconMatcher:
 
 
 class _Described(NamedTuple):
-    """A word's own features, those its neighbours get (for each offset but 0), and its strings of each kind."""
-
-    own: list[str]
-    around: list[list[str]]
-    strings: dict[str, str]
+    own: list[str]  # a word's features
+    around: dict[int, list[str]]  # what it adds to those of a word that has it at this offset
+    strings: dict[str, str]  # of each kind, what these are made of
 
 
 @dataclass(eq=False)
 class WordFeatures:
-    """Turns the words of a sentence into one list of features for each.
+    """Turns the words of a sentence into one list of features for each; a `CRFTagger` also takes another callable.
 
-    Any other callable, `words -> list of lists of strings`, can take its place in a `CRFTagger`, for example one that
-    stems the words first and then calls this. `options` are the arguments but the lexicons, for JSON.
-    Raises ValueError: a number out of its range.
+    `options` are the arguments but the lexicons, for JSON. Raises ValueError: a number out of its range.
     """
 
     window: int = 2  # how many neighbours to each side are described
@@ -85,13 +81,19 @@ class WordFeatures:
 
     def __post_init__(self) -> None:
         self.grams, self.lexicons = list(self.grams), tuple(self.lexicons)
-        if self.window < 0 or self.affixes < 0 or any(length < 1 for length in self.grams):
-            sizes = f"{self.window}, {self.affixes}, {self.grams}"
-            raise ValueError(f"expected window >= 0, affixes >= 0 and grams >= 1, got {sizes}")
         self.options = {name: value for name, value in vars(self).items() if name != "lexicons"}
+        if self.window < 0 or self.affixes < 0 or min(self.grams, default=1) < 1:
+            raise ValueError(f"expected window >= 0, affixes >= 0 and grams >= 1, got {self.options}")
         self._offsets = [offset for offset in range(-self.window, self.window + 1) if offset]
         self._matcher = LexiconMatcher(self.lexicons)
         self._describe = lru_cache(STORED)(self._compute)
+        self._edge = self._compute("")  # stands before the first word and behind the last
+        self._joined = [
+            (kind, offsets, f"{kind}[{','.join(map(str, offsets))}]=")
+            for kind, places in JOINED.items()
+            for offsets in places
+            if self.pairs and kind in self._edge.strings
+        ]
 
     def __reduce__(self) -> tuple:
         """Pickled and copied by its arguments: the words that it keeps are found again."""
@@ -99,14 +101,13 @@ class WordFeatures:
 
     def __call__(self, words: Sequence[str]) -> list[list[str]]:
         """Features of each word, in order; an empty list for no words."""
-        described, edge = [self._describe(word) for word in words], self._describe("")
-        lists = [word.own.copy() for word in described]
-        for place, offset in enumerate(self._offsets):
-            for i, found in enumerate(lists):
-                other = described[i + offset] if 0 <= i + offset < len(described) else edge
-                found += other.around[place]
-        if self.pairs:
-            self._add_joined(lists, [edge] * REACH + described + [edge] * REACH)
+        described, edge = list(map(self._describe, words)), [self._edge] * max(self.window, REACH)
+        lists, padded = [word.own.copy() for word in described], edge + described + edge
+        for i, found in enumerate(lists, len(edge)):
+            for offset in self._offsets:
+                found += padded[i + offset].around[offset]
+            for kind, offsets, prefix in self._joined:
+                found.append(prefix + "|".join([padded[i + offset].strings[kind] for offset in offsets]))
         if self.brackets:
             _add_labels(lists, bracket_labels(words), "brackets", (0,))
         for name, labels in self._matcher.labels(words).items():
@@ -114,49 +115,36 @@ class WordFeatures:
         return lists
 
     def _compute(self, word: str) -> _Described:
-        lower, short = word.lower() or "^", short_shape(word) or "^"
-        root = stem(lower) if self.stems else ""
+        lower = word.lower() or "^"
         strings = {"lower": lower}
-        strings |= {"short": short} if self.shapes else {}
-        strings |= {"stem": root} if self.stems else {}
-        strings |= {"end3": lower[-3:]} if self.affixes else {}
-        around = [[f"{kind}[{offset}]={string}" for kind, string in strings.items()] for offset in self._offsets]
-        return _Described(list(dict.fromkeys(self._own(word, lower, root, short))), around, strings)
-
-    def _own(self, word: str, lower: str, root: str, short: str) -> Iterable[str]:
-        yield from ("bias", f"word={word}", f"lower={lower}", f"norm={normalise(word)}", f"length={min(len(word), 10)}")
-        if self.stems:
-            yield f"stem={root}"
+        own = ["bias", f"word={word}", f"lower={lower}", f"norm={normalise(word)}", f"length={min(len(word), 10)}"]
         if self.shapes:
-            yield from (f"shape={shape(word)[:12]}", f"short={short}")
+            strings["short"] = short_shape(word) or "^"
+        if self.stems:
+            strings["stem"] = stem(lower)
+            own.append(f"stem={strings['stem']}")
+        if self.shapes:
+            own += [f"shape={shape(word)[:12]}", f"short={strings['short']}"]
+        if self.affixes:
+            strings["end3"] = lower[-3:]
         for length in range(2, min(self.affixes, len(lower) - 1) + 1):
-            yield from (f"begin={lower[:length]}", f"end={lower[-length:]}")
+            own += [f"begin={lower[:length]}", f"end={lower[-length:]}"]
         framed = f"^{lower}$"
         for length in self.grams:
-            yield from (f"gram={framed[k : k + length]}" for k in range(len(framed) - length + 1))
-        if lower in GREEK_WORDS or lower in GREEK:
-            yield "greek"
-        if word and ROMAN.fullmatch(word):
-            yield "roman"
-
-    def _add_joined(self, lists: list[list[str]], padded: list[_Described]) -> None:
-        """What neighbours are together: padded has REACH words more than `lists` on each side."""
-        for kind, places in JOINED.items():
-            if kind not in padded[0].strings:
-                continue
-            column = [word.strings[kind] for word in padded]
-            for offsets in places:
-                prefix = f"{kind}[{','.join(map(str, offsets))}]="
-                side_by_side = zip(*(column[REACH + offset :] for offset in offsets))
-                for found, strings in zip(lists, side_by_side):
-                    found.append(prefix + "|".join(strings))
+            own += [f"gram={framed[k : k + length]}" for k in range(len(framed) - length + 1)]
+        if lower in GREEK or lower in GREEK.values():
+            own.append("greek")
+        if ROMAN.fullmatch(word):
+            own.append("roman")
+        around = {offset: [f"{kind}[{offset}]={text}" for kind, text in strings.items()] for offset in self._offsets}
+        return _Described(list(dict.fromkeys(own)), around, strings)
 
 
 def _add_labels(lists: list[list[str]], labels: Sequence[str], name: str, offsets: Sequence[int]) -> None:
     """Tell each word of its own label and of those of its neighbours."""
     for i, label in enumerate(labels):
-        for offset in offsets if label else ():
-            if 0 <= i - offset < len(lists):
+        for offset in offsets:
+            if label and 0 <= i - offset < len(lists):
                 lists[i - offset].append(f"{name}[{offset}]={label}")
 
 
@@ -204,12 +192,14 @@ class TokenFeatures:
 
     def __call__(self, sentence: Sentence) -> list[list[int]]:
         """One list (tokens) for each of `sizes`."""
-        shapes = [[SHAPES.index(shape_of(word)) for word in sentence.words]] if self.shapes else []
+        columns = [[SHAPES.index(shape_of(word)) for word in sentence.words]] if self.shapes else []
         labels = self._matcher.labels(sentence.words)
-        return [*shapes, *([LABELS.index(label) + 1 for label in labels[names.name]] for names in self.lexicons)]
+        for lexicon in self.lexicons:
+            columns.append([LABELS.index(label) + 1 for label in labels[lexicon.name]])
+        return columns
 
     def save(self, folder: Path) -> None:
-        lists = [lexicon.to_json() for lexicon in self.lexicons]
+        lists = list(map(asdict, self.lexicons))
         write_atomically(folder / "lexicons.json", json.dumps(lists, ensure_ascii=False) + "\n")
 
     @classmethod

@@ -6,8 +6,8 @@ split, which are a few hundred instead of many thousands. One printed line says 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,22 +37,16 @@ class Lexicon:
         """(name, kind) pairs as `DictionaryTagger` takes them; names of fewer than 3 characters are left out."""
         return [(name, kind) for name in self.names if len(name) >= SHORTEST]
 
-    @property
-    def automaton(self) -> Automaton:
-        """Finds the names in sentences of `name_parts`."""
-        return _automaton(self.names)
-
-    def to_json(self) -> dict:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, saved: dict) -> Lexicon:
+        """From what `dataclasses.asdict` made of one."""
         return cls(**saved | {"names": tuple(saved["names"])})
 
 
 @lru_cache(6)
-def _automaton(names: tuple[str, ...]) -> Automaton:
-    """Kept, since the members of a vote use the same lists: the course's three take 0.7 s and 68 MB each time."""
+def automaton_of(names: tuple[str, ...]) -> Automaton:
+    """Finds the names in sentences of `name_parts`. It is kept, since the members of a vote use the same lists: the
+    course's three take 0.7 s and 68 MB each time."""
     return Automaton({cut_name(name) for name in names})
 
 
@@ -77,17 +71,14 @@ def lexicon_for(kind: str) -> str | None:
 
 
 def load_lexicon(name: str) -> Lexicon:
-    """A list of names; prints one line that says where it came from.
-
-    Raises ValueError: an unknown name; the message lists the known ones. FormatError: a file without the column wanted.
-    """
+    """A list of names. Raises ValueError for an unknown name, FormatError for a file without the column wanted."""
     check_choice("lexicon", name, SOURCES)
     files, lower, types = SOURCES[name]
     where, folder = "from the cache", ROOT / "data" / "cache" / "lexicons"
     if not all((folder / file).exists() for file in files):
         where, folder = "from COURSE_DATA", find_copy(files, "lexicons", "")
     if folder:
-        names = _read(folder, files)
+        names = (name for file, column in files.items() for name in _read(folder / file, column))
     else:
         where = "mentions in the course's own train split; COURSE_DATA=FOLDER says where the lists are"
         own = read_jsonl(ROOT / "data" / COURSE_CORPUS / "train.jsonl")
@@ -97,33 +88,23 @@ def load_lexicon(name: str) -> Lexicon:
     return lexicon
 
 
-def _read(folder: Path, files: Mapping[str, str]) -> Iterator[str]:
-    """The names in all files; headings of MeSH also turned round."""
-    for file, column in files.items():
-        for name in _column(folder / file, column):
-            yield name
-            if "mesh" in file:
-                yield turn_heading(name)
-
-
-def _column(path: Path, column: str) -> Iterator[str]:
+def _read(path: Path, column: str) -> Iterator[str]:
+    """The names in a column; headings of MeSH also turned round."""
     lines = read_lines(path)
     number, head = next(lines, (1, ""))
     columns = head.split("\t")
     if column not in columns:
         raise FormatError(path, number, head, f"a header with a column {column!r}")
-    place = columns.index(column)
     for number, line in lines:
         cells = line.split("\t")
         if len(cells) != len(columns):
             raise FormatError(path, number, line, f"{len(columns)} columns with tabs between, got {len(cells)}")
-        if cells[place].strip():
-            yield cells[place].strip()
+        if name := cells[columns.index(column)].strip():
+            yield name
+            if "mesh" in path.name:
+                yield turn_heading(name)
 
 
 def turn_heading(heading: str) -> str:
-    """An inverted heading of MeSH the way it is written in a text: "Abdomen, Acute" is "Acute Abdomen".
-
-    Commas without a space behind them belong to the name ("1,2-Dipalmitoylphosphatidylcholine") and stay.
-    """
+    """A heading of MeSH as texts have it: "Abdomen, Acute" is "Acute Abdomen". Commas without a space stay."""
     return " ".join(reversed(heading.split(", ")))

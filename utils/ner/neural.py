@@ -44,10 +44,10 @@ class Window(NamedTuple):
 class FeatureEmbedding(nn.Module):
     """Features (B, T, F), numbers of `TokenFeatures`, as vectors (B, T, width)."""
 
-    def __init__(self, sizes: Sequence[int], size: int = 12) -> None:
+    def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(count, size, padding_idx=0) for count in sizes)
-        self.width = size * len(sizes)
+        self.tables = nn.ModuleList(nn.Embedding(count, 12, padding_idx=0) for count in sizes)
+        self.width = 12 * len(sizes)
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.cat([table(numbers) for table, numbers in zip(self.tables, features.unbind(-1))], dim=-1)
@@ -61,19 +61,17 @@ class NeuralTagger(Tagger):
     - `_batch(windows)`: what the network reads, a dictionary of tensors on the device;
     - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights.
 
-    options: the kind's own arguments as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags
-        of a sentence are scored together).
-    lexicons: lists of names; the network is told which tokens stand in one.
-    device: "cpu", "cuda", ...; the best there is when None. progress: whether `fit` shows a bar.
-    precision: of the network's forward pass: "no" (fp32), "bf16", "fp16"; what is fast on the device when None.
-    recipe: numbers of `Recipe`, in place of the kind's own (TypeError for others).
-    Attributes: `tags`, the K tags in the order of the emissions and probabilities; `history`, see `train_network`;
+    options: the kind's own, as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags of a
+        sentence are scored together). lexicons: lists of names; the network is told which tokens stand in one.
+    device: the best there is when None. precision: of the forward pass, "no" (fp32), "bf16" or "fp16"; what is fast on
+        the device when None. progress: whether `fit` shows a bar. recipe: numbers of `Recipe` (TypeError for others).
+    Attributes: `tags`, the K tags in the order of emissions and probabilities; `history`, see `train_network`;
     `network`, of which `network(batch)` gives emissions (B, T, K).
     Raises ValueError: an unknown scheme or precision, a device that is not there, a number out of its range.
     """
 
     _plain: PreTrainedModel | None = None  # the network in the form that transformers knows, where it has one
-    version = 3  # 2 had a SHA-256 of its own; config.json of 1 holds a longer recipe
+    version = 4
 
     def __init__(
         self,
@@ -96,11 +94,10 @@ class NeuralTagger(Tagger):
         self.history: list[dict[str, float]] = []
 
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
-        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last. How many
-        entities tags cannot hold is printed first (`tags.losses` lists them).
+        """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
 
-        Raises ValueError: no sentence with a token, entities of which tags can hold none, or a folder with another
-        training's state. TrainingDiverged: the loss became NaN or infinite. KeyboardInterrupt: see `train_network`.
+        Raises ValueError: nothing that tags can hold (what they cannot is printed), or a folder with another training's
+        state. TrainingDiverged and KeyboardInterrupt: see `train_network`.
         """
         train = learnable(train)
         with seeded(stream_seed(self.recipe.seed, "weights"), self.device):
@@ -109,15 +106,11 @@ class NeuralTagger(Tagger):
         return self._train(train, dev, folder, "random weights")
 
     def fine_tune(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
-        """Like `fit`, but from the weights it has, with other sentences of the same types.
-
-        Raises ValueError: types that it does not know, and what `fit` raises.
-        """
+        """Like `fit`, but from the weights it has, with other sentences of the same types (ValueError for new ones)."""
         self._check_trained()
-        known = {tag[2:] for tag in self.tags}
+        known = sorted({tag[2:] for tag in self.tags} - {""})
         if new := [kind for kind in _types(train) if kind not in known]:
-            knows = ", ".join(sorted(known - {""}))
-            raise ValueError(f"cannot go on with {', '.join(new)}: it knows {knows}; rename types, or fit anew")
+            raise ValueError(f"cannot go on with {', '.join(new)}: it knows {', '.join(known)}; rename, or fit anew")
         return self._train(learnable(train), dev, folder, "weights it had")
 
     def _train(self, train: Sentences, dev: Sentences, folder: Folder, start: str) -> NeuralTagger:
@@ -128,18 +121,13 @@ class NeuralTagger(Tagger):
             windows, tags = zip(*(examples[i] for i in numbers))
             return self.network.head.loss(self.network(self._batch(windows)), self._padded(tags, IGNORED))
 
-        lengths = [window.length for window, _ in examples]
-        score = (lambda: evaluate(dev, self.predict(dev), resamples=0).f1) if dev else None
         settings = {"tagger": self.name, "options": json.dumps(self.options), "start": start}
         settings |= {"sentences": fingerprint(train), "dev sentences": fingerprint(dev)}
         computing = dict(device=self.device, precision=self.precision, folder=folder, progress=self.progress)
-        computing |= {"score": score, "settings": settings}
-        self.history = train_network(self.network, loss, lengths, self.recipe, **computing)
+        score = (lambda: evaluate(dev, self.predict(dev), resamples=0).f1) if dev else None
+        lengths = [window.length for window, _ in examples]
+        self.history = train_network(self.network, loss, lengths, self.recipe, score, settings, **computing)
         return self
-
-    def tags_of(self, sentence: Sentence) -> list[str]:
-        """The tags of the sentence's entities as this tagger would learn them, one a token."""
-        return to_tags(sentence, self.scheme, on_loss="drop")
 
     def emissions(self, sentences: Sentences) -> list[Tensor]:
         """The network's scores: for each sentence a float32 tensor (tokens, K)."""
@@ -185,23 +173,18 @@ class NeuralTagger(Tagger):
 
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The windows of a sentence, each with its tags as numbers."""
-        tags = self.tags_of(sentence)
-        numbers = {tag: number for number, tag in enumerate(self.tags)}
-        return [
+        tags = to_tags(sentence, self.scheme, on_loss="drop")
+        examples = []
+        for window in self._windows(sentence):
             # An entity that the edge of a window cuts is an entity of its own there.
-            (window, [numbers[tag] for tag in convert_tags(tags[window.start : window.end], self.scheme, self.scheme)])
-            for window in self._windows(sentence)
-        ]
+            inside = convert_tags(tags[window.start : window.end], self.scheme, self.scheme)
+            examples.append((window, list(map(self.tags.index, inside))))
+        return examples
 
-    def _padded(self, rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
-        """Integers (B, longest) on the device."""
+    def _padded(self, rows: Sequence[Sequence], fill: int = 0) -> Tensor:
+        """Integers (B, longest, ...) on the device."""
         whole = [torch.tensor(row, dtype=torch.long) for row in rows]
         return pad_sequence(whole, batch_first=True, padding_value=fill).to(self.device)
-
-    def _padded_features(self, windows: Sequence[Window]) -> Tensor:
-        """`inputs["features"]`, F lists of integers for each window, as (B, T, F)."""
-        kinds = zip(*(window.inputs["features"] for window in windows))
-        return torch.stack([self._padded(rows) for rows in kinds], dim=-1)
 
     def _check_trained(self) -> None:
         if self.network is None:

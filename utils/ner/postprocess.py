@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from utils.ner.abbreviations import find_abbreviations
-from utils.ner.sentence import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence, Token
 from utils.ner.words import check_choice
 
 PAIRS = {")": "(", "]": "[", "}": "{"}
+PARTNERS = PAIRS | {opening: closing for closing, opening in PAIRS.items()}
 SHORT = re.compile(r"[^\W_]*[A-Z0-9][^\W_]*")  # a word with a capital or digit: an abbreviation or symbol
 
 
@@ -33,16 +34,14 @@ def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
         before = [token for token in sentence.tokens if token.end <= start][-1:]
         after = [token for token in sentence.tokens if token.start >= end][:1]
         for token in before if closing else after:
-            if (token.text, lone) in PAIRS.items() or (lone, token.text) in PAIRS.items():
+            if token.text == PARTNERS[lone]:
                 return Entity(min(start, token.start), max(end, token.end), entity.type)
     if opening:
         end = start + opening[0]
     if closing:
         start += closing[-1] + 1
-    left = sentence.text[start:end]
-    start += len(left) - len(left.lstrip())
     # Once more, since a bracket that was cut away may have had its partner in what is left: "( ] ) a".
-    return _balanced(sentence, Entity(start, start + len(left.strip()), entity.type)) if left.strip() else None
+    return _balanced(sentence, Entity(start, end, entity.type)) if sentence.text[start:end].strip() else None
 
 
 def _unmatched(text: str) -> tuple[list[int], list[int]]:
@@ -78,7 +77,7 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
     entities = list(sentence.entities)
-    starts, ends = ({token[edge] for token in sentence.tokens} for edge in (0, 1))
+    starts, ends = {token.start for token in sentence.tokens}, {token.end for token in sentence.tokens}
     for short, kind in kinds.items():
         for start, end in (match.span() for match in re.finditer(re.escape(short), sentence.text)):
             others = [entity for entity in entities if entity.start < start or end < entity.end]
@@ -94,37 +93,33 @@ def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:
     votes: dict[str | int, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
     documents = documents_of(sentences)
     for sentence, document in zip(sentences, documents):
-        for (start, end), kind in _symbols(sentence):
-            votes[document][sentence.text[start:end]][kind] += 1
+        for token, kind in _symbols(sentence):
+            votes[document][token.text][kind] += 1
     return [_with_one_sense(sentence, votes[document]) for sentence, document in zip(sentences, documents)]
 
 
-def _symbols(sentence: Sentence) -> list[tuple[tuple[int, int], str]]:
+def _symbols(sentence: Sentence) -> list[tuple[Token, str]]:
     """Each token that is a symbol and not part of a longer entity, with its type or ""."""
     marked = {(entity.start, entity.end): entity.type for entity in sentence.entities}
     found = []
-    for start, end, word in sentence.tokens:
-        free = not any(entity.start < end and start < entity.end for entity in sentence.entities)
-        if SHORT.fullmatch(word) and (free or (start, end) in marked):
-            found.append(((start, end), marked.get((start, end), "")))
+    for token in sentence.tokens:
+        alone = token[:2] in marked or not any(entity.overlaps(token) for entity in sentence.entities)
+        if alone and SHORT.fullmatch(token.text):
+            found.append((token, marked.get(token[:2], "")))
     return found
 
 
 def _with_one_sense(sentence: Sentence, votes: dict[str, Counter]) -> Sentence:
     entities = list(sentence.entities)
-    for (start, end), kind in _symbols(sentence):
-        ranked = votes[sentence.text[start:end]].most_common(2)
+    for token, kind in _symbols(sentence):
+        ranked = votes[token.text].most_common(2)
         if ranked[0][0] != kind and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]):
-            others = [entity for entity in entities if (entity.start, entity.end) != (start, end)]
-            entities = others + ([Entity(start, end, ranked[0][0])] if ranked[0][0] else [])
+            entities = [entity for entity in entities if (entity.start, entity.end) != token[:2]]
+            entities += [Entity(*token[:2], ranked[0][0])] if ranked[0][0] else []
     return sentence.with_entities(entities)
 
 
-STEPS: dict[str, Callable[[Sequence[Sentence]], list[Sentence]]] = {
-    "brackets": repair_brackets,
-    "abbreviations": agree_on_abbreviations,
-    "one-sense": one_sense,
-}
+STEPS = {"brackets": repair_brackets, "abbreviations": agree_on_abbreviations, "one-sense": one_sense}
 
 
 def postprocess(sentences: Sequence[Sentence], steps: Iterable[str]) -> list[Sentence]:

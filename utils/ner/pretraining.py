@@ -1,8 +1,7 @@
 """Continued pretraining: an encoder reads raw text of the target domain before it sees a label.
 
-The task is BERT's masked language model (Devlin et al. 2019, section 3.1): 15% of the pieces are chosen, of these 80%
-are replaced by [MASK], 10% by a random piece and 10% left, and the network has to say what stood there.
-Gururangan et al. (2020) measured what this gives on biomedical and other text.
+BERT's masked language model (Devlin et al. 2019, section 3.1): of 15% of the pieces, 80% become [MASK], 10% a random
+piece and 10% stay, and the network says what stood there. Gururangan et al. (2020) measured what this gives.
 """
 
 from collections.abc import Sequence
@@ -21,13 +20,15 @@ from utils.ner.tagger import Folder
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
 
 NOT_CHOSEN = -100
+SHARE = 0.15  # of the pieces that are chosen
+MAX_PIECES = 128  # that are read at once
 
 
 class MaskedLanguageModel(nn.Module):
     """An encoder and a head that scores every piece of the vocabulary.
 
-    The head's matrix is the encoder's own table of piece vectors (tied weights, as in BERT), since all-MiniLM-L6-v2 was
-    published as a sentence encoder, without a head. New are only a linear layer, at first the identity, and a bias.
+    The head's matrix is the encoder's own table of piece vectors (tied weights, as in BERT), since all-MiniLM-L6-v2
+    comes without a head. New are only a linear layer, at first the identity, and a bias.
     """
 
     def __init__(self, encoder: PreTrainedModel) -> None:
@@ -45,8 +46,7 @@ class MaskedLanguageModel(nn.Module):
         chosen = wanted != NOT_CHOSEN
         table = self.encoder.get_input_embeddings().weight
         scores = self.turn(hidden[chosen]) @ table.T + self.bias  # (chosen, pieces)
-        losses = nn.functional.cross_entropy(scores.float(), wanted[chosen], reduction="sum")
-        return losses / max(len(scores), 1)
+        return nn.functional.cross_entropy(scores.float(), wanted[chosen], reduction="sum") / max(len(scores), 1)
 
 
 def mask_pieces(
@@ -54,8 +54,7 @@ def mask_pieces(
 ) -> tuple[Tensor, Tensor]:
     """(what the network reads, what it has to say), both (B, P) like `ids`; NOT_CHOSEN where nothing is asked.
 
-    special: True at pieces that are never chosen. mask_id: of [MASK]. count: pieces in the vocabulary.
-    share: of the pieces that are chosen.
+    special: True at pieces that are never chosen. count: pieces in the vocabulary. share: of pieces that are chosen.
     """
     draw = torch.rand(ids.shape, generator=generator)
     chosen = (draw < share) & ~special
@@ -71,8 +70,6 @@ def continue_pretraining(
     encoder: str | Path | None = None,
     *,
     dev: Sequence[str | Sentence] = (),
-    share: float = 0.15,
-    max_pieces: int = 128,
     device: str | torch.device | None = None,
     precision: str | None = None,
     folder: Folder = None,
@@ -83,32 +80,30 @@ def continue_pretraining(
 
     texts: raw sentences (labels are not looked at). Never give it the test split. encoder: as in `load_encoder`.
     dev: texts to measure the loss on after every epoch, with the same masks each time; the best epoch is kept.
-    share: of the pieces that are chosen. max_pieces: longer texts are cut.
     device, precision: the best there is when None. folder: for resuming, as in `train_network`.
-    recipe: numbers of `Recipe`; by default 3 epochs at a learning rate of 1e-4.
+    recipe: numbers of `Recipe`; by default 3 epochs at 1e-4.
     Gives the history of the training; "score" is minus the loss on dev.
     Raises ValueError: no text with a piece, a tokenizer without [MASK], a number out of its range.
     """
     device = find_device(device)
     precision = precision or find_precision(device)
-    computing = dict(device=device, precision=precision, folder=folder, progress=progress)
-    recipe = Recipe(**{"epochs": 3, "batch_size": 32, "learning_rate": 1e-4, **recipe})
-    if not 0 < share < 1:
-        raise ValueError(f"share must lie between 0 and 1, got {share}")
+    recipe = Recipe(**dict(epochs=3, batch_size=32, learning_rate=1e-4) | recipe)
     with seeded(stream_seed(recipe.seed, "weights"), device):
         pretrained, tokenizer = load_encoder(encoder)
         model = MaskedLanguageModel(pretrained).to(device)
+    before, after, padding = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
     if tokenizer.mask_token_id is None:
         raise ValueError("this encoder's tokenizer has no mask piece; choose one pretrained as a masked language model")
-    train, held_out = (_cut(tokenizer, part, max_pieces) for part in (texts, dev))
+    train, held_out = (_cut(tokenizer, part) for part in (texts, dev))
     if not train:
         raise ValueError(f"nothing to train on: {len(texts)} texts, none with a word piece")
 
     def loss(rows: list[list[int]], generator: torch.Generator | None = None) -> Tensor:
-        ids, special = _padded(tokenizer, rows)
-        read, wanted = mask_pieces(ids, special, tokenizer.mask_token_id, len(model.bias), share, generator)
-        attention = (ids != tokenizer.pad_token_id).long()
-        return model(read.to(device), attention.to(device), wanted.to(device))
+        whole = [torch.tensor([before, *row, after]) for row in rows]
+        ids = nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=padding)
+        special = torch.isin(ids, torch.tensor([before, after, padding]))
+        read, wanted = mask_pieces(ids, special, tokenizer.mask_token_id, len(model.bias), SHARE, generator)
+        return model(read.to(device), (ids != padding).long().to(device), wanted.to(device))
 
     def score() -> float:
         generator = torch.Generator().manual_seed(stream_seed(recipe.seed, "masks of dev"))
@@ -117,23 +112,16 @@ def continue_pretraining(
             losses = [loss([held_out[i] for i in batch], generator).item() for batch in batches]
         return -sum(losses) / len(losses)
 
+    how = dict(score=score if held_out else None, device=device, precision=precision, folder=folder, progress=progress)
     lengths = list(map(len, train))
-    computing["settings"] = {"task": "masked language model", "share": share, "pieces": sum(lengths)}
-    computing["score"] = score if held_out else None
-    history = train_network(model, lambda numbers: loss([train[i] for i in numbers]), lengths, recipe, **computing)
+    how["settings"] = {"task": "masked language model", "pieces": sum(lengths)}
+    history = train_network(model, lambda numbers: loss([train[i] for i in numbers]), lengths, recipe, **how)
     save_encoder(out, pretrained, tokenizer)
     return history
 
 
-def _padded(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """The pieces with [CLS] before, [SEP] and padding behind them, and where such special ones stand: (B, P) each."""
-    before, after, padding = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-    whole = [torch.tensor([before, *row, after]) for row in rows]
-    ids = nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=padding)
-    return ids, torch.isin(ids, torch.tensor([before, after, padding]))
-
-
-def _cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sentence], limit: int) -> list[list[int]]:
-    """The pieces of the texts, in stretches of at most `limit`."""
+def _cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sentence]) -> list[list[int]]:
+    """The pieces of the texts, in stretches of at most MAX_PIECES, or what the encoder can read beside [CLS], [SEP]."""
     found = pieces_of(tokenizer, [text if isinstance(text, str) else text.text for text in texts])
+    limit = min(MAX_PIECES, tokenizer.model_max_length - 2)
     return [ids[i : i + limit] for ids, _ in found for i in range(0, len(ids), limit)]

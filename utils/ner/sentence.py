@@ -6,12 +6,12 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-MARKS, INVISIBLE = (
-    "".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c) in some)
-    for some in (("Mn", "Mc", "Me"), ("Cf",))
-)
+Span = tuple[int, int, str]  # start, end, type; of characters or of tokens, the end not included
+MARKS = "".join(letter for letter in map(chr, range(0x10000)) if unicodedata.category(letter)[0] == "M")
+INVISIBLE = "".join(letter for letter in map(chr, range(0x10000)) if unicodedata.category(letter) == "Cf")
 # A run of letters and digits, or one other visible character. Hyphens, slashes and brackets thus stand alone, as in
 # the tokenised biomedical corpora, so that an entity can begin or end at them: "p53-/-" is p53, -, /, -. An accent
 # (U+0308) belongs to the character before it, and what is not seen (a soft hyphen) to the word around it.
@@ -41,12 +41,8 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     A full stop ends no sentence inside a number ("0. 05", as some corpora have it), behind an abbreviation or an
     initial ("J. Smith,"), nor in brackets.
     """
-    spans, start = [], 0
-    for match in SENTENCE_END.finditer(text):
-        if _ends_sentence(text, match):
-            spans.append((start, start + len(text[start : match.end()].rstrip())))
-            start = match.end()
-    spans.append((start, len(text.rstrip())))
+    ends = [match.end() for match in SENTENCE_END.finditer(text) if _ends_sentence(text, match)]
+    spans = [(start, start + len(text[start:end].rstrip())) for start, end in pairwise([0, *ends, len(text)])]
     return [(start, end) for start, end in spans if start < end]
 
 
@@ -62,11 +58,10 @@ def _ends_sentence(text: str, match: re.Match) -> bool:
 
 @dataclass(frozen=True, order=True, slots=True)
 class Entity:
-    """A mention: `sentence.text[start:end]` names a thing of a type.
+    """A mention: `sentence.text[start:end]` names a thing of a type. Equal are those of the same pieces and type.
 
-    Two entities are equal when they cover the same characters (in the same pieces) with the same type. `fragments` are
-    put in order, the first beginning at `start` and the last stopping at `end`; those that touch become one.
-    Raises ValueError: offsets that cover nothing, a bad type or concept, or fragments that do not fit.
+    `fragments` are put in order, the first beginning at `start` and the last stopping at `end`; those that touch become
+    one. Raises ValueError: offsets that cover nothing, a bad type or concept, or fragments that do not fit.
     """
 
     start: int  # offset of the first character, counted from 0
@@ -94,7 +89,7 @@ class Entity:
             object.__setattr__(self, "fragments", pieces if len(pieces) > 1 else ())
 
     @property
-    def span(self) -> tuple[int, int, str]:
+    def span(self) -> Span:
         """(start, end, type): what two annotators have to agree on."""
         return self.start, self.end, self.type
 
@@ -128,8 +123,7 @@ class Sentence:
 
     Entities are sorted by start, then end, then type; they may nest and overlap; of duplicates one is kept, with the
     concepts of all ("D1|D2"). White space at an edge is cut off where no token has that edge; pieces that only white
-    space divides become one.
-    Raises ValueError: tokens out of order or outside the text, an entity outside it or whose text is not what is there.
+    space divides become one. Raises ValueError: tokens or entities outside the text, out of order, or of another text.
     """
 
     text: str  # the characters that all offsets count
@@ -150,11 +144,10 @@ class Sentence:
         object.__setattr__(self, "entities", tuple(sorted(entities.values())))
 
     def _checked_tokens(self) -> Iterator[Token]:
-        last = 0
+        last, size = 0, len(self.text)
         for start, end, *given in self.tokens:
-            if not last <= start < end <= len(self.text):
-                expected = f"expected {last} <= start < end <= {len(self.text)}"
-                raise ValueError(f"token {start} to {end} of {self.id!r} is out of order or outside: {expected}")
+            if not last <= start < end <= size:
+                raise ValueError(f"token {start} to {end} of {self.id!r} is out of order or outside {last} to {size}")
             surface = self.text[start:end]
             if given and given[0] != surface:
                 raise ValueError(f"token {given[0]!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")
@@ -162,13 +155,12 @@ class Sentence:
             yield Token(start, end, surface)
 
     def _checked(self, entity: Entity) -> Entity:
-        if entity.end > len(self.text):
-            beyond = f"reaches beyond sentence {self.id!r} of {len(self.text)} characters"
-            raise ValueError(f"{entity.type} {entity.start} to {entity.end} {beyond}")
-        surface = entity.cut(self.text)
-        if entity.text and entity.text != surface:
-            there = f"the text at {entity.start}:{entity.end} is {surface!r}"
-            raise ValueError(f"{entity.type} {entity.text!r} of sentence {self.id!r}: {there}")
+        start, end, kind = entity.span
+        size, surface = len(self.text), entity.cut(self.text)
+        if end > size:
+            raise ValueError(f"{kind} {start} to {end} reaches beyond sentence {self.id!r} of {size} characters")
+        if entity.text not in ("", surface):
+            raise ValueError(f"{kind} {entity.text!r} of {self.id!r}: the text at {start}:{end} is {surface!r}")
         if entity.fragments or surface != surface.strip():
             entity = self._trimmed(entity)
         return entity if entity.text else replace(entity, text=entity.cut(self.text))
@@ -184,19 +176,16 @@ class Sentence:
         return replace(entity, start=pieces[0][0], end=pieces[-1][1], text="", fragments=tuple(pieces))
 
     @classmethod
-    def from_words(
-        cls, words: Iterable[str], spans: Iterable[tuple[int, int, str]] = (), id: str = "", document: str = ""
-    ) -> Sentence:
+    def from_words(cls, words: Iterable[str], spans: Iterable[Span] = (), id: str = "", document: str = "") -> Sentence:
         """A sentence of words with one space between, and of entities as (first word, word behind the last, type).
 
         The spaces of the text that the words once came from are not known, so "IL-2" cut into three reads "IL - 2".
         """
-        tokens, start = [], 0
-        for word in words:
-            tokens.append(Token(start, start + len(word), word))
-            start += len(word) + 1
-        entities = [Entity(tokens[start].start, tokens[end - 1].end, kind) for start, end, kind in spans]
-        return cls(" ".join(token.text for token in tokens), tokens, entities, id, document)
+        words = list(words)
+        starts = list(accumulate((len(word) + 1 for word in words), initial=0))
+        entities = [Entity(starts[start], starts[end] - 1, kind) for start, end, kind in spans]
+        tokens = [(start, start + len(word)) for start, word in zip(starts, words)]
+        return cls(" ".join(words), tokens, entities, id, document)
 
     @property
     def words(self) -> list[str]:

@@ -9,11 +9,11 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
+from utils import ner
 from utils.files import sha256_of, write_atomically
 from utils.ner.lexicons import lexicon_for, lexicon_names, load_lexicon
 from utils.ner.sentence import Entity, Sentence
@@ -21,15 +21,15 @@ from utils.ner.tags import lost_to_tags, spans_to_tags, token_spans
 from utils.ner.words import check_choice
 
 HEADER = "tagger.json"
-# Named, not imported: torch and transformers are loaded only for a tagger that needs them.
+# Names of `utils.ner`, which imports a tagger, and with it torch or transformers, only when it is asked for.
 CLASSES = {
-    "regex": "utils.ner.lookup:RegexTagger",
-    "dictionary": "utils.ner.lookup:DictionaryTagger",
-    "crf": "utils.ner.crf:CRFTagger",
-    "bilstm-crf": "utils.ner.bilstm_crf:BiLSTMCRFTagger",
-    "transformer": "utils.ner.transformer:TransformerTagger",
-    "voting": "utils.ner.combine:VotingTagger",
-    "corrected": "utils.ner.combine:CorrectedTagger",
+    "regex": "RegexTagger",
+    "dictionary": "DictionaryTagger",
+    "crf": "CRFTagger",
+    "bilstm-crf": "BiLSTMCRFTagger",
+    "transformer": "TransformerTagger",
+    "voting": "VotingTagger",
+    "corrected": "CorrectedTagger",
 }
 MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "biotagger-gm", "voting")  # what `make_tagger` makes
 VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # the members of "voting"
@@ -88,12 +88,11 @@ class Tagger(ABC):
 
 
 def _read_header(folder: str | Path) -> tuple[str, int, dict[str, str]]:
-    path = Path(folder) / HEADER
     try:
-        header = json.loads(path.read_text("utf-8"))
+        header = json.loads(Path(folder, HEADER).read_text("utf-8"))
         return header["tagger"], header["version"], dict(header.get("files", {}))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder} holds no tagger: {path.name} cannot be read ({error})") from error
+        raise ValueError(f"{folder} holds no tagger: {HEADER} cannot be read ({error})") from error
 
 
 def fingerprint(sentences: Sentences) -> str:
@@ -141,8 +140,8 @@ def scored(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> list[En
 
 
 def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.ndarray:
-    columns, never = dict(zip(tagger.tags, np.asarray(marginals, float).T)), np.zeros(len(marginals))
-    backward = getattr(tagger, "backward", False)
+    columns = dict(zip(tagger.tags, np.asarray(marginals, float).T))
+    never, backward = np.zeros(len(marginals)), getattr(tagger, "backward", False)
     rows, spans = [], token_spans(sentence) if sentence.entities else {}
     for entity in sentence.entities:
         if entity not in spans:
@@ -159,16 +158,11 @@ def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.nda
     return np.array(rows).reshape(-1, 2)
 
 
-def tagger_class(name: str) -> type[Tagger]:
-    """The class of a kind; ValueError for an unknown one."""
-    check_choice("tagger", name, CLASSES)
-    module, attribute = CLASSES[name].split(":")
-    return getattr(import_module(module), attribute)
-
-
 def load_tagger(folder: str | Path) -> Tagger:
     """The tagger that `save` wrote into a folder, of whatever kind. Raises ValueError as `Tagger.load` does."""
-    return tagger_class(_read_header(folder)[0]).load(folder)
+    name, *_ = _read_header(folder)
+    check_choice("tagger", name, CLASSES)
+    return getattr(ner, CLASSES[name]).load(folder)
 
 
 def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) -> Tagger:
@@ -178,21 +172,23 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
     random number. Raises ValueError: an unknown name. OSError: no pretrained encoder here nor on the hub.
     """
     check_choice("model", name, MODELS)
-    make = import_module("utils.ner.combine").BioTaggerGM if name == "biotagger-gm" else tagger_class(name)
     if name == "dictionary":
         wanted = {kind: found for kind in types if (found := lexicon_for(kind))}
         lists = {found: load_lexicon(found) for found in sorted({*wanted.values()})}
         names = [pair for kind, found in wanted.items() for pair in lists[found].typed(kind)]
-        return make(names, bool(lists) and all(lexicon.lower for lexicon in lists.values()), **options)
+        lower = bool(lists) and all(lexicon.lower for lexicon in lists.values())
+        return ner.DictionaryTagger(names, lower, **options)
     if name == "voting":
-        return make([make_tagger(member, types, seed) for member in VOTERS], **options)
+        return ner.VotingTagger([make_tagger(member, types, seed) for member in VOTERS], **options)
     if name == "bilstm-crf":
-        return make(seed=seed, **options)
+        return ner.BiLSTMCRFTagger(seed=seed, **options)
     # In lists that come from training sentences every name would be found, and look-up trusted blindly.
     lexicons = tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
-    if name == "transformer":
-        # Missed now, not after the trainings of a vote's other members.
-        import_module("utils.ner.encoders").find_encoder(options.get("encoder"))
-        return make(**{"seed": seed, **TRANSFORMER, "lexicons": lexicons, **options})
-    features = import_module("utils.ner.features").WordFeatures
-    return make(features(lexicons=lexicons) if name == "crf" else lexicons, **options)
+    if name == "crf":
+        return ner.CRFTagger(ner.WordFeatures(lexicons=lexicons), **options)
+    if name == "biotagger-gm":
+        return ner.BioTaggerGM(lexicons, **options)
+    from utils.ner.encoders import find_encoder
+
+    find_encoder(options.get("encoder"))  # missed now, not after the trainings of a vote's other members
+    return ner.TransformerTagger(**{"seed": seed, **TRANSFORMER, "lexicons": lexicons, **options})

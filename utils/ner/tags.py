@@ -9,14 +9,13 @@ from bisect import bisect, bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
-from utils.ner.sentence import Entity, Sentence
+from utils.ner.sentence import Entity, Sentence, Span
 from utils.ner.words import check_choice
 
-Span = tuple[int, int, str]
 SCHEMES = {"BIO": ("B", "I"), "BIOES": ("B", "I", "E", "S")}
-ORPHANS = ("repair", "drop", "refuse")
 ON_LOSS = ("raise", "drop")
 
 
@@ -38,49 +37,39 @@ class Loss(NamedTuple):
 def tags_to_spans(tags: Sequence[str], scheme: str = "BIO", orphan: str = "repair") -> list[Span]:
     """The entities of a tag sequence, as spans of tokens in order.
 
-    orphan: what becomes of a piece of an entity that has no beginning (I- or E- after O, or after another type), and
-        under BIOES of one that has no end. "repair" takes it as an entity, as CoNLL's own scorer does; "drop" leaves it
-        out, as strict scoring does (seqeval, `mode="strict"`); "refuse" raises.
+    orphan: what becomes of a piece of an entity without a beginning (I- or E- after O or another type), and under BIOES
+        without an end. "repair" takes it as an entity, as CoNLL's own scorer does; "drop" leaves it out, as strict
+        scoring does (seqeval, `mode="strict"`); "refuse" raises.
     Raises TagError: a string that is no tag of the scheme, or an orphan when refused.
     """
     scheme = "BIOES" if scheme == "BILOU" else scheme
     check_choice("scheme", scheme, SCHEMES)
-    check_choice("orphan", orphan, ORPHANS)
-    spans: list[Span] = []
-    start, kind = -1, ""  # of the open entity; start is -1 where none is open
-    for i, tag in enumerate([*tags, "O"]):
-        prefix, here = _split(i, tag, scheme)
-        joins = prefix in ("I", "E") and start >= 0 and here == kind
-        if start >= 0 and not joins:
-            if scheme == "BIO" or _keeps(orphan, i - 1, f"{tags[i - 1]!r} does not end its entity", f"E-{kind}"):
-                spans.append((start, i, kind))
-            start = -1
-        opens = prefix in ("B", "S")
-        if prefix in ("I", "E") and not joins:
-            opens = _keeps(orphan, i, f"{tag!r} continues nothing", f"B-{here} or O")
-        if opens:
-            start, kind = i, here
-        if prefix in ("E", "S") and start >= 0:
-            spans.append((start, i + 1, kind))
-            start = -1
+    check_choice("orphan", orphan, ("repair", "drop", "refuse"))
+    pieces = [*(_split(i, tag, scheme) for i, tag in enumerate(tags)), ("O", "")]
+    spans, start = [], 0
+    for end, ((prefix, kind), (following, its_kind)) in enumerate(pairwise(pieces), 1):
+        if prefix in ("B", "I") and following in ("I", "E") and kind == its_kind:
+            continue  # the entity goes on
+        problem = None
+        if pieces[start][0] in ("I", "E"):
+            problem = TagError(start, f"{tags[start]!r} continues nothing", f"B-{kind} or O")
+        elif prefix in ("B", "I") and scheme == "BIOES":
+            problem = TagError(end - 1, f"{tags[end - 1]!r} does not end its entity", f"E-{kind}")
+        if problem and orphan == "refuse":
+            raise problem
+        if kind and (orphan == "repair" or not problem):
+            spans.append((start, end, kind))
+        start = end
     return spans
 
 
 def _split(index: int, tag: str, scheme: str) -> tuple[str, str]:
-    if tag == "O":
-        return "O", ""
     prefix, _, kind = tag.partition("-")
     prefix = {"L": "E", "U": "S"}.get(prefix, prefix) if scheme == "BIOES" else prefix
-    if prefix not in SCHEMES[scheme] or not kind:
+    if tag != "O" and (prefix not in SCHEMES[scheme] or not kind):
         forms = ", ".join(f"{letter}-TYPE" for letter in SCHEMES[scheme])
         raise TagError(index, f"{tag!r} is no {scheme} tag", f"O, {forms}")
     return prefix, kind
-
-
-def _keeps(orphan: str, index: int, problem: str, expected: str) -> bool:
-    if orphan == "refuse":
-        raise TagError(index, problem, expected)
-    return orphan == "repair"
 
 
 def spans_to_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[str]:
@@ -123,14 +112,12 @@ def to_tags(sentence: Sentence, scheme: str = "BIO", on_loss: str = "raise") -> 
 def to_layers(sentence: Sentence, layers: int, scheme: str = "BIO", on_loss: str = "raise") -> list[list[str]]:
     """Several tag sequences that together hold nested entities, as `without_overlap` lays them; `on_loss` as above."""
     check_choice("on_loss", on_loss, ON_LOSS)
-    lost = losses(sentence, layers) if on_loss == "raise" else []
-    if lost:
+    if on_loss == "raise" and (lost := losses(sentence, layers)):
         some = f"{len(lost)} of {len(sentence.entities)} entities of sentence {sentence.id!r}"
         first = f'the first is {lost[0].entity.text!r}, {lost[0].reason}; use more layers, or on_loss="drop"'
         raise ValueError(f"{some} do not fit into {layers} layer(s) of tags; {first}")
     spans = token_spans(sentence)
-    kept = without_overlap(spans)[:layers]
-    kept += [[]] * (layers - len(kept))
+    kept = [*without_overlap(spans), *[[]] * layers][:layers]
     return [spans_to_tags([spans[entity] for entity in layer], len(sentence.tokens), scheme) for layer in kept]
 
 

@@ -1,12 +1,7 @@
-"""The training loop of all neural taggers, and of continued pretraining.
-
-One path for CPU and GPU. What belongs to a task comes in as two functions: `loss` of a batch, and `score`, measured
-after every epoch, by which the best weights are chosen.
-"""
+"""The training loop of all neural taggers, and of continued pretraining; one path for CPU and GPU."""
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,10 +58,7 @@ def cut_batches(order: Sequence[int], lengths: Sequence[int], recipe: Recipe) ->
 
 
 def epoch_batches(lengths: Sequence[int], recipe: Recipe, epoch: int) -> list[list[int]]:
-    """The batches of one epoch: shuffled, yet of similar length within each, so that little is padding.
-
-    The order depends on the seed and the epoch only, so that a resumed training finds its place in it.
-    """
+    """The batches of one epoch: shuffled by seed and epoch alone, of similar length within each to save padding."""
     generator = torch.Generator().manual_seed(stream_seed(recipe.seed, "order", epoch))
     order = torch.randperm(len(lengths), generator=generator).tolist()
     pool = BUCKET * recipe.batch_size
@@ -88,135 +80,115 @@ def train_network(
     loss: Callable[[list[int]], Tensor],
     lengths: Sequence[int],
     recipe: Recipe,
+    score: Callable[[], float] | None = None,
+    settings: Mapping[str, Any] | None = None,
     *,
     device: torch.device,
-    score: Callable[[], float] | None = None,
     precision: str = "no",
     folder: str | Path | None = None,
-    settings: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> list[dict[str, float]]:
     """Train `network` in place and leave it, in evaluation mode, with the weights of the best epoch.
 
-    What a step draws (dropout, masks) depends on (seed, epoch, step) alone; on the CPU a resumed training is, bit for
+    What a step draws (dropout, masks) depends on (seed, epoch, step) alone: on the CPU a resumed training is, bit for
     bit, one that was never interrupted.
 
-    loss: of a batch, given the numbers of its examples. score: to choose by, higher is better; else the last weights.
-    folder: where checkpoint.pt is kept; when it is there already, training goes on from it.
-    settings: what else has to be the same on resuming (numbers, strings).
-    Gives the history: for each epoch its number, mean loss, score (NaN without) and seconds of training.
-    Raises ValueError: a checkpoint that is damaged or belongs to another training. TrainingDiverged: a loss or gradient
-    that is not finite. KeyboardInterrupt: at Ctrl-C, once the state is in the folder.
+    loss: of a batch, given the numbers of its examples. score: of an epoch, higher is better; else the last is best.
+    folder: where checkpoint.pt is kept, from which training goes on. settings: what has to be the same then, too.
+    Gives the history: for each epoch its number, mean loss and score (NaN without).
+    Raises ValueError: a checkpoint that is damaged or of another training. TrainingDiverged: a loss or gradient that is
+    not finite. KeyboardInterrupt: at Ctrl-C, once the state is in the folder.
     """
     settings = {**asdict(recipe), "precision": precision, "examples": len(lengths), **(settings or {})}
-    training = _Training(network, recipe, device, precision, settings, folder)
+    optimizer = torch.optim.AdamW(parameter_groups(network, recipe), fused=device.type in ("cpu", "cuda"))
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
+    # `step` counts within the epoch, `loss` is its sum so far.
+    state = {"epoch": 0, "step": 0, "loss": 0.0, "history": [], "best": {"score": -math.inf, "weights": None}}
+    checkpoint = Path(folder) / "checkpoint.pt" if folder else None
+    if checkpoint and checkpoint.exists():
+        saved = load_state(checkpoint, settings)
+        state = {name: saved[name] for name in state}
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+
+    def save() -> None:
+        if checkpoint:
+            states = {name: part.state_dict() for name, part in parts.items()}
+            save_state(checkpoint, {**state, **states, "settings": settings})
+
     off = not progress or None  # None: off unless in a terminal or a notebook
-    bar = tqdm(total=recipe.epochs, initial=training.state["epoch"], unit="epoch", leave=False, disable=off)
+    bar = tqdm(total=recipe.epochs, initial=state["epoch"], unit="epoch", leave=False, disable=off)
     bar.bar_format = "{l_bar}{bar}| {n:.2f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
+    is_whole = True  # not while the weights move
     try:
         with bar, seeded(recipe.seed, device):
-            while training.state["epoch"] < recipe.epochs:
-                training.finish_epoch(loss, epoch_batches(lengths, recipe, training.state["epoch"]), bar)
-                training.next_epoch(score() if score else math.nan)
+            while (epoch := state["epoch"]) < recipe.epochs:
+                network.train()
+                batches = epoch_batches(lengths, recipe, epoch)
+                for step in range(state["step"], len(batches)):
+                    torch.manual_seed(stream_seed(recipe.seed, "step", epoch, step))
+                    with autocast(device, precision):
+                        value = loss(batches[step])
+                    value = _set_gradients(network, optimizer, scaler, value, f"epoch {epoch + 1}, step {step + 1}")
+                    for group in optimizer.param_groups:
+                        group["lr"] = group["peak"] * rate((epoch + (step + 0.5) / len(batches)) / recipe.epochs)
+                    is_whole = False
+                    scaler.step(optimizer)
+                    scaler.update()
+                    state.update(step=step + 1, loss=state["loss"] + value)
+                    is_whole = True
+                    bar.set_postfix(loss=f"{state['loss'] / state['step']:.3f}", refresh=False)
+                    bar.update(1 / len(batches))
+                    if state["step"] % recipe.save_every == 0:
+                        save()
+                network.eval()
+                _end_epoch(state, network, score() if score else math.nan)
+                save()
     except KeyboardInterrupt:
-        if training.is_whole:
-            training.save()
+        if is_whole:
+            save()
         raise
-    if best := training.state["best"]:
-        network.load_state_dict(best["weights"])
+    if weights := state["best"]["weights"]:
+        network.load_state_dict(weights)
     network.eval()
-    return training.state["history"]
+    return state["history"]
 
 
-class _Training:
-    """A network, its optimizer, and how far they have come: what a checkpoint holds."""
+def _set_gradients(network: nn.Module, optimizer, scaler, loss: Tensor, place: str) -> float:
+    """Gradients of the loss, scaled down to MAX_GRADIENT_NORM; gives the loss as a number."""
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
+    value, norm = torch.stack([loss.detach().float(), norm.float()]).tolist()  # the one wait for a GPU in a step
+    # With fp16 the scaler leaves a step with an infinite gradient out and goes on.
+    if not math.isfinite(value) or not (scaler.is_enabled() or math.isfinite(norm)):
+        advice = 'try a lower learning_rate, or precision="no"'
+        raise TrainingDiverged(f"{place}: loss {value}, gradient norm {norm}; {advice}")
+    return value
 
-    def __init__(self, network, recipe: Recipe, device, precision: str, settings, folder) -> None:
-        self.network, self.recipe, self.device, self.precision = network, recipe, device, precision
-        self.optimizer = torch.optim.AdamW(parameter_groups(network, recipe), fused=device.type in ("cpu", "cuda"))
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.parts = {"network": network, "optimizer": self.optimizer, "scaler": self.scaler}
-        # `step` counts within the epoch, `loss` and `seconds` are its sums so far; `best` has the weights, too.
-        self.state = {"epoch": 0, "step": 0, "loss": 0.0, "seconds": 0.0, "history": [], "best": None}
-        self.is_whole = True  # not while the weights move
-        self.settings, self.checkpoint = settings, Path(folder) / "checkpoint.pt" if folder else None
-        if self.checkpoint and self.checkpoint.exists():
-            saved = load_state(self.checkpoint, settings)
-            for name, part in self.parts.items():
-                part.load_state_dict(saved[name])
-            self.state = {name: saved[name] for name in self.state}
 
-    def save(self) -> None:
-        if self.checkpoint:
-            parts = {name: part.state_dict() for name, part in self.parts.items()}
-            save_state(self.checkpoint, {**self.state, **parts, "settings": self.settings})
-
-    def finish_epoch(self, loss: Callable[[list[int]], Tensor], batches: list[list[int]], bar: tqdm) -> None:
-        """The steps of the epoch that are still to be done."""
-        self.network.train()
-        state = self.state
-        for step in range(state["step"], len(batches)):
-            started = time.perf_counter()
-            torch.manual_seed(stream_seed(self.recipe.seed, "step", state["epoch"], step))
-            with autocast(self.device, self.precision):
-                value = loss(batches[step])
-            value = self._set_gradients(value)
-            self._move((state["epoch"] + (step + 0.5) / len(batches)) / self.recipe.epochs)
-            seconds = time.perf_counter() - started
-            state.update(step=step + 1, loss=state["loss"] + value, seconds=state["seconds"] + seconds)
-            self.is_whole = True
-            bar.set_postfix(loss=f"{state['loss'] / state['step']:.3f}", refresh=False)
-            bar.update(1 / len(batches))
-            if state["step"] % self.recipe.save_every == 0:
-                self.save()
-        self.network.eval()
-
-    def _set_gradients(self, loss: Tensor) -> float:
-        """Gradients of the loss, scaled down to MAX_GRADIENT_NORM; gives the loss as a number."""
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
-        value, norm = torch.stack([loss.detach().float(), norm.float()]).tolist()  # the one wait for a GPU in a step
-        # With fp16 the scaler leaves a step with an infinite gradient out and goes on.
-        if not math.isfinite(value) or not (self.scaler.is_enabled() or math.isfinite(norm)):
-            raise TrainingDiverged(
-                f"epoch {self.state['epoch'] + 1}, step {self.state['step'] + 1}: loss {value}, gradient norm {norm}; "
-                'try a lower learning_rate, or precision="no"'
-            )
-        return value
-
-    def _move(self, done: float) -> None:
-        """One step of the optimizer, at the learning rate after the share `done` of the training."""
-        self.is_whole = False
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * rate(done)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-    def next_epoch(self, score: float) -> None:
-        """Add a row to the history, keep the weights if they are the best so far, and save."""
-        state, epoch, best = self.state, self.state["epoch"] + 1, self.state["best"]
-        loss = state["loss"] / max(state["step"], 1)
-        row = {"epoch": epoch, "loss": loss, "score": score, "seconds": state["seconds"]}
-        if not math.isnan(score) and (best is None or score > best["score"]):
-            weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-            best = {"epoch": epoch, "score": score, "weights": weights}
-        # All at once, in case of an interrupt.
-        state.update(epoch=epoch, step=0, loss=0.0, seconds=0.0, history=[*state["history"], row], best=best)
-        self.save()
+def _end_epoch(state: dict[str, Any], network: nn.Module, score: float) -> None:
+    """Add a row to the history, and keep the weights if they are the best so far."""
+    row = {"epoch": state["epoch"] + 1, "loss": state["loss"] / state["step"], "score": score}
+    best = state["best"]
+    if score > best["score"]:  # never true of NaN
+        weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+        best = {"score": score, "weights": weights}
+    # All at once, in case of an interrupt.
+    state.update(epoch=row["epoch"], step=0, loss=0.0, history=[*state["history"], row], best=best)
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Four groups for AdamW: pretrained or new (`network.new` lists those modules), with or without weight decay; each
-    with the `peak` of its learning rate."""
+    """Groups for AdamW by the `peak` of their learning rate and by weight decay."""
     new = {id(p) for module in getattr(network, "new", ()) for p in module.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in new, parameter.dim() > 1), []).append(parameter)
-    peaks = {True: recipe.learning_rate * recipe.new_rate, False: recipe.learning_rate}
+            peak = recipe.learning_rate * (recipe.new_rate if id(parameter) in new else 1)
+            groups.setdefault((peak, parameter.dim() > 1), []).append(parameter)
     return [
-        {"params": parameters, "peak": peaks[is_new], "weight_decay": WEIGHT_DECAY * is_matrix}
-        for (is_new, is_matrix), parameters in groups.items()
+        {"params": parameters, "peak": peak, "weight_decay": WEIGHT_DECAY * is_matrix}
+        for (peak, is_matrix), parameters in groups.items()
     ]

@@ -1,6 +1,6 @@
 """TransformerTagger: a pretrained encoder, read at the first (or all) word pieces of each token."""
 
-import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from utils.ner.chain import TagHead
-from utils.ner.encoders import as_classifier, load_encoder, pieces_of, rebuild_encoder, save_encoder
+from utils.ner.encoders import as_classifier, load_encoder, pieces_of, save_encoder
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.sentence import Sentence
 from utils.ner.tagger import Sentences
 from utils.ner.words import check_choice
 
-POOLINGS = ("first", "mean")
+MAX_PIECES = 256  # of a window, where the encoder can read so many
 Span = tuple[int, int]
 
 
@@ -27,20 +27,16 @@ def align(tokens: Sequence[Span], pieces: Sequence[Span]) -> list[Span]:
     A piece belongs to every token it shares a character with. A token that no piece covers (a control character, which
     tokenizers drop) gets the piece before it, or the first of all; where there are no pieces at all, (0, 1).
     """
-    spans, i = [], 0
+    begins, ends = [start for start, _ in pieces], [end for _, end in pieces]
+    spans = []
     for start, end in tokens:
-        while i < len(pieces) and pieces[i][1] <= start:
-            i += 1
-        last = i
-        while last < len(pieces) and pieces[last][0] < end:
-            last += 1
-        spans.append((i, last) if last > i else (max(i - 1, 0), max(i, 1)))
+        first, last = bisect_right(ends, start), bisect_left(begins, end)
+        spans.append((first, last) if last > first else (max(first - 1, 0), max(first, 1)))
     return spans
 
 
 def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
-    """Stretches of tokens of at most `limit` pieces (or one token), each beginning `overlap` pieces or so before the
-    end of the one before."""
+    """Stretches of at most `limit` pieces (or one token), each from some `overlap` pieces before the last one's end."""
     windows, start = [], 0
     while start < len(spans):
         end = start + 1
@@ -59,55 +55,42 @@ def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
 class EncoderNetwork(nn.Module):
     """Encoder, one vector a token, features beside it, one score a tag."""
 
-    def __init__(self, encoder, tokenizer, features: Sequence[int], head: TagHead, options: dict[str, Any]) -> None:
+    def __init__(self, encoder, tokenizer, features: list[int], head: TagHead, options: dict[str, Any]) -> None:
         super().__init__()
         self.encoder, self.pooling, self.piece_dropout = encoder, options["pooling"], options["piece_dropout"]
         self.mask = (tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id) or 0
-        special = torch.tensor(tokenizer.all_special_ids)  # pieces that are never masked
-        self.register_buffer("special", special, persistent=False)
+        self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)  # never masked
         self.features = FeatureEmbedding(features)
         self.dropout = nn.Dropout(options["dropout"])
         self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, head.count)
         self.head = head
-
-    @property
-    def new(self) -> list[nn.Module]:
-        """The layers that begin from random weights."""
-        return [self.features, self.scores, self.head]
+        self.new = [self.features, self.scores, head]  # layers that begin from random weights
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to emissions (B, T, K)."""
-        ids = self._masked(batch["ids"]) if self.training and self.piece_dropout else batch["ids"]
+        ids = batch["ids"]
+        if self.training and self.piece_dropout:  # names are to be known by their other pieces and the context, too
+            chosen = torch.rand(ids.shape, device=ids.device) < self.piece_dropout
+            ids = ids.masked_fill(chosen & ~torch.isin(ids, self.special), self.mask)
         hidden = self.encoder(input_ids=ids, attention_mask=batch["attention"]).last_hidden_state  # (B, P, H)
-        first, count = batch["first"], batch["count"]  # (B, T)
+        first, count = batch["first"].unsqueeze(2), batch["count"].unsqueeze(2)  # (B, T, 1)
         if self.pooling == "first":
-            tokens = _at(hidden, first)  # (B, T, H)
+            tokens = hidden.take_along_dim(first, 1)  # (B, T, H)
         else:
             # The sum up to a token's last piece less the sum before its first.
             sums = nn.functional.pad(hidden.float().cumsum(1), (0, 0, 1, 0))  # (B, P + 1, H)
-            tokens = (_at(sums, first + count) - _at(sums, first)) / count.clamp(min=1).unsqueeze(2)
+            tokens = (sums.take_along_dim(first + count, 1) - sums.take_along_dim(first, 1)) / count.clamp(min=1)
         x = self.dropout(tokens)
         if self.features.width:
             x = torch.cat([x, self.features(batch["features"]).to(x.dtype)], dim=-1)
         return self.scores(x)
 
-    def _masked(self, ids: Tensor) -> Tensor:
-        """Some pieces hidden, so that names have to be recognised by their context and by the rest of them, too."""
-        hidden = torch.rand(ids.shape, device=ids.device) < self.piece_dropout
-        return ids.masked_fill(hidden & ~torch.isin(ids, self.special), self.mask)
-
-
-def _at(vectors: Tensor, places: Tensor) -> Tensor:
-    """The vectors (B, P, H) at places (B, T), as (B, T, H)."""
-    return vectors.gather(1, places.unsqueeze(2).expand(-1, -1, vectors.shape[-1]))
-
 
 class TransformerTagger(NeuralTagger):
     """Any encoder of the Hugging Face hub with a score for each tag on top; all of it is trained.
 
-    The encoder's tokenizer cuts the text into pieces, and the offsets of both say which of them a token has (`align`).
-    Sentences of more pieces than the encoder can read are cut into windows that overlap, and each token's scores come
-    from the window where it stands farther from the edge.
+    The tokenizer cuts the text into pieces, of which `align` finds each token's. Sentences of more pieces than the
+    encoder can read are cut into windows that overlap; a token's scores come from where it is farther from the edge.
 
     Without a CRF, lists, shapes and means it is the plain network of BERT's paper, and `save` writes what
     `AutoModelForTokenClassification` and `pipeline("token-classification", aggregation_strategy="simple")` load. Tags
@@ -116,10 +99,8 @@ class TransformerTagger(NeuralTagger):
     encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
     pooling: a token is read at its "first" piece, or as the "mean" of all. crf: a LinearChainCRF on top, or softmaxes.
     shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
-    dropout: of the token vectors. piece_dropout: how often, in training, a piece is replaced by the encoder's mask,
-        in [0, 1). max_pieces: of a window, at most what the encoder can read.
-    scheme, others: as in NeuralTagger.
-    Raises ValueError: an unknown pooling, (in `fit`) no room in a window, and as NeuralTagger and `load_encoder`.
+    dropout: of the token vectors. piece_dropout: how often, in training, the encoder's mask hides a piece, in [0, 1).
+    scheme, others, errors: as in NeuralTagger and `load_encoder`.
     """
 
     name = "transformer"
@@ -132,16 +113,15 @@ class TransformerTagger(NeuralTagger):
         shapes: bool = False,
         dropout: float = 0.1,
         piece_dropout: float = 0.0,
-        max_pieces: int = 256,
         scheme: str = "BIO",
         **others: Any,
     ) -> None:
-        check_choice("pooling", pooling, POOLINGS)
+        check_choice("pooling", pooling, ("first", "mean"))
         if not 0 <= piece_dropout < 1:
             raise ValueError(f"expected 0 <= piece_dropout < 1, got {piece_dropout}")
-        reading = dict(pooling=pooling, dropout=dropout, piece_dropout=piece_dropout, max_pieces=max_pieces)
-        options = dict(encoder=encoder and str(encoder), **reading, crf=crf, shapes=shapes, scheme=scheme)
-        super().__init__(options, **{"epochs": 5, "learning_rate": 2e-4, "new_rate": 5.0, **others})
+        options = dict(encoder=encoder and str(encoder), pooling=pooling, crf=crf, shapes=shapes)
+        options |= dict(dropout=dropout, piece_dropout=piece_dropout, scheme=scheme)
+        super().__init__(options, **dict(epochs=5, learning_rate=2e-4, new_rate=5.0) | others)
 
     def _build(self, train: Sentences) -> None:
         encoder, self.tokenizer = load_encoder(self.options["encoder"])
@@ -154,46 +134,38 @@ class TransformerTagger(NeuralTagger):
         self._plain = as_classifier(encoder, self.network.scores, self.tags) if plain else None
         if self._plain and getattr(encoder, "pooler", None):
             encoder.pooler = None  # unused, and not in that network
-        self._before = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
-        self._after = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
-        most = self.options["max_pieces"]
-        readable = min(most, getattr(encoder.config, "max_position_embeddings", most), tokenizer.model_max_length)
-        self._limit = readable - len(self._before) - len(self._after)
-        if self._limit < 1:
-            raise ValueError(f"max_pieces must leave room for a piece beside the special ones, got {most}")
+        ends = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self._before, self._after = ([] if piece is None else [piece] for piece in ends)
+        readable = getattr(encoder.config, "max_position_embeddings", MAX_PIECES)
+        most = min(readable, tokenizer.model_max_length, MAX_PIECES)
+        self._limit = most - len(self._before) - len(self._after)
 
     def _windows(self, sentence: Sentence) -> list[Window]:
         ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
-        if not ids:
-            ids = [self.tokenizer.unk_token_id or 0]
+        ids = ids or [self.tokenizer.unk_token_id or 0]
         spans = align([token[:2] for token in sentence.tokens], offsets)
-        features = self.features(sentence)
+        features = list(zip(*self.features(sentence)))  # of each token
         stretches = cut_windows(spans, self._limit, self._limit // 4)
         edges = [0, *((a[1] + b[0]) // 2 for a, b in pairwise(stretches)), len(spans)]
-        return [self._window(stretch, keep, ids, spans, features) for stretch, keep in zip(stretches, pairwise(edges))]
-
-    def _window(self, stretch: Span, keep: Span, ids: list[int], spans: list[Span], features: list) -> Window:
-        start, end = stretch
-        first, last = spans[start][0], min(spans[end - 1][1], spans[start][0] + self._limit)
-        pieces = [*self._before, *ids[first:last], *self._after]
-        inputs = {
-            "ids": pieces,
-            "first": [len(self._before) + a - first for a, _ in spans[start:end]],
-            # A token of more pieces than the limit is read at those that fit.
-            "count": [min(b, last) - a for a, b in spans[start:end]],
-            "features": [kind[start:end] for kind in features],
-        }
-        return Window(start, end, keep, len(pieces), inputs)
+        windows = []
+        for (start, end), keep in zip(stretches, pairwise(edges)):
+            first, last = spans[start][0], min(spans[end - 1][1], spans[start][0] + self._limit)
+            pieces = [*self._before, *ids[first:last], *self._after]
+            inputs = {
+                "ids": pieces,
+                "attention": [1] * len(pieces),
+                "first": [len(self._before) + a - first for a, _ in spans[start:end]],
+                # A token of more pieces than the limit is read at those that fit.
+                "count": [min(b, last) - a for a, b in spans[start:end]],
+                "features": features[start:end],
+            }
+            windows.append(Window(start, end, keep, len(pieces), inputs))
+        return windows
 
     def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        ids, first, count = ([window.inputs[name] for window in windows] for name in ("ids", "first", "count"))
-        return {
-            "ids": self._padded(ids, self.tokenizer.pad_token_id or 0),
-            "attention": self._padded([[1] * len(row) for row in ids]),
-            "first": self._padded(first),
-            "count": self._padded(count),
-            "features": self._padded_features(windows) if self.features.sizes else None,
-        }
+        fill = {"ids": self.tokenizer.pad_token_id or 0}
+        columns = {name: [window.inputs[name] for window in windows] for name in windows[0].inputs}
+        return {name: self._padded(rows, fill.get(name, 0)) for name, rows in columns.items()}
 
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The plain network scores every piece, as it has no tokens: those behind a token's first one go on with it."""
@@ -213,11 +185,13 @@ class TransformerTagger(NeuralTagger):
         save_encoder(folder, self.network.encoder, self.tokenizer)
 
     def _save_parts(self, folder: Path) -> None:
-        if not self._plain:  # else they share a file
-            self.network.encoder.config.save_pretrained(folder / "encoder")
-        self.tokenizer.save_pretrained(folder if self._plain else folder / "encoder")
+        self.network.encoder.config.save_pretrained(folder / "encoder")
+        self.tokenizer.save_pretrained(folder / "encoder")
+        if self._plain:
+            self.tokenizer.save_pretrained(folder)  # where transformers looks for it
 
     def _load_parts(self, folder: Path) -> None:
-        plain = "architectures" in json.loads((folder / "config.json").read_text("utf-8"))
-        encoder, self.tokenizer = rebuild_encoder(folder if plain else folder / "encoder")
-        self._make_network(encoder)
+        how = dict(local_files_only=True, trust_remote_code=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", **how)
+        config = AutoConfig.from_pretrained(folder / "encoder", **how)
+        self._make_network(AutoModel.from_config(config).float())

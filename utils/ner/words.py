@@ -11,7 +11,6 @@ import snowballstemmer
 NAMES = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon"
 GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", [*NAMES.split(), "phi", "chi", "psi", "omega"]))
 APART = str.maketrans({letter: f" {name} " for letter, name in GREEK.items()})
-GREEK_WORDS = frozenset(GREEK.values())
 ROMAN = re.compile(r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})")
 PARTS = re.compile(r"[^\W\d_]+|\d+")
 CACHE = 200_000  # words for which a result is kept; bounded, so that memory is
@@ -28,8 +27,7 @@ def stem(word: str) -> str:
 
 def shape(word: str) -> str:
     """Each capital as A, other letter as a, digit as 0; the rest as it is: "IL-2Ralpha" is "AA-0Aaaaaa"."""
-    kinds = (("A", str.isupper), ("a", str.isalpha), ("0", str.isdigit))
-    return "".join(next((sign for sign, fits in kinds if fits(letter)), letter) for letter in word)
+    return "".join("A" if c.isupper() else "a" if c.isalpha() else "0" if c.isdigit() else c for c in word)
 
 
 def short_shape(word: str) -> str:

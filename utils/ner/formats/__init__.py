@@ -15,20 +15,18 @@ MISMATCHES = ("refuse", "skip")  # what becomes of an entity that is not the tex
 class FormatError(ValueError):
     """A line that cannot be read; the message names file, line number, the line and what was expected."""
 
-    def __init__(self, path: Path, number: int, line: str, expected: str) -> None:
+    def __init__(self, path: str | Path, number: int, line: str, expected: str) -> None:
         shown = line if len(line) <= 200 else line[:200] + "..."
         super().__init__(f"{path}, line {number}: {shown!r}; expected {expected}")
-        self.path, self.number, self.line = path, number, line
 
 
 def read_lines(path: str | Path, content: bytes | None = None) -> Iterator[tuple[int, str]]:
     """(line number from 1, line) of a UTF-8 file, without line ends (LF, CRLF, CR) and byte-order marks before a line.
 
-    U+2028 and its like end no line, since corpora hold them in tokens. `content`: of the file, where it is at hand.
+    U+2028 and its like end no line, since corpora hold them in tokens. `content`: the file's bytes, if at hand.
     Raises FormatError: bytes that are no UTF-8, or a NUL byte.
     """
-    path = Path(path)
-    lines = re.split(rb"\r*\n|\r", path.read_bytes() if content is None else content)
+    lines = re.split(rb"\r*\n|\r", Path(path).read_bytes() if content is None else content)
     if not lines[-1]:
         lines.pop()
     for number, raw in enumerate(lines, 1):
@@ -42,16 +40,15 @@ def read_lines(path: str | Path, content: bytes | None = None) -> Iterator[tuple
 
 
 @contextmanager
-def located(path: Path, number: int, line: str, expected: str) -> Iterator[None]:
+def located(path: str | Path, number: int, line: str, expected: str) -> Iterator[None]:
     """Whatever goes wrong inside while the line is taken apart becomes a `FormatError` that says where it stands."""
     try:
         yield
     except FormatError:
         raise
-    except KeyError as error:
-        raise FormatError(path, number, line, f"{expected}, but {error} is missing") from error
-    except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise FormatError(path, number, line, f"{expected} ({error})") from error
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise FormatError(path, number, line, f"{expected} ({why})") from error
 
 
 def one_line(text: str) -> str:
@@ -59,22 +56,19 @@ def one_line(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
 
 
-def stands_there(
-    entity: Entity, surface: str, path: Path, number: int, line: str, text: str, mismatch: str = "refuse"
-) -> bool:
+def stands_there(entity: Entity, surface: str, text: str, mismatch: str, *place: str | Path | int) -> bool:
     """Whether the entity lies in the text, as `surface` unless that is empty; one with white space around it may.
 
-    mismatch: where it does not, a FormatError ("refuse"), or False and a warning ("skip").
+    mismatch: where it does not, a FormatError ("refuse"), or False and a warning ("skip"). place: path, number, line.
     """
     check_choice("mismatch", mismatch, MISMATCHES)
     there = one_line(entity.cut(text))
-    inside = entity.end <= len(text) and bool(there.strip())
-    if inside and one_line(surface) in ("", there, there.strip()):
+    if entity.end <= len(text) and there.strip() and one_line(surface) in ("", there, there.strip()):
         return True
     if mismatch == "refuse":
         expected = f'the text at {entity.start}:{entity.end}, which is {there!r}; mismatch="skip" leaves it out'
-        raise FormatError(path, number, line, expected)
-    warnings.warn(f"{path}, line {number}: {surface!r} left out, the text there is {there!r}", stacklevel=3)
+        raise FormatError(*place, expected)
+    warnings.warn(f"{place[0]}, line {place[1]}: {surface!r} left out, the text there is {there!r}", stacklevel=3)
     return False
 
 
@@ -86,8 +80,7 @@ def check_tokens(sentence: Sentence) -> None:
 
 def say_lost(path: str | Path, lost: Mapping[str, int]) -> None:
     """A warning that counts by kind the entities that a file cannot hold; none where there are none."""
-    if any(lost.values()):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in lost.items())
+    if kinds := ", ".join(f"{count} {kind}" for kind, count in lost.items() if count):
         warnings.warn(f"{path}: entities left out, since the format cannot hold them: {kinds}", stacklevel=3)
 
 
@@ -117,4 +110,4 @@ def read_sentences(path: str | Path, form: str = "auto", mismatch: str = "refuse
     """
     check_choice("format", form, ["auto", *READERS])
     form = format_of(path) if form == "auto" else form
-    return READERS[form](Path(path), **({} if form == "conll" else {"mismatch": mismatch}))
+    return read_conll(path) if form == "conll" else READERS[form](path, mismatch)

@@ -27,8 +27,7 @@ EXPECTED = "T1, tab, TYPE START END (more pieces after ;), tab, text"
 def read_brat(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """Each document as one `Sentence` whose id is the file's name; only entities are kept, with their concepts.
 
-    path: a folder, of which every .txt is read in the order of names, or one .txt or its .ann. A .txt without .ann (or
-        .a1, as BioNLP's tasks have it) has no entities.
+    path: one .txt (without .ann, or BioNLP's .a1, it has no entities), its .ann, or a folder of them, read by name.
     mismatch: as in `read_sentences`.
     Raises FormatError: a line in another form, or an entity that does not fit. ValueError: no .txt, or .ann without it.
     """
@@ -44,21 +43,19 @@ def read_brat(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
 
 
 def _document(path: Path, mismatch: str) -> Sentence:
-    for _ in read_lines(path):  # which looks for broken bytes; the text is the file as it is, so that offsets hold
-        pass
+    list(read_lines(path))  # which looks for broken bytes; the text is the file as it is, so that offsets hold
     text, entities = path.read_bytes().decode("utf-8-sig"), {}
     for notes in filter(Path.exists, map(path.with_suffix, NOTES)):
         for number, line in sorted(read_lines(notes), key=lambda pair: pair[1].startswith("N")):  # after what they name
             concept = CONCEPT.fullmatch(line)
-            if concept and concept[1] in entities:
-                known = entities[concept[1]]
+            if concept and (known := entities.get(concept[1])):
                 entities[concept[1]] = replace(known, concept="|".join(filter(None, (known.concept, concept[2]))))
             elif line.strip() and not OTHER.match(line):
                 with located(notes, number, line, EXPECTED):
                     name, entity, surface = _entity(line, text)
                     if name in entities:
                         raise ValueError(f"{name} comes twice")
-                    if stands_there(entity, surface, notes, number, line, text, mismatch):
+                    if stands_there(entity, surface, text, mismatch, notes, number, line):
                         entities[name] = entity
     return Sentence(text, None, entities.values(), path.stem)
 
@@ -68,9 +65,9 @@ def _entity(line: str, text: str) -> tuple[str, Entity, str]:
     if not (match := ENTITY.fullmatch(line)):
         raise ValueError("this is another form")
     name, kind, offsets, surface = match.groups()
-    pieces = [tuple(map(int, piece.split())) for piece in offsets.split(";")]
-    starts, ends = zip(*pieces)
-    entity = Entity(min(starts), max(ends), kind, "", tuple(pieces))
+    edges = list(map(int, re.findall(r"\d+", offsets)))
+    pieces = list(zip(edges[::2], edges[1::2]))
+    entity = Entity(min(edges), max(edges), kind, "", tuple(pieces))
     # brat puts a space between pieces, also where they touch or stand in another order.
     for order in (pieces, sorted(pieces)):
         if one_line(surface) == one_line(" ".join(text[start:end] for start, end in order)):
@@ -87,7 +84,7 @@ def write_brat(sentences: Iterable[Sentence], folder: str | Path) -> None:
     folder, files = Path(folder), {}
     for sentence in sentences:
         check_tokens(sentence)
-        if not re.fullmatch(r"[\w.-]+", sentence.id) or sentence.id.startswith(".") or f"{sentence.id}.txt" in files:
+        if not re.fullmatch(r"[\w-][\w.-]*", sentence.id) or f"{sentence.id}.txt" in files:
             raise ValueError(f"brat needs ids of letters, digits, . _ - that come once; got {sentence.id!r}")
         if sentence.text.startswith("\ufeff") or any(" " in entity.concept for entity in sentence.entities):
             raise ValueError(f"sentence {sentence.id!r} begins with a byte-order mark, or a concept of it has a space")

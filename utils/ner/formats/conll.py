@@ -13,57 +13,48 @@ from utils.ner.tags import TagError, lost_to_tags, tags_to_spans, to_layers
 # "# key = value" as CoNLL-U has it, and where documents begin or end; other lines that begin with # may be tokens.
 DOCUMENT = re.compile(r"-DOCSTART-|# newdoc( |$)|# ?begin document( |$)")
 COMMENT = re.compile(r"# [\w.:-]+( id)? =( |$)|# newpar( |$)|# ?end document( |$)")
-Row = tuple[int, str, list[str]]  # line number, line, its token and tags
 
 
-def read_conll(
-    path: str | Path,
-    token: int = 0,
-    tags: int | Sequence[int] = -1,
-    scheme: str = "auto",
-    orphan: str = "repair",
-    ids: Sequence[str] | None = None,
-) -> list[Sentence]:
+def read_conll(path: str | Path, token: int = 0, tags: int | Sequence[int] = -1) -> list[Sentence]:
     """The sentences of a file of columns, with whatever entity types it has.
 
-    Columns are divided by tabs where a line has one, otherwise by spaces, and every line has as many as the first. The
-    text of a sentence is its tokens with one space between. Empty lines and lines of white space divide sentences.
-    "-DOCSTART-" (or "# newdoc") begins a document, known by the name in brackets (or behind "=") or by its number.
-    Comments such as "# text = ..." are left out; "# sent_id = ..." is the id.
+    Tabs divide the columns where a line has one, otherwise spaces; each line has as many as the first. Empty lines, or
+    lines of white space, divide sentences, whose text is their tokens with one space between. "-DOCSTART-" (or
+    "# newdoc") begins a document, known by the name in brackets (or behind "=") or by its number; "# sent_id = ..." is
+    the sentence's id, else 1, 2, 3, ...; other comments are left out. Tags are BIO, or BIOES or BILOU where one begins
+    with E-, S-, L- or U-; one that continues nothing begins an entity, with a warning.
 
     token: the column of the tokens, counted from 0; negative numbers count from the end.
     tags: the column of the tags, or several that hold nested entities in layers.
-    scheme: "BIO", "BIOES", "BILOU", or "auto": BIOES or BILOU where a tag begins with E-, S-, L- or U-.
-    orphan: an I- tag that starts an entity is taken as its beginning ("repair", with one warning a file), left
-        out ("drop") or an error ("refuse").
-    ids: the sentences' ids; when not given those of comments, else 1, 2, 3, ...
-    Raises FormatError: a line that cannot be read. OSError: no such file. ValueError: not one id a sentence.
+    Raises FormatError: a line that cannot be read. OSError: no such file.
     """
-    path = Path(path)
     wanted = [token, tags] if isinstance(tags, int) else [token, *tags]
     blocks = list(_blocks(path, wanted))
-    ids = [name or str(number) for number, (_, name, _) in enumerate(blocks, 1)] if ids is None else ids
-    if len(ids) != len(blocks):
-        raise ValueError(f"{len(ids)} ids for the {len(blocks)} sentences of {path}")
-    if scheme == "auto":
-        found = {tag[:2] for *_, rows in blocks for _, _, cells in rows for tag in cells[1:]}
-        scheme = "BIOES" if found & {"E-", "S-", "L-", "U-"} else "BIO"
+    prefixes = {tag[:2] for *_, rows in blocks for _, _, cells in rows for tag in cells[1:]}
+    scheme = "BIOES" if prefixes & {"E-", "S-", "L-", "U-"} else "BIO"
     sentences, repaired = [], []
-    for name, (document, _, rows) in zip(ids, blocks):
+    for place, (document, name, rows) in enumerate(blocks, 1):
         words, *layers = zip(*(cells for _, _, cells in rows))
-        spans = set().union(*(_spans(path, rows, layer, scheme, orphan, repaired) for layer in layers))
+        spans = set()
+        for layer in layers:
+            try:
+                found, whole = (set(tags_to_spans(layer, scheme, orphan)) for orphan in ("repair", "drop"))
+            except TagError as error:
+                number, line, _ = rows[error.index]
+                raise FormatError(path, number, line, f"{error.expected} ({error.problem})") from error
+            repaired += [rows[start][0] for start, _, _ in sorted(found - whole)]
+            spans |= found
         number, line, _ = rows[0]
         with located(path, number, line, "a sentence whose tokens and entities fit"):
-            sentences.append(Sentence.from_words(words, spans, name, document))
+            sentences.append(Sentence.from_words(words, spans, name or str(place), document))
     if repaired:
         taken = f"{len(repaired)} tags that continue nothing were taken as the beginning of an entity"
-        advice = 'read_conll(path, orphan="refuse") makes them an error, "drop" leaves them out'
-        warnings.warn(f"{path}: {taken}, the first in line {repaired[0]}; {advice}", stacklevel=2)
+        warnings.warn(f"{path}: {taken}, the first in line {repaired[0]}; is a B- missing there?", stacklevel=2)
     return sentences
 
 
-def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]]]:
-    """The document of each sentence, its id, each "" where it is not known, and its rows with the wanted columns."""
+def _blocks(path: str | Path, wanted: list[int]) -> Iterator[tuple[str, str, list[tuple[int, str, list[str]]]]]:
+    """Of each sentence document and id, "" where not known, and (line number, line, wanted columns) of its rows."""
     lines = list(read_lines(path))
     tabs = {"\t" in line for _, line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-"))} == {True}
     documents, document, name, rows, first = 0, "", "", [], None
@@ -81,11 +72,12 @@ def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]
             name = value.strip() if key.strip() == "sent_id" else name
         elif line.strip():
             columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-            first = first or (max(len(columns), 2), number)
+            if len(columns) < 2:
+                raise FormatError(path, number, line, "at least 2 columns (token and tag), got 1")
+            first = first or (len(columns), number)
             if len(columns) != first[0]:
-                expected = f"{first[0]} columns as in line {first[1]}"
-                expected = expected if len(columns) > 1 else "at least 2 columns (token and tag)"
-                raise FormatError(path, number, line, f"{expected}, got {len(columns)}")
+                expected = f"{first[0]} columns as in line {first[1]}, got {len(columns)}"
+                raise FormatError(path, number, line, expected)
             with located(path, number, line, f"columns {wanted}"):
                 cells = [columns[column] for column in wanted]
             if not cells[0].strip():
@@ -93,26 +85,12 @@ def _blocks(path: Path, wanted: list[int]) -> Iterator[tuple[str, str, list[Row]
             rows.append((number, line, cells))
 
 
-def _spans(path: Path, rows: list[Row], tags: Sequence[str], scheme: str, orphan: str, repaired: list[int]) -> set:
-    """The spans of one layer; adds the lines of the repaired tags to `repaired`."""
-    try:
-        found = set(tags_to_spans(tags, scheme, orphan))
-        whole = found if orphan != "repair" else set(tags_to_spans(tags, scheme, "drop"))
-    except TagError as error:
-        number, line, _ = rows[error.index]
-        raise FormatError(path, number, line, f"{error.expected} ({error.problem})") from error
-    repaired.extend(rows[start][0] for start, _, _ in sorted(found - whole))
-    return found
+def write_conll(sentences: Iterable[Sentence], path: str | Path, layers: int = 1, on_loss: str = "raise") -> None:
+    """Token, tab, BIO tag (as many tag columns as `layers`); an empty line after each sentence.
 
-
-def write_conll(
-    sentences: Iterable[Sentence], path: str | Path, scheme: str = "BIO", layers: int = 1, on_loss: str = "raise"
-) -> None:
-    """Token, tab, tag (as many tag columns as `layers`); an empty line after each sentence.
-
-    The spaces between tokens are lost, and so are ids and documents. Entities that tags cannot hold (nested in more
-    layers than there are, discontinuous, not at the tokens' edges) raise, or with `on_loss="drop"` are left out with a
-    warning. Raises ValueError: such an entity, a sentence without tokens, or a token that could not be read back.
+    The spaces between tokens, ids and documents are lost. Entities that tags cannot hold raise, or with
+    `on_loss="drop"` are left out with a warning. Raises ValueError: such an entity, a sentence without tokens, or a
+    token that could not be read back.
     """
     sentences, blocks = list(sentences), []
     for sentence in sentences:
@@ -122,7 +100,7 @@ def write_conll(
             read_else = DOCUMENT.match(token) or COMMENT.match(f"{token}\t") or token[0] == "\ufeff"
             if read_else or any(letter in token for letter in "\t\n\r\0") or not token.strip():
                 raise ValueError(f"token {token!r} of sentence {sentence.id!r} cannot stand in a column")
-        columns = [sentence.words, *to_layers(sentence, layers, scheme, on_loss)]
+        columns = [sentence.words, *to_layers(sentence, layers, on_loss=on_loss)]
         blocks.append("".join("\t".join(row) + "\n" for row in zip(*columns)) + "\n")
     say_lost(path, lost_to_tags(sentences, layers))
     write_atomically(path, "".join(blocks))

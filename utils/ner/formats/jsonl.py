@@ -8,6 +8,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,13 @@ DEEP = re.compile(
 def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """The sentences of a JSONL file; only "text" must be there. Empty lines are left out.
 
-    "tokens" is a list of [start, end]; without it the text is cut by `tokenize`. An entity may have "fragments", a
-    list of [start, end], a "concept" and a "score". Without "id" the line number is the id; without "document" none is
-    known. Labels of the whole text, relations and cancelled annotations are not kept; records that an annotator
-    rejected are left out with a warning.
+    "tokens" are [start, end], else those of `tokenize`. An entity may have "fragments", a list of [start, end], a
+    "concept" and a "score". Without "id" the line number is the id. Labels of the whole text, relations and cancelled
+    annotations are not kept; records that an annotator rejected are left out with a warning.
 
     mismatch: as in `read_sentences`.
-    Raises FormatError: a line that is no such object, has another key that looks like annotation, or offsets that do
-    not fit its text.
+    Raises FormatError: a line without a text, with another key that looks like annotation, or offsets that do not fit.
     """
-    path = Path(path)
     sentences = []
     for number, line, value in _values(path):
         with located(path, number, line, EXPECTED):
@@ -46,18 +44,17 @@ def read_jsonl(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
             if record.get("answer") in ("reject", "ignore"):
                 warnings.warn(f"{path}, line {number}: left out, its answer is {record['answer']!r}", stacklevel=2)
                 continue
-            found = [pair for mention in _mentions(record, KEYS) for pair in _entities(mention)]
-            there = (path, number, line, record["text"], mismatch)
-            kept = [entity for entity, text in found if stands_there(entity, text, *there)]
-            tokens, id, document = map(record.get, ("tokens", "id", "document"))
+            text, tokens, id, document = map(record.get, ("text", "tokens", "id", "document"))
+            place = (text, mismatch, path, number, line)
+            kept = [entity for entity, surface in _mentions(record, KEYS) if stands_there(entity, surface, *place)]
             if tokens and isinstance(tokens[0], dict):
                 tokens = [(token["start"], token["end"]) for token in tokens]
-            name = str(number if id is None else id)
-            sentences.append(Sentence(record["text"], tokens, kept, name, "" if document is None else str(document)))
+            id, document = number if id is None else id, "" if document is None else document
+            sentences.append(Sentence(text, tokens, kept, str(id), str(document)))
     return sentences
 
 
-def _values(path: Path) -> Iterator[tuple[int, str, Any]]:
+def _values(path: str | Path) -> Iterator[tuple[int, str, Any]]:
     """(line number, rest of the line, value) of each JSON value in a file; of an array of objects each of those."""
     text = "".join(f"{line}\n" for _, line in read_lines(path))
     array, gap, decoder = re.match(r"\s*\[(?=\s*[\[{])", text), re.compile(r"[\s,]*"), json.JSONDecoder()
@@ -89,24 +86,23 @@ def _flat(value: Any) -> dict:
             continue  # predictions and drafts are what the annotator began from
         looks = isinstance(inside, list | dict) and inside and (LOOKS.search(key) or DEEP.search(json.dumps(inside)))
         if looks or key in ("start", "end"):
-            advice = f"rename it (one of {', '.join(KEYS)}) or delete it"
-            raise ValueError(f"the key {key!r} looks like annotation; {advice}")
+            raise ValueError(f"the key {key!r} looks like annotation; rename it ({', '.join(KEYS)}) or delete it")
     return record
 
 
-def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[dict]:
-    """The mentions under the keys, as dictionaries; those of Label Studio are values of results of annotations."""
+def _mentions(holder: dict, keys: Iterable[str]) -> Iterator[tuple[Entity, str]]:
+    """`_entities` of the mentions under the keys; those of Label Studio are values of results of annotations."""
     for key in keys:
         of_text = key in ("label", "labels") and not isinstance(holder.get(key), list | dict)
         for item in () if of_text else holder.get(key) or ():
             if isinstance(item, list):
-                yield dict(zip(("start", "end", "type"), item, strict=True))
+                item = dict(zip(("start", "end", "type"), item, strict=True))
             elif not isinstance(item, dict):
                 raise TypeError(f"{key!r} holds {item!r}, expected spans")
-            elif "result" in item:
+            if "result" in item:
                 yield from () if item.get("was_cancelled") else _mentions(item, ["result"])
             elif "from_id" not in item:  # no relation
-                yield item.get("value", item)
+                yield from _entities(item.get("value", item))
 
 
 def _entities(mention: dict) -> Iterator[tuple[Entity, str]]:
@@ -131,5 +127,4 @@ def write_jsonl(sentences: Iterable[Sentence], path: str | Path) -> None:
 
 
 def _record(entity: Entity) -> dict:
-    names = ("start", "end", "type", "text", "fragments", "concept", "score")
-    return {name: value for name in names if (value := getattr(entity, name)) not in ("", (), None)}
+    return {name: value for name, value in asdict(entity).items() if value not in ("", (), None)}

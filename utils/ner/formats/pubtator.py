@@ -25,10 +25,8 @@ IDENTIFIER = re.compile(r"(?=.*\d)(?=.*[^\d.-])\S+")  # a word with a digit, but
 def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
     """Each document as one `Sentence` with its id, its text "TITLE\\nABSTRACT". Lines of relations are not kept.
 
-    mismatch: as in `read_sentences`.
-    Raises FormatError: a line that is neither text nor mention nor relation, out of place, or a mismatch.
+    `mismatch` as in `read_sentences`. Raises FormatError: a line that is no text, mention or relation, or out of place.
     """
-    path = Path(path)
     documents: list[tuple[str, str, list[Entity]]] = []  # id, text, entities
     for number, line in read_lines(path):
         if not line.strip():
@@ -47,12 +45,12 @@ def read_pubtator(path: str | Path, mismatch: str = "refuse") -> list[Sentence]:
             if head[1] != name or entities or "\n" in text:
                 raise FormatError(path, number, line, f"the abstract of {name} right after its title")
             documents[-1] = name, f"{text}\n{head[3]}" if head[3] else text, entities
-        elif cells[0] != name or len(cells) < 4:
+        elif cells[0] != name:
             raise FormatError(path, number, line, expected)
         elif not _is_relation(line, entities):
             with located(path, number, line, expected):
                 entity = Entity(int(cells[1]), int(cells[2]), cells[4], concept="".join(cells[5:6]).strip())
-                if stands_there(entity, cells[3], path, number, line, text, mismatch):
+                if stands_there(entity, cells[3], text, mismatch, path, number, line):
                     entities.append(entity)
     return [Sentence(text, None, entities, name) for name, text, entities in documents]
 
@@ -68,27 +66,27 @@ def _is_relation(line: str, entities: list[Entity]) -> bool:
 def write_pubtator(sentences: Iterable[Sentence], path: str | Path, on_loss: str = "raise") -> None:
     """Each sentence as a document; its first line is the title, its second the abstract, which may be missing.
 
-    Tokens, scores and the name of a sentence's document are not kept. Discontinuous entities, which PubTator cannot
-    hold, raise, or with `on_loss="drop"` are left out with a warning. Raises ValueError: such an entity, a sentence
-    without an id, or a "|", tab or line end where the format needs them.
+    Tokens, scores and documents' names are not kept. Discontinuous entities raise, or with `on_loss="drop"` are left
+    out with a warning. Raises ValueError: such an entity, no id, or a "|", tab or line end where the format needs them.
     """
     check_choice("on_loss", on_loss, ON_LOSS)
     lines, lost = [], 0
     for sentence in sentences:
         check_tokens(sentence)
-        if not sentence.id or any(letter in sentence.id for letter in "|\t\n\r\0\ufeff"):
-            raise ValueError(f"PubTator needs an id without |, tab and line end, got {sentence.id!r}")
-        title, *abstract = sentence.text.split("\n")
-        if len(abstract) > 1 or abstract == [""] or any(letter in sentence.text for letter in "\t\r"):
-            raise ValueError(f"sentence {sentence.id!r} has a tab or more lines than a title and an abstract")
-        lines.append(f"{sentence.id}|t|{title}\n{sentence.id}|a|{''.join(abstract)}\n")
-        for entity in sentence.entities:
-            if entity.fragments and on_loss == "raise":
-                where = f"{entity.text!r} of sentence {sentence.id!r} is in pieces"
-                raise ValueError(f'{where}; PubTator cannot hold it, on_loss="drop" leaves it out')
-            cells = [sentence.id, entity.start, entity.end, one_line(entity.text), entity.type, entity.concept]
-            lost += bool(entity.fragments)
-            lines += [] if entity.fragments else ["\t".join(map(str, cells)).rstrip("\t") + "\n"]
+        id, text = sentence.id, sentence.text
+        if not re.fullmatch("[^|\t\n\r\0\ufeff]+", id):
+            raise ValueError(f"PubTator needs an id without |, tab and line end, got {id!r}")
+        if not re.fullmatch("[^\t\r\n]*(\n[^\t\r\n]+)?", text):
+            raise ValueError(f"sentence {id!r} has a tab or more lines than a title and an abstract")
+        title, _, abstract = text.partition("\n")
+        lines.append(f"{id}|t|{title}\n{id}|a|{abstract}\n")
+        whole = [entity for entity in sentence.entities if not entity.fragments]
+        lost += len(sentence.entities) - len(whole)
+        if lost and on_loss == "raise":
+            raise ValueError(f'a mention in {id!r} is in pieces; PubTator cannot hold it, on_loss="drop" leaves it out')
+        for entity in whole:
+            cells = [id, entity.start, entity.end, one_line(entity.text), entity.type, entity.concept]
+            lines.append("\t".join(map(str, cells)).rstrip("\t") + "\n")
         lines.append("\n")
     say_lost(path, {"discontinuous": lost})
     write_atomically(path, "".join(lines))
