@@ -6,71 +6,276 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from notebooks.exercises import as_float64, as_number, close
+from notebooks.exercises import as_float64, close, normal, refuse_changes, refuse_dtype
 from utils.course.exercises import Wrong, exercise
 
-# -- 05.1 ------------------------------------------------------------------------------------------
+# -- 05.1 and 05.2: one step from alpha-bar a to alpha-bar b ---------------------------------------
+
+STEPS = [(0.3, 0.5), (0.01, 0.2), (0.9, 0.99), (0.6, 1.0)]
+SHAPE = (2, 1, 4, 4)
 
 
-def check_jump(jump: Callable) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x_t, noise = torch.randn(2, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
-    for a_bar_t, a_bar_s in [(0.3, 0.5), (0.01, 0.2), (0.9, 0.99), (0.6, 1.0)]:
-        answer = jump(x_t.clone(), noise.clone(), a_bar_t, a_bar_s)
-        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-            raise Wrong(f"two values are asked for, (mean, standard deviation); got {type(answer).__name__}")
-        mean = as_float64(answer[0], tuple(x_t.shape), "the mean")
-        std = as_number(answer[1], "the standard deviation")
-        x_0 = (x_t - math.sqrt(1 - a_bar_t) * noise) / math.sqrt(a_bar_t)
-        alpha = a_bar_t / a_bar_s
-        variance = (1 - alpha) * (1 - a_bar_s) / (1 - a_bar_t)
-        right = (math.sqrt(a_bar_s) * (1 - alpha) * x_0 + math.sqrt(alpha) * (1 - a_bar_s) * x_t) / (1 - a_bar_t)
-        where = f"from a_bar_t = {a_bar_t} to a_bar_s = {a_bar_s}"
-        if not close(mean, right, atol=1e-5):
-            _explain_mean(mean, x_t, noise, a_bar_t, a_bar_s, where)
-        if abs(std - math.sqrt(variance)) > 1e-6:
-            if abs(std - variance) < 1e-6:
-                raise Wrong(f"{where} you return the variance, {std:.4f}; its square root is asked for")
-            if abs(std - math.sqrt(1 - alpha)) < 1e-6:
-                raise Wrong(
-                    f"{where} your standard deviation is that of beta; that of the posterior (beta-tilde) is asked "
-                    f"for, and it is 0 at a_bar_s = 1"
-                )
-            raise Wrong(f"{where} your standard deviation is {std:.4f}; the posterior's is {math.sqrt(variance):.4f}")
+def taken(step: Callable, a: float, b: float, **options: float) -> tuple[Tensor, list[Tensor]]:
+    """The answer's x_s in float64, and the x_t, x_0, z that it was given. Raises `Wrong` if it isn't such a tensor."""
+    for dtype in (torch.float32, torch.float64):
+        given = [normal(*SHAPE, seed=seed).to(dtype) for seed in range(3)]
+        x_t, x_0, z = (one.clone() for one in given)
+        try:
+            answer = step(x_t, x_0, a, b, z, None, **options)
+        except ZeroDivisionError as error:
+            if b == 1:
+                raise Wrong("the last step has a_bar_s = 1: nothing may be divided by 1 - a_bar_s") from error
+            raise
+        refuse_changes([x_t, x_0, z], given, "x_t, x_0 and z")
+        refuse_dtype(answer, dtype, "x_s", "x_t, x_0 and z are of that kind, the other arguments plain numbers")
+        seen = as_float64(answer, SHAPE, "x_s")
+    if not torch.equal(seen, as_float64(step(*(one.clone() for one in given[:2]), a, b, z, None, **options), SHAPE)):
+        raise Wrong("two calls with the same z differ: use the z that is given, draw no noise of your own")
+    return seen, given
 
 
-def _explain_mean(mean: Tensor, x_t: Tensor, noise: Tensor, a_bar_t: float, a_bar_s: float, where: str) -> None:
-    if a_bar_s == 1.0:
-        raise Wrong(f"{where} nothing of the noise is left, so the mean should be the estimate of x_0; yours is not")
-    design = torch.stack([x_t, noise]).flatten(1).T
-    own = torch.linalg.lstsq(design, mean.flatten()[:, None]).solution.flatten().tolist()
-    alpha = a_bar_t / a_bar_s
-    right = [1 / math.sqrt(alpha), -(1 - alpha) / math.sqrt(1 - a_bar_t) / math.sqrt(alpha)]
-    raise Wrong(
-        f"{where} your mean has the weight {own[0]:.4f} of x_t and {own[1]:.4f} of the noise; line 4 with "
-        f"alpha = a_bar_t / a_bar_s = {alpha:.4f} has {right[0]:.4f} and {right[1]:.4f}"
-    )
+def compare(seen: Tensor, given: list[Tensor], right: list[float], wrong: dict[str, list[float]], where: str) -> None:
+    """Raises `Wrong` unless x_s has the right weights of x_t, x_0 and z. wrong: weights by what is wrong with them."""
+
+    def made(weights: list[float]) -> Tensor:
+        return sum(weight * one for weight, one in zip(weights, given))
+
+    if close(seen, made(right), 1e-4, 1e-5):
+        return
+    for fault, weights in wrong.items():
+        if close(seen, made(weights), 1e-4, 1e-5):
+            raise Wrong(f"{where}: {fault}")
+    design = torch.stack(given).flatten(1).T
+    own = torch.linalg.lstsq(design, seen.flatten()[:, None]).solution.flatten().tolist()
+    if not close(seen, made(own), 1e-4, 1e-4):
+        raise Wrong(
+            f"{where}: x_s should be a weight times x_t, plus one times x_0, plus one times z, and nothing else"
+        )
+    names = [f"{name} {mine:.4f} (right: {value:.4f})" for name, mine, value in zip(["x_t", "x_0", "z"], own, right)]
+    raise Wrong(f"{where}: your x_s has these weights: {', '.join(names)}")
+
+
+def ddpm_weights(a: float, b: float) -> list[float]:
+    """Weights of x_t, x_0 and z."""
+    alpha = a / b
+    std = math.sqrt((1 - alpha) * (1 - b) / (1 - a))
+    return [math.sqrt(alpha) * (1 - b) / (1 - a), math.sqrt(b) * (1 - alpha) / (1 - a), std]
+
+
+def wrong_ddpm(a: float, b: float) -> dict[str, list[float]]:
+    alpha, beta, rest = a / b, 1 - a / b, 1 - a
+    of_x_t, of_x_0, std = ddpm_weights(a, b)
+    kept = math.sqrt((1 - b) / rest)
+    mean = [of_x_t, of_x_0]
+    return {
+        "this is the mean alone; the fresh noise is missing: its standard deviation times z": [*mean, 0.0],
+        "z is multiplied with the variance; take its root": [*mean, std**2],
+        "z has the standard deviation of beta, the forward step's; beta-tilde is asked for, which is 0 in the last "
+        "step": [*mean, math.sqrt(beta)],
+        "z has the standard deviation of all the noise at s; that of this step alone is asked for": [
+            *mean,
+            math.sqrt(1 - b),
+        ],
+        "the weights of x_0 and x_t are exchanged": [of_x_0, of_x_t, std],
+        "this is notebook 00's step: it takes the noise in x_t again, and none of z": [
+            kept,
+            math.sqrt(b) - math.sqrt(a) * kept,
+            0.0,
+        ],
+        "alpha_t is this step's own, a_bar_t / a_bar_s; here stands alpha-bar": [
+            math.sqrt(a) * (1 - b) / rest,
+            math.sqrt(b),
+            math.sqrt(1 - b),
+        ],
+        "both roots are missing, of alpha and of alpha-bar at s": [alpha * (1 - b) / rest, b * beta / rest, std],
+        "the weight of x_t needs the root of alpha": [alpha * (1 - b) / rest, of_x_0, std],
+        "the weight of x_0 needs the root of alpha-bar at s": [of_x_t, b * beta / rest, std],
+        "the weight of x_0 has the root of alpha-bar at s in it, not at t": [of_x_t, math.sqrt(a) * beta / rest, std],
+        "this mixes the guess with fresh noise; x_t plays no part": [0.0, math.sqrt(b), math.sqrt(1 - b)],
+        "this is the paper's line 4 with x_0 where the noise belongs; take eq. 7": [
+            1 / math.sqrt(alpha),
+            -beta / math.sqrt(rest) / math.sqrt(alpha),
+            std,
+        ],
+        "this is a forward step, which adds noise": [math.sqrt(alpha), 0.0, math.sqrt(beta)],
+    }
+
+
+def check_ddpm(ddpm_step: Callable) -> None:
+    for a, b in STEPS:
+        seen, given = taken(ddpm_step, a, b)
+        compare(seen, given, ddpm_weights(a, b), wrong_ddpm(a, b), f"from alpha-bar {a} to {b}")
 
 
 @exercise(
     "05.1",
-    "Algorithm 2 with jumps",
-    check_jump,
+    "the reverse step of Algorithm 2",
+    check_ddpm,
     hints=[
-        "Everything in line 4 carries over if you find what takes the place of alpha_t and beta_t.",
-        "The step from s to t keeps sqrt(a_bar_t / a_bar_s) of x_s: alpha = a_bar_t / a_bar_s, beta = 1 - alpha. "
-        "alpha-bar_{t-1} becomes a_bar_s.",
-        "mean = (x_t - beta / sqrt(1 - a_bar_t) * noise) / sqrt(alpha); "
-        "variance = beta * (1 - a_bar_s) / (1 - a_bar_t). Return its root.",
+        "Only alpha_t and beta_t are not given. The step from s to t keeps a_bar_t / a_bar_s: that is alpha_t, and "
+        "beta_t = 1 - alpha_t.",
+        "Weight of x_0: sqrt(a_bar_s) * beta / (1 - a_bar_t). Weight of x_t: sqrt(alpha) * (1 - a_bar_s) / "
+        "(1 - a_bar_t).",
+        "Add the root of beta-tilde times z; beta-tilde = beta * (1 - a_bar_s) / (1 - a_bar_t).",
     ],
 )
-def jump(x_t, noise, a_bar_t, a_bar_s):
-    alpha = a_bar_t / a_bar_s
-    mean = (x_t - (1 - alpha) / math.sqrt(1 - a_bar_t) * noise) / math.sqrt(alpha)
-    return mean, math.sqrt((1 - alpha) * (1 - a_bar_s) / (1 - a_bar_t))
+def ddpm_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None):
+    alpha = a_bar_t / a_bar_s  # of the step from s to t
+    beta = 1 - alpha
+    x_0_weight = math.sqrt(a_bar_s) * beta / (1 - a_bar_t)
+    x_t_weight = math.sqrt(alpha) * (1 - a_bar_s) / (1 - a_bar_t)
+    variance = beta * (1 - a_bar_s) / (1 - a_bar_t)
+    return x_0_weight * x_0 + x_t_weight * x_t + math.sqrt(variance) * z
 
 
-# -- 05.2 ------------------------------------------------------------------------------------------
+def ddim_weights(a: float, b: float, of_z: float, of_noise: float) -> list[float]:
+    """Weights of x_t, x_0 and z, where x_s = sqrt(b) x_0 + of_noise * noise + of_z * z."""
+    kept = of_noise / math.sqrt(1 - a)
+    return [kept, math.sqrt(b) - math.sqrt(a) * kept, of_z]
+
+
+def wrong_ddim(a: float, b: float, eta: float) -> dict[str, list[float]]:
+    share = (1 - b) / (1 - a) * (1 - a / b)
+    most, rest = math.sqrt(1 - b), math.sqrt(1 - a)
+    sigma = eta * math.sqrt(share)
+
+    def filled(of_z: float) -> list[float]:
+        return ddim_weights(a, b, of_z, math.sqrt(max(0.0, 1 - b - of_z**2)))
+
+    direction = math.sqrt(max(0.0, 1 - b - sigma**2))
+    return {
+        "this is the step for eta = 0; eta plays no part in yours": filled(0.0),
+        "this is the step for eta = 1; eta plays no part in yours": filled(math.sqrt(share)),
+        "the noise is not made less: 1 - a_bar_s is the variance of old and new noise together, so the old one's is "
+        "1 - a_bar_s - sigma_tilde**2": ddim_weights(a, b, sigma, most),
+        "variances are subtracted, not standard deviations: the root of (1 - a_bar_s - sigma_tilde**2)": ddim_weights(
+            a, b, sigma, most - sigma
+        ),
+        "in eq. 16 the root is missing": filled(eta * share),
+        "eta belongs before the root of eq. 16, not under it": filled(math.sqrt(eta * share)),
+        "sigma_tilde is eta in units of DDPM's standard deviation (eq. 16), not of all the noise at s": filled(
+            eta * most
+        ),
+        "sigma_tilde is eta itself; multiply it with DDPM's standard deviation (eq. 16)": filled(eta),
+        "z is multiplied with sigma_tilde squared": ddim_weights(a, b, sigma**2, direction),
+        "sigma_tilde counts in the direction, but z is not added": ddim_weights(a, b, 0.0, direction),
+        "the direction needs a root: of 1 - a_bar_s - sigma_tilde**2": ddim_weights(a, b, sigma, 1 - b - sigma**2),
+        "x_t minus the guess's part is not yet the noise: divide by the root of 1 - a_bar_t": [
+            direction,
+            math.sqrt(b) - math.sqrt(a) * direction,
+            sigma,
+        ],
+        "the noise is what is in x_t besides sqrt(a_bar_t) x_0; yours takes away x_0 whole": [
+            direction / rest,
+            math.sqrt(b) - direction / rest,
+            sigma,
+        ],
+        "x_t is mixed in as if it were the noise; take the guess out of it first": [direction, math.sqrt(b), sigma],
+        "the image should have its weight at s, sqrt(a_bar_s); yours has that at t": [
+            direction / rest,
+            math.sqrt(a) - math.sqrt(a) * direction / rest,
+            sigma,
+        ],
+        "the weight of the image is the root of alpha-bar at s": [
+            direction / rest,
+            b - math.sqrt(a) * direction / rest,
+            sigma,
+        ],
+        "z stands where the noise in x_t belongs too": [0.0, math.sqrt(b), direction + sigma],
+    }
+
+
+def check_ddim(ddim_step: Callable) -> None:
+    for eta in (0.0, 0.5, 1.0):
+        for a, b in STEPS:
+            seen, given = taken(ddim_step, a, b, eta=eta)
+            sigma = eta * math.sqrt((1 - b) / (1 - a) * (1 - a / b))
+            right = ddim_weights(a, b, sigma, math.sqrt(max(0.0, 1 - b - sigma**2)))
+            where = f"from alpha-bar {a} to {b} with eta = {eta}"
+            compare(seen, given, right, wrong_ddim(a, b, eta), where)
+
+
+@exercise(
+    "05.2",
+    "the DDIM step",
+    check_ddim,
+    hints=[
+        "Three lines: the noise in x_t, if x_0 is the image; sigma_tilde; the sum of three parts.",
+        "noise = (x_t - sqrt(a_bar_t) * x_0) / sqrt(1 - a_bar_t); "
+        "sigma_tilde = eta * sqrt((1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s)).",
+        "x_s = sqrt(a_bar_s) * x_0 + sqrt(1 - a_bar_s - sigma_tilde**2) * noise + sigma_tilde * z.",
+    ],
+)
+def ddim_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, eta=0.0):
+    noise = (x_t - math.sqrt(a_bar_t) * x_0) / math.sqrt(1 - a_bar_t)
+    variance = (1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s)
+    sigma_tilde = eta * math.sqrt(variance)
+    direction = math.sqrt(1 - a_bar_s - sigma_tilde**2) * noise
+    return math.sqrt(a_bar_s) * x_0 + direction + sigma_tilde * z
+
+
+# -- 05.3 ------------------------------------------------------------------------------------------
+
+
+def wrong_lines(h: float, h_before: float) -> dict[str, float]:
+    """What the most natural mistakes add to x_0, in units of x_0 - x_0_before."""
+    return {
+        "this is the guess itself, as in DDIM; the one before plays no part": 0.0,
+        "this is the line's value at the end of the step; half-way is asked for": h / h_before,
+        "this is the line's value half-way through the step before; go on beyond x_0, to later": -0.5,
+        "this is the guess of the step before; the line should go on beyond x_0": -1.0,
+        "the line goes the wrong way: the slope is (x_0 - x_0_before) / h_before": -h / (2 * h_before),
+        "this goes backwards along the line, a whole step": -h / h_before,
+        "the slope is the difference over h_before, the distance between the two guesses, not over h": h_before
+        / (2 * h),
+        "this is right only where both steps are equally long; the slope is the difference over h_before": 0.5,
+        "a whole difference is added; half a step at the slope of the line is h / 2 * slope": 1.0,
+        "the difference is not divided by h_before: it is no slope yet": h / 2,
+        "this is the slope times the whole way from the guess before, h_before + h / 2, added to x_0; count from x_0, "
+        "or start at x_0_before": 1 + h / (2 * h_before),
+    }
+
+
+def check_line_value(line_value: Callable) -> None:
+    x_0, before = normal(*SHAPE), normal(*SHAPE, seed=1)
+    for h, h_before in [(0.5, 0.2), (0.3, 0.7), (0.4, 0.4)]:
+        given = [x_0.clone(), before.clone()]
+        answer = line_value(*given, h, h_before)
+        refuse_changes(given, [x_0, before], "x_0 and x_0_before")
+        refuse_dtype(answer, torch.float64, "the value", "that of x_0 and x_0_before")
+        seen, difference = as_float64(answer, SHAPE), x_0 - before
+        if close(seen, x_0 + h / (2 * h_before) * difference, 1e-4, 1e-5):
+            continue
+        where = f"with h = {h} and h_before = {h_before}"
+        for fault, weight in wrong_lines(h, h_before).items():
+            if close(seen, x_0 + weight * difference, 1e-4, 1e-5):
+                raise Wrong(f"{where}: {fault}")
+        if close(seen, h / (2 * h_before) * difference, 1e-4, 1e-5):
+            raise Wrong(f"{where}: this is what the line has gained since x_0; add x_0")
+        design = torch.stack([x_0, before]).flatten(1).T
+        own = torch.linalg.lstsq(design, seen.flatten()[:, None]).solution.flatten().tolist()
+        right = h / (2 * h_before)
+        raise Wrong(
+            f"{where}: your value has the weight {own[0]:.4f} of x_0 and {own[1]:.4f} of x_0_before; the line half-way "
+            f"has {1 + right:.4f} and {-right:.4f}"
+        )
+
+
+@exercise(
+    "05.3",
+    "2M's line",
+    check_line_value,
+    hints=[
+        "The line's slope: what the guess has gained from the step before to this one, over the distance h_before.",
+        "Half-way through the step is a distance of h / 2 from lambda_t, where the line has the value x_0.",
+    ],
+)
+def line_value(x_0, x_0_before, h, h_before):
+    slope = (x_0 - x_0_before) / h_before
+    return x_0 + h / 2 * slope
+
+
+# -- 05.4 ------------------------------------------------------------------------------------------
 
 
 def check_slerp(slerp_batch: Callable) -> None:
@@ -105,7 +310,7 @@ def check_slerp(slerp_batch: Callable) -> None:
 
 
 @exercise(
-    "05.2",
+    "05.4",
     "slerp for a batch",
     check_slerp,
     hints=[
@@ -126,7 +331,7 @@ def slerp_batch(a, b, weight):
     return torch.where(same, a, arc)
 
 
-# -- 05.3 ------------------------------------------------------------------------------------------
+# -- 05.5 ------------------------------------------------------------------------------------------
 
 
 def check_again(noise_again: Callable) -> None:
@@ -145,8 +350,10 @@ def check_again(noise_again: Callable) -> None:
                 f"{where}: x_s holds {math.sqrt(a_bar_s):.4f} of the image, x_t should hold {math.sqrt(a_bar_t):.4f}; "
                 f"with your factor of x_s, {signal:.4f}, it holds {signal * math.sqrt(a_bar_s):.4f}"
             )
+        if signal < 0:
+            raise Wrong(f"{where}: your factor of x_s, {signal:.4f}, turns the image into its negative")
         variance = signal**2 * (1 - a_bar_s) + sigma**2
-        if signal < 0 or not abs(variance - (1 - a_bar_t)) <= 1e-6:
+        if not abs(variance - (1 - a_bar_t)) <= 1e-6:
             raise Wrong(
                 f"{where}: the noise in x_s (variance {1 - a_bar_s:.4f}) and yours together have the variance "
                 f"{variance:.4f}; x_t should have {1 - a_bar_t:.4f}"
@@ -154,7 +361,7 @@ def check_again(noise_again: Callable) -> None:
 
 
 @exercise(
-    "05.3",
+    "05.5",
     "the missing piece of RePaint",
     check_again,
     hints=[
@@ -169,7 +376,7 @@ def noise_again(x_s, a_bar_s, a_bar_t, z):
     return math.sqrt(alpha) * x_s + math.sqrt(1 - alpha) * z
 
 
-# -- 05.4 ------------------------------------------------------------------------------------------
+# -- 05.6 ------------------------------------------------------------------------------------------
 
 
 def check_line(line_step: Callable) -> None:
@@ -203,7 +410,7 @@ def check_line(line_step: Callable) -> None:
 
 
 @exercise(
-    "05.4",
+    "05.6",
     "the line, integrated exactly",
     check_line,
     hints=[
