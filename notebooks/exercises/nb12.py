@@ -22,6 +22,7 @@ CASES = [  # gold, predicted
     (_spans("0-5X 7-9Y / 2-4X"), _spans("0-5X 7-9Y / 2-4X")),
     (_spans("0-5X 7-9Y / 2-4X 6-9X 12-15Y / 0-3Y / 1-2X"), _spans("0-5X 7-9X / 2-5X 6-9X / 4-6Y /")),
     (_spans("0-5X / 3-9Y / 0-5X"), _spans("3-9Y / 0-5X 3-9Y / 0-5X 7-8X 10-12Y")),
+    (_spans("0-5X 9-12Y / 2-4X"), _spans("1-5X 9-13Y / 2-4X")),
     (_spans("0-5X / 0-5X 6-8Y"), _spans("0-5X / 0-5X 6-8Y 9-12X 13-15Y")),
 ]
 NOTHING = [  # one side is empty, or both are
@@ -57,6 +58,11 @@ def _by_sentence(gold, predicted):
     return tuple(np.mean(rows, axis=0)) if rows else (0.0, 0.0, 0.0)
 
 
+def _jaccard(f1: float) -> float:
+    """Correct by all that is gold or predicted."""
+    return f1 / (2 - f1)
+
+
 _strict = _matches(lambda s, g: s == g)
 SPAN_FAULTS = {
     "precision and recall have changed places: precision divides by what was predicted, recall by the gold": (
@@ -73,6 +79,9 @@ SPAN_FAULTS = {
     ),
     "F1 is the harmonic mean of precision and recall, not their plain mean": (
         lambda gold, predicted: (*_strict(gold, predicted)[:2], sum(_strict(gold, predicted)[:2]) / 2)
+    ),
+    "F1 is the harmonic mean, 2 * correct / (predicted + gold); what is correct stands in both of these counts": (
+        lambda gold, predicted: (*_strict(gold, predicted)[:2], _jaccard(_strict(gold, predicted)[2]))
     ),
     "the values should lie in [0, 1], not in per cent": (
         lambda gold, predicted: tuple(100 * value for value in _strict(gold, predicted))
@@ -272,6 +281,7 @@ def paired_bootstrap(first, second, draws=1000, seed=0):
 
 SENTENCES = [  # gold, predicted
     ({(0, 5, "X")}, {(0, 5, "X")}),
+    ({(0, 5, "X"), (10, 15, "X"), (20, 25, "X")}, {(0, 4, "X"), (9, 15, "X"), (21, 25, "X")}),
     ({(0, 5, "X")}, {(0, 9, "X")}),
     ({(3, 9, "X")}, {(0, 9, "X")}),
     ({(0, 5, "X")}, {(0, 5, "Y")}),
@@ -285,13 +295,18 @@ SENTENCES = [  # gold, predicted
 ]
 
 
+def _at(side: int, gold: set, predicted: set) -> int:
+    counts = [Counter((span[side], span[2]) for span in spans) for spans in (gold, predicted)]
+    return (counts[0] & counts[1]).total()
+
+
 def check_one_end(one_end_correct: Callable) -> None:
     for gold, predicted in SENTENCES:
         for side, end in enumerate(["left", "right"]):
             answer = one_end_correct(set(gold), set(predicted), end)
             seen = as_number(answer, "the number of correct predictions")
             counts = [Counter((span[side], span[2]) for span in spans) for spans in (gold, predicted)]
-            right = (counts[0] & counts[1]).total()
+            right = _at(side, gold, predicted)
             if seen == right:
                 continue
             case = f"gold {sorted(gold)}, predicted {sorted(predicted)}, {end=}: {right} expected, yours is {seen:g}"
@@ -301,6 +316,8 @@ def check_one_end(one_end_correct: Callable) -> None:
                 raise Wrong(f"the type has to be right too; {case}")
             if seen == len(counts[0].keys() & counts[1].keys()):
                 raise Wrong(f"several spans may share that end, and each of them counts; {case}")
+            if seen == _at(1 - side, gold, predicted):
+                raise Wrong(f"this compares the other end: left is the start, right the end; {case}")
             if seen > right:
                 raise Wrong(f"each gold mention pays for one prediction only, and each prediction counts once; {case}")
             raise Wrong(case)
@@ -341,6 +358,10 @@ def _one_bin(confidence, right, b) -> float:
     return _squared_error(confidence[b], right[b], [range(len(b))], lambda p, n: p * (1 - p) / (n - 1))
 
 
+def _of_confidence(mean: float, share: float, n: int) -> float:
+    return (share - mean) ** 2 - mean * (1 - mean) / (n - 1)
+
+
 def check_debiased(debiased_squared_error: Callable) -> None:
     generator = np.random.default_rng(3)
     cases = []
@@ -364,6 +385,11 @@ def check_debiased(debiased_squared_error: Callable) -> None:
             raise Wrong("each bin counts by its share n_m / n of the predictions; these bins count alike")
         if expected < 0 and np.isclose(seen, 0):
             raise Wrong("a negative value was set to 0, which brings the bias back: it should average to 0, not above")
+        if np.isclose(seen, sum(len(b) * abs(right[b].mean() - confidence[b].mean()) for b in bins) / len(right)):
+            raise Wrong("these are the absolute values of eq. 3; the squares are asked for, less what is due to chance")
+        turned = sum(len(b) * _of_confidence(confidence[b].mean(), right[b].mean(), len(b)) for b in bins) / len(right)
+        if np.isclose(seen, turned):
+            raise Wrong("chance has the variance of the share that is right, not of the confidence")
         raise Wrong(f"{len(confidence)} predictions in {len(bins)} bins: {expected:.6f} expected, yours is {seen:.6f}")
 
 
@@ -424,9 +450,17 @@ def check_groups(groups_that_share: Callable) -> None:
             raise Wrong(f"each number below {len(sentences)} should be in exactly one group, got {sorted(given)}")
         seen, right = {frozenset(group) for group in answer}, _linked(sentences, length)
         if seen != right:
+            texts = [" ".join(words) for words in sentences]
+            for group in seen - right:  # of which more than one right group is a part
+                parts = sorted(sorted(g) for g in right if g <= group)
+                if len(parts) > 1:
+                    raise Wrong(
+                        f"for {texts} and runs of {length}, {parts[0]} and {parts[1]} share no run with each other, "
+                        f"but yours are together in {sorted(group)}"
+                    )
             missed = next((g for g in right if g not in seen), None)
             raise Wrong(
-                f"for {[' '.join(words) for words in sentences]} and runs of {length}, {sorted(missed)} are one group "
+                f"for {texts} and runs of {length}, {sorted(missed)} are one group "
                 f"(directly or through others); yours are {sorted(map(sorted, seen))}"
             )
 
