@@ -11,16 +11,15 @@
 #
 # {{badge}}
 #
-# Abstracts in, entities out: then the questions of a reviewer, or of a curator who is to rely on it. How good is it,
-# by which rules, how sure is that number, on which names does it fail, does it know when it fails, and how many more
+# Abstracts in, entities out: then the questions of a reviewer, or of a curator who is to rely on it. How good is it, by
+# which rules, how sure is that number, on which names does it fail, does it know when it fails, and how many more
 # abstracts should be annotated?
 #
-# **At the end you will have** a small reading tool with a text box; span F1 and the paired bootstrap, written by you;
-# a table of errors with examples drawn at random; a reliability diagram; a learning curve; active learning against
-# random choice; and a cell for a file of yours.
+# **At the end you have** a small reading tool with a text box; span F1 and the paired bootstrap, written by you; errors
+# counted and drawn at random; a reliability diagram; a learning curve; active learning; and a cell for a file of yours.
 #
 # **You need** Python, some NumPy, and from probability: mean, variance, quantile, independence. The taggers come from
-# `utils/ner`; notebook 11 builds them, and you can read that later.
+# `utils/ner`; notebook 11 builds them, and you can read that later. (`NBVAL_CHECK_OUTPUT` and `noqa` are for tools.)
 #
 # **Time:** about two minutes in the run shown, with the public corpora, on two cores with bf16 instructions; less than
 # one without the corpora. Machines without such instructions may take two to four times as long. For you: a quarter of
@@ -85,8 +84,7 @@ pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 #
 # **BC5CDR** (chemicals and diseases) is what the reading tool learns from. **BC2GM** (genes) has official scoring rules
 # of its own. **NCBI-disease** is used abstract by abstract, to ask how many of them are needed. Where a corpus is not
-# at hand, the course's own small corpus stands in for it; the table says so. It is too small for conclusions: read its
-# figures as a demonstration that the code works.
+# at hand, the course's own small corpus stands in for it; the table says so. It is too small for conclusions.
 
 # %%
 bc5cdr, bc2gm, ncbi = map(load_corpus, ["bc5cdr", "bc2gm", "ncbi-disease"])
@@ -103,8 +101,8 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # Corpora are usually handed out as sentences, cut into tokens. A reader has **abstracts**, uncut. Of two corpora there
-# are such originals in PubTator form: 50 abstracts of BC5CDR and all of NCBI-disease. Where they are missing,
-# neighbouring sentences are put together again.
+# are such originals in PubTator form: 50 abstracts of BC5CDR and all of NCBI-disease. Elsewhere neighbouring sentences
+# are put together again.
 
 
 # %%
@@ -173,8 +171,8 @@ pd.DataFrame.from_dict(rows, orient="index").round(1)
 # **Question:** what does a tagger trained on sentences find in abstracts that it has never seen?
 #
 # First, has it *really* never seen them? The 50 abstracts of BC5CDR were taken from the release's files, and nobody
-# says from which split. So we look for the sentences of each split in them, without white space, since tokenisation
-# has changed it.
+# says from which split. So we look for the sentences of each split in them, without white space, since tokenisation has
+# changed it.
 #
 # **Predict before you run:** from which split are they?
 
@@ -208,7 +206,7 @@ pd.DataFrame(rows).T
 # and keep a part of the rest.
 #
 # The tagger is a **CRF**: it weighs features of each word (its letters, its beginning and end, its neighbours) and
-# picks the most probable sequence of tags (notebook 11). We take few features, so that training is quick.
+# picks the most probable sequence of tags (notebook 11).
 
 # %%
 FEATURES = WordFeatures(window=1, affixes=4, grams=(), stems=False, pairs=False)
@@ -275,8 +273,8 @@ print(f"{len(reading)} abstracts (section 4 explains the intervals):")
 score_table(evaluate(reading, found))
 
 # %% [markdown]
-# Two of the abstracts, drawn at random, with what was found (not with what is true). Read them. You will find mistakes:
-# they are what the rest of this notebook is about.
+# Two of the abstracts, drawn at random, with what was found (not with what is true). You will find mistakes: they are
+# what the rest of this notebook is about.
 
 # %%
 shown = random.Random(12).sample(range(len(reading)), 2)
@@ -284,7 +282,7 @@ titles = [f"abstract {reading[k].id}" for k in shown]
 show_entities([found[k] for k in shown], titles)
 
 # %% [markdown]
-# **Now your own text.** Paste an abstract into the box and click outside it. (Without a kernel the box is not shown.)
+# **Now your own text.** Paste an abstract into the box and click outside it.
 # Try what the tagger cannot know: a text on genes, a menu, a text in another language.
 
 # %%
@@ -307,9 +305,9 @@ display(ipywidgets.VBox([box, result]))
 #
 # **Question:** the same predictions on the same sentences are reported as F1 44.7 and as 58.97. How?
 #
-# **Precision** $P$ is the share of the predictions that is right, **recall** $R$ the share of the gold mentions that was
-# found. (The *gold standard* is the annotation that counts as true.) $F_1$ is their harmonic mean, high only if both
-# are. All three are counts divided by counts, added up over all sentences (*micro-averaged*):
+# **Precision** $P$ is the share of the predictions that is right, **recall** $R$ the share of the gold mentions that
+# was found. (The *gold standard* is the annotation that counts as true.) $F_1$ is their harmonic mean, high only if
+# both are. All three are counts divided by counts, added up over all sentences (*micro-averaged*):
 #
 # $$ P = \frac{\text{correct}}{\text{predicted}}, \qquad R = \frac{\text{correct}}{\text{gold}}, \qquad
 # F_1 = \frac{2PR}{P + R} = \frac{2 \cdot \text{correct}}{\text{predicted} + \text{gold}} . \tag{1} $$
@@ -494,10 +492,10 @@ plt.show()
 # once as a missed mention. The official rules take both back. So the gain depends on how often a tagger is *nearly*
 # right; no constant converts one score into the other, and figures of the two kinds must never share a column. On the
 # whole of BC2GM's test split, the dictionary's strict F1 of 44.65 (44.7) and official F1 of 58.97 are the *same
-# predictions*. A type-only score calls a one-word overlap with a five-word name right. That is enough for "this
-# abstract speaks of a gene here", and not enough for a name that goes on to a data base.
+# predictions*. A type-only score calls a one-word overlap with a five-word name right: not enough for a data base.
 #
-# Some sentences, drawn at random, in which the dictionary found an alternative and not the gold mention:
+# Some sentences, drawn at random, in which the dictionary found an alternative and not the gold mention. (A line that
+# begins with an arrow is the sentence above once more, where alternatives overlap.)
 
 
 # %%
@@ -627,7 +625,7 @@ def course_paired_bootstrap(first, second, draws=1000, seed=0):
 paired_bootstrap = choose("12.2", paired_bootstrap, course_paired_bootstrap)
 
 # %% [markdown]
-# Now the same training sentences, with the beginnings and ends of words (affixes) among the features and without.
+# Now the same training sentences, with the beginnings and ends of words (affixes) as features and without.
 
 # %%
 no_affixes = WordFeatures(window=1, affixes=0, grams=(), stems=False, pairs=False)
@@ -662,15 +660,14 @@ print("`difference` of utils.ner says the same")
 # %% [markdown]
 # The paired interval is the narrower one, for the reason given. It speaks of *these two trained taggers* on other test
 # sets. Other training sentences would give other taggers: that spread is another one, and sections 9 and 10 show it
-# with several seeds. Who asks for a p value usually means **approximate randomisation** (Yeh 2000): swap the two
-# taggers' answers at random, document by document, and see how often the difference becomes as large as it is.
+# with several seeds. A p value comes from **approximate randomisation** (Yeh 2000): swap the two taggers' answers at
+# random, document by document, and see how often the difference becomes as large.
 #
 # ### Does a 95% interval hold the truth 95 times in 100? · *further*
 #
 # To know, we need a truth. The training abstracts of NCBI-disease, whose borders are known, serve as the whole world: a
 # CRF trained on others (`dev_abstracts`) has some F1 on all of them. From this world we draw small test sets of whole
-# abstracts, give each an interval in three ways, and count. (Blocks do not begin where abstracts do, so one abstract may
-# lie in two blocks that count as independent.)
+# abstracts, give each an interval in three ways, and count.
 #
 # **Predict before you run:** which intervals are widest, those from sentences, from blocks or from abstracts? Which
 # hold the truth most often?
@@ -734,7 +731,7 @@ for k, unit in enumerate(["sentences", "blocks", "abstracts"]):
     left.errorbar(sizes, hits.mean(1), error, marker="o", capsize=3, **style)
     middle.plot(sizes, [np.mean(width[size, unit]) for size in sizes], "o-", **style)
 left.axhline(95, color="grey", lw=1, ls="--")
-left.set_ylabel("intervals that hold the truth, % (± 2 SE)")
+left.set_ylabel("hold the truth, % (± 2 SE)")
 middle.set(ylabel="mean width of the interval", ylim=(0, None))
 for axes in (left, middle):
     axes.set(xlabel="abstracts in the test set", xscale="log")
@@ -929,8 +926,8 @@ show_entities(views, titles)
 #
 # **Question:** are there test sentences that were trained on, and what do they do to the score?
 #
-# Two texts are the same here if they are equal without white space and without regard to case. Beside exact copies we
-# look for **near copies**: at least half of a test sentence's runs of eight words stand in the training sentences.
+# Texts are the same here if they are equal without white space and case. In **near copies** at least half of a test
+# sentence's runs of eight words stand in the training sentences.
 #
 # **Predict before you run:** BC2GM consists of single sentences from MEDLINE. How many of the test split's stand in
 # train word for word: none, a few, or one in ten?
@@ -1007,7 +1004,7 @@ print(f"difference {change:+.3f}, paired interval over abstracts {written(edges)
 
 # %% [markdown]
 # No error message tells of such a leak, and the score it gives is the one people like to publish. Compare texts before
-# you compare taggers; `copies` takes seconds. (Here ends the core.)
+# you compare taggers.
 #
 # ## 8. Does it know when it is wrong? · *further*
 #
@@ -1021,7 +1018,7 @@ print(f"difference {change:+.3f}, paired interval over abstracts {written(edges)
 #
 # (If one tag fails with probability $1 - p_k$, any of them fails with at most the sum of these; and all hold together
 # at most as often as the least likely one.) `entity_confidence` computes both. We take the upper bound as the
-# **confidence**, and print how far the lower one is. For one token both are the exact value.
+# **confidence**, and print how far the lower one is.
 
 
 # %%
@@ -1050,7 +1047,7 @@ print(f"below 0.05 for {(gap < 0.05).mean():.0%} of them")
 #
 # It is a mean of absolute values, so it is **biased upwards** when the true gaps are small: in a perfectly calibrated
 # tagger each bin is off by chance. How much? We make such data: the same confidences, and "right" drawn with exactly
-# that probability, independently. (Entities of one abstract are not independent, so chance can do somewhat more.)
+# that probability, independently. (Entities of one abstract are not, so chance can do more.)
 #
 # **Predict before you run:** does that bias grow or shrink with the number of bins? And with the number of predictions?
 
@@ -1093,8 +1090,7 @@ pd.DataFrame(rows).T.rename_axis(["predictions", "bins"])
 # %% [markdown]
 # The bias grows with the number of bins and shrinks with the number of predictions: what counts is how many fall into a
 # bin. So an ECE means something only beside its value for perfect calibration at the same $n$ and $M$. (Roelofs et al.
-# 2022 find bins of equal number less biased than bins of equal width, which is why they are used here.) And an ECE over
-# *tokens* would look splendid for another reason: most tokens are "O" with a probability near 1.
+# 2022 find bins of equal number less biased than bins of equal width, which is why they are used here.)
 #
 # Can it be mended? **Platt scaling** (Platt 1999): two numbers $a, b$ with
 # $p' = \sigma(a \,\mathrm{logit}(p) + b)$. The logit $\log \frac{p}{1 - p}$ turns a probability into any number, and
@@ -1328,7 +1324,7 @@ plt.show()
 # The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate. That is
 # why one seed proves nothing at the left end of such a curve. The large parts are dear, so their means are of fewer
 # runs; the last point is one run, without an error. All seeds share one exam, whose own interval (section 4) comes on
-# top. And this is one corpus and one value foretold: that a law came near once does not make it a law for your corpus.
+# top. And that a law came near once does not make it a law for your corpus.
 #
 # ## 10. Which abstracts to annotate: active learning against chance · *further*
 #
@@ -1342,8 +1338,8 @@ plt.show()
 # $$ \text{doubt}(x) = -\log p(\hat y \mid x), \qquad
 # \text{doubt per token}(x) = \text{doubt}(x) / \text{tokens}(x) . \tag{5} $$
 #
-# A long text has a less probable best sequence because it is long. So the first form likes long abstracts, and long
-# abstracts cost more to annotate. Whoever counts *abstracts* does not notice.
+# A long text has a less probable best sequence because it is long, and costs more to annotate. Whoever counts
+# *abstracts* does not notice.
 #
 # **Predict before you run:** counted in abstracts, which strategy wins? Counted in tokens read?
 
@@ -1440,22 +1436,20 @@ pd.DataFrame(rows).T
 # %% [markdown]
 # Every seed starts all strategies from the same abstracts, so the differences are paired; but the seeds are few, and of
 # many differences some lie beyond two standard errors by chance. In the run shown one lies beyond three, and it speaks
-# *against* doubt: its first choice, at equal tokens. Where the range of what random choice needs includes what the
-# strategy used, nothing is shown to be saved. (With six seeds two standard errors are about a 90% interval.) An
-# annotator's time is neither abstracts nor tokens.
+# *against* doubt: its first choice, at equal tokens. (With six seeds two standard errors are about a 90% interval.) And
+# an annotator's time is neither abstracts nor tokens.
 #
-# This is a weak form of active learning: few rounds, each of which doubles the training set; a random part of the pool
-# is asked about; and nothing keeps it from choosing several abstracts on one thing. What any simulation leaves out: a
-# training set chosen *by this CRF* is tilted towards what this CRF finds hard and need not suit the next model; and a
-# test set must never be chosen that way.
+# This is a weak form of active learning: few rounds, each of which doubles the training set, and a random part of the
+# pool to ask about. What any simulation leaves out: a training set chosen *by this CRF* need not suit the next model;
+# and a test set must never be chosen that way.
 #
 # ## 11. Your own file · *further*
 #
 # **Question:** does any of this work on *your* entities?
 #
-# Every reader gives the same `Sentence`, and no part of the code knows the types beforehand. To show it we write a file
-# about **minerals**, in CoNLL columns (a word and its tag on each line, an empty line after each sentence; B- begins a
-# name, I- is inside one), and the same as JSONL and PubTator.
+# Every reader gives the same `Sentence`, and no part of the code knows the types beforehand. As an example we write a
+# file about **minerals**, in CoNLL columns (a word and its tag on each line, an empty line after each sentence; B-
+# begins a name, I- is inside one), and the same as JSONL and PubTator.
 
 
 # %%
@@ -1575,20 +1569,14 @@ my_tagger, my_test, my_predicted = study(MY_FILE or folder / "minerals.conll")
 show_entities(my_predicted[:3], titles=["found 1", "found 2", "found 3"])
 
 # %% [markdown]
-# Sentences that are made from eight patterns are easy; a score near 1 is no wonder, and the copies that the first line
-# counts show why such a file says nothing about a real text. Where nothing is wrong the bootstrap has no mistake to
-# draw: all its test sets score 1, and it gives no interval (*none* in the table). That does not make the score certain.
-# The exact interval of the recall (Clopper & Pearson 1934, which takes mentions as independent) says so: in the run
-# shown a tagger that misses one mention in twenty would still find all 54 of 54 in one test out of sixteen. If your
-# sentences come from longer documents, say which (the key `document` in JSONL): `study` then keeps each document on one
-# side (section 7) and draws whole documents for the interval (section 4).
+# Sentences made from eight patterns are easy; such a file says nothing about a real text. Where nothing is wrong the
+# bootstrap has no mistake to draw: all its test sets score 1, and it gives no interval (*none* in the table). That does
+# not make the score certain. The exact interval of the recall (Clopper & Pearson 1934, which takes mentions as
+# independent) says so: in the run shown a tagger that misses one mention in twenty would still find all 54 of 54 in one
+# test out of sixteen. If your sentences come from longer documents, say which (the key `document` in JSONL): `study`
+# then keeps each document on one side (section 7) and draws whole documents for the interval (section 4).
 #
-# The tagger can be kept, loaded and used elsewhere, also without a notebook:
-#
-# ```sh
-# python -m utils.ner train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
-# python -m utils.ner tag models/mine < texts.txt
-# ```
+# The tagger can be kept, loaded and used elsewhere, also without a notebook (`python -m utils.ner --help`).
 
 # %%
 my_tagger.save(folder / "my-crf")
@@ -1601,8 +1589,7 @@ show_entities(read(again, MY_TEXT))
 # %% [markdown]
 # ## 12. Check: the same thing in `utils` · *further*
 #
-# The rules and the intervals are those of `utils/ner/evaluation.py` and `utils/ner/bc2.py`, on what was predicted above
-# and on random spans.
+# The rules and intervals are those of `utils/ner/evaluation.py` and `utils/ner/bc2.py`.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1689,8 +1676,8 @@ print(f"highest {f1[best]:.4f}, at {THRESHOLDS[best]:.2f}")
 play(draw_threshold, threshold=(0.0, 0.99, 0.01))
 
 # %% [markdown]
-# A threshold only removes: recall can fall and never rise. Is F1 ever higher than at 0? The line above the slider says
-# it, chosen on these very test sentences, so it flatters. Where would you choose a threshold? (On `dev`.)
+# A threshold only removes: recall can fall and never rise. The highest F1 printed is chosen on these very test
+# sentences, so it flatters; a threshold is chosen on `dev`.
 #
 # ## 14. Exercises · *further*
 #
@@ -1719,8 +1706,8 @@ check("12.3", one_end_correct)
 # ### 12.4 *(further)* Calibration without the bias
 #
 # Eq. 3 takes absolute values. Take squares instead, and the part that is due to chance can be subtracted: if all
-# predictions of bin $m$ have the same chance of being right, $\mathrm{acc}_m (1 - \mathrm{acc}_m) / (n_m - 1)$ estimates
-# it without bias (Bröcker 2012; Ferro & Fricker 2012; Kumar et al. 2019). Return
+# predictions of bin $m$ have the same chance of being right, $\mathrm{acc}_m (1 - \mathrm{acc}_m) / (n_m - 1)$
+# estimates it without bias (Bröcker 2012; Ferro & Fricker 2012; Kumar et al. 2019). Return
 #
 # $$ \sum_m \frac{n_m}{n}\Big[(\mathrm{acc}_m - \mathrm{conf}_m)^2 -
 # \frac{\mathrm{acc}_m (1 - \mathrm{acc}_m)}{n_m - 1}\Big], $$
@@ -1771,7 +1758,7 @@ check("12.5", groups_that_share)
 # | $\sigma$, $a$, $b$ | `scaled`, `platt` | logistic function; Platt scaling |
 # | $M$, $n_m$, $\mathrm{acc}_m$, $\mathrm{conf}_m$ | `bins_of`, `ece` | bins; size, share right, confidence; eq. 3 |
 # | $u$, $g$, $c$ | `two_laws` | coefficients of a learning curve, eq. 4 |
-# | $-\log p(\hat y \mid x)$ | `doubt(tagger, document)` | how hard a text is for the tagger, eq. 5 |
+# | $\hat y$ | `doubt(tagger, document)` | the most probable tags; how hard a text is, eq. 5 |
 #
 # 1. A score without its rules, its interval and its share of unseen names cannot be compared with anything.
 # 2. Errors are counted in classes and read at random; confidences are checked against what chance alone would show.
