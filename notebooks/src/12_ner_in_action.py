@@ -1448,8 +1448,8 @@ pd.DataFrame(rows).T
 # **Question:** does any of this work on *your* entities?
 #
 # Every reader gives the same `Sentence`, and no part of the code knows the types beforehand. As an example we write a
-# file about **minerals**, in CoNLL columns (a word and its tag on each line, an empty line after each sentence; B-
-# begins a name, I- is inside one), and the same as JSONL and PubTator.
+# file about **minerals**, in CoNLL columns (a word and its *inside-outside* tag on each line, an empty line after each
+# sentence; B- begins a name, I- is inside, O outside), and the same as JSONL and PubTator.
 
 
 # %%
