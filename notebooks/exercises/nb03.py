@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from notebooks.exercises import as_float64, as_number, close
+from notebooks.exercises import as_float64, close
 from utils.course.exercises import Wrong, exercise
 
 # -- 03.1 ------------------------------------------------------------------------------------------
@@ -167,14 +167,13 @@ def check_down_level(answer: Callable[..., Tensor]) -> None:
         if seen.shape != wanted.shape and shrinks:
             raise Wrong(f"{case}: the next level works at half the size; return what shrink gives")
         if seen.shape != wanted.shape or not torch.equal(seen, wanted):
-            raise Wrong(
-                f"{case}: the next level should get the last output, here that of the {'shrink' if shrinks else 'block'}"
-            )
+            last = "shrink" if shrinks else "block"
+            raise Wrong(f"{case}: the next level should get the last output, here that of the {last}")
 
 
 def _check_pushed(skips: list[Tensor], stem: Tensor, wanted: list[Tensor], x: Tensor, case: str) -> None:
     names = "the block's output, then the shrink's" if len(wanted) == 2 else "the block's output"
-    if not skips or skips[-1] is stem and len(skips) == 1:
+    if not skips or (len(skips) == 1 and skips[0] is stem):
         raise Wrong(f"{case}: nothing is on the list skips that was not there before; append to it, make no new list")
     if any(isinstance(pushed, (tuple, list)) for pushed in skips):
         raise Wrong(f"{case}: push each output by itself, not two together")
@@ -218,15 +217,17 @@ def check_up_level(answer: Callable[..., Tensor]) -> None:
         emb = _images(2, 5)
         stays = [_images(2, 3, 4, 4) + k for k in range(2)]  # for the levels above
         mine = [_images(2, 3, 4, 4) * (k + 2) for k in range(count)]
-        blocks = [
-            _Layer(f"block {k}", lambda x, emb, k=k: x[:, :3] + x[:, 3:] * (k + 3) + emb.mean(), 2)
-            for k in range(count)
-        ]
+        blocks = [_Layer(f"block {k}", _a_block_up(k, count), 2) for k in range(count)]
         grow = _Layer("grow", lambda x: F.interpolate(x, scale_factor=2.0) + 1, 1) if grows else None
         skips, below = [*stays, *mine], _images(2, 3, 4, 4) - 5
         case = f"{count} blocks" + ("" if grows else ", on the topmost level, where grow is None")
         try:
             seen = answer(below.clone(), emb, skips, blocks, grow)
+        except RuntimeError as error:
+            if "Sizes of tensors" not in str(error):
+                raise
+            grown = " grow comes after the blocks, not before the blocks" if grow and grow.calls else ""
+            raise Wrong(f"{case}: torch.cat cannot join what you give it: {error}.{grown}") from error
         except IndexError as error:
             if "pop from" not in str(error):
                 raise
@@ -250,6 +251,18 @@ def check_up_level(answer: Callable[..., Tensor]) -> None:
             raise Wrong(f"{case}: return what {'grow gives for the last block' if grows else 'the last block gives'}")
 
 
+def _a_block_up(k: int, count: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """What block k gives. Raises `Wrong` where it is not given x and a skip as channels."""
+
+    def give(x: Tensor, emb: Tensor) -> Tensor:
+        if x.shape != (2, 6, 4, 4):
+            wanted = "(2, 6, 4, 4): x and its skip, (2, 3, 4, 4) each, side by side as channels (torch.cat, dim=1)"
+            raise Wrong(f"{count} blocks: block {k} should get {wanted}; it got {tuple(x.shape)}")
+        return x[:, :3] + x[:, 3:] * (k + 3) + emb.mean()
+
+    return give
+
+
 def _check_joined(blocks: list[_Layer], x: Tensor, skips: list[Tensor], stays: list[Tensor], case: str) -> Tensor:
     """Whether each block was given x and its skip; what the last one gives."""
     for k, (block, skip) in enumerate(zip(blocks, skips)):
@@ -257,20 +270,15 @@ def _check_joined(blocks: list[_Layer], x: Tensor, skips: list[Tensor], stays: l
             raise Wrong(f"{case}: each block should run once, block {k} ran {len(block.calls)} times")
         given, emb = block.calls[0]
         right = torch.cat([x, skip], dim=1)
-        if given.shape != right.shape:
-            reason = f"block {k} should get {tuple(right.shape)}, x and its skip side by side as channels"
-            raise Wrong(f"{case}: {reason} (torch.cat, dim=1); it got {tuple(given.shape)}")
         if not torch.equal(given, right):
             first, last = given.chunk(2, dim=1)
             if torch.equal(given, torch.cat([skip, x], dim=1)):
                 raise Wrong(f"{case}: block {k} gets the skip first; what comes from below comes first, then the skip")
-            if torch.equal(last, stays[0]) or any(torch.equal(last, other) for other in (*skips, *stays)):
-                raise Wrong(f"{case}: block {k} gets another skip than its own; the last one pushed is taken first")
-            if k and torch.equal(last, skip):
+            if torch.equal(last, skip) and k:
                 raise Wrong(f"{case}: block {k} should go on with what block {k - 1} gave, joined to its skip")
-            grown = first.shape == x.shape and torch.equal(last, skip)
-            told = "x should come as it is" if grown else "it is neither x nor a skip"
-            raise Wrong(f"{case}: block {k} should get x, then its skip; {told}")
+            if any(torch.equal(last, other) for other in (*skips, *stays) if other is not skip):
+                raise Wrong(f"{case}: block {k} gets another skip than its own; the last one pushed is taken first")
+            raise Wrong(f"{case}: block {k} should get x as it comes from below, then its skip, both unchanged")
         x = block.give(given, emb)
     return x
 
@@ -348,8 +356,8 @@ def depth_to_space(x, r):
 
 
 def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
-    # 48 to 48 channels on 14x14, a network of one 1x1 tap, then stride, no padding, an oblong image.
-    cases = [(48, 48, 3, 1, 1, 14, 14), (1, 1, 1, 1, 0, 1, 1), (16, 32, 1, 1, 0, 7, 7)]
+    # 16 to 32 channels on 14x14, a network of one 1x1 tap, then stride, no padding, an oblong image.
+    cases = [(16, 32, 3, 1, 1, 14, 14), (1, 1, 1, 1, 0, 1, 1), (16, 32, 1, 1, 0, 7, 7)]
     cases += [(16, 16, 3, 2, 1, 28, 28), (3, 8, 5, 1, 0, 12, 20), (4, 4, 3, 2, 1, 7, 9)]
     for case in cases:
         in_channels, out_channels, kernel, stride, padding, height, width = case
@@ -372,6 +380,8 @@ def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
             raise Wrong(f"{named}: the output is only {size}; count output values, not input values")
         if float(seen) == out[:, :1].numel() * in_channels * kernel**2:
             raise Wrong(f"{named}: that is the cost of one output channel; there are {out_channels}")
+        if float(seen) == out.numel() * kernel**2:
+            raise Wrong(f"{named}: one output value sums over all {in_channels} input channels, not over one")
         raise Wrong(f"{named}: expected {expected:,}, you return {float(seen):,.0f}")
 
 

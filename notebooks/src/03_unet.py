@@ -546,7 +546,7 @@ for name in ("none", "wrong"):
     for k in range(5):
         gap = (losses[name] - losses["right"])[t // 200 == k]
         error = gap.std() / len(gap) ** 0.5
-        table.setdefault(name, {})[f"t {200 * k} on"] = f"{gap:.3f} ± {error:.3f}"
+        table.setdefault(name, {})[f"t {200 * k} on"] = f"{gap.mean():.3f} ± {error:.3f}"
 print("loss minus that with the right label, ± standard error")
 pd.DataFrame(table).T
 

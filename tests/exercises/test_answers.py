@@ -70,23 +70,6 @@ def likeliest_t(x_t, signals, sigmas):
     return each[:, 1]
 
 
-def downsampling_not_pushed(channels, multipliers, blocks):
-    widths = [channels * m for m in multipliers]
-    skips, x, result = [channels], widths[-1], []
-    for width in widths:
-        skips += [width] * blocks
-    for level in reversed(range(len(widths))):
-        for _ in range(blocks + 1):
-            result.append(x + skips.pop())
-            x = widths[level]
-        x = widths[level - 1]
-    return result
-
-
-def index_out_of_range(channels, multipliers, blocks):
-    return [multipliers[len(multipliers)]]
-
-
 def one_backward(model, mean_loss, batch, part_size):
     model.zero_grad()
     total = sum(mean_loss(model, part) * len(part) / len(batch) for part in batch.split(part_size))
@@ -125,8 +108,6 @@ def a_number_for_each_pixel(x_t, noise, a_bar_t, a_bar_s):
         ("02.2", advance_by_half, r"at t=\d+ column \d+ .* should be -?[\d.]+, got -?[\d.]+"),
         ("02.3", two_densities, r"x_t = -1, -0.2, 0, 0.2, 1 should give -1, -1, 0, 1, 1; got -1, nan, nan, nan, 1"),
         ("02.4", likeliest_t, r"x_t = -?[\d.]+ should give -?[\d.]+, got -?[\d.]+"),
-        ("03.4", downsampling_not_pushed, r"channels=16, multipliers=\(1, 2\), blocks=1: .* pops from an empty list"),
-        ("03.4", index_out_of_range, "IndexError: tuple index out of range"),
         ("04.3", one_backward, "12 items in parts of 4: .* memory holds several parts at once"),
         ("04.3", graphs_held, "memory holds several parts at once"),
         ("04.3", a_tensor, "as a float, not as a tensor"),
