@@ -13,12 +13,12 @@
 #
 # The network that removes the noise, built by hand: blocks, skips, timestep and class label.
 #
-# **At the end you have** a U-Net of 25 lines with three pieces of your own in it: the residual block, one level
-# down, one level up. It gives the same outputs as `utils/diffusion/unet.py`, and the same as the course's trained
-# model with that model's weights. And you have measured what its parts are worth.
+# **At the end you have** a U-Net with three pieces of your own in it: the residual block, one level down, one level
+# up. With the weights of the course's trained model it gives that model's outputs. And you have measured what its
+# parts are worth.
 #
-# **You need** Python, basic PyTorch (`nn.Module`, `backward`, an optimiser), convolutions. Helpful: notebook 01 (what
-# $x_t$ is) and 02 (how a timestep becomes a vector); what is used of them is repeated.
+# **You need** Python, basic PyTorch (`nn.Module`, `backward`, an optimiser), convolutions. What is used of notebooks 01
+# and 02 is repeated.
 #
 # **Time:** for the machine about 2 minutes on two cores with bf16 instructions, about 5 without. For you: the *core*,
 # sections 0 to 10, is a quarter of an hour of reading and half an hour for its three pieces. Sections marked
@@ -87,6 +87,7 @@ BOXES = [  # name, kind, is it at 7x7?, shape; in the order they run
     ("block", 0, 0, "c, 14x14"),
     ("head", 2, 0, "4, 14x14"),
 ]
+LEFT = 3.3  # of the first box
 
 
 def arrow(ax, start, end, colour="0.35"):
@@ -100,9 +101,10 @@ def headline(fig, text):
 # %% tags=["figure"]
 def draw_boxes(ax):
     """The boxes, the way through them, and the vector's way into each block."""
-    before = (1.1, 6.5)
+    arrow(ax, (1.15, 6.5), (1.75, 6.5))  # from x_t to its four folded channels
+    before = (2.5, 6.5)
     for k, (name, colour, low, shape) in enumerate(BOXES):
-        left, y, height = 2.0 + 1.3 * k, 2.6 if low else 6.5, 1.6 if low else 2.8
+        left, y, height = LEFT + 1.3 * k, 2.6 if low else 6.5, 1.6 if low else 2.8
         corner = (left, y - height / 2)
         look = {"color": COLOURS[colour], "alpha": 0.85, "lw": 0}
         ax.add_patch(plt.Rectangle(corner, 0.85, height, **look))
@@ -118,7 +120,7 @@ def draw_boxes(ax):
 
 def draw_skips(ax):
     for source, target, high in ((0, 10, 8.9), (1, 9, 8.4), (2, 7, 4.4), (3, 6, 3.9)):
-        x = [2.42 + 1.3 * k for k in (source, target)]
+        x = [LEFT + 0.42 + 1.3 * k for k in (source, target)]
         top = 7.9 if high > 5 else 3.4
         ax.plot([x[0], x[0], x[1]], [top, high, high], color="0.35", lw=1.1)
         arrow(ax, (x[1], high), (x[1], top))
@@ -133,15 +135,19 @@ with torch.no_grad():
 fig, ax = plt.subplots(figsize=(9.5, 4.6))
 draw_boxes(ax)
 draw_skips(ax)
-for left, image, name in ((-1.7, x_t, "x_t"), (18.4, output, "output: v")):
+for left, image, name in ((-1.7, x_t, "x_t"), (19.7, output, "output: v")):
     box = (left, left + 2.8, 5.1, 7.9)
     ax.imshow(image[0, 0], extent=box, cmap="gray", vmin=-1, vmax=1)
     ax.text(left + 1.4, 8.0, f"{name}\n1, 28x28", ha="center", va="bottom", fontsize=8)
-ax.plot([2.2, 16.3], [-0.2, -0.2], color=COLOURS[3], lw=2)
+for k, channel in enumerate(F.pixel_unshuffle(x_t, 2)[0]):
+    box = (1.8, 2.45, 7.25 - 0.72 * k, 7.9 - 0.72 * k)
+    ax.imshow(channel, extent=box, cmap="gray", vmin=-1, vmax=1)
+ax.text(2.1, 8.0, "2x2 folded\n4, 14x14", ha="center", va="bottom", fontsize=8)
+ax.plot([2.2, 17.4], [-0.2, -0.2], color=COLOURS[3], lw=2)
 way = "t: sines and cosines, two layers\ny: its row of a table\nsum, SiLU: emb (4c numbers)"
 ax.text(-1.7, 1.6, way, fontsize=8, color=COLOURS[3], va="center")
 arrow(ax, (0.8, 0.7), (2.2, -0.2), COLOURS[3])
-ax.set(xlim=(-1.9, 21.4), ylim=(-0.6, 9.4))
+ax.set(xlim=(-1.9, 22.7), ylim=(-0.6, 9.4))
 ax.set_aspect("equal")
 ax.set_axis_off()
 ax.set_title("Four skips leave the way down, four arrive on the way up")
@@ -184,9 +190,8 @@ show_images(torch.cat([x_t, v]).cpu(), titles=titles, columns=6, scale=4, title=
 # This is the block of Ho et al. 2020 (appendix B). The timestep enters by *scale* and *shift* (Nichol & Dhariwal
 # 2021, appendix A): two numbers per channel, from one linear layer on `emb`.
 #
-# **SiLU** is $x \cdot \mathrm{sigmoid}(x)$. **GroupNorm** (Wu & He 2018, eq. 1) splits the $C$ channels into groups
-# and brings each group of each image to mean 0 and variance 1, over the group's channels and all pixels. Then each
-# channel has its own weight and bias.
+# **SiLU** is $x \cdot \mathrm{sigmoid}(x)$. **GroupNorm** (Wu & He 2018, eq. 1) brings each group of channels of each
+# image to mean 0 and variance 1, over all pixels. Then each channel has its own weight and bias.
 
 
 # %%
@@ -206,9 +211,9 @@ torch.testing.assert_close(group_norm(x, 8, layer.weight, layer.bias), layer(x))
 print("GroupNorm by hand agrees with PyTorch.")
 
 # %% [markdown]
-# **Predict before you run.** BatchNorm normalises over the whole batch. Take an image with faint features (standard
-# deviation 0.1) and put beside it three copies of itself, or three images with features ten times as strong. How
-# strong are its features after the norm, with GroupNorm and with BatchNorm?
+# **Predict before you run.** BatchNorm normalises over the whole batch. An image with faint features (standard
+# deviation 0.1) comes with three copies of itself, or with three images whose features are ten times as strong. How
+# strong are its features after either norm?
 
 # %%
 clean, loud = 0.1 * torch.randn(1, 16, 14, 14), torch.randn(3, 16, 14, 14)
@@ -223,8 +228,7 @@ print("standard deviation of the first image's features")
 pd.DataFrame(table).T
 
 # %% [markdown]
-# With BatchNorm an image's features depend on which timesteps its neighbours drew. GroupNorm gives the same answer in
-# any company, and at sampling time as in training.
+# With BatchNorm an image's features depend on which timesteps its neighbours drew; with GroupNorm they do not.
 #
 # ### Your turn: 03.1
 #
@@ -232,9 +236,9 @@ pd.DataFrame(table).T
 # `scale_shift` makes of it $2C$ numbers an image, first the scales, then the shifts. They must reach every pixel of
 # their channel. The `emb` that you get has been through a SiLU already, which all blocks share.
 #
-# Write your lines in place of `raise NotImplementedError` and run the cell. `hint("03.1")` gives a hint, each call the
-# next one; `solution("03.1")` shows an answer. You may also go on: the cell after it has the course's version, and
-# uses yours instead if yours is right.
+# Write your lines in place of `raise NotImplementedError` and run the cell. Stuck? `hint("03.1")`, each call gives the
+# next one; `solution("03.1")`. You may also go on: the cell after it has the course's version, and uses yours instead
+# if yours is right.
 
 
 # %%
@@ -296,8 +300,7 @@ x, emb = torch.randn(4, 16, 14, 14), torch.randn(4, 64)
 print("A fresh block changes its input by", (mine(x, emb) - x).abs().max().item())
 
 # %% [markdown]
-# By nothing at all: a fresh block whose width does not change is the identity (else it is its 1x1 shortcut), and a
-# deep stack of them passes image and gradient through untouched.
+# By nothing at all: a fresh block is the identity (or, where the width changes, its 1x1 shortcut).
 #
 # **Check against `utils`.** Two fresh blocks would agree whatever is in them. So `wake` first gives every zeroed layer
 # random weights.
@@ -367,8 +370,8 @@ torch.testing.assert_close(mine(x), theirs(x))
 print("My self-attention is the course's.")
 
 # %% [markdown]
-# **Predict before you run.** Shuffle the 49 positions of the input. What happens to the output: something new, or the
-# same values in the shuffled places? And what does attention cost, in multiply-adds, at 28x28, 14x14 and 7x7?
+# **Predict before you run.** Shuffle the 49 positions of the input. What happens to the output? And what does attention
+# cost, in multiply-adds, at 28x28, 14x14 and 7x7?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -389,14 +392,12 @@ columns = ["weights, used twice", "multiply-adds at 64 channels"]
 pd.DataFrame(table, index=columns).T
 
 # %% [markdown]
-# The same values in the shuffled places. Attention alone is blind to place; in a U-Net it learns about place from the
-# zero padding of the convolutions around it. The cost grows with the *fourth* power of the side, so the course's
-# network has attention only in the middle, at 7x7.
+# The same values in the shuffled places: attention alone is blind to place. The cost grows with the *fourth* power of
+# the side, so the course's network has attention only in the middle, at 7x7.
 #
 # ## 4. Down, up, and the stem (*core*)
 #
-# **The question.** How do we halve the size and double it again? Down: a 3x3 convolution with stride 2. Up: repeat
-# each pixel 2x2 (nearest neighbour), then a 3x3 convolution.
+# Down: a 3x3 convolution with stride 2. Up: repeat each pixel 2x2 (nearest neighbour), then a 3x3 convolution.
 
 
 # %%
@@ -448,11 +449,11 @@ headline(fig, "A transposed convolution turns a constant into a checkerboard")
 plt.show()
 
 # %% [markdown]
-# The nearest-neighbour path stays constant away from the border. The transposed one prints a checkerboard: its kernel
-# of 3 covers the positions of a grid of 2 unevenly, one, two or four times (Odena et al. 2016).
+# The transposed one prints a checkerboard: its kernel of 3 covers the positions of a grid of 2 unevenly, one, two or
+# four times (Odena et al. 2016).
 #
-# **The stem.** A convolution on 28x28 costs four times one on 14x14. So we fold each 2x2 patch into four channels:
-# $(B, C, H, W) \to (B, 4C, H/2, W/2)$. Nothing is averaged or dropped; `F.pixel_shuffle` undoes it at the other end.
+# **The stem.** A convolution on 28x28 costs four times one on 14x14. So we fold each 2x2 patch into four channels.
+# Nothing is averaged or dropped; `F.pixel_shuffle` undoes it at the other end.
 
 
 # %%
@@ -472,17 +473,15 @@ title = "One 28x28 image as four 14x14 channels: no pixel is lost"
 show_images(folded[:, None], titles=titles, scale=6, title=title)
 
 # %% [markdown]
-# The price: the first convolution sees patches, not pixels, and the last one must write four pixels from one position.
-# Section 12 measures it.
+# Section 12 measures what this saves, and its price.
 #
 # ## 5. The timestep and the class label (*core*)
 #
 # **The question.** How does the network learn that a boot is wanted?
 #
 # Each class has a vector, a row of a table that is learned (`nn.Embedding`). The label's row is **added** to the
-# timestep's vector (notebook 02: sines and cosines, then two linear layers). So the label goes where $t$ goes, into
-# every block's scale and shift, and no block has to change. (Dhariwal & Nichol 2021, section 3.1, put both into scale
-# and shift.)
+# timestep's vector (notebook 02). So the label goes where $t$ goes, into every block's scale and shift (Dhariwal &
+# Nichol 2021, section 3.1), and no block has to change.
 #
 # The table has **one row more** than there are classes. That row means "no label"; it is used when `y` is `None`. It
 # learns by *label dropout*: in training each label is replaced by "no label" with a chance of 0.1 (Ho & Salimans 2022,
@@ -513,8 +512,8 @@ torch.testing.assert_close(mine(t), shipped.embed(t))
 print("The same vectors as in the trained model, with labels and without.")
 
 # %% [markdown]
-# What does the trained model do with a label? **Predict before you run.** It gets one and the same noisy boot, at
-# little noise and at much, and ten different labels. Where does the label change its guess of $x_0$?
+# **Predict before you run.** The trained model gets one and the same noisy boot, at little noise and at much, and ten
+# different labels. Where does the label change its guess of $x_0$?
 
 # %% tags=["figure"]
 names = ["none", "T-shirt", "trousers", "pullover", "dress", "coat"]
@@ -551,16 +550,16 @@ print("loss minus that with the right label, ± standard error")
 pd.DataFrame(table).T
 
 # %% [markdown]
-# The label hardly matters where the image is still to be seen. Where it is drowned, the label decides what is guessed:
-# in the last fifth of the timesteps a missing label costs most, and a wrong one far more.
+# The label hardly matters where the image is still to be seen. Where it is drowned, the label decides: in the last fifth
+# of the timesteps a missing label costs most, and a wrong one far more.
 #
 # ## 6. One level down, one level up (*core*)
 #
 # **The question.** Which skip goes where?
 #
-# The network keeps a list, `skips`. The stem's output is pushed first. On the way **down** every output is pushed: that
-# of a level's block, and that of the shrinking behind it. On the way **up** every block first joins a skip to what
-# comes from below, as extra channels: below first, then the skip. It takes the skip that was pushed *last*, so the
+# The network keeps a list, `skips`, on which the stem's output is pushed first. On the way **down** every output is
+# pushed: that of a level's block, and that of the shrinking behind it. On the way **up** every block first joins a skip
+# to what comes from below, as extra channels: below first, then the skip. It takes the one pushed *last*, so that the
 # sizes fit, and removes it, so that each is used exactly once.
 #
 # ### Your turn: 03.2
@@ -661,8 +660,7 @@ class MyUNet(nn.Module):
 # The first gets $2c$ from below and $2c$ from the skip of `down2`, the second $2c$ and the $c$ of `shrink`.
 #
 # **Check against `utils`.** The course's `UNet` builds the same parts in loops, for any number of levels. Its
-# parameters have other names, but come in the same order. So we copy them one by one and compare: first random
-# weights, then those of the trained model.
+# parameters have other names, but come in the same order. So we copy them one by one and compare outputs.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -679,10 +677,10 @@ for name, theirs, c in (("random weights", random, 16), ("the trained model", sh
     print(f"{name}, {c} channels: {count:,} parameters, equal outputs")
 
 # %% [markdown]
-# **What goes wrong: a skip that is pushed and never popped.** A loop that is one turn too short is easy to write. If
-# it pops fewer skips than were pushed, the last in are the first out, and what stays on the list is the *first* one:
-# the full-size one, with the finest detail. With blocks made for fewer channels nothing complains. One line at the end
-# of `forward` catches it: `assert not skips`. Section 10 measures what such a loss costs.
+# **What goes wrong: a skip that is pushed and never popped.** If a loop is one turn too short, the last in are the first
+# out, and what stays on the list is the *first* one: the full-size one, with the finest detail. With blocks made for
+# fewer channels nothing complains. One line at the end of `forward` catches it: `assert not skips`. Section 10 measures
+# what such a loss costs.
 #
 # ## 8. Zero-initialised outputs (*core*)
 #
@@ -725,9 +723,9 @@ for name, prepare in fresh.items():
 pd.DataFrame(table, index=["first loss", "spread over 5 networks"]).T
 
 # %% [markdown]
-# Zero outputs begin where the formula says, with the same loss for every seed (the small difference comes from the
-# noise drawn). Random outputs begin higher: the network first has to unlearn what its random weights say. A first loss
-# that is *not* what the formula says is a bug found before training: a wrong target, or images not in [-1, 1].
+# Zero outputs begin where the formula says (the small difference comes from the noise drawn); random outputs begin
+# higher. A first loss that is *not* what the formula says is a bug found before training: a wrong target, or images not
+# in [-1, 1].
 #
 # **Predict before you run.** With all those zeros, which parameters get a gradient in the first step?
 
@@ -749,19 +747,18 @@ pd.DataFrame(table, index=["parameters with a gradient", "in"]).T.rename_axis("s
 
 # %% [markdown]
 # The network wakes from its output inwards: in step 1 only the head's last layer learns, since everything behind it is
-# multiplied by zero. In step 2 follow the last layers of the branches, and all that lies on the open path beside them
-# (stem, down- and upsampling, shortcuts); in step 3 what feeds the branches. (Two zeros in a row would never wake: a
-# product of two zeros has gradient zero for both.)
+# multiplied by zero. In step 2 follow the last layers of the branches and all that lies on the open path beside them;
+# in step 3 what feeds the branches. (Two zeros in a row would never wake: in a product of two zeros neither gets a
+# gradient.)
 #
 # ## 9. Overfit one batch (*core*)
 #
 # **The question.** Before hours of training: can the network learn *anything*? Give it one batch with fixed timesteps
-# and fixed noise, again and again. A network of this size must learn it by heart. If the loss stops early, something is
-# broken, and you know within half a minute.
+# and noise, again and again. It must learn it by heart; if the loss stops early, something is broken.
 #
-# To see such a failure we add a classic one: a `tanh` behind the head, as image generators often have. Values of $v$
-# beyond $\pm1$ are then out of reach, and the loss can never fall below the mean of $(|v|-1)_+^2$, where $(\cdot)_+$ is
-# 0 for negative values. **Predict before you run.** What will the two curves look like?
+# To see such a failure we add a classic one: a `tanh` behind the head. Values of $v$ beyond $\pm1$ are then out of
+# reach, and the loss can never fall below the mean of $(|v|-1)_+^2$, where $(\cdot)_+$ is 0 for negative values.
+# **Predict before you run.** What will the two curves look like?
 
 # %%
 batch, batch_noise = test_images[:16], fixed_noise[:16]
@@ -800,17 +797,15 @@ plt.show()
 
 # %% [markdown]
 # The network passes the dashed line in the first hundred steps and goes on falling. With `tanh` the loss settles just
-# above its bound, and no learning rate would help. (The spikes come from a high, constant learning rate; notebook 04
-# lets it decay.)
+# above its bound. (The learning rate is high and constant, hence the spikes; notebook 04 lets it decay.)
 #
 # ## 10. What is each part worth? (*core*)
 #
 # **The question.** Skips, timestep, zero initialisation: which of them matter in a short training?
 #
 # Five networks, several seeds each, without labels. All train on the same images, timesteps and noise with the same
-# plain loop: Adam, learning rate $2\cdot 10^{-3}$, batches of 32 (notebook 04 does this well). The quality is the loss
-# on the same test images, timesteps and noise for all. The surgery is done by *hooks*, functions that PyTorch calls
-# when a module runs, and that may change what it is given or gives: they put zeros where the skip or the timestep was.
+# plain loop, and are compared by their loss on the same test images, timesteps and noise. The surgery is done by
+# *hooks*, functions that PyTorch calls when a module runs: they put zeros where the skip or the timestep was.
 
 
 # %%
@@ -912,13 +907,12 @@ pd.DataFrame(table, index=columns).T
 
 # %% [markdown]
 # The skips decide. Without them everything has to pass through 7x7 positions, and the noise, which differs from pixel
-# to pixel, does not fit. Losing only the full-size skips is just as bad: the skips at 7x7 are no help for detail that
-# is gone there already. That is the price of the loop that was one turn too short, and this network trains without any
-# error.
+# to pixel, does not fit. Losing only the full-size skips is just as bad: detail is gone at 7x7 already. And this network
+# trains without any error.
 #
 # Without the timestep the loss is higher, but by much less: the network can guess the noise level from the picture.
 # Zero initialisation makes a difference at the first step; after this short training of a shallow network none can be
-# told from the spread of the seeds. **Where** in $t$ do the other two hurt?
+# told. **Where** in $t$ do the other two hurt?
 
 # %% tags=["figure"]
 tenth = timesteps.cpu() * 10 // 1000  # 0 to 9, of each test image
@@ -942,18 +936,16 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The skips are worth most at little to middling noise, and nothing in the last tenth: there $v$ is (minus) the image's
-# blurred guess, smooth enough for 7x7 positions. The timestep is worth far less than the skips wherever the skips are
-# worth much. In the last tenth it is the other way round: there the network that does not know $t$ is the one that
-# fares worst. (Three seeds of one short training; the dots show how far they differ.)
+# The skips are worth most where the noise is low to middling, and nothing in the last tenth: there the best guess is a
+# blurred image, smooth enough for 7x7 positions. In that tenth the network that does not know $t$ fares worst; elsewhere
+# the skips are worth more than the timestep, or neither is worth much. (This is one short training; the dots show how
+# far its seeds differ.)
 #
 # ## 11. Shapes and costs (*further*)
 #
-# **The question.** Where do the parameters sit, and where does the work go? A forward hook on each stage notes its
-# output. PyTorch's own counter gives the multiply-adds of one image (it counts each as two operations).
-#
-# **Predict before you run.** The 7x7 level has twice the channels of the 14x14 level. Which of them holds more
-# parameters? Which costs more multiply-adds?
+# A forward hook on each stage notes its output; PyTorch's own counter gives the multiply-adds of one image (it counts
+# each as two operations). **Predict before you run.** The 7x7 level has twice the channels of the 14x14 level. Which of
+# them holds more parameters? Which costs more multiply-adds?
 
 
 # %% tags=["figure"]
@@ -971,7 +963,7 @@ def stages_of(model):
 
 
 def watch(model, x_t, t):
-    """Run the model once: {stage: what it gave}, in the order they ran."""
+    """Run the model once: {stage: what it gave}, and the model's "output"."""
     outputs, hooks = {}, []
     for name, stage in stages_of(model).items():
 
@@ -979,7 +971,7 @@ def watch(model, x_t, t):
             outputs[name] = output
 
         hooks.append(stage.register_forward_hook(keep))
-    model(x_t, t)
+    outputs["output"] = model(x_t, t)
     for hook in hooks:
         hook.remove()
     return outputs
@@ -997,10 +989,10 @@ def multiply_adds(model):
 
 network = UNet(channels=16, num_classes=10)
 costs, stages = multiply_adds(network), stages_of(network)
-rows = {}
-for name, output in watch(network, torch.zeros(1, 1, 28, 28), torch.tensor([0])).items():
-    size = "x".join(str(n) for n in output.shape[1:])
-    rows[name] = size, sum(p.numel() for p in stages[name].parameters()), costs.get(name, 0)
+outputs, rows = watch(network, torch.zeros(1, 1, 28, 28), torch.tensor([0])), {}
+for name, stage in stages.items():
+    size = "x".join(str(n) for n in outputs[name].shape[1:])
+    rows[name] = size, sum(p.numel() for p in stage.parameters()), costs.get(name, 0)
 table = pd.DataFrame(rows, index=["output", "parameters", "multiply-adds"]).T
 for size in ("14x14", "7x7"):
     level = table[table["output"].str.endswith("x" + size)]
@@ -1013,15 +1005,14 @@ assert costs["Global"] == table["multiply-adds"][:-2].sum()
 table
 
 # %% [markdown]
-# Twice the channels in and out make four times the weights, and half the height and width a quarter of the positions.
-# So a block at 7x7 holds four times the parameters of one at 14x14 for the same work: the parameters gather at the
-# bottom, the work is spread evenly.
+# Twice the channels in and out make four times the weights, half the height and width a quarter of the positions: the
+# parameters gather at the bottom, the work is spread evenly.
 #
 # ## 12. What the stem costs and what it buys (*further*)
 #
-# **The question.** Without the stem the same network works at 28x28, with about four times the multiply-adds. Is it
-# better for it: after equal steps, and after equal multiply-adds? A third network spends what the stem saves on twice
-# the width. (The cell takes about a minute on two cores.)
+# Without the stem the same network works at 28x28, with about four times the multiply-adds. Is it better for it: after
+# equal steps, and after equal multiply-adds? A third network spends what the stem saves on twice the width. (The cell
+# takes about a minute on two cores.)
 
 # %%
 STEMS = {
@@ -1085,21 +1076,15 @@ headline(fig, f"{title} (band: ± 1 sd, {len(SEEDS)} seeds)")
 plt.show()
 
 # %% [markdown]
-# In equal *steps* the network without the stem is far ahead: it computes on four times as many positions, and can treat
-# the four pixels of a patch alike. At equal *multiply-adds* most of its lead is gone. (Seconds are another matter: they
-# depend on the machine, and on how well it fills small layers.)
-#
-# A hundred steps decide nothing about a long training, and whether the stem pays there was not measured. The course
+# In equal *steps* the network without the stem is far ahead. At equal *multiply-adds* most of its lead is gone. (Seconds
+# are another matter: they depend on the machine.) Whether the stem pays in a long training was not measured. The course
 # keeps it to make its trained model, with 48 channels, cheap enough for a laptop: see the line above the table.
 #
 # ## 13. The receptive field (*further*)
 #
-# **The question.** Which input pixels can change the middle pixel, at each depth? Those where the gradient of the
-# middle value with respect to the input is not zero. We use an image of 160x160, so that the field does not hit the
-# border.
-#
-# **Predict before you run.** How wide does the network see after its first residual block, in the middle, and at the
-# end? And which part, other than attention, lets one pixel depend on *all* others?
+# Which input pixels can change the middle pixel, at each depth? Those where the gradient of the middle value with
+# respect to the input is not zero. In an image of 160x160 the field does not hit the border. **Predict before you
+# run.** Which part, other than attention, lets one pixel depend on *all* others?
 
 
 # %%
@@ -1161,17 +1146,15 @@ plt.show()
 
 # %% [markdown]
 # Convolutions see 14 pixels after the first block and the whole of a 28x28 image at 7x7, which is what going down is
-# for. Attention sees everything at once. The surprise is GroupNorm: its mean and variance are taken over *all* pixels,
-# so from the first block on every pixel depends on every other, though thinly. Even inside the convolutions' field the
-# influence falls off fast: the *effective* receptive field is much smaller than the possible one (Luo et al. 2016).
+# for. Attention sees everything at once. So does GroupNorm, thinly: its mean and variance are taken over *all* pixels.
+# Even inside the convolutions' field the influence falls off fast: the *effective* receptive field is much smaller (Luo
+# et al. 2016).
 #
 # ## 14. Inside the trained model (*further*)
 #
-# **The question.** That is what the network *can* see. What does the course's trained model *use*? We take the
-# influence of each input pixel on the middle output pixel, for 64 test images each, and its mean distance from the
-# middle.
-#
-# **Predict before you run.** With more noise, does it look at a wider or a narrower neighbourhood?
+# That is what the network *can* see. What does the course's trained model *use*? We take the influence of each input
+# pixel on output pixel (14, 14), image by image, and its mean distance from there. **Predict before you run.** With more
+# noise, does the model look at a wider or a narrower neighbourhood?
 
 # %%
 examples = test_images[:64].cpu()
@@ -1188,7 +1171,7 @@ def influence_on(stage, t):
     return seen / seen.sum((1, 2), keepdim=True)
 
 
-shares = {t: influence_on("head", t) for t in (50, 300, 600, 900)}
+shares = {t: influence_on("output", t) for t in (50, 300, 600, 900)}
 reach = {t: (share * distance).sum((1, 2)) for t, share in shares.items()}
 table = {}
 for t, reached in reach.items():
@@ -1220,8 +1203,7 @@ headline(fig, f"{title} (px: mean distance of the influence)")
 plt.show()
 
 # %% [markdown]
-# Wider. At much noise no single pixel can be trusted, and this model gathers its evidence from further away: at t = 900
-# almost twice as far as at t = 50. Nobody told it to. (The intervals are over images. It is one trained model; whether
+# Wider: at t = 900 almost twice as far as at t = 50. (The intervals are over images. It is one trained model; whether
 # every training ends so is not shown here.)
 #
 # **Feature maps.** For each stage we draw the channel that varies most over the image.
@@ -1266,8 +1248,8 @@ headline(fig, "Coarse in the middle; the way up brings the detail back")
 plt.show()
 
 # %% [markdown]
-# **Play.** Choose a stage and a timestep. You see the input, the guess of $x_0$, the busiest channels after that stage,
-# and on the right which input pixels influence the middle of that stage, over all the images.
+# **Play.** Choose a stage and a timestep. On the right: which input pixels influence the middle of that stage, over all
+# the images.
 
 
 # %% tags=["figure"]
