@@ -165,7 +165,7 @@ plt.show()
 # $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$ (Salimans & Ho 2022, section 4): mostly noise where
 # there is little noise, mostly (minus) the image where there is much. So it needs
 #
-# 1. an output of the **same shape** as its input, sharp to the pixel, because noise differs from pixel to pixel;
+# 1. an output of the **same shape** as its input, sharp to the pixel, because noise is;
 # 2. a **wide view**, because only the whole picture tells that this is a boot;
 # 3. to **know** $t$: the same grey patch is dirt at one noise level and a sleeve at another.
 
@@ -328,8 +328,8 @@ print("My residual block is the course's.")
 #
 # **The question.** A 3x3 convolution sees its neighbours. How can the left sleeve see the right one?
 #
-# Each position makes a *query*, a *key* and a *value* (three 1x1 convolutions), all vectors of length $d$; they are
-# the rows of $Q$, $K$ and $V$. It takes the average of all values, weighted by how well its query matches their keys:
+# Each position makes a *query*, a *key* and a *value* (three 1x1 convolutions), vectors of length $d$: the rows of $Q$,
+# $K$ and $V$. It takes the average of all values, weighted by how well its query matches their keys:
 #
 # $$\mathrm{attention}(Q, K, V) = \mathrm{softmax}\!\left(Q K^\top / \sqrt{d}\right) V$$
 #
@@ -564,8 +564,8 @@ pd.DataFrame(table).T
 #
 # ### Your turn: 03.2
 #
-# One level down. The next level goes on with what you return. The lowest level does not shrink: there `shrink` is
-# `None`. (`hint("03.2")` and `solution("03.2")` help.)
+# One level down. The next level goes on with what you return. On the lowest level `shrink` is `None`. (`hint("03.2")`,
+# `solution("03.2")`)
 
 
 # %%
@@ -595,13 +595,13 @@ down_level = choose("03.2", down_level, course_down_level)
 # %% [markdown]
 # ### Your turn: 03.3
 #
-# One level up. It has one block more than the way down, since the shrinking (or the stem) was pushed as well. After
-# its blocks it grows, but the topmost level does not: there `grow` is `None`. (`hint("03.3")`, `solution("03.3")`)
+# One level up. It has one block more than on the way down, since the shrinking (or the stem) was pushed as well. The
+# blocks come first, then `grow`, which is `None` on the topmost level. (`hint("03.3")`, `solution("03.3")`)
 
 
 # %%
 def up_level(x, emb, skips, blocks, grow):
-    """One level up: gives x for the level above. Each of the blocks takes one skip off the list.
+    """One level up: gives x for the level above. Each block takes one skip off the list.
 
     x: (B, C, H, W) from below. block(x, emb) takes the channels of x and of its skip.
     """
@@ -687,12 +687,12 @@ for name, theirs, c in (("random weights", random, 16), ("the trained model", sh
 # **The question.** The last convolution of every residual branch, of attention and of the whole network starts at zero
 # (Ho et al. 2020, in their code). The network outputs 0 for any input. Is that a good start?
 #
-# For an output of 0 the loss is the mean of $v^2$. Since $\epsilon$ is independent of $x_0$ and has variance 1,
+# For an output of 0 the loss is the mean of $v^2$, known before any training, since $\epsilon$ is independent of $x_0$
+# and has variance 1:
 #
-# $$\mathbb E\,[v^2] = \bar\alpha_t + (1-\bar\alpha_t)\,\mathbb E\,[x_0^2],$$
+# $$\mathbb E\,[v^2] = \bar\alpha_t + (1-\bar\alpha_t)\,\mathbb E\,[x_0^2].$$
 #
-# and both sides can be computed before any training. **Predict before you run.** Will the fresh network without zero
-# initialisation have a higher or a lower first loss?
+# **Predict before you run.** Will a fresh network without zero initialisation have a higher or a lower first loss?
 
 # %%
 # Timesteps are spread over 0 to 999.
@@ -962,6 +962,7 @@ def stages_of(model):
     return stages
 
 
+# %% tags=["figure"]
 def watch(model, x_t, t):
     """Run the model once: {stage: what it gave}, and the model's "output"."""
     outputs, hooks = {}, []
@@ -1164,13 +1165,14 @@ distance = (pixels - 14).norm(dim=1).reshape(28, 28)  # from the middle
 
 
 def influence_on(stage, t):
-    """Share of each input pixel in what moves the middle of that stage: (B, 28, 28), sum 1."""
+    """Share of each input pixel in what moves that stage's middle: (B, 28, 28), sum 1."""
     t = torch.full((len(examples),), t)
     x_t = diffusion.q_sample(examples, t, example_noise)
     seen = influence(shipped, x_t, t, stage)
     return seen / seen.sum((1, 2), keepdim=True)
 
 
+# %%
 shares = {t: influence_on("output", t) for t in (50, 300, 600, 900)}
 reach = {t: (share * distance).sum((1, 2)) for t, share in shares.items()}
 table = {}
@@ -1280,8 +1282,8 @@ play(draw, stage=stages, t=(0, 999, 50), image=(0, len(examples) - 1))
 #
 # `hint("03.4")` and `solution("03.4")` work as above.
 #
-# **03.4 Unfold the stem.** `space_to_depth` folds pixels into channels. Write the way back with `reshape` and `permute`
-# only, for any number of image channels and any patch size `r`.
+# **03.4 Unfold the stem.** Write the way back from `space_to_depth`, for any number of image channels and any patch size
+# `r`.
 
 
 # %%
@@ -1293,8 +1295,7 @@ def depth_to_space(x, r):
 check("03.4", depth_to_space)
 
 # %% [markdown]
-# **03.5 Count multiply-adds.** What section 11 read off a counter, worked out beforehand from the sizes alone: one
-# output value costs (input channels) · (kernel area). Mind the stride and the padding.
+# **03.5 Count multiply-adds.** What section 11 read off a counter, from the sizes alone. Mind the stride and the padding.
 
 
 # %%
@@ -1319,8 +1320,8 @@ def receptive_field(layers):
 check("03.6", receptive_field)
 
 # %% [markdown]
-# The stem and the way down of our network are `[(2, 2), (3, 1), (3, 1), (3, 1), (3, 2), (3, 1), (3, 1)]`: does your
-# function give the width that section 13 printed for `down.2`?
+# The way to `down.2` in our network is `[(2, 2), (3, 1), (3, 1), (3, 1), (3, 2), (3, 1), (3, 1)]`: does your function
+# give the width that section 13 printed?
 #
 # ## Recap
 #
@@ -1335,9 +1336,9 @@ check("03.6", receptive_field)
 # | | `skips` | tensors pushed on the way down and popped on the way up |
 #
 # 1. A U-Net is residual blocks at several sizes, told timestep and label by scale and shift, with attention where the
-#    image is small and with skips that carry the detail across.
+#    image is small and skips that carry the detail across.
 # 2. The full-size skips mattered most here, and a network that loses them raises no error.
-# 3. Start the output at zero, compare the first loss with the formula, and overfit one batch before a long run.
+# 3. Before a long run: start the output at zero, compare the first loss with the formula, overfit one batch.
 #
 # **Next:** [04 Training](04_training.ipynb) trains this network properly.
 #
