@@ -70,7 +70,8 @@ shipped, _ = load_model(checkpoint)
 # The noisy image $x_t$ comes in on the left. The *stem* folds each 2x2 patch of pixels into channels. The network
 # goes **down** to a small size, to see wide, and **up** again, to the full size. The arrows above are the **skips**,
 # which carry fine detail across. The timestep $t$ and the class label $y$ become one vector, `emb`, which enters
-# every residual block. Out comes an image of the same size.
+# every residual block. Out comes an image of the same size. (Below the boxes: channels and size; $c$ is the first
+# level's width.)
 
 # %% tags=["figure"]
 BOXES = [  # name, kind, is it at 7x7?, shape; in the order they run
@@ -181,14 +182,12 @@ show_images(torch.cat([x_t, v]).cpu(), titles=titles, columns=6, scale=4, title=
 # %% [markdown]
 # ## 2. The residual block (*core*)
 #
-# **The question.** What is the brick that the network is made of?
-#
 # $$h = \mathrm{conv}_1(\mathrm{SiLU}(\mathrm{norm}_1(x))), \qquad
 #   h' = \mathrm{norm}_2(h)\,(1 + \mathrm{scale}) + \mathrm{shift}, \qquad
 #   \text{out} = \mathrm{shortcut}(x) + \mathrm{conv}_2(\mathrm{SiLU}(h'))$$
 #
-# This is the block of Ho et al. 2020 (appendix B). The timestep enters by *scale* and *shift* (Nichol & Dhariwal
-# 2021, appendix A): two numbers per channel, from one linear layer on `emb`.
+# This is the network's brick, the block of Ho et al. 2020 (appendix B). The timestep enters by *scale* and *shift*
+# (Nichol & Dhariwal 2021, appendix A): two numbers per channel, from one linear layer on `emb`.
 #
 # **SiLU** is $x \cdot \mathrm{sigmoid}(x)$. **GroupNorm** (Wu & He 2018, eq. 1) brings each group of channels of each
 # image to mean 0 and variance 1, over all pixels. Then each channel has its own weight and bias.
@@ -550,8 +549,8 @@ print("loss minus that with the right label, ± standard error")
 pd.DataFrame(table).T
 
 # %% [markdown]
-# The label hardly matters where the image is still to be seen. Where it is drowned, the label decides: in the last fifth
-# of the timesteps a missing label costs most, and a wrong one far more.
+# The label hardly matters where the image is still to be seen. Where it is drowned, the label decides: in the last
+# fifth of the timesteps a missing label costs most, and a wrong one far more.
 #
 # ## 6. One level down, one level up (*core*)
 #
@@ -677,10 +676,10 @@ for name, theirs, c in (("random weights", random, 16), ("the trained model", sh
     print(f"{name}, {c} channels: {count:,} parameters, equal outputs")
 
 # %% [markdown]
-# **What goes wrong: a skip that is pushed and never popped.** If a loop is one turn too short, the last in are the first
-# out, and what stays on the list is the *first* one: the full-size one, with the finest detail. With blocks made for
-# fewer channels nothing complains. One line at the end of `forward` catches it: `assert not skips`. Section 10 measures
-# what such a loss costs.
+# **What goes wrong: a skip that is pushed and never popped.** If a loop is one turn too short, the last in are the
+# first out, and what stays on the list is the *first* one: the full-size one, with the finest detail. With blocks made
+# for fewer channels nothing complains. One line at the end of `forward` catches it: `assert not skips`. Section 10
+# measures what such a loss costs.
 #
 # ## 8. Zero-initialised outputs (*core*)
 #
@@ -907,8 +906,8 @@ pd.DataFrame(table, index=columns).T
 
 # %% [markdown]
 # The skips decide. Without them everything has to pass through 7x7 positions, and the noise, which differs from pixel
-# to pixel, does not fit. Losing only the full-size skips is just as bad: detail is gone at 7x7 already. And this network
-# trains without any error.
+# to pixel, does not fit. Losing only the full-size skips is just as bad: detail is gone at 7x7 already. And this
+# network trains without any error.
 #
 # Without the timestep the loss is higher, but by much less: the network can guess the noise level from the picture.
 # Zero initialisation makes a difference at the first step; after this short training of a shallow network none can be
@@ -937,9 +936,9 @@ plt.show()
 
 # %% [markdown]
 # The skips are worth most where the noise is low to middling, and nothing in the last tenth: there the best guess is a
-# blurred image, smooth enough for 7x7 positions. In that tenth the network that does not know $t$ fares worst; elsewhere
-# the skips are worth more than the timestep, or neither is worth much. (This is one short training; the dots show how
-# far its seeds differ.)
+# blurred image, smooth enough for 7x7 positions. In that tenth the network that does not know $t$ fares worst;
+# elsewhere the skips are worth more than the timestep, or neither is worth much. (This is one short training; the dots
+# show how far its seeds differ.)
 #
 # ## 11. Shapes and costs (*further*)
 #
@@ -1077,9 +1076,10 @@ headline(fig, f"{title} (band: ± 1 sd, {len(SEEDS)} seeds)")
 plt.show()
 
 # %% [markdown]
-# In equal *steps* the network without the stem is far ahead. At equal *multiply-adds* most of its lead is gone. (Seconds
-# are another matter: they depend on the machine.) Whether the stem pays in a long training was not measured. The course
-# keeps it to make its trained model, with 48 channels, cheap enough for a laptop: see the line above the table.
+# In equal *steps* the network without the stem is far ahead. At equal *multiply-adds* most of its lead is gone.
+# (Seconds are another matter: they depend on the machine.) Whether the stem pays in a long training was not measured.
+# The course keeps it to make its trained model, with 48 channels, cheap enough for a laptop: see the line above the
+# table.
 #
 # ## 13. The receptive field (*further*)
 #
@@ -1154,8 +1154,8 @@ plt.show()
 # ## 14. Inside the trained model (*further*)
 #
 # That is what the network *can* see. What does the course's trained model *use*? We take the influence of each input
-# pixel on output pixel (14, 14), image by image, and its mean distance from there. **Predict before you run.** With more
-# noise, does the model look at a wider or a narrower neighbourhood?
+# pixel on output pixel (14, 14), image by image, and its mean distance from there. **Predict before you run.** With
+# more noise, does the model look at a wider or a narrower neighbourhood?
 
 # %%
 examples = test_images[:64].cpu()
@@ -1280,10 +1280,8 @@ play(draw, stage=stages, t=(0, 999, 50), image=(0, len(examples) - 1))
 # %% [markdown]
 # ## Exercises (*further*)
 #
-# `hint("03.4")` and `solution("03.4")` work as above.
-#
-# **03.4 Unfold the stem.** Write the way back from `space_to_depth`, for any number of image channels and any patch size
-# `r`.
+# **03.4 Unfold the stem.** Write the way back from `space_to_depth`, for any number of image channels and any patch
+# size `r`. (`hint("03.4")`, `solution("03.4")`)
 
 
 # %%
@@ -1295,7 +1293,8 @@ def depth_to_space(x, r):
 check("03.4", depth_to_space)
 
 # %% [markdown]
-# **03.5 Count multiply-adds.** What section 11 read off a counter, from the sizes alone. Mind the stride and the padding.
+# **03.5 Count multiply-adds.** What section 11 read off a counter, from the sizes alone. Mind the stride and the
+# padding.
 
 
 # %%
@@ -1327,7 +1326,7 @@ check("03.6", receptive_field)
 #
 # | symbol | code | meaning |
 # | --- | --- | --- |
-# | $v$ | `v` | $\sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$, what `model(x_t, t, y)` is trained to output |
+# | $v$ | `v` | $\sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$, what `model(x_t, t, y)` should output |
 # | $y$ | `y` | class labels (B,); `None` is "no label" |
 # | | `emb` | timestep and label as one vector, to every block |
 # | | `scale, shift` | two numbers per channel, from `emb` |
@@ -1337,7 +1336,7 @@ check("03.6", receptive_field)
 #
 # 1. A U-Net is residual blocks at several sizes, told timestep and label by scale and shift, with attention where the
 #    image is small and skips that carry the detail across.
-# 2. The full-size skips mattered most here, and a network that loses them raises no error.
+# 2. The full-size skips mattered most, and a network that loses them raises no error.
 # 3. Before a long run: start the output at zero, compare the first loss with the formula, overfit one batch.
 #
 # **Next:** [04 Training](04_training.ipynb) trains this network properly.
