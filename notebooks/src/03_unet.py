@@ -910,8 +910,8 @@ pd.DataFrame(table, index=columns).T
 # network trains without any error.
 #
 # Without the timestep the loss is higher, but by much less: the network can guess the noise level from the picture.
-# Zero initialisation makes a difference at the first step; after this short training of a shallow network none can be
-# told. **Where** in $t$ do the other two hurt?
+# Zero initialisation makes a difference at the first step; after this short training of a shallow network none is to be
+# seen. **Where** in $t$ do the other two hurt?
 
 # %% tags=["figure"]
 tenth = timesteps.cpu() * 10 // 1000  # 0 to 9, of each test image
