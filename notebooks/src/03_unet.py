@@ -22,7 +22,7 @@
 #
 # **Time:** for the machine about 2 minutes on two cores with bf16 instructions, about 5 without. For you: the *core*,
 # sections 0 to 10, is a quarter of an hour of reading and half an hour for its three pieces. Sections marked
-# *further* can wait. The GPU profile has a budget of 15 minutes on a T4 (not measured here).
+# *further* can wait.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -70,8 +70,7 @@ shipped, _ = load_model(checkpoint)
 # The noisy image $x_t$ comes in on the left. The *stem* folds each 2x2 patch of pixels into channels. The network
 # goes **down** to a small size, to see wide, and **up** again, to the full size. The arrows above are the **skips**,
 # which carry fine detail across. The timestep $t$ and the class label $y$ become one vector, `emb`, which enters
-# every residual block. Out comes an image of the same size. (Below the boxes: channels and size; $c$ is the first
-# level's width.)
+# every residual block. (Below the boxes: channels and size; $c$ is the first level's width.)
 
 # %% tags=["figure"]
 BOXES = [  # name, kind, is it at 7x7?, shape; in the order they run
@@ -333,8 +332,8 @@ print("My residual block is the course's.")
 # $$\mathrm{attention}(Q, K, V) = \mathrm{softmax}\!\left(Q K^\top / \sqrt{d}\right) V$$
 #
 # (Vaswani et al. 2017, eq. 1). *Heads* do this several times side by side on slices of the channels. The result is
-# added to the input. Without $\sqrt d$ the products grow with $d$, the softmax picks one position, and hardly any
-# gradient reaches the others.
+# added to the input. Without $\sqrt d$ the products grow with $d$, and the softmax picks one position (section 3.2.1
+# there).
 
 
 # %%
@@ -428,8 +427,8 @@ for mine, theirs in (down, up):
     print(f"{type(theirs).__name__}: {sizes}, the same in utils")
 
 # %% [markdown]
-# **Predict before you run.** Many U-Nets go up with a *transposed* convolution of kernel 3 and stride 2. Feed both
-# kinds a constant image of ones, with all weights $1/9$. Is what comes out constant too?
+# **Predict before you run.** Many U-Nets go up with a *transposed* convolution of kernel 3 and stride 2. From an image
+# of ones, with all weights $1/9$: does each way give a constant?
 
 # %% tags=["figure"]
 ones, kernel = torch.ones(1, 1, 8, 8), torch.full((1, 1, 3, 3), 1 / 9)
@@ -623,8 +622,7 @@ up_level = choose("03.3", up_level, course_up_level)
 # %% [markdown]
 # ## 7. The whole network (*core*)
 #
-# This is the picture of section 0 in code: two levels, at 14x14 with $c$ channels and at 7x7 with $2c$. **Predict
-# before you run:** why do the blocks of `up2` take $4c$ and $3c$ channels?
+# The picture of section 0 in code. **Predict before you run:** why do the blocks of `up2` take $4c$ and $3c$ channels?
 
 
 # %%
@@ -747,8 +745,7 @@ pd.DataFrame(table, index=["parameters with a gradient", "in"]).T.rename_axis("s
 # %% [markdown]
 # The network wakes from its output inwards: in step 1 only the head's last layer learns, since everything behind it is
 # multiplied by zero. In step 2 follow the last layers of the branches and all that lies on the open path beside them;
-# in step 3 what feeds the branches. (Two zeros in a row would never wake: in a product of two zeros neither gets a
-# gradient.)
+# in step 3 what feeds the branches.
 #
 # ## 9. Overfit one batch (*core*)
 #
@@ -796,7 +793,7 @@ plt.show()
 
 # %% [markdown]
 # The network passes the dashed line in the first hundred steps and goes on falling. With `tanh` the loss settles just
-# above its bound. (The learning rate is high and constant, hence the spikes; notebook 04 lets it decay.)
+# above its bound.
 #
 # ## 10. What is each part worth? (*core*)
 #
@@ -1328,8 +1325,7 @@ check("03.6", receptive_field)
 # | --- | --- | --- |
 # | $v$ | `v` | $\sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$, what `model(x_t, t, y)` should output |
 # | $y$ | `y` | class labels (B,); `None` is "no label" |
-# | | `emb` | timestep and label as one vector, to every block |
-# | | `scale, shift` | two numbers per channel, from `emb` |
+# | | `emb` | timestep and label as one vector; gives every block its `scale` and `shift` |
 # | $Q, K, V$ | `query, key, value` | attention's three vectors of each position, of length $d$ |
 # | $c$ | `channels` | width of the first level |
 # | | `skips` | tensors pushed on the way down and popped on the way up |
@@ -1351,7 +1347,7 @@ check("03.6", receptive_field)
 # - Ho, Salimans 2022, *Classifier-Free Diffusion Guidance*, [arXiv 2207.12598](https://arxiv.org/abs/2207.12598):
 #   algorithm 1, label dropout.
 # - Salimans, Ho 2022, *Progressive Distillation*, [arXiv 2202.00512](https://arxiv.org/abs/2202.00512): section 4, $v$.
-# - Wu, He 2018, *Group Normalization*, [arXiv 1803.08494](https://arxiv.org/abs/1803.08494): section 3.
+# - Wu, He 2018, *Group Normalization*, [arXiv 1803.08494](https://arxiv.org/abs/1803.08494).
 # - Vaswani et al. 2017, *Attention Is All You Need*, [arXiv 1706.03762](https://arxiv.org/abs/1706.03762): section 3.2.
 # - Odena, Dumoulin, Olah 2016, *Deconvolution and Checkerboard Artifacts*,
 #   [distill.pub](https://distill.pub/2016/deconv-checkerboard/).
