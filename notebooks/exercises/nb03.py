@@ -1,14 +1,308 @@
 """Exercises of notebook 03, the U-Net."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from notebooks.exercises import as_float64, close
 from utils.course.exercises import Wrong, exercise
 
 # -- 03.1 ------------------------------------------------------------------------------------------
+
+
+class _Parts(nn.Module):
+    """The layers of a block, all with random weights, the norms' too; nothing is left at zero."""
+
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(2, in_channels), nn.GroupNorm(2, out_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.scale_shift = nn.Linear(emb_dim, 2 * out_channels)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        generator = torch.Generator().manual_seed(in_channels)
+        for parameter in self.parameters():
+            values = 0.4 * torch.randn(parameter.shape, generator=generator)
+            parameter.data = values.double()
+
+
+def _block(parts: Any, x: Tensor, emb: Tensor, **other: Any) -> Tensor:
+    """The block; `other` puts one of the usual faults in."""
+    outer = (lambda h: h) if other.get("no_silu") == 1 else F.silu
+    inner = (lambda h: h) if other.get("no_silu") == 2 else F.silu
+    normal = (lambda h: h) if other.get("no_norm") == 1 else parts.norm1
+    scale, shift = parts.scale_shift(F.silu(emb) if other.get("emb_silu") else emb)[:, :, None, None].chunk(2, 1)
+    if other.get("swapped"):
+        scale, shift = shift, scale
+    h = parts.conv1(outer(normal(x)))
+    if other.get("before_norm"):
+        h = parts.norm2(h * (1 + scale) + shift)
+    else:
+        h = h if other.get("no_norm") == 2 else parts.norm2(h)
+        h = h * (scale + other.get("one", 1)) + shift * other.get("shift", 1)
+    h = parts.conv2(inner(h))
+    if other.get("shortcut") == "left out":
+        return h
+    return h + (x if other.get("shortcut") == "x" and x.shape == h.shape else parts.shortcut(x))
+
+
+BLOCK_FAULTS = {
+    "the scale should multiply by 1 + scale, not by scale: with scale 0 the features should stay": {"one": 0},
+    "scale and shift have changed places: of what scale_shift gives, the first half are the scales": {"swapped": True},
+    "scale and shift come before norm2, which takes part of them away again; they belong behind it": {
+        "before_norm": True
+    },
+    "the shift is not added": {"shift": 0},
+    "the shortcut is missing: the result is shortcut(x) + what the branch gives": {"shortcut": "left out"},
+    "the first SiLU, between norm1 and conv1, is missing": {"no_silu": 1},
+    "the second SiLU, between the shift and conv2, is missing": {"no_silu": 2},
+    "norm1 is missing": {"no_norm": 1},
+    "norm2 is missing": {"no_norm": 2},
+    "emb has been through its SiLU already; give it to scale_shift as it is": {"emb_silu": True},
+}
+
+
+def check_residual_block(answer: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for in_channels, out_channels in ((4, 4), (6, 4), (4, 8)):
+        parts = _Parts(in_channels, out_channels, emb_dim=5)
+        x = torch.randn(3, in_channels, 4, 6, generator=generator, dtype=torch.float64)
+        emb = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+        named = f"{in_channels} to {out_channels} channels"
+        kept = x.clone()
+        try:
+            seen = answer(parts, x, emb)
+        except RuntimeError as error:
+            if "must match" not in str(error) and "to have" not in str(error):
+                raise
+            raise Wrong(
+                f"{named}: shapes do not fit ({error}). scale and shift need shape (B, C, 1, 1), and x may have "
+                "other channels than the result: that is what the shortcut is for"
+            ) from error
+        with torch.no_grad():
+            seen = as_float64(seen, (3, out_channels, 4, 6), f"{named}: the result")
+            if not torch.equal(x, kept):
+                raise Wrong(f"{named}: your block changes its input x in place; a skip may still need it")
+            if close(seen, _block(parts, x, emb)):
+                continue
+            for told, fault in BLOCK_FAULTS.items():
+                if close(seen, _block(parts, x, emb, **fault)):
+                    raise Wrong(f"{named}: {told}")
+            if not close(answer(parts, x, emb[[1, 2, 0]]), seen) and close(
+                seen, _block(parts, x, emb[:1].expand_as(emb))
+            ):
+                raise Wrong(f"{named}: every image gets the scale and shift of the first; each has its own")
+            if close(answer(parts, x, -emb), seen):
+                raise Wrong(f"{named}: emb changes nothing; scale and shift come from scale_shift(emb)")
+        raise Wrong(f"{named}: the values are not those of the equations; is the order norm, SiLU, conv, twice?")
+
+
+@exercise(
+    "03.1",
+    "the residual block",
+    check_residual_block,
+    hints=[
+        "Three lines, one an equation. parts.conv1(F.silu(parts.norm1(x))) is the first.",
+        "parts.scale_shift(emb) has shape (B, 2C). Halve it with chunk(2, dim=1), and give both halves two more "
+        "axes, [:, :, None, None], so that they reach every pixel.",
+        "h = parts.norm2(h) * (1 + scale) + shift, and at the end parts.shortcut(x) + parts.conv2(F.silu(h)).",
+    ],
+)
+def residual_block(parts, x, emb):
+    h = parts.conv1(F.silu(parts.norm1(x)))
+    scale, shift = parts.scale_shift(emb).chunk(2, dim=1)  # (B, C) each
+    h = parts.norm2(h) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+    return parts.shortcut(x) + parts.conv2(F.silu(h))
+
+
+# -- 03.2, 03.3 ------------------------------------------------------------------------------------
+
+
+def _images(*shape: int) -> Tensor:
+    """Numbers that are all different, so that a tensor is known by its values."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+class _Layer:
+    """Stands for a block (with emb) or for a change of size; notes what it is given."""
+
+    def __init__(self, name: str, give: Callable[..., Tensor], arguments: int):
+        self.name, self.give, self.arguments, self.calls = name, give, arguments, []
+
+    def __call__(self, *given: Any) -> Tensor:
+        if len(given) != self.arguments:
+            wanted = "x and emb" if self.arguments == 2 else "x alone"
+            raise Wrong(f"{self.name} takes {wanted}, you give it {len(given)} arguments")
+        self.calls.append([value.clone() for value in given])
+        return self.give(*given)
+
+
+def check_down_level(answer: Callable[..., Tensor]) -> None:
+    for shrinks in (True, False):
+        x, emb, stem = _images(2, 3, 4, 4), _images(2, 5), _images(2, 3, 4, 4) + 7
+        block = _Layer("block", lambda x, emb: 2 * x + emb.mean(), 2)
+        shrink = _Layer("shrink", lambda x: x[:, :, ::2, ::2] - 1, 1) if shrinks else None
+        after_block = 2 * x + emb.mean()
+        after_shrink = after_block[:, :, ::2, ::2] - 1
+        skips, case = [stem], "with a shrink" if shrinks else "on the lowest level, where shrink is None"
+        try:
+            seen = answer(x.clone(), emb, skips, block, shrink)
+        except TypeError as error:
+            if "NoneType" not in str(error) or shrinks:
+                raise
+            raise Wrong(f"{case}: you call it; leave the shrinking out there") from error
+        if seen is None:
+            raise Wrong(f"{case}: it returned None; give x for the next level")
+        if isinstance(seen, (tuple, list)):
+            raise Wrong(f"{case}: return x alone; skips is changed in place, with append")
+        if len(block.calls) != 1 or not torch.equal(block.calls[0][0], x):
+            raise Wrong(f"{case}: the block should run once, on x as it comes; it ran {len(block.calls)} times")
+        _check_pushed(skips, stem, [after_block, after_shrink] if shrinks else [after_block], x, case)
+        wanted = after_shrink if shrinks else after_block
+        if seen.shape != wanted.shape and shrinks:
+            raise Wrong(f"{case}: the next level works at half the size; return what shrink gives")
+        if seen.shape != wanted.shape or not torch.equal(seen, wanted):
+            last = "shrink" if shrinks else "block"
+            raise Wrong(f"{case}: the next level should get the last output, here that of the {last}")
+
+
+def _check_pushed(skips: list[Tensor], stem: Tensor, wanted: list[Tensor], x: Tensor, case: str) -> None:
+    names = "the block's output, then the shrink's" if len(wanted) == 2 else "the block's output"
+    if not skips or (len(skips) == 1 and skips[0] is stem):
+        raise Wrong(f"{case}: nothing is on the list skips that was not there before; append to it, make no new list")
+    if any(isinstance(pushed, (tuple, list)) for pushed in skips):
+        raise Wrong(f"{case}: push each output by itself, not two together")
+    if skips[0] is not stem:
+        raise Wrong(f"{case}: what was on the list must stay in front; push at the end, with append")
+    pushed = skips[1:]
+    if any(one.shape == x.shape and torch.equal(one, x) for one in pushed):
+        raise Wrong(f"{case}: the level's input is pushed; it is on the list already, push outputs only")
+    if len(pushed) < len(wanted):
+        missing = "shrink" if pushed[0].shape == wanted[0].shape else "block"
+        raise Wrong(
+            f"{case}: {len(wanted)} outputs should be pushed, you push {len(pushed)}: that of the {missing} is missing"
+        )
+    if len(pushed) > len(wanted):
+        raise Wrong(f"{case}: {len(wanted)} should be pushed ({names}), you push {len(pushed)}: each output once")
+    if any(one.shape != right.shape or not torch.equal(one, right) for one, right in zip(pushed, wanted)):
+        raise Wrong(f"{case}: pushed should be {names}, as they come out and in the order they run")
+
+
+@exercise(
+    "03.2",
+    "one level down",
+    check_down_level,
+    hints=[
+        "Run the block, push what it gives, and go on with that.",
+        "skips.append(x) changes the list that you were given. The shrink's output is pushed too.",
+        "x = block(x, emb); skips.append(x). Then, if shrink is not None, the same with shrink(x). Return x.",
+    ],
+)
+def down_level(x, emb, skips, block, shrink):
+    x = block(x, emb)
+    skips.append(x)
+    if shrink is not None:
+        x = shrink(x)
+        skips.append(x)
+    return x
+
+
+def check_up_level(answer: Callable[..., Tensor]) -> None:
+    for count, grows in ((2, True), (2, False), (3, True)):
+        emb = _images(2, 5)
+        stays = [_images(2, 3, 4, 4) + k for k in range(2)]  # for the levels above
+        mine = [_images(2, 3, 4, 4) * (k + 2) for k in range(count)]
+        blocks = [_Layer(f"block {k}", _a_block_up(k, count), 2) for k in range(count)]
+        grow = _Layer("grow", lambda x: F.interpolate(x, scale_factor=2.0) + 1, 1) if grows else None
+        skips, below = [*stays, *mine], _images(2, 3, 4, 4) - 5
+        case = f"{count} blocks" + ("" if grows else ", on the topmost level, where grow is None")
+        try:
+            seen = answer(below.clone(), emb, skips, blocks, grow)
+        except RuntimeError as error:
+            if "Sizes of tensors" not in str(error):
+                raise
+            grown = " grow comes after the blocks, not before the blocks" if grow and grow.calls else ""
+            raise Wrong(f"{case}: torch.cat cannot join what you give it: {error}.{grown}") from error
+        except IndexError as error:
+            if "pop from" not in str(error):
+                raise
+            raise Wrong(f"{case}: you pop more skips than there are; one for each block") from error
+        except TypeError as error:
+            if "NoneType" not in str(error) or grows:
+                raise
+            raise Wrong(f"{case}: you call it; leave the growing out there") from error
+        if seen is None:
+            raise Wrong(f"{case}: it returned None; give x for the level above")
+        x = _check_joined(blocks, below, mine[::-1], stays, case)
+        if len(skips) != 2 or any(kept is not stay for kept, stay in zip(skips, stays)):
+            raise Wrong(
+                f"{case}: {len(skips)} skips are left on the list, there should be 2, those of the levels above; "
+                "pop() takes one off the list that you were given, skips[-1] only looks at it"
+            )
+        if isinstance(seen, (tuple, list)):
+            raise Wrong(f"{case}: return x alone; skips is changed in place, by pop")
+        wanted = F.interpolate(x, scale_factor=2.0) + 1 if grows else x
+        if seen.shape != wanted.shape or not torch.equal(seen, wanted):
+            raise Wrong(f"{case}: return what {'grow gives for the last block' if grows else 'the last block gives'}")
+
+
+def _a_block_up(k: int, count: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """What block k gives. Raises `Wrong` where it is not given x and a skip as channels."""
+
+    def give(x: Tensor, emb: Tensor) -> Tensor:
+        if x.shape != (2, 6, 4, 4):
+            wanted = "(2, 6, 4, 4): x and its skip, (2, 3, 4, 4) each, side by side as channels (torch.cat, dim=1)"
+            raise Wrong(f"{count} blocks: block {k} should get {wanted}; it got {tuple(x.shape)}")
+        return x[:, :3] + x[:, 3:] * (k + 3) + emb.mean()
+
+    return give
+
+
+def _check_joined(blocks: list[_Layer], x: Tensor, skips: list[Tensor], stays: list[Tensor], case: str) -> Tensor:
+    """Whether each block was given x and its skip; what the last one gives."""
+    for k, (block, skip) in enumerate(zip(blocks, skips)):
+        if len(block.calls) != 1:
+            raise Wrong(f"{case}: each block should run once, block {k} ran {len(block.calls)} times")
+        given, emb = block.calls[0]
+        right = torch.cat([x, skip], dim=1)
+        if not torch.equal(given, right):
+            last = given[:, 3:]
+            if torch.equal(given, torch.cat([skip, x], dim=1)):
+                raise Wrong(f"{case}: block {k} gets the skip first; what comes from below comes first, then the skip")
+            if torch.equal(last, skip) and k:
+                raise Wrong(f"{case}: block {k} should go on with what block {k - 1} gave, joined to its skip")
+            if any(torch.equal(last, other) for other in (*skips, *stays) if other is not skip):
+                raise Wrong(f"{case}: block {k} gets another skip than its own; the last one pushed is taken first")
+            raise Wrong(f"{case}: block {k} should get x as it comes from below, then its skip, both unchanged")
+        x = block.give(given, emb)
+    return x
+
+
+@exercise(
+    "03.3",
+    "one level up",
+    check_up_level,
+    hints=[
+        "A loop over the blocks. Each takes x and the newest skip, joined along the channels.",
+        "skips.pop() gives the last tensor of the list and takes it off. torch.cat([x, skip], dim=1) joins.",
+        "for block in blocks: x = block(torch.cat([x, skips.pop()], dim=1), emb). Then grow, if there is one.",
+    ],
+)
+def up_level(x, emb, skips, blocks, grow):
+    for block in blocks:
+        skip = skips.pop()
+        x = block(torch.cat([x, skip], dim=1), emb)
+    if grow is not None:
+        x = grow(x)
+    return x
+
+
+# -- 03.4 ------------------------------------------------------------------------------------------
 
 
 def check_depth_to_space(answer: Callable[[Tensor, int], Tensor]) -> None:
@@ -41,7 +335,7 @@ def _swapped(folded: Tensor, r: int) -> Tensor:
 
 
 @exercise(
-    "03.1",
+    "03.4",
     "unfold the stem",
     check_depth_to_space,
     hints=[
@@ -58,12 +352,12 @@ def depth_to_space(x, r):
     return x.reshape(b, c // r**2, h * r, w * r)
 
 
-# -- 03.2 ------------------------------------------------------------------------------------------
+# -- 03.5 ------------------------------------------------------------------------------------------
 
 
 def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
-    # 48 to 48 channels on 14x14, a network of one 1x1 tap, then stride, no padding, an oblong image.
-    cases = [(48, 48, 3, 1, 1, 14, 14), (1, 1, 1, 1, 0, 1, 1), (16, 32, 1, 1, 0, 7, 7)]
+    # 16 to 32 channels on 14x14, a network of one 1x1 tap, then stride, no padding, an oblong image.
+    cases = [(16, 32, 3, 1, 1, 14, 14), (1, 1, 1, 1, 0, 1, 1), (16, 32, 1, 1, 0, 7, 7)]
     cases += [(16, 16, 3, 2, 1, 28, 28), (3, 8, 5, 1, 0, 12, 20), (4, 4, 3, 2, 1, 7, 9)]
     for case in cases:
         in_channels, out_channels, kernel, stride, padding, height, width = case
@@ -86,11 +380,13 @@ def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
             raise Wrong(f"{named}: the output is only {size}; count output values, not input values")
         if float(seen) == out[:, :1].numel() * in_channels * kernel**2:
             raise Wrong(f"{named}: that is the cost of one output channel; there are {out_channels}")
+        if float(seen) == out.numel() * kernel**2:
+            raise Wrong(f"{named}: one output value sums over all {in_channels} input channels, not over one")
         raise Wrong(f"{named}: expected {expected:,}, you return {float(seen):,.0f}")
 
 
 @exercise(
-    "03.2",
+    "03.5",
     "count multiply-adds",
     check_conv_multiply_adds,
     hints=[
@@ -106,7 +402,7 @@ def conv_multiply_adds(in_channels, out_channels, kernel, stride, padding, heigh
     return out_channels * out_height * out_width * each_output_value
 
 
-# -- 03.3 ------------------------------------------------------------------------------------------
+# -- 03.6 ------------------------------------------------------------------------------------------
 
 
 def check_receptive_field(answer: Callable[[list[tuple[int, int]]], int]) -> None:
@@ -138,7 +434,7 @@ def _measured_field(layers: list[tuple[int, int]]) -> int:
 
 
 @exercise(
-    "03.3",
+    "03.6",
     "receptive field",
     check_receptive_field,
     hints=[
@@ -155,80 +451,3 @@ def receptive_field(layers):
         size += (kernel - 1) * jump
         jump *= stride
     return size
-
-
-# -- 03.4 ------------------------------------------------------------------------------------------
-
-
-def check_up_widths(answer: Callable[[int, tuple[int, ...], int], list[int]]) -> None:
-    cases = [(16, (1, 2), 1), (48, (1, 2), 1), (32, (1,), 2), (8, (1, 2, 4), 2), (10, (1, 3, 2, 2), 1)]
-    for channels, multipliers, blocks in cases:
-        expected = _up_widths(channels, multipliers, blocks)
-        named = f"channels={channels}, multipliers={multipliers}, blocks={blocks}"
-        try:
-            seen = answer(channels, multipliers, blocks)
-        except IndexError as error:
-            if "pop from" not in str(error):
-                raise
-            raise Wrong(
-                f"{named}: your way up pops from an empty list. The {len(expected)} blocks there need {len(expected)} "
-                "skips; was something not pushed on the way down (the stem's output, or that of a downsampling)?"
-            ) from error
-        if not isinstance(seen, (list, tuple)):
-            raise Wrong(f"it should return a list of widths, got {type(seen).__name__}")
-        seen = [int(width) for width in seen]
-        if seen == expected:
-            continue
-        count = len(multipliers) * (blocks + 1)
-        if len(seen) != count:
-            raise Wrong(
-                f"{named}: {len(multipliers)} levels with blocks + 1 blocks each need {count} widths, you "
-                f"return {len(seen)}; where one is missing, a skip is pushed that nobody pops"
-            )
-        if sum(seen) == sum(expected):
-            raise Wrong(f"{named}: the sum is right, the order is not: {seen}; the last skip pushed is popped first")
-        k = next(k for k in range(count) if seen[k] != expected[k])
-        raise Wrong(f"{named}: block {k} on the way up takes {expected[k]} channels, you say {seen[k]}")
-
-
-def _up_widths(channels: int, multipliers: tuple[int, ...], blocks: int) -> list[int]:
-    """Read off a list of (width, height) pairs: each block takes the newest skip of its own height."""
-    widths = [channels * m for m in multipliers]
-    pushed = [(channels, 0)]
-    for level, width in enumerate(widths):
-        pushed += [(width, level)] * blocks + ([(width, level + 1)] if level + 1 < len(widths) else [])
-    result = []
-    for level in reversed(range(len(widths))):
-        skips = [width for width, height in pushed if height == level][::-1]
-        below = widths[level]  # the last level's own width, or what upsampling made of the level below
-        result += [(below if k == 0 else widths[level]) + skip for k, skip in enumerate(skips)]
-    return result
-
-
-@exercise(
-    "03.4",
-    "account for every skip",
-    check_up_widths,
-    hints=[
-        "Write the way down first: a list of the widths pushed, beginning with the stem's.",
-        "On the way up keep the width of what comes from below; a block takes that plus skips.pop().",
-        "The first block of a level gets the width that upsampling made; the others get the level's own "
-        "width. At the end the list of skips must be empty.",
-    ],
-)
-def up_widths(channels, multipliers, blocks):
-    widths = [channels * m for m in multipliers]
-    skips = [channels]
-    for level, width in enumerate(widths):
-        skips += [width] * blocks
-        if level < len(widths) - 1:
-            skips.append(width)  # behind the downsampling
-    x, result = widths[-1], []  # x: the width of what comes from below
-    for level in reversed(range(len(widths))):
-        for _ in range(blocks + 1):
-            result.append(x + skips.pop())
-            x = widths[level]
-        if level > 0:
-            x = widths[level - 1]
-    assert not skips  # every skip that was pushed is popped
-    return result

@@ -41,31 +41,12 @@ def likeliest_t(x_t, signals, sigmas):
     return each[:, 1]
 
 
-def downsampling_not_pushed(channels, multipliers, blocks):
-    widths = [channels * m for m in multipliers]
-    skips, x, result = [channels], widths[-1], []
-    for width in widths:
-        skips += [width] * blocks
-    for level in reversed(range(len(widths))):
-        for _ in range(blocks + 1):
-            result.append(x + skips.pop())
-            x = widths[level]
-        x = widths[level - 1]
-    return result
-
-
-def index_out_of_range(channels, multipliers, blocks):
-    return [multipliers[len(multipliers)]]
-
-
 @pytest.mark.parametrize(
     ("number", "answer", "told"),
     [
         ("02.2", advance_by_half, r"at t=\d+ column \d+ .* should be -?[\d.]+, got -?[\d.]+"),
         ("02.3", two_densities, r"x_t = -1, -0.2, 0, 0.2, 1 should give -1, -1, 0, 1, 1; got -1, nan, nan, nan, 1"),
         ("02.4", likeliest_t, r"x_t = -?[\d.]+ should give -?[\d.]+, got -?[\d.]+"),
-        ("03.4", downsampling_not_pushed, r"channels=16, multipliers=\(1, 2\), blocks=1: .* pops from an empty list"),
-        ("03.4", index_out_of_range, "IndexError: tuple index out of range"),
     ],
 )
 def test_a_wrong_answer_is_told_why(number, answer, told):
