@@ -19,9 +19,9 @@
 # diffusion model does that with the same odd-looking vector of sines and cosines. Why that vector? And what
 # would be lost with something simpler?
 #
-# **At the end you have** written the sinusoidal encoding and a step in time on it; you can read its picture; and you
-# have measured, on a problem whose best possible loss is known exactly, what a denoiser loses without $t$, with $t$ as
-# a plain number, and with three kinds of features.
+# **At the end you have** written the sinusoidal encoding and a step in time on it, can read its picture, and have
+# measured, on a problem whose best possible loss is known exactly, what a denoiser loses without $t$, with $t$ as a
+# plain number, and with three kinds of features.
 #
 # **You need** Python, basic PyTorch (`nn.Module`, an optimiser), Bayes' rule. Helpful: notebook 01 (what $x_t$
 # is); the one formula used from there is repeated.
@@ -54,8 +54,8 @@ from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
 #
 # **The question: is the best answer to "what was $x_0$?" different at different $t$, for one and the same $x_t$?**
 #
-# To answer it exactly we need data for which the best denoiser is a formula. Take points in the plane: pick one of
-# $K = 8$ centres $\mu_k$ on a circle, then add a little noise of standard deviation $c$ (a **mixture of Gaussians**).
+# We need data for which the best denoiser is a formula. Take points in the plane: one of $K = 8$ centres $\mu_k$ on a
+# circle, plus a little noise of standard deviation $c$ (a **mixture of Gaussians**).
 # The forward process of notebook 01 (Ho et al. 2020, eq. 4) with the cosine schedule adds more:
 #
 # $$ x_t = \sqrt{\bar\alpha_t}\, x_0 + \sigma_t\, \epsilon, \qquad
@@ -147,12 +147,12 @@ columns = ["t", "best x_0", "its distance from the origin", "signal", "sigma"]
 pd.DataFrame(rows, columns=columns).set_index("t").round(2)
 
 # %% [markdown]
-# Three different answers. At $t = 100$ there is little noise, and the point is pulled most of the way to the nearest
-# centre, $(1, 0)$. At $t = 800$ it is nearly all noise, and the best guess is not far from the mean of all data, the
-# origin. **The same input needs different outputs, so a network that does not see $t$ cannot be right at all of them.**
+# At $t = 100$ there is little noise, and the point is pulled most of the way to the nearest centre, $(1, 0)$. At
+# $t = 800$ it is nearly all noise, and the best guess is not far from the mean of all data, the origin. **The same input
+# needs different outputs, so a network that does not see $t$ cannot be right at all of them.**
 #
-# What is the best such a network can do? If $t$ is unknown and uniform, Bayes' rule gives a weight to each $t$, and
-# the best answer is the average over them:
+# What is the best it can do? If $t$ is unknown and uniform, Bayes' rule gives a weight to each $t$, and the best answer
+# is the average:
 #
 # $$ D^*_{\text{no } t}(x) = \sum_t p(t \mid x)\, D^*(x, t), \qquad
 # p(t \mid x) = \frac{p_t(x)}{\sum_s p_s(x)}, \tag{3} $$
@@ -198,9 +198,9 @@ plt.show()
 #
 # **The question: how do you hand a number between 0 and 999 to a network?**
 #
-# A network's first layer multiplies its inputs by weights of size about one and works best if they are of size about
-# one too. The plain number 731 is huge, and the step to 732 changes it by a thousandth part. Scaled to $[-1, 1]$ it
-# has a good size, but neighbouring timesteps differ by only 0.002. (Sections 6 and 7 measure how bad that is.)
+# A network works best with inputs of size about one. The plain number 731 is huge, and the step to 732 changes it by a
+# thousandth part. Scaled to $[-1, 1]$ it has a good size, but neighbouring timesteps differ by only 0.002. (Sections 6
+# and 7 measure how bad that is.)
 #
 # The Transformer paper (Vaswani et al. 2017, section 3.5) had to number the words of a sentence and used sines and
 # cosines at many frequencies. DDPM took that over for $t$. With $d$ numbers in all, $h = d/2$ frequencies and
@@ -267,8 +267,7 @@ print(f"The same as utils for all {T} timesteps. t = 0 gives {first}")
 # | Stable Diffusion, diffusers (2) | cosines, sines | $i/h$ | `flip_sin_to_cos=True`, `downscale_freq_shift=0` |
 # | the Transformer paper | taking turns | $i/h$ | none |
 #
-# (1) The bare function `get_timestep_embedding`. (2) Its network `UNet2DModel` by default. If diffusers is installed,
-# the next cell compares with it.
+# (1) The bare function `get_timestep_embedding`. (2) Its network `UNet2DModel` by default.
 
 # %%
 try:
@@ -308,11 +307,10 @@ figure.colorbar(picture, ax=axes[1], label="value")
 plt.show()
 
 # %% [markdown]
-# The left columns of each block flicker; the right ones hardly move. It is a counter with soft digits: where a bit
-# jumps between 0 and 1, a sine slides from -1 to 1 and back, so that a small change of $t$ makes a small change of the
-# vector, and a network can interpolate.
+# The left columns of each block flicker; the right ones hardly move. It is a counter with soft digits: a bit jumps, a
+# sine slides, so that a small change of $t$ makes a small change of the vector.
 #
-# Better still, think of a **clock with sixteen hands**. The pair $(\cos\omega_i t, \sin\omega_i t)$ is the tip of
+# Or think of a **clock with sixteen hands**. The pair $(\cos\omega_i t, \sin\omega_i t)$ is the tip of
 # hand $i$, at angle $\omega_i t$. The fastest hand tells neighbouring times apart but comes round again every
 # $2\pi \approx 6.3$ steps; a slow hand is not precise, but says which round it is.
 
@@ -336,8 +334,8 @@ headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# Hand 15 has hardly moved at $t = 900$. Its period is $2\pi \cdot 10{,}000$ steps, and our process has 1000: the
-# number 10,000 was chosen for sentences, and everybody kept it. How many hands do less than a quarter turn?
+# Hand 15 has hardly moved at $t = 900$: the number 10,000 was chosen for sentences, and everybody kept it. How many hands
+# do less than a quarter turn in our 1000 steps?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -359,8 +357,7 @@ pd.DataFrame({column: lazy}).rename_axis("max_period")
 # **The question: can a network tell from two encodings how far apart the timesteps are?**
 #
 # $n$ steps later, hand $i$ has turned by the angle $\omega_i n$, wherever it stood. So the encoding of $t + n$ follows
-# from that of $t$ without knowing $t$, by the same linear map (a rotation in each pair) at all $t$. A single linear
-# layer can compute "ten steps later".
+# from that of $t$ by one linear map, the same at all $t$: a linear layer can compute "ten steps later".
 #
 # ### Your turn: 02.2
 #
@@ -444,10 +441,10 @@ plt.show()
 # Equal: 10 steps are 10 steps, wherever they are. The curve falls steeply over the first few steps (the fast hands
 # part company), then slowly (the slow ones still agree). Two things it is *not*:
 #
-# - **Not a ruler.** The ripple is large: timesteps 150 apart look nearer than timesteps 100 apart, because several
-#   hands happen to have come round. "Near times have similar vectors" is true, the converse is not.
-# - **Not zero for far times.** With $P = 10{,}000$ the lazy hands keep the similarity mostly above zero over the
-#   whole process; with $P = 100$ every hand turns several times, and only ripple around zero is left.
+# - **Not a ruler.** Timesteps 150 apart look nearer than timesteps 100 apart, because several hands happen to have come
+#   round. "Near times have similar vectors" is true, the converse is not.
+# - **Not zero for far times.** With $P = 10{,}000$ the lazy hands keep the similarity mostly above zero; with $P = 100$
+#   only ripple around zero is left.
 #
 # ### Play · *further*
 #
@@ -482,8 +479,8 @@ steps = (0, 999)
 play(draw_encoding, dim=[8, 16, 32, 64, 128], max_period=periods, first=steps, second=steps)
 
 # %% [markdown]
-# Try `dim` 8, a clock with four hands: two timesteps 6 apart look more alike than two that are 3 apart. Then `dim`
-# 128: the ripple shrinks. Then `max_period` 100,000: more hands fall asleep, and the curve moves up.
+# Try `dim` 8, a clock with four hands: timesteps 6 apart look more alike than those 3 apart. `dim` 128: the ripple
+# shrinks. `max_period` 100,000: more hands fall asleep, and the curve moves up.
 #
 # ## 5. The alternatives · *core*
 #
@@ -558,10 +555,9 @@ headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# Sinusoidal and Fourier features: bands. They obey eq. (5), with other frequencies. At scale 1 the band is wide, at
-# scale 16 narrow (times 50 apart have little in common; the fainter stripes are chance, from 16 random frequencies).
-# The untrained table: every timestep is like itself and no other, so what is learned at $t = 500$ says nothing about
-# $t = 501$. Raw $t$: the product of two numbers, which knows no distance.
+# Sinusoidal and Fourier features: bands. They obey eq. (5), each with its own frequencies. At scale 1 the band is wide,
+# at scale 16 narrow (the fainter stripes are chance, from 16 random frequencies). The untrained table: every timestep is
+# like itself and no other, so what is learned at $t = 500$ says nothing about $t = 501$. Raw $t$ knows no distance.
 #
 # ## 6. What can a small network make of $t$? · *core*
 #
@@ -569,10 +565,9 @@ plt.show()
 #
 # Networks trained by gradient descent learn slowly varying functions first and quickly varying ones late or never:
 # **spectral bias** (Rahaman et al. 2019). Features that vary quickly themselves are a way round it. The same small MLP
-# shall learn a slow function, $\sin(2\pi t/T)$, one turn over the whole process, and a fast one,
-# $\sin(20 \cdot 2\pi t/T)$, twenty turns. It sees three quarters of the timesteps; every fourth is held out. All
-# networks of one kind, each with a seed of its own, train side by side; the gradient of a sum of losses is for each
-# network its own.
+# shall learn a slow function, $\sin(2\pi t/T)$, and a fast one, $\sin(20 \cdot 2\pi t/T)$, twenty turns over the
+# process. Every fourth timestep is held out. All networks of one kind, each with its own seed, train side by side: the
+# gradient of a sum of losses is for each network its own.
 
 
 # %%
@@ -672,14 +667,13 @@ headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# - *Raw t* learns the slow function and not the fast one: with one smooth input the network would have to build twenty
-#   turns out of the few bends that its units make. *Fourier features at scale 1* have the same trouble, only less of
-#   it: none of their random frequencies comes near twenty turns.
+# - *Raw t* learns the slow function and not the fast one. *Fourier features at scale 1* have the same trouble, only less
+#   of it: none of their random frequencies comes near twenty turns.
 # - *Sinusoidal* and *Fourier at scale 16* contain frequencies near the wanted one and learn both functions.
-# - *The table* can be anything on timesteps it has seen, and fails on the held-out ones, whose rows are still random.
-#   So it cannot serve continuous time, nor a $T$ that changes between training and sampling.
-# - *Raw t, not scaled*: **the pitfall.** The very same number as raw $t$, but 500 times as large, and even the slow
-#   function comes out about a thousand times worse in the run shown. Scale what you feed a network.
+# - *The table* fails on the held-out timesteps, whose rows are still random. So it cannot serve continuous time, nor a
+#   $T$ that changes between training and sampling.
+# - *Raw t, not scaled*: **the pitfall.** The same number as raw $t$, but 500 times as large, and even the slow function
+#   comes out about a thousand times worse in the run shown. Scale what you feed a network.
 #
 # So features matter *if the function of $t$ that is wanted has fine detail*. Does denoising want such a function?
 #
@@ -726,8 +720,7 @@ pd.DataFrame({"loss": {name: loss.item() for name, loss in losses.items()}}).rou
 
 # %% [markdown]
 # **The denoiser.** As in the U-Net of notebook 03, the features of $t$ go through two linear layers and are *added* to
-# the hidden units. (Concatenated to $x_t$, 32 features would also shrink PyTorch's starting weights for the two
-# coordinates, and we would measure that.) Everything but the features is the same for all.
+# the hidden units. Everything but the features is the same for all.
 
 
 # %%
@@ -844,8 +837,8 @@ plt.show()
 # 1. *Not knowing $t$ costs most* of all that is not a plain mistake, and the loss sits close to the dashed line: by
 #    eq. (3) nothing that sees only $x_t$ can do better, however large or well trained.
 # 2. *Any sensible form of $t$ removes nearly all of that.* What is left is below one percent of the optimal loss.
-# 3. *The pitfall is worse than no $t$ at all*, on average: with inputs up to 999 the hidden units start in the
-#    hundreds, and what training makes of them is a matter of luck. Look at how far apart the seeds are.
+# 3. *The pitfall is worse than no $t$ at all*, on average: what training makes of inputs up to 999 is a matter of luck.
+#    Look at how far apart the seeds are.
 # 4. *Raw $t$ does nearly as well as the sinusoidal encoding.* The reason is section 6: the best denoiser depends on $t$
 #    only through $\bar\alpha_t$, a slow, smooth curve, and slow functions of $t$ are what raw $t$ is good at.
 #
@@ -865,11 +858,10 @@ print("on the same data, mean ± standard error over seeds")
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of
-# freedom); five comparisons are five chances to be misled, and for all five together the yardstick is 4.6. By it only
-# the learned table is clearly apart in the run shown. *Raw t, not scaled* has by far the largest difference, but also
-# seeds that are far apart. *Fourier features at scale 1* are between the two yardsticks, on the better side: if
-# anything, they beat the sinusoidal encoding here.
+# With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of freedom).
+# Five comparisons are five chances to be misled: for all together the yardstick is 4.6. By it only the learned table is
+# clearly apart in the run shown; *raw t, not scaled* has by far the largest difference, but seeds far apart. *Fourier
+# features at scale 1* are between the yardsticks, on the better side: if anything, they beat the sinusoidal encoding.
 #
 # ### Where does each one lose?
 
@@ -897,26 +889,24 @@ plt.show()
 
 # %% [markdown]
 # **Without $t$** (left), the loss is large at both ends. Near $t = 0$ the denoiser should leave $x_t$ nearly alone, and
-# near $t = 999$ it should ignore $x_t$ and answer with the mean; the compromise of eq. (3) does neither, and somewhere
-# in the middle it happens to be about right. (The measured curve may run below the exact one at some timesteps: only
-# the *average* over $t$ cannot be beaten.)
+# near $t = 999$ it should ignore $x_t$; the compromise of eq. (3) does neither. (The measured curve may run below the
+# exact one at some timesteps: only the *average* over $t$ cannot be beaten.)
 #
 # **With $t$** (right), most of what is left is at small $t$, for *all* features alike: there the best denoiser has
-# sharp borders between the eight centres, and a network of this size, trained this briefly, rounds them off. That is
-# spectral bias again, in $x_t$ this time. The features differ at larger $t$. *The learned table* loses most there: each
-# row is seen `train_steps * batch_size / T` times, and what one row learns is of no use to its neighbour. *Fourier
-# features at scale 16* lie between: timesteps 50 apart have little in common.
+# sharp borders between the eight centres, and a network of this size, trained this briefly, rounds them off: spectral
+# bias again, in $x_t$ this time. At larger $t$ *the learned table* loses most: what one row learns is of no use to its
+# neighbour.
 #
 # **What follows for practice?** That *some* usable form of $t$ is there matters far more than which one. The wanted
 # function of $t$ is slow here, and slow features suit it: scale 1 is at least as good as the sinusoidal encoding, raw
-# $t$ nearly so. On the fast function of section 6 the same two failed. That is what speaks for the sinusoidal
-# encoding: it is close to the best here, copes with slow and fast functions alike, and has no weights to learn. It has
-# a scale too, `max_period`, but a forgiving one: frequencies in equal ratios over four powers of ten hold both fast and
-# slow ones for hundreds or thousands of steps. (For a $t$ from 0 to 1 it would not do: then all hands are lazy.)
+# $t$ nearly so. On the fast function of section 6 the same two failed. The sinusoidal encoding is close to the best
+# here, copes with slow and fast functions alike, and has no weights to learn. It has a scale too, `max_period`, but a
+# forgiving one: frequencies in equal ratios over four powers of ten hold both fast and slow ones for hundreds or
+# thousands of steps. (For a $t$ from 0 to 1 it would not do: then all hands are lazy.)
 #
-# **A limit of this experiment.** Two coordinates say little about how much noise is in them. An image has thousands
-# of pixels, from which a network that is not told $t$ can guess the noise level: Sun et al. (2025) found that many
-# image models lose little without $t$. Notebook 03 measures it on images.
+# **A limit of this experiment.** Two coordinates say little about how much noise is in them. From an image's thousands
+# of pixels a network can guess it: Sun et al. (2025) found that many image models lose little without $t$. Notebook 03
+# measures it.
 #
 # ## 8. What it means for samples · *core*
 #
@@ -929,19 +919,16 @@ plt.show()
 
 # %%
 long_steps = 4 * train_steps
-large = {
-    name: make_denoiser(name, seed=0, hidden=128)
-    for name in ("sinusoidal", "raw t", "no t")
-}
+large = ["sinusoidal", "raw t", "no t"]
+denoisers = {"best denoiser": lambda x_t, t: best_denoiser(x_t, t)[0]}
 with tqdm(total=len(large) * long_steps, desc="three larger networks", leave=False) as bar:
-    for model in large.values():
-        train([model], make_batches(seed=2, count=1), long_steps, bar)
+    for name in large:
+        denoisers[name] = make_denoiser(name, seed=0, hidden=128)
+        train([denoisers[name]], make_batches(seed=2, count=1), long_steps, bar)
 
 # %% [markdown]
-# First one step. Here are 600 noisy points at three timesteps, and where each denoiser puts them.
-#
-# **Predict before you run.** At $t = 50$ the points are nearly clean, and a denoiser need do almost nothing. What
-# will the one without $t$ do to them?
+# First one step: 600 noisy points at three timesteps, and where each denoiser puts them. **Predict before you run:** at
+# $t = 50$ the points are nearly clean, and a denoiser need do almost nothing. What will the one without $t$ do to them?
 
 
 # %% tags=["figure"]
@@ -950,28 +937,27 @@ def plot_points(ax, points, colour):
     ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal")
 
 
-denoisers = {"noisy points": lambda x_t, t: x_t}
-denoisers["best denoiser"] = lambda x_t, t: best_denoiser(x_t, t)[0]
-denoisers |= {name: large[name] for name in ("sinusoidal", "no t")}
+shown = {"noisy points": lambda x_t, t: x_t, **denoisers}
+del shown["raw t"]
+colours = ["0.5", COLOURS[6], COLOURS[0], COLOURS[1]]
 generator = torch.Generator().manual_seed(3)
 x_0, noise = draw_data(600, generator), torch.randn(600, 2, generator=generator)
 figure, axes = plt.subplots(3, 4, figsize=(9.5, 7), sharex=True, sharey=True)
 for row, step in zip(axes, (50, 400, 900)):
     steps = torch.full((600,), step)
     x_t = add_noise(x_0, steps, noise)
-    for ax, denoise, k in zip(row, denoisers.values(), (7, 6, 0, 1)):
-        plot_points(ax, denoise(x_t, steps).detach(), COLOURS[k])
+    for ax, denoise, colour in zip(row, shown.values(), colours):
+        plot_points(ax, denoise(x_t, steps).detach(), colour)
     row[0].set_ylabel(f"t = {step}\nsecond coordinate")
-for top, bottom, title in zip(axes[0], axes[-1], denoisers):
+for top, bottom, title in zip(axes[0], axes[-1], shown):
     top.set_title(title)
     bottom.set_xlabel("first coordinate")
 headline(figure, "Without t nearly clean points are damaged, and noise is taken for data")
 plt.show()
 
 # %% [markdown]
-# **Without $t$** the nearly clean points of the first row are all pulled inwards: the same points might be a lucky
-# draw at a late timestep, and the denoiser cannot know. In the last row the best answer is near the middle, and the
-# denoiser without $t$ still answers as if there were something to see.
+# **Without $t$** the nearly clean points of the first row are pulled inwards: they might be a lucky draw at a late
+# timestep. In the last row the best answer is near the middle, and it still answers as if there were something to see.
 #
 # Now all thousand steps:
 
@@ -993,7 +979,7 @@ def sample_points(denoise, count, seed=4):
 
 count = course.pick(test=100, cpu=2000, gpu=2000)
 drawn = {"real data": draw_data(count, torch.Generator().manual_seed(5))}
-for name, denoise in {"best denoiser": denoisers["best denoiser"], **large}.items():
+for name, denoise in denoisers.items():
     drawn[name] = sample_points(denoise, count)
 
 # %%
@@ -1011,7 +997,7 @@ pd.DataFrame(rows).T
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 4, figsize=(10, 3.2), sharex=True, sharey=True)
-for ax, name in zip(axes, list(drawn)[1:]):
+for ax, name in zip(axes, denoisers):
     plot_points(ax, drawn[name][:1000], COLOURS[0])
     ax.set(title=name, xlabel="first coordinate")
 axes[0].set_ylabel("second coordinate")
@@ -1020,45 +1006,9 @@ plt.show()
 
 # %% [markdown]
 # "Near" means within three standard deviations of a centre. **With $t$**, in either form, nearly all samples are near a
-# centre, and all eight get their share, about an eighth. **Without $t$** the samples collapse to the middle: no amount
-# of training mends that, by eq. (3). How $t$ is written makes little difference to these samples, as section 7 let
-# expect. (Networks of half the width, trained a quarter as long, round off the borders between the centres: replace
-# `large[name]` by `trained[name][0]` and see the clusters run together.)
-#
-# ### What did the learned table learn? · *further*
-#
-# The table of section 7 started with unrelated vectors. Nobody told it that 500 comes before 501. Did it find out?
-
-# %% tags=["figure"]
-start = make_denoiser("learned table", seed=0).way.weight.detach()
-end = trained["learned table"][0].way.weight.detach()
-
-
-def unit_rows(table):
-    """Every row less the mean row, scaled to length 1."""
-    return nn.functional.normalize(table - table.mean(0), dim=1)
-
-
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), width_ratios=[1, 1, 1.15])
-tables = {"before training": start, "after training": end}
-for ax, (name, table), colour in zip(axes, tables.items(), (COLOURS[4], COLOURS[0])):
-    blocks = unit_rows(table.unflatten(0, (-1, 10)).mean(1))  # means of ten: (T/10, 32)
-    picture = ax.imshow(blocks @ blocks.T, vmin=-1, vmax=1, extent=(0, T, T, 0))
-    ax.set(title=name, xlabel="timestep s", ylabel="timestep t")
-    ax.grid(False)
-    unit = unit_rows(table)
-    curve = [(unit[:-n] * unit[n:]).sum(1).mean() for n in range(1, 400)]
-    axes[2].plot(range(1, 400), curve, color=colour, label=name.split()[0])
-figure.colorbar(picture, ax=axes[1], label="cosine of two means")
-axes[2].set(title="Single rows", xlabel="distance |t - s|", ylabel="mean cosine")
-axes[2].legend()
-headline(figure, "The table has found out, roughly, which times are near")
-plt.show()
-
-# %% [markdown]
-# The two pictures compare means over ten neighbouring rows. Before training they have nothing in common; afterwards
-# early times are like early ones and unlike late ones. Single rows (right) are still mostly the random numbers they
-# started from: the likeness of neighbours is there, falls with distance, and is small. Eq. (5) gives more, for nothing.
+# centre, and each centre gets about an eighth. **Without $t$** the samples collapse to the middle. How $t$ is written
+# makes little difference, as section 7 let expect. (Try `sample_points(trained["sinusoidal"][0], count)`: the small network of section 7 rounds off the borders between
+# the centres, and the clusters run together.)
 #
 # ## 9. Exercises · *further*
 #
@@ -1104,14 +1054,13 @@ check("02.4", denoise_without_t)
 # | $\sqrt{\bar\alpha_t}, \sigma_t$ | `signal`, `sigma` | weights of $x_0$ and of the noise in $x_t$ |
 # | $D^*(x_t, t)$ | `best_denoiser` | $\mathbb E[x_0 \mid x_t]$, the denoiser with the least squared error |
 #
-# Three sentences. The best denoiser is a different function at every $t$, so the network must be told $t$, and where
-# it is not, the loss cannot fall below a floor that we computed. The sinusoidal encoding writes $t$ as a clock with
-# many hands: a step in time turns them, and the dot product of two encodings depends on the distance of the timesteps
-# only. On our problem simpler features do as well or better, because the best denoiser changes slowly with $t$; the
-# encoding is the safe choice, because it copes with slow and fast functions and its usual scale serves hundreds or
-# thousands of steps.
+# Three sentences. The best denoiser is a different function at every $t$, so the network must be told $t$; where it is
+# not, the loss cannot fall below a floor that we computed. The sinusoidal encoding writes $t$ as a clock with many
+# hands: a step in time turns them, and the dot product of two encodings depends on their distance only. On our problem
+# simpler features do as well or better, because the best denoiser changes slowly with $t$; the encoding is the safe
+# choice, as it copes with slow and fast functions.
 #
-# **Next:** [03 U-Net](03_unet.ipynb) builds the network that receives this encoding, in every one of its blocks.
+# **Next:** [03 U-Net](03_unet.ipynb) builds the network that receives this encoding, in every block.
 #
 # **References**
 # - Vaswani et al. 2017, *Attention Is All You Need*, arXiv 1706.03762, section 3.5: the encoding.
