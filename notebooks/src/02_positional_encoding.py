@@ -26,8 +26,8 @@
 # **You need** Python, basic PyTorch (`nn.Module`, an optimiser), Bayes' rule. Helpful: notebook 01 (what $x_t$
 # is); the one formula used from there is repeated.
 #
-# **Time:** about two minutes on two cores, most of it in the three cells that train. For you: 20 minutes of reading for
-# the *core*, and 20 for your two pieces. The networks are so small that all work stays on the CPU; the GPU profile only
+# **Time:** about two minutes on two cores, most of it in the three cells that train. For you: 25 minutes of reading and 20
+# for your two pieces. The networks are so small that all work stays on the CPU; the GPU profile only
 # trains more seeds for longer.
 
 # %% tags=["setup"]
@@ -766,8 +766,7 @@ for name in treatments:
 pd.DataFrame({"weights": weights})
 
 # %% [markdown]
-# Every seed sees the same data, noise and timesteps under all seven treatments, so that differences between
-# treatments are not differences between draws. The training takes about a minute.
+# Every seed sees the same data, noise and timesteps under all seven treatments. The training takes about a minute.
 #
 # **Predict before you run.** Write down an order, from the largest excess to the smallest. And: at which timesteps
 # will a denoiser without $t$ lose most, and at which least?
@@ -832,10 +831,8 @@ ax.set_title("With t in almost any form: far below what is possible without it")
 plt.show()
 
 # %% [markdown]
-# **What just happened.**
-#
-# 1. *Not knowing $t$ costs most* of all that is not a plain mistake, and the loss sits close to the dashed line: by
-#    eq. (3) nothing that sees only $x_t$ can do better, however large or well trained.
+# 1. *Not knowing $t$ costs most* of all that is not a plain mistake, and sits close to the dashed line: nothing that
+#    sees only $x_t$ can do better, however large or well trained.
 # 2. *Any sensible form of $t$ removes nearly all of that.* What is left is below one percent of the optimal loss.
 # 3. *The pitfall is worse than no $t$ at all*, on average: what training makes of inputs up to 999 is a matter of luck.
 #    Look at how far apart the seeds are.
@@ -913,9 +910,8 @@ plt.show()
 # **The question: what do points look like that are drawn with such a denoiser?**
 #
 # Sampling (notebook 05) starts from pure noise and walks from $t = 999$ down to 0; at each step it asks the denoiser
-# for $x_0$ and draws $x_{t-1}$ from the posterior $q(x_{t-1} \mid x_t, x_0)$ of notebook 01 with that answer in place
-# of $x_0$. The errors of a thousand steps add up, so for this we train networks of twice the width four times as long.
-# That takes about half a minute.
+# for $x_0$ and draws $x_{t-1}$ from the posterior $q(x_{t-1} \mid x_t, x_0)$ of notebook 01 with that answer. The errors
+# of a thousand steps add up, so we train networks of twice the width four times as long, for about half a minute.
 
 # %%
 long_steps = 4 * train_steps
@@ -992,6 +988,7 @@ for name, points in drawn.items():
         "rarest of the eight": f"{shares.min():.1%}",
         "most frequent": f"{shares.max():.1%}",
         "mean distance from the origin": f"{points.norm(dim=1).mean():.2f}",
+        "scatter around the nearest": f"{nearest.values.square().mean().div(2).sqrt():.3f}",
     }
 pd.DataFrame(rows).T
 
@@ -1007,8 +1004,10 @@ plt.show()
 # %% [markdown]
 # "Near" means within three standard deviations of a centre. **With $t$**, in either form, nearly all samples are near a
 # centre, and each centre gets about an eighth. **Without $t$** the samples collapse to the middle. How $t$ is written
-# makes little difference, as section 7 let expect. (Try `sample_points(trained["sinusoidal"][0], count)`: the small network of section 7 rounds off the borders between
-# the centres, and the clusters run together.)
+# makes little difference, as section 7 let expect.
+#
+# What is still wrong: the clusters are too narrow (last column), and a few points lie between them. That is what is left
+# of the errors at small $t$.
 #
 # ## 9. Exercises · *further*
 #
