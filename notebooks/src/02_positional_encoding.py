@@ -1006,8 +1006,8 @@ plt.show()
 # centre, and each centre gets about an eighth. **Without $t$** the samples collapse to the middle. How $t$ is written
 # makes little difference, as section 7 let expect.
 #
-# What is still wrong: the clusters are too narrow (last column), and a few points lie between them. That is what is left
-# of the errors at small $t$.
+# What is still wrong: the clusters are too narrow (last column: the data's 0.1 is not reached), and a few points lie
+# between them.
 #
 # ## 9. Exercises · *further*
 #
