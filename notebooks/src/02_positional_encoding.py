@@ -438,7 +438,7 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# Equal: 10 steps are 10 steps, wherever they are. The curve falls steeply over the first few steps (the fast hands
+# Equal. The curve falls steeply over the first few steps (the fast hands
 # part company), then slowly (the slow ones still agree). Two things it is *not*:
 #
 # - **Not a ruler.** Timesteps 150 apart look nearer than timesteps 100 apart, because several hands happen to have come
@@ -489,7 +489,7 @@ play(draw_encoding, dim=[8, 16, 32, 64, 128], max_period=periods, first=steps, s
 # - **Raw**: $t$ scaled to $[-1, 1]$. One number.
 # - **Learned table**: a free vector for every timestep, found by training (`nn.Embedding`). Starts as random numbers.
 # - **Fourier features** (Tancik et al. 2020): sines and cosines like ours, but at *random* frequencies. Their spread
-#   `scale`, in turns over the whole process, sets how fine the features are. Common in models with continuous time.
+#   `scale`, in turns over the whole process, sets how fine the features are.
 # - **Sinusoidal**: eq. (4).
 #
 # **Predict before you run.** The pictures below show the similarity (dot product) of every pair of timesteps. For
@@ -835,7 +835,6 @@ plt.show()
 #    sees only $x_t$ can do better, however large or well trained.
 # 2. *Any sensible form of $t$ removes nearly all of that.* What is left is below one percent of the optimal loss.
 # 3. *The pitfall is worse than no $t$ at all*, on average: what training makes of inputs up to 999 is a matter of luck.
-#    Look at how far apart the seeds are.
 # 4. *Raw $t$ does nearly as well as the sinusoidal encoding.* The reason is section 6: the best denoiser depends on $t$
 #    only through $\bar\alpha_t$, a slow, smooth curve, and slow functions of $t$ are what raw $t$ is good at.
 #
