@@ -334,8 +334,8 @@ headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# Hand 15 has hardly moved at $t = 900$: the number 10,000 was chosen for sentences, and everybody kept it. How many hands
-# do less than a quarter turn in our 1000 steps?
+# Hand 15 has hardly moved at $t = 900$: the number 10,000 was chosen for sentences, and everybody kept it. How many
+# hands do less than a quarter turn in our 1000 steps?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -673,7 +673,7 @@ plt.show()
 # - *The table* fails on the held-out timesteps, whose rows are still random. So it cannot serve continuous time, nor a
 #   $T$ that changes between training and sampling.
 # - *Raw t, not scaled*: **the pitfall.** The same number as raw $t$, but 500 times as large, and even the slow function
-#   comes out about a thousand times worse in the run shown. Scale what you feed a network.
+#   comes out more than a thousand times worse in the run shown. Scale what you feed a network.
 #
 # So features matter *if the function of $t$ that is wanted has fine detail*. Does denoising want such a function?
 #
