@@ -1,85 +1,176 @@
 """Exercises of notebook 02, positional encoding. The checks use closed forms only."""
 
+import math
+
 import torch
+from torch import Tensor
 
 from notebooks.exercises import as_float64, close
 from utils.course.exercises import Wrong, exercise
 
 
-def _frequencies(half: int, steps: int, max_period: float = 10_000.0) -> torch.Tensor:
+def _frequencies(half: int, steps: float, max_period: float = 10_000.0) -> Tensor:
     """max_period^(-i / steps) for i = 0 .. half-1, in float64."""
     return max_period ** (-torch.arange(half, dtype=torch.float64) / steps)
 
 
-def _sines_then_cosines(t: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+def _blocks(t: Tensor, frequencies: Tensor) -> Tensor:
+    """Sines, then cosines."""
     angles = t.double()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _exchanged(encoding: Tensor) -> Tensor:
+    return torch.cat(encoding.chunk(2, dim=1)[::-1], dim=1)
+
+
+def _taking_turns(encoding: Tensor) -> Tensor:
+    return torch.stack(encoding.chunk(2, dim=1), dim=2).flatten(1)
+
+
+def _name_the_fault(seen: Tensor, faults: list[tuple[Tensor, str]]) -> None:
+    for values, message in faults:
+        if close(seen, values, atol=3e-4):
+            raise Wrong(message)
+
+
+def _first_difference(seen: Tensor, right: Tensor, t: Tensor) -> str:
+    row, column = divmod(int((seen - right).abs().argmax()), seen.shape[1])
+    return (
+        f"at t={t[row]} column {column} (the first is 0) should be {right[row, column]:.3f}, "
+        f"got {seen[row, column]:.3f}"
+    )
+
+
+def _float32(answer: object) -> None:
+    if not isinstance(answer, Tensor) or answer.dtype != torch.float32:
+        kind = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
+        raise Wrong(f"the values are right, but the network's weights are float32, and you return {kind}")
 
 
 # -- 02.1 --------------------------------------------------------------------------------------------------
 
 
-def check_transformer_encoding(function) -> None:
-    for dim in (8, 6):
-        position = torch.tensor([0, 1, 7, 40, 950])
-        angles = position.double()[:, None] * _frequencies(dim // 2, dim // 2)
-        expected = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
-        seen = as_float64(function(position, dim), (5, dim), f"the encoding of 5 positions with dim={dim}")
-        if close(seen, expected, atol=1e-3):
-            continue
-        if close(seen, torch.cat([angles.sin(), angles.cos()], dim=1), atol=1e-3):
-            raise Wrong("the frequencies are right, the order is not: sine and cosine should alternate")
-        diffusion = _sines_then_cosines(position, _frequencies(dim // 2, dim // 2 - 1))
-        if close(seen.sort(dim=1).values, diffusion.sort(dim=1).values, atol=1e-3):
-            raise Wrong("these are the frequencies of diffusion models: the last one is not 1/10000 here")
-        if close(seen.sort(dim=1).values, expected.sort(dim=1).values, atol=1e-3):
-            raise Wrong("the right values in the wrong columns: even columns are sines, odd ones cosines")
-        if not close(seen[0], expected[0], atol=1e-3):
-            first = [round(v, 3) for v in seen[0].tolist()]
-            raise Wrong(f"position 0 should give 0, 1, 0, 1, ...; got {first}")
-        column = int(((seen - expected).abs() > 1e-3).any(0).nonzero()[0])
-        raise Wrong(f"column {column} (the first is 0) is wrong for dim={dim}; look at its frequency")
+def check_encode(function) -> None:
+    t = torch.tensor([3, 0, 1, 7, 40, 999])
+    for dim, max_period in ((8, 10_000.0), (32, 10_000.0), (16, 500.0), (4, 10_000.0)):
+        given = t.clone()
+        answer = function(given, dim) if dim == 8 else function(given, dim, max_period)
+        seen = as_float64(answer, (6, dim), f"the encoding of 6 timesteps with dim={dim}")
+        if not torch.equal(given, t):
+            raise Wrong("t was changed in place: whoever called still needs it")
+        right = _blocks(t, _frequencies(dim // 2, dim // 2 - 1, max_period))
+        if not close(seen, right, atol=3e-4):
+            _name_the_fault(seen, _faults_of_encoding(t, dim, max_period))
+            growing = _blocks(t[2:3], _frequencies(dim // 2, 1 - dim // 2, max_period))
+            if close(seen[2:3], growing, atol=1e-2):  # float32 keeps few digits of such angles
+                raise Wrong("the frequencies grow, from 1 to max_period: the exponent needs a minus")
+            where = _first_difference(seen, right, t)
+            raise Wrong(f"not eq. (4) for dim={dim}, max_period={max_period:g}: {where}")
+        _float32(answer)
+
+
+def _faults_of_encoding(t: Tensor, dim: int, max_period: float) -> list[tuple[Tensor, str]]:
+    half = dim // 2
+    ours, other = (_frequencies(half, steps, max_period) for steps in (half - 1, half))
+    right, shifted = _blocks(t, ours), _blocks(t, other)
+    sines, cosines = right.chunk(2, dim=1)
+    falls = f"the last frequency should be 1/max_period = {1 / max_period:g}"
+    linear = torch.linspace(1, 1 / max_period, half, dtype=torch.float64)
+    faults = [
+        (_exchanged(right), "the cosines stand first; eq. (4) has the sines first"),
+        (_taking_turns(right), "sines and cosines take turns; eq. (4) has two blocks, all sines and then all cosines"),
+        (shifted, f"{falls}: the exponent is i/(h-1), not i/h"),
+        (_exchanged(shifted), f"cosines first and exponent i/h, as in Stable Diffusion; here sines first, and {falls}"),
+        (_taking_turns(shifted), f"this is the Transformer paper's arrangement; here two blocks, and {falls}"),
+        (_blocks(t, ours.flip(0)), "the frequencies run from low to high; the first is 1, the highest"),
+        (_blocks(t, 2 * math.pi * ours), "an extra factor of 2 pi: the frequencies are in radians per step"),
+        (_blocks(t, linear), "the frequencies fall in equal steps; they should fall in equal ratios"),
+        (torch.cat([sines, sines], dim=1), "both halves are sines; the second should be cosines"),
+        (torch.cat([cosines, cosines], dim=1), "both halves are cosines; the first should be sines"),
+        (_blocks(t, _frequencies(half, half - 1)), "max_period is ignored: it is not always 10,000"),
+        (_blocks(t.double(), ours) * torch.cat([ours, ours]), "the frequency counts twice: inside the sine only"),
+        (torch.cat([t[:, None].sin() * ours, t[:, None].cos() * ours], 1), "the frequency belongs inside the sine"),
+    ]
+    for steps in (dim, dim - 1, dim - 2 if dim > 4 else dim):
+        if steps != half:
+            few = _blocks(t, _frequencies(half, steps, max_period))
+            faults.append((few, f"{falls}: there are h = dim/2 frequencies, so divide i by h-1"))
+    for count in (999, 1000):
+        faults.append((_blocks(t / count, ours), "t is divided by the number of timesteps; use it as it is"))
+    return faults
 
 
 @exercise(
     "02.1",
-    "the Transformer's own arrangement",
-    check_transformer_encoding,
+    "the sinusoidal encoding",
+    check_encode,
     hints=[
-        "PE(pos, 2i) = sin(pos / 10000^(2i/dim)), PE(pos, 2i+1) = cos of the same angle.",
-        "The exponents 2i/dim are torch.arange(0, dim, 2) / dim: the last one stays below 1.",
-        "To let them alternate: torch.stack([sin, cos], dim=2) has shape (B, dim/2, 2); flatten it.",
+        "The exponents -i/(h-1) of all frequencies at once: -torch.arange(half) / (half - 1).",
+        "max_period ** exponents gives the frequencies, (half,); t.float()[:, None] * frequencies the angles.",
+        "torch.cat([angles.sin(), angles.cos()], dim=1) sets the two blocks side by side.",
     ],
 )
-def transformer_encoding(position, dim):
-    frequencies = 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
-    angles = position.float()[:, None] * frequencies
-    # (B, dim/2, 2) and then flat: sine and cosine of the same frequency stand side by side.
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+def encode(t, dim, max_period=10_000.0):
+    half = dim // 2
+    frequencies = max_period ** (-torch.arange(half) / (half - 1))  # from 1 to 1/max_period
+    angles = t.float()[:, None] * frequencies  # (B, half)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 # -- 02.2 --------------------------------------------------------------------------------------------------
 
 
 def check_advance(function) -> None:
-    for dim, k, max_period in ((32, 5, 10_000.0), (16, -40, 10_000.0), (8, 3, 500.0)):
+    t = torch.tensor([40, 41, 300, 900])
+    for dim, steps, max_period in ((32, 5, 10_000.0), (16, -40, 10_000.0), (8, 3, 500.0)):
         frequencies = _frequencies(dim // 2, dim // 2 - 1, max_period)
-        t = torch.tensor([40, 41, 300, 900])
-        before = _sines_then_cosines(t, frequencies).float()
-        seen = as_float64(function(before.clone(), k, max_period), (4, dim), f"the result for dim={dim}")
-        if close(seen, _sines_then_cosines(t + k, frequencies), atol=1e-3):
-            continue
-        if close(seen, _sines_then_cosines(t - k, frequencies), atol=1e-3):
-            raise Wrong(f"you turned the hands backwards: for k={k} this is the encoding of t - k")
-        norm = seen[:, 0].square() + seen[:, dim // 2].square()
-        if not close(norm, torch.ones(4), atol=1e-3):
-            raise Wrong("sin^2 + cos^2 of a pair is no longer 1: a step in time only turns each hand")
-        right = _sines_then_cosines(t + k, frequencies)
-        row, column = divmod(int((seen - right).abs().argmax()), dim)
-        raise Wrong(
-            f"not the encoding of t + k for dim={dim}, k={k}, max_period={max_period:g}: at t={t[row]} column "
-            f"{column} (the first is 0) should be {right[row, column]:.3f}, got {seen[row, column]:.3f}"
-        )
+        before = _blocks(t, frequencies).float()
+        given = before.clone()
+        answer = function(given, steps) if dim == 32 else function(given, steps, max_period)
+        seen = as_float64(answer, (4, dim), f"the result for dim={dim}")
+        if not torch.equal(given, before):
+            raise Wrong("the encoding that was given was changed in place: make a new tensor")
+        right = _blocks(t + steps, frequencies)
+        if not close(seen, right, atol=3e-4):
+            _name_the_fault(seen, _faults_of_advance(t, steps, dim, max_period))
+            what = f"dim={dim}, steps={steps}, max_period={max_period:g}"
+            length = seen.unflatten(1, (2, -1)).square().sum(1)  # of each hand
+            if not close(length, torch.ones_like(length), atol=1e-3):
+                raise Wrong(f"sin^2 + cos^2 of a pair is no longer 1 for {what}: a step in time only turns each hand")
+            raise Wrong(f"not the encoding of t + n for {what}: {_first_difference(seen, right, t)}")
+        _float32(answer)
+
+
+def _faults_of_advance(t: Tensor, steps: int, dim: int, max_period: float) -> list[tuple[Tensor, str]]:
+    half = dim // 2
+    frequencies = _frequencies(half, half - 1, max_period)
+    turned = {name: _blocks(t, frequencies).unflatten(1, (2, -1)) for name in ("by 1", "by 1/h", "usual", "full")}
+    turns = {
+        "by 1": torch.full((half,), float(steps), dtype=torch.float64),
+        "by 1/h": steps * _frequencies(half, half, max_period),
+        "usual": steps * _frequencies(half, half - 1),
+        "full": 2 * math.pi * steps * frequencies,
+    }
+    for name, turn in turns.items():
+        sines, cosines = turned[name].unbind(1)
+        new = [sines * turn.cos() + cosines * turn.sin(), cosines * turn.cos() - sines * turn.sin()]
+        turned[name] = torch.cat(new, dim=1)
+    now, later = _blocks(t, frequencies), _blocks(t + steps, frequencies)
+    return [
+        (
+            _blocks(t - steps, frequencies),
+            f"you turned the hands backwards: for n={steps} this is the encoding of t - n",
+        ),
+        (now, "the encoding came back as it was: hand i should turn by omega_i * n"),
+        (_exchanged(later), "the right values, but the cosines stand first"),
+        (_taking_turns(later), "the right values, but sines and cosines take turns; keep the two blocks"),
+        (now + _blocks(torch.tensor([steps]), frequencies), "encodings do not add up: turn each hand by omega_i * n"),
+        (turned["by 1"], "every hand was turned by n; hand i turns by omega_i * n"),
+        (turned["by 1/h"], "the frequencies have the exponent i/h; in eq. (4) it is i/(h-1)"),
+        (turned["usual"], "max_period is ignored: it is not always 10,000"),
+        (turned["full"], "an extra factor of 2 pi: the frequencies are in radians per step"),
+    ]
 
 
 @exercise(
@@ -88,15 +179,15 @@ def check_advance(function) -> None:
     check_advance,
     hints=[
         "sin(a + b) = sin a cos b + cos a sin b, and cos(a + b) = cos a cos b - sin a sin b.",
-        "Here a = frequency * t is unknown, but its sine and cosine are the encoding; b = frequency * k.",
+        "Here a = frequency * t is unknown, but its sine and cosine are the encoding; b = frequency * n.",
         "encoding.chunk(2, dim=1) gives sines and cosines; the frequencies are "
         "max_period ** (-torch.arange(half) / (half - 1)).",
     ],
 )
-def advance(encoding, k, max_period=10_000.0):
+def advance(encoding, steps, max_period=10_000.0):
     sines, cosines = encoding.chunk(2, dim=1)
     half = sines.shape[1]
-    turn = k * max_period ** (-torch.arange(half) / (half - 1))
+    turn = steps * max_period ** (-torch.arange(half) / (half - 1))
     new_sines = sines * turn.cos() + cosines * turn.sin()
     new_cosines = cosines * turn.cos() - sines * turn.sin()
     return torch.cat([new_sines, new_cosines], dim=1)
@@ -120,6 +211,13 @@ def check_two_points(function) -> None:
             raise Wrong("this is the likelier of the two points; the least squared error needs their mean")
         if close(seen, torch.tanh(signal * x_t.double() / (2 * sigma**2)), atol=1e-4):
             raise Wrong("the slope at 0 is half of what it should be: compare p(x_t | +1) with p(x_t | -1)")
+        faults = {"the signal is missing": 1 / sigma**2, "sigma is not squared": signal / sigma}
+        faults["signal is squared"] = signal**2 / sigma**2
+        for fault, slope in faults.items():
+            if close(seen, torch.tanh(slope * x_t.double()), atol=1e-4):
+                raise Wrong(f"the slope at 0 should be signal / sigma^2: {fault}")
+        if close(seen, (signal * x_t.double() / sigma**2).clamp(-1, 1), atol=1e-4):
+            raise Wrong("the right slope at 0, but the mean bends towards -1 and +1; it has no corner")
         raise Wrong(
             f"not the posterior mean at signal={signal}, sigma={sigma}; x_t=0.2 should give "
             f"{expected[4]:.3f}, got {seen[4]:.3f}"
@@ -134,7 +232,7 @@ def check_two_points(function) -> None:
             )
 
 
-def _listed(values: torch.Tensor) -> str:
+def _listed(values: Tensor) -> str:
     return ", ".join(f"{value:g}" for value in values.tolist())
 
 
@@ -171,6 +269,11 @@ def check_without_t(function) -> None:
         raise Wrong("a plain mean over t: but x_t itself says which t is likely, so weigh by p(x_t | t)")
     if close(seen, (kernel * known_t).sum(1) / kernel.sum(1), atol=1e-3):
         raise Wrong("the weights lack the density's factor 1/sigma: a narrow Gaussian is also a tall one")
+    likeliest = known_t.gather(1, (kernel / s).argmax(1, keepdim=True))[:, 0]
+    if close(seen, likeliest, atol=1e-3):
+        raise Wrong("this is the answer of the likeliest t alone; the least squared error needs the mean over all t")
+    if close(seen, torch.tanh(a.mean() * x / s.mean() ** 2)[:, 0], atol=1e-3):
+        raise Wrong("signal and sigma were averaged first; it is the answers of all t that are averaged")
     if bool((seen.abs() > 1 + 1e-4).any()):
         raise Wrong("a mean of -1 and +1 cannot lie outside [-1, 1]: do the weights sum to one?")
     k = int((seen - expected).abs().argmax())

@@ -19,17 +19,16 @@
 # diffusion model does that with the same odd-looking vector of sines and cosines. Why that vector? And what
 # would be lost with something simpler?
 #
-# **At the end you have** built the sinusoidal encoding from scratch and can read its picture; you know why the
-# dot product of two encodings depends only on how far apart the timesteps are; and you have measured, on a
-# problem whose best possible loss is known exactly, what a denoiser loses without $t$, with $t$ as a plain
-# number, and with three kinds of features.
+# **At the end you have** written the sinusoidal encoding and a step in time on it, can read its picture, and have
+# measured, on a problem whose best possible loss is known exactly, what a denoiser loses without $t$, with $t$ as a
+# plain number, and with three kinds of features.
 #
 # **You need** Python, basic PyTorch (`nn.Module`, an optimiser), Bayes' rule. Helpful: notebook 01 (what $x_t$
 # is); the one formula used from there is repeated.
 #
-# **Time:** about one and a half minutes on two cores in the run shown, two and a half on a slower machine with two
-# cores; most of it in the two cells that train. The networks are so small that all work stays on the CPU; the GPU
-# profile only trains more seeds for longer, within a budget of 15 minutes on a T4 machine (not measured here).
+# **Time:** about two minutes on two cores, most of it in the three cells that train. For you: 25 minutes of reading
+# (sections marked *further* can wait) and 20 for your two pieces. The networks are so small that all work stays on the
+# CPU; the GPU profile only trains more seeds for longer.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -37,31 +36,26 @@ from utils.course import start
 course = start(seed=0)
 
 # %%
-import copy
 import math
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from torch import nn
-from torch.func import functional_call, stack_module_state, vmap
 from tqdm.auto import tqdm
 
-from utils.course import COLOURS, check, hint, play, solution  # noqa: F401
+from utils.course import COLOURS, play
+from utils.course.exercises import check, choose, hint, solution  # noqa: F401
 from utils.diffusion import GaussianDiffusion, NoiseSchedule
 from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
 
 # %% [markdown]
-# ## 1. Does the network need to know $t$?
+# ## 1. Does the network need to know $t$? · *core*
 #
 # **The question: is the best answer to "what was $x_0$?" different at different $t$, for one and the same $x_t$?**
 #
-# To answer it exactly we need data for which the best denoiser is a formula. Take points in the plane from a
-# **mixture of Gaussians**: pick one of $K = 8$ centres $\mu_k$ on a circle, then add a little noise of standard
-# deviation $c$:
-#
-# $$ p(x_0) = \frac1K \sum_{k=1}^{K} \mathcal N(x_0;\, \mu_k,\, c^2 I). $$
-#
+# We need data for which the best denoiser is a formula. Take points in the plane: one of $K = 8$ centres $\mu_k$ on a
+# circle, plus a little noise of standard deviation $c$ (a **mixture of Gaussians**).
 # The forward process of notebook 01 (Ho et al. 2020, eq. 4) with the cosine schedule adds more:
 #
 # $$ x_t = \sqrt{\bar\alpha_t}\, x_0 + \sigma_t\, \epsilon, \qquad
@@ -91,29 +85,23 @@ def add_noise(x_0, t, noise):
 
 # %% [markdown]
 # **The best denoiser.** Among all functions $D(x_t, t)$ the squared error $\mathbb E\,\|x_0 - D(x_t, t)\|^2$ is
-# smallest for the posterior mean $D^*(x_t, t) = \mathbb E[x_0 \mid x_t]$. For our mixture it has a closed form, in
-# three steps.
+# smallest for the posterior mean $D^*(x_t, t) = \mathbb E[x_0 \mid x_t]$. Here it has a closed form:
 #
-# 1. *Each component stays a Gaussian.* If $x_0$ came from component $k$, then $x_t$ is a scaled Gaussian plus an
-#    independent one: $x_t \mid k \sim \mathcal N(\sqrt{\bar\alpha_t}\, \mu_k,\, V_t I)$ with
-#    $V_t = \bar\alpha_t c^2 + \sigma_t^2$.
-# 2. *Which component was it?* Bayes' rule with equal weights $1/K$: $r_k(x_t) = p(k \mid x_t)$ is proportional to
-#    $\exp\!\big(-\|x_t - \sqrt{\bar\alpha_t}\,\mu_k\|^2 / 2V_t\big)$, and the $r_k$ sum to one. That is a softmax.
-# 3. *Where in the component?* $x_0$ and $x_t$ are jointly Gaussian given $k$, with covariance
-#    $\sqrt{\bar\alpha_t}\, c^2$ in each coordinate, so
-#    $\mathbb E[x_0 \mid x_t, k] = \mu_k + \frac{\sqrt{\bar\alpha_t}\, c^2}{V_t}\,(x_t - \sqrt{\bar\alpha_t}\,\mu_k)$.
+# 1. *Which component was it?* If $x_0$ came from component $k$, then $x_t$ is Gaussian with mean
+#    $\sqrt{\bar\alpha_t}\, \mu_k$ and variance $\bar\alpha_t c^2 + \sigma_t^2$ in each coordinate. By Bayes' rule,
+#    $r_k(x_t) = p(k \mid x_t)$ is proportional to the density of that Gaussian at $x_t$: a softmax over $k$.
+# 2. *Where in the component?* Given $k$, $x_0$ and $x_t$ are jointly Gaussian with covariance
+#    $\sqrt{\bar\alpha_t}\, c^2$, so the mean of $x_0$ is linear in $x_t$, with a gain $g_t$.
 #
-# Averaging step 3 with the weights of step 2:
-#
-# $$ D^*(x_t, t) = \sum_k r_k(x_t) \Big[\mu_k + \frac{\sqrt{\bar\alpha_t}\, c^2}{V_t}\,
-# (x_t - \sqrt{\bar\alpha_t}\,\mu_k)\Big]. \tag{1} $$
+# $$ D^*(x_t, t) = \sum_k r_k(x_t) \big[\mu_k + g_t\, (x_t - \sqrt{\bar\alpha_t}\,\mu_k)\big], \qquad
+# g_t = \frac{\sqrt{\bar\alpha_t}\, c^2}{\bar\alpha_t c^2 + \sigma_t^2}. \tag{1} $$
 
 
 # %%
 def best_denoiser(x_t, t):
     """Eq. (1): E[x_0 | x_t] for x_t (..., 2), t (...); and log p(x_t) (...), for later."""
     a, noise_std = signal[t], sigma[t]
-    variance = a**2 * SPREAD**2 + noise_std**2  # V_t
+    variance = a**2 * SPREAD**2 + noise_std**2
     difference = x_t[..., None, :] - a[..., None, None] * CENTRES  # (..., K, 2)
     log_weights = -difference.square().sum(-1) / (2 * variance[..., None])  # (..., K)
     log_density = log_weights.logsumexp(-1) - torch.log(2 * math.pi * variance * K)
@@ -123,15 +111,13 @@ def best_denoiser(x_t, t):
 
 
 # %% [markdown]
-# How do we know that no slip was made? There is an independent way to the same answer. The **score** is the
-# gradient of $\log p(x_t)$, and *Tweedie's formula* (Efron 2011) ties it to the posterior mean:
+# **Was a slip made?** There is an independent way to the same answer. The **score** is the gradient of
+# $\log p(x_t)$, and *Tweedie's formula* (Efron 2011) ties it to the posterior mean:
 #
 # $$ \nabla \log p(x_t) = \frac{\sqrt{\bar\alpha_t}\, D^*(x_t, t) - x_t}{\sigma_t^2}. \tag{2} $$
 #
-# (Write $p(x_t) = \int p(x_0)\, \mathcal N(x_t; \sqrt{\bar\alpha_t}\, x_0, \sigma_t^2 I)\, dx_0$ and differentiate
-# under the integral: the Gaussian brings down the factor $(\sqrt{\bar\alpha_t}\, x_0 - x_t)/\sigma_t^2$; dividing by
-# $p(x_t)$ turns the integral into the mean over $p(x_0 \mid x_t)$.) Autograd can differentiate our log density
-# without knowing eq. (1):
+# (Differentiate $p(x_t) = \int p(x_0)\, \mathcal N(x_t; \sqrt{\bar\alpha_t}\, x_0, \sigma_t^2 I)\, dx_0$ under the
+# integral, and divide by $p(x_t)$.) Autograd can differentiate our log density without knowing eq. (1):
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -146,9 +132,8 @@ torch.testing.assert_close(tweedie, score, rtol=1e-3, atol=1e-3)
 print("The score by autograd and by the posterior mean agree at 1000 random points.")
 
 # %% [markdown]
-# **Predict before you run.** Take one fixed point, $x_t = (0.6,\ 0.1)$. It is said to be a noisy point at $t = 100$;
-# then at $t = 400$; then at $t = 800$. Where does the best denoiser put $x_0$ each time? Always at the nearest
-# centre?
+# **Predict before you run.** One fixed point, $x_t = (0.6,\ 0.1)$, is said to be a noisy point at $t = 100$; then at
+# $t = 400$; then at $t = 800$. Where does the best denoiser put $x_0$ each time? Always at the nearest centre?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -162,19 +147,17 @@ columns = ["t", "best x_0", "its distance from the origin", "signal", "sigma"]
 pd.DataFrame(rows, columns=columns).set_index("t").round(2)
 
 # %% [markdown]
-# Three different answers. At $t = 100$ there is little noise, so the point has strayed from the nearest centre,
-# $(1, 0)$, and is pulled most of the way back. At $t = 800$ it is nearly all noise, and the best guess is not far
-# from the mean of all data, the origin. **The same input needs different outputs, so a network that does not see $t$
-# cannot be right at all of them.**
+# At $t = 100$ there is little noise, and the point is pulled most of the way to the nearest centre, $(1, 0)$. At
+# $t = 800$ it is nearly all noise, and the best guess is not far from the mean of all data, the origin. **The same input
+# needs different outputs, so a network that does not see $t$ cannot be right at all of them.**
 #
-# What is the best such a network can do? If $t$ is unknown and uniform, Bayes' rule gives a weight to each $t$, and
-# the best answer is the average over them:
+# What is the best it can do? If $t$ is unknown and uniform, Bayes' rule gives a weight to each $t$, and the best answer
+# is the average:
 #
 # $$ D^*_{\text{no } t}(x) = \sum_t p(t \mid x)\, D^*(x, t), \qquad
-# p(t \mid x) = \frac{p_t(x)}{\sum_u p_u(x)}, \tag{3} $$
+# p(t \mid x) = \frac{p_t(x)}{\sum_s p_s(x)}, \tag{3} $$
 #
-# where $p_t$ is the density of $x_t$. Both factors are known, so this is exact too. The figure draws the arrow from
-# $x$ to the answer.
+# where $p_t$ is the density of $x_t$. Both factors are known, so this is exact too.
 
 
 # %%
@@ -185,11 +168,11 @@ def best_without_t(x, stride=5):
     return (log_density.softmax(0)[..., None] * denoised).sum(0)
 
 
+# %% tags=["figure"]
 def headline(figure, text):
     figure.suptitle(text, x=0.01, ha="left")
 
 
-# %%
 line = torch.linspace(-1.4, 1.4, 9)
 grid = torch.cartesian_prod(line, line)  # (81, 2)
 fields = {}
@@ -208,18 +191,16 @@ headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# At $t=100$ the arrows end near the nearest centre (orange). At $t=400$ those from outside end on a ring inside the
-# circle, and those near the middle hardly move; at $t=800$ all end near the middle. The last panel is a compromise that
-# fits none of them.
+# At $t=100$ the arrows end near the nearest centre (orange), at $t=800$ all end near the middle. The last panel is a
+# compromise that fits none of them.
 #
-# ## 2. Writing $t$ as a vector
+# ## 2. Writing $t$ as a vector · *core*
 #
 # **The question: how do you hand a number between 0 and 999 to a network?**
 #
-# A network works best on inputs of size about one, and its first layer multiplies them by weights of size about one.
-# So the plain number 731 is a poor input: it is huge, and the step from 731 to 732 changes it by a thousandth part.
-# Scaled to $[-1, 1]$ it has a good size, but neighbouring timesteps now differ by 0.002. (How bad is that in fact?
-# Sections 6 and 7 measure it.)
+# A network works best with inputs of size about one. The plain number 731 is huge, and the step to 732 changes it by a
+# thousandth part. Scaled to $[-1, 1]$ it has a good size, but neighbouring timesteps differ by only 0.002. (Sections 6
+# and 7 measure how bad that is.)
 #
 # The Transformer paper (Vaswani et al. 2017, section 3.5) had to number the words of a sentence and used sines and
 # cosines at many frequencies. DDPM took that over for $t$. With $d$ numbers in all, $h = d/2$ frequencies and
@@ -229,52 +210,64 @@ plt.show()
 # \mathrm{PE}(t) = \big(\sin \omega_0 t, \dots, \sin \omega_{h-1} t,\
 # \cos \omega_0 t, \dots, \cos \omega_{h-1} t\big). \tag{4} $$
 #
-# The frequencies fall in equal *ratios* from $\omega_0 = 1$ to $\omega_{h-1} = 1/P$. By hand, once slowly:
+# The frequencies fall in equal *ratios* from $\omega_0 = 1$ to $\omega_{h-1} = 1/P$.
+#
+# ### Your turn: 02.1
+#
+# Write eq. (4) for a batch: every timestep of `t` becomes one row. `t.float()[:, None]` has shape (B, 1) and, times
+# frequencies of shape (h,), gives all angles, (B, h).
+#
+# Write your lines in place of `raise NotImplementedError` and run the cell. `hint("02.1")` gives a hint, each call the
+# next one; `solution("02.1")` shows an answer. You may also go on: the next cell has the course's version, and uses
+# yours instead if it is right.
 
 
 # %%
-def my_encoding_slowly(t, dim, max_period=10_000.0):
-    """Eq. (4) for one integer t: a list of dim numbers."""
-    half = dim // 2
-    frequencies = [max_period ** (-i / (half - 1)) for i in range(half)]
-    return [math.sin(w * t) for w in frequencies] + [math.cos(w * t) for w in frequencies]
+def encode(t, dim, max_period=10_000.0):
+    """The sinusoidal encoding: sines, then cosines, at dim/2 frequencies.
+
+    t: (B,) whole numbers. dim: even, at least 4. Returns float32, (B, dim).
+    """
+    raise NotImplementedError
 
 
-def my_encoding(t, dim, max_period=10_000.0):
-    """Eq. (4) for a batch: t (B,) -> (B, dim)."""
+check("02.1", encode)
+
+
+# %%
+def course_encode(t, dim, max_period=10_000.0):
     half = dim // 2
     frequencies = torch.exp(-math.log(max_period) * torch.arange(half) / (half - 1))
     angles = t.float()[:, None] * frequencies  # (B, 1) * (half,) -> (B, half)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+encode = choose("02.1", encode, course_encode)
+
 # %% [markdown]
-# **Check.** The loop, the batch version and the one in `utils/diffusion/embeddings.py` are the same function.
+# **Check.** It is the function in `utils/diffusion/embeddings.py`.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 t = torch.arange(T)
-slow = torch.tensor([my_encoding_slowly(step, dim=32) for step in range(T)])
-torch.testing.assert_close(my_encoding(t, dim=32), slow, rtol=0, atol=1e-4)
-torch.testing.assert_close(sinusoidal_embedding(t, dim=32), my_encoding(t, dim=32))
-first = my_encoding(t[:1], dim=8)[0].tolist()
-print(f"Loop, batch and utils agree on all {T} timesteps. t = 0 gives {first}")
+torch.testing.assert_close(sinusoidal_embedding(t, 32), encode(t, 32), rtol=0, atol=1e-3)
+first = encode(t[:1], dim=8)[0].tolist()
+print(f"The same as utils for all {T} timesteps. t = 0 gives {first}")
 
 # %% [markdown]
-# **The pitfall: four arrangements under one name.** Implementations differ in two details: whether sines and cosines
-# stand in two blocks or take turns (and which is first), and whether the exponent is $i/(h-1)$, which ends exactly at
-# $1/P$, or $i/h$, which ends a step before it. A network trained with one and run with another gets wrong timesteps
-# and no error message. The library *diffusers* has both details as arguments:
+# ### Four arrangements under one name · *further*
+#
+# Implementations differ in two details: whether sines and cosines stand in two blocks or take turns (and which is
+# first), and whether the exponent is $i/(h-1)$, which ends at $1/P$, or $i/h$, which ends a step before it. A
+# network trained with one and run with another gets wrong timesteps and no error message.
 #
 # | who | order | exponent | in diffusers' terms |
 # | --- | --- | --- | --- |
 # | DDPM, this course, diffusers (1) | sines, cosines | $i/(h-1)$ | `flip_sin_to_cos=False`, `downscale_freq_shift=1` |
 # | Stable Diffusion, diffusers (2) | cosines, sines | $i/h$ | `flip_sin_to_cos=True`, `downscale_freq_shift=0` |
-# | the Transformer paper | taking turns | $i/h$ | none (exercise 02.1) |
+# | the Transformer paper | taking turns | $i/h$ | none |
 #
 # (1) The bare function `get_timestep_embedding`. (2) Its network `UNet2DModel` by default.
-#
-# If diffusers is installed, the next cell compares with it; the course's tests always do.
 
 # %%
 try:
@@ -282,14 +275,14 @@ try:
 except (ImportError, RuntimeError):
     print("diffusers is not installed here (it need not be); the comparison is skipped.")
 else:
-    mine, theirs = my_encoding(t, 32), get_timestep_embedding(t, 32)
-    torch.testing.assert_close(mine, theirs)
+    mine, theirs = encode(t, 32), get_timestep_embedding(t, 32)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3)
     other = get_timestep_embedding(t, 32, flip_sin_to_cos=True, downscale_freq_shift=0)
     print(f"diffusers' bare function: largest difference {(mine - theirs).abs().max():.0e}")
     print(f"the other arrangement: largest difference {(mine - other).abs().max():.1f}")
 
 # %% [markdown]
-# ## 3. Reading the heat map
+# ## 3. Reading the heat map · *core*
 #
 # **The question: what do all those columns say?**
 #
@@ -299,12 +292,12 @@ else:
 # **Predict before you run.** A binary number's last bit flips at every step, the one before at every second step, and
 # so on. Which columns of the encoding flip at nearly every step, and which hardly change?
 
-# %%
+# %% tags=["figure"]
 bits = (torch.arange(64)[:, None] >> torch.arange(6)) & 1  # (64, 6), fastest bit first
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.6), width_ratios=[1, 4])
 axes[0].imshow(bits, aspect="auto")
 axes[0].set(title="t in binary", xlabel="bit (fast to slow)", ylabel="timestep t")
-picture = axes[1].imshow(my_encoding(t[:64], dim=32), aspect="auto", vmin=-1, vmax=1)
+picture = axes[1].imshow(encode(t[:64], dim=32), aspect="auto", vmin=-1, vmax=1)
 axes[1].axvline(15.5, color="white", linewidth=2)
 axes[1].set(title="Both count: fast columns left, slow columns right", ylabel="timestep t")
 axes[1].set_xlabel("column: sines, fast to slow  |  cosines, fast to slow")
@@ -314,15 +307,14 @@ figure.colorbar(picture, ax=axes[1], label="value")
 plt.show()
 
 # %% [markdown]
-# The left columns of each block flicker; the right ones hardly move: the sines stay near 0 and the cosines near 1.
-# It is a counter with soft digits. Where a bit jumps between 0 and 1, a sine slides from -1 to 1 and back, so that a
-# small change of $t$ makes a small change of the vector, and a network can interpolate.
+# The left columns of each block flicker; the right ones hardly move. It is a counter with soft digits: a bit jumps, a
+# sine slides, so that a small change of $t$ makes a small change of the vector.
 #
-# Better still, think of a **clock with sixteen hands**. The pair $(\cos\omega_i t, \sin\omega_i t)$ is the tip of
+# Or think of a **clock with sixteen hands**. The pair $(\cos\omega_i t, \sin\omega_i t)$ is the tip of
 # hand $i$, at angle $\omega_i t$. The fastest hand tells neighbouring times apart but comes round again every
 # $2\pi \approx 6.3$ steps; a slow hand is not precise, but says which round it is.
 
-# %%
+# %% tags=["figure"]
 hands, times = [0, 3, 6, 9, 12, 15], [0, 1, 10, 100, 900]
 frequencies = 10_000.0 ** (-torch.arange(16) / 15)
 figure, axes = plt.subplots(len(times), len(hands), figsize=(7, 5.6))
@@ -342,9 +334,8 @@ headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# **What went wrong here?** Look at hand 15: it has hardly moved at $t = 900$. Its period is $2\pi \cdot 10{,}000$
-# steps, and our process has 1000. The number 10,000 was chosen for sentences, and everybody kept it. How many hands
-# do less than a quarter turn in the whole process?
+# Hand 15 has hardly moved at $t = 900$: the number 10,000 was chosen for sentences, and everybody kept it. How many
+# hands do less than a quarter turn in our 1000 steps?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -352,85 +343,117 @@ lazy = {}
 for max_period in (10_000, 1_000, 100):
     frequencies = max_period ** (-torch.arange(16, dtype=torch.float64) / 15)
     lazy[max_period] = int((frequencies * T < math.pi / 2).sum())
-slowest = my_encoding(t, dim=32)[:, 15]
+slowest = encode(t, dim=32)[:, 15]
 print(f"The slowest sine at t = 999 is {slowest[999]:.4f}; 999/10000 = {999 / 10_000:.4f}")
 column = f"of 16 hands, turn less than a quarter in {T} steps"
 pd.DataFrame({column: lazy}).rename_axis("max_period")
 
 # %% [markdown]
 # Five of sixteen hands are lazy, but not useless: $\sin\omega t \approx \omega t$ for small angles, so the slowest
-# sine is simply $t/10{,}000$. **The encoding contains the raw timestep**, in a small font, next to finer and finer
-# versions of it. That is worth remembering when sections 6 and 7 compare the two.
+# sine is nearly $t/10{,}000$. **The encoding contains the raw timestep**, next to finer and finer versions of it.
 #
-# ## 4. Dot products measure distance
+# ## 4. A step in time is a rotation · *core*
 #
-# **The question: do near timesteps get similar vectors?**
+# **The question: can a network tell from two encodings how far apart the timesteps are?**
 #
-# Multiply the encodings of $t$ and $u$ and use $\cos\alpha\cos\beta + \sin\alpha\sin\beta = \cos(\alpha - \beta)$:
+# $n$ steps later, hand $i$ has turned by the angle $\omega_i n$, wherever it stood. So the encoding of $t + n$ follows
+# from that of $t$ by one linear map, the same at all $t$: a linear layer can compute "ten steps later".
 #
-# $$ \mathrm{PE}(t)\cdot\mathrm{PE}(u)
-# = \sum_{i=0}^{h-1} \big(\sin\omega_i t \,\sin\omega_i u + \cos\omega_i t\,\cos\omega_i u\big)
-# = \sum_{i=0}^{h-1} \cos\big(\omega_i (t - u)\big). \tag{5} $$
+# ### Your turn: 02.2
 #
-# The right side knows only the **distance** $t - u$. At distance 0 it is $h$, so all encodings have the same length
-# $\sqrt h$: the tip of every hand lies on its circle.
+# You get the encodings of some timesteps $t$, in the arrangement of eq. (4), and $n$ (`steps`), but not $t$. Write the
+# encodings of $t + n$. What you need are the formulas for $\sin(\alpha + \beta)$ and $\cos(\alpha + \beta)$.
+# `encoding.chunk(2, dim=1)` gives the sines and the cosines, (B, dim/2) each. (`hint("02.2")`, `solution("02.2")`.)
+
+
+# %%
+def advance(encoding, steps, max_period=10_000.0):
+    """The encodings of t + steps, from the encodings of t alone.
+
+    encoding: (B, dim), float32, stays as it is. steps: a whole number, may be negative.
+    Returns float32, (B, dim).
+    """
+    raise NotImplementedError
+
+
+check("02.2", advance)
+
+
+# %%
+def course_advance(encoding, steps, max_period=10_000.0):
+    sines, cosines = encoding.chunk(2, dim=1)  # (B, half) each
+    half = sines.shape[1]
+    turn = steps * max_period ** (-torch.arange(half) / (half - 1))  # (half,)
+    new_sines = sines * turn.cos() + cosines * turn.sin()
+    new_cosines = cosines * turn.cos() - sines * turn.sin()
+    return torch.cat([new_sines, new_cosines], dim=1)
+
+
+advance = choose("02.2", advance, course_advance)
+
+# %% [markdown]
+# ### Dot products measure distance
+#
+# Multiply the encodings of $t$ and $s$ and use $\cos\alpha\cos\beta + \sin\alpha\sin\beta = \cos(\alpha - \beta)$:
+#
+# $$ \mathrm{PE}(t)\cdot\mathrm{PE}(s)
+# = \sum_{i=0}^{h-1} \big(\sin\omega_i t \,\sin\omega_i s + \cos\omega_i t\,\cos\omega_i s\big)
+# = \sum_{i=0}^{h-1} \cos\big(\omega_i (t - s)\big). \tag{5} $$
+#
+# The right side knows only the **distance** $t - s$: turning both clocks alike changes nothing. At distance 0 it is
+# $h$, so all encodings have the same length $\sqrt h$.
 #
 # **Predict before you run.** Is the dot product of timesteps 100 and 110 larger than, equal to, or smaller than that
 # of 900 and 910?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-dim = 32
-encodings = my_encoding(t, dim)
-products = encodings @ encodings.T  # (T, T)
-frequencies = 10_000.0 ** (-torch.arange(dim // 2) / (dim // 2 - 1))
-distances = (t[:, None] - t)[..., None]  # (T, T, 1)
-closed_form = torch.cos(distances * frequencies).sum(-1)  # eq. (5), all pairs: (T, T)
-torch.testing.assert_close(products, closed_form, rtol=0, atol=2e-3)
-print(f"Eq. (5) holds for all {T * T} pairs. The largest possible product is {dim // 2}.")
-pairs = pd.MultiIndex.from_tuples([(100, 110), (900, 910), (100, 300)], names=["t", "u"])
-values = {"PE(t) . PE(u)": [products[pair].item() for pair in pairs]}
-pd.DataFrame(values, index=pairs).round(2)
+encodings = encode(t, dim=32)
+frequencies = 10_000.0 ** (-torch.arange(16) / 15)
+rows = {}
+for n in (1, 10, 200):
+    later = advance(encodings, n)  # (T, 32): from t to t + n, without t
+    torch.testing.assert_close(later[:-n], encodings[n:], rtol=0, atol=1e-3)
+    products = (encodings * later).sum(1)  # PE(t) . PE(t + n), (T,)
+    values = [products[100], products[900], torch.cos(frequencies * n).sum()]
+    rows[n] = [x.item() for x in values]
+columns = ["PE(t) . PE(t + n) at t = 100", "at t = 900", "eq. (5)"]
+pd.DataFrame(rows, index=columns).T.rename_axis("n").round(2)
 
-# %%
+# %% tags=["figure"]
 distance = torch.arange(0, 1000)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 for anchor, style in ((0, "-"), (300, "--"), (600, ":")):
-    values = encodings[anchor:] @ encodings[anchor] / (dim // 2)
+    values = encodings[anchor:] @ encodings[anchor] / 16
     axes[0].plot(values[:300], style, label=f"from t = {anchor}", linewidth=2)
 axes[0].set(title="One curve, whatever the start", ylabel="dot product / h")
 for max_period, colour in zip((100, 1_000, 10_000), COLOURS[3:]):
-    frequencies = max_period ** (-torch.arange(dim // 2) / (dim // 2 - 1))
+    frequencies = max_period ** (-torch.arange(16) / 15)
     curve = torch.cos(distance[:, None] * frequencies).mean(1)
     axes[1].plot(distance, curve, label=f"max_period {max_period:,}", color=colour)
 axes[1].set_title("Lazy hands keep the curve up")
 for ax in axes:
-    ax.set_xlabel("distance |t - u|")
+    ax.set_xlabel("distance |t - s|")
     ax.legend()
 plt.show()
 
 # %% [markdown]
-# Equal, as eq. (5) says: 10 steps are 10 steps, wherever they are. The curve falls steeply over the first few steps
-# (the fast hands part company), then slowly (the slow ones still agree). Two things it is *not*:
+# Equal. The curve falls steeply over the first few steps (the fast hands
+# part company), then slowly (the slow ones still agree). Two things it is *not*:
 #
-# - **Not a ruler.** The ripple is large: timesteps 150 apart look nearer than timesteps 100 apart, because several
-#   hands happen to have come round. "Near times have similar vectors" is true, the converse is not. More hands (a
-#   larger `dim`) make it smoother; try it below.
-# - **Not zero for far times.** With $P = 10{,}000$ the lazy hands keep the similarity mostly above zero over the
-#   whole process; with $P = 100$ every hand turns several times, and only ripple around zero is left.
+# - **Not a ruler.** Timesteps 150 apart look nearer than timesteps 100 apart, because several hands happen to have come
+#   round. "Near times have similar vectors" is true, the converse is not.
+# - **Not zero for far times.** With $P = 10{,}000$ the lazy hands keep the similarity mostly above zero; with $P = 100$
+#   only ripple around zero is left.
 #
-# A consequence: going from $t$ to $t+k$ turns hand $i$ by $\omega_i k$, a rotation that does not depend on $t$. So a
-# *linear* layer can compute "ten steps later". Exercise 02.2 does it.
+# ### Play · *further*
 #
-# ### Play
-#
-# First for fixed values, then with controls. The heat map shows all timesteps (the fast columns look like noise
-# there: they turn many times between two rows of pixels). The dot marks the similarity of the two timesteps you pick.
+# The heat map shows all timesteps; the dot marks the similarity of the two that you pick.
 
 
-# %%
+# %% tags=["figure"]
 def draw_encoding(dim=32, max_period=10_000, first=100, second=250):
-    encodings = sinusoidal_embedding(torch.arange(T), dim, max_period)
+    encodings = encode(torch.arange(T), dim, max_period)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
     axes[0].imshow(encodings, aspect="auto", vmin=-1, vmax=1, interpolation="none")
     for step, colour in ((first, COLOURS[1]), (second, COLOURS[5])):
@@ -442,8 +465,8 @@ def draw_encoding(dim=32, max_period=10_000, first=100, second=250):
     apart = abs(first - second)
     axes[1].plot(similarity)
     axes[1].plot(apart, similarity[apart], "o", color=COLOURS[1], markersize=9)
-    axes[1].set(xlabel="distance |t - u|", ylabel="dot product / h", ylim=(-1.05, 1.05))
-    axes[1].set_title(f"t = {first}, u = {second}: similarity {similarity[apart]:.2f}")
+    axes[1].set(xlabel="distance |t - s|", ylabel="dot product / h", ylim=(-1.05, 1.05))
+    axes[1].set_title(f"t = {first}, s = {second}: similarity {similarity[apart]:.2f}")
     return figure
 
 
@@ -456,22 +479,21 @@ steps = (0, 999)
 play(draw_encoding, dim=[8, 16, 32, 64, 128], max_period=periods, first=steps, second=steps)
 
 # %% [markdown]
-# Try `dim` 8, a clock with four hands: two timesteps 6 apart look more alike than two that are 3 apart, because the
-# fastest hand has just come round. Then `dim` 128: many hands, and the ripple shrinks. Then `max_period` 100,000:
-# more hands fall asleep, and the curve moves up.
+# Try `dim` 8, a clock with four hands: timesteps 6 apart look more alike than those 3 apart. `dim` 128: the ripple
+# shrinks. `max_period` 100,000: more hands fall asleep, and the curve moves up.
 #
-# ## 5. The alternatives
+# ## 5. The alternatives · *core*
 #
 # **The question: what else could one hand to the network?** Four ways:
 #
 # - **Raw**: $t$ scaled to $[-1, 1]$. One number.
 # - **Learned table**: a free vector for every timestep, found by training (`nn.Embedding`). Starts as random numbers.
 # - **Fourier features** (Tancik et al. 2020): sines and cosines like ours, but at *random* frequencies. Their spread
-#   `scale`, in turns over the whole process, sets how fine the features are. Common in models with continuous time.
+#   `scale`, in turns over the whole process, sets how fine the features are.
 # - **Sinusoidal**: eq. (4).
 #
 # **Predict before you run.** The pictures below show the similarity (dot product) of every pair of timesteps. For
-# which of the four does the picture consist of diagonal bands, that is, depend only on the distance?
+# which of the four does it depend only on the distance, so that the picture consists of diagonal bands?
 
 
 # %%
@@ -490,7 +512,7 @@ class SinusoidalEmbedding(nn.Module):
         self.dim = dim
 
     def forward(self, t):
-        return sinusoidal_embedding(t, self.dim)
+        return encode(t, self.dim)
 
 
 # %%
@@ -508,7 +530,7 @@ class FourierFeatures(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-# %%
+# %% tags=["figure"]
 torch.manual_seed(0)
 ways = {
     "raw t": RawTimestep(),
@@ -524,7 +546,7 @@ for ax, (name, way) in zip(axes, ways.items()):
     similarity = features @ features.T
     similarity = similarity / similarity.max()
     picture = ax.imshow(similarity, vmin=-1, vmax=1, extent=(0, T, T, 0))
-    ax.set(title=name, xlabel="timestep u", xticks=(0, 500, 1000))
+    ax.set(title=name, xlabel="timestep s", xticks=(0, 500, 1000))
     ax.grid(False)
 axes[0].set_ylabel("timestep t")
 figure.colorbar(picture, ax=axes, label="dot product / largest")
@@ -533,69 +555,37 @@ headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# Sinusoidal and Fourier features: bands. They obey eq. (5), with other frequencies. At scale 1 the band is wide (near
-# times are hard to tell apart), at scale 16 narrow (times 50 apart have little in common; the fainter stripes are
-# chance, from 16 random frequencies). The untrained table:
-# every timestep is like itself and no other, so what is learned at $t = 500$ says nothing about $t = 501$. Raw $t$
-# has no notion of distance in its dot product at all; it is the product of two numbers.
+# Sinusoidal and Fourier features: bands. They obey eq. (5), each with its own frequencies. At scale 1 the band is wide,
+# at scale 16 narrow (the fainter stripes are chance, from 16 random frequencies). The untrained table: every timestep is
+# like itself and no other, so what is learned at $t = 500$ says nothing about $t = 501$. Raw $t$ knows no distance.
 #
-# This does not yet say which is *better*. For that we have to train something.
-#
-# ## 6. What can a small network make of $t$?
+# ## 6. What can a small network make of $t$? · *core*
 #
 # **The question: which functions of $t$ does a small MLP learn from which features?**
 #
 # Networks trained by gradient descent learn slowly varying functions first and quickly varying ones late or never:
-# **spectral bias** (Rahaman et al. 2019). Features that vary quickly themselves are a way round it. We let the same
-# small MLP learn two functions of $t$: a slow one, $\sin(2\pi t/T)$, one turn over the whole process; and a fast one,
-# $\sin(20 \cdot 2\pi t/T)$, twenty turns.
-#
-# One technical thing first. We want several seeds of everything, and the networks are tiny, so we train all seeds *at
-# once*: `stack_module_state` stacks their weights into tensors with one more dimension in front, and `vmap` runs the
-# model over that dimension. The loss is summed over seeds, so each still gets exactly its own gradient.
+# **spectral bias** (Rahaman et al. 2019). Features that vary quickly themselves are a way round it. The same small MLP
+# shall learn a slow function, $\sin(2\pi t/T)$, and a fast one, $\sin(20 \cdot 2\pi t/T)$, twenty turns over the
+# process. Every fourth timestep is held out. All networks of one kind, each with its own seed, train side by side: the
+# gradient of a sum of losses is for each network its own.
 
 
 # %%
-def train_together(models, draw_batch, steps, learning_rate, bar):
-    """Train all models at once with Adam; draw_batch() gives (inputs, target) of all.
-
-    Returns a function that runs the trained models on such inputs, and their weights.
-    """
-    weights, buffers = stack_module_state(models)
-    template = copy.deepcopy(models[0])
-
-    def run_model(weights, buffers, *inputs):
-        return functional_call(template, (weights, buffers), inputs)
-
-    optimiser = torch.optim.Adam(weights.values(), lr=learning_rate)
+def train(models, draw_batch, steps, bar, learning_rate=3e-3):
+    """Train all models with Adam; draw_batch() gives (inputs, target) for each."""
+    parameters = [p for model in models for p in model.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
     for _ in range(steps):
-        inputs, target = draw_batch()
-        error = vmap(run_model)(weights, buffers, *inputs) - target
-        loss = error.square().flatten(1).mean(1).sum()  # a mean per seed, then the sum
+        losses = [
+            (model(*inputs) - target).square().mean()
+            for model, (inputs, target) in zip(models, draw_batch())
+        ]
         optimiser.zero_grad()
-        loss.backward()
+        sum(losses).backward()
         optimiser.step()
         decay.step()
         bar.update()
-    return lambda *inputs: vmap(run_model)(weights, buffers, *inputs).detach(), weights
-
-
-# %% [markdown]
-# The networks get three quarters of the timesteps for training. Every fourth is held out: does what was learned carry
-# over to a timestep that was never seen?
-#
-# **Predict before you run.** Which features will fail on the fast function? Which on the held-out timesteps?
-
-# %%
-seeds = course.pick(test=2, cpu=5, gpu=8)
-fit_steps = course.pick(test=60, cpu=800, gpu=1500)
-targets = {
-    "slow": torch.sin(2 * math.pi * t / T),
-    "fast": torch.sin(20 * 2 * math.pi * t / T),
-}
-held_out = t % 4 == 2
-seen = t[~held_out]
 
 
 class Unscaled(nn.Module):
@@ -621,28 +611,33 @@ def features_by_name(seed):
 def make_mlp(name, seed):
     torch.manual_seed(seed)
     way, width = features_by_name(seed)[name]
-    layers = [
-        nn.Linear(width, 64),
-        nn.SiLU(),
-        nn.Linear(64, 64),
-        nn.SiLU(),
-        nn.Linear(64, 1),
-    ]
-    return nn.Sequential(way, *layers)
+    first, second, last = nn.Linear(width, 64), nn.Linear(64, 64), nn.Linear(64, 1)
+    return nn.Sequential(way, first, nn.SiLU(), second, nn.SiLU(), last)
 
+
+# %% [markdown]
+# **Predict before you run.** Which features will fail on the fast function? Which on the held-out timesteps?
 
 # %%
+seeds = course.pick(test=2, cpu=5, gpu=8)
+fit_steps = course.pick(test=60, cpu=800, gpu=1500)
+targets = {
+    "slow": torch.sin(2 * math.pi * t / T),
+    "fast": torch.sin(20 * 2 * math.pi * t / T),
+}
+held_out = t % 4 == 2
+seen = t[~held_out]
 names = list(features_by_name(0))
 fits = {}
 total = 2 * len(names) * fit_steps
 with tqdm(total=total, desc="six kinds of features, two functions", leave=False) as bar:
     for kind, target in targets.items():
-        batch = (seen.expand(seeds, -1),), target[seen].expand(seeds, -1)[..., None]
+        batches = [((seen,), target[seen][:, None])] * seeds  # all in one batch
         for name in names:
             models = [make_mlp(name, seed) for seed in range(seeds)]
-            # batch=batch: the batch of this turn of the loop, not of the last one
-            run, _ = train_together(models, lambda batch=batch: batch, fit_steps, 3e-3, bar)
-            fits[kind, name] = run(t.expand(seeds, -1))[..., 0]  # (seeds, T)
+            train(models, batches.copy, fit_steps, bar)
+            with torch.no_grad():
+                fits[kind, name] = torch.stack([model(t)[:, 0] for model in models])
 
 
 # %%
@@ -658,7 +653,7 @@ for (kind, name), fit in fits.items():
 print(f"mean squared error (0.5 for predicting 0), mean ± std over {seeds} seeds")
 pd.DataFrame(rows).T
 
-# %%
+# %% tags=["figure"]
 shown = ["raw t, not scaled", "raw t", "sinusoidal", "learned table"]
 figure, axes = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True)
 window = slice(400, 600)
@@ -672,34 +667,30 @@ headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# **What just happened.** Read the table by rows.
-#
-# - *Raw t* learns the slow function and not the fast one. That is spectral bias: with one smooth input the network
-#   would have to build twenty turns out of the few bends that its units make. *Fourier features at scale 1* have the
-#   same trouble, only less of it: none of their random frequencies comes near twenty turns.
+# - *Raw t* learns the slow function and not the fast one. *Fourier features at scale 1* have the same trouble, only less
+#   of it: none of their random frequencies comes near twenty turns.
 # - *Sinusoidal* and *Fourier at scale 16* contain frequencies near the wanted one and learn both functions.
-# - *The table* can be anything on timesteps it has seen, and fails on the held-out ones: their rows were never
-#   touched and are still random. This is why a table cannot serve a process with continuous time, nor one whose $T$
-#   changes between training and sampling.
-# - *Raw t, not scaled*: **the pitfall.** The very same number as raw $t$, but 500 times as large, and even the slow
-#   function comes out about a thousand times worse in the run shown. Scale what you feed a network.
+# - *The table* fails on the held-out timesteps, whose rows are still random. So it cannot serve continuous time, nor a
+#   $T$ that changes between training and sampling.
+# - *Raw t, not scaled*: **the pitfall.** The same number as raw $t$, but 500 times as large, and even the slow function
+#   comes out more than a thousand times worse in the run shown. Scale what you feed a network.
 #
 # So features matter *if the function of $t$ that is wanted has fine detail*. Does denoising want such a function?
 #
-# ## 7. The measurement: a denoiser with and without $t$
+# ## 7. The measurement: a denoiser with and without $t$ · *core*
 #
 # **The question: how much worse than the best possible is a denoiser, for each way to tell it $t$?**
 #
-# Now the real task: given $x_t$ and $t$, predict $x_0$ (the prediction target "$x_0$" of notebook 01; equally
-# weighted timesteps). The loss of a denoiser $D$ splits into two parts. Because $D^*$ is the conditional mean,
-# $x_0 - D^*$ is uncorrelated with every function of $(x_t, t)$, in particular with $D^* - D$, so
+# Now the real task: given $x_t$ and $t$, predict $x_0$. The loss of a denoiser $D$ splits into two parts. Because $D^*$
+# is the conditional mean, $x_0 - D^*$ is uncorrelated with every function of $(x_t, t)$, in particular with $D^* - D$,
+# so
 #
 # $$ \mathbb E\,\|x_0 - D\|^2 = \underbrace{\mathbb E\,\|x_0 - D^*\|^2}_{\text{optimal loss: nobody can avoid it}}
 #  + \underbrace{\mathbb E\,\|D^* - D\|^2}_{\text{excess loss: what this denoiser loses}}. \tag{6} $$
 #
-# Without the first part, a comparison of losses would be a comparison of noise: it is far larger than the differences
-# we look for. We know $D^*$, so we can measure the second part directly. Its smallest value for a denoiser that does
-# not see $t$ is known too: it is eq. (6) with eq. (3) for $D$. All losses below are per coordinate.
+# The first part is far larger than the differences we look for. We know $D^*$, so we can measure the second directly.
+# For a denoiser that does not see $t$ its smallest value is eq. (6) with eq. (3) for $D$. All losses below are per
+# coordinate.
 
 # %%
 points_per_t = course.pick(test=64, cpu=256, gpu=1024)
@@ -728,10 +719,8 @@ losses = {
 pd.DataFrame({"loss": {name: loss.item() for name, loss in losses.items()}}).round(4)
 
 # %% [markdown]
-# **The denoiser.** As in the U-Net of notebook 03: the features of $t$ go through two linear layers (the course's
-# `TimestepEmbedding` does the same) and are *added* to the hidden units. Not concatenated to $x_t$: with 32 features
-# beside 2 coordinates, PyTorch's default start would give the coordinates weights $1/\sqrt{34}$ instead of
-# $1/\sqrt 3$, and we would measure that instead of the features. Everything but the features is the same for all.
+# **The denoiser.** As in the U-Net of notebook 03, the features of $t$ go through two linear layers and are *added* to
+# the hidden units. Everything but the features is the same for all.
 
 
 # %%
@@ -745,14 +734,9 @@ class Denoiser(nn.Module):
         if way is not None:
             first, second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
             self.time = nn.Sequential(first, nn.SiLU(), second)
-        self.body = nn.Sequential(
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, 2),
-        )
+        first, second = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        last = nn.Linear(hidden, 2)
+        self.body = nn.Sequential(nn.SiLU(), first, nn.SiLU(), second, nn.SiLU(), last)
 
     def forward(self, x_t, t):
         hidden = self.point(x_t)
@@ -761,21 +745,20 @@ class Denoiser(nn.Module):
         return self.body(hidden)
 
 
-# %%
-def make_denoiser(name, seed):
+def make_denoiser(name, seed, hidden=64):
     torch.manual_seed(seed)
     way, width = (None, 0) if name == "no t" else features_by_name(seed)[name]
-    return Denoiser(way, width)
+    return Denoiser(way, width, hidden)
 
 
 # %% [markdown]
-# The same part of the U-Net, checked: two linear layers on sinusoidal features are `TimestepEmbedding`.
+# **Check.** Two linear layers on sinusoidal features are the `TimestepEmbedding` of the course's U-Net.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 mine, theirs = make_denoiser("sinusoidal", seed=0), TimestepEmbedding(32, 64)
 theirs.layers.load_state_dict(mine.time.state_dict())
-torch.testing.assert_close(mine.time(mine.way(t)), theirs(t))
+torch.testing.assert_close(mine.time(mine.way(t)), theirs(t), rtol=0, atol=1e-3)
 treatments = ["no t", *names]
 weights = {}
 for name in treatments:
@@ -783,26 +766,24 @@ for name in treatments:
 pd.DataFrame({"weights": weights})
 
 # %% [markdown]
-# Every seed sees the same data, noise and timesteps under all seven treatments, so that differences between
-# treatments are not differences between draws.
+# Every seed sees the same data, noise and timesteps under all seven treatments. The training takes about a minute.
 #
 # **Predict before you run.** Write down an order, from the largest excess to the smallest. And: at which timesteps
-# will a denoiser without $t$ lose most, and at which least? The training, two
-# cells below, takes about a minute on two cores, longer on a slow machine.
+# will a denoiser without $t$ lose most, and at which least?
 
 # %%
 train_steps, batch_size = course.pick(test=40, cpu=2000, gpu=3000), 256
 
 
-def make_batches(seed):
-    """A function that draws ((x_t, t), x_0) for all seeds, in the same order every time."""
+def make_batches(seed, count):
+    """A function that draws ((x_t, t), x_0) for `count` models, alike every time."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw_batch():
-        x_0 = draw_data(seeds * batch_size, generator).unflatten(0, (seeds, batch_size))
-        t = torch.randint(T, (seeds, batch_size), generator=generator)
+        x_0 = draw_data(count * batch_size, generator).unflatten(0, (count, batch_size))
+        t = torch.randint(T, (count, batch_size), generator=generator)
         x_t = add_noise(x_0, t, torch.randn(x_0.shape, generator=generator))
-        return (x_t, t), x_0
+        return zip(zip(x_t, t), x_0)
 
     return draw_batch
 
@@ -811,14 +792,12 @@ def make_batches(seed):
 trained, excess = {}, {}
 with tqdm(total=len(treatments) * train_steps, desc="seven treatments", leave=False) as bar:
     for name in treatments:
-        models = [make_denoiser(name, seed) for seed in range(seeds)]
-        batches = make_batches(seed=2)
-        trained[name], weights = train_together(models, batches, train_steps, 3e-3, bar)
-        if name == "learned table":
-            tables = weights["way.weight"].detach()  # (seeds, T, 32), for later
+        trained[name] = [make_denoiser(name, seed) for seed in range(seeds)]
+        train(trained[name], make_batches(seed=2, count=seeds), train_steps, bar)
 
 for name in treatments:
-    output = trained[name](test_x_t.expand(seeds, -1, -1), test_t.expand(seeds, -1))
+    with torch.no_grad():
+        output = torch.stack([model(test_x_t, test_t) for model in trained[name]])
     excess[name] = by_timestep(output, test_best)  # (seeds, 100): seed, test timestep
 
 # %%
@@ -835,7 +814,7 @@ least = floor_without_t.mean()
 print(f"least possible without t: {least:.5f}")
 pd.DataFrame(rows).T
 
-# %%
+# %% tags=["figure"]
 colour_of = dict(zip(treatments, [COLOURS[k] for k in (6, 4, 1, 0, 5, 2, 3)]))
 figure, ax = plt.subplots(figsize=(8, 3.4))
 for row, name in enumerate(order[::-1]):
@@ -852,17 +831,12 @@ ax.set_title("With t in almost any form: far below what is possible without it")
 plt.show()
 
 # %% [markdown]
-# **What just happened.** Four things, in order of size.
-#
-# 1. *Not knowing $t$ costs most* of all that is not a plain mistake, and the loss sits close to the dashed line. So
-#    hardly any of it is a matter of training or of size: by eq. (3) nothing that sees only $x_t$ can do better.
-# 2. *Any sensible form of $t$ removes nearly all of that.* What is left is below one percent of the optimal
-#    loss.
-# 3. *The pitfall is worse than no $t$ at all*, on average: with inputs up to 999 the hidden units start in the
-#    hundreds, and what training makes of them is a matter of luck. Look at how far apart the seeds are.
-# 4. *Raw $t$ does as well as the sinusoidal encoding*, or nearly so. That may surprise, as so much is made of the
-#    encoding. The reason is section 6: the best denoiser, eq. (1), depends on $t$ only through $\bar\alpha_t$,
-#    which is a slow, smooth curve, and slow functions of $t$ are what raw $t$ is good at.
+# 1. *Not knowing $t$ costs most* of all that is not a plain mistake, and sits close to the dashed line: nothing that
+#    sees only $x_t$ can do better, however large or well trained.
+# 2. *Any sensible form of $t$ removes nearly all of that.* What is left is below one percent of the optimal loss.
+# 3. *The pitfall is worse than no $t$ at all*, on average: what training makes of inputs up to 999 is a matter of luck.
+# 4. *Raw $t$ does nearly as well as the sinusoidal encoding.* The reason is section 6: the best denoiser depends on $t$
+#    only through $\bar\alpha_t$, a slow, smooth curve, and slow functions of $t$ are what raw $t$ is good at.
 #
 # Are the small differences real? All treatments saw the same data seed by seed, so subtract seed by seed:
 
@@ -880,18 +854,15 @@ print("on the same data, mean ± standard error over seeds")
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of
-# freedom). Read the last column by that yardstick: a way of writing $t$ within it is not told apart from the
-# sinusoidal one. Five comparisons are five chances to be misled, though: for all five together the yardstick is 4.6.
-# By it only the learned table is clearly apart in the run shown. Two rows lie between the yardsticks. *Raw t, not
-# scaled* is on the worse side: its mean difference is by far the largest, but its seeds are so far apart that its
-# standard error is large too. *Fourier features at scale 1* are on the better side: if anything, they beat the
-# sinusoidal encoding here.
+# With five seeds chance alone exceeds 2.8 standard errors once in twenty times (Student's t with 4 degrees of freedom).
+# Five comparisons are five chances to be misled: for all together the yardstick is 4.6. By it only the learned table is
+# clearly apart in the run shown; *raw t, not scaled* has by far the largest difference, but seeds far apart. *Fourier
+# features at scale 1* are between the yardsticks, on the better side: if anything, they beat the sinusoidal encoding.
 #
 # ### Where does each one lose?
 
 
-# %%
+# %% tags=["figure"]
 def smooth(values):
     """Four neighbouring test timesteps together: (..., 100) -> (..., 25)."""
     return values.unflatten(-1, (-1, 4)).mean(-1)
@@ -913,90 +884,83 @@ axes[1].set_title("With t: small everywhere")
 plt.show()
 
 # %% [markdown]
-# **Without $t$** (left), the loss is large at both ends and has a dip in between. Near $t = 0$ the denoiser should
-# leave $x_t$ nearly alone, and near $t = 999$ it should ignore $x_t$ and answer with the mean; the compromise of eq.
-# (3) does neither, and at some timestep in the middle it happens to be about right. The measured curve follows the
-# exact one. At some timesteps it runs below: only the *average* over $t$ cannot be beaten, and a network that is
-# worse at small $t$ can be better elsewhere.
+# **Without $t$** (left), the loss is large at both ends. Near $t = 0$ the denoiser should leave $x_t$ nearly alone, and
+# near $t = 999$ it should ignore $x_t$; the compromise of eq. (3) does neither. (The measured curve may run below the
+# exact one at some timesteps: only the *average* over $t$ cannot be beaten.)
 #
 # **With $t$** (right), most of what is left is at small $t$, for *all* features alike: there the best denoiser has
-# sharp borders between the eight centres, and a network of this size, trained this briefly, rounds them off. That is
-# spectral bias again, in $x_t$ this time, and has nothing to do with how $t$ is written. The features differ at
-# larger $t$. *The learned table* loses most there: each row is seen `train_steps * batch_size / T` times, and what
-# one row learns is of no use to its neighbour. *Fourier features at scale 16* lie between: timesteps 50 apart have
-# little in common.
+# sharp borders between the eight centres, and a network of this size, trained this briefly, rounds them off: spectral
+# bias again, in $x_t$ this time. At larger $t$ *the learned table* loses most: what one row learns is of no use to its
+# neighbour.
 #
-# **What follows for practice?** That *some* usable form of $t$ is there matters far more than which one. Where the wanted
-# function of $t$ is slow, as here, slow features suit it best: scale 1 is at least as good as the sinusoidal encoding,
-# and raw $t$ nearly so. In section 6 the same scale 1 failed on the fast function. That is what speaks for the
-# sinusoidal encoding: it is close to the best here, copes with slow and fast functions alike, and has no weights to
-# learn. It has a scale too, `max_period`, but one that is forgiving: its frequencies fall in equal ratios over four
-# powers of ten, so that the usual 10,000 holds both fast and slow ones for hundreds or thousands of steps. (For a $t$
-# from 0 to 1 it would not do: then all hands are lazy.)
+# **What follows for practice?** That *some* usable form of $t$ is there matters far more than which one. The wanted
+# function of $t$ is slow here, and slow features suit it: scale 1 is at least as good as the sinusoidal encoding, raw
+# $t$ nearly so. On the fast function of section 6 the same two failed. The sinusoidal encoding is close to the best
+# here, copes with slow and fast functions alike, and has no weights to learn. It has a scale too, `max_period`, but a
+# forgiving one: frequencies in equal ratios over four powers of ten hold both fast and slow ones for hundreds or
+# thousands of steps. (For a $t$ from 0 to 1 it would not do: then all hands are lazy.)
 #
-# **A limit of this experiment.** Two coordinates say little about how much noise there is in them. An image has
-# thousands of pixels, and the noise level can be read off them; then a network that is not told $t$ can guess it.
-# Sun et al. (2025) found that many image models lose little without $t$. Notebook 03 measures it on images.
+# **A limit of this experiment.** Two coordinates say little about how much noise is in them. From an image's thousands
+# of pixels a network can guess it: Sun et al. (2025) found that many image models lose little without $t$. Notebook 03
+# measures it.
 #
-# ## 8. See it
+# ## 8. What it means for samples · *core*
 #
-# Numbers such as 0.05 are hard to feel. Here are 600 noisy points at three timesteps, and where each denoiser (the
-# first seed) puts them.
+# **The question: what do points look like that are drawn with such a denoiser?**
 #
-# **Predict before you run.** At $t = 50$ the points are nearly clean, and a denoiser need do almost nothing. What
-# will the one without $t$ do to them?
-
+# Sampling (notebook 05) starts from pure noise and walks from $t = 999$ down to 0; at each step it asks the denoiser
+# for $x_0$ and draws $x_{t-1}$ from the posterior $q(x_{t-1} \mid x_t, x_0)$ of notebook 01 with that answer. The errors
+# of a thousand steps add up, so we train networks of twice the width four times as long, for about half a minute.
 
 # %%
-def first_seed(name):
-    """The denoiser of the first seed, for x (B, 2) and t (B,)."""
-    return lambda x, t: trained[name](x.expand(seeds, -1, -1), t.expand(seeds, -1))[0]
+long_steps = 4 * train_steps
+large = ["sinusoidal", "raw t", "no t"]
+denoisers = {"best denoiser": lambda x_t, t: best_denoiser(x_t, t)[0]}
+with tqdm(total=len(large) * long_steps, desc="three larger networks", leave=False) as bar:
+    for name in large:
+        denoisers[name] = make_denoiser(name, seed=0, hidden=128)
+        train([denoisers[name]], make_batches(seed=2, count=1), long_steps, bar)
+
+# %% [markdown]
+# First one step: 600 noisy points at three timesteps, and where each denoiser puts them. **Predict before you run:** at
+# $t = 50$ the points are nearly clean, and a denoiser need do almost nothing. What will the one without $t$ do to them?
 
 
+# %% tags=["figure"]
 def plot_points(ax, points, colour):
     ax.plot(*points.T, ".", color=colour, markersize=2)
     ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal")
 
 
-# %%
+shown = {"noisy points": lambda x_t, t: x_t, **denoisers}
+del shown["raw t"]
+colours = ["0.5", COLOURS[6], COLOURS[0], COLOURS[1]]
 generator = torch.Generator().manual_seed(3)
-x_0 = draw_data(600, generator)
-noise = torch.randn(600, 2, generator=generator)
-denoisers = {
-    "noisy points": (lambda x_t, t: x_t, "0.5"),
-    "best denoiser": (lambda x_t, t: best_denoiser(x_t, t)[0], COLOURS[6]),
-    "sinusoidal": (first_seed("sinusoidal"), COLOURS[0]),
-    "no t": (first_seed("no t"), COLOURS[1]),
-}
+x_0, noise = draw_data(600, generator), torch.randn(600, 2, generator=generator)
 figure, axes = plt.subplots(3, 4, figsize=(9.5, 7), sharex=True, sharey=True)
 for row, step in zip(axes, (50, 400, 900)):
     steps = torch.full((600,), step)
     x_t = add_noise(x_0, steps, noise)
-    for ax, (denoise, colour) in zip(row, denoisers.values()):
-        plot_points(ax, denoise(x_t, steps), colour)
+    for ax, denoise, colour in zip(row, shown.values(), colours):
+        plot_points(ax, denoise(x_t, steps).detach(), colour)
     row[0].set_ylabel(f"t = {step}\nsecond coordinate")
-for top, bottom, title in zip(axes[0], axes[-1], denoisers):
+for top, bottom, title in zip(axes[0], axes[-1], shown):
     top.set_title(title)
     bottom.set_xlabel("first coordinate")
 headline(figure, "Without t nearly clean points are damaged, and noise is taken for data")
 plt.show()
 
 # %% [markdown]
-# **Without $t$** the nearly clean points of the first row are all pulled inwards: the same points might be a lucky
-# draw at a late timestep, and the denoiser cannot know. In the last row the best answer is near the middle, and the
-# denoiser without $t$ still answers as if there were something to see: its three answers have the same reach.
+# **Without $t$** the nearly clean points of the first row are pulled inwards: they might be a lucky draw at a late
+# timestep. In the last row the best answer is near the middle, and it still answers as if there were something to see.
 #
-# Look also at what is *not* right with $t$: in the first row the eight clusters begin to run together into a ring.
-# These are the rounded borders of section 7.
-#
-# And what comes of it when one **samples**? Sampling (notebook 05) starts from pure noise and walks from $t = 999$
-# down to 0; at each step it asks the denoiser for $x_0$ and draws $x_{t-1}$ from the posterior
-# $q(x_{t-1} \mid x_t, x_0)$ of notebook 01 with that answer in place of $x_0$. Errors at all timesteps add up.
+# Now all thousand steps:
 
 # %%
 diffusion = GaussianDiffusion(schedule, prediction="x_0")
 
 
+@torch.no_grad()
 def sample_points(denoise, count, seed=4):
     """Ancestral sampling (Ho et al. 2020, Algorithm 2) with denoise(x_t, t) -> x_0."""
     generator = torch.Generator().manual_seed(seed)
@@ -1008,105 +972,47 @@ def sample_points(denoise, count, seed=4):
     return x
 
 
+count = course.pick(test=100, cpu=2000, gpu=2000)
+drawn = {"real data": draw_data(count, torch.Generator().manual_seed(5))}
+for name, denoise in denoisers.items():
+    drawn[name] = sample_points(denoise, count)
+
 # %%
-samplers = {"best denoiser": lambda x, t: best_denoiser(x, t)[0]}
-samplers |= {name: first_seed(name) for name in ("sinusoidal", "raw t", "no t")}
-figure, axes = plt.subplots(1, 4, figsize=(10, 3.4), sharex=True, sharey=True)
-for ax, (name, denoise) in zip(axes, samplers.items()):
-    samples = sample_points(denoise, course.pick(test=100, cpu=500, gpu=1000))
-    nearest = torch.cdist(samples, CENTRES).min(1).values
-    near = (nearest < 3 * SPREAD).float().mean()
-    plot_points(ax, samples, COLOURS[0])
-    ax.set(title=f"{name}\n{near:.0%} near a centre", xlabel="first coordinate")
+rows = {}
+for name, points in drawn.items():
+    nearest = torch.cdist(points, CENTRES).min(1)
+    shares = torch.bincount(nearest.indices, minlength=K) / count
+    rows[name] = {
+        "near a centre": f"{(nearest.values < 3 * SPREAD).float().mean():.1%}",
+        "rarest of the eight": f"{shares.min():.1%}",
+        "most frequent": f"{shares.max():.1%}",
+        "mean distance from the origin": f"{points.norm(dim=1).mean():.2f}",
+        "scatter around the nearest": f"{nearest.values.square().mean().div(2).sqrt():.3f}",
+    }
+pd.DataFrame(rows).T
+
+# %% tags=["figure"]
+figure, axes = plt.subplots(1, 4, figsize=(10, 3.2), sharex=True, sharey=True)
+for ax, name in zip(axes, denoisers):
+    plot_points(ax, drawn[name][:1000], COLOURS[0])
+    ax.set(title=name, xlabel="first coordinate")
 axes[0].set_ylabel("second coordinate")
-headline(figure, "With t: the right radius, but a ring; without t: a blob")
+headline(figure, "With t, in either form: eight clusters; without t: a heap in the middle")
 plt.show()
 
 # %% [markdown]
-# "Near" means within three standard deviations of a centre; of real data nearly all points are, of points spread
-# evenly on the circle 77% (8 arcs of $4\arcsin 0.15$). So about 77% is the right radius and *nothing* of the clusters.
-# **Without $t$** the samples collapse to the middle. **With $t$**, in either form, they lie at the right distance from
-# the origin, but on a ring: sampling takes a thousand steps with the rounded borders, and the gaps between the centres
-# fill up. How $t$ is written makes hardly any difference to that. Does a larger network, trained for longer? Try it: put
-# `hidden=128` into the call of `Denoiser` in `make_denoiser`, and 8000 in place of 2000 for `train_steps`.
+# "Near" means within three standard deviations of a centre. **With $t$**, in either form, nearly all samples are near a
+# centre, and each centre gets about an eighth. **Without $t$** the samples collapse to the middle. How $t$ is written
+# makes little difference, as section 7 let expect.
 #
-# ### What did the learned table learn?
+# What is still wrong: the clusters are too narrow (last column: the data's 0.1 is not reached), and a few points lie
+# between them.
 #
-# It started with unrelated vectors. Nobody told it that 500 comes before 501. Did it find out?
-
-# %%
-torch.manual_seed(0)
-start = make_denoiser("learned table", seed=0).way.weight.detach()
-stages = {"before training": start, "after training": tables[0]}
-
-
-def unit_rows(table):
-    """Every row less the mean row, scaled to length 1."""
-    return nn.functional.normalize(table - table.mean(0), dim=1)
-
-
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), width_ratios=[1, 1, 1.15])
-for ax, (name, table), colour in zip(axes, stages.items(), (COLOURS[4], COLOURS[0])):
-    blocks = unit_rows(table.unflatten(0, (-1, 10)).mean(1))  # means of ten: (T/10, 32)
-    picture = ax.imshow(blocks @ blocks.T, vmin=-1, vmax=1, extent=(0, T, T, 0))
-    ax.set(title=name, xlabel="timestep u", ylabel="timestep t")
-    ax.grid(False)
-    unit = unit_rows(table)
-    curve = [(unit[:-d] * unit[d:]).sum(1).mean() for d in range(1, 400)]
-    axes[2].plot(range(1, 400), curve, color=colour, label=name.split()[0])
-figure.colorbar(picture, ax=axes[1], label="cosine of two means")
-axes[2].set(title="Single rows", xlabel="distance |t - u|", ylabel="mean cosine")
-axes[2].legend()
-headline(figure, "The table has found out, roughly, which times are near")
-plt.show()
-
-# %% [markdown]
-# The two pictures compare means over ten neighbouring rows. Before training they have nothing in common; afterwards
-# early times are like early ones and unlike late ones. Single rows (right) are still mostly the random numbers they
-# started from: the likeness of neighbours is there, falls with distance, and is small. With much effort training has
-# begun to rediscover what eq. (5) gives for nothing.
-
-# %% [markdown]
-# ## Exercises
+# ## 9. Exercises · *further*
 #
-# Write your answer in place of the stub and run the cell: `check` says whether it is right or which property is
-# broken.
+# As in *your turn*, with `hint("02.3")`, `solution("02.3")`, and so on.
 #
-# ### 02.1 The Transformer's own arrangement
-#
-# The original paper lets sines and cosines take turns and uses the exponent $i/h$:
-# $\mathrm{PE}(pos, 2i) = \sin(pos / 10000^{2i/d})$, $\mathrm{PE}(pos, 2i+1) = \cos(pos / 10000^{2i/d})$. Write it.
-
-
-# %%
-def transformer_encoding(position, dim):
-    """position (B,) -> (B, dim), as in section 3.5 of "Attention Is All You Need"."""
-    raise NotImplementedError
-
-
-check("02.1", transformer_encoding)
-
-# %% [markdown]
-# `hint("02.1")` gives a hint (call it again for the next one), `solution("02.1")` shows one answer.
-#
-# ### 02.2 A step in time is a rotation
-#
-# You get the encoding of some $t$ (in the arrangement of eq. (4)), but not $t$ itself. Compute the encoding of $t +
-# k$.
-
-
-# %%
-def advance(encoding, k, max_period=10_000.0):
-    """The encoding of t + k, from the encoding of t (B, dim) and k alone."""
-    raise NotImplementedError
-
-
-check("02.2", advance)
-
-# %% [markdown]
-# Stuck? `hint("02.2")`, and in the end `solution("02.2")`.
-#
-# ### 02.3 The best denoiser of two points
+# ### 02.3 *(further)* The best denoiser of two points
 #
 # The smallest interesting data set: $x_0$ is $-1$ or $+1$, each with probability one half. Derive
 # $\mathbb E[x_0 \mid x_t]$ and write it; the answer fits in one line. It must not overflow when the noise is small.
@@ -1121,9 +1027,7 @@ def denoise_two_points(x_t, signal, sigma):
 check("02.3", denoise_two_points)
 
 # %% [markdown]
-# Stuck? `hint("02.3")`, and in the end `solution("02.3")`.
-#
-# ### 02.4 The best denoiser that is not told $t$
+# ### 02.4 *(further)* The best denoiser that is not told $t$
 #
 # The same data, but $t$ is unknown, each timestep equally likely: eq. (3). You may use your answer to 02.3.
 
@@ -1137,28 +1041,24 @@ def denoise_without_t(x_t, signals, sigmas):
 check("02.4", denoise_without_t)
 
 # %% [markdown]
-# Stuck? `hint("02.4")`, and in the end `solution("02.4")`.
-
-
-# %% [markdown]
 # ## Recap
 #
 # | symbol | code | meaning |
 # | --- | --- | --- |
 # | $d$, $h = d/2$ | `dim`, `half` | length of the encoding; number of frequencies |
-# | $P$ | `max_period` | $1/P$ is the lowest frequency; 10,000 everywhere |
+# | $P$ | `max_period` | $1/P$ is the lowest frequency; usually 10,000 |
 # | $\omega_i = P^{-i/(h-1)}$ | `frequencies` | radians per timestep of hand $i$ |
-# | $\mathrm{PE}(t)$ | `sinusoidal_embedding(t, dim)` | sines, then cosines, of $\omega_i t$ |
-# | $\sqrt{\bar\alpha_t}, \sigma_t$ | `signal`, `sigma` | $\sqrt{\bar\alpha_t}$ and $\sqrt{1-\bar\alpha_t}$ |
+# | $\mathrm{PE}(t)$ | `encode(t, dim)` | sines, then cosines, of $\omega_i t$; in utils `sinusoidal_embedding` |
+# | $\sqrt{\bar\alpha_t}, \sigma_t$ | `signal`, `sigma` | weights of $x_0$ and of the noise in $x_t$ |
 # | $D^*(x_t, t)$ | `best_denoiser` | $\mathbb E[x_0 \mid x_t]$, the denoiser with the least squared error |
 #
-# Three sentences. The best denoiser is a different function at every $t$, so the network must be told $t$, and where
-# it is not, the loss cannot fall below a floor that we computed. The sinusoidal encoding writes $t$ as a clock with
-# many hands, and the dot product of two encodings depends on the distance of the timesteps only. On our problem simpler
-# features do as well, because the best denoiser changes slowly with $t$; the encoding is the safe choice, because its
-# usual scale serves hundreds or thousands of steps, it needs no training, and copes with slow and fast functions.
+# Three sentences. The best denoiser is a different function at every $t$, so the network must be told $t$; where it is
+# not, the loss cannot fall below a floor that we computed. The sinusoidal encoding writes $t$ as a clock with many
+# hands: a step in time turns them, and the dot product of two encodings depends on their distance only. On our problem
+# simpler features do as well or better, because the best denoiser changes slowly with $t$; the encoding is the safe
+# choice, as it copes with slow and fast functions.
 #
-# **Next:** [03 U-Net](03_unet.ipynb) builds the network that receives this encoding, in every one of its blocks.
+# **Next:** [03 U-Net](03_unet.ipynb) builds the network that receives this encoding, in every block.
 #
 # **References**
 # - Vaswani et al. 2017, *Attention Is All You Need*, arXiv 1706.03762, section 3.5: the encoding.
