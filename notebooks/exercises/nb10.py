@@ -142,7 +142,7 @@ def check_spell(function: Callable) -> None:
         if seen == expected:
             continue
         if seen == ["[UNK]"]:
-            raise Wrong(f"{word!r} can be spelt with this vocabulary: {expected}; got ['[UNK]']")
+            raise Wrong(f"{word!r} can be spelt with this vocabulary, the longest piece first: {expected}; got {seen}")
         if expected == ["[UNK]"]:
             why = UNKNOWN.get(word, "some rest has no piece")
             raise Wrong(f"{word!r} cannot be spelt with this vocabulary ({why}), so it is ['[UNK]']; got {seen}")
@@ -183,19 +183,15 @@ def spell(word, vocabulary):
 # -- 10.3 ------------------------------------------------------------------------------------------
 
 
+NEAREST = "go from right to left; each letter takes the nearest equal one"
 INSIDE = "the first letter must begin a word, and the c's of 'success' do not"
 # (short form, text before the bracket, where the long form begins, what another answer shows).
 MATCHES: list[tuple[str, str, int | None, dict[Any, str]]] = [
+    ("hsp", "the heat shock protein", 4, {}),  # what nearly any answer finds comes first
     ("FAP", "patients with familial adenomatous polyposis", 14, {None: "upper and lower case are alike"}),
-    ("HSP", "the heat shock protein", 4, {}),
-    ("AA", "an amino acid", 3, {9: "both letters took the same a; after a match go on to its left"}),
-    (
-        "GM",
-        "a gene of the genome",
-        14,
-        {2: "take the nearest equal letter: the long form is the shortest that will do"},
-    ),
-    ("TK", "thymidine kinase", 0, {}),
+    ("AA", "an amino acid", 3, {0: NEAREST, 9: "both letters took the same a; after a match go on to its left"}),
+    ("GM", "a gene of the genome", 14, {2: NEAREST, None: "only the first letter must begin a word"}),
+    ("TK", "thymidine kinase", 0, {None: "0 is an offset, too; ask `is None`"}),
     ("MRNA", "the messenger ribonucleic acid", 4, {None: "only the first letter must begin a word"}),
     ("IL-2", "the growth factor interleukin 2", 18, {None: "the hyphen of the short form asks for nothing"}),
     ("IL2", "interleukin 4", None, {0: "the digit 2 is not there: digits are asked for like letters"}),
@@ -205,13 +201,20 @@ MATCHES: list[tuple[str, str, int | None, dict[Any, str]]] = [
         2,
         {6: "the long form begins with the white-space word, 'non-Hodgkin'", None: "behind a hyphen a word begins too"},
     ),
-    ("TT", "tetanus toxin at night", 8, {0: "go from right to left; each letter takes the nearest equal one"}),
     (
         "CS",
         "a Cockayne syndrome of success",
         2,
         {None: "the first letter goes on to the left until a c begins a word", 23: INSIDE, 26: INSIDE},
     ),
+    (
+        "TT",
+        "tetanus toxin at night",
+        8,
+        {0: NEAREST, 14: "the first letter must begin a word, and the t of 'at' does not"},
+    ),
+    ("HL", "a\nnon-Hodgkin lymphoma", 2, {0: "a line end is white space, too"}),
+    ("RA", "the βreceptor agonist", None, {4: "β is a letter, so no word begins behind it"}),
     ("DM", "congenital myotonic dystrophy", None, {}),
     ("PK", "", None, {}),
     ("ab", "b a", None, {2: "the letters of the short form stand in its order in the long form"}),
@@ -250,7 +253,7 @@ def _check_start(seen: Any, short: str, before: str, expected: int | None, reaso
     check_long_form_start,
     hints=[
         "Only letters and digits of `short` count: wanted = [letter.lower() for letter in short if letter.isalnum()].",
-        "One loop over the places of `before` from the last to 0. If before[place].lower() is wanted[-1], wanted.pop().",
+        "One loop over the places of `before`, the last first: if before[place].lower() == wanted[-1], wanted.pop().",
         "When only one is wanted, it must begin a word: place == 0 or not before[place - 1].isalnum(). If not, go on.",
         "When nothing is wanted any more, go left from there until white space or the beginning of `before`.",
     ],
@@ -271,7 +274,7 @@ def long_form_start(short, before):
 # -- 10.4 ------------------------------------------------------------------------------------------
 
 
-LOWERED = ["IL-2Rα", "İL-2 binds İ", "", "ΟΔΟΣ NF-ΚB", "e\u0301 E\u0301", "Straße"]
+LOWERED = ["IL-2Rα", "Straße", "İL-2 binds İ", "", "ΟΔΟΣ NF-ΚB", "e\u0301 E\u0301"]
 
 
 def check_lower(function: Callable) -> None:
@@ -282,7 +285,7 @@ def check_lower(function: Callable) -> None:
         lowered, origin = answer[0], list(answer[1])
         if lowered != text.lower():
             hint = "; a capital sigma at the end of a word becomes ς, so lower the whole text" if "Σ" in text else ""
-            hint = "; ß is a small letter already, this is casefold" if lowered == text.casefold() else hint
+            hint = "; ß is a small letter already, this is casefold" if "ß" in text and "ss" in lowered else hint
             raise Wrong(f"{text!r} in lower case is {text.lower()!r}, got {lowered!r}{hint}")
         if len(origin) != len(lowered):
             raise Wrong(f"{text!r}: {len(lowered)} characters in lower case, but {len(origin)} indices")
@@ -318,6 +321,7 @@ def lower_with_origin(text):
 
 
 GREEK_CASES = [
+    ("HSP", "the heat shock protein", 4),
     ("TGF-β", "the transforming growth factor beta", 4),
     ("TGF-beta", "the transforming growth factor β", 4),
     ("TGF-β", "the transforming growth factor-β", 4),
@@ -325,7 +329,6 @@ GREEK_CASES = [
     ("Aβ", "deposits of αβγ and amyloid-β", 20),
     ("β2AR", "the β2-adrenergic receptor", 4),
     ("IFN-γ", "βββ interferon gamma", 4),
-    ("HSP", "the heat shock protein", 4),
     ("TGF-β", "alpha and transforming growth factor beta", 10),
     ("TNF-α", "mutants and tumour necrosis factor alpha", 12),
     ("PI", "the protein inhibitor", 4),

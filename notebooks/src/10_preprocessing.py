@@ -210,8 +210,8 @@ show_entities(Sentence(shown.text[:cut], None, mentions), [f"{name} {shown.id}"]
 #
 # ### Your turn: 10.1
 #
-# The first two give words; (1) asks for offsets. A list of words without offsets is also what other people's
-# preprocessing leaves behind. Find them: words come in order, and nothing but white space (whatever `str.isspace` calls
+# From the first two we take only their words; (1) asks for offsets. (Words without offsets are also what other people's
+# preprocessing leaves behind.) Find them: words come in order, and nothing but white space (whatever `str.isspace` calls
 # so) stands before each. If the next word is not there, raise a `ValueError` that names it.
 #
 # Write your lines in place of `raise NotImplementedError` and run the cell. `check` says whether they are right, and if
@@ -1407,7 +1407,17 @@ titles, sentences = zip(*views)
 show_entities(sentences, titles)
 
 # %% [markdown]
-# MISSEDTEXT
+# **What just happened.** What is missed is mostly of three kinds.
+#
+# - *Letters that are not there*: synonyms, which are no abbreviations at all (`tacrolimus (FK506)`), and Greek letters
+#   (`TGF-β`; exercise 10.5).
+# - *Letters in another order*, as in `myotonic dystrophy (DM)`.
+# - *Boundaries*: the annotators marked `Classical Phenylketonuria`, and `PKU` matches from `Phenylketonuria` on. Is that
+#   an error? The letters say one thing, the concept another. The column *recall of the short form alone* shows what is
+#   left when boundaries are forgiven.
+#
+# A gold standard made from annotation for another purpose measures that annotation too, one reason why these figures are
+# below the authors'.
 #
 # ## 7. Stop words and stemming · *core*
 #
@@ -1444,8 +1454,7 @@ pd.DataFrame(rows).T
 # were made for, and stemming lets a query in the plural meet a text in the singular. To a ranking formula such as BM25
 # (Robertson and Zaragoza 2009, section 3) a word that stands in every document is nearly worthless anyway.
 #
-# A name is another matter. First what the steps do to single words; then, counted, the annotated names that begin or end
-# with a stop word, so that dropping it takes away the name itself or its edge.
+# A name is another matter. First what the steps do to single words:
 
 # %%
 WORDS = ["mutations", "mutated", "diabetes", "diabetic", "AIDS", "WAS", "NO", "IL", "Wilms"]
@@ -1454,6 +1463,11 @@ rows = {
     for word in WORDS
 }
 pd.DataFrame(rows)
+
+# %% [markdown]
+# Stemming makes `diabetes` and `diabetic` one, and of `AIDS` it makes `aid`. The gene `WAS` and nitric oxide, `NO`, are
+# stop words. Counted: which annotated names begin or end with a stop word, so that dropping it takes away the name itself
+# or its edge?
 
 
 # %%
@@ -1472,8 +1486,7 @@ columns = ["names", "with a stop word at an edge", "most often"]
 pd.DataFrame(rows, index=columns).T
 
 # %% [markdown]
-# `NO` is nitric oxide, `AS` ankylosing spondylitis in one abstract and the Angelman syndrome in another, `CAN`
-# cannabis; the `A` of `A-T` and `cyclosporin A` is no article. (Which of them you see depends on the corpora at hand.)
+# `AS` is ankylosing spondylitis in one abstract and the Angelman syndrome in another, `CAN` cannabis; the `A` of `A-T` and `cyclosporin A` is no article. (Which of them you see depends on the corpora at hand.)
 #
 # Now the measurement. A linear-chain CRF (notebook 11) with plain features: the word, its lower case, its shape,
 # beginning and end, and the first three also of its neighbours.
