@@ -115,13 +115,15 @@ def align_words(text, words):
 
 
 VOCABULARY = {"a", "am", "amino", "##i", "##ino", "##no", "phe", "##phe", "##nol", "##n", "##ol", "in", "##in", "##o"}
-VOCABULARY |= {"##inol"}
+VOCABULARY |= {"##inol", "#", "x", "##-"}
 SPELLED = {
     "amino": ["amino"],
     "aminophenol": ["amino", "##phe", "##nol"],
     "amin": ["am", "##in"],
     "ino": ["in", "##o"],
     "phenol": ["phe", "##nol"],
+    "#-a": ["[UNK]"],
+    "#": ["#"],
     "aminox": ["[UNK]"],
     "xamino": ["[UNK]"],
     "nol": ["[UNK]"],

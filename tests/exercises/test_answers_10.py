@@ -86,7 +86,7 @@ def spelt_by_while(word, vocabulary):
 def spelt_by_startswith(word, vocabulary):
     pieces, text = (), word
     while text:
-        fits = [piece for piece in vocabulary if text.startswith(piece)]
+        fits = [piece for piece in vocabulary if text.startswith(piece) and (piece[:2] == "##") == bool(pieces)]
         if not fits:
             return ["[UNK]"]
         best = max(fits, key=len)
