@@ -1592,7 +1592,7 @@ for name, test in tests.items():
     edges[name] = f"{1 - np.mean(whole):.1%}"
     for step in steps:
         effects[name, step] = f1_differences(name, step)
-print("names that lose an edge with the stop words:", edges)
+pd.DataFrame({"names that lose an edge with the stop words": edges})
 
 # %% tags=["figure"]
 figure, axes = panels(2.3 + 2 / len(corpora), 3.2)
