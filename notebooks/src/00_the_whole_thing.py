@@ -518,14 +518,10 @@ figure, axes = plt.subplots(1, 4, figsize=(9, 2.9), sharex=True, sharey=True)
 for ax, k in zip(axes, [0, 80, 140, 200]):
     ax.scatter(*states[k].T, s=2, c=ends)
     ax.set(title=f"after {k} steps", xlabel="first number", aspect=1)
+    ax.set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5))
 axes[0].set_ylabel("second number")
-figure.suptitle(
-    "Coloured by the blob they end in: where a point starts decides",
-    x=0.01,
-    ha="left",
-    fontsize=12,
-    y=1.0,
-)
+finding = "Coloured by the blob they end in: where a point starts decides"
+figure.suptitle(finding, x=0.01, ha="left", fontsize=12, y=1.02)
 plt.show()
 
 # %% [markdown]
