@@ -170,6 +170,7 @@ def forward(emissions, start, transitions, end):
 # -- 11.2 --------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def check_viterbi(function) -> None:
     asked = []
     for seed, (length, count) in enumerate(SIZES * 3, 20):

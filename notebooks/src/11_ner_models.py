@@ -663,7 +663,7 @@ for length in range(1, 7):
     emissions, *weights = chain  # start, transitions, end
     paths = list(itertools.product(range(3), repeat=length))
     scores = torch.stack([path_score(emissions, path, *weights) for path in paths])
-    torch.testing.assert_close(forward(*chain), torch.logsumexp(scores, 0))
+    torch.testing.assert_close(forward(*chain).float(), torch.logsumexp(scores, 0).float())
     assert viterbi(*chain) == list(paths[int(scores.argmax())])
 print(f"1 to {length} words, up to {len(paths)} paths: log Z and best path agree.")
 
@@ -1245,7 +1245,7 @@ def encode(sentence):
         sentence.words, is_split_into_words=True, truncation=True, max_length=256
     )
     tags = [TAGS.index(tag) for tag in to_tags(sentence)]
-    return {**found, "labels": list(piece_labels(tags, found.word_ids()))}
+    return {**found, "labels": list(map(int, piece_labels(tags, found.word_ids())))}
 
 
 example = example.with_entities([Entity(0, 10, "GENE"), Entity(21, 24, "GENE")])

@@ -94,10 +94,11 @@ def viterbi_in_an_array(emissions, start, transitions, end):
 def viterbi_by_derivatives(emissions, start, transitions, end):
     """The derivative of the best score by the emissions is 1 on the path."""
     emissions = emissions.clone().requires_grad_()
-    best = start + emissions[0]
-    for row in emissions[1:]:
-        best = row + (best[:, None] + transitions).amax(0)
-    (best + end).max().backward()
+    with torch.enable_grad():
+        best = start + emissions[0]
+        for row in emissions[1:]:
+            best = row + (best[:, None] + transitions).amax(0)
+        (best + end).max().backward()
     return emissions.grad.argmax(1).tolist()
 
 
