@@ -96,9 +96,10 @@ from utils.ner.transformer import align
 # **Question:** what is asked of every model, and how will we know which is better?
 #
 # The corpus is BC2GM, the gene mention task of BioCreative II: sentences of MEDLINE abstracts and one type, `GENE`, for
-# genes and proteins alike. A part of it is drawn at random, **the same for every rung**: what differs is the model, not
-# the data. (The GPU profile takes all of it.) Where the corpus is not at hand, the course's own small corpus stands in;
-# its scores say nothing about MEDLINE. The printed lines say which it is.
+# genes and proteins alike. (Which gene a name stands for is another task, *entity linking*.) A part of it is drawn at
+# random, **the same for every rung**: what differs is the model, not the data. (The GPU profile takes all of it.) Where
+# the corpus is not at hand, the course's own small corpus stands in; its scores say nothing about MEDLINE. The printed
+# lines say which it is.
 
 # %%
 corpus = load_corpus("bc2gm")
@@ -1783,5 +1784,5 @@ check("11.5", official_score)
 # - Gu et al. 2020, *Domain-specific language model pretraining for biomedical NLP* (PubMedBERT), arXiv 2007.15779.
 # - Lample et al. 2016, *Neural architectures for named entity recognition*, arXiv 1603.01360, section 2.
 # - Ma, Hovy 2016, *End-to-end sequence labeling via bi-directional LSTM-CNNs-CRF*, arXiv 1603.01354, section 2.
-# - Devlin et al. 2019, *BERT*, arXiv 1810.04805, section 5.3: token tagging from an encoder; appendix A.3.
+# - Devlin et al. 2019, *BERT*, arXiv 1810.04805, section 5.3: token tagging from an encoder.
 # - Wang et al. 2020, *MiniLM*, arXiv 2002.10957; and the model card of sentence-transformers/all-MiniLM-L6-v2.
