@@ -1,145 +1,284 @@
 """Exercises of notebook 11, models. The checks use enumeration and brute force only."""
 
 import itertools
+import math
+import time
 
 import torch
 
+from notebooks.exercises import as_float64, close, normal, refuse_changes
 from utils.course.exercises import Wrong, exercise
+
+CHAIN = "emissions, start, transitions and end"
+SIZES = ((1, 3), (2, 2), (3, 4), (5, 3))  # words, tags
+LONG = 400  # words; e to the score of such a path is more than a float64 holds
+
+
+def _chain(length, count, seed):
+    """Scores of a chain: emissions (n, K), start (K), transitions (K, K), end (K)."""
+    shapes = ((length, count), (count,), (count, count), (count,))
+    return [normal(*shape, seed=10 * seed + k) for k, shape in enumerate(shapes)]
+
+
+def _ask(function, given):
+    """The answer to a chain, which has to stay as it is."""
+    mine = [part.clone() for part in given]
+    seen = function(*mine)
+    refuse_changes(mine, given, CHAIN)
+    return seen
+
+
+def _refuse_enumeration(function):
+    """Raises `Wrong` if ten words take so long that every path must have been written out."""
+    seconds = math.inf
+    for _ in range(2):  # once more, as another program may have been in the way
+        started = time.perf_counter()
+        function(*_chain(10, 3, seed=9))
+        seconds = min(seconds, time.perf_counter() - started)
+        if seconds < 0.1:
+            return
+    raise Wrong(f"10 words and 3 tags took {seconds:.1f} seconds; go from word to word, without a list of all paths")
+
+
+def _paths(length, count):
+    return list(itertools.product(range(count), repeat=length))
+
+
+def _scores(emissions, start, transitions, end) -> torch.Tensor:
+    """s(y) of every path, by eq. (2), as one tensor in the order of `_paths`."""
+    scores = []
+    for path in _paths(*emissions.shape):
+        score = start[path[0]] + end[path[-1]] + sum(emissions[t, k] for t, k in enumerate(path))
+        scores.append(score + sum(transitions[a, b] for a, b in itertools.pairwise(path)))
+    return torch.stack(scores)
+
+
+def _slipped(emissions, start, transitions, end) -> dict[str, list[torch.Tensor]]:
+    """The chains that natural slips walk instead, by what is wrong with them."""
+    none, first = torch.zeros_like(start), emissions.clone()
+    first[0] = 0
+    return {
+        "end is left out: every path gets b of its last tag": [emissions, start, transitions, none],
+        "start is left out: alpha begins with a plus the first word's emissions": [emissions, none, transitions, end],
+        "the emissions of the first word are left out": [first, start, transitions, end],
+        "transitions are taken the wrong way round: they are [from, to]": [emissions, start, transitions.T, end],
+        "transitions are left out: every word decides for itself": [emissions, start, 0 * transitions, end],
+        "the emissions are left out": [0 * emissions, start, transitions, end],
+        "start and end are exchanged": [emissions, end, transitions, start],
+    }
+
 
 # -- 11.1 --------------------------------------------------------------------------------------------------
 
 
-def check_trusted_names(function) -> None:
-    def ask(names, sentences, threshold):
-        given = set(names)
-        seen = function(given, [(list(words), set(genes)) for words, genes in sentences], threshold)
-        if not isinstance(seen, (set, frozenset)):
-            raise Wrong(f"expected a set, got {type(seen).__name__}")
-        if given != set(names):
-            raise Wrong("the set of names that you were given was changed; build a new one")
-        return seen
+def check_forward(function) -> None:
+    for seed, (length, count) in enumerate(SIZES, 1):
+        given = _chain(length, count, seed)
+        scores, seen = _scores(*given), _ask(function, given)
+        if isinstance(seen, torch.Tensor) and tuple(seen.shape) == (count,):
+            raise Wrong("one value for each tag is alpha at the last word; log Z is one number, the sum over them too")
+        seen = as_float64(seen, (), "log Z", finite=False)
+        right = torch.logsumexp(scores, 0)
+        if close(seen, right):
+            continue
+        _name_the_sum(seen, scores)
+        # With one word, or two, several slips give the same.
+        for fault, other in _slipped(*given).items():
+            if length > 2 and close(seen, torch.logsumexp(_scores(*other), 0)):
+                raise Wrong(fault)
+        if length > 2 or seed == 1:
+            where = f"{length} word{'s' * (length > 1)} and {count} tags"
+            if length == 1:
+                _name_the_first_word(seen, given)
+            raise Wrong(f"for {where} all paths together give log Z = {right:.4f}, you have {seen:.4f}")
+    _check_gradient(function)
+    _refuse_enumeration(function)
+    flat = [torch.zeros(shape, dtype=torch.float64) for shape in (2, (2, 2), 2)]
+    for score in (3.0, -3.0):
+        long = as_float64(function(torch.full((LONG, 2), score, dtype=torch.float64), *flat), (), "log Z", finite=False)
+        if not close(long, torch.tensor(LONG * (score + math.log(2)))):
+            raise Wrong(
+                f"with {LONG} words the numbers overflow or vanish (log Z became {long:.4g}): "
+                "stay with logarithms, by torch.logsumexp"
+            )
 
-    was, p53, il2 = ("was",), ("p53",), ("IL", "-", "2")
-    text = ["p53", "was", "bound", "and", "was", "IL", "-", "2"]
-    if ask({p53, was}, [(text, {(0, 1), (5, 8)})], 0.5) != {p53}:
-        raise Wrong('"was" stands twice and is no gene, "p53" stands once and is one: only p53 is to stay at 0.5')
-    if ask({p53, ("TP73",)}, [(text, {(0, 1)})], 0.5) != {p53, ("TP73",)}:
-        raise Wrong("a name that occurs nowhere has not been wrong, and is to stay")
-    if ask({il2, ("IL",), ("2",)}, [(text, {(5, 8)})], 0.5) != {il2}:
-        raise Wrong("IL - 2 (three words) is the gene, and IL alone is not: compare whole spans, of any length")
-    if ask({il2}, [(text, {(5, 6)})], 0.5):
-        raise Wrong("where IL alone is marked, IL - 2 (three words) is wrong, and is to go")
-    half = [(["was", "was"], {(0, 1)})]
-    places = 'in the one sentence "was was" with the genes {(0, 1)} the name was stands twice, and is right once'
-    if ask({was}, half, 0.5) != {was}:
-        raise Wrong(f"{places}: at least 0.5, so it is to stay")
-    if ask({was}, half, 0.6):
-        raise Wrong(f"{places}: less than 0.6, so it is to go (places count, not sentences)")
-    if ask({was}, [(["was"], {(0, 1)}), (["was"], set()), (["was"], set())], 0.5):
-        raise Wrong("count over all sentences together: one of three is less than 0.5")
-    twice = ("a", "a")
-    if ask({twice}, [(["a", "a", "a"], {(0, 2)})], 0.5) != {twice}:
-        raise Wrong("in a a a the name a a stands twice, once from each of the first two words; one of two is right")
-    if ask({("Was",)}, [(["was"], set())], 0.5) != {("Was",)}:
-        raise Wrong("words are compared as they are: Was does not occur where was stands")
-    if ask(set(), [(text, set())], 0.5) != set() or ask({p53}, [], 0.5) != {p53}:
-        raise Wrong("no names give no names, and without sentences all of them stay")
+
+def _name_the_first_word(seen, given) -> None:
+    emissions, start, _, end = given
+    for fault, alpha in {
+        "end is left out: every path gets b of its last tag": start + emissions[0],
+        "start is left out: alpha begins with a plus the first word's emissions": emissions[0] + end,
+        "the emissions of the first word are left out": start + end,
+        "one word has no step: transitions have no part in it": start + emissions[0] + end + given[2].logsumexp(0),
+    }.items():
+        if close(seen, torch.logsumexp(alpha, 0)):
+            raise Wrong(fault)
+
+
+def _name_the_sum(seen, scores) -> None:
+    if close(seen, scores.exp().sum()):
+        raise Wrong("this is Z; its logarithm is asked for")
+    if close(seen, scores.max()):
+        raise Wrong("this is the score of the best path: here the paths are summed (logsumexp), not compared (max)")
+    if close(seen, scores.sum()):
+        raise Wrong("this is the sum of the scores; sum e to the score, and take the logarithm: torch.logsumexp")
+
+
+def _check_gradient(function) -> None:
+    emissions, *rest = _chain(4, 3, seed=7)
+    expected = torch.zeros_like(emissions)
+    for path, share in zip(_paths(4, 3), _scores(emissions, *rest).softmax(0)):
+        for t, k in enumerate(path):
+            expected[t, k] += share
+    emissions.requires_grad_()
+    with torch.enable_grad():
+        seen = function(emissions, *rest)
+    if not isinstance(seen, torch.Tensor) or not seen.requires_grad:
+        raise Wrong(
+            "the number is right, but it has no gradient, which training needs: return a tensor, "
+            "without .item(), .detach(), float() or numpy on the way"
+        )
+    try:
+        (gradient,) = torch.autograd.grad(seen, emissions)
+    except RuntimeError as error:
+        raise Wrong(
+            "the number is right, but autograd cannot go back, as a tensor is written into in place; "
+            "make a new alpha for every word"
+        ) from error
+    if not close(gradient, expected, rtol=1e-4):
+        raise Wrong("the number is right, but its gradient by the emissions is not p(y_t = k); is a part detached?")
 
 
 @exercise(
     "11.1",
-    "a cleaner list",
-    check_trusted_names,
+    "the forward algorithm",
+    check_forward,
     hints=[
-        "Two counters: in how many places a name stands, and in how many of them it is right.",
-        "Where can a name of `length` words stand? At every start from 0 to len(words) - length.",
-        "tuple(words[start:start + length]) in names says whether a name stands there; "
-        "(start, start + length) in genes says whether it is right.",
+        "Keep one vector alpha of K numbers, and walk over the words. At the first it is start + emissions[0].",
+        "alpha[:, None] + transitions is (K, K): row j, column k. Which of the two is the tag before, to be summed?",
+        "torch.logsumexp(alpha[:, None] + transitions, dim=0) sums over the tag before; add the word's emissions. "
+        "After the last word add end, and take logsumexp once more.",
     ],
 )
-def trusted_names(names, sentences, threshold):
-    seen, right = {}, {}
-    for words, genes in sentences:
-        for length in {len(name) for name in names}:
-            for start in range(len(words) - length + 1):
-                name = tuple(words[start : start + length])
-                if name in names:
-                    seen[name] = seen.get(name, 0) + 1
-                    right[name] = right.get(name, 0) + ((start, start + length) in genes)
-    return {name for name in names if right.get(name, 0) >= threshold * seen.get(name, 0)}
+def forward(emissions, start, transitions, end):
+    alpha = start + emissions[0]
+    for row in emissions[1:]:
+        alpha = row + torch.logsumexp(alpha[:, None] + transitions, dim=0)
+    return torch.logsumexp(alpha + end, dim=0)
 
 
 # -- 11.2 --------------------------------------------------------------------------------------------------
 
 
-def _all_marginals(emissions, start, transitions, end) -> torch.Tensor:
-    """By writing out every path."""
-    length, count = emissions.shape
-    total = torch.zeros(length, count, dtype=torch.float64)
-    for path in itertools.product(range(count), repeat=length):
-        score = start[path[0]] + end[path[-1]] + sum(emissions[t, k] for t, k in enumerate(path))
-        score = score + sum(transitions[a, b] for a, b in itertools.pairwise(path))
-        for t, k in enumerate(path):
-            total[t, k] += score.exp()
-    return total / total.sum(1, keepdim=True)
-
-
-def check_marginals(function) -> None:
-    generator = torch.Generator().manual_seed(2)
-    for length, count in ((1, 3), (2, 2), (5, 3)):
-        shapes = ((length, count), (count,), (count, count), (count,))
-        given = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
-        seen = function(*(tensor.clone() for tensor in given))
-        if not isinstance(seen, torch.Tensor) or tuple(seen.shape) != (length, count):
-            what = tuple(seen.shape) if isinstance(seen, torch.Tensor) else type(seen).__name__
-            raise Wrong(f"expected a tensor of shape {(length, count)} for {length} words and {count} tags, got {what}")
-        expected = _all_marginals(*given)
-        if torch.allclose(seen.double(), expected, atol=1e-5):
-            continue
-        _name_the_slip(seen.detach().double(), given, expected)
+@torch.no_grad()
+def check_viterbi(function) -> None:
+    asked = []
+    for seed, (length, count) in enumerate(SIZES * 3, 20):
+        given = _chain(length, count, seed)
+        asked.append((given, _as_path(_ask(function, given), length, count)))
+    for given, path in asked:
+        scores, paths = _scores(*given), _paths(*given[0].shape)
+        mine, best = scores[paths.index(path)], scores.max()
+        # Of equally good paths any one will do.
+        if not close(mine, best):
+            _name_the_path(asked)
+            raise Wrong(
+                f"for {len(path)} word{'s' * (len(path) > 1)} and {len(given[1])} tags your path {list(path)} scores "
+                f"{mine:.3f}, and {list(paths[int(scores.argmax())])} scores {best:.3f}"
+            )
+    _refuse_enumeration(function)
     flat = [torch.zeros(shape, dtype=torch.float64) for shape in (2, (2, 2), 2)]
-    long = function(torch.full((2000, 2), 3.0, dtype=torch.float64), *flat)
-    if not torch.allclose(long.double(), torch.full((2000, 2), 0.5, dtype=torch.float64), atol=1e-3):
-        raise Wrong("with 2000 words the numbers overflow or vanish: stay with logarithms until the last step")
+    for level in (3.0, -3.0):
+        long = level + 0.1 * normal(LONG, 2, seed=3)
+        if list(_as_path(function(long, *flat), LONG, 2)) != long.argmax(1).tolist():
+            raise Wrong(
+                f"with {LONG} words and no scores of steps every word's best tag is the path, and yours is another: "
+                "add scores; do not multiply their exponentials, which overflow or vanish"
+            )
 
 
-def _name_the_slip(seen, given, expected) -> None:
-    emissions, start, transitions, end = given
-    if torch.allclose(seen.exp(), expected, atol=1e-5):
-        raise Wrong("these are the logarithms of the right answer: take the exponential")
-    if not torch.allclose(seen.sum(1), torch.ones(len(seen), dtype=torch.float64), atol=1e-4):
-        sums = ", ".join(f"{value:.3f}" for value in seen.sum(1).tolist())
-        raise Wrong(f"the probabilities of a word's tags sum to one; yours sum to {sums}")
-    if torch.allclose(seen, emissions.softmax(1), atol=1e-5):
-        raise Wrong("these are the words' own softmaxes: the chain is not in them")
-    if torch.allclose(seen, _all_marginals(emissions, start, transitions.T, end), atol=1e-5):
-        raise Wrong("transitions are taken the wrong way round: [from, to]")
-    if torch.allclose(seen, _all_marginals(emissions, start, transitions, torch.zeros_like(end)), atol=1e-5):
-        raise Wrong("end is left out: beta at the last word is b, not 0")
-    if torch.allclose(seen[-1], expected[-1], atol=1e-5):
-        raise Wrong("the last word is right and another is not: is beta there, and in the right order?")
-    raise Wrong(f"not what enumerating all paths gives, for {len(seen)} words and {seen.shape[1]} tags")
+def _as_path(seen, length, count) -> tuple[int, ...]:
+    if not isinstance(seen, list):
+        what = f"a tensor of shape {tuple(seen.shape)}" if isinstance(seen, torch.Tensor) else repr(seen)[:60]
+        raise Wrong(f"expected the path as a list of {length} whole numbers, got {what}")
+    if len(seen) != length:
+        raise Wrong(f"expected one tag for each of {length} words, got {len(seen)}")
+    try:
+        path = tuple(k.__index__() for k in seen)
+    except (AttributeError, TypeError) as error:
+        raise Wrong(f"expected whole numbers, got {seen[:4]}") from error
+    if not all(0 <= k < count for k in path):
+        raise Wrong(f"tags go from 0 to {count - 1}, got {path}")
+    return path
+
+
+def _name_the_path(asked) -> None:
+    """Raises `Wrong` with a slip that explains all the answers."""
+    explained = None
+    for given, path in asked:
+        ways = _ways(*given)
+        mine = {fault for fault, way in ways.items() if way == path}
+        explained = mine if explained is None else explained & mine
+    for fault in ways:
+        if fault in explained:
+            raise Wrong(fault)
+
+
+def _ways(emissions, start, transitions, end) -> dict[str, tuple[int, ...]]:
+    """The paths of natural slips, by what is wrong with them."""
+    chain = emissions, start, transitions, end
+    best = _best(*chain)
+    greedy = [int((start + emissions[0]).argmax())]
+    for row in emissions[1:]:
+        greedy.append(int((row + transitions[greedy[-1]]).argmax()))
+    ways = {
+        "this is the best path from its end to its beginning; turn it round": best[::-1],
+        "the path is shifted by one word: its first tag is missing, its last one there twice": (*best[1:], best[-1]),
+        "these are the words' own best tags: the chain is not in them": tuple(emissions.argmax(1).tolist()),
+        "this takes the best next tag at every word (greedy). A tag that is second best here may lead to a better "
+        "path: remember, for every tag, where its best beginning came from": tuple(greedy),
+        "these are the last tags of the best beginnings, word by word; the path is read from its end, along the "
+        "pointers": _tops(*chain),
+    }
+    return ways | {fault: _best(*other) for fault, other in _slipped(*chain).items()}
+
+
+def _best(*chain) -> tuple[int, ...]:
+    return _paths(*chain[0].shape)[int(_scores(*chain).argmax())]
+
+
+def _tops(emissions, start, transitions, end) -> tuple[int, ...]:
+    """The last tag of the best beginning, at each word."""
+    best = start + emissions[0]
+    tops = [int(best.argmax())]
+    for row in emissions[1:]:
+        best = row + (best[:, None] + transitions).max(0).values
+        tops.append(int(best.argmax()))
+    return (*tops[:-1], int((best + end).argmax()))
 
 
 @exercise(
     "11.2",
-    "the backward algorithm",
-    check_marginals,
+    "Viterbi's algorithm",
+    check_viterbi,
     hints=[
-        "It is the forward algorithm from the other end: begin with beta = end at the last word.",
-        "One step back: torch.logsumexp(transitions + emissions[t + 1] + beta, dim=1). The sum is over the tag "
-        "that comes after, the second index of transitions.",
-        "Keep all alphas and all betas (turned round), stack them to (n, K), subtract log Z, take the exponential.",
+        "Walk as in the forward algorithm, with max for logsumexp: best holds the best score that ends in each tag.",
+        "longer, came_from = (best[:, None] + transitions).max(dim=0) gives the maxima and the tags before; "
+        "keep came_from of every word in a list.",
+        "The last tag is (best + end).argmax(). From there walk the list backwards: the tag before k is "
+        "came_from[k]. At the end turn the path round.",
     ],
 )
-def marginals(emissions, start, transitions, end):
-    alphas, betas = [start + emissions[0]], [end]
+def viterbi(emissions, start, transitions, end):
+    best, pointers = start + emissions[0], []
     for row in emissions[1:]:
-        alphas.append(row + torch.logsumexp(alphas[-1][:, None] + transitions, dim=0))
-    for row in emissions[1:].flip(0):
-        betas.append(torch.logsumexp(transitions + row + betas[-1], dim=1))
-    log_z = torch.logsumexp(alphas[-1] + end, dim=0)
-    return torch.exp(torch.stack(alphas) + torch.stack(betas[::-1]) - log_z)
+        longer, came_from = (best[:, None] + transitions).max(dim=0)
+        best = row + longer
+        pointers.append(came_from.tolist())
+    path = [int((best + end).argmax())]
+    for came_from in reversed(pointers):
+        path.append(came_from[path[-1]])
+    return path[::-1]
 
 
 # -- 11.3 --------------------------------------------------------------------------------------------------
@@ -191,6 +330,69 @@ def piece_labels(tags, word_of_piece):
 # -- 11.4 --------------------------------------------------------------------------------------------------
 
 
+def check_trusted_names(function) -> None:
+    def ask(names, sentences, threshold):
+        given = set(names)
+        seen = function(given, [(list(words), set(genes)) for words, genes in sentences], threshold)
+        if not isinstance(seen, (set, frozenset)):
+            raise Wrong(f"expected a set, got {type(seen).__name__}")
+        if given != set(names):
+            raise Wrong("the set of names that you were given was changed; build a new one")
+        return seen
+
+    was, p53, il2 = ("was",), ("p53",), ("IL", "-", "2")
+    text = ["p53", "was", "bound", "and", "was", "IL", "-", "2"]
+    if ask({p53, was}, [(text, {(0, 1), (5, 8)})], 0.5) != {p53}:
+        raise Wrong('"was" stands twice and is no gene, "p53" stands once and is one: only p53 is to stay at 0.5')
+    if ask({p53, ("TP73",)}, [(text, {(0, 1)})], 0.5) != {p53, ("TP73",)}:
+        raise Wrong("a name that occurs nowhere has not been wrong, and is to stay")
+    if ask({il2, ("IL",), ("2",)}, [(text, {(5, 8)})], 0.5) != {il2}:
+        raise Wrong("IL - 2 (three words) is the gene, and IL alone is not: compare whole spans, of any length")
+    if ask({il2}, [(text, {(5, 6)})], 0.5):
+        raise Wrong("where IL alone is marked, IL - 2 (three words) is wrong, and is to go")
+    half = [(["was", "was"], {(0, 1)})]
+    places = 'in the one sentence "was was" with the genes {(0, 1)} the name was stands twice, and is right once'
+    if ask({was}, half, 0.5) != {was}:
+        raise Wrong(f"{places}: at least 0.5, so it is to stay")
+    if ask({was}, half, 0.6):
+        raise Wrong(f"{places}: less than 0.6, so it is to go (places count, not sentences)")
+    if ask({was}, [(["was"], {(0, 1)}), (["was"], set()), (["was"], set())], 0.5):
+        raise Wrong("count over all sentences together: one of three is less than 0.5")
+    twice = ("a", "a")
+    if ask({twice}, [(["a", "a", "a"], {(0, 2)})], 0.5) != {twice}:
+        raise Wrong("in a a a the name a a stands twice, once from each of the first two words; one of two is right")
+    if ask({("Was",)}, [(["was"], set())], 0.5) != {("Was",)}:
+        raise Wrong("words are compared as they are: Was does not occur where was stands")
+    if ask(set(), [(text, set())], 0.5) != set() or ask({p53}, [], 0.5) != {p53}:
+        raise Wrong("no names give no names, and without sentences all of them stay")
+
+
+@exercise(
+    "11.4",
+    "a cleaner list",
+    check_trusted_names,
+    hints=[
+        "Two counters: in how many places a name stands, and in how many of them it is right.",
+        "Where can a name of `length` words stand? At every start from 0 to len(words) - length.",
+        "tuple(words[start:start + length]) in names says whether a name stands there; "
+        "(start, start + length) in genes says whether it is right.",
+    ],
+)
+def trusted_names(names, sentences, threshold):
+    seen, right = {}, {}
+    for words, genes in sentences:
+        for length in {len(name) for name in names}:
+            for start in range(len(words) - length + 1):
+                name = tuple(words[start : start + length])
+                if name in names:
+                    seen[name] = seen.get(name, 0) + 1
+                    right[name] = right.get(name, 0) + ((start, start + length) in genes)
+    return {name for name in names if right.get(name, 0) >= threshold * seen.get(name, 0)}
+
+
+# -- 11.5 --------------------------------------------------------------------------------------------------
+
+
 # gold, alternatives, predicted, (found, wrong), and what a wrong answer breaks.
 OFFICIAL_CASES = (
     ({(0, 4)}, set(), {(0, 4)}, (1, 0), "a gold mention that is predicted is found"),
@@ -230,7 +432,7 @@ def check_official_score(function) -> None:
 
 
 @exercise(
-    "11.4",
+    "11.5",
     "official scoring",
     check_official_score,
     hints=[

@@ -11,23 +11,20 @@
 #
 # {{badge}}
 #
-# One task, one scorer, a ladder of models. The task is to find gene and protein names in sentences from MEDLINE. We
-# climb from a regular expression to a Transformer and to several systems that vote, and measure on every rung what
-# the step has bought and what it has cost.
+# One task, one scorer, a ladder of models: from a regular expression to a Transformer and to systems that vote. The
+# task is to find gene and protein names in sentences from MEDLINE. Every rung shows what the step has bought and what
+# it cost.
 #
-# **At the end you will have** built by hand, and checked against `utils/ner`: Aho and Corasick's automaton; a
-# linear-chain CRF (forward algorithm, Viterbi, training) in less than 60 lines of PyTorch; a character CNN and the
-# alignment of words with word pieces; the vote of BioTagger-GM. And a figure of F1 against training time.
+# **At the end you will have** written yourself: the forward algorithm and Viterbi's, the heart of a CRF, and the labels
+# by which a Transformer is trained on word pieces. And you will have seen built, and checked against `utils/ner`: Aho
+# and Corasick's automaton, a CRF's training, a character CNN, the vote of BioTagger-GM.
 #
-# **You need** Python, basic PyTorch (`nn.Module`, an optimiser), what training a network means (*loss*: the number that
-# is made small; *epoch*: one pass over the training sentences), and what BIO tags and F1 on spans are (notebook 09).
-# Without the PyTorch, read sections 1 to 3, 7 and 8, and of sections 4 to 6 the text and the results.
+# **You need** Python, basic PyTorch (`nn.Module`, an optimiser; *epoch*: one pass over the training sentences), and
+# what BIO tags and F1 on spans are (notebook 09). Without the PyTorch, read sections 1 to 3, 7 and 8.
 #
-# **Time:** three and a half minutes in the run shown, on two cores with bf16 instructions. Machines without them take
-# two to four times as long: with one thread, beside other work, it was 12 minutes. Every rung learns from a part of the
-# corpus, the same for all. The GPU profile takes all of it (not measured here). The longest cells are the CRFs of
-# sections 4 and 7 and the training of sections 5 and 6. Comments that say `noqa` or `NBVAL_CHECK_OUTPUT` are for the
-# tools that test this page.
+# **Time:** four to five minutes on two cores with bf16 instructions, two to four times as long without. For you: 25
+# minutes for the *core* and half an hour for the three pieces; *further* is for a second reading. (Comments such as
+# `noqa` and `NBVAL_CHECK_OUTPUT` speak to the course's tests.)
 
 # %% tags=["setup"]
 from utils.course import start
@@ -35,6 +32,7 @@ from utils.course import start
 course = start(seed=0)
 
 # %%
+import importlib.util
 import itertools
 import json
 import math
@@ -49,6 +47,7 @@ import numpy as np
 import pandas as pd
 import pycrfsuite
 import torch
+import transformers
 from IPython.display import display
 from safetensors.torch import save_file
 from torch import nn
@@ -57,7 +56,9 @@ from tqdm.auto import tqdm
 pd.set_option("display.max_colwidth", None)
 
 # %%
-from utils.course import COLOURS, check, hint, name_bars, play, solution  # noqa: F401
+from utils.course import COLOURS, name_bars, play
+from utils.course.exercises import check, choose, hint, solution  # noqa: F401
+from utils.device import find_precision
 from utils.ner import (
     Automaton,
     BiLSTMCRFTagger,
@@ -90,15 +91,15 @@ from utils.ner.postprocess import STEPS, documents_of, postprocess
 from utils.ner.transformer import align
 
 # %% [markdown]
-# ## 1. The task and the scorer
+# ## 1. The task and the scorer · *core*
 #
 # **Question:** what is asked of every model, and how will we know which is better?
 #
-# The corpus is BC2GM, the gene mention task of BioCreative II: sentences of MEDLINE abstracts, one entity type,
-# `GENE`, which stands for genes and proteins alike. Training all rungs on all of it takes too long for a lesson on
-# two cores, so a part is drawn at random, **the same part for every rung**: what differs is the model, not the data.
-# Where the corpus is not at hand, the course's own small corpus stands in, with its genes alone. The printed lines
-# say which it is; scores on the own corpus say nothing about MEDLINE.
+# The corpus is BC2GM, the gene mention task of BioCreative II: sentences of MEDLINE abstracts and one type, `GENE`, for
+# genes and proteins alike. (Which gene a name stands for is another task, *entity linking*.) A part of it is drawn at
+# random, **the same for every rung**: what differs is the model, not the data. (The GPU profile takes all of it.) Where
+# the corpus is not at hand, the course's own small corpus stands in; its scores say nothing about MEDLINE. The printed
+# lines say which it is.
 
 # %%
 corpus = load_corpus("bc2gm")
@@ -143,27 +144,22 @@ mentions = set(mentions_of(train))
 unseen = np.mean([words not in mentions for words in mentions_of(test)])
 print(f"{unseen:.0%} of the names in test are no name in train, letter by letter")
 
-# %% [markdown]
-# The fewer sentences, the more names of the test part are new: with all 15,000 sentences of train and dev about 60% of
-# BC2GM's test mentions are (notebook 09).
-
 # %%
 with_names = [sentence for sentence in train if sentence.entities]
 empty = 1 - len(with_names) / len(train)
-print(f"{empty:.0%} of the training sentences have no gene name; four of the others:")
-show_entities(with_names[:4])
+print(f"{empty:.0%} of the training sentences have no gene name; three of the others:")
+show_entities(with_names[:3])
 
 # %% [markdown]
-# **The scorer.** A mention counts as found when its first character, its last character and its type are right. With
-# $c$ correct mentions among $p$ predicted and $g$ gold ones,
+# **The scorer.** A mention counts as found when its first character, its last character and its type are those of the
+# *gold standard*, the annotators' mentions. With $c$ correct mentions among $p$ predicted and $g$ gold ones,
 #
 # $$ P = \frac cp, \qquad R = \frac cg, \qquad F_1 = \frac{2PR}{P+R} = \frac{2c}{p+g} . \tag{1} $$
 #
-# The test part is a sample, so $F_1$ has an error. The **bootstrap** estimates it: draw as many sentences, with
-# replacement, a thousand times, and see how far $F_1$ moves (Efron 1979). To compare *two* models, take the same
-# draws for both and look at the difference: a sentence that is hard for both then cancels out. `evaluate` gives the
-# interval of one model, `difference` that of two. Sentences of one document resemble each other, so whole documents
-# are drawn (notebook 12); BC2GM's sentences come without their documents, so there each is one.
+# The test part is a sample, so $F_1$ has an error. The **bootstrap** (Efron 1979) estimates it: draw as many sentences,
+# with replacement, a thousand times, and see how far $F_1$ moves. To compare *two* models, take the same draws for both
+# and look at the difference: what is hard for both cancels out. (Where documents are known, whole documents are drawn;
+# BC2GM's sentences come without.)
 
 
 # %%
@@ -199,16 +195,14 @@ assert compare(test, test).startswith("+0.0 ")
 print("By hand and by utils: the same F1.")
 
 # %% [markdown]
-# **The ladder.** `climb` trains a tagger, times it, saves it to see how large it is, tags the test part, and puts the
-# result on the ladder. Two clocks run. *Seconds on the wall* are what you wait; they grow when other work runs on the
-# machine. *Processor seconds* (CPU s), all cores added up, grow far less; comparisons use them. The networks keep both
-# cores busy, so that on two idle cores the wait is about half of their processor seconds, and beside other work longer;
-# CRFsuite uses one core only. *sent./s* is how many sentences are tagged in a processor second (of a fast tagger, in
-# the best of up to five runs; the CRFs, which remember the features of a word, have met the words by then). *MiB* is
-# the size of the saved tagger. P, R, F1 and the interval of F1 are in per cent.
+# **The ladder.** `climb` trains a tagger, times it, saves it, tags the test part, and shows the row. *CPU s* are
+# processor seconds, all cores added up: other work on the machine changes them less than *wall s*, seconds on the wall.
+# *sent./s*: sentences tagged in a processor second. *MiB*: the size of the saved tagger. P, R, F1 in per cent.
+#
+# The bookkeeping of the next cells is folded; skip it in a first reading.
 
 
-# %%
+# %% tags=["figure"]
 @dataclass
 class Rung:
     """One measured model."""
@@ -224,7 +218,7 @@ rungs = {}
 FOLDER = course.build / "notebook11"
 
 
-# %%
+# %% tags=["figure"]
 def read_clocks():
     return np.array([time.perf_counter(), time.process_time()])
 
@@ -241,7 +235,7 @@ def time_tagging(predict):
     return predicted, min(runs, key=lambda run: run[1])
 
 
-# %%
+# %% tags=["figure"]
 def ladder(names):
     """The table of these rungs."""
     rows = []
@@ -263,7 +257,7 @@ def ladder(names):
     return pd.DataFrame(rows, index=names)
 
 
-# %%
+# %% tags=["figure"]
 def add_rung(name, predicted, tagging, training, size):
     """Score the tagged test part, keep what comes of it, and show it."""
     score = evaluate(test, predicted, groups=documents)
@@ -286,57 +280,48 @@ def climb(name, tagger, train=train, dev=dev):
 
 
 # %% [markdown]
-# A score alone teaches little. So for every rung, mistakes **drawn at random**, a few of each kind (the number of all
-# of that kind is in brackets):
-#
-# - *missed*: a gold mention that no prediction touches,
-# - *invented*: a prediction that touches no gold mention,
-# - *boundary*: a gold mention that is touched, but not by its equal.
+# A score alone teaches little. So every rung also shows mistakes **drawn at random**, one of each kind: a gold mention
+# *missed*, that no prediction touches; a mention *invented*, that touches no gold one; a *boundary*, a gold mention
+# that is touched, but not by its equal.
 
-# %%
+# %% tags=["figure"]
 KINDS = ("missed", "invented", "boundary")
 
 
 def find_mistakes(predicted):
-    """(kind, sentence, mention, what was predicted there) for every mistake on test."""
-    for gold, found in zip(test, predicted):
+    """(kind, number of the sentence, mention) for every mistake on the test part."""
+    for i, (gold, found) in enumerate(zip(test, predicted)):
         for e in set(gold.entities) - set(found.entities):
-            touching = [other for other in found.entities if other.overlaps(e)]
-            yield "boundary" if touching else "missed", gold, e, touching
+            touched = any(other.overlaps(e) for other in found.entities)
+            yield "boundary" if touched else "missed", i, e
         for e in set(found.entities) - set(gold.entities):
             if not any(e.overlaps(other) for other in gold.entities):
-                yield "invented", gold, e, []
+                yield "invented", i, e
 
 
-# %%
-def show_mistakes(name, count=2):
-    """`count` mistakes of each kind, drawn at random from all of that rung."""
-    found = sorted(find_mistakes(rungs[name].predicted), key=lambda m: (m[1].text, m[2]))
-    table = {}
+# %% tags=["figure"]
+def show_mistakes(name):
+    """A mistake of each kind, drawn at random: the sentence as annotated, and as tagged."""
+    predicted, lines, titles = rungs[name].predicted, [], []
+    found = sorted(find_mistakes(predicted), key=lambda mistake: mistake[1:])
     for kind in KINDS:
         some = [mistake for mistake in found if mistake[0] == kind]
-        chosen = random.Random(11).sample(some, min(count, len(some)))
-        for number, (_, sentence, e, touching) in enumerate(chosen, 1):
-            table[f"{kind} ({len(some)})", number] = {
-                "before": sentence.text[: e.start][-45:],
-                "mention": e.text,
-                "after": sentence.text[e.end :][:30],
-                "predicted there": " | ".join(other.text for other in touching),
-            }
-    return pd.DataFrame(table).T
+        for _, i, e in random.Random(11).sample(some, min(1, len(some))):
+            titles += [f'{kind}, one of {len(some)}: "{e.text}"; gold', name]
+            lines += [test[i], predicted[i]]
+    return show_entities(lines, titles=titles)
 
 
 # %% [markdown]
-# ## 2. Rung one: regular expressions
+# ## 2. Rung one: regular expressions · *core*
 #
 # **Question:** how far do you get with a look at the training sentences and half an hour?
 #
 # Many gene names *look* like gene names: letters with a number (`p53`), Greek letters (`TGF - beta`), a word such as
-# `kinase` at the end. (BC2GM stores its tokens apart, so hyphens come with spaces around them; `HYPHEN` allows both.)
-# Each idea is one expression. Its precision on the training part says what it is worth.
+# `kinase` at the end. (BC2GM's tokens stand apart; `HYPHEN` allows spaces.) Each idea is one expression. Its precision
+# on the training part says what it is worth.
 #
-# **Predict before you run:** which of the five has the best precision? And will all five together have a better
-# recall or a better precision?
+# **Predict before you run:** which of the five has the best precision?
 
 # %%
 HYPHEN = r"(?: ?- ?)"
@@ -381,20 +366,23 @@ show_mistakes("regular expressions")
 
 # %% [markdown]
 # **What just happened.** An expression sees letters, not what they stand for: a catalogue number, a cell line and a
-# gene are all letters with a number. Compare the counts of the mistakes: invented names lead, so looks alone say too
-# little; and of the names that a rule touches, many end or begin at the wrong place. A further idea helps here and
-# harms there. That labour is what the next rungs leave to the machine.
+# gene are all letters with a number. Invented names lead, so looks alone say too little; and of the names that a rule
+# touches, many end or begin at the wrong place.
 #
-# ## 3. Rung two: a dictionary
+# ## 3. Rung two: a dictionary · *core*
 #
 # **Question:** why not simply list all genes?
 #
-# Lists exist: NCBI Gene has more than a hundred thousand human symbols and synonyms. Trying each of them on each
-# sentence would take a hundred thousand scans. **Aho and Corasick (1975)** find all names of a list in one pass:
+# A list of names is also called a *gazetteer*. NCBI Gene's has more than a hundred thousand human symbols and synonyms.
+# The names of the training part make one too.
+#
+# ### How to find a hundred thousand names in one pass · *further*
+#
+# **Aho and Corasick (1975)** read a sentence once, whatever the number of names:
 #
 # 1. Put the names into a *trie*: a state stands for a beginning of names, an arrow for one more word.
 # 2. Give each state a *failure link*: to the longest proper ending of what was read that is a beginning of a name too.
-# 3. Read the sentence once. Where no arrow fits, follow failure links; what they lead to has been read already.
+# 3. Read the sentence. Where no arrow fits, follow failure links; what they lead to has been read already.
 #
 # The letters of their paper are whole words here.
 
@@ -437,8 +425,7 @@ def link(children, ends):
 
 
 # %% [markdown]
-# **Predict before you run:** three names, `nuclear factor kappa B`, `factor kappa B kinase` and `kappa B`. Where does
-# the failure link of the state "nuclear factor kappa B" lead?
+# **Predict before you run:** where does the failure link of the state "nuclear factor kappa B" lead?
 
 # %%
 texts = ["nuclear factor kappa B", "factor kappa B kinase", "kappa B"]
@@ -452,7 +439,7 @@ for row, name in enumerate(few):
         state = children[state][word]
         place[state], words[state] = (depth, -row), word
 
-# %%
+# %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(8.5, 3.2))
 arrow = dict(arrowstyle="->", shrinkA=16)
 dashed = dict(arrow, shrinkB=16, color=COLOURS[1], linestyle="--")
@@ -471,8 +458,7 @@ plt.show()
 
 # %% [markdown]
 # In a filled state a name ends; in "factor kappa B" it is the shorter "kappa B". After "nuclear factor kappa B" the
-# link leads to "factor kappa B", whose own link leads to "kappa B": so the second name that ends here is found without
-# reading a word twice.
+# link leads to "factor kappa B": so the second name that ends here is found without reading a word twice.
 
 
 # %%
@@ -500,17 +486,14 @@ class MyAutomaton:
         return kept
 
 
-# %%
-mine = MyAutomaton(mentions)
-print(f"{len(mentions):,} different names in train, {len(mine.children):,} states")
-
 # %% [markdown]
-# **Check** against brute force, against `Automaton`, and, as a tagger, against `DictionaryTagger`. That one learns the
-# names of dev too, if `fit` is given dev. Dev is for choosing only in this notebook, so the dictionaries here get none.
+# **Check** against brute force, `Automaton` and `DictionaryTagger`. That one learns the names of dev too, if `fit` is
+# given dev. Here it gets none: dev is for choosing only.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-dictionary, theirs = DictionaryTagger().fit(train), Automaton(mentions)
+mine, theirs = MyAutomaton(mentions), Automaton(mentions)
+dictionary = DictionaryTagger().fit(train)
 for sentence, tagged in zip(test[:300], dictionary.predict(test[:300])):
     words, tokens = sentence.words, sentence.tokens
     spans = itertools.combinations(range(len(words) + 1), 2)
@@ -522,55 +505,13 @@ for sentence, tagged in zip(test[:300], dictionary.predict(test[:300])):
 print("By hand, brute force, Automaton and DictionaryTagger find the same names.")
 
 # %% [markdown]
-# How does the time grow with the list? A scan for each name, against one pass of the automaton, on the same sentences:
-
-# %%
-names = [" ".join(name) for name in mentions]
-lexicon = load_lexicon("genes")
-pool = list(dict.fromkeys([*names, *lexicon.names]))
-random.Random(0).shuffle(pool)
-sample = test[: course.pick(test=20, cpu=100, gpu=100)]
-scan, single_pass = {}, {}
-for size in [10**k for k in range(1, 6) if 10**k <= len(pool)]:
-    automaton = MyAutomaton([tuple(name.split()) for name in pool[:size]])
-    for _ in range(2):  # the first time is for warming up
-        started = time.perf_counter()
-        for sentence in sample:
-            automaton.matches(sentence.words)
-        single_pass[size] = (time.perf_counter() - started) / len(sample)
-    if size <= 10_000:
-        started = time.perf_counter()
-        for sentence in sample:
-            sum(name in sentence.text for name in pool[:size])
-        scan[size] = (time.perf_counter() - started) / len(sample)
-
-# %%
-figure, ax = plt.subplots()
-curves = {"a scan for each name": scan, "one pass of the automaton": single_pass}
-for (label, times), marker in zip(curves.items(), "os"):
-    milliseconds = [1e3 * seconds for seconds in times.values()]
-    ax.plot(list(times), milliseconds, marker=marker, label=label)
-ax.set(xscale="log", yscale="log")
-ax.set(xlabel="names in the list", ylabel="milliseconds a sentence")
-largest = max(scan)
-factor = scan[largest] / single_pass[largest]
-ax.set_title(
-    f"{largest:,} names: one pass is {factor:,.0f} times as fast as a scan for each"
-)
-ax.legend()
-plt.show()
-
-# %% [markdown]
-# The time of the scan grows in step with the list, that of the automaton far less: it takes at most about two steps a
-# word, and one for each match, whatever the number of names; only its tables grow. For a short list the scan, which
-# Python does in C and which also finds names inside words, is the faster one. The factor in the title is against a scan
-# for each name, the simplest rival and the worst. A better one looks every run of words up in a Python set, up to the
-# length of the longest name; its time does not grow with the number of names either. It is not measured here.
+# ### The rungs
 #
-# Now the rungs: the names of the training part; the term list alone; and both. **Predict before you run:** the list
-# is many times as long. Which has the better precision, which the better recall?
+# The names of the training part; a list of human genes alone; and both. **Predict before you run:** the list is many
+# times as long. Which has the better precision, which the better recall?
 
 # %%
+lexicon = load_lexicon("genes")
 climb("dictionary of training names", DictionaryTagger(), dev=())
 climb("dictionary of both", DictionaryTagger(lexicon.typed("GENE")), dev=())
 listed = DictionaryTagger(lexicon.typed("GENE"))
@@ -588,7 +529,7 @@ wrong = Counter()
 for gold, found in zip(train, listed.predict(train)):
     wrong.update(e.text for e in found.entities if e not in gold.entities)
 print("listed names most often wrong in train:")
-del listed, alone, pool, automaton  # a hundred thousand names each
+del listed, alone  # a hundred thousand names each
 pd.DataFrame(wrong.most_common(8), columns=["name", "times"]).set_index("name").T
 
 # %%
@@ -596,13 +537,12 @@ show_mistakes("dictionary of both")
 
 # %% [markdown]
 # **What just happened.** A dictionary cannot find a name that it does not hold, and section 1 counted how many those
-# are. A long list is no way out. NCBI Gene's table has symbols and not the names that sentences spell out; and the
-# table above counts listed symbols that mean something else, or only a part of the name. The best example is `not`:
-# NCBI Gene has it, in small letters, as a synonym of gene 10195, so that regarding case does not help. *Names have no
-# end, and a match is no proof.* What is lacking is the context. (Exercise 11.1 makes a list cleaner.)
+# are. A long list is no way out: it has symbols and not the names that sentences spell out, and many of its symbols
+# mean something else. The best example is `not`: NCBI Gene has it, in small letters, as a synonym of gene 10195. *Names
+# have no end, and a match is no proof.* What is lacking is the context. (Exercise 11.4 cleans a list.)
 
 # %% [markdown]
-# ## 4. Rung three: a linear-chain CRF
+# ## 4. Rung three: a linear-chain CRF · *core*
 #
 # **Question:** how can a model weigh evidence for every word, and still give tags that fit together?
 #
@@ -619,48 +559,77 @@ show_mistakes("dictionary of both")
 # | `B` | `B` | 2 - 1 + 0 = 1 | 2.72 | 0.07 |
 # | | | | total 39.55 | 1 |
 #
-# That is the whole model; the rest of this section says it in symbols, and how to do without the list of all ways.
-#
-# Each word $t$ of a sentence gets a score $e_{t,k}$ for each tag $k$, its **emissions**. Tags also depend on their
-# neighbours (an `I` needs a `B` or `I` before it), so every step from tag $j$ to tag $k$ has a score $A_{jk}$ too, and
-# beginning and end have $a_k$ and $b_k$. A whole path $y_1 \dots y_n$ of tags scores
+# That is the whole model. In symbols: each word $t$ gets a score $e_{t,k}$ for each tag $k$, its **emissions**; every
+# step from tag $j$ to tag $k$ has a score $A_{jk}$; beginning and end have $a_k$ and $b_k$. A whole path $y_1 \dots
+# y_n$ of tags scores
 #
 # $$ s(y) = a_{y_1} + \sum_{t=1}^{n} e_{t, y_t} + \sum_{t=2}^{n} A_{y_{t-1}, y_t} + b_{y_n}, \qquad
 # p(y) = \frac{e^{s(y)}}{Z}, \quad Z = \sum_{y'} e^{s(y')} \tag{2} $$
 #
 # (Lafferty, McCallum & Pereira 2001; in this form, with the emissions of a network, Lample et al. 2016, section 2.2).
-# $Z$ is the total of the table. The sum runs over all $K^n$ paths. With $K = 3$ tags (`O`, `B`, `I`) and a sentence of
-# 25 words that is $8 \cdot 10^{11}$. But the paths share their beginnings. Let $\alpha_{t,k}$ be the log of the sum
-# over all beginnings that end at word $t$ in tag $k$. Then (the **forward algorithm**)
+# $Z$ is the total of the table, a sum over all $K^n$ paths. With $K = 3$ tags (`O`, `B`, `I`: the *inside-outside*
+# scheme) and 25 words that is $8 \cdot 10^{11}$. But the paths share their beginnings. Let $\alpha_{t,k}$ be the log of
+# the sum over all beginnings that end at word $t$ in tag $k$. Then (the **forward algorithm**)
 #
 # $$ \alpha_{1,k} = a_k + e_{1,k}, \qquad
 # \alpha_{t,k} = e_{t,k} + \log \sum_j e^{\alpha_{t-1,j} + A_{jk}}, \qquad
 # \log Z = \log \sum_k e^{\alpha_{n,k} + b_k} \tag{3} $$
 #
-# costs $nK^2$ steps. Replace the sum by a maximum, remember where each maximum came from, and the same walk gives the
-# **best** path: Viterbi's algorithm.
+# costs $nK^2$ steps.
+#
+# ### Your turn: 11.1
+#
+# Write eq. (3) as code, with `torch.logsumexp`, which does $\log \sum e$ without overflow. `alpha[:, None] +
+# transitions` is (K, K): row $j$, column $k$. Autograd will differentiate your function, so keep to tensors.
+#
+# Write your lines in place of `raise NotImplementedError` and run the cell. `check` says whether they are right, and if
+# not, what is wrong. Stuck? `hint("11.1")` gives a hint, each call the next one; `solution("11.1")` shows an answer.
+# You may also go on: the cell after it has the course's version, and uses yours instead if yours is right.
 
 
 # %%
-def path_score(emissions, path, start, transitions, end):
-    """s(y) of eq. (2): emissions (n, K), path a list of n tags, start and end (K),
-    transitions (K, K) [from, to]."""
-    of_words = sum(emissions[t, tag] for t, tag in enumerate(path))
-    of_steps = sum(transitions[step] for step in itertools.pairwise(path))
-    return start[path[0]] + of_words + of_steps + end[path[-1]]
-
-
 def forward(emissions, start, transitions, end):
-    """log Z by eq. (3)."""
-    alpha = start + emissions[0]  # (K)
+    """log Z by eq. (3), one number.
+
+    emissions: (n, K). start, end: (K,). transitions: (K, K) [from, to].
+    """
+    raise NotImplementedError
+
+
+check("11.1", forward)
+
+
+# %%
+def course_forward(emissions, start, transitions, end):
+    alpha = start + emissions[0]  # (K,)
     for row in emissions[1:]:
         alpha = row + torch.logsumexp(alpha[:, None] + transitions, dim=0)
     return torch.logsumexp(alpha + end, dim=0)
 
 
+forward = choose("11.1", forward, course_forward)
+
+# %% [markdown]
+# ### Your turn: 11.2
+#
+# Replace the sum by a maximum, remember for every tag which tag before gave it, and the same walk finds the **best**
+# path: Viterbi's algorithm. From the best last tag, follow what you remembered back to the first word.
+
+
 # %%
 def viterbi(emissions, start, transitions, end):
-    """The path with the highest score, as a list."""
+    """The path of the highest score s(y), a list of n whole numbers.
+
+    emissions: (n, K). start, end: (K,). transitions: (K, K) [from, to].
+    """
+    raise NotImplementedError
+
+
+check("11.2", viterbi)
+
+
+# %%
+def course_viterbi(emissions, start, transitions, end):
     best, pointers = start + emissions[0], []
     for row in emissions[1:]:
         longer, came_from = (best[:, None] + transitions).max(dim=0)
@@ -672,8 +641,19 @@ def viterbi(emissions, start, transitions, end):
     return path[::-1]
 
 
+viterbi = choose("11.2", viterbi, course_viterbi)
+
 # %% [markdown]
-# **Check** against enumeration: for short sentences all paths can be written out.
+# **Check** against all paths, written out for short sentences:
+
+
+# %%
+def path_score(emissions, path, start, transitions, end):
+    """s(y) of eq. (2); path is a list of n tags."""
+    of_words = sum(emissions[t, tag] for t, tag in enumerate(path))
+    of_steps = sum(transitions[step] for step in itertools.pairwise(path))
+    return start[path[0]] + of_words + of_steps + end[path[-1]]
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -684,14 +664,13 @@ for length in range(1, 7):
     emissions, *weights = chain  # start, transitions, end
     paths = list(itertools.product(range(3), repeat=length))
     scores = torch.stack([path_score(emissions, path, *weights) for path in paths])
-    torch.testing.assert_close(forward(*chain), torch.logsumexp(scores, 0))
+    torch.testing.assert_close(forward(*chain).float(), torch.logsumexp(scores, 0).float())
     assert viterbi(*chain) == list(paths[int(scores.argmax())])
 print(f"1 to {length} words, up to {len(paths)} paths: log Z and best path agree.")
 
 # %% [markdown]
-# **Training** maximises $\log p(y) = s(y) - \log Z$ of the annotated paths. No backward algorithm has to be written:
-# autograd differentiates eq. (3). To be quick, a batch goes through at once; sentences differ in length, so a mask says
-# where words are. This class is the rest of the sixty lines or less.
+# **Training** maximises $\log p(y) = s(y) - \log Z$ of the annotated paths; autograd differentiates eq. (3). To be
+# quick, a batch goes through at once; sentences differ in length, so a mask says where words are.
 
 
 # %%
@@ -723,7 +702,7 @@ class ChainCRF(nn.Module):
 
 
 # %% [markdown]
-# **Check** against `LinearChainCRF` of `utils/ner/chain.py`: the same numbers, and the same gradients.
+# **Check** against `LinearChainCRF`: the same numbers, the same gradients.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -745,9 +724,9 @@ assert paths == theirs.viterbi(emissions, mask)
 print("Log-probabilities, gradients and best paths agree.")
 
 # %% [markdown]
-# Where do emissions come from? In the classical CRF from **features**: strings that say something about a word. Every
-# feature has one weight for each tag, and an emission is the sum of the weights of the features that are present.
-# That is an embedding table of width $K$ and a sum, so PyTorch's `EmbeddingBag` does it. Eight features to begin with:
+# Where do emissions come from? In the classical CRF from **features**: strings that say something about a word. Each
+# has a weight for each tag, and an emission is the sum of the weights of the features that are present: PyTorch's
+# `EmbeddingBag`. Eight features to begin with:
 
 
 # %%
@@ -861,9 +840,8 @@ show_mistakes("CRF by hand")
 # %% [markdown]
 # From `O` to `I-GENE` is a step that never occurs in training. Nobody forbade it; compare its score with the others.
 #
-# **To see the chain at work**, take it away. `strength` multiplies the scores of beginning, steps and end: 0 is a chain
-# without links, where each word gets the tag that is best for itself. In how many test sentences are all names right
-# and none too many, with the chain and without?
+# **To see the chain at work**, take it away. `strength` multiplies the scores of beginning, steps and end; at 0 each
+# word gets the tag that is best for itself. In how many test sentences are all names right and none too many?
 
 # %%
 chained, single = (tag_by_hand(test, by_hand, strength) for strength in (1.0, 0.0))
@@ -876,12 +854,12 @@ pd.crosstab(sides.iloc[:, 0], sides.iloc[:, 1])
 
 
 # %% [markdown]
-# One of the sentences that the chain mends, chosen for that: a short one, with as many of its words in names as any. In
-# colour $p(y_t = k)$ of each word, as the derivative of $\log Z$ by the emissions; as a line the best path; as crosses
-# what each word would get for itself, without its neighbours.
+# One of the sentences that the chain mends, chosen for that: a short one, with many of its words in names. In colour
+# $p(y_t = k)$ of each word (the derivative of $\log Z$ by the emissions); as a line the best path; as crosses what each
+# word would get for itself. Such a picture is called a *trellis*.
 
 
-# %%
+# %% tags=["figure"]
 def share_in_names(sentence):
     """The share of its words that stand in gene names."""
     return sum(map(len, mentions_of([sentence]))) / len(sentence.words)
@@ -893,7 +871,7 @@ shown = max(short or test[:1], key=share_in_names)
 annotated = [by_hand.tags.index(tag) for tag in to_tags(shown)]
 
 
-# %%
+# %% tags=["figure"]
 def draw_trellis(strength=1.0):
     """Marginals, best path, annotation, and each word's own best tag in one sentence."""
     emissions = by_hand.emissions([my_features(shown.words)])[0].detach()
@@ -931,23 +909,21 @@ names = [f"strength {strength:g}, whole test part" for strength in strengths]
 pd.DataFrame(rows, index=names)
 
 # %% [markdown]
-# **What the chain did.** Such a picture of tags over words is called a *trellis*. Its colours are the **marginals**: of
-# all paths, each counted by its probability, the share that passes there. At strength 0 each word decides for itself.
-# With the learned steps (1), a tag that does not fit its neighbours gives way: the crosses that are off the line. In
-# the run shown that is `mouse`: for itself it would be `O`, in front of two words that *continue* a name. The path is
-# the annotation (broad green line), since the sentence was chosen so. It is not always so: the table above counts the
-# sentences where single words were right and the chain is wrong. On the whole test part the learned steps pay: in the
-# run shown F1 is 33 without them, 53 with them, and 33 again at strength 2, where steps count twice and words as
-# before.
+# **What the chain did.** With the learned steps (strength 1), a tag that does not fit its neighbours gives way: the
+# crosses that are off the line. The path is the annotation (broad green line), since the sentence was chosen so; the
+# table above also counts the sentences where single words were right and the chain is wrong. On the whole test part the
+# steps pay: in the run shown F1 is 33 without them, 53 with them, and 33 again at strength 2, where steps count twice
+# and words as before.
 
 # %%
 play(draw_trellis, strength=(0.0, 3.0, 0.25))
 
 # %% [markdown]
-# **CRFsuite** (Okazaki 2007) is the same model in C (without scores for beginning and end, which stay 0), with another
-# optimiser (L-BFGS, which looks at all sentences before every step) and penalties on the weights (L1: on their absolute
-# values, L2: on their squares). Is it *really* the same? Train it on our eight features, read its weights out of the
-# saved file, put them into our CRF, and compare the probability of its best path.
+# ### CRFsuite: the same model in C · *further*
+#
+# CRFsuite (Okazaki 2007) differs in its optimiser (L-BFGS) and in penalties on the weights (L1: on their absolute
+# values, L2: on their squares); beginning and end score 0. Is it *really* the same? Train it on our eight features, put
+# its weights into our CRF, and compare.
 
 # %%
 iterations = course.pick(test=30, cpu=80, gpu=150)
@@ -983,11 +959,12 @@ print(f"its F1 with the eight features: {f1:.1%}")
 del same, suite, learned, copy
 
 # %% [markdown]
-# **Real features.** `WordFeatures` has the kinds that gene taggers of that time used: beginnings and ends, letter
-# n-grams (n letters in a row), stems, shapes, neighbours and pairs of them, brackets. Which of them matter? They are
-# added group by group and judged on dev: what is chosen must not be chosen on test. (The test part is not unseen any
-# more. Its scores and mistakes were shown after every rung, and `strength` was tried on it. No setting was taken from
-# there; who takes one needs other sentences for the last figure.)
+# ### Real features · *core*
+#
+# `WordFeatures` has the kinds that gene taggers of that time used: beginnings and ends, letter n-grams (n letters in a
+# row), stems, shapes, neighbours and pairs of them, brackets. They are added group by group and judged on dev: what is
+# chosen must not be chosen on test. (The test part is not unseen any more: its scores and mistakes were shown, and
+# `strength` was tried on it. No setting was taken from there.)
 #
 # **Predict before you run:** which group helps most?
 
@@ -1013,8 +990,7 @@ for features, added in groups.items():
     on_dev[features] = evaluate(dev, tagger.predict(dev), groups=documents_of(dev))
 
 # %% [markdown]
-# All of them together are what `WordFeatures()` makes by itself, and this makes the rung. A penalty keeps hundreds of
-# thousands of weights from learning the training sentences by heart; with L1 in it most become zero.
+# All of them together are `WordFeatures()`, and this makes the rung.
 
 # %%
 tagger = new_crf(WordFeatures())
@@ -1024,7 +1000,7 @@ del tagger
 change = compare(rungs["CRF"].predicted, rungs["CRF by hand"].predicted)
 print(f"real features against eight: {change}")
 
-# %%
+# %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(8, 2.8))
 values = np.array([100 * score.f1 for score in on_dev.values()])
 edges = 100 * np.array([score.intervals["f1"] for score in on_dev.values()])
@@ -1038,19 +1014,16 @@ most = f"{list(on_dev)[int(steps.argmax()) + 1].removeprefix('+ ')} ({steps.max(
 ax.set_title(f"From {values[0]:.0f} to {values[-1]:.0f}; the largest step here is {most}")
 plt.show()
 
-# %% [markdown]
-# The order matters: a group added late has less left to explain. And the bars are wide next to most of the steps.
-
 # %%
 show_mistakes("CRF")
 
 # %% [markdown]
-# **What just happened.** The same names as before are there to be learned from, but now as evidence (`ase` at the
-# end, a number, `expression` to the left) that carries over to names never seen. Boundaries remain: whether `human`,
-# `gene` or `protein` belongs to the name is a habit of the annotators.
+# **What just happened.** The names of training are now evidence (`ase` at the end, a number, `expression` to the left)
+# that carries over to names never seen. Boundaries remain: whether `human`, `gene` or `protein` belongs to the name is
+# a habit of the annotators. (A group that is added late has less left to explain, and the bars are wide.)
 #
-# More sentences instead of a better model? The CRF is cheap enough to try: the same on three times as many. This is no
-# rung, as it breaks the rule of section 1; it stands beside the ladder, to measure the others by.
+# More sentences instead of a better model? The same CRF on three times as many. This is no rung, as it breaks the rule
+# of section 1; it stands beside the ladder, to measure the others by.
 
 # %%
 more = draw_part(corpus.train, 3 * len(train))
@@ -1060,22 +1033,19 @@ change = compare(rungs[MORE].predicted, rungs["CRF"].predicted)
 print("against the same CRF on the training part:", change)
 
 # %% [markdown]
-# ## 5. Rung four: BiLSTM-CRF
+# ## 5. Rung four: BiLSTM-CRF · *core*
 #
 # **Question:** can the features be learned too?
 #
-# The neural tagger of before Transformers (Lample et al. 2016; Ma & Hovy 2016) keeps the chain on top and replaces
-# features by vectors:
+# The neural tagger of before Transformers (Lample et al. 2016; Ma & Hovy 2016) keeps the chain and replaces features by
+# vectors:
 #
-# - a **vector for each word**, from a table; it starts, where the encoder of section 6 is at hand, from the vectors
-#   that this encoder has for the word's pieces (its input vectors, which know no context), as earlier systems started
-#   from word2vec;
-# - a **character encoding**: the letters' vectors, convolutions over three and over five of them, and the maximum over
-#   the word. It stands in for `begin=` and `end=`, also for words never seen;
-# - a **small vector for how the word is written** (small letters, capitals, digits inside ...), as the Transformer of
-#   section 6 gets one;
-# - a **bidirectional LSTM** that reads the sentence from both ends, so that each word's vector knows its context;
-# - a linear layer that turns it into emissions, and the CRF of section 4.
+# - a **vector for each word**, which starts, where the encoder of section 6 is at hand, from that encoder's input
+#   vectors (they know no context), as earlier systems started from word2vec;
+# - a **character encoding**: convolutions over three and five letters, and the maximum over the word. It stands in for
+#   `begin=` and `end=`, also for words never seen;
+# - a **small vector for how the word is written** (small letters, capitals, digits inside ...);
+# - a **bidirectional LSTM** that reads the sentence from both ends, a linear layer that gives emissions, and the CRF.
 
 
 # %%
@@ -1097,7 +1067,7 @@ class MyCharacterCNN(nn.Module):
 
 
 # %% [markdown]
-# **Check** against `utils`, and that padding does not matter: a word has one encoding, however long its neighbours are.
+# **Check** against `utils`, and that padding does not matter:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1111,8 +1081,8 @@ print("The same vectors as utils, and no trace of the padding.")
 
 # %% [markdown]
 # **The pitfall of the LSTM.** Sentences of a batch are padded to one length, and the direction from right to left
-# begins at the right: in the padding. **Predict before you run:** two copies of one sentence, one alone, one padded
-# with 30 zeros. How much do their outputs differ, if nobody tells the LSTM about the padding?
+# begins in the padding. **Predict before you run:** one sentence, alone and padded with 30 zeros. How much do the
+# outputs differ, if nobody tells the LSTM?
 
 # %%
 torch.manual_seed(0)
@@ -1132,8 +1102,7 @@ largest = {name: f"{values.abs().max():.2g}" for name, values in changes.items()
 pd.DataFrame({"largest difference": largest})
 
 # %% [markdown]
-# Without packing, a sentence's tags depend on which other sentences share its batch, and no error is raised.
-# `BiLSTMCRFTagger` packs.
+# Without packing, a sentence's tags depend on which others share its batch, and no error is raised.
 #
 # **Predict before you run:** the network starts with no idea of endings and of context, and the training part is small.
 # Will it beat the CRF? (`fit` keeps the weights of the epoch that is best on dev.)
@@ -1155,44 +1124,16 @@ climb("BiLSTM-CRF", bilstm)
 print("against the CRF:", compare(rungs["BiLSTM-CRF"].predicted, rungs["CRF"].predicted))
 history_of(bilstm)
 
-# %% [markdown]
-# What did the characters learn? Words of the test part that no training sentence has, and the training words whose
-# character encodings are most like theirs. Likeness is the cosine, the angle between two vectors, once the mean of all
-# of them is taken off (*centred*):
-
-# %%
-number = {letter: i for i, letter in enumerate(bilstm.characters)}
-
-
-@torch.no_grad()
-def encode_letters(words):
-    """The trained character encodings, centred, of length 1: (words, width)."""
-    rows = [torch.tensor([number.get(letter, 1) for letter in word[:30]]) for word in words]
-    encoder = bilstm.network.characters
-    vectors = encoder(pad(rows).to(encoder.table.weight.device)).cpu()
-    return nn.functional.normalize(vectors - vectors.mean(0), dim=1)
-
-
-seen = sorted({word for sentence in train for word in sentence.words if len(word) > 3})
-in_names = {word for words in mentions_of(test) for word in words if len(word) > 3}
-new = sorted(in_names - set(seen))
-new = random.Random(5).sample(new, min(6, len(new)))
-likeness = encode_letters(new + seen)
-nearest = (likeness[: len(new)] @ likeness[len(new) :].T).topk(4).indices
-table = [[seen[i] for i in row] for row in nearest]
-pd.DataFrame(table, index=new, columns=["nearest", "second", "third", "fourth"])
-
 # %%
 show_mistakes("BiLSTM-CRF")
 
 # %% [markdown]
-# **What just happened.** Most of the neighbours are words written alike, in letters, digits or capitals: features that
-# nobody wrote. Not all of this network is learned here: how a word is written was told, and the word vectors came from
-# the encoder, where it is at hand. The character encodings and the LSTM had to be learned from the same sentences that
-# the CRF used for the weights of ready features. Look at the first epoch on dev: in the run shown it has less than half
-# of the F1 that comes later. The next rung brings more that has been learned before.
+# **What just happened.** Not all of this network is learned here: how a word is written was told, and the word vectors
+# came from the encoder, where it is at hand. The character encodings and the LSTM had to be learned from the sentences
+# that the CRF used for the weights of ready features. On dev the first epoch has, in the run shown, less than half of
+# the F1 that comes later. The next rung brings more that has been learned before.
 #
-# ## 6. Rung five: a Transformer with a token head
+# ## 6. Rung five: a Transformer with a token head · *core*
 #
 # **Question:** what if the reading has been learned before, from text without annotation?
 #
@@ -1200,12 +1141,11 @@ show_mistakes("BiLSTM-CRF")
 # head**, one linear layer with a score for each tag, and trains everything together for a few epochs (Devlin et al.
 # 2019, section 5.3).
 #
-# Here the encoder is all-MiniLM-L6-v2: 6 layers, 384 numbers a position, *uncased* (it takes capitals for small
-# letters), with BERT's vocabulary, which is of general English. It was trained as a sentence encoder, to tell which two
-# texts belong together, on more than a billion pairs; nearly a fifth of those that its model card lists are titles,
-# abstracts and citations of scientific papers (S2ORC). So it has met scientific text, without any annotation, and
-# sentences of this corpus may be among it. Without the package that carries it, and without a network, a small encoder
-# with *random* weights takes its place, so that every cell runs; then this rung shows the machinery and no more.
+# Here the encoder is all-MiniLM-L6-v2: 6 layers, 384 numbers a position, *uncased* (capitals become small letters), a
+# vocabulary of general English. It was trained to tell which two texts belong together, on more than a billion pairs;
+# nearly a fifth of those that its model card lists are titles, abstracts and citations of scientific papers (S2ORC), so
+# sentences of this corpus may be among them. Without its package and without a network, a small encoder with *random*
+# weights takes its place; then this rung shows the machinery and no more.
 
 # %%
 try:
@@ -1222,10 +1162,8 @@ del encoder  # only its tokenizer is needed here; `TransformerTagger` loads it a
 
 # %% [markdown]
 # **Sub-word alignment.** The encoder does not see words. Its tokenizer cuts the text into pieces of its own vocabulary,
-# and a gene name falls into many. Tags belong to words; so each word has to know its pieces. Both have offsets into the
-# text, and that settles it: *a piece belongs to every word it shares a character with*.
-#
-# **Predict before you run:** into how many pieces does `IL-2Ralpha` fall?
+# and tags belong to words. Both have offsets into the text, and that settles it: *a piece belongs to every word it
+# shares a character with*. **Predict before you run:** into how many pieces does `IL-2Ralpha` fall?
 
 
 # %%
@@ -1265,50 +1203,72 @@ for sentence in test:
     assert my_align(*given) == align(*given)
 print("By hand and by utils: the same pieces for every word of the test part.")
 
+# %% [markdown]
+# ### Your turn: 11.3
+#
+# Training needs a label for each piece: the word's tag at its **first** piece, as in BERT's paper, and -100, which
+# PyTorch's cross-entropy ignores, at its other pieces and at special ones such as `[CLS]`. (Else long words would count
+# several times.) Tokenizers tell the number of each piece's word as `word_ids()`.
+
+
 # %%
-of_genes, of_others = [], []
-for sentence in test:
-    spans = my_align(offsets_of(sentence), cut(sentence.text)[1])
-    for token, (first, last) in zip(sentence.tokens, spans):
-        inside = any(is_in(token, e) for e in sentence.entities)
-        (of_genes if inside else of_others).append(last - first)
-figure, ax = plt.subplots(figsize=(7, 2.6))
-values = [np.minimum(counts, 8) for counts in (of_others, of_genes)]
-shares = [np.full(len(counts), 100 / len(counts)) for counts in values]
-labels = ["other words", "words in gene names"]
-ax.hist(values, np.arange(0.5, 9), weights=shares, label=labels)
-ax.set(xlabel="pieces (8 and more together)", ylabel="per cent of words")
-means = np.mean(of_genes), np.mean(of_others)
-ax.set_title("A word in a gene name has {:.2f} pieces, another word {:.2f}".format(*means))
-ax.legend()
-plt.show()
+def piece_labels(tags, word_of_piece):
+    """One integer for each piece, as a list.
+
+    tags: an integer for each word.
+    word_of_piece: for each piece the number of its word, in order, or None for a special
+    piece such as [CLS].
+    """
+    raise NotImplementedError
+
+
+check("11.3", piece_labels)
+
+
+# %%
+def course_piece_labels(tags, word_of_piece):
+    labels, before = [], None
+    for word in word_of_piece:
+        labels.append(-100 if word is None or word == before else tags[word])
+        before = word
+    return labels
+
+
+piece_labels = choose("11.3", piece_labels, course_piece_labels)
+
+# %%
+TAGS = ["O", "B-GENE", "I-GENE"]
+
+
+def encode(sentence):
+    """The ids of a sentence's pieces, and their labels."""
+    found = tokenizer(
+        sentence.words, is_split_into_words=True, truncation=True, max_length=256
+    )
+    tags = [TAGS.index(tag) for tag in to_tags(sentence)]
+    return {**found, "labels": list(map(int, piece_labels(tags, found.word_ids())))}
+
+
+example = example.with_entities([Entity(0, 10, "GENE"), Entity(21, 24, "GENE")])
+encoded = encode(example)
+pieces = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+pd.DataFrame({"piece": pieces, "label": encoded["labels"]}).T
 
 # %% [markdown]
-# Three decisions follow, and each can go wrong in silence.
-#
-# - **Which piece speaks for a word?** The first one, as in BERT's paper (`pooling="first"`), or the mean of all.
-#   The loss must look at words, not at pieces, or long words count several times (exercise 11.3).
-# - **Long sentences.** An encoder reads a limited number of pieces. What lies beyond must not be cut off in silence;
-#   `TransformerTagger` cuts windows that overlap.
-# - **What the vocabulary cannot see.** An uncased one takes `WAS` and `was` for the same. Ask it:
+# Two more things can go wrong in silence. What lies beyond the number of pieces that an encoder can read must not be
+# cut off; `TransformerTagger` cuts windows that overlap. And an uncased vocabulary does not see everything:
 
 # %%
 words = ["WAS", "was", "CAT", "cat"]
 pd.DataFrame({"pieces": [" ".join(cut(word)[0]) for word in words]}, index=words)
 
 # %% [markdown]
-# Where the two rows of a pair are equal, a gene and a common word are the same to the encoder. So with
-# `shapes=True` `TransformerTagger` tells the head beside the vector how each word is written (small, capitals, digits
-# inside ...).
+# Where the two rows of a pair are equal, a gene and a common word are the same to the encoder. So with `shapes=True`
+# `TransformerTagger` tells the head how each word is written.
 #
 # In training each word's scores go through a softmax by themselves. In prediction the chain of section 4, with all its
-# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. A table below, of F1 alone, says what that
-# is worth against taking each word's best tag, with the two things that can be done about such a step.
-#
-# The learning rate is 2e-4, four to ten times what BERT's paper takes (appendix A.3): MiniLM is small, and the rate was
-# taken over from trials on another corpus, NCBI-disease. The new layers learn five times as fast. A batch holds 32
-# sentences, or fewer where they are long (`batch_cells`), so that a laptop's memory is enough. The line below names the
-# precision of the computation.
+# weights 0, only keeps out steps that BIO forbids, such as from `O` to `I`. The learning rate, 2e-4, was taken over
+# from trials on NCBI-disease; the new layers learn five times as fast.
 #
 # **Predict before you run:** it sees each training sentence a few times only. Where will it stand against the CRF?
 
@@ -1338,39 +1298,92 @@ pd.DataFrame({"F1": {name: f"{value:.1%}" for name, value in f1.items()}})
 # %%
 show_mistakes("Transformer")
 
-# %%
-short = [i for i, s in enumerate(test) if s.entities and len(s.text) < 160]
-titles, rows = [], []
-for i in random.Random(2).sample(short, 2):
-    titles += ["gold", "CRF", "Transformer"]
-    rows += [test[i], *(rungs[name].predicted[i] for name in titles[-2:])]
-show_entities(rows, titles=titles)
-
 # %% [markdown]
 # **What just happened.** The encoder can read and has met scientific abstracts; but it was trained to tell texts apart,
-# not to mark names, and its vocabulary is general English without capitals. Decoding matters, too: in the run shown,
-# keeping forbidden steps out is worth 2.3 points against letting a stray `I` begin a name, and hardly anything (0.1)
-# against leaving it out. Whether its reading outweighs features made for the purpose, the difference to the CRF says;
-# where its interval holds 0, that is not shown. The cost, in seconds and megabytes, is certain. An encoder trained on
-# PubMed is the better start where it can be downloaded:
-# `TransformerTagger("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract", learning_rate=5e-5)`. Notebook 13 goes that
-# way. Look also at the epochs: where the loss goes on falling and F1 on dev stands still or falls, the training
-# sentences are being learned by heart, and more epochs do not help. The rung has the weights of the best epoch on dev,
-# not of the last. Boundary mistakes stay in the list, as on every rung: what the annotators took for the name is
-# learned from annotation only.
+# not to mark names. Whether its reading outweighs features made for the purpose, the difference to the CRF says; where
+# its interval holds 0, that is not shown. The cost is certain. In the run shown, keeping forbidden steps out is worth
+# 2.3 points against letting a stray `I` begin a name, and 0.1 against leaving it out. Look at the epochs, too: where
+# the loss goes on falling and F1 on dev does not rise, the training sentences are being learned by heart. An encoder
+# trained on PubMed is the better start where it can be downloaded (notebook 13).
+#
+# ### The direct way: `transformers` alone · *further*
+#
+# What `TransformerTagger` does, less windows (what is too long is cut off here), shapes and forbidden steps, is a few
+# lines of the library; `encode` above has made the labels. With a network, take `utils.ner.encoders.PUBMED` as `place`,
+# with rate 5e-5. Trained for fewer epochs, this is no rung; the figures of the course's scorer and of seqeval are to
+# agree, and the saved folder is to load in `transformers.pipeline`.
+
+
+# %%
+place = source or here or "sentence-transformers/all-MiniLM-L6-v2"
+transformers.logging.set_verbosity_error()  # no warning that the head is new
+torch.manual_seed(0)
+tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+kind = transformers.AutoModelForTokenClassification
+direct = kind.from_pretrained(place, id2label=dict(enumerate(TAGS))).to(course.device)
+collate = transformers.DataCollatorForTokenClassification(tokenizer)
+rows = [encode(sentence) for sentence in train]
+loader = torch.utils.data.DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate)
+optimizer = torch.optim.AdamW(direct.parameters(), lr=2e-4 if source is None else 2e-3)
+bf16 = find_precision(course.device) == "bf16"
+direct.train()
+for _ in range(course.pick(test=1, cpu=2, gpu=3)):
+    for batch in tqdm(loader, unit="batch", leave=False):
+        with torch.autocast(course.device.type, torch.bfloat16, enabled=bf16):
+            loss = direct(**batch.to(course.device)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+# %%
+@torch.no_grad()
+def tags_of(sentence):
+    """The best tag of each word, read at its first piece."""
+    batch = collate([encode(sentence)]).to(course.device)
+    first = batch.pop("labels")[0] != -100
+    best = direct(**batch).logits[0].argmax(-1)[first].tolist()
+    return [TAGS[k] for k in best] + ["O"] * (len(sentence.words) - len(best))
+
+
+direct.eval()
+gold_tags, found_tags = [to_tags(s) for s in test], [tags_of(s) for s in test]
+tagged = [from_tags(s, tags, orphan="drop") for s, tags in zip(test, found_tags)]
+f1 = {"evaluate": evaluate(test, tagged, resamples=0).f1}
+if importlib.util.find_spec("seqeval"):
+    from seqeval.metrics import f1_score
+    from seqeval.scheme import IOB2
+
+    f1["seqeval"] = f1_score(gold_tags, found_tags, mode="strict", scheme=IOB2)
+    assert math.isclose(f1["evaluate"], f1["seqeval"])
+pd.DataFrame({"F1 on test": {name: f"{value:.1%}" for name, value in f1.items()}})
+
+# %%
+folder = FOLDER / "direct"
+direct.save_pretrained(folder)
+tokenizer.save_pretrained(folder)
+find = transformers.pipeline(
+    "token-classification", str(folder), aggregation_strategy="first", device="cpu"
+)
+some = [s for s in test if s.entities and len(s.text) < 160][:2]
+show_entities(
+    sentence.with_entities(
+        Entity(found["start"], found["end"], found["entity_group"])
+        for found in find(sentence.text)
+    )
+    for sentence in some
+)
 
 # %% [markdown]
-# ## 7. Rung six: BioTagger-GM, look-up and a vote
+# ## 7. Rung six: BioTagger-GM, look-up and a vote · *core*
 #
 # **Question:** the rungs so far make different mistakes. Can they be put together?
 #
-# **BioTagger-GM** (Torii, Hu, Wu & Liu 2009) has four parts: *dictionary look-up* (names of BioThesaurus and terms of
-# the UMLS are tagged in the text); *machine learning* with the look-up as one kind of feature; *post-processing* by
-# rules; and *system combination* by a vote. The tables of the paper, on which this section rests, say what votes:
-# **four systems of three kinds**, two CRFs (ABNER, of first order, and one from the toolkit MALLET), a maximum entropy
-# Markov model (MALLET too), and LingPipe (a language model of characters). They also say what the parts are worth. On
-# the task's test split it reports F = 0.8887 (P 0.8821, R 0.8952; Table 3); in cross-validation on the training
-# sentences 0.8687, and there (Table 2):
+# **BioTagger-GM** (Torii, Hu, Wu & Liu 2009) has four parts: *dictionary look-up*; *machine learning* with the look-up
+# as one kind of feature; *post-processing* by rules; and a *vote* of **four systems of three kinds**: two CRFs (ABNER,
+# and one from the toolkit MALLET), a maximum entropy Markov model (MALLET too), and LingPipe (a language model of
+# characters). On the task's test split it reports F = 0.8887 (Table 3). In cross-validation on the training sentences
+# (Table 2):
 #
 # | Table 2, F | without | with | difference |
 # | --- | ---: | ---: | ---: |
@@ -1379,18 +1392,14 @@ show_entities(rows, titles=titles)
 # | post-processing, for their CRF | 0.8415 | 0.8481 | +0.7 |
 # | the vote of four, against their CRF, the best of them | 0.8481 | 0.8687 | +2.1 |
 #
-# **What the tables do not say:** how look-up is encoded as features, what the rules are, how votes are weighed. That is
-# *our* choice below. Three things are different. Our four members are all CRFs by CRFsuite, more alike than theirs, so
-# our vote has less to gain. Part-of-speech tags and a list of false positives are left out. And the UMLS needs a
-# licence of its own, and neither it nor BioThesaurus comes with the course, so human gene symbols of NCBI Gene and
-# names of the Disease Ontology and of MeSH stand for them, much smaller lists. So this is a rebuilding of the recipe,
-# not of the system.
+# How look-up is encoded, what the rules are, and how votes are weighed is *our* choice below. Our four members are all
+# CRFs by CRFsuite, more alike than theirs, so our vote has less to gain. Part-of-speech tags and a list of false
+# positives are left out. Human gene symbols of NCBI Gene and names of the Disease Ontology and of MeSH stand for
+# BioThesaurus and the UMLS, which do not come with the course: much smaller lists. This is the recipe, not the system.
 #
-# ### Look-up as a feature
-#
-# A match in a list proves little, as section 3 saw. As a *feature* it need not: the CRF learns how far to trust each
-# list. Hyphens, case and spaces are disregarded, and a word is told whether it begins (`B`), continues (`I`) or ends
-# (`E`) a listed name, or is one by itself (`S`).
+# **Look-up as a feature.** A match in a list proves little, as section 3 saw. As a *feature* it need not: the CRF
+# learns how far to trust each list. Hyphens, case and spaces are disregarded, and a word is told whether it begins
+# (`B`), continues (`I`) or ends (`E`) a listed name, or is one by itself (`S`).
 
 # %%
 lists = [lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in]
@@ -1404,40 +1413,13 @@ words = (with_of or test)[0].words
 pd.DataFrame(matcher.labels(words), index=words)
 
 # %% [markdown]
-# How far is each list to be trusted? Over the training part: the share of words that it labels, how many of those stand
-# in a gene name, and the words that it labels most often.
-
-# %%
-labelled, inside = {lexicon.name: Counter() for lexicon in lists}, Counter()
-for sentence in train:
-    in_gene = [any(is_in(token, e) for e in sentence.entities) for token in sentence.tokens]
-    for name, found in matcher.labels(sentence.words).items():
-        hits = [i for i, label in enumerate(found) if label]
-        labelled[name].update(sentence.words[i].lower() for i in hits)
-        inside[name] += sum(in_gene[i] for i in hits)
-words = sum(len(sentence.words) for sentence in train)
-table = {}
-for name, hits in labelled.items():
-    table[name] = {
-        "of all words": f"{hits.total() / words:.0%}",
-        "of these in gene names": f"{inside[name] / max(1, hits.total()):.0%}",
-        "most often": ", ".join(f"{word} {n}" for word, n in hits.most_common(6)),
-    }
-pd.DataFrame(table).T
-
-# %% [markdown]
-# That is why `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the
-# list. (`DictionaryTagger` in section 3 did regard case: to it `of` is no match, and its worst mistake was `not`, which
-# the list has in small letters.) The paper met the same: look-up in BioThesaurus alone has a precision of 0.2253, and
-# of 0.5000 once a *false-positive list* takes out what is mostly wrong (Table 2). A CRF can bear more than a
+# `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the list. The
+# paper met the same: look-up in BioThesaurus alone has a precision of 0.2253 (Table 2). A CRF can bear more than a
 # dictionary: `word=of` is a feature too, and its weight can outweigh the list's.
 #
-# ### Four CRFs, rules, and weights
-#
-# `BioTaggerGM` trains four CRFs that differ in direction, tags and features. (Reading from right to left makes another
+# **Four CRFs, rules, and weights.** The four differ in direction, tags and features. (From right to left is another
 # model only under BIO, where `B` then marks a name's *last* word.) For each, the rules that help on dev are kept; then
-# weights of the votes and a threshold are chosen on dev. (Each member announces itself as `corrected`: that is the name
-# of the class that puts rules behind a tagger.)
+# weights of the votes and a threshold are chosen on dev.
 #
 # **Predict before you run:** what will help more, the look-up, the rules or the vote?
 
@@ -1450,8 +1432,10 @@ change = [compare(found, rungs[name].predicted) for name in others]
 pd.DataFrame({"BioTagger-GM against it": change}, index=others)
 
 # %% [markdown]
-# Part by part. The first member has the same features, tags and sentences as the rung "CRF", and the look-up besides:
-# their difference is what look-up is worth.
+# ### Part by part · *further*
+#
+# The first member has the features, tags and sentences of the rung "CRF", and the look-up besides: their difference is
+# what look-up is worth.
 
 # %%
 raw = [member.tagger.predict(test) for member in gm.members]
@@ -1474,11 +1458,11 @@ for member, before, after, weight in zip(gm.members, raw, votes, gm.weights):
 pd.DataFrame(rows, index=[f"member {k + 1}" for k in range(len(rows))])
 
 # %% [markdown]
-# **Post-processing**, rule by rule, on the first member's output, whether dev kept it or not. *brackets*: no name with
-# half a pair of brackets. *abbreviations*: in "tumour necrosis factor (TNF)" the long form decides for the short one.
-# Where it is marked up to its end, the short form is marked with the same type; where nothing of it is marked, neither
-# is the short form; where another part of it is marked, the rule says nothing. *one-sense*: a symbol is in one document
-# what it mostly was (BC2GM's sentences come without their documents, so there a document is one sentence).
+# **Post-processing**, rule by rule, on the first member's output. *brackets*: no name with half a pair of brackets.
+# *abbreviations*: in "tumour necrosis factor (TNF)" the long form decides for the short one. Where it is marked up to
+# its end, the short form is marked with the same type; where nothing of it is marked, neither is the short form; where
+# another part of it is marked, the rule says nothing. *one-sense*: a symbol is in one document what it mostly was (of
+# BC2GM's sentences each is a document).
 
 # %%
 rows = []
@@ -1493,9 +1477,8 @@ for rule in STEPS:
 pd.DataFrame(rows, index=list(STEPS)).fillna("")
 
 # %% [markdown]
-# **The vote**, built by hand. A vote is for a whole span. With equal weights a span needs more than half; and no two
-# spans that overlap can both have that, as one voter would have to have voted for both. Below one half they can; then
-# `VotingTagger` keeps the one with more weight, of equals the longer.
+# **The vote**, built by hand. With equal weights a span needs more than half; two spans that overlap cannot both have
+# that. Below one half they can; then `VotingTagger` keeps the one with more weight, of equals the longer.
 
 
 # %%
@@ -1518,8 +1501,8 @@ assert gm.combine(votes) == rungs["BioTagger-GM"].predicted
 print("By hand and by utils: the same election.")
 
 # %% [markdown]
-# What does choosing on dev buy? Four ways to use the same four members, each on dev, where threshold and weights were
-# chosen, and on test, where they were not. The member here is the one that is best on dev.
+# What does choosing on dev buy? Four ways to use the same members, each on dev, where threshold and weights were
+# chosen, and on test, where they were not. The single member is the one that is best on dev.
 
 # %%
 dev_votes = [member.predict(dev) for member in gm.members]
@@ -1547,15 +1530,14 @@ pd.DataFrame(table).T
 # **What helped more?** In the run shown nothing stands out by itself: look-up (+0.8), the simple majority against the
 # best member (-0.2) and the weights (+0.7) each have an interval that holds 0, and that of a lower threshold (+1.1)
 # begins at 0. The rules add 0.2 to 0.5 to a member. Together, threshold and weights make the vote better than its best
-# member (+1.6, 0.3 to 2.9); on dev, which chose them, the gain looks larger (59.8 to 62.1). A threshold below one half
-# lets a minority elect a span, which trades precision for recall. In the paper (by the task's scoring, and from many
-# more sentences) look-up is worth more, from lists that are far larger, the rules about the same, and the vote, of
-# systems that are less alike, 2.1 points. All this is from one training part and, for what was chosen, from the names
-# of one small dev part.
+# member (+1.6, 0.3 to 2.9); on dev, which chose them, the gain looks larger (59.8 to 62.1). In the paper, from many
+# more sentences and by the task's own scoring, look-up in far larger lists is worth more, the rules about the same, and
+# the vote of systems that are less alike 2.1 points.
 #
-# Any tagger can vote. The four CRFs, the BiLSTM-CRF and the Transformer together are something that the paper of 2009
-# could not have. (What each of them found is known already, so only the votes are counted anew; the seconds are those
-# of all parts together.)
+# ### All six vote · *core*
+#
+# Any tagger can vote, so here are the four CRFs, the BiLSTM-CRF and the Transformer together. (What each of them found
+# is known already; the seconds are those of all parts.)
 
 # %%
 everyone = VotingTagger([*gm.members, bilstm, transformer])
@@ -1581,12 +1563,11 @@ pd.DataFrame({"all six, against it": change}, index=others)
 show_mistakes("all six vote")
 
 # %% [markdown]
-# ### The task's own scoring
+# ### The task's own scoring · *further*
 #
-# BioCreative II does not insist on one boundary: for many mentions the annotators listed **alternatives**
-# (`ALTGENE`). A gold mention counts as found if it, or an alternative that overlaps it, is predicted. A prediction is
-# wrong only if it is neither. Strict and official figures are two different measures: they must never stand in one
-# column.
+# BioCreative II does not insist on one boundary: for many mentions the annotators listed **alternatives** (`ALTGENE`).
+# A gold mention counts as found if it, or an alternative that overlaps it, is predicted. A prediction is wrong only if
+# it is neither. Strict and official figures must never stand in one column.
 #
 # **Predict before you run:** how many points does the same prediction gain?
 
@@ -1619,11 +1600,10 @@ for name, rung in rungs.items():
 pd.DataFrame(table).T
 
 # %% [markdown]
-# The official figure of "BioTagger-GM" here is *not* to be set beside the paper's 0.8887: the measure is the same, but
-# it is from a part of the training sentences and of the official test split, other lists and other systems. The figure
-# to set beside it is that of the whole splits, which `make bench-ner` measures and `data/ner/results.md` holds.
+# The official figure of "BioTagger-GM" here, from a part of the sentences and with other lists and systems, is *not* to
+# be set beside the paper's 0.8887. The one to set beside it is that of the whole splits in `data/ner/results.md`.
 #
-# ## 8. The ladder
+# ## 8. The ladder · *core*
 #
 # **Question:** what does a point of F1 cost?
 
@@ -1634,19 +1614,17 @@ print(f"{len(train):,} training sentences unless the name says otherwise")
 ladder(list(rungs))
 
 # %% [markdown]
-# **Read the table with this in mind.** The rungs use dev differently. The CRFs choose nothing on it: their penalties
-# (0.05 each) and the number of iterations were fixed beforehand, as were the learning rates of the networks. The
-# BiLSTM-CRF and the Transformer choose their best epoch on dev; BioTagger-GM its rules, four weights and a threshold;
-# the vote of all six chooses on predictions that were themselves chosen on the same sentences. So a score on dev
-# flatters the later rungs most; test does not.
+# **Read the table with this in mind.** The CRFs choose nothing on dev; their penalties (0.05 each), their iterations
+# and the networks' learning rates were fixed beforehand. The networks choose their best epoch on it; BioTagger-GM its
+# rules, four weights and a threshold; the vote of all six chooses on predictions that were themselves chosen on the
+# same sentences. So a score on dev flatters the later rungs most; test does not.
 #
 # **And the order is that of little data.** With all of BC2GM's training sentences it is another. Published, strict, on
 # the whole test split: BiLSTM-CRF 77.8 (Habibi et al. 2017); BERT 80.9, BioBERT 83.8, PubMedBERT 84.5 (BLURB, Gu et al.
-# 2020). What this course's taggers reach on the whole splits stands in `data/ner/results.md`. (Its dictionary, unlike
-# the others, has the names of dev besides those of train; the page says what it reaches without them.) With that
-# much to learn from, Transformers stand above the BiLSTM-CRF, and those that have read PubMed highest.
+# 2020). What this course's taggers reach there stands in `data/ner/results.md`. (Its dictionary has the names of dev
+# besides those of train; the page says what it reaches without.)
 
-# %%
+# %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(9, 4.2))
 FLOOR = 0.01  # an axis in powers of ten has no place for 0 seconds
 bars = {}
@@ -1672,8 +1650,8 @@ name_bars(ax, bars)
 plt.show()
 
 # %% [markdown]
-# The hollow point had three times as many sentences (where there are so many), so it is beside the ladder, not on it.
-# What would have been the better use of your time: another model, or more annotation?
+# The hollow point had three times as many sentences (where there are so many). What would have been the better use of
+# your time: another model, or more annotation?
 
 # %%
 three = ("BiLSTM-CRF", "Transformer", "BioTagger-GM")
@@ -1687,9 +1665,9 @@ changes = [compare(rungs[name].predicted, classic.predicted) for name in choices
 pd.DataFrame({f"against the CRF on {len(train):,}": changes}, index=list(choices))
 
 # %% [markdown]
-# Read figure and lines with care. The bars are the bootstrap over test sentences; they do not hold the luck of the
-# training part and of the seed, of which there is one here. Overlapping bars do not mean that two rungs are equal:
-# the paired differences printed on the way are the sharper tool. Seconds are those of one machine.
+# The bars are the bootstrap over test sentences; they do not hold the luck of the training part and of the seed, of
+# which there is one. Overlapping bars do not mean that two rungs are equal: paired differences are the sharper tool.
+# Seconds are those of one machine.
 #
 # **What is still wrong**, rung by rung: how many mistakes of which kind, and how many of the names that no training
 # sentence has were found.
@@ -1706,10 +1684,8 @@ for name, rung in rungs.items():
     kinds[name] = Counter(mistake[0] for mistake in find_mistakes(rung.predicted))
     found[name] = 100 * np.mean([e in rung.predicted[i].entities for i, e in new])
 share = {name: n["boundary"] / max(1, n.total()) for name, n in kinds.items()}
-parts = {name: f"{part:.0%}" for name, part in share.items()}
-pd.DataFrame({"boundaries among the mistakes": parts})
 
-# %%
+# %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, width_ratios=[3, 2])
 left, places = np.zeros(len(rungs)), np.arange(len(rungs))
 for kind, colour in zip(("missed", "boundary", "invented"), COLOURS):
@@ -1727,21 +1703,15 @@ plt.show()
 
 # %% [markdown]
 # The dictionary of training names finds none of the names on the right, by construction. (The CRF with more sentences
-# has seen some of them.) On the later rungs (below), look at how the share of boundary mistakes moves. One would expect
-# it to rise with F1: the better a model knows *that* something is a gene, the more what is left is a matter of *where
-# it ends*, on which the annotators themselves allowed alternatives. In the run shown it does so only loosely, and so
-# few rungs of one run do not show it.
+# has seen some of them.) One would expect the share of boundary mistakes to rise with F1: the better a model knows
+# *that* something is a gene, the more what is left is a matter of *where it ends*. In the run shown it does so only
+# loosely.
 #
-# **For full-size figures** (the whole training splits, the whole test splits, three corpora, several seeds) run
-# `make bench-ner`; its tables are kept in `data/ner/results.md`. Notebook 12 looks at mistakes in earnest.
+# ## 9. Exercises · *further*
 #
-# ## 9. Exercises
+# As above: write, run, `check`, and ask `hint` and `solution`.
 #
-# Write your answer in place of `raise NotImplementedError` and run the cell: `check` says whether it is right, and if
-# not, which property is broken. `hint("11.1")` gives a hint, each call the next one; `solution("11.1")` shows one
-# answer. The same goes for the other numbers.
-#
-# ### 11.1 A cleaner list
+# ### 11.4 A cleaner list
 #
 # A list holds names that are mostly something else (`WAS`). Training sentences tell which: keep the names that are
 # right in at least `threshold` of the places where they stand, and those that stand nowhere.
@@ -1760,56 +1730,10 @@ def trusted_names(names, sentences, threshold):
     raise NotImplementedError
 
 
-check("11.1", trusted_names)
+check("11.4", trusted_names)
 
 # %% [markdown]
-# Try it on `mentions` or the term list, with `threshold=0.5`: what does the dictionary's precision gain, what does its
-# recall lose? Stuck? `hint("11.1")`.
-#
-# ### 11.2 The backward algorithm
-#
-# The trellis got its marginals from autograd. Compute them yourself: with $\beta_{n,k} = b_k$ and
-# $\beta_{t,j} = \log \sum_k e^{A_{jk} + e_{t+1,k} + \beta_{t+1,k}}$, the log of the sum over all *endings* behind word
-# $t$, the marginal is $p(y_t = k) = e^{\alpha_{t,k} + \beta_{t,k} - \log Z}$.
-
-
-# %%
-def marginals(emissions, start, transitions, end):
-    """p(y_t = k), (n, K).
-
-    emissions: (n, K). start, end: (K). transitions: (K, K) [from, to].
-    """
-    raise NotImplementedError
-
-
-check("11.2", marginals)
-
-# %% [markdown]
-# Stuck? `hint("11.2")`, and in the end `solution("11.2")`.
-#
-# ### 11.3 Labels for pieces
-#
-# Most libraries train on pieces, not on words. Then each piece needs a label: the word's tag at its first piece, and
-# -100, which PyTorch's cross-entropy ignores, at its other pieces and at special ones.
-
-
-# %%
-def piece_labels(tags, word_of_piece):
-    """One integer for each piece.
-
-    tags: an integer for each word.
-    word_of_piece: for each piece the number of its word, in order, or None for a special
-    piece such as [CLS].
-    """
-    raise NotImplementedError
-
-
-check("11.3", piece_labels)
-
-# %% [markdown]
-# Stuck? `hint("11.3")`, and in the end `solution("11.3")`.
-#
-# ### 11.4 Official scoring
+# ### 11.5 Official scoring
 #
 # Count what BioCreative II counts in one sentence, by the rules of section 7. Spans are (first, last), *both inside*.
 
@@ -1824,11 +1748,9 @@ def official_score(gold, alternatives, predicted):
     raise NotImplementedError
 
 
-check("11.4", official_score)
+check("11.5", official_score)
 
 # %% [markdown]
-# Stuck? `hint("11.4")`, and in the end `solution("11.4")`.
-#
 # ## Recap
 #
 # | symbol | code | meaning |
@@ -1840,14 +1762,13 @@ check("11.4", official_score)
 # | $a_k, b_k$ | `start`, `end` (K) | score of beginning and ending with tag $k$ |
 # | $s(y)$, $Z$ | `path_score`, `forward` | score of a path; sum of $e^{s}$ over all paths |
 # | $\alpha_{t,k}$ | `alpha` | log of the sum over beginnings that end at word $t$ in tag $k$ |
-# | | `align` | which pieces each word has |
+# | | `align`, `word_ids` | which pieces each word has |
 #
-# 1. Lists know names, and rules know what names look like; a CRF weighs many such hints at once; its sums over all
-#    paths cost $nK^2$ steps, and libraries compute just what you wrote by hand.
-# 2. Neural taggers learn their features, and need sentences, seconds and megabytes for that; what they gain depends
-#    on how much they see, and on what their vectors have read before.
-# 3. Look-up and rules are cheap, a vote costs what its members cost together, and each can be measured by itself; what
-#    a comparison says depends on the data, the scoring and the intervals, which have to be printed beside it.
+# 1. Lists know names, and rules know what names look like; a CRF weighs many such hints at once, and its sums over all
+#    paths cost $nK^2$ steps.
+# 2. Neural taggers learn their features, and need sentences, seconds and megabytes for that.
+# 3. Look-up and rules are cheap, a vote costs what its members cost together; what a comparison says depends on the
+#    data, the scoring and the intervals, which have to be printed beside it.
 #
 # **Next:** [12 · NER in action](12_ner_in_action.ipynb): abstracts in, entities out, and where the mistakes come from.
 #
@@ -1863,5 +1784,5 @@ check("11.4", official_score)
 # - Gu et al. 2020, *Domain-specific language model pretraining for biomedical NLP* (PubMedBERT), arXiv 2007.15779.
 # - Lample et al. 2016, *Neural architectures for named entity recognition*, arXiv 1603.01360, section 2.
 # - Ma, Hovy 2016, *End-to-end sequence labeling via bi-directional LSTM-CNNs-CRF*, arXiv 1603.01354, section 2.
-# - Devlin et al. 2019, *BERT*, arXiv 1810.04805, section 5.3: token tagging from an encoder; appendix A.3.
+# - Devlin et al. 2019, *BERT*, arXiv 1810.04805, section 5.3: token tagging from an encoder.
 # - Wang et al. 2020, *MiniLM*, arXiv 2002.10957; and the model card of sentence-transformers/all-MiniLM-L6-v2.
