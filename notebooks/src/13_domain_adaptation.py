@@ -552,7 +552,7 @@ def score_table(strategies, baseline):
             table[f"n = {n}"][strategy] = f"{np.mean(scores[strategy][n]):.1f}{note}"
     print(f"mean F1 of {len(SEEDS)} seeds (difference to {baseline!r}, seed by seed,")
     print("± half of its 95% interval; * does not hold 0)")
-    return pd.DataFrame(table)
+    return pd.DataFrame(table).fillna("")
 
 
 CRFS = list(scores)
@@ -658,15 +658,14 @@ def go_on(tagger, sentences, epochs, rate, seed):
     return tagger.fine_tune(sentences)
 
 
+# %%
 encoder_source = train_encoder(source, SOURCE_EPOCHS, SOURCE_RATE, 16)
 found["encoder"] = encoder_source.predict(gold)
-print(f"no target sentence: F1 {f1(gold, found['encoder']):.1f}", end="; ")
-change, (low, high) = difference(gold, found["encoder"], found["CRF + list, NCBI too"])
-print(
-    "over the best CRF: {:+.1f} ({:+.1f} to {:+.1f})".format(
-        *[100 * x for x in (change, low, high)]
-    )
-)
+print(f"no target sentence: F1 {f1(gold, found['encoder']):.1f}")
+for way in ("CRF + list", "CRF + list, NCBI too"):
+    change, (low, high) = difference(gold, found["encoder"], found[way])
+    interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    print(f"over {way}: {100 * change:+.1f} (95%: {interval})")
 
 # %% [markdown]
 # **Rates are chosen on dev**, with a sample of criteria of their own, one training each. A new head gets twice the
@@ -884,11 +883,12 @@ def draw_differences(baseline="joint"):
         range(len(others)), [name.replace(", ", ",\n") for name in others], fontsize=8
     )
     ax.set_ylabel(f"F1 less that of {baseline!r}")
-    ax.set_title(f"{shown} differences to {baseline!r} are shown (filled marks)")
+    ax.set_title(f"Filled: the {shown} differences to {baseline!r} that are shown")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
+# %% tags=["figure"]
 for baseline in ("PRED", "fine-tuned"):
     draw_differences(baseline)
     plt.show()
