@@ -631,7 +631,7 @@ plt.show()
 #
 # It learns the source first; then it goes on with the $n$ criteria: **fine-tuned**, or *sequential transfer*. Beside
 # it, for one $n$: **encoder, target only** (a new head, no source) and **with replay**, where some source sentences are
-# mixed in (section 5 says what for).
+# mixed in (section 5 says what for). The CRF *joint* of section 3 is drawn for comparison.
 #
 # **One constant chooses the encoder.** `None` is the small all-MiniLM-L6-v2, a sentence encoder for general use, whose
 # training pairs include titles and abstracts of papers; a name is looked for on the Hugging Face hub. On the `gpu`
