@@ -550,6 +550,7 @@ def paired(values, others):
     return gaps.mean(), half * gaps.std(ddof=1)
 
 
+# %%
 def score_table(strategies, baseline, level=None):
     """Mean F1 of each strategy by n, and its paired difference to the baseline.
 
