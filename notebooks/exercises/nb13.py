@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from utils.course.exercises import Wrong, exercise
@@ -34,6 +33,75 @@ def _differs(seen: dict, right: dict) -> str | None:
 # -- 13.1 ------------------------------------------------------------------------------------------
 
 
+FEATURES = [["bias", "lower=renal", "end=al"], ["bias", "lower=failure"], ["bias"]]
+
+
+def _copies(augment: Callable, features: list, domain: str) -> list[list[str]]:
+    """The answer, one list of strings for each word."""
+    given = [list(found) for found in features]
+    answer = augment(given, domain)
+    if given != features:
+        raise Wrong("your function changes the lists that it is given; make new ones")
+    if not isinstance(answer, (list, tuple)):
+        raise Wrong(f"the result should be a list with one list for each word, got {type(answer).__name__}")
+    if len(answer) != len(features) or any(isinstance(found, str) for found in answer):
+        raise Wrong(f"{len(features)} words should give {len(features)} lists of strings, got {len(answer)} items")
+    for found in answer:
+        if not isinstance(found, (list, tuple, set)) or not all(isinstance(name, str) for name in found):
+            raise Wrong(f"each word should get a list of strings, got {found!r}")
+    return [list(found) for found in answer]
+
+
+def check_augment(augment: Callable) -> None:
+    alone = {}  # (feature, domain) -> its strings
+    for domain in ("source", "target", "web"):
+        for name in {name for found in FEATURES for name in found}:
+            alone[name, domain] = _copies(augment, [[name]], domain)[0]
+    for (name, domain), found in alone.items():
+        _check_pair(name, domain, found, alone)
+    own = {name: set(alone[name, "source"]) for name, _ in alone}
+    for name, other in ((a, b) for a in own for b in own if a < b):
+        if shared := own[name] & own[other]:
+            raise Wrong(f"{name!r} and {other!r} both become {shared.pop()!r}; a copy has to keep the feature's name")
+    for domain in ("source", "target"):
+        for found, seen in zip(FEATURES, _copies(augment, FEATURES, domain)):
+            right = sorted(copy for name in found for copy in alone[name, domain])
+            if sorted(seen) != right:
+                raise Wrong(f"the word with {found} in the {domain} should get {right}, got {sorted(seen)}")
+    if augment([], "source"):
+        raise Wrong("no words should give no lists")
+
+
+def _check_pair(name: str, domain: str, found: list[str], alone: dict) -> None:
+    """That one feature has become two strings, one of which it has in every domain and one in this domain alone."""
+    others = [set(alone[name, other]) for other in ("source", "target", "web") if other != domain]
+    if len(others[0] | others[1] | set(found)) == len(set(found)):
+        raise Wrong(f"the same strings in every domain, {found}: the domain has to stand in one of the copies")
+    shared = set(found) & others[0] & others[1]
+    if not shared:
+        raise Wrong(f"{name!r} has no string that all domains share; the first copy is without the domain")
+    if len(found) != 2:
+        raise Wrong(f"one feature should become two strings, got {found}")
+    if own := (set(found) - shared) & (others[0] | others[1]):
+        raise Wrong(f"{own.pop()!r} stands for {name!r} in two domains; the second copy is one domain's alone")
+
+
+@exercise(
+    "13.1",
+    "every feature twice",
+    check_augment,
+    hints=[
+        "Keep the list of a word as it is, and add the same features once more, with the domain's name before each.",
+        'For one word: found + [f"{domain}:{name}" for name in found]. Do this for every word. `+` makes a new list.',
+    ],
+)
+def augment(features, domain):
+    return [found + [f"{domain}:{name}" for name in found] for found in features]
+
+
+# -- 13.2 ------------------------------------------------------------------------------------------
+
+
 TEXTS = [
     ("a b a c", "a d d"),
     ("no history of stroke", "history of stroke and of cancer in the family"),
@@ -42,10 +110,11 @@ TEXTS = [
 ]
 
 
-def _ratios(first: list, second: list, a: float, base: float = 2, size: Callable = len) -> dict:
-    words = sorted({*first, *second})
-    total = [size(part) + a * len(words) for part in (first, second)]
-    shares = [{w: (sum(x == w for x in part) + a) / total[k] for w in words} for k, part in enumerate((first, second))]
+def _ratios(first: list, second: list, a: float, base: float = 2, size: Callable = len, sizes: tuple = ()) -> dict:
+    """The right answer, or one with another logarithm, another size of a text, or other sizes V of the vocabulary."""
+    words = {*first, *second}
+    total = [size(part) + a * V for part, V in zip((first, second), sizes or (len(words), len(words)))]
+    shares = [{w: (part.count(w) + a) / below for w in words} for part, below in zip((first, second), total)]
     return {w: math.log(shares[0][w] / shares[1][w]) / math.log(base) for w in words}
 
 
@@ -53,23 +122,39 @@ def check_telling(telling_words: Callable) -> None:
     for texts in TEXTS:
         first, second = (text.split() for text in texts)
         for a in (0.5, 2.0):
-            answer = telling_words(list(first), list(second), a)
+            given = list(first), list(second)
+            answer = telling_words(*given, a)
+            if given != (first, second):
+                raise Wrong("your function changes the lists that it is given; leave them as they are")
             right = _ratios(first, second, a)
             seen = _as_numbers(answer, set(right), "number")
             if not (word := _differs(seen, right)):
                 continue
-            if not _differs(seen, {w: -value for w, value in right.items()}):
-                raise Wrong("the sign is turned: positive should be what `first` has more of")
-            if not _differs(seen, _ratios(first, second, a, math.e)):
-                raise Wrong("these are natural logarithms; bits are asked for, log2")
-            if not _differs(seen, _ratios(first, second, a, size=lambda part: len(set(part)))):
-                raise Wrong("the sum of c_v counts every occurrence, not every different word")
-            given = f"{' '.join(first)!r} and {' '.join(second)!r}, a = {a}"
-            raise Wrong(f"{given}: {word!r} should have {right[word]:.4f}, yours is {seen[word]:.4f}")
+            different = len({*first}), len({*second})
+            wrongs = {
+                "the sign is turned: positive should be what `first` has more of": {w: -x for w, x in right.items()},
+                "these are natural logarithms; bits are asked for, log2": _ratios(first, second, a, math.e),
+                "these are ratios; take their logarithm": {w: 2**value for w, value in right.items()},
+                "the sum of c_v counts every occurrence, not every different word": _ratios(
+                    first, second, a, size=lambda part: len(set(part))
+                ),
+                "V counts the words of both lists together; it is the same in both": _ratios(
+                    first, second, a, sizes=different
+                ),
+                "the sums below need a V as well, or the shares do not add up to 1": _ratios(
+                    first, second, a, sizes=(1e-12, 1e-12)
+                ),
+                "a is not 0.5 always; it is an argument": _ratios(first, second, 0.5),
+            }
+            for why, wrong in wrongs.items():
+                if not _differs(seen, wrong):
+                    raise Wrong(why)
+            case = f"{' '.join(first)!r} and {' '.join(second)!r}, a = {a}"
+            raise Wrong(f"{case}: {word!r} should have {right[word]:.4f}, yours is {seen[word]:.4f}")
 
 
 @exercise(
-    "13.1",
+    "13.2",
     "the words that make the difference",
     check_telling,
     hints=[
@@ -84,93 +169,7 @@ def telling_words(first, second, a=0.5):
     return {word: math.log2(ratio) for word, ratio in odds.items()}
 
 
-# -- 13.2 ------------------------------------------------------------------------------------------
-
-
-SIZES = [({"source": 900, "target": 100}, 1000), ({"source": 4000, "target": 20, "web": 300}, 500), ({"only": 7}, 21)]
-
-
-def check_visits(expected_visits: Callable) -> None:
-    for sizes, draws in SIZES:
-        for a in (1.0, 0.5, 0.0):
-            answer = expected_visits(dict(sizes), a, draws)
-            chances = {name: size**a / sum(other**a for other in sizes.values()) for name, size in sizes.items()}
-            right = {name: draws * chances[name] / sizes[name] for name in sizes}
-            seen = _as_numbers(answer, set(right), "number")
-            if not (name := _differs(seen, right)):
-                continue
-            case = f"sizes {sizes}, a = {a:g}, {draws} draws: {name!r} should have {right[name]:.4f}"
-            if not _differs(seen, chances):
-                raise Wrong(f"these are the chances p_i of the domains; how often is one sentence seen? {case}")
-            if not _differs(seen, {domain: draws * chances[domain] for domain in sizes}):
-                raise Wrong(f"this counts the draws of a whole domain; divide by its sentences. {case}")
-            if a == 1.0:
-                raise Wrong(f"with a = 1 every sentence of every domain has the same chance. {case}")
-            raise Wrong(f"{case}, yours is {seen[name]:.4f}")
-
-
-@exercise(
-    "13.2",
-    "repeats",
-    check_visits,
-    hints=[
-        "First the chance of each domain: p_i = s_i**a over the sum of all s_j**a. a = 1 is plain joint training, "
-        "a = 0 makes all domains equally likely.",
-        "A domain is drawn draws * p_i times on average, and these draws are spread over its s_i sentences.",
-    ],
-)
-def expected_visits(sizes, a, draws):
-    total = sum(size**a for size in sizes.values())
-    return {domain: draws * size**a / total / size for domain, size in sizes.items()}
-
-
 # -- 13.3 ------------------------------------------------------------------------------------------
-
-
-def check_balanced(choose_balanced: Callable) -> None:
-    generator = np.random.default_rng(0)
-    for size, share, count in [(10, 0.5, 4), (40, 0.3, 11), (40, 0.3, 40), (25, 0.0, 6), (25, 1.0, 6), (12, 0.5, 0)]:
-        has_entity = [bool(full) for full in generator.permutation(size) < round(share * size)]
-        # Sentences without an entity are the surer ones, as in life.
-        confidence = [float(c) for c in generator.permutation(size) / size + 0.5 * ~np.array(has_entity)]
-        answer = choose_balanced(list(confidence), list(has_entity), count)
-        try:
-            seen = {int(number) for number in answer}
-        except (TypeError, ValueError) as error:
-            raise Wrong(f"the result should be a set of numbers, got {answer!r}") from error
-        if not seen <= set(range(size)) or len(list(answer)) != count or len(seen) != count:
-            raise Wrong(f"{count} different numbers below {size} expected, got {sorted(seen)}")
-        wanted = round(count * sum(has_entity) / size)
-        found = sum(has_entity[k] for k in seen)
-        if found != wanted:
-            raise Wrong(f"{sum(has_entity)} of {size} have an entity, so {wanted} of {count} should; yours: {found}")
-        for kind in (True, False):
-            group = [k for k in range(size) if has_entity[k] is kind]
-            surest = sorted(group, key=lambda k: -confidence[k])[: sum(has_entity[k] is kind for k in seen)]
-            if not set(surest) <= seen:
-                raise Wrong(f"of those {'with' if kind else 'without'} an entity, the surest should be chosen")
-
-
-@exercise(
-    "13.3",
-    "sure, but not empty",
-    check_balanced,
-    hints=[
-        "Sort the numbers of the sentences by confidence, the surest first, then make two lists of them: with an "
-        "entity and without.",
-        "wanted = round(count * number with an entity / number of all); take so many from the first list and "
-        "count - wanted from the second.",
-    ],
-)
-def choose_balanced(confidence, has_entity, count):
-    order = sorted(range(len(confidence)), key=lambda k: -confidence[k])
-    full = [k for k in order if has_entity[k]]
-    empty = [k for k in order if not has_entity[k]]
-    wanted = round(count * len(full) / len(order))
-    return {*full[:wanted], *empty[: count - wanted]}
-
-
-# -- 13.4 ------------------------------------------------------------------------------------------
 
 
 def _states(seed: int) -> tuple[dict, dict]:
@@ -210,7 +209,7 @@ def check_mix(mix_weights: Callable) -> None:
 
 
 @exercise(
-    "13.4",
+    "13.3",
     "between two taggers",
     check_mix,
     hints=[
