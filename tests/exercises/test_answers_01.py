@@ -138,7 +138,7 @@ def snr_by_logarithms(snr):
     return -torch.expm1(torch.diff(log, prepend=log.new_zeros(1)))
 
 
-def test_at_one_noise_level(forward):
+def at_one_noise_level(forward):
     for value in (-1.0, 0.0, 1.0):
         x_t = forward(torch.full((200_000,), value), 0.5)
         if abs(x_t.mean() - 0.5**0.5 * value) > 0.01 or abs(x_t.var() - 0.5) > 0.01:
@@ -146,7 +146,7 @@ def test_at_one_noise_level(forward):
     return True
 
 
-def test_by_noise(forward):
+def by_noise(forward):
     """Takes the image out, and looks at the noise that is left."""
     x_0 = torch.linspace(-1, 1, 200_000)
     noise = (forward(x_0, 0.4) - 0.4**0.5 * x_0) / 0.6**0.5
@@ -154,7 +154,7 @@ def test_by_noise(forward):
     return abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02 and abs(slope) < 0.03
 
 
-def test_by_a_grid(forward):
+def by_a_grid(forward):
     x_0 = torch.tensor([-1.0, -0.3, 0.6, 1.0]).repeat(100_000, 1)
     passed = torch.tensor(True)
     for a_bar in [0.2, 0.8]:
@@ -164,16 +164,13 @@ def test_by_a_grid(forward):
     return passed
 
 
-for one in (test_at_one_noise_level, test_by_noise, test_by_a_grid):
-    one.__test__ = False  # answers, not tests of ours
-
 RIGHT = {
     "01.1": [by_products, by_logarithms, by_walking_the_weights, in_float32],
     "01.2": [cosine_by_loop, cosine_normalised, cosine_by_sine, cosine_of_a_function],
     "01.3": [by_gain, from_the_variance, step_by_step, first_step_apart],
     "01.4": [respaced_by_products, respaced_by_loop, respaced_by_logarithms],
     "01.5": [snr_by_loop, snr_by_difference, snr_by_logarithms],
-    "01.6": [test_at_one_noise_level, test_by_noise, test_by_a_grid],
+    "01.6": [at_one_noise_level, by_noise, by_a_grid],
 }
 
 
