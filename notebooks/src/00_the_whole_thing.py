@@ -21,9 +21,10 @@
 # **You need** Python, a little PyTorch (tensors, one training loop seen before), and from probability: mean, variance,
 # the normal distribution.
 #
-# **Time:** about a minute on a laptop CPU (2 cores), more than a third of it in section 6. For you: 20 minutes of
-# reading, and as much again for the three pieces. All work here stays on the CPU, so a GPU changes nothing. Everything
-# is *core*, except what is marked *further*.
+# **Time:** about a minute on a laptop CPU (2 cores), about a third of it in section 6. For you: 20 minutes of reading,
+# and as much again for the three pieces. All work here stays on the CPU, so a GPU changes nothing. Everything is
+# *core*, except what is marked *further*. (Comments such as `noqa` and `NBVAL_CHECK_OUTPUT` speak to the course's
+# tests.)
 
 # %% tags=["setup"]
 from utils.course import start
@@ -114,9 +115,9 @@ show_images(columns, titles=titles, columns=5, scale=4, title=finding)
 
 # %% [markdown]
 # The mean of all images. (Not every decision is a good one: this small network, asked for no class in particular, also
-# drew the lower rows.) Pure noise says nothing about the image, so every image is possible, and the guess with the
-# smallest squared error is their mean: a blur, whatever noise you start from. In the table, one step ends close to the
-# mean image, and real images are far from it.
+# drew the rows below the first.) Pure noise says nothing about the image, so every image is possible, and the guess
+# with the smallest squared error is their mean: a blur, whatever noise you start from. In the table, one step ends
+# close to the mean image, and real images are far from it.
 #
 # The way out: go only **part of the way** towards the blurred guess. Now the picture has a hint of something in it,
 # fewer images are possible, and the next guess is less blurred. Repeat. That is the whole idea, and the rest of this
@@ -443,8 +444,8 @@ pd.DataFrame({"mean squared error": errors}).round(4)
 # If the guess were right, we would know which noise is in $x_t$: solve the mixing equation for it. Then **mix again**,
 # the same guess and the same noise, but as step $s$ does it. That goes part of the way from $x_t$ to the guess, and
 # leaves as much noise as step $s$ should have. (It is the move of sentence 3 in section 3, made in one go, and is
-# called DDIM: Song, Meng & Ermon 2020, eq. 12 with $\sigma = 0$. After the last step nothing is left of the noise:
-# $\bar\alpha_s = 1$.)
+# called DDIM: Song, Meng & Ermon 2020, eq. 12, with no fresh noise. After the last step nothing is left of the
+# noise: $\bar\alpha_s = 1$.)
 #
 # ### Your turn: 00.3
 #
@@ -608,7 +609,7 @@ play(draw, steps=(1, 200), seed=(0, 5))
 # Now scikit-learn's digits: 8 by 8 pixels, scaled to $[-1, 1]$. **Two things are exchanged, the data and the network**
 # (the plain `MLP`, wider, for 64 numbers; it trains for 5,000 steps instead of 3,000). Schedule, mixing, training step,
 # loop, reverse step and sampler are the functions above, untouched. 1,400 digits are for training, the rest is held
-# out. This takes about half a minute.
+# out. This takes less than half a minute.
 #
 # **Predict before you run:** an MLP does not know which pixels are neighbours. Will that be enough for digits?
 

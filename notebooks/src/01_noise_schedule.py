@@ -833,7 +833,7 @@ print("all nine conversions agree at all 1000 timesteps")
 
 # %% [markdown]
 # In exact arithmetic the three are interchangeable. A network is not exact. Suppose its output is off by
-# $\delta$. Put that into the table, with $x_t$ known exactly:
+# $\delta$. Put that into the table, with $x_t$ known exactly (signs left out):
 #
 # | $\delta$ in | error in $x_0$ | error in $\epsilon$ | error in $v$ |
 # | --- | --- | --- | --- |
