@@ -1073,7 +1073,8 @@ headline(fig, f"{title} (band: ± 1 sd, {len(SEEDS)} seeds)")
 plt.show()
 
 # %% [markdown]
-# In equal *steps* the network without the stem is far ahead. At equal *multiply-adds* most of its lead is gone.
+# In equal *steps* the network without the stem is far ahead. At equal *multiply-adds* the narrow network with the
+# stem, which by then has made four times as many steps, has caught up; the wide one has not.
 # (Seconds are another matter: they depend on the machine.) Whether the stem pays in a long training was not measured.
 # The course keeps it to make its trained model, with 48 channels, cheap enough for a laptop: see the line above the
 # table.

@@ -806,8 +806,9 @@ plt.show()
 
 # %% [markdown]
 # Where a bar crosses 0, these images cannot tell the two apart; and all of it is one run. **The EMA buys little here**:
-# the differences are small beside the distance itself, at every step. While the network learns fast, the average lags
-# behind what the network knows now (left). At the end the learning rate is 0, and no jitter is left to average away.
+# in the run shown the difference has either sign, and is nowhere more than about a twentieth of the distance. While the
+# network learns fast, the average lags behind what the network knows now (left). At the end the learning rate is near
+# 0: no jitter is left to average away, and the two are nearly the same network.
 #
 # So why keep it? Its place is a long training at a rate that stays high: there the weights jump around a good place,
 # because each batch pulls them elsewhere, and the average stays near the middle. Of the DDPM authors' own CIFAR-10
@@ -904,8 +905,9 @@ plt.show()
 #   weights have come, and warm-up and decay hold them back. Never choose settings in runs much shorter than the one you
 #   mean to make.
 # - **Clipping is an insurance.** On ordinary gradients it changes little. With one wild gradient (right) the clipped
-#   training goes on as if nothing had happened; without clipping the loss climbs and stays far above the others. What
-#   warm-up insures against, if anything, two seeds do not show.
+#   training goes on as if nothing had happened; without clipping the loss climbs and stays far above the others.
+# - **Warm-up** costs at the recipe's rate and gains a little at five times that rate, in the run shown with both seeds.
+#   Two seeds are few.
 #
 # Why does *one* gradient do lasting harm? Adam's average of the gradients, over about 10 steps, points along that one,
 # and the weights are carried away. Its average of the *squared* gradients, over about 1000 steps ($\beta_2 = 0.999$),

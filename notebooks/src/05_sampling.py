@@ -155,9 +155,9 @@ show_images(torch.cat([*rows.values()]), titles=titles, columns=6, scale=4, titl
 # **How good are the results?** Two distances between our images and the real training set, by the 64 features of a
 # small classifier of the same data.
 #
-# - The **Frechet distance** (FD; Heusel et al. 2017, eq. 6) fits a Gaussian to the real images (mean $\mu_r$,
-#   covariance $\Sigma_r$) and one to ours ($\mu_g$, $\Sigma_g$):
-#   $\lVert \mu_r - \mu_g\rVert^2 + \mathrm{tr}\big(\Sigma_r + \Sigma_g - 2(\Sigma_r \Sigma_g)^{1/2}\big)$.
+# - The **Frechet distance** (FD; Heusel et al. 2017, eq. 6) fits a Gaussian to the real images (mean $m_r$,
+#   covariance $C_r$) and one to ours ($m_g$, $C_g$):
+#   $\lVert m_r - m_g\rVert^2 + \mathrm{tr}\big(C_r + C_g - 2\,(C_r C_g)^{1/2}\big)$.
 # - The **kernel distance** (KID; Binkowski et al. 2018) calls $(f\cdot f'/64 + 1)^3$ the similarity of two feature
 #   vectors. It is the mean similarity within one set, plus that within the other, minus twice that between the sets.
 #   The estimate is unbiased: 0 on average for equal distributions, by chance below 0.
@@ -360,7 +360,7 @@ animate(pairs, titles=titles, columns=count, title=finding)
 
 # %% [markdown]
 # The guess begins as a blurred mean of its class and gains detail as $x_t$ commits itself: first the outline, then the
-# pattern. $x_t$ itself looks like noise for the first half of the run, or longer.
+# pattern. $x_t$ itself still looks like noise after 300 steps; around the middle of the run the first outlines show.
 #
 # ### How wrong is the shape?
 #
@@ -1375,7 +1375,7 @@ rows = {name: float(values.mean()) for name, values in jumps.items()}
 pd.DataFrame({"jump at the border": rows}).round(2)
 
 # %% [markdown]
-# The jump at the border is far below that of the paste-up.
+# The jump at the border is far below that of the paste-up, though still above that of the real images.
 #
 # **The known weakness.** The pixels that are put back are noised *independently* of what the sampler is inventing
 # beside them, and at low noise little can be changed any more. RePaint (Lugmayr et al. 2022, section 4.2) therefore
@@ -1454,12 +1454,15 @@ finding = (
 show_images(rows, columns=len(chosen), title=finding)
 
 # %% [markdown]
-# By pixels the noisy copies are caught at once, and even the four closest samples differ from theirs. By features the
-# copies are *not* caught: a little noise moves an image further than the nearest other garment is. A test that cannot
-# find planted copies must not be trusted when it finds none. (Of the small set of 10,000 images most copies would go
-# unseen; the first cell of this section says which set it is.) And your prediction? See the medians in the left panel.
-# A smaller one need not mean copying: a smooth picture is near to everything; left-over grain moves a sample away from
-# everything.
+# By pixels the noisy copies are caught at once, and even the four closest samples differ from their neighbours, if only
+# in small things. By features the copies are *not* caught: a little noise moves an image at least as far as the nearest
+# other garment is. A test that cannot find planted copies must not be trusted when it finds none. (If the first cell of
+# this section printed 10,000 training images and not 60,000, most copies would go unseen: the network was trained on
+# all.)
+#
+# And your prediction? In the run shown the samples lie a little *further* from the training images than real test
+# images do (medians in the left panel). A smaller distance need not have meant copying: a smooth picture is near to
+# everything; left-over grain moves a sample away from everything.
 
 # %% [markdown]
 # ## 11. What goes wrong when $x_T$ is not noise · *further*
