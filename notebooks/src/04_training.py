@@ -894,6 +894,7 @@ for name, look in looks.items():
         label = name if k == 0 else None
         right.plot(range(window, short_steps + 1), means, look, label=label)
 right.set(xlabel="step", ylabel=f"loss, mean of {window} batches")
+right.set_ylim(bottom=0.3)  # room for the legend
 right.set_title("One wild gradient, with and without clipping")
 right.legend(loc="lower left")
 plt.show()

@@ -1410,10 +1410,11 @@ distances, indices = {}, {}
 for space in ["pixels", "features"]:
     # Pixels / 28: the distance is then a root mean square per pixel.
     describe = quality.features if space == "features" else lambda x: x.flatten(1) / 28
-    described = describe(train_images)
+    parts = [describe(part) for part in train_images.split(10_000)]
     for name, images in groups.items():
-        nearest = torch.cdist(describe(images), described).min(1)
-        distances[space, name], indices[space, name] = nearest
+        asked = describe(images)
+        gaps = torch.cat([torch.cdist(asked, part) for part in parts], dim=1)
+        distances[space, name], indices[space, name] = gaps.min(1)
 
 
 # %%
@@ -1436,6 +1437,7 @@ for ax, space in zip(axes, ["pixels", "features"]):
         label = f"{name}: median {values.median():.2f}"
         look = dict(histtype="step", color=colour, ls=style, lw=1.8, label=label)
         ax.hist(values, bins=edges, density=True, **look)
+    ax.set_ylim(top=1.35 * ax.get_ylim()[1])  # room for the legend
     ax.legend(fontsize=8)
     ax.set(xlabel=f"distance to the nearest training image ({space})", ylabel="density")
 axes[0].set_title("Copies would stand far left")
