@@ -821,7 +821,7 @@ ax.legend(
 plt.show()
 
 # %% [markdown]
-# **What just happened.** In the run shown all 20 trainings lost on the source, on average 7 to 12 points, and no
+# **What just happened.** In the run shown all 20 trainings lost on the source, on average 7 to 13 points, and no
 # interval holds 0. The loss is no price for what was learnt: with $n = 20$ it is as large as with 320, while no gain
 # on the criteria is shown. (Few sentences are passed over more often: some 30 steps for 20 criteria, 80 for 320.) How
 # much is kept also depends on the rate: see the last row of the table of rates. What replay keeps beyond plain
