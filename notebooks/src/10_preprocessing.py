@@ -26,9 +26,9 @@
 # **You need** Python and regular expressions. Helpful: notebook 09 (entities, spans, F1). A conditional random field is
 # here only a tagger that we train several times; notebook 11 explains it.
 #
-# **Time:** for the machine, a few minutes on two cores without a GPU, most of it in one cell of section 7. For you: 20
-# minutes of reading for the parts marked *core*, and half an hour for your three pieces. (The comments `noqa` and
-# `NBVAL_CHECK_OUTPUT` are for the tools that test this page.)
+# **Time:** for the machine, two minutes in the run shown, on two cores without a GPU; the longest cell is in section 7.
+# For you: 20 minutes of reading for the parts marked *core*, and half an hour for your three pieces. (The comments
+# `noqa` and `NBVAL_CHECK_OUTPUT` are for the tools that test this page.)
 
 # %% tags=["setup"]
 from utils.course import start
@@ -94,8 +94,9 @@ pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 # Then $x$ can be put together again from the tokens and the gaps between them.
 #
 # The corpora of notebook 09 come tokenised. Here we need texts that nobody has cut yet: whole abstracts from the
-# originals of NCBI-disease and BC5CDR, the raw sentences of BC2GM, and the course's own corpus (290 sentences). Where
-# the first three are not at hand, everything below runs on the last alone.
+# originals of NCBI-disease and BC5CDR (of the latter a sample of 50), the raw sentences of BC2GM (its dev and test
+# splits), and the course's own corpus (290 sentences). Where the first three are not at hand, everything below runs on
+# the last alone.
 
 # %%
 public = ["ncbi-disease", "bc5cdr", "bc2gm"]
@@ -186,9 +187,9 @@ for name, sentences in texts.items():
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# **Look at the last column.** The published corpora do not hold a single character beyond ASCII: α is spelt out as
-# `alpha`, in the source or by whoever converted the files. Abstracts of today have the letter; a model trained on those
-# corpora has never seen one.
+# **Look at the last two columns.** The texts of the published corpora do not hold a single character beyond ASCII: α is
+# spelt out as `alpha`, in the source or by whoever converted the files. Abstracts of today have the letter; a model
+# trained on such texts has never seen one.
 
 # %%
 name = "ncbi-disease" if "ncbi-disease" in libraries else "course-corpus"
@@ -562,8 +563,8 @@ words += ["neurofibromatosis", "hepatotoxicity", "polymorphisms"]
 play(draw_spelling, word=words, merges=(1, len(pieces) - n_single), stages=(2, 8))
 
 # %% [markdown]
-# Pieces follow frequency, not meaning: in the run shown `aminophenol` keeps its `amino`, and `hepatotoxicity` ends in
-# splinters: neither `hepato`, the liver, nor `toxic` is one piece.
+# Pieces follow frequency, not meaning. In the run shown `amino` becomes one piece of `aminophenol`, but
+# `hepatotoxicity` ends in splinters: neither `hepato`, the liver, nor `toxic` is one piece.
 #
 # ### Offsets through pieces
 #
@@ -727,9 +728,9 @@ plt.show()
 
 # %% [markdown]
 # **What just happened.** With the public corpora, a vocabulary from other biomedical text spells names much more
-# briefly than the general one of about the same size: so much of their length is the vocabulary's doing. A gap stays:
-# names are rare words, and rare words are not in any list. (With the course's own corpus alone the curves say little:
-# it holds too few words.)
+# briefly than the general one, which is at least as large (for BC2GM the other corpora have too few words to fill
+# 30,522 pieces): so much of their length is the vocabulary's doing. A gap stays: names are rare words, and rare words
+# are not in any list. (With the course's own corpus alone the curves say little: it holds too few words.)
 #
 # In practice: expect names to be about twice as long in pieces as in tokens when you set the largest length of a
 # model's input, and label a word once, at its first piece. Notebook 11 does both.
@@ -803,8 +804,9 @@ start, end = back(start, end, origin)
 print(f"through the map {start}:{end}: {text[start:end]!r}")
 
 # %% [markdown]
-# How often would that bite? Texts taken out of PDF files have ligatures. Put them into all our texts, normalise, and
-# look at every annotated name twice: with the offsets of the normalised text, and through the map.
+# How often would that bite? Texts taken out of PDF files have ligatures. Put them into our texts (in the run shown the
+# first 3,000 of BC2GM, and all the others), normalise, and look at every annotated name twice: with the offsets of the
+# normalised text, and through the map.
 
 
 # %%
@@ -1414,7 +1416,7 @@ show_entities(sentences, titles)
 #   what is left when boundaries are forgiven.
 #
 # A gold standard made from annotation for another purpose measures that annotation too, one reason why these figures
-# are below the authors'.
+# are below the authors'. (Some of the intervals reach up to theirs.)
 #
 # ## 7. Stop words and stemming · *core*
 #
@@ -1528,8 +1530,8 @@ steps = {
 # because places are gone, not because of which word it was. Each step is trained on several random samples of the
 # training split and tested on the same test sentences.
 #
-# **Predict before you run.** Order the six steps by what they cost. Which of them might even help? The cell takes a
-# minute or two.
+# **Predict before you run.** Order the six steps by what they cost. Which of them might even help? The second cell
+# from here is the longest wait of this notebook.
 
 # %%
 n_train, n_test = course.pick(test=(60, 40), cpu=(1200, 1500), gpu=(4000, 3000))
@@ -1620,8 +1622,10 @@ plt.show()
 # this many intervals at 95%, one or two will miss zero by chance; what counts is what repeats from corpus to corpus.)
 #
 # Of the single steps, throwing stop words out costs most (the search pipeline contains it). The edges that names lose
-# with the stop words explain at most a part of it: in the run shown 4.4% of the names of NCBI-disease lose one, and of
-# the others about 1% or less. And *masked* costs little (in the run shown 1.4 points of F1 at most). What else is it?
+# with the stop words explain at most a part of it: in the run shown 4.4% of the names of NCBI-disease lose one, and
+# 0.5% to 1.3% in the other corpora. And *masked* costs little (in the run shown 1.4 points of F1 at most). What else is
+# it?
+#
 # **Predict before you run:** with stop words out, are more names overlooked altogether, or are their boundaries wrong?
 # Mode `type` of `evaluate` takes any overlap of the right type as a hit, so boundaries do not count there.
 
@@ -1651,18 +1655,19 @@ losses.round(3)
 
 # %% [markdown]
 # **What just happened.** Both. In the run shown, boundaries are nearly four fifths of the loss in NCBI-disease and
-# about half (45% to 60%) in the other corpora; the rest are names no longer seen at all, or invented. (Means of the
-# training samples, without an interval.) A likely reason: with `of`, `and` and `with` gone, nothing says where the name
-# ends. A tagger needs above all to see *that* a function word stood there, and only a little *which*.
+# about half (45% to 60%) in the other corpora; the rest are names no longer seen at all, invented, or given another
+# type. (Means of the training samples, without an interval.) A likely reason: with `of`, `and` and `with` gone, nothing
+# says where the name ends. A tagger needs above all to see *that* a function word stood there, and only a little
+# *which*.
 #
 # Lower case harms the genes (BC2GM), whose symbols live on capitals. The step *stemming* lower-cases too and costs them
-# hardly more, so cutting endings adds little. For the chemicals and diseases of BC5CDR no difference could be shown.
-# And there is no need to choose: a CRF can have the word *and* its stem *and* its lower case as features side by side.
-# Notebook 11's `CRFTagger` does.
+# hardly more, so cutting endings adds little. In the other corpora no difference could be shown for either step; where
+# the interval is as wide as in the course's corpus that says little. And there is no need to choose: a CRF can have the
+# word *and* its stem *and* its lower case as features side by side. Notebook 11's `CRFTagger` does.
 #
-# *Digits to 0* is the one step that might even help: in the run shown its mean is above zero everywhere, and in the
-# course's corpus, the smallest training set, the interval is too. With little training text, what is learnt from `IL-2`
-# then serves for `IL-3`.
+# *Digits to 0* is the one step that might even help: in the run shown its mean is above zero everywhere, though only in
+# the course's corpus, the smallest training set, the whole interval is, and one such interval may be chance. A possible
+# reason: with little training text, what is learnt from `IL-2` then serves for `IL-3`.
 #
 # The limits: one kind of model, small training samples, one stop list, one stemmer.
 #
@@ -1715,7 +1720,7 @@ check("10.5", greek_long_form)
 # that it does. Where tokens, sentences or pieces are cut decides which names can be found at all. Stop-word lists and
 # stemmers were made for retrieval; before they go into a tagger they have to be switched on and off and measured.
 #
-# **Next:** [11 NER models](11_ner_models.ipynb) puts taggers on top of these tokens, from regular expressions to a
+# **Next:** [11 · NER models](11_ner_models.ipynb) puts taggers on top of these tokens, from regular expressions to a
 # Transformer.
 #
 # ### References
@@ -1729,6 +1734,6 @@ check("10.5", greek_long_form)
 # - Porter 1980, *An Algorithm for Suffix Stripping*, Program 14(3); Porter 2001, *Snowball: A Language for Stemming
 #   Algorithms*.
 # - Unicode Standard Annex 15, *Unicode Normalization Forms*.
-# - Dogan, Leaman, Lu 2014 (NCBI-disease); Li et al. 2016 (BC5CDR); Smith et al. 2008 (BC2GM); Crichton et al. 2017 (the
+# - Doğan, Leaman, Lu 2014 (NCBI-disease); Li et al. 2016 (BC5CDR); Smith et al. 2008 (BC2GM); Crichton et al. 2017 (the
 #   tokenised forms): addresses and licences in the data README.
 # - Lafferty, McCallum, Pereira 2001, *Conditional Random Fields*, ICML: the tagger of section 7.
