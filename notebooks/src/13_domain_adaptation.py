@@ -488,17 +488,11 @@ augment = choose("13.1", augment, course_augment)
 
 # %%
 of_source = {tuple(sentence.words) for sentence in source}
-kept_features = functools.cache(LISTED)  # the same sentences come in many trainings
-
-
-def listed(words):
-    """The features with the list."""
-    return kept_features(tuple(words))
 
 
 def augmented(words):
     """Eq. 2; the sentence's words say which domain it is of."""
-    return augment(listed(words), "source" if tuple(words) in of_source else "target")
+    return augment(LISTED(words), "source" if tuple(words) in of_source else "target")
 
 
 @functools.cache
@@ -509,19 +503,18 @@ def source_tags(words):
 
 def with_prediction(words):
     """PRED: the features, and the source tagger's tag of the word and its neighbours."""
-    tags = source_tags(tuple(words))
-    return [
-        found + [f"source tag[{step}]={tags[k + 1 + step]}" for step in (-1, 0, 1)]
-        for k, found in enumerate(listed(words))
-    ]
+    tags, lists = source_tags(tuple(words)), LISTED(words)
+    for k, found in enumerate(lists):
+        found += [f"source tag[{step}]={tags[k + 1 + step]}" for step in (-1, 0, 1)]
+    return lists
 
 
 # %%
 def crf_strategies(few):
     """(strategy, tagger trained by it) for a few target sentences."""
     yield "target only", train_crf(few)
-    yield "target + list", train_crf(few, listed)
-    yield "joint", train_crf(source + few, listed)
+    yield "target + list", train_crf(few, LISTED)
+    yield "joint", train_crf(source + few, LISTED)
     yield "augmented", train_crf(source + few, augmented)
     yield "PRED", train_crf(few, with_prediction)
 
