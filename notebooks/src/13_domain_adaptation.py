@@ -318,7 +318,7 @@ pd.DataFrame(rows).T
 
 # %%
 FEATURES = WordFeatures(window=1, affixes=4, grams=(), stems=False, pairs=False)
-ITERATIONS = course.pick(test=10, cpu=40, gpu=40)
+ITERATIONS = course.pick(test=10, cpu=30, gpu=40)
 
 
 def train_crf(sentences, features=FEATURES):
