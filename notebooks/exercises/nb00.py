@@ -127,6 +127,8 @@ def take_step(training_step: Callable, model: Spy, optimizer: torch.optim.Optimi
     try:
         return training_step(model, optimizer, x_0.clone(), CURVE.float())
     except RuntimeError as error:
+        if "Boolean value" in str(error):
+            raise Wrong("Python's max and if take one number; a whole tensor gets .clamp(min=0.1)") from error
         if "size of tensor" in str(error):
             raise Wrong(f"the weights of the errors do not fit x_0 of shape {tuple(x_0.shape)}: {SHAPES}") from error
         raise
