@@ -173,7 +173,7 @@ def check_cosine(cosine_betas: Callable) -> None:
         seen = as_float64(answer, (steps,), "the betas")
         refuse_dtype(answer, torch.float64, "the betas", "1 minus a ratio close to 1 loses digits in float32")
         if close(seen, right, 1e-2):
-            raise Wrong("nearly right: digits are lost; compute in float64 from the first line, do not convert at the end")
+            raise Wrong("nearly right: digits are lost; compute in float64 from the first line on")
         t = int(((seen - right).abs() / right).argmax())
         raise Wrong(f"for T = {steps}, betas[{t}] should be {right[t]:.6g}, got {seen[t]:.6g}")
 

@@ -74,7 +74,7 @@ def check_encode(function) -> None:
         if isinstance(answer, Tensor) and answer.shape == (12, dim // 2):
             raise Wrong("sines and cosines stand one below the other; side by side is torch.cat(..., dim=1)")
         if isinstance(answer, Tensor) and answer.shape == (6, 2 * dim):
-            raise Wrong(f"{2 * dim} numbers for dim={dim}: there are h = dim/2 frequencies, each with a sine and a cosine")
+            raise Wrong(f"{2 * dim} numbers for dim={dim}: take h = dim/2 frequencies, each gives two numbers")
         seen = as_float64(answer, (6, dim), f"the encoding of 6 timesteps with dim={dim}")
         if not torch.equal(given, t):
             raise Wrong("t was changed in place: whoever called still needs it")

@@ -236,8 +236,8 @@ def check_up_level(answer: Callable[..., Tensor]) -> None:
         except RuntimeError as error:
             if "Sizes of tensors" not in str(error):
                 raise
-            grown = " grow comes after the blocks, not before the blocks" if grow and grow.calls else ""
-            raise Wrong(f"{case}: torch.cat cannot join what you give it: {str(error).rstrip(".")}.{grown}") from error
+            grown = " Also, grow comes after the blocks, not before the blocks" if grow and grow.calls else ""
+            raise Wrong(f"{case}: torch.cat cannot join what you give it: {error}{grown}") from error
         except IndexError as error:
             if "pop from" not in str(error):
                 raise
