@@ -54,7 +54,7 @@ def check_q_sample(q_sample: Callable) -> None:
             )
         raise Wrong(
             f"{where}x_0 has weight {image:.4f} and your noise {other:.4f}; "
-            f"their squares should be alpha-bar and 1 - alpha-bar: {CURVE[t[k]].sqrt():.4f} and "
+            f"right are the roots of alpha-bar and 1 - alpha-bar: {CURVE[t[k]].sqrt():.4f} and "
             f"{(1 - CURVE[t[k]]).sqrt():.4f}"
         )
 
