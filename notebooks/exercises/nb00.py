@@ -54,7 +54,7 @@ def check_q_sample(q_sample: Callable) -> None:
             )
         raise Wrong(
             f"{where}x_0 has weight {image:.4f} and your noise {other:.4f}; "
-            f"their squares should be alpha-bar and 1 - alpha-bar: {CURVE[t[k]].sqrt():.4f} and "
+            f"right are the roots of alpha-bar and 1 - alpha-bar: {CURVE[t[k]].sqrt():.4f} and "
             f"{(1 - CURVE[t[k]]).sqrt():.4f}"
         )
 
@@ -127,6 +127,8 @@ def take_step(training_step: Callable, model: Spy, optimizer: torch.optim.Optimi
     try:
         return training_step(model, optimizer, x_0.clone(), CURVE.float())
     except RuntimeError as error:
+        if "Boolean value" in str(error):
+            raise Wrong("Python's max and if take one number; a whole tensor gets .clamp(min=0.1)") from error
         if "size of tensor" in str(error):
             raise Wrong(f"the weights of the errors do not fit x_0 of shape {tuple(x_0.shape)}: {SHAPES}") from error
         raise

@@ -92,7 +92,7 @@ def check_jump(q_sample: Callable) -> None:
         product = alphas_cumprod[17]
         raise Wrong(
             f"where the product of the alphas is {product:.4f}, your x_0 has weight {image:.4f} and your noise "
-            f"{other:.4f}; their squares should be alpha-bar and 1 - alpha-bar: {product.sqrt():.4f} and "
+            f"{other:.4f}; right are the roots of that product and of 1 minus it: {product.sqrt():.4f} and "
             f"{(1 - product).sqrt():.4f}"
         )
 
@@ -172,6 +172,8 @@ def check_cosine(cosine_betas: Callable) -> None:
                 raise Wrong(fault)
         seen = as_float64(answer, (steps,), "the betas")
         refuse_dtype(answer, torch.float64, "the betas", "1 minus a ratio close to 1 loses digits in float32")
+        if close(seen, right, 1e-2):
+            raise Wrong("nearly right: digits are lost; compute in float64 from the first line on")
         t = int(((seen - right).abs() / right).argmax())
         raise Wrong(f"for T = {steps}, betas[{t}] should be {right[t]:.6g}, got {seen[t]:.6g}")
 
@@ -216,6 +218,7 @@ def wrong_weights(a_t: Tensor, a_s: Tensor) -> list[tuple[int, str, Tensor]]:
         (0, from_s, root_s * beta / (1 - a_s)),
         (0, "beta itself belongs here, not its root", root_s * beta.sqrt() / (1 - a_t)),
         (0, "beta_t is 1 - a_bar_t / a_bar_s, what this step adds; 1 - a_bar_t is what all have added", root_s),
+        (0, "beta_t is 1 minus the ratio a_bar_t / a_bar_s, not their difference", root_s * (a_s - a_t) / (1 - a_t)),
         (0, "beta_t is 1 minus this step's alpha, not that alpha", root_s * alpha / (1 - a_t)),
         (1, undivided, root / beta),
         (1, "take the root of alpha", alpha * (1 - a_s) / (1 - a_t)),

@@ -48,6 +48,16 @@ def _float32(answer: object) -> None:
         raise Wrong(f"the values are right, but the network's weights are float32, and you return {kind}")
 
 
+def _called(function, *args) -> object:
+    """What the answer returns; its most natural errors in plain words."""
+    try:
+        return function(*args)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if "converted to" in str(error):
+            raise Wrong("math.sin and math.cos take one number; a tensor has .sin() and .cos()") from error
+        raise
+
+
 # -- 02.1 --------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +65,16 @@ def check_encode(function) -> None:
     t = torch.tensor([3, 0, 1, 7, 40, 999])
     for dim, max_period in ((8, 10_000.0), (32, 10_000.0), (16, 500.0), (4, 10_000.0)):
         given = t.clone()
-        answer = function(given, dim) if dim == 8 else function(given, dim, max_period)
+        try:
+            answer = _called(function, given, dim) if dim == 8 else _called(function, given, dim, max_period)
+        except RuntimeError as error:
+            if "size of tensor" not in str(error):
+                raise
+            raise Wrong("t and frequencies do not fit: t.float()[:, None] is (B, 1), frequencies (h,)") from error
+        if isinstance(answer, Tensor) and answer.shape == (12, dim // 2):
+            raise Wrong("sines and cosines stand one below the other; side by side is torch.cat(..., dim=1)")
+        if isinstance(answer, Tensor) and answer.shape == (6, 2 * dim):
+            raise Wrong(f"{2 * dim} numbers for dim={dim}: take h = dim/2 frequencies, each gives two numbers")
         seen = as_float64(answer, (6, dim), f"the encoding of 6 timesteps with dim={dim}")
         if not torch.equal(given, t):
             raise Wrong("t was changed in place: whoever called still needs it")
@@ -127,7 +146,7 @@ def check_advance(function) -> None:
         frequencies = _frequencies(dim // 2, dim // 2 - 1, max_period)
         before = _blocks(t, frequencies).float()
         given = before.clone()
-        answer = function(given, steps) if dim == 32 else function(given, steps, max_period)
+        answer = _called(function, given, steps) if dim == 32 else _called(function, given, steps, max_period)
         seen = as_float64(answer, (4, dim), f"the result for dim={dim}")
         if not torch.equal(given, before):
             raise Wrong("the encoding that was given was changed in place: make a new tensor")
@@ -162,7 +181,7 @@ def _faults_of_advance(t: Tensor, steps: int, dim: int, max_period: float) -> li
             _blocks(t - steps, frequencies),
             f"you turned the hands backwards: for n={steps} this is the encoding of t - n",
         ),
-        (now, "the encoding came back as it was: hand i should turn by omega_i * n"),
+        (now, f"for n={steps} the encoding came back as it was: hand i should turn by omega_i * n"),
         (_exchanged(later), "the right values, but the cosines stand first"),
         (_taking_turns(later), "the right values, but sines and cosines take turns; keep the two blocks"),
         (now + _blocks(torch.tensor([steps]), frequencies), "encodings do not add up: turn each hand by omega_i * n"),

@@ -32,10 +32,14 @@ class _Parts(nn.Module):
 
 def _block(parts: Any, x: Tensor, emb: Tensor, **other: Any) -> Tensor:
     """The block; `other` puts one of the usual faults in."""
-    outer = (lambda h: h) if other.get("no_silu") == 1 else F.silu
-    inner = (lambda h: h) if other.get("no_silu") == 2 else F.silu
+    bend = other.get("bend", F.silu)
+    outer = (lambda h: h) if other.get("no_silu") == 1 else bend
+    inner = (lambda h: h) if other.get("no_silu") == 2 else bend
     normal = (lambda h: h) if other.get("no_norm") == 1 else parts.norm1
     scale, shift = parts.scale_shift(F.silu(emb) if other.get("emb_silu") else emb)[:, :, None, None].chunk(2, 1)
+    if other.get("in_turn"):
+        both = torch.cat([scale, shift], dim=1)
+        scale, shift = both[:, ::2], both[:, 1::2]
     if other.get("swapped"):
         scale, shift = shift, scale
     h = parts.conv1(outer(normal(x)))
@@ -56,6 +60,8 @@ BLOCK_FAULTS = {
     "scale and shift come before norm2, which takes part of them away again; they belong behind it": {
         "before_norm": True
     },
+    "scales and shifts are read in turn; the first half are the scales: chunk(2, dim=1)": {"in_turn": True},
+    "the bend is ReLU; here it is SiLU": {"bend": F.relu},
     "the shift is not added": {"shift": 0},
     "the shortcut is missing: the result is shortcut(x) + what the branch gives": {"shortcut": "left out"},
     "the first SiLU, between norm1 and conv1, is missing": {"no_silu": 1},
@@ -76,6 +82,10 @@ def check_residual_block(answer: Callable[[Any, Tensor, Tensor], Tensor]) -> Non
         kept = x.clone()
         try:
             seen = answer(parts, x, emb)
+        except ValueError as error:
+            if "to unpack" not in str(error):
+                raise
+            raise Wrong(f"{named}: scale_shift(emb) is one tensor, (B, 2C); halve it with chunk(2, dim=1)") from error
         except RuntimeError as error:
             if "must match" not in str(error) and "to have" not in str(error):
                 raise
@@ -226,8 +236,8 @@ def check_up_level(answer: Callable[..., Tensor]) -> None:
         except RuntimeError as error:
             if "Sizes of tensors" not in str(error):
                 raise
-            grown = " grow comes after the blocks, not before the blocks" if grow and grow.calls else ""
-            raise Wrong(f"{case}: torch.cat cannot join what you give it: {error}.{grown}") from error
+            grown = " Also, grow comes after the blocks, not before the blocks" if grow and grow.calls else ""
+            raise Wrong(f"{case}: torch.cat cannot join what you give it: {error}{grown}") from error
         except IndexError as error:
             if "pop from" not in str(error):
                 raise

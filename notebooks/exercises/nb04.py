@@ -44,6 +44,8 @@ def check_training_step(training_step: Callable) -> None:
             try:
                 loss = training_step(model, optimizer, *given, **({} if call == 0 else {"label_dropout": chance}))
             except RuntimeError as error:
+                if "Boolean value" in str(error):
+                    raise Wrong("an if decides once for the whole batch; torch.where does so for each label") from error
                 if "size of tensor" in str(error):
                     raise Wrong(
                         "the weights do not fit the images: alphas_cumprod[t] has shape (B,); .view(-1, 1, 1, 1) makes "

@@ -22,6 +22,10 @@ def taken(step: Callable, a: float, b: float, **options: float) -> tuple[Tensor,
         x_t, x_0, z = (one.clone() for one in given)
         try:
             answer = step(x_t, x_0, a, b, z, None, **options)
+        except (AttributeError, TypeError) as error:
+            if "sqrt" in str(error):
+                raise Wrong("a_bar_t and a_bar_s are plain numbers: take their roots with math.sqrt") from error
+            raise
         except ZeroDivisionError as error:
             if b == 1:
                 raise Wrong("the last step has a_bar_s = 1: nothing may be divided by 1 - a_bar_s") from error
@@ -86,6 +90,11 @@ def wrong_ddpm(a: float, b: float) -> dict[str, list[float]]:
             math.sqrt(a) * (1 - b) / rest,
             math.sqrt(b),
             math.sqrt(1 - b),
+        ],
+        "the step keeps the ratio a_bar_t / a_bar_s; yours is 1 minus their difference": [
+            math.sqrt(1 - b + a) * (1 - b) / rest,
+            math.sqrt(b) * (b - a) / rest,
+            math.sqrt((b - a) * (1 - b) / rest),
         ],
         "both roots are missing, of alpha and of alpha-bar at s": [alpha * (1 - b) / rest, b * beta / rest, std],
         "the weight of x_t needs the root of alpha": [alpha * (1 - b) / rest, of_x_0, std],
@@ -157,6 +166,9 @@ def wrong_ddim(a: float, b: float, eta: float) -> dict[str, list[float]]:
             eta * most
         ),
         "sigma_tilde is eta itself; multiply it with DDPM's standard deviation (eq. 16)": filled(eta),
+        "under the root of the direction sigma_tilde is squared": ddim_weights(
+            a, b, sigma, math.sqrt(max(0.0, 1 - b - sigma))
+        ),
         "z is multiplied with sigma_tilde squared": ddim_weights(a, b, sigma**2, direction),
         "sigma_tilde counts in the direction, but z is not added": ddim_weights(a, b, 0.0, direction),
         "the direction needs a root: of 1 - a_bar_s - sigma_tilde**2": ddim_weights(a, b, sigma, 1 - b - sigma**2),

@@ -90,8 +90,8 @@ def add_noise(x_0, t, noise):
 # 1. *Which component was it?* If $x_0$ came from component $k$, then $x_t$ is Gaussian with mean
 #    $\sqrt{\bar\alpha_t}\, \mu_k$ and variance $\bar\alpha_t c^2 + \sigma_t^2$ in each coordinate. By Bayes' rule,
 #    $r_k(x_t) = p(k \mid x_t)$ is proportional to the density of that Gaussian at $x_t$: a softmax over $k$.
-# 2. *Where in the component?* Given $k$, $x_0$ and $x_t$ are jointly Gaussian with covariance
-#    $\sqrt{\bar\alpha_t}\, c^2$, so the mean of $x_0$ is linear in $x_t$, with a gain $g_t$.
+# 2. *Where in the component?* Given $k$, all is Gaussian, so the mean of $x_0$ is linear in $x_t$. Its slope $g_t$ is
+#    their covariance, $\sqrt{\bar\alpha_t}\, c^2$, over the variance of $x_t$.
 #
 # $$ D^*(x_t, t) = \sum_k r_k(x_t) \big[\mu_k + g_t\, (x_t - \sqrt{\bar\alpha_t}\,\mu_k)\big], \qquad
 # g_t = \frac{\sqrt{\bar\alpha_t}\, c^2}{\bar\alpha_t c^2 + \sigma_t^2}. \tag{1} $$

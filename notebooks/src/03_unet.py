@@ -483,7 +483,7 @@ show_images(folded[:, None], titles=titles, scale=6, title=title)
 #
 # The table has **one row more** than there are classes. That row means "no label"; it is used when `y` is `None`. It
 # learns by *label dropout*: in training each label is replaced by "no label" with a chance of 0.1 (Ho & Salimans 2022,
-# algorithm 1). So one network learns both; guidance later compares its two answers.
+# algorithm 1). So one network learns both.
 
 
 # %%

@@ -79,8 +79,8 @@ show_images(x_0[:24], columns=12, title="What the model is to learn to draw")
 #
 # The model makes an image by a chain. It draws $x_T$ from a standard normal $p(x_T)$. Then, for $t = T, \dots, 1$, it
 # draws $x_{t-1}$ from a normal $p_\theta(x_{t-1} \mid x_t)$, whose mean comes from the network with weights $\theta$.
-# (Here $t$ counts from 1, as in the paper; in code, from 0.) The probability of $x_0$ is the sum over all chains that
-# end in it, $p_\theta(x_0) = \int p_\theta(x_{0:T})\,dx_{1:T}$. Nobody can compute that.
+# (Here $t$ counts from 1, as in the paper; in code, from 0.) The probability of $x_0$ is the sum over all chains
+# $x_{0:T}$ that end in it, $p_\theta(x_0) = \int p_\theta(x_{0:T})\,dx_{1:T}$. Nobody can compute that.
 #
 # **Step 1: only the chains that matter.** The forward process $q$ makes chains that belong to $x_0$. Take the mean over
 # those, and divide by how often $q$ makes them:

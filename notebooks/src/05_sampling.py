@@ -162,8 +162,8 @@ show_images(torch.cat([*rows.values()]), titles=titles, columns=6, scale=4, titl
 #   vectors. It is the mean similarity within one set, plus that within the other, minus twice that between the sets.
 #   The estimate is unbiased: 0 on average for equal distributions, by chance below 0.
 #
-# FIDs in papers use another network's features. Beside every distance stands the **floor**: the same measure for as
-# many real test images.
+# Papers' FID is the FD of another network's features. Beside every distance stands the **floor**: the same measure for
+# as many real test images.
 #
 # **Predict before you run:** the floor compares real images with real images. Is it 0?
 
@@ -622,7 +622,7 @@ show_images(torch.cat(kept[True] + kept[False]), titles=titles, columns=9, title
 #
 # *Does it keep eq. 4?* Given $x_0$, $\epsilon$ and $z$ are independent standard normals, so $x_s$ has mean
 # $\sqrt{\bar\alpha_s}\,x_0$ and variance $(1-\bar\alpha_s-\tilde\sigma^2) + \tilde\sigma^2 = 1-\bar\alpha_s$. Yes, for
-# every $\tilde\sigma$ from 0 to $\sqrt{1-\bar\alpha_s}$, and for every $s < t$. It is measured in units of DDPM's:
+# every $\tilde\sigma$ from 0 to $\sqrt{1-\bar\alpha_s}$, and every $s < t$. Write $\tilde\sigma$ in units of DDPM's:
 #
 # $$\tilde\sigma = \eta\,\sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}\Big(1-\frac{\bar\alpha_t}{\bar\alpha_s}\Big)}
 # \qquad\text{(eq. 16)}.$$

@@ -226,14 +226,19 @@ def solution_step(x_t, x_0, a, b):
     return b**0.5 * x_0 + (1 - b) ** 0.5 * (x_t - a**0.5 * x_0) / (1 - a) ** 0.5
 
 
+def largest(output, x_0, noise, variance):
+    return ((output - x_0).square() / max(variance, 0.1)).mean()
+
+
 WRONG = [
+    ("00.2", step(loss_of=largest), "Python's max and if take one number"),
     ("00.1", mix(lambda a: a.sqrt(), lambda a: 1 - a), "a variance; take its root"),
     ("00.1", mix(lambda a: a, lambda a: (1 - a).sqrt()), "the image has weight alpha-bar"),
     ("00.1", mix(lambda a: a, lambda a: 1 - a), "for the image and for the noise"),
     ("00.1", mix(lambda a: a.sqrt(), lambda a: 1 - a.sqrt()), "the weights add up to 1"),
     ("00.1", mix(lambda a: (1 - a).sqrt(), lambda a: a.sqrt()), "exchanged"),
     ("00.1", mix(lambda a: 1, lambda a: (1 - a).sqrt()), "not shrunk"),
-    ("00.1", mix(lambda a: a.sqrt(), lambda a: 0.5 * (1 - a).sqrt()), "their squares should be alpha-bar"),
+    ("00.1", mix(lambda a: a.sqrt(), lambda a: 0.5 * (1 - a).sqrt()), "right are the roots of alpha-bar"),
     ("00.1", unshaped, "(B, 1, ...)"),
     ("00.1", own_noise, "mix in the noise that is given"),
     ("00.1", first_t_for_all, "each has a t of its own"),

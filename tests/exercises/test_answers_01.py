@@ -292,7 +292,20 @@ def forward_test(alpha_bar=0.5, values=(-1.0, 1.0), mean=True, variance=True, er
     return answer
 
 
+def cosine_converted(num_timesteps):
+    curve = torch.cos((torch.linspace(0, 1, num_timesteps + 1) + 0.008) / 1.008 * torch.pi / 2) ** 2
+    return (1 - curve[1:] / curve[:-1]).clamp(max=0.999).double()
+
+
+def posterior_by_difference(a_bar_t, a_bar_s):
+    beta = a_bar_s - a_bar_t
+    x_t_weight = (1 - beta).sqrt() * (1 - a_bar_s) / (1 - a_bar_t)
+    return a_bar_s.sqrt() * beta / (1 - a_bar_t), x_t_weight, beta * (1 - a_bar_s) / (1 - a_bar_t)
+
+
 WRONG = [
+    ("01.2", cosine_converted, "float64 from the first line"),
+    ("01.3", posterior_by_difference, "not their difference"),
     ("01.1", jump(lambda betas, t: 1 - betas[t]), "what step t alone does"),
     ("01.1", jump(lambda betas, t: 1 - betas.cumsum(0)[t]), "the betas are added up"),
     ("01.1", jump(lambda betas, t: betas.cumsum(0).neg().exp()[t]), "an approximation"),
@@ -305,7 +318,7 @@ WRONG = [
     ("01.1", jump(right_product, sigma_of=lambda a: 1 - a), "a variance; take its root"),
     ("01.1", jump(right_product, signal_of=lambda a: a), "the image has weight alpha-bar"),
     ("01.1", jump(right_product, signal_of=lambda a: 1), "not shrunk"),
-    ("01.1", jump(right_product, sigma_of=lambda a: 0.5 * (1 - a).sqrt()), "their squares should be alpha-bar"),
+    ("01.1", jump(right_product, sigma_of=lambda a: 0.5 * (1 - a).sqrt()), "right are the roots of that product"),
     ("01.1", jump(lambda betas, t: right_product(betas, t[:1]).expand(len(t))), "a t of its own"),
     ("01.1", unshaped, "(B, 1, ...)"),
     ("01.1", walk(fresh=True), "draw none of your own"),

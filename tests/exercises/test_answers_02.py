@@ -247,7 +247,23 @@ def one_for_each_t(x_t, signals, sigmas):
     return torch.tanh(signals * x_t[:, None] / sigmas**2)
 
 
+def encode_below(t, dim, max_period=10_000.0):
+    return torch.cat(nb02.encode(t, dim, max_period).chunk(2, dim=1))
+
+
+def encode_all_dim(t, dim, max_period=10_000.0):
+    return nb02.encode(t, 2 * dim, max_period)
+
+
+def advance_by_math(encoding, steps, max_period=10_000.0):
+    turn = steps * frequencies_of(encoding.shape[1], max_period)
+    return encoding * math.cos(turn)
+
+
 WRONG = [
+    ("02.1", encode_below, "stand one below the other"),
+    ("02.1", encode_all_dim, "take h = dim/2 frequencies"),
+    ("02.2", advance_by_math, "math.sin and math.cos take one number"),
     ("02.1", encoding(join=cosines_first), "the cosines stand first"),
     ("02.1", encoding(join=taking_turns), "take turns"),
     ("02.1", encoding(power(lambda dim: dim // 2)), r"the exponent is i/\(h-1\), not i/h"),
@@ -269,9 +285,9 @@ WRONG = [
     ("02.1", as_columns, r"should have shape \(6, 8\), got \(8, 6\)"),
     ("02.1", in_place, "t was changed in place"),
     ("02.1", outside, "inside the sine"),
-    ("02.1", not_broadcast, "RuntimeError: The size of tensor a"),
+    ("02.1", not_broadcast, "t and frequencies do not fit"),
     ("02.2", rotation(turn=lambda w, n: -n * w), "backwards: for n=5"),
-    ("02.2", rotation(turn=lambda w, n: 0 * w), "came back as it was"),
+    ("02.2", rotation(turn=lambda w, n: 0 * w), "for n=5 the encoding came back as it was"),
     ("02.2", rotation(turn=lambda w, n: n * w / 2), r"dim=32, steps=5, .* at t=\d+ column \d+ .* should be"),
     ("02.2", rotation(turn=lambda w, n: torch.full_like(w, n)), "every hand was turned by n"),
     ("02.2", rotation(turn=lambda w, n: 2 * math.pi * n * w), "factor of 2 pi"),

@@ -333,7 +333,15 @@ def added_strides(layers):
     return size
 
 
+def block_unpacked(parts, x, emb):
+    scale, shift = parts.scale_shift(emb)
+    return parts.shortcut(x) * scale + shift
+
+
 WRONG = [
+    ("03.1", faulty_block(in_turn=True), "scales and shifts are read in turn"),
+    ("03.1", faulty_block(bend=F.relu), "the bend is ReLU"),
+    ("03.1", block_unpacked, "scale_shift(emb) is one tensor"),
     ("03.1", faulty_block(one=0), "4 to 4 channels: the scale should multiply by 1 + scale"),
     ("03.1", faulty_block(swapped=True), "scale and shift have changed places"),
     ("03.1", faulty_block(before_norm=True), "scale and shift come before norm2"),

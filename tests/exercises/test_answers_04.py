@@ -424,7 +424,13 @@ def fresh_adam(model, optimizer, generator, step):
     return torch.optim.Adam(model.parameters(), lr=0.01).state_dict()
 
 
+def hidden_by_if(model, optimizer, x_0, y, alphas_cumprod, label_dropout=0.1):
+    if torch.rand(len(y)) < label_dropout:
+        y = torch.full_like(y, model.num_classes)
+
+
 WRONG = [
+    ("04.1", hidden_by_if, "torch.where does so for each label"),
     ("04.1", step(t_of=lambda total, shape: torch.randint(total, (1,)).expand(shape)), "draw one for each"),
     ("04.1", step(t_of=lambda total, shape: torch.randint(1, total, shape)), "t runs from 1 to 39"),
     ("04.1", step(t_of=lambda total, shape: torch.randint(total - 1, shape)), "t runs from 0 to 38"),

@@ -296,8 +296,27 @@ def std(a, b):
     return nb05.ddpm_weights(a, b)[2]
 
 
+def ddpm_by_torch_sqrt(x_t, x_0, a_bar_t, a_bar_s, z, previous=None):
+    return torch.sqrt(a_bar_s) * x_0
+
+
+def ddim_sigma_not_squared(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, eta=0.0):
+    sigma = eta * math.sqrt((1 - a_bar_s) / (1 - a_bar_t) * (1 - a_bar_t / a_bar_s))
+    noise = (x_t - math.sqrt(a_bar_t) * x_0) / math.sqrt(1 - a_bar_t)
+    return math.sqrt(a_bar_s) * x_0 + math.sqrt(max(0.0, 1 - a_bar_s - sigma)) * noise + sigma * z
+
+
 WRONG = {
     "05.1": [
+        (ddpm_by_torch_sqrt, "plain numbers: take their roots with math.sqrt"),
+        (
+            ddpm_with(
+                lambda a, b: (1 - b + a) ** 0.5 * (1 - b) / (1 - a),
+                lambda a, b: b**0.5 * (b - a) / (1 - a),
+                lambda a, b: ((b - a) * (1 - b) / (1 - a)) ** 0.5,
+            ),
+            "yours is 1 minus their difference",
+        ),
         (ddpm_with(of_z=lambda a, b: 0), "fresh noise is missing"),
         (ddpm_with(of_z=lambda a, b: std(a, b) ** 2), "multiplied with the variance; take its root"),
         (ddpm_with(of_z=fresh), "standard deviation of beta, the forward step's"),
@@ -320,6 +339,7 @@ WRONG = {
         (ddpm_with(of_x_t=lambda a, b: 0.5), r"x_t 0.5000 \(right: 0.5533\)"),
     ],
     "05.2": [
+        (ddim_sigma_not_squared, "sigma_tilde is squared"),
         (ddim_with(sigma_of=lambda share, b, eta: 0.0), "eta = 0; eta plays no part"),
         (ddim_with(sigma_of=lambda share, b, eta: share**0.5), "eta = 1; eta plays no part"),
         (ddim_with(sigma_of=lambda share, b, eta: eta * share), "in eq. 16 the root is missing"),
