@@ -21,7 +21,7 @@
 #
 # **You need** Python, and what F1 on spans, a CRF and a Transformer with a token head are (notebooks 09 and 11).
 #
-# **Time:** about six minutes on two cores, most of it in the loops of sections 3 and 4; machines without bf16
+# **Time:** about eight minutes on two cores, most of it in the loops of sections 3 and 4; machines without bf16
 # instructions take longer. No GPU is needed; the `gpu` profile takes another encoder and more seeds (not measured
 # here). For you: about half an hour for the *core*, sections 1 to 5, with its exercise. Without the public corpora only
 # the machinery can be seen.
@@ -318,7 +318,7 @@ pd.DataFrame(rows).T
 
 # %%
 FEATURES = WordFeatures(window=1, affixes=4, grams=(), stems=False, pairs=False)
-ITERATIONS = course.pick(test=10, cpu=30, gpu=40)
+ITERATIONS = course.pick(test=10, cpu=40, gpu=40)
 
 
 def train_crf(sentences, features=FEATURES):
@@ -1018,7 +1018,7 @@ check("13.3", mix_weights)
 # 2. What differs between domains is words, case and length, and also the guideline; a mapping of types hides the last.
 # 3. Compare ways on the same samples, seed by seed, choose on dev, and test the source again afterwards.
 #
-# **Next:** 14 · DiffusionNER, where the two tracks of the course meet: entity boundaries from noise.
+# **Next:** 14 · DiffusionNER (planned), where the two tracks of the course meet: entity boundaries from noise.
 #
 # ### References
 # - Lin 1991, *Divergence measures based on the Shannon entropy*, IEEE Transactions on Information Theory 37: 145.
