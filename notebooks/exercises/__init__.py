@@ -93,3 +93,16 @@ def wrong_mixtures(x_0: Tensor, noise: Tensor, t: Tensor, curve: Tensor) -> dict
         across = curve[t].sqrt() * x_0 + (1 - curve[t]).sqrt() * noise
         found[f"the weights run along the last axis instead of one for each item: {SHAPES}"] = across
     return found
+
+
+def check_update(change: float, gradient: float, rate: float, again: bool) -> None:
+    """Raises `Wrong` unless plain gradient descent has moved a weight by -rate * gradient; again: in a second step."""
+    if change == 0:
+        raise Wrong("the weights have not changed: zero_grad first, then loss.backward(), then optimizer.step()")
+    if abs(change + rate * gradient) > 1e-3 * abs(rate * gradient):
+        if again:
+            raise Wrong("the second step still has the first one's gradient in it; call optimizer.zero_grad()")
+        raise Wrong(
+            f"with a gradient of {gradient:.3f} and plain gradient descent at {rate} the weight should change by "
+            f"{-rate * gradient:.4f}, it changed by {change:.4f}; one loss.backward() and one optimizer.step()"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from notebooks.exercises import as_float64, as_number, close
+from notebooks.exercises import as_float64, as_number, check_update, close
 from utils.course.exercises import Wrong, exercise
 
 # -- 04.1 ------------------------------------------------------------------------------------------
@@ -63,7 +63,8 @@ def check_training_step(training_step: Callable) -> None:
             a_bar = CURVE[t].view(-1, 1, 1, 1)
             v = a_bar.sqrt() * noise - (1 - a_bar).sqrt() * x_0
             check_loss(loss, before * x_t, v, noise, x_0, a_bar)
-            check_update(model.weight.item() - before, 2 * ((before * x_t - v) * x_t).mean().item(), call)
+            gradient = 2 * ((before * x_t - v) * x_t).mean().item()
+            check_update(model.weight.item() - before, gradient, RATE, again=call > 0)
 
 
 def noise_in(x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
@@ -147,18 +148,6 @@ def check_loss(loss: object, output: Tensor, v: Tensor, noise: Tensor, x_0: Tens
         if abs(loss - errors.mean().item()) < 1e-4 * errors.mean().item():
             raise Wrong(fault)
     raise Wrong(f"the loss is {loss:.4f}; the mean of (network's answer - v)² is {right:.4f}")
-
-
-def check_update(change: float, gradient: float, call: int) -> None:
-    if change == 0:
-        raise Wrong("the weights have not changed: zero_grad first, then loss.backward(), then optimizer.step()")
-    if abs(change + RATE * gradient) > 1e-3 * abs(RATE * gradient):
-        if call:
-            raise Wrong("the second step still has the first one's gradient in it; call optimizer.zero_grad()")
-        raise Wrong(
-            f"with a gradient of {gradient:.3f} and plain gradient descent at {RATE} the weight should change by "
-            f"{-RATE * gradient:.4f}, it changed by {change:.4f}; one loss.backward() and one optimizer.step()"
-        )
 
 
 @exercise(
