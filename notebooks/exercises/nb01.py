@@ -168,7 +168,7 @@ def check_cosine(cosine_betas: Callable) -> None:
         if steps > 1 and close(seen[:-1], right[:-1]):
             raise Wrong(f"the last beta is {seen[-1]:.4f}; it should be capped at {MAX_BETA}: .clamp(max=0.999)")
         for fault, wrong in wrong_cosines(steps):
-            if any(same_ratio(seen, one) for one in (wrong, wrong.clamp(max=MAX_BETA), wrong.clamp(0, MAX_BETA))):
+            if any(same_ratio(seen, other) for other in (wrong, wrong.clamp(max=MAX_BETA), wrong.clamp(0, MAX_BETA))):
                 raise Wrong(fault)
         seen = as_float64(answer, (steps,), "the betas")
         refuse_dtype(answer, torch.float64, "the betas", "1 minus a ratio close to 1 loses digits in float32")

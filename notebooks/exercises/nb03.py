@@ -190,7 +190,7 @@ def _check_pushed(skips: list[Tensor], stem: Tensor, wanted: list[Tensor], x: Te
     if skips[0] is not stem:
         raise Wrong(f"{case}: what was on the list must stay in front; push at the end, with append")
     pushed = skips[1:]
-    if any(one.shape == x.shape and torch.equal(one, x) for one in pushed):
+    if any(skip.shape == x.shape and torch.equal(skip, x) for skip in pushed):
         raise Wrong(f"{case}: the level's input is pushed; it is on the list already, push outputs only")
     if len(pushed) < len(wanted):
         missing = "shrink" if pushed[0].shape == wanted[0].shape else "block"

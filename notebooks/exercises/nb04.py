@@ -435,7 +435,7 @@ def check_accumulate(accumulate_gradients: Callable) -> None:
     def mean_loss(model: nn.Module, items: Tensor) -> Tensor:
         sizes.append(len(items))
         kept_before.append(len(kept))
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
             return model(items).square().mean()
 
     for count, part_size in [(12, 4), (10, 4), (7, 7), (5, 1)]:

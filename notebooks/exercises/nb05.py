@@ -19,7 +19,7 @@ def taken(step: Callable, a: float, b: float, **options: float) -> tuple[Tensor,
     """The answer's x_s in float64, and the x_t, x_0, z that it was given. Raises `Wrong` if it isn't such a tensor."""
     for dtype in (torch.float32, torch.float64):
         given = [normal(*SHAPE, seed=seed).to(dtype) for seed in range(3)]
-        x_t, x_0, z = (one.clone() for one in given)
+        x_t, x_0, z = (tensor.clone() for tensor in given)
         try:
             answer = step(x_t, x_0, a, b, z, None, **options)
         except (AttributeError, TypeError) as error:
@@ -33,7 +33,8 @@ def taken(step: Callable, a: float, b: float, **options: float) -> tuple[Tensor,
         refuse_changes([x_t, x_0, z], given, "x_t, x_0 and z")
         refuse_dtype(answer, dtype, "x_s", "x_t, x_0 and z are of that kind, the other arguments plain numbers")
         seen = as_float64(answer, SHAPE, "x_s")
-    if not torch.equal(seen, as_float64(step(*(one.clone() for one in given[:2]), a, b, z, None, **options), SHAPE)):
+    again = step(*(tensor.clone() for tensor in given[:2]), a, b, z, None, **options)
+    if not torch.equal(seen, as_float64(again, SHAPE)):
         raise Wrong("two calls with the same z differ: use the z that is given, draw no noise of your own")
     return seen, given
 

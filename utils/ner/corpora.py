@@ -50,7 +50,8 @@ class Corpus:
     @property
     def types(self) -> list[str]:
         """The entity types in all splits; reads them all."""
-        return sorted({entity.type for name in self.splits for one in self.split(name) for entity in one.entities})
+        sentences = (sentence for name in self.splits for sentence in self.split(name))
+        return sorted({entity.type for sentence in sentences for entity in sentence.entities})
 
     def official(self, split: str) -> OfficialGold:
         """What `evaluate(..., mode="bc2")` scores against: ValueError unless it is dev or test of bc2gm."""

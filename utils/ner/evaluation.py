@@ -164,7 +164,7 @@ def _points(gold: list[Entity], predicted: list[Entity], mode: str) -> float:
             right = [other for other in touched if other.pieces == entity.pieces]
         else:  # of one type, those with the closest boundaries first
             right = [other for other in touched if other.type == entity.type]
-            right.sort(key=lambda other, one=entity: abs(other.start - one.start) + abs(other.end - one.end))
+            right.sort(key=lambda other, found=entity: abs(other.start - found.start) + abs(other.end - found.end))
         if touched:
             free.remove((right or touched)[0])
             points += 1 if right else 0.5 * (mode == "partial")
