@@ -1,6 +1,7 @@
 """Build the course's notebooks: `python notebooks/build.py 01 04`, or all of them.
 
-notebooks/src/NN_name.py is converted, executed, cleaned, and written to notebooks/NN_name.ipynb.
+notebooks/src/NN_name.py is converted, executed, cleaned, and written to notebooks/NN_name.ipynb; what its cell tagged
+`picture` drew goes to data/pictures/NN.png (with --out: into that folder).
 """
 
 import argparse
@@ -22,6 +23,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from notebooks.convert import ROOT, SETUP, clean, convert, repository, source_sha256
+from notebooks.pictures import save_picture
 from utils.course.runtime import PROFILES
 from utils.files import write_atomically
 
@@ -82,11 +84,13 @@ def find_sources(root: Path, numbers: list[str]) -> list[Path]:
 def build_all(sources: list[Path], folder: Path, options: argparse.Namespace) -> int:
     """Build each; one that fails is reported and the others are still built."""
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = options.out or folder.parent / "data" / "pictures"
     built = []
     for source in sources:
         target = folder / f"{source.stem}.ipynb"
         try:
             notebook = refresh_prose(source, target) if options.prose else build(source, options.profile)
+            save_picture(notebook, pictures / f"{source.name[:2]}.png")
         except (FailedCell, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             continue

@@ -4,14 +4,19 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from notebooks.build import why_stale
 from notebooks.convert import DIFFUSION, NER, ROOT, convert, repository
+from notebooks.pictures import picture
 
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
 MACHINE_PATH = re.compile(r"/(?:home|root|tmp|work|Users|opt|usr/local)/[\w.-]+|[A-Z]:\\\\")
 MAX_BYTES, MAX_LINES, MAX_COLUMNS = 3_000_000, 25, 92
+MAX_PICTURE_BYTES = 80_000
+BEGIN_WITH_IT = ("00", "03")  # their first section draws the finished thing
 
 pytestmark = pytest.mark.skipif(not SOURCES, reason="there are no notebooks yet")
 
@@ -63,6 +68,24 @@ def test_the_badge_opens_this_notebook(source):
     slug = repository().removeprefix("https://github.com/")
     address = f"https://colab.research.google.com/github/{slug}/blob/main/notebooks/{source.stem}.ipynb"
     assert address in convert(source).cells[0].source
+
+
+def test_the_title_shows_the_finished_thing_as_a_picture(source):
+    number, (title, *cells) = source.name[:2], convert(source).cells
+    tagged = [cell.id for cell in cells if "picture" in cell.metadata.get("tags", [])]
+    shown = re.findall(r"!\[([^\]]{30,})\]\(\.\./data/pictures/(\d\d)\.png\)", title.source)
+    assert (len(tagged), [n for _, n in shown]) == ((0, []) if number in BEGIN_WITH_IT else (1, [number]))
+
+
+def test_that_picture_is_what_the_notebook_drew(source, notebook):
+    path = ROOT / "data" / "pictures" / f"{source.name[:2]}.png"
+    drawn = picture(notebook)
+    assert path.exists() == (drawn is not None)
+    if drawn is not None:
+        assert path.stat().st_size < MAX_PICTURE_BYTES
+        then, now = (np.asarray(image.convert("RGB"), dtype=float) for image in (Image.open(path), drawn))
+        # Not to the last bit: another Pillow may choose other colours.
+        assert then.shape == now.shape and abs(then - now).mean() < 2
 
 
 def test_the_file_is_small_enough(path):

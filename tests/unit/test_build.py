@@ -11,6 +11,7 @@ from PIL import Image
 
 from notebooks.build import main, why_stale
 from notebooks.convert import ROOT, WIDGET_TEXT, WIDGET_TYPE, clean, clean_text, convert, repository, source_sha256
+from notebooks.pictures import picture as picture_of
 
 HEADER = """# ---
 # jupyter:
@@ -38,7 +39,7 @@ print("\\x1b[31mred\\x1b[0m")
 for k in range(3):
     print(f"\\rtrain: {50 * k}%|##  | {k}/2 [00:00<00:00, 9.00it/s]", end="", file=sys.stderr)
 
-# %%
+# %% tags=["picture"]
 from IPython.display import Image, display
 
 PIXEL = "PNG"
@@ -47,9 +48,10 @@ display({"image/png": PIXEL, "text/plain": "a pixel"}, raw=True)
 )
 
 
-def png():
+def png(image=None):
+    image = image or Image.new("RGB", (1, 1), "red")
     buffer = io.BytesIO()
-    Image.new("RGB", (1, 1), "red").save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -89,7 +91,7 @@ def test_ids_tags_and_metadata_do_not_change_between_builds(checkout):
     source = checkout / "notebooks" / "src" / "01_tiny.py"
     notebook = convert(source)
     assert [cell.id for cell in notebook.cells] == ["nb01-000", "nb01-001", "nb01-002", "nb01-003"]
-    assert [dict(cell.metadata) for cell in notebook.cells] == [{}, {"tags": ["setup"]}, {}, {}]
+    assert [dict(cell.metadata) for cell in notebook.cells] == [{}, {"tags": ["setup"]}, {}, {"tags": ["picture"]}]
     assert notebook.metadata.language_info == {"name": "python"}
     assert notebook == convert(source)
 
@@ -119,6 +121,32 @@ def test_a_built_notebook_is_clean_and_says_where_it_is_from(built):
 def test_figures_are_written_out(built):
     assert [file.name for file in (built / "figures").iterdir()] == ["01_003_0.png"]
     assert Image.open(built / "figures" / "01_003_0.png").size == (1, 1)
+
+
+def test_what_the_tagged_cell_drew_is_written_small(built):
+    picture = Image.open(built / "data" / "pictures" / "01.png")
+    assert picture.size == (1, 1) and picture.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    first, last = (Image.new("RGBA", (2200, height), (0, 0, 0, 0)) for height in (300, 400))
+    small = picture_of(tagged(first, last))
+    assert small.size == (1100, 200) and small.convert("RGB").getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_one_cell_at_most_is_the_picture_and_it_draws_one():
+    notebook = nbformat.v4.new_notebook()
+    assert picture_of(notebook) is None
+    notebook.cells = tagged().cells
+    with pytest.raises(ValueError, match="tagged 'picture' and drew none"):
+        picture_of(notebook)
+    notebook.cells *= 2
+    with pytest.raises(ValueError, match="expected one"):
+        picture_of(notebook)
+
+
+def tagged(*images):
+    """A notebook of one cell that is tagged `picture` and has drawn these."""
+    outputs = [new_output("display_data", {"image/png": png(image)}) for image in images]
+    cell = nbformat.v4.new_code_cell("", outputs=outputs, metadata={"tags": ["picture"]})
+    return nbformat.v4.new_notebook(cells=[cell])
 
 
 def test_check_passes_until_source_or_notebook_is_edited(built, capsys):
