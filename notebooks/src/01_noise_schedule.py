@@ -11,6 +11,11 @@
 #
 # {{badge}}
 #
+# ![One ankle boot under more and more noise, three times: by a linear schedule it is lost early, by the cosine and the
+# sigmoid schedule it can be seen longer](../data/pictures/01.png)
+#
+# *Three ways to drown a boot, each computed in one jump; you write the jump and the schedule of the second row.*
+#
 # A diffusion model learns to undo noise. So the first thing to build is the noise: how it is added, how much at each
 # step, and what can be computed about it. No network is trained: everything here is exact.
 #
@@ -432,7 +437,7 @@ plt.show()
 #
 # Now to the eye: the same noise, three schedules, at the same fractions of the way.
 
-# %% tags=["figure"]
+# %% tags=["figure", "picture"]
 noise = torch.randn_like(x_0)
 fractions = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
 t = torch.tensor([round(1000 * u) - 1 for u in fractions])
@@ -966,7 +971,8 @@ for wrong in wrongs.values():
     rows.append([x.item() for x in (middle.mean(), middle.std(), end.mean(), end.std())])
 print("1000 test images")
 columns = ["t = 250: mean", "t = 250: std", "t = 999: mean", "t = 999: std"]
-pd.DataFrame(rows, index=list(wrongs), columns=columns).round(2)
+table = pd.DataFrame(rows, index=list(wrongs), columns=columns)
+table.round(2) + 0.0  # a small negative number is rounded to -0.0; this makes it 0.0
 
 # %%
 noise, t = torch.randn_like(x_0), 200

@@ -15,6 +15,11 @@
 #
 # {{badge}}
 #
+# ![The first 64 timesteps as binary numbers, and beside them as rows of sines and cosines: in both, fast columns flicker
+# and slow ones hardly move](../data/pictures/02.png)
+#
+# *Timesteps as bits (left), and as the vector that you will write (right).*
+#
 # One network denoises at all thousand timesteps, so it must be told which one it is looking at. Nearly every
 # diffusion model does that with the same odd-looking vector of sines and cosines. Why that vector? And what
 # would be lost with something simpler?
@@ -292,7 +297,7 @@ else:
 # **Predict before you run.** A binary number's last bit flips at every step, the one before at every second step, and
 # so on. Which columns of the encoding flip at nearly every step, and which hardly change?
 
-# %% tags=["figure"]
+# %% tags=["figure", "picture"]
 bits = (torch.arange(64)[:, None] >> torch.arange(6)) & 1  # (64, 6), fastest bit first
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.6), width_ratios=[1, 4])
 axes[0].imshow(bits, aspect="auto")

@@ -11,6 +11,11 @@
 #
 # {{badge}}
 #
+# ![Rows of pictures that one network makes from the same noise at several moments of its training: noise, blobs,
+# silhouettes, clothes](../data/pictures/04.png)
+#
+# *What the model of section 4 draws after more and more seconds of training, from the same noise.*
+#
 # A network (notebook 03) and noisy images (notebook 01) become a trained model. We derive what is to be minimised; you
 # write the training step and the average of the weights; then we train on Fashion-MNIST, and measure what each part of
 # the recipe is worth.
@@ -469,7 +474,7 @@ print(f"each training image was seen {passes:.1f} times")
 #
 # The network of each moment turns **the same noise** into images, so that what differs is the training alone.
 
-# %%
+# %% tags=["picture"]
 count = course.pick(test=40, cpu=300, gpu=2000)
 sampling = dict(sampler="dpmpp_2m", steps=course.pick(test=4, cpu=10, gpu=20), seed=0)
 probe = UNet(channels=channels).to(course.device).eval()

@@ -11,6 +11,11 @@
 #
 # {{badge}}
 #
+# ![Four rows of pictures, from noise on the left to a boot, a T-shirt, a bag and a dress on the
+# right](../data/pictures/05.png)
+#
+# *From noise to clothes, in 1000 steps of the sampler that you write first. The last one that you write gets by on 25.*
+#
 # A trained network looks at a noisy picture and guesses the clean one. This notebook turns that guess into new
 # pictures, and shows why one recipe takes 1000 looks and another 20.
 #
@@ -345,7 +350,7 @@ assert largest < 5e-3
 # is about that switch). The run as a strip, then as a film. **Predict before you press play:** which looks like clothes
 # first, $x_t$ (above) or the guess $\hat x_0$ (below)?
 
-# %% tags=["figure"]
+# %% tags=["figure", "picture"]
 columns = [0, 300, 500, 600, 700, 800, 900, T]
 finding = "1000 small steps from noise to a boot, a T-shirt, a bag and a dress"
 titles = [f"{k} steps" for k in columns]
