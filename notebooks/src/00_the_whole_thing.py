@@ -125,9 +125,8 @@ show_images(columns, titles=titles, columns=5, scale=4, title=finding)
 #
 # ## 1. Data you can see: eight blobs
 #
-# Pictures have hundreds of numbers each; we want to *see*. So take data with two: points in the plane, in eight round
-# blobs on a circle. A generative model of them has to make new points that lie in the blobs, in all eight, equally
-# often. Both can be counted.
+# Pictures have hundreds of numbers each; we want to *see*. So take points in the plane, in eight round blobs on a circle.
+# New points should lie in the blobs, in all eight equally often. Both can be counted.
 
 # %%
 angles = torch.arange(8) * torch.pi / 4
@@ -251,9 +250,8 @@ plt.show()
 #    the cloud of $x_t$ into the cloud of $x_s$, at a slightly earlier step $s < t$ (Song et al. 2021, section 4.3); that is
 #    the **reverse step**.
 #
-# For eight blobs the posterior mean is known exactly: which blobs are possible, and how far in each. The next cell
-# writes it down, and the one after it tests sentence 2. (Their formulas are *further*; `exact_x_0` comes back as a
-# yardstick.)
+# For eight blobs the posterior mean is known exactly. The next cell writes it down (its formula is *further*;
+# `exact_x_0` comes back as a yardstick), and the one after it tests sentence 2.
 
 
 # %%
@@ -308,9 +306,8 @@ plt.show()
 
 # %% [markdown]
 # (Coloured: at least 5% as probable as the most probable point; larger means more probable.) Left, the best answer lies
-# in the middle, where there are no data at all: that is the blur of section 0. As noise goes, fewer answers are
-# possible, and the mean comes to lie among them. (With other weights for the steps, the same loss also bounds how
-# likely the data are under the model; notebook 04 derives the *bound*.)
+# in the middle, where there are no data at all: the blur of section 0. (With other weights for the steps, the same loss
+# also bounds how likely the data are under the model; notebook 04 derives the *bound*.)
 #
 # ## 4. The network, and the training step
 #
@@ -366,10 +363,9 @@ class PlaneMLP(MLP):
 # 4. Move the weights: the three lines of every PyTorch loop.
 #
 # Why divide? With the plain error the loud steps drown the quiet ones, and it is at little noise that the blobs get
-# their edges (section 5 measures it). Dividing does not change what is best at any single $t$, which is the posterior
-# mean; it makes small errors count more where there is little noise. The limit keeps the quietest steps from drowning
-# the rest. Its value was chosen among four, with one seed and by the samples you will see. (Salimans & Ho 2022, section
-# 4, and min-SNR, Hang et al. 2023, section 3, choose such weights with more thought.)
+# their edges (section 5 measures it). What is best at any single $t$ stays the posterior mean. The limit keeps the
+# quietest steps from drowning the rest. Its value was chosen among four, with one seed and by the samples you will see.
+# (Salimans & Ho 2022, section 4, and min-SNR, Hang et al. 2023, section 3, choose such weights with more thought.)
 
 
 # %%
@@ -527,8 +523,8 @@ plt.show()
 
 # %% [markdown]
 # It looks right. Now count, with three networks trained from three seeds. Beside them the same sampler with the exact
-# mean in place of a network: what that row lacks is the sampler's doing, the rest is the network's. And section 4 still
-# owes a measurement: the last row is a network that was trained on the plain error, not divided.
+# mean in place of a network: what that row lacks is the sampler's doing, the rest is the network's. The last row is a
+# network that was trained on the plain error, not divided.
 
 
 # %%
@@ -565,11 +561,10 @@ columns.append("furthest from 12.5%, points")
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
-# Nothing forces the shares but the squared error. This reverse step draws nothing, so where a point starts decides
-# where it ends, and the network has to put the borders between the eight sectors in the right places. In the last
-# column 0.5 and 1.2 cannot be told apart: one share of 5,000 samples has a standard error of 0.5 points, and this is
-# the largest of eight. It is the first column that shows the networks somewhat behind the exact mean, and the plain
-# error far behind them. *Further:* how could they come closer? Try a larger network, or more training.
+# Nothing forces the shares but the squared error: the network has to put the borders between the eight sectors in the
+# right places. In the last column 0.5 and 1.2 cannot be told apart: one share of 5,000 samples has a standard error of
+# 0.5 points, and this is the largest of eight. The first column shows the networks somewhat behind the exact mean, and
+# the plain error far behind them. *Further:* how could they come closer? Try a larger network, or more training.
 #
 # ### Play: one step, a few, many
 #
@@ -597,8 +592,10 @@ figure.suptitle("Ten steps already do most of it", x=0.01, ha="left", fontsize=1
 plt.show()
 
 # %% [markdown]
-# One big step takes every point to the mean of all data, near the centre of the circle, where there are none. It is
-# the blur again, in the plane. Find the smallest number of steps that satisfies you.
+# One big step takes every point to the mean of all data: the blur again, in the plane. That is the price of diffusion.
+# A GAN or a VAE draws in one look of its network, this model in many. Notebook 05 comes down to some 20; Stable
+# Diffusion makes each look cheap by working on small, encoded pictures (Rombach et al. 2022; planned as 15). Find the
+# smallest number of steps that satisfies you.
 
 # %%
 play(draw, steps=(1, 200), seed=(0, 5))
@@ -607,9 +604,8 @@ play(draw, steps=(1, 200), seed=(0, 5))
 # ## 6. The same lines on pictures
 #
 # Now scikit-learn's digits: 8 by 8 pixels, scaled to $[-1, 1]$. **Two things are exchanged, the data and the network**
-# (the plain `MLP`, wider, for 64 numbers; it trains for 5,000 steps instead of 3,000). Schedule, mixing, training step,
-# loop, reverse step and sampler are the functions above, untouched. 1,400 digits are for training, the rest is held
-# out. This takes less than half a minute.
+# (the plain `MLP`, wider, for 64 numbers; it trains for 5,000 steps instead of 3,000). All other functions are those
+# above, untouched. 1,400 digits are for training, the rest is held out. This takes less than half a minute.
 #
 # **Predict before you run:** an MLP does not know which pixels are neighbours. Will that be enough for digits?
 
@@ -643,10 +639,10 @@ titles = [f"after {k} of 200 steps" for k in shown]
 animate([films[k][:40] for k in shown], titles=titles, columns=10, title=finding)
 
 # %% [markdown]
-# Looking is not counting. So a classifier is trained on the same 1,400 real digits, and we ask it about each picture.
-# It *recognises* one if it gives some digit a probability above 90%. Such a judge can be fooled, so it also has to
-# judge held-out real digits, which should pass, and three kinds of pictures that should not: noise, two different
-# digits laid over each other, and our network's answer in one big step.
+# Looking is not counting. So a classifier is trained on the same 1,400 digits. It *recognises* a picture if it gives
+# some digit a probability above 90%. Such a judge can be fooled, so it also has to judge held-out real digits, which
+# should pass, and three kinds of pictures that should not: noise, two different digits laid over each other, and our
+# network's answer in one big step.
 
 
 # %%
@@ -682,16 +678,14 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # It is nearly enough for 8 by 8 pixels. The judge is lenient: it passes many of the overlays and some of the noise, so
 # read the drawn digits' share against those rows and against that of real digits. Read the last column too: the drawn
 # digits are *nearer* to a training digit than new real digits are. They may be smoother, or the network may have begun
-# to learn 1,400 pictures by heart; this column cannot tell which. (The limit of 0.1 in the loss was chosen with this
-# judge in view. *Further:* do the digits need the division at all? Train with `step=undivided_step`, and ask the
-# judge.) Recognised is not the same as new. Notebook 05 (section 10) shows how to tell, and 03 builds the network that
-# knows about neighbours.
+# to learn 1,400 pictures by heart; this column cannot tell which (notebook 05, section 10, shows how to tell). Notebook
+# 03 builds the network that knows about neighbours. *Further:* do the digits need the division at all? Train with
+# `step=undivided_step`, and ask the judge.
 #
 # ## 7. Check: the same thing in `utils`
 #
-# What you built is what the course's module contains, in small: on the same numbers both give the same. Then the
-# paper's own reverse step, from the module: Algorithm 2 of Ho et al. (2020) uses only part of the noise again, and
-# draws the rest fresh (notebook 05 derives it).
+# On the same numbers, what you built gives what the course's module gives. Then the paper's own reverse step, from the
+# module: Algorithm 2 of Ho et al. (2020) uses only part of the noise again, and draws the rest fresh (notebook 05).
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -729,13 +723,11 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
 # Both work, from the same networks. On the blobs Algorithm 2 is a little ahead, by more than the samples' chance (a
-# standard error of about 0.2 points each); the other differences are within it. Which is better when, and why, is
-# notebook 05.
+# standard error of about 0.2 points each); the other differences are within it.
 #
 # ## 8. The map
 #
-# Every later notebook opens up one line of this one. (01 to 05 and 09 to 13 are there today; 06 to 08, 14 and 15 are
-# being written.)
+# Every later notebook opens up one line of this one.
 #
 # | notebook | line of this notebook | what it asks |
 # | --- | --- | --- |
@@ -748,12 +740,11 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # | 07 (planned) | `model(x_t, t)` | A third argument: which picture would you like? |
 # | 08 (planned) | the loss's target, the step | EDM and flow matching: the same model in other letters. |
 #
-# The second track finds the names of genes, diseases and chemicals in biomedical text. It can be read first.
+# The second track finds the names of genes, diseases and chemicals in biomedical text. It needs nothing of this one.
 # [09](09_biomedical_ner.ipynb) sets the task, [10](10_preprocessing.ipynb) cuts text into tokens,
 # [11](11_ner_models.ipynb) goes from rules to Transformers, [12](12_ner_in_action.ipynb) reads and doubts a tagger,
-# [13](13_domain_adaptation.ipynb) moves one to other texts. None of them needs this notebook. The tracks will meet in
-# two that are planned: 14 takes this reverse process to the borders of names in a sentence, 15 gives `model` a text to
-# listen to.
+# [13](13_domain_adaptation.ipynb) moves one to other texts. Two planned notebooks join the tracks: 14 takes this reverse
+# process to the borders of names in a sentence, 15 gives `model` a text to listen to.
 #
 # ## Recap
 #
@@ -779,6 +770,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # - Hang et al. 2023, *Efficient diffusion training via min-SNR weighting strategy*, arXiv 2303.09556: section 3.
 # - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: eq. 4, Algorithms 1 and 2.
 # - Nichol, Dhariwal 2021, *Improved DDPM*, arXiv 2102.09672: eq. 17 (cosine).
+# - Rombach et al. 2022, *High-resolution image synthesis with latent diffusion models*, arXiv 2112.10752: section 3.
 # - Robbins 1956, *An empirical Bayes approach to statistics*: the posterior mean from the density; Efron 2011,
 #   *Tweedie's formula and selection bias*, section 1, names it.
 # - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: section 4 ($v$, loss weights).
