@@ -1,6 +1,7 @@
 """What the checks of several notebooks ask of an answer before they look at its values."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +19,26 @@ def as_float64(value: Any, shape: tuple[int, ...], what: str = "the result", fin
     if tuple(value.shape) != shape:
         raise Wrong(f"{what} should have shape {shape}, got {tuple(value.shape)}")
     if finite and not bool(value.isfinite().all()):
-        raise Wrong(f"{what} holds a value that is not a finite number")
+        raise Wrong(f"a value in {what} is not a finite number")
     return value
+
+
+def called(answer: Callable, *args: Any, faults: dict[str, str]) -> Any:
+    """What the answer returns. `faults`: what is wrong, in plain words, by a piece of PyTorch's or Python's message."""
+    try:
+        return answer(*args)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        for text, fault in faults.items():
+            if text in str(error):
+                raise Wrong(f"{fault} ({error})") from error
+        raise
+
+
+ONE_NUMBER = {"converted to": "the functions of math take one number; a tensor has .sin(), .cos(), .tanh(), ..."}
+PLAIN_NUMBERS = {
+    "has no attribute 'sqrt'": "alpha-bar is a plain number here: math.sqrt takes its root",
+    "must be Tensor, not float": "the numbers given are plain ones: use math.sqrt and math.exp",
+}
 
 
 def as_number(value: Any, what: str = "the result") -> float:

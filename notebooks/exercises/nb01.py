@@ -6,7 +6,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from notebooks.exercises import SHAPES, as_float64, close, normal, refuse_changes, refuse_dtype, shaped, wrong_mixtures
+from notebooks.exercises import (
+    SHAPES,
+    as_float64,
+    called,
+    close,
+    normal,
+    refuse_changes,
+    refuse_dtype,
+    shaped,
+    wrong_mixtures,
+)
 from utils.course.exercises import Wrong, exercise
 
 
@@ -332,7 +342,16 @@ def refuse_wrong_spacing(new: Tensor, betas: Tensor, keep: Tensor) -> None:
     alphas_cumprod = torch.cumprod(1 - betas, dim=0)[keep]
     sums = betas.cumsum(0)[keep]
     own = torch.diff(sums, prepend=torch.zeros(1, dtype=sums.dtype))
+    longer = torch.cumprod(1 - betas, dim=0)[keep - 1]  # at -1 stands the last one
+    scaled = new / betas[keep]
+    if len(keep) > 1 and scaled[0] != 1 and close(scaled, scaled[:1].expand_as(scaled)):
+        raise Wrong(
+            "the betas at the kept timesteps are all multiplied by the same factor; that keeps their sum, roughly, but "
+            "alpha-bar must stay what it was"
+        )
     named = {
+        "this divides by alpha-bar at keep - 1, the step before in the long chain; in the short one the step before is "
+        "the timestep that was kept before": 1 - alphas_cumprod / longer,
         "the betas at the kept timesteps are returned as they were; but one step of the short chain "
         "has to add the noise of all the steps that it skips": betas[keep],
         "this is alpha-bar at the kept timesteps, the product of all alphas so far; the betas are asked for": (
@@ -379,6 +398,14 @@ def wrong_betas_of(snr: Tensor) -> dict[str, Tensor]:
         "these are ratios of the SNR itself; solve SNR = alpha-bar / (1 - alpha-bar) for alpha-bar first": 1
         - snr / before,
         "the SNR is squared; it is already a ratio of squared factors": 1 - squared / shifted(squared),
+        "the root of alpha-bar is taken; the SNR is alpha-bar itself over 1 - alpha-bar": 1
+        - (a_bar / shifted(a_bar)).sqrt(),
+        "1 / (1 + SNR) is 1 - alpha-bar; alpha-bar is SNR / (1 + SNR)": 1 - (1 - a_bar) / shifted(1 - a_bar),
+        "SNR = alpha-bar / (1 - alpha-bar) gives alpha-bar = SNR / (1 + SNR), with a plus": 1
+        - snr / (1 - snr) / shifted(snr / (1 - snr)),
+        "the difference of neighbouring alpha-bars is taken; a beta is 1 minus their ratio": shifted(a_bar) - a_bar,
+        "the difference of neighbouring alpha-bars, turned round, is taken; a beta is 1 minus their ratio": a_bar
+        - shifted(a_bar),
     }
 
 
@@ -435,12 +462,25 @@ BUGS = {
 }
 
 
+FLOATS = {"not implemented for": "give forward floats: torch.full((n,), -1.0), not torch.full((n,), -1)"}
+
+
+def verdict_of(is_forward_process: Callable, forward: Callable, what: str) -> bool:
+    try:
+        verdict = called(is_forward_process, forward, faults=FLOATS)
+    except AssertionError as error:
+        raise Wrong(f"on {what} your test raises AssertionError; return False there") from error
+    if verdict is None:
+        raise Wrong(f"on {what} your test returns None: return True or False at its end")
+    return bool(verdict)
+
+
 def check_test(is_forward_process: Callable) -> None:
     # The answer draws random numbers; the same ones at every check, and the learner's own stream untouched.
     with torch.random.fork_rng(devices=[]):
         for seed in range(5):
             torch.manual_seed(seed)
-            if not is_forward_process(_right):
+            if not verdict_of(is_forward_process, _right, "the right forward process"):
                 raise Wrong(
                     f"your test refuses the right forward process (at seed {seed}); allow for chance: a few "
                     "standard errors around the expected mean and variance"
@@ -448,7 +488,7 @@ def check_test(is_forward_process: Callable) -> None:
         for name, bug in BUGS.items():
             for seed in range(3):
                 torch.manual_seed(seed)
-                if is_forward_process(bug):
+                if verdict_of(is_forward_process, bug, f"a broken one ({name})"):
                     raise Wrong(f"your test lets a broken one pass: {name}")
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from notebooks.exercises import as_float64, close
+from notebooks.exercises import ONE_NUMBER, as_float64, called, close
 from utils.course.exercises import Wrong, exercise
 
 
@@ -48,16 +48,6 @@ def _float32(answer: object) -> None:
         raise Wrong(f"the values are right, but the network's weights are float32, and you return {kind}")
 
 
-def _called(function, *args) -> object:
-    """What the answer returns; its most natural errors in plain words."""
-    try:
-        return function(*args)
-    except (RuntimeError, TypeError, ValueError) as error:
-        if "converted to" in str(error):
-            raise Wrong("math.sin and math.cos take one number; a tensor has .sin() and .cos()") from error
-        raise
-
-
 # -- 02.1 --------------------------------------------------------------------------------------------------
 
 
@@ -65,16 +55,13 @@ def check_encode(function) -> None:
     t = torch.tensor([3, 0, 1, 7, 40, 999])
     for dim, max_period in ((8, 10_000.0), (32, 10_000.0), (16, 500.0), (4, 10_000.0)):
         given = t.clone()
-        try:
-            answer = _called(function, given, dim) if dim == 8 else _called(function, given, dim, max_period)
-        except RuntimeError as error:
-            if "size of tensor" not in str(error):
-                raise
-            raise Wrong("t and frequencies do not fit: t.float()[:, None] is (B, 1), frequencies (h,)") from error
+        misfit = {"size of tensor": "t and frequencies do not fit: t.float()[:, None] is (B, 1), frequencies (J,)"}
+        args = (given, dim) if dim == 8 else (given, dim, max_period)
+        answer = called(function, *args, faults=ONE_NUMBER | misfit)
         if isinstance(answer, Tensor) and answer.shape == (12, dim // 2):
             raise Wrong("sines and cosines stand one below the other; side by side is torch.cat(..., dim=1)")
         if isinstance(answer, Tensor) and answer.shape == (6, 2 * dim):
-            raise Wrong(f"{2 * dim} numbers for dim={dim}: take h = dim/2 frequencies, each gives two numbers")
+            raise Wrong(f"{2 * dim} numbers for dim={dim}: take J = dim/2 frequencies, each gives two numbers")
         seen = as_float64(answer, (6, dim), f"the encoding of 6 timesteps with dim={dim}")
         if not torch.equal(given, t):
             raise Wrong("t was changed in place: whoever called still needs it")
@@ -99,8 +86,8 @@ def _faults_of_encoding(t: Tensor, dim: int, max_period: float) -> list[tuple[Te
     faults = [
         (_exchanged(right), "the cosines stand first; eq. (4) has the sines first"),
         (_taking_turns(right), "sines and cosines take turns; eq. (4) has two blocks, all sines and then all cosines"),
-        (shifted, f"{falls}: the exponent is i/(h-1), not i/h"),
-        (_exchanged(shifted), f"cosines first and exponent i/h, as in Stable Diffusion; here sines first, and {falls}"),
+        (shifted, f"{falls}: the exponent is i/(J-1), not i/J"),
+        (_exchanged(shifted), f"cosines first and exponent i/J, as in Stable Diffusion; here sines first, and {falls}"),
         (_taking_turns(shifted), f"this is the Transformer paper's arrangement; here two blocks, and {falls}"),
         (_blocks(t, ours.flip(0)), "the frequencies run from low to high; the first is 1, the highest"),
         (_blocks(t, 2 * math.pi * ours), "an extra factor of 2 pi: the frequencies are in radians per step"),
@@ -114,7 +101,7 @@ def _faults_of_encoding(t: Tensor, dim: int, max_period: float) -> list[tuple[Te
     for steps in (dim, dim - 1, dim - 2 if dim > 4 else dim):
         if steps != half:
             few = _blocks(t, _frequencies(half, steps, max_period))
-            faults.append((few, f"{falls}: there are h = dim/2 frequencies, so divide i by h-1"))
+            faults.append((few, f"{falls}: there are J = dim/2 frequencies, so divide i by J-1"))
     for count in (999, 1000):
         faults.append((_blocks(t / count, ours), "t is divided by the number of timesteps; use it as it is"))
     return faults
@@ -125,7 +112,7 @@ def _faults_of_encoding(t: Tensor, dim: int, max_period: float) -> list[tuple[Te
     "the sinusoidal encoding",
     check_encode,
     hints=[
-        "The exponents -i/(h-1) of all frequencies at once: -torch.arange(half) / (half - 1).",
+        "The exponents -i/(J-1) of all frequencies at once: -torch.arange(half) / (half - 1).",
         "max_period ** exponents gives the frequencies, (half,); t.float()[:, None] * frequencies the angles.",
         "torch.cat([angles.sin(), angles.cos()], dim=1) sets the two blocks side by side.",
     ],
@@ -146,7 +133,8 @@ def check_advance(function) -> None:
         frequencies = _frequencies(dim // 2, dim // 2 - 1, max_period)
         before = _blocks(t, frequencies).float()
         given = before.clone()
-        answer = _called(function, given, steps) if dim == 32 else _called(function, given, steps, max_period)
+        args = (given, steps) if dim == 32 else (given, steps, max_period)
+        answer = called(function, *args, faults=ONE_NUMBER)
         seen = as_float64(answer, (4, dim), f"the result for dim={dim}")
         if not torch.equal(given, before):
             raise Wrong("the encoding that was given was changed in place: make a new tensor")
@@ -186,7 +174,7 @@ def _faults_of_advance(t: Tensor, steps: int, dim: int, max_period: float) -> li
         (_taking_turns(later), "the right values, but sines and cosines take turns; keep the two blocks"),
         (now + _blocks(torch.tensor([steps]), frequencies), "encodings do not add up: turn each hand by omega_i * n"),
         (turned["by 1"], "every hand was turned by n; hand i turns by omega_i * n"),
-        (turned["by 1/h"], "the frequencies have the exponent i/h; in eq. (4) it is i/(h-1)"),
+        (turned["by 1/h"], "the frequencies have the exponent i/J; in eq. (4) it is i/(J-1)"),
         (turned["usual"], "max_period is ignored: it is not always 10,000"),
         (turned["full"], "an extra factor of 2 pi: the frequencies are in radians per step"),
     ]
@@ -219,7 +207,8 @@ def check_two_points(function) -> None:
     x_t = torch.tensor([-3.0, -0.5, -0.1, 0.0, 0.2, 1.0, 4.0])
     for signal, sigma in ((0.8, 0.6), (0.6, 0.8), (0.28, 0.96)):
         expected = torch.tanh(signal * x_t.double() / sigma**2)
-        seen = as_float64(function(x_t.clone(), signal, sigma), (7,), "the result for 7 points")
+        answer = called(function, x_t.clone(), signal, sigma, faults=ONE_NUMBER)
+        seen = as_float64(answer, (7,), "the result for 7 points")
         if close(seen, expected, atol=1e-4):
             continue
         if not close(seen[3], torch.zeros(()), atol=1e-3):
@@ -230,6 +219,8 @@ def check_two_points(function) -> None:
             raise Wrong("this is the likelier of the two points; the least squared error needs their mean")
         if close(seen, torch.tanh(signal * x_t.double() / (2 * sigma**2)), atol=1e-4):
             raise Wrong("the slope at 0 is half of what it should be: compare p(x_t | +1) with p(x_t | -1)")
+        if close(seen, torch.tanh(2 * signal * x_t.double() / sigma**2), atol=1e-4):
+            raise Wrong("the slope at 0 is twice what it should be: the density has 2 sigma^2 under the square")
         faults = {"the signal is missing": 1 / sigma**2, "sigma is not squared": signal / sigma}
         faults["signal is squared"] = signal**2 / sigma**2
         for fault, slope in faults.items():
@@ -279,7 +270,8 @@ def check_without_t(function) -> None:
     x, a, s = x_t.double()[:, None], signals.double(), sigmas.double()
     known_t = torch.tanh(a * x / s**2)
     kernel = torch.exp(-((x - a) ** 2) / (2 * s**2)) + torch.exp(-((x + a) ** 2) / (2 * s**2))
-    answer = function(x_t.clone(), signals.clone(), sigmas.clone())
+    misfit = {"size of tensor": "7 points and 3 timesteps do not fit: x_t[:, None] is (B, 1), signals and sigmas (T,)"}
+    answer = called(function, x_t.clone(), signals.clone(), sigmas.clone(), faults=ONE_NUMBER | misfit)
     seen = as_float64(answer, (7,), "the result for 7 points")
     expected = ((kernel / s) * known_t).sum(1) / (kernel / s).sum(1)
     if close(seen, expected, atol=1e-3):
@@ -288,6 +280,13 @@ def check_without_t(function) -> None:
         raise Wrong("a plain mean over t: but x_t itself says which t is likely, so weigh by p(x_t | t)")
     if close(seen, (kernel * known_t).sum(1) / kernel.sum(1), atol=1e-3):
         raise Wrong("the weights lack the density's factor 1/sigma: a narrow Gaussian is also a tall one")
+    plus = torch.exp(-((x - a) ** 2) / (2 * s**2)) / s
+    if close(seen, (plus * known_t).sum(1) / plus.sum(1), atol=1e-3):
+        raise Wrong("the weights are p(x_t | t, x_0 = +1); p(x_t | t) has the half of x_0 = -1 in it too")
+    if close(seen, (kernel / s**2 * known_t).sum(1) / (kernel / s**2).sum(1), atol=1e-3):
+        raise Wrong("the density has the factor 1/sigma, not 1/sigma^2")
+    if close(seen, (kernel / s / (kernel / s).sum(0) * known_t).sum(1), atol=1e-3):
+        raise Wrong("the weights add up to 1 over the points; they should over t, dim=1")
     likeliest = known_t.gather(1, (kernel / s).argmax(1, keepdim=True))[:, 0]
     if close(seen, likeliest, atol=1e-3):
         raise Wrong("this is the answer of the likeliest t alone; the least squared error needs the mean over all t")

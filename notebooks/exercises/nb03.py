@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from notebooks.exercises import as_float64, close
+from notebooks.exercises import as_float64, called, close
 from utils.course.exercises import Wrong, exercise
 
 # -- 03.1 ------------------------------------------------------------------------------------------
@@ -315,15 +315,24 @@ def up_level(x, emb, skips, blocks, grow):
 # -- 03.4 ------------------------------------------------------------------------------------------
 
 
+RESHAPING = {
+    "got float": "a shape is made of whole numbers: // divides without a rest, / gives a float",
+    "is invalid for input of size": "the new shape must hold as many values as the old one; of the channels "
+    "c // r**2 are left, and r is not always 2",
+    "view size is not compatible": "after permute use .reshape; .view only takes tensors that lie in order",
+    "length of the desired ordering": "permute needs every axis once",
+}
+
+
 def check_depth_to_space(answer: Callable[[Tensor, int], Tensor]) -> None:
     cases = ((2, 1, 2, 3, 5), (1, 3, 2, 4, 4), (2, 2, 3, 2, 1))
     for b, c, r, h, w in cases:
         image = torch.arange(b * c * h * r * w * r, dtype=torch.float32).reshape(b, c, h * r, w * r)
         folded = F.pixel_unshuffle(image, r)
-        out = answer(folded.clone(), r)
+        case = f"{tuple(folded.shape)} with r = {r}"
+        out = called(answer, folded.clone(), r, faults={text: f"for {case}: {why}" for text, why in RESHAPING.items()})
         if not isinstance(out, Tensor):
             raise Wrong(f"it should return a tensor, got {type(out).__name__}")
-        case = f"{tuple(folded.shape)} with r = {r}"
         if out.shape != image.shape:
             raise Wrong(f"the shape: {case} should become {tuple(image.shape)}, you return {tuple(out.shape)}")
         if not torch.equal(out.flatten().sort().values, image.flatten()):
@@ -385,6 +394,18 @@ def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
         )
         if float(seen) == 2 * expected:
             raise Wrong(f"{named}: you count a multiply and an add as two; one multiply-add is one pair")
+        if float(seen) * kernel == expected:
+            raise Wrong(f"{named}: the kernel is {kernel} x {kernel}; one side of it is missing")
+        if float(seen) != int(seen):
+            raise Wrong(
+                f"{named}: {float(seen):,.1f} is no whole number; a last step that does not fit is left out (//)"
+            )
+        each = in_channels * out_channels * kernel**2
+        for fault, wrong_size in wrong_sizes(kernel, stride, padding, height, width).items():
+            if float(seen) == wrong_size * each:
+                raise Wrong(f"{named}: the output is {'x'.join(map(str, out.shape[2:]))}; {fault}")
+        if float(seen) == out[:, :1].numel() * (in_channels * kernel**2 + out_channels):
+            raise Wrong(f"{named}: input and output channels are added; every output channel sums over every input one")
         if stride > 1 and float(seen) == height * width * out_channels * in_channels * kernel**2:
             size = "x".join(map(str, out.shape[2:]))
             raise Wrong(f"{named}: the output is only {size}; count output values, not input values")
@@ -393,6 +414,26 @@ def check_conv_multiply_adds(answer: Callable[..., int]) -> None:
         if float(seen) == out.numel() * kernel**2:
             raise Wrong(f"{named}: one output value sums over all {in_channels} input channels, not over one")
         raise Wrong(f"{named}: expected {expected:,}, you return {float(seen):,.0f}")
+
+
+def wrong_sizes(kernel: int, stride: int, padding: int, height: int, width: int) -> dict[str, float]:
+    """How many places the output has by the most natural mistakes, by what is wrong with them."""
+
+    def places(around: int, one: int) -> float:
+        sizes = ((height + around - kernel) // stride + one, (width + around - kernel) // stride + one)
+        return sizes[0] * sizes[1]
+
+    def by_fraction(size: int) -> float:
+        return (size + 2 * padding - kernel) / stride + 1
+
+    return {
+        "the padding counts on both sides": places(padding, 1),
+        "the padding is not counted": places(0, 1),
+        "there is one place more than steps between them: + 1": places(2 * padding, 0),
+        "the kernel must fit in; size // stride is right only with the padding that makes it so": (height // stride)
+        * (width // stride),
+        "a last step that does not fit is left out: //, not /": by_fraction(height) * by_fraction(width),
+    }
 
 
 @exercise(
@@ -427,7 +468,7 @@ def check_receptive_field(answer: Callable[[list[tuple[int, int]]], int]) -> Non
         ([(4, 4), (7, 1), (2, 2), (3, 1)], "other kernels and strides"),
     )
     for layers, why in cases:
-        seen = answer(list(layers))
+        seen = called(answer, list(layers), faults={"list index out of range": f"{layers} has no such layer; {why}"})
         expected = _measured_field(layers)
         if seen != expected:
             raise Wrong(f"{why}: {layers} sees {expected} pixels, you return {seen!r}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from notebooks.exercises import as_float64, as_number, check_update, close
+from notebooks.exercises import as_float64, as_number, called, check_update, close
 from utils.course.exercises import Wrong, exercise
 
 # -- 04.1 ------------------------------------------------------------------------------------------
@@ -297,6 +297,21 @@ def wrong_by_t(losses: Tensor, t: Tensor, num_timesteps: int, parts: int) -> dic
         "the order is turned round: the first part is that of the smallest t": (
             mean_of_parts(losses, t // width, parts).flip(0)
         ),
+        f"t = {width} counts in two parts; a part ends before the next one begins: < and not <=": torch.stack(
+            [losses[(t >= k * width) & (t <= (k + 1) * width)].double().mean() for k in range(parts)]
+        ),
+        "t // parts is the place inside a part, roughly; the part is t // (num_timesteps // parts)": (
+            mean_of_parts(losses, t // parts, parts)
+        ),
+        "t is compared as a fraction, so only the first t of each part is found; round down to a whole number": (
+            mean_of_parts(losses, torch.where(t % width == 0, t // width, -1), parts)
+        ),
+        "the losses are cut as they come; sort them by their t first": (
+            torch.stack([part.double().mean() for part in losses.tensor_split(parts)])
+        ),
+        "total[part] += losses keeps only one loss a part; index_add adds them all up": (
+            torch.zeros(parts).index_put((t // width,), losses).double()
+        ),
     }
 
 
@@ -373,10 +388,18 @@ def wrong_shares(decays: Tensor) -> dict[str, Tensor]:
     }
 
 
+ONE_IN_FRONT = {"zero-dimensional tensor": "torch.cat joins vectors; .view(1) makes one of a single number"}
+
+
 def check_shares(ema_shares: Callable) -> None:
     steps = torch.arange(40, dtype=torch.float64)
     for decays in [torch.full((5,), 0.9, dtype=torch.float64), (1 + steps) / (10 + steps), steps[:1] * 0 + 0.3]:
-        seen = as_float64(ema_shares(decays.clone()), (len(decays) + 1,))
+        answer = called(ema_shares, decays.clone(), faults=ONE_IN_FRONT)
+        if isinstance(answer, Tensor) and answer.shape == decays.shape:
+            raise Wrong(
+                f"{len(decays)} shares for {len(decays)} steps: the untrained network has a share too, the first"
+            )
+        seen = as_float64(answer, (len(decays) + 1,))
         right = all_shares(decays)
         if torch.allclose(seen, right, rtol=1e-4, atol=1e-9):
             continue
@@ -419,6 +442,9 @@ class _Kept:
         self.tensor = tensor
 
 
+NO_GRAPH = {"does not require grad": "backward needs what torch.no_grad() leaves out: run mean_loss outside of it"}
+
+
 def check_accumulate(accumulate_gradients: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
     model = nn.Linear(3, 2)
@@ -449,7 +475,7 @@ def check_accumulate(accumulate_gradients: Callable) -> None:
         sizes.clear()
         kept_before.clear()
         before = [parameter.detach().clone() for parameter in model.parameters()]
-        returned = accumulate_gradients(model, mean_loss, batch.clone(), part_size)
+        returned = called(accumulate_gradients, model, mean_loss, batch.clone(), part_size, faults=NO_GRAPH)
         seen = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
         case = f"{count} items in parts of {part_size}"
         if max(sizes, default=0) > part_size:
@@ -540,12 +566,13 @@ def check_checkpoint(take_checkpoint: Callable) -> None:
 
     for what, checkpoint in [("", at_once), ("live", saved)]:
         other, its_optimizer, its_generator = _start()
-        try:
-            other.load_state_dict(checkpoint["model"])
-            its_optimizer.load_state_dict(checkpoint["optimizer"])
-            its_generator.set_state(checkpoint["generator"])
-        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-            raise Wrong(f"the checkpoint cannot be loaded again: {type(error).__name__}: {error}") from error
+        loads = other.load_state_dict, its_optimizer.load_state_dict, its_generator.set_state
+        for key, load, gives in zip(KEYS, loads, ("state_dict()", "state_dict()", "get_state()")):
+            try:
+                load(checkpoint[key])
+            except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+                raised = f"{type(error).__name__}: {error}"
+                raise Wrong(f'"{key}" cannot be loaded again; {key}.{gives} gives what is needed. {raised}') from error
         _train(other, its_optimizer, its_generator, 5)
         if all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters())):
             continue

@@ -6,7 +6,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from notebooks.exercises import as_float64, close, normal, refuse_changes, refuse_dtype
+from notebooks.exercises import (
+    ONE_NUMBER,
+    PLAIN_NUMBERS,
+    as_float64,
+    called,
+    close,
+    normal,
+    refuse_changes,
+    refuse_dtype,
+)
 from utils.course.exercises import Wrong, exercise
 
 # -- 05.1 and 05.2: one step from alpha-bar a to alpha-bar b ---------------------------------------
@@ -291,6 +300,12 @@ def line_value(x_0, x_0_before, h, h_before):
 # -- 05.4 ------------------------------------------------------------------------------------------
 
 
+ANGLES = ONE_NUMBER | {
+    "size of tensor": "one angle for each image is (B,); .view(-1, 1, 1, 1) lets each meet its own image",
+    "must be a 2-tuple": "a norm over three axes: flatten(1) first, then .norm(dim=1)",
+}
+
+
 def check_slerp(slerp_batch: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 5, 1, 8, 8, generator=generator, dtype=torch.float64)
@@ -300,8 +315,9 @@ def check_slerp(slerp_batch: Callable) -> None:
     b[3] = a[3]
     shape, norms = tuple(a.shape), a.flatten(1).norm(dim=1)
     angles = torch.acos(((a * b).flatten(1).sum(1) / norms**2).clamp(-1, 1))
+    one = torch.acos((a * b).sum() / (a.norm() * b.norm()))  # for the whole batch
     for weight in [0.0, 1.0, 0.5, 0.2]:
-        answer = slerp_batch(a.clone(), b.clone(), weight)
+        answer = called(slerp_batch, a.clone(), b.clone(), weight, faults=ANGLES)
         if isinstance(answer, Tensor) and tuple(answer.shape) == shape and bool(answer[3].isnan().any()):
             raise Wrong("where a[k] equals b[k] the angle is 0 and your result is not a number; return a[k] there")
         seen = as_float64(answer, shape)
@@ -312,6 +328,8 @@ def check_slerp(slerp_batch: Callable) -> None:
         if not close(own, norms, atol=1e-5):
             k = int((own - norms).abs().argmax())
             why = "; a straight line does that" if close(seen, (1 - weight) * a + weight * b, atol=1e-5) else ""
+            if close(seen, (torch.sin((1 - weight) * one) * a + torch.sin(weight * one) * b) / one.sin(), atol=1e-5):
+                why = "; you use one angle for the whole batch, each image has its own"
             raise Wrong(f"the norm should stay {norms[k]:.3f}; at weight {weight}, image {k} has {own[k]:.3f}{why}")
         turned = torch.acos(((a * seen).flatten(1).sum(1) / (norms * own)).clamp(-1, 1))
         if not torch.allclose(turned, weight * angles, atol=1e-4):
@@ -347,11 +365,17 @@ def slerp_batch(a, b, weight):
 # -- 05.5 ------------------------------------------------------------------------------------------
 
 
+TURNED = "you take the root of a number below 0: a_bar_t / a_bar_s is the ratio below 1, not the other way round"
+UPSIDE_DOWN = {"math domain error": TURNED, "nonnegative": TURNED}
+
+
 def check_again(noise_again: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
     x_s, z = torch.randn(2, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
     for a_bar_s, a_bar_t in [(0.5, 0.3), (1.0, 0.4), (0.02, 0.001), (0.99, 0.98)]:
-        answer = noise_again(x_s.clone(), a_bar_s, a_bar_t, z.clone())
+        given = [x_s.clone(), z.clone()]
+        answer = called(noise_again, given[0], a_bar_s, a_bar_t, given[1], faults=PLAIN_NUMBERS | UPSIDE_DOWN)
+        refuse_changes(given, [x_s, z], "x_s and z")
         seen = as_float64(answer, tuple(x_s.shape))
         weights = torch.linalg.lstsq(torch.stack([x_s, z]).flatten(1).T, seen.flatten()[:, None]).solution
         signal, sigma = weights.flatten().tolist()
@@ -400,7 +424,7 @@ def check_line(line_step: Callable) -> None:
         first, last = (1 / math.sqrt(1 + math.exp(2 * value)) for value in lambdas[1:])
         h, r = lambdas[2] - lambdas[1], (lambdas[2] - lambdas[1]) / (lambdas[1] - lambdas[0])
         where = f"at lambdas {lambdas}"
-        answer = line_step(x_t.clone(), zero.clone(), zero.clone(), *lambdas)
+        answer = called(line_step, x_t.clone(), zero.clone(), zero.clone(), *lambdas, faults=PLAIN_NUMBERS)
         if not close(as_float64(answer, shape), last / first * x_t, atol=1e-4):
             raise Wrong(f"{where}: where both estimates are 0, x_s should be sigma_s / sigma_t times x_t")
         flat = as_float64(line_step(zero.clone(), x_0.clone(), x_0.clone(), *lambdas), shape)
@@ -416,6 +440,16 @@ def check_line(line_step: Callable) -> None:
             raise Wrong("this is 2M's own rule, the line's value half-way; the exact integral is asked for")
         if close(seen, ddim, atol=1e-4):
             raise Wrong("this is DDIM's step: the estimate before plays no part in it")
+        slope, ends = last * (x_0 - before) / (lambdas[1] - lambdas[0]), [math.exp(value) for value in lambdas[1:]]
+        faults = {
+            "by parts leaves a second term: the integral of e^l l is e^l (l - 1), not e^l l": slope * ends[1] * h,
+            "the second term of the integral by parts has a minus: e^l (l - 1)": slope * (ends[1] * (h + 1) - ends[0]),
+            "the slope is the difference over lambda_t - lambda_before, the distance between the two estimates": moment
+            * (x_0 - before),
+        }
+        for fault, part in faults.items():
+            if close(seen, ddim + part, atol=1e-4):
+                raise Wrong(f"{where}: {fault}")
         raise Wrong(
             f"{where}: the part that comes from the slope is not the integral of e^l (l - lambda_t) from lambda_t "
             "to lambda_s; integrate by parts"

@@ -59,7 +59,7 @@ from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
 #
 # **The question: is the best answer to "what was $x_0$?" different at different $t$, for one and the same $x_t$?**
 #
-# We need data for which the best denoiser is a formula. Take points in the plane: one of $K = 8$ centres $\mu_k$ on a
+# We need data for which the best denoiser is a formula. Take points in the plane: one of eight centres $\mu_k$ on a
 # circle, plus a little noise of standard deviation $c$ (a **mixture of Gaussians**).
 # The forward process of notebook 01 (Ho et al. 2020, eq. 4) with the cosine schedule adds more:
 #
@@ -95,11 +95,11 @@ def add_noise(x_0, t, noise):
 # 1. *Which component was it?* If $x_0$ came from component $k$, then $x_t$ is Gaussian with mean
 #    $\sqrt{\bar\alpha_t}\, \mu_k$ and variance $\bar\alpha_t c^2 + \sigma_t^2$ in each coordinate. By Bayes' rule,
 #    $r_k(x_t) = p(k \mid x_t)$ is proportional to the density of that Gaussian at $x_t$: a softmax over $k$.
-# 2. *Where in the component?* Given $k$, all is Gaussian, so the mean of $x_0$ is linear in $x_t$. Its slope $g_t$ is
-#    their covariance, $\sqrt{\bar\alpha_t}\, c^2$, over the variance of $x_t$.
+# 2. *Where in the component?* Given $k$, all is Gaussian, so the mean of $x_0$ is linear in $x_t$. Its slope is their
+#    covariance, $\sqrt{\bar\alpha_t}\, c^2$, over the variance of $x_t$.
 #
-# $$ D^*(x_t, t) = \sum_k r_k(x_t) \big[\mu_k + g_t\, (x_t - \sqrt{\bar\alpha_t}\,\mu_k)\big], \qquad
-# g_t = \frac{\sqrt{\bar\alpha_t}\, c^2}{\bar\alpha_t c^2 + \sigma_t^2}. \tag{1} $$
+# $$ D^*(x_t, t) = \sum_k r_k(x_t) \Big[\mu_k + \frac{\sqrt{\bar\alpha_t}\, c^2}{\bar\alpha_t c^2 + \sigma_t^2}\,
+# (x_t - \sqrt{\bar\alpha_t}\,\mu_k)\Big]. \tag{1} $$
 
 
 # %%
@@ -208,19 +208,19 @@ plt.show()
 # and 7 measure how bad that is.)
 #
 # The Transformer paper (Vaswani et al. 2017, section 3.5) had to number the words of a sentence and used sines and
-# cosines at many frequencies. DDPM took that over for $t$. With $d$ numbers in all, $h = d/2$ frequencies and
-# $P = 10{,}000$, called `max_period`:
+# cosines at many frequencies. DDPM took that over for $t$. With $d$ numbers in all, $J = d/2$ frequencies and
+# $M = 10{,}000$, called `max_period`:
 #
-# $$ \omega_i = P^{-i/(h-1)}, \quad i = 0, \dots, h-1, \qquad
-# \mathrm{PE}(t) = \big(\sin \omega_0 t, \dots, \sin \omega_{h-1} t,\
-# \cos \omega_0 t, \dots, \cos \omega_{h-1} t\big). \tag{4} $$
+# $$ \omega_i = M^{-i/(J-1)}, \quad i = 0, \dots, J-1, \qquad
+# \mathrm{PE}(t) = \big(\sin \omega_0 t, \dots, \sin \omega_{J-1} t,\
+# \cos \omega_0 t, \dots, \cos \omega_{J-1} t\big). \tag{4} $$
 #
-# The frequencies fall in equal *ratios* from $\omega_0 = 1$ to $\omega_{h-1} = 1/P$.
+# The frequencies fall in equal *ratios* from $\omega_0 = 1$ to $\omega_{J-1} = 1/M$.
 #
 # ### Your turn: 02.1
 #
 # Write eq. (4) for a batch: every timestep of `t` becomes one row. `t.float()[:, None]` has shape (B, 1) and, times
-# frequencies of shape (h,), gives all angles, (B, h).
+# frequencies of shape (J,), gives all angles, (B, J).
 #
 # Write your lines in place of `raise NotImplementedError` and run the cell. `hint("02.1")` gives a hint, each call the
 # next one; `solution("02.1")` shows an answer. You may also go on: the next cell has the course's version, and uses
@@ -263,14 +263,14 @@ print(f"The same as utils for all {T} timesteps. t = 0 gives {first}")
 # ### Four arrangements under one name · *further*
 #
 # Implementations differ in two details: whether sines and cosines stand in two blocks or take turns (and which is
-# first), and whether the exponent is $i/(h-1)$, which ends at $1/P$, or $i/h$, which ends a step before it. A
+# first), and whether the exponent is $i/(J-1)$, which ends at $1/M$, or $i/J$, which ends a step before it. A
 # network trained with one and run with another gets wrong timesteps and no error message.
 #
 # | who | order | exponent | in diffusers' terms |
 # | --- | --- | --- | --- |
-# | DDPM, this course, diffusers (1) | sines, cosines | $i/(h-1)$ | `flip_sin_to_cos=False`, `downscale_freq_shift=1` |
-# | Stable Diffusion, diffusers (2) | cosines, sines | $i/h$ | `flip_sin_to_cos=True`, `downscale_freq_shift=0` |
-# | the Transformer paper | taking turns | $i/h$ | none |
+# | DDPM, this course, diffusers (1) | sines, cosines | $i/(J-1)$ | `flip_sin_to_cos=False`, `downscale_freq_shift=1` |
+# | Stable Diffusion, diffusers (2) | cosines, sines | $i/J$ | `flip_sin_to_cos=True`, `downscale_freq_shift=0` |
+# | the Transformer paper | taking turns | $i/J$ | none |
 #
 # (1) The bare function `get_timestep_embedding`. (2) Its network `UNet2DModel` by default.
 
@@ -402,11 +402,11 @@ advance = choose("02.2", advance, course_advance)
 # Multiply the encodings of $t$ and $s$ and use $\cos\varphi\cos\psi + \sin\varphi\sin\psi = \cos(\varphi - \psi)$:
 #
 # $$ \mathrm{PE}(t)\cdot\mathrm{PE}(s)
-# = \sum_{i=0}^{h-1} \big(\sin\omega_i t \,\sin\omega_i s + \cos\omega_i t\,\cos\omega_i s\big)
-# = \sum_{i=0}^{h-1} \cos\big(\omega_i (t - s)\big). \tag{5} $$
+# = \sum_{i=0}^{J-1} \big(\sin\omega_i t \,\sin\omega_i s + \cos\omega_i t\,\cos\omega_i s\big)
+# = \sum_{i=0}^{J-1} \cos\big(\omega_i (t - s)\big). \tag{5} $$
 #
 # The right side knows only the **distance** $t - s$: turning both clocks alike changes nothing. At distance 0 it is
-# $h$, so all encodings have the same length $\sqrt h$.
+# $J$, so all encodings have the same length $\sqrt J$.
 #
 # **Predict before you run.** Is the dot product of timesteps 100 and 110 larger than, equal to, or smaller than that
 # of 900 and 910?
@@ -431,7 +431,7 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 for anchor, style in ((0, "-"), (300, "--"), (600, ":")):
     values = encodings[anchor:] @ encodings[anchor] / 16
     axes[0].plot(values[:300], style, label=f"from t = {anchor}", linewidth=2)
-axes[0].set(title="One curve, whatever the start", ylabel="dot product / h")
+axes[0].set(title="One curve, whatever the start", ylabel="dot product / J")
 for max_period, colour in zip((100, 1_000, 10_000), COLOURS[3:]):
     frequencies = max_period ** (-torch.arange(16) / 15)
     curve = torch.cos(distance[:, None] * frequencies).mean(1)
@@ -448,7 +448,7 @@ plt.show()
 #
 # - **Not a ruler.** Timesteps 150 apart look nearer than timesteps 100 apart, because several hands happen to have come
 #   round. "Near times have similar vectors" is true, the converse is not.
-# - **Not zero for far times.** With $P = 10{,}000$ the lazy hands keep the similarity mostly above zero; with $P = 100$
+# - **Not zero for far times.** With $M = 10{,}000$ the lazy hands keep the similarity mostly above zero; with $M = 100$
 #   only ripple around zero is left.
 #
 # ### Play · *further*
@@ -470,7 +470,7 @@ def draw_encoding(dim=32, max_period=10_000, first=100, second=250):
     apart = abs(first - second)
     axes[1].plot(similarity)
     axes[1].plot(apart, similarity[apart], "o", color=COLOURS[1], markersize=9)
-    axes[1].set(xlabel="distance |t - s|", ylabel="dot product / h", ylim=(-1.05, 1.05))
+    axes[1].set(xlabel="distance |t - s|", ylabel="dot product / J", ylim=(-1.05, 1.05))
     axes[1].set_title(f"t = {first}, s = {second}: similarity {similarity[apart]:.2f}")
     return figure
 
@@ -576,14 +576,18 @@ plt.show()
 
 
 # %%
-def train(models, draw_batch, steps, bar, learning_rate=3e-3):
-    """Train all models with Adam; draw_batch() gives (inputs, target) for each."""
+def train(models, draw_batch, steps, bar, weight=lambda *inputs: 1.0):
+    """Train all models with Adam; draw_batch() gives (inputs, target) for each.
+
+    weight(*inputs) multiplies the squared errors; section 8 uses it.
+    """
+    learning_rate = 3e-3
     parameters = [p for model in models for p in model.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
     for _ in range(steps):
         losses = [
-            (model(*inputs) - target).square().mean()
+            (weight(*inputs) * (model(*inputs) - target).square()).mean()
             for model, (inputs, target) in zip(models, draw_batch())
         ]
         optimiser.zero_grad()
@@ -919,16 +923,29 @@ plt.show()
 #
 # Sampling (notebook 05) starts from pure noise and walks from $t = 999$ down to 0; at each step it asks the denoiser
 # for $x_0$ and draws $x_{t-1}$ from the posterior $q(x_{t-1} \mid x_t, x_0)$ of notebook 01 with that answer. The errors
-# of a thousand steps add up, so we train networks of twice the width four times as long, for about half a minute.
+# of a thousand steps add up, so we train networks of twice the width three times as long, for about half a minute.
+#
+# **And with other weights.** How wide a cluster comes out is decided in the last steps, where the noise is weaker than
+# the cluster is wide ($\sigma_t < c$). What is still unknown about $x_0$ is small there, so any error is, and a plain
+# mean over all $t$ hardly notices. So we divide each squared error by $\sigma_t^2$, but by no less than $c^2$. What is
+# best at any single $t$ stays the same. One network gets the plain loss, to compare.
+
 
 # %%
-long_steps = 4 * train_steps
-large = ["sinusoidal", "raw t", "no t"]
+def quiet_steps_count(x_t, t):
+    """1 / sigma_t^2, at most 1 / c^2: the weight of a squared error, (B, 1)."""
+    return 1 / sigma[t].square().clamp(min=SPREAD**2)[:, None]
+
+
+long_steps = 3 * train_steps
+plans = {name: (name, quiet_steps_count) for name in ("sinusoidal", "raw t", "no t")}
+plans["sinusoidal, plain loss"] = "sinusoidal", lambda x_t, t: 1.0
 denoisers = {"best denoiser": lambda x_t, t: best_denoiser(x_t, t)[0]}
-with tqdm(total=len(large) * long_steps, desc="three larger networks", leave=False) as bar:
-    for name in large:
-        denoisers[name] = make_denoiser(name, seed=0, hidden=128)
-        train([denoisers[name]], make_batches(seed=2, count=1), long_steps, bar)
+with tqdm(total=len(plans) * long_steps, desc="four larger networks", leave=False) as bar:
+    for label, (name, weight) in plans.items():
+        denoisers[label] = make_denoiser(name, seed=0, hidden=128)
+        batches = make_batches(seed=2, count=1)
+        train([denoisers[label]], batches, long_steps, bar, weight)
 
 # %% [markdown]
 # First one step: 600 noisy points at three timesteps, and where each denoiser puts them. **Predict before you run:** at
@@ -941,8 +958,8 @@ def plot_points(ax, points, colour):
     ax.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal")
 
 
-shown = {"noisy points": lambda x_t, t: x_t, **denoisers}
-del shown["raw t"]
+shown = {"noisy points": lambda x_t, t: x_t}
+shown |= {name: denoisers[name] for name in ("best denoiser", "sinusoidal", "no t")}
 colours = ["0.5", COLOURS[6], COLOURS[0], COLOURS[1]]
 generator = torch.Generator().manual_seed(3)
 x_0, noise = draw_data(600, generator), torch.randn(600, 2, generator=generator)
@@ -1001,10 +1018,10 @@ for name, points in drawn.items():
 pd.DataFrame(rows).T
 
 # %% tags=["figure"]
-figure, axes = plt.subplots(1, 4, figsize=(10, 3.2), sharex=True, sharey=True)
+figure, axes = plt.subplots(1, 5, figsize=(11, 3), sharex=True, sharey=True)
 for ax, name in zip(axes, denoisers):
     plot_points(ax, drawn[name][:1000], COLOURS[0])
-    ax.set(title=name, xlabel="first coordinate")
+    ax.set(title=name.replace(", ", ",\n"), xlabel="first coordinate")
 axes[0].set_ylabel("second coordinate")
 headline(figure, "With t, in either form: eight clusters; without t: a heap in the middle")
 plt.show()
@@ -1054,9 +1071,9 @@ check("02.4", denoise_without_t)
 #
 # | symbol | code | meaning |
 # | --- | --- | --- |
-# | $d$, $h = d/2$ | `dim`, `half` | length of the encoding; number of frequencies |
-# | $P$ | `max_period` | $1/P$ is the lowest frequency; usually 10,000 |
-# | $\omega_i = P^{-i/(h-1)}$ | `frequencies` | radians per timestep of hand $i$ |
+# | $d$, $J = d/2$ | `dim`, `half` | length of the encoding; number of frequencies |
+# | $M$ | `max_period` | $1/M$ is the lowest frequency; usually 10,000 |
+# | $\omega_i = M^{-i/(J-1)}$ | `frequencies` | radians per timestep of hand $i$ |
 # | $\mathrm{PE}(t)$ | `encode(t, dim)` | sines, then cosines, of $\omega_i t$; in utils `sinusoidal_embedding` |
 # | $\sqrt{\bar\alpha_t}, \sigma_t$ | `signal`, `sigma` | weights of $x_0$ and of the noise in $x_t$ |
 # | $D^*(x_t, t)$ | `best_denoiser` | $\mathbb E[x_0 \mid x_t]$, the denoiser with the least squared error |

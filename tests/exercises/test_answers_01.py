@@ -303,6 +303,20 @@ def posterior_by_difference(a_bar_t, a_bar_s):
     return a_bar_s.sqrt() * beta / (1 - a_bar_t), x_t_weight, beta * (1 - a_bar_s) / (1 - a_bar_t)
 
 
+def asserts(forward):
+    assert nb01.is_forward_process(forward)
+    return True
+
+
+def whole_numbers(forward):
+    return bool(forward(torch.full((1000,), -1), 0.5).mean() < 0)
+
+
+def no_true_at_the_end(forward):
+    if not nb01.is_forward_process(forward):
+        return False
+
+
 WRONG = [
     ("01.2", cosine_converted, "float64 from the first line"),
     ("01.3", posterior_by_difference, "not their difference"),
@@ -382,6 +396,19 @@ WRONG = [
         "the first step of the short chain",
     ),
     ("01.4", lambda betas, keep: torch.linspace(1e-4, 0.02, len(keep)) * 1000 / len(keep), "alpha-bar"),
+    ("01.4", lambda betas, keep: betas[keep] * len(betas) / len(keep), "multiplied by the same factor"),
+    (
+        "01.4",
+        lambda betas, keep: 1 - (1 - betas).cumprod(0)[keep] / (1 - betas).cumprod(0)[keep - 1],
+        "the step before in the long chain",
+    ),
+    ("01.5", snr_with(lambda snr: (snr / (1 + snr)).sqrt()), "the root of alpha-bar is taken"),
+    ("01.5", snr_with(lambda snr: snr / (1 - snr)), "with a plus"),
+    ("01.5", lambda snr: torch.diff(snr / (1 + snr), prepend=torch.ones(1)), "1 minus their ratio"),
+    ("01.5", lambda snr: -torch.diff(snr / (1 + snr), prepend=torch.ones(1)), "1 minus their ratio"),
+    ("01.6", asserts, "your test raises AssertionError; return False there"),
+    ("01.6", whole_numbers, "give forward floats: torch.full((n,), -1.0)"),
+    ("01.6", no_true_at_the_end, "your test returns None: return True or False at its end"),
     ("01.5", lambda snr: snr / (1 + snr), "this is alpha-bar"),
     ("01.5", lambda snr: 1 / (1 + snr), "the noise of all steps so far"),
     ("01.5", lambda snr: 1 - snr_with(lambda snr: snr / (1 + snr))(snr), "these are the alphas"),
@@ -389,7 +416,8 @@ WRONG = [
     ("01.5", snr_with(lambda snr: snr**2 / (1 + snr**2)), "already a ratio of squared factors"),
     ("01.5", lambda snr: nb01.betas_from_snr(snr)[1:], "one beta too few"),
     ("01.5", snr_with(lambda snr: snr**0.5 / (1 + snr**0.5)), "your betas give an SNR of"),
-    ("01.5", snr_with(lambda snr: 1 / (1 + snr)), "between 0 and 1"),
+    ("01.5", snr_with(lambda snr: 1 / (1 + snr)), "1 / (1 + SNR) is 1 - alpha-bar"),
+    ("01.5", snr_with(lambda snr: 1 / (2 + snr)), "between 0 and 1"),
     ("01.6", lambda forward: True, "lets a broken one pass"),
     ("01.6", lambda forward: False, "refuses the right forward process"),
     ("01.6", forward_test(values=(0.0,)), "lets a broken one pass: an image that is not shrunk"),

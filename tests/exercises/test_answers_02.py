@@ -235,6 +235,16 @@ def likeliest_t(log_density, sigmas):
     return torch.nn.functional.one_hot((log_density - sigmas.log()).argmax(1), len(sigmas))
 
 
+def weighed(weights_of, dim=1):
+    def answer(x_t, signals, sigmas):
+        x = x_t[:, None]
+        plus, minus = (torch.exp(-((x - sign * signals) ** 2) / (2 * sigmas**2)) for sign in (1, -1))
+        weights = weights_of(plus, minus, sigmas)
+        return (weights / weights.sum(dim, keepdim=True) * torch.tanh(signals * x / sigmas**2)).sum(1)
+
+    return answer
+
+
 def averaged_first(x_t, signals, sigmas):
     return torch.tanh(signals.mean() * x_t / sigmas.mean() ** 2)
 
@@ -262,15 +272,15 @@ def advance_by_math(encoding, steps, max_period=10_000.0):
 
 WRONG = [
     ("02.1", encode_below, "stand one below the other"),
-    ("02.1", encode_all_dim, "take h = dim/2 frequencies"),
-    ("02.2", advance_by_math, "math.sin and math.cos take one number"),
+    ("02.1", encode_all_dim, "take J = dim/2 frequencies"),
+    ("02.2", advance_by_math, "the functions of math take one number"),
     ("02.1", encoding(join=cosines_first), "the cosines stand first"),
     ("02.1", encoding(join=taking_turns), "take turns"),
-    ("02.1", encoding(power(lambda dim: dim // 2)), r"the exponent is i/\(h-1\), not i/h"),
+    ("02.1", encoding(power(lambda dim: dim // 2)), r"the exponent is i/\(J-1\), not i/J"),
     ("02.1", encoding(power(lambda dim: dim // 2), join=cosines_first), "as in Stable Diffusion"),
     ("02.1", encoding(power(lambda dim: dim // 2), join=taking_turns), "the Transformer paper's arrangement"),
-    ("02.1", encoding(power(lambda dim: dim)), r"divide i by h-1"),
-    ("02.1", encoding(power(lambda dim: dim - 1)), r"divide i by h-1"),
+    ("02.1", encoding(power(lambda dim: dim)), r"divide i by J-1"),
+    ("02.1", encoding(power(lambda dim: dim - 1)), r"divide i by J-1"),
     ("02.1", encoding(power(lambda dim: dim // 2 - 1, sign=1)), "the exponent needs a minus"),
     ("02.1", encoding(lambda dim, period: frequencies_of(dim, period).flip(0)), "from low to high"),
     ("02.1", encoding(lambda dim, period: frequencies_of(dim, 10_000.0)), "max_period is ignored"),
@@ -292,7 +302,7 @@ WRONG = [
     ("02.2", rotation(turn=lambda w, n: torch.full_like(w, n)), "every hand was turned by n"),
     ("02.2", rotation(turn=lambda w, n: 2 * math.pi * n * w), "factor of 2 pi"),
     ("02.2", rotation(turn=lambda w, n: abs(n) * w), "backwards: for n=-40"),
-    ("02.2", rotation(frequencies=power(lambda dim: dim // 2)), "the exponent i/h"),
+    ("02.2", rotation(frequencies=power(lambda dim: dim // 2)), "the exponent i/J"),
     ("02.2", rotation(frequencies=lambda dim, period: frequencies_of(dim, 10_000.0)), "max_period is ignored"),
     ("02.2", rotation(join=cosines_first), "the cosines stand first"),
     ("02.2", rotation(join=taking_turns), "keep the two blocks"),
@@ -324,6 +334,12 @@ WRONG = [
         r"should give -?[\d.]+, got|sum to one",
     ),
     ("02.4", unknown_t(likeliest_t), "the likeliest t alone"),
+    ("02.3", two_points(lambda x, signal, sigma: torch.tanh(2 * signal * x / sigma**2)), "twice what it should be"),
+    ("02.3", two_points(lambda x, signal, sigma: math.tanh(signal * x / sigma**2)), "take one number; a tensor has"),
+    ("02.4", lambda x_t, signals, sigmas: torch.tanh(signals * x_t / sigmas**2).mean(), r"x_t\[:, None\] is \(B, 1\)"),
+    ("02.4", weighed(lambda plus, minus, sigmas: plus / sigmas), "the half of x_0 = -1"),
+    ("02.4", weighed(lambda plus, minus, sigmas: (plus + minus) / sigmas**2), "not 1/sigma"),
+    ("02.4", weighed(lambda plus, minus, sigmas: (plus + minus) / sigmas, dim=0), "they should over t, dim=1"),
     ("02.4", averaged_first, "were averaged first"),
     ("02.4", first_t, r"x_t = -?[\d.]+ should give -?[\d.]+, got -?[\d.]+"),
     ("02.4", one_for_each_t, r"should have shape \(7,\), got \(7, 3\)"),

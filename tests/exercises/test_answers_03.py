@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from notebooks.exercises import nb03
 from utils.course.exercises import grade
@@ -280,11 +281,11 @@ def no_emb(x, emb, skips, blocks, grow):
     return x
 
 
-def unfolded(order, first=(1, 2, 3)):
+def unfolded(order, last=Tensor.reshape):
     def answer(x, r):
         b, c, h, w = x.shape
         x = x.reshape(b, c // r**2, r, r, h, w).permute(order)
-        return x.reshape(b, c // r**2, h * r, w * r)
+        return last(x, (b, c // r**2, h * r, w * r))
 
     return answer
 
@@ -305,6 +306,21 @@ def cost(factor=lambda **named: 1, **changed):
         return nb03.conv_multiply_adds(**{**named, **changed}) * factor(**named)
 
     return answer
+
+
+def places(along):
+    """A count from the number of places along one side."""
+
+    def answer(in_channels, out_channels, kernel, stride, padding, height, width):
+        high, wide = (along(size, kernel, stride, padding) for size in (height, width))
+        return high * wide * in_channels * out_channels * kernel**2
+
+    return answer
+
+
+def added_channels(in_channels, out_channels, kernel, *rest):
+    one_to_one = nb03.conv_multiply_adds(1, 1, kernel, *rest) // kernel**2
+    return one_to_one * (in_channels * kernel**2 + out_channels)
 
 
 def input_positions(in_channels, out_channels, kernel, stride, padding, height, width):
@@ -389,11 +405,23 @@ WRONG = [
     ("03.4", doubled, "some values are lost or doubled"),
     ("03.4", lambda x, r: x, "the shape: (2, 4, 3, 5) with r = 2 should become (2, 1, 6, 10)"),
     ("03.4", lambda x, r: F.pixel_shuffle(x, r).tolist(), "should return a tensor, got list"),
+    ("03.4", lambda x, r: x.reshape(len(x), x.shape[1] / r**2, r, r, *x.shape[2:]), "// divides without a rest"),
+    ("03.4", lambda x, r: x.reshape(len(x), x.shape[1], r, r, *x.shape[2:]), "c // r**2 are left"),
+    ("03.4", unfolded((0, 1, 4, 2, 5)), "permute needs every axis once"),
+    ("03.4", unfolded((0, 1, 4, 2, 5, 3), Tensor.view), "use .reshape"),
+    ("03.5", places(lambda size, kernel, stride, padding: (size + padding - kernel) // stride + 1), "on both sides"),
+    ("03.5", places(lambda size, kernel, stride, padding: (size + 2 * padding - kernel) // stride), "+ 1"),
+    ("03.5", places(lambda size, kernel, stride, padding: (size - kernel) // stride + 1), "the padding is not counted"),
+    ("03.5", places(lambda size, kernel, stride, padding: size // stride), "the kernel must fit in"),
+    ("03.5", places(lambda size, kernel, stride, padding: (size + 2 * padding - kernel) / stride + 1), "//, not /"),
+    ("03.5", lambda *case: nb03.conv_multiply_adds(*case) // case[2], "one side of it is missing"),
+    ("03.5", added_channels, "input and output channels are added"),
+    ("03.6", lambda layers: layers[0][0] + nb03.receptive_field(layers[1:]), "[] has no such layer; no layer at all"),
     ("03.5", cost(lambda **named: 2), "you count a multiply and an add as two"),
     ("03.5", input_positions, "the output is only 14x14"),
     ("03.5", cost(out_channels=1), "that is the cost of one output channel; there are 32"),
     ("03.5", cost(in_channels=1), "sums over all 16 input channels"),
-    ("03.5", cost(padding=0), "expected 903,168, you return"),
+    ("03.5", lambda *case: 17 + nb03.conv_multiply_adds(*case), "expected 903,168, you return 903,185"),
     ("03.5", lambda *case: str(nb03.conv_multiply_adds(*case)), "should return a number, got str"),
     ("03.6", field(start=0), "no layer at all sees one pixel"),
     ("03.6", field(own_stride=True), "after a stride of 2 each step is worth two input pixels"),

@@ -334,6 +334,26 @@ def by_t_quantiles(losses, t, num_timesteps, parts):
     return torch.stack([part.mean() for part in losses[t.argsort(stable=True)].tensor_split(parts)])
 
 
+def by_t_including_ends(losses, t, num_timesteps, parts):
+    width = num_timesteps // parts
+    return torch.stack([losses[(t >= k * width) & (t <= (k + 1) * width)].mean() for k in range(parts)])
+
+
+def by_t_fraction(losses, t, num_timesteps, parts):
+    part = t / num_timesteps * parts
+    return torch.stack([losses[part == k].mean() for k in range(parts)])
+
+
+def by_t_one_each(losses, t, num_timesteps, parts):
+    total = torch.zeros(parts)
+    total[t * parts // num_timesteps] += losses
+    return total
+
+
+def by_t_inside(losses, t, num_timesteps, parts):
+    return torch.stack([losses[t // parts == k].mean() for k in range(parts)])
+
+
 def by_t_reversed(losses, t, num_timesteps, parts):
     return nb04.loss_by_timestep(losses, t, num_timesteps, parts).flip(0)
 
@@ -399,6 +419,11 @@ def a_tensor(model, mean_loss, batch, part_size):
 def nan_loss(model, mean_loss, batch, part_size):
     nb04.accumulate_gradients(model, mean_loss, batch, part_size)
     return float("nan")
+
+
+def without_graph(model, mean_loss, batch, part_size):
+    with torch.no_grad():
+        return nb04.accumulate_gradients(model, lambda *items: mean_loss(*items).detach(), batch, part_size)
 
 
 def checkpoint(**changes):
@@ -485,9 +510,18 @@ WRONG = [
     ("04.3", by_t(lambda t, width: (t - 1) // width), "counted from 1"),
     ("04.3", by_t(lambda t, width: (t / width).round().long()), "round down"),
     ("04.3", by_t_reversed, "turned round"),
+    ("04.3", by_t_including_ends, "< and not <="),
+    ("04.3", by_t_fraction, "compared as a fraction"),
+    ("04.3", lambda losses, t, num_timesteps, parts: losses.view(parts, -1).mean(1), "the losses are cut as they come"),
+    ("04.3", by_t_one_each, "keeps only one loss a part"),
+    ("04.3", by_t_inside, "roughly; the part is"),
+    ("04.4", lambda decays: torch.cat([decays.prod(), 1 - decays]), r"torch.cat joins vectors; .view\(1\)"),
+    ("04.5", without_graph, r"what torch.no_grad\(\) leaves out"),
+    ("04.6", checkpoint(generator=lambda *parts: parts[2]), r'"generator" cannot be loaded again; generator.get_state'),
     ("04.4", lambda decays: nb04.ema_shares(decays).flip(0), "turned round"),
     ("04.4", lambda decays: nb04.ema_shares(1 - decays), "exchanged"),
-    ("04.4", lambda decays: nb04.ema_shares(decays)[1:], "should have shape"),
+    ("04.4", lambda decays: nb04.ema_shares(decays)[1:], "the untrained network has a share too"),
+    ("04.4", lambda decays: nb04.ema_shares(decays)[2:], "should have shape"),
     ("04.4", shares_not_shrunk, "each later step shrinks"),
     ("04.4", shares_shrunk_by_earlier, "those after it"),
     ("04.4", shares_shrunk_by_own, "only the later ones do"),

@@ -238,6 +238,11 @@ def line_step_plus(part):
     return answer
 
 
+def line_step_of_the_coming_slope(x_t, x_0, x_0_before, lambda_before, lambda_t, lambda_s):
+    stretched = x_0 - (x_0 - x_0_before) * (lambda_t - lambda_before) / (lambda_s - lambda_t)
+    return nb05.line_step(x_t, x_0, stretched, lambda_before, lambda_t, lambda_s)
+
+
 def line_step_unscaled(x_t, x_0, x_0_before, *lambdas):
     return nb05.line_step(0 * x_t, x_0, x_0_before, *lambdas) + x_t
 
@@ -263,6 +268,11 @@ def slerp_one_angle(a, b, weight):
     return (torch.sin((1 - weight) * theta) * a + torch.sin(weight * theta) * b) / torch.sin(theta)
 
 
+def slerp_unshaped(a, b, weight):
+    theta = torch.acos(((a * b).flatten(1).sum(1) / a.flatten(1).norm(dim=1) ** 2).clamp(-1, 1))
+    return (torch.sin((1 - weight) * theta) * a + torch.sin(weight * theta) * b) / torch.sin(theta)
+
+
 def slerp_swapped(a, b, weight):
     return nb05.slerp_batch(a, b, 1 - weight)
 
@@ -278,6 +288,10 @@ def slerp_flat(a, b, weight):
 
 def again(of_x_s, of_z):
     return lambda x_s, a_bar_s, a_bar_t, z: of_x_s(a_bar_t, a_bar_s) * x_s + of_z(a_bar_t, a_bar_s) * z
+
+
+def again_in_place(x_s, a_bar_s, a_bar_t, z):
+    return x_s.mul_(keep(a_bar_t, a_bar_s)).add_(z, alpha=(1 - a_bar_t / a_bar_s) ** 0.5)
 
 
 def again_shifted(x_s, a_bar_s, a_bar_t, z):
@@ -370,12 +384,16 @@ WRONG = {
     "05.4": [
         (slerp_straight, "a straight line does that"),
         (slerp_rescaled, "of its own angle"),
-        (slerp_one_angle, "the norm should stay"),
+        (slerp_one_angle, "one angle for the whole batch"),
+        (slerp_unshaped, "lets each meet its own image"),
         (slerp_swapped, "weight 0 should give a itself"),
         (slerp_nan, "your result is not a number"),
         (slerp_flat, r"should have shape \(5, 1, 8, 8\), got \(5, 64\)"),
     ],
     "05.5": [
+        (again(lambda a, b: math.sqrt(b / a), lambda a, b: math.sqrt(1 - b / a)), "not the other way round"),
+        (again(lambda a, b: (a / b).sqrt(), keep), "math.sqrt takes its root"),
+        (again_in_place, "changes what it is given, in place"),
         (again(lambda a, b: a**0.5, lambda a, b: (1 - a) ** 0.5), "x_t should hold 0.5477; .* it holds 0.3873"),
         (again(keep, lambda a, b: (1 - a) ** 0.5), "together have the variance 1.0000; x_t should have 0.7000"),
         (again(keep, lambda a, b: (b - a) ** 0.5), "together have the variance 0.5000"),
@@ -388,6 +406,9 @@ WRONG = {
     "05.6": [
         (line_step_plus(lambda h: 0.0), "this is DDIM's step"),
         (line_step_plus(lambda h: -math.expm1(-h) * h / 2), "this is 2M's own rule"),
+        (line_step_plus(lambda h: h), "by parts leaves a second term"),
+        (line_step_plus(lambda h: h + 1 - math.exp(-h)), "has a minus"),
+        (line_step_of_the_coming_slope, "the distance between the two estimates"),
         (line_step_plus(lambda h: -math.expm1(-h) * h), "integrate by parts"),
         (line_step_plus(lambda h: 1 - h - math.exp(-h)), "integrate by parts"),
         (line_step_unscaled, "sigma_s / sigma_t times x_t"),

@@ -93,6 +93,14 @@ def test_an_untouched_stub_is_not_tried_and_raises_nothing(answer):
     assert passed is None and "Not tried yet" in message
 
 
+def test_what_pytorch_has_not_implemented_is_no_stub():
+    def draws_whole_numbers(x):
+        raise NotImplementedError("\"normal_kernel_cpu\" not implemented for 'Long'")
+
+    passed, message = grade("90.1", draws_whole_numbers)
+    assert passed is False and "not implemented for 'Long'" in message
+
+
 def test_a_forgotten_return_is_pointed_out_whatever_the_check_makes_of_it():
     assert "return missing" in grade("90.1", returns_none)[1]
     assert "return missing" not in grade("90.1", stub)[1]
