@@ -312,11 +312,6 @@ def whole_numbers(forward):
     return bool(forward(torch.full((1000,), -1), 0.5).mean() < 0)
 
 
-def no_true_at_the_end(forward):
-    if not nb01.is_forward_process(forward):
-        return False
-
-
 WRONG = [
     ("01.2", cosine_converted, "float64 from the first line"),
     ("01.3", posterior_by_difference, "not their difference"),
@@ -408,7 +403,6 @@ WRONG = [
     ("01.5", lambda snr: -torch.diff(snr / (1 + snr), prepend=torch.ones(1)), "1 minus their ratio"),
     ("01.6", asserts, "your test raises AssertionError; return False there"),
     ("01.6", whole_numbers, "give forward floats: torch.full((n,), -1.0)"),
-    ("01.6", no_true_at_the_end, "your test returns None: return True or False at its end"),
     ("01.5", lambda snr: snr / (1 + snr), "this is alpha-bar"),
     ("01.5", lambda snr: 1 / (1 + snr), "the noise of all steps so far"),
     ("01.5", lambda snr: 1 - snr_with(lambda snr: snr / (1 + snr))(snr), "these are the alphas"),
