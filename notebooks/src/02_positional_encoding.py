@@ -923,7 +923,7 @@ plt.show()
 #
 # Sampling (notebook 05) starts from pure noise and walks from $t = 999$ down to 0; at each step it asks the denoiser
 # for $x_0$ and draws $x_{t-1}$ from the posterior $q(x_{t-1} \mid x_t, x_0)$ of notebook 01 with that answer. The errors
-# of a thousand steps add up, so we train networks of twice the width four times as long, for about half a minute.
+# of a thousand steps add up, so we train networks of twice the width four times as long, for less than a minute.
 #
 # One of them gets other weights. How wide a cluster comes out is decided in the last steps, where the noise is weaker
 # than the cluster is wide ($\sigma_t < c$). What $x_t$ leaves open about $x_0$ is little there, so all errors are small,
