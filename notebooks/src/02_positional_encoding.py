@@ -577,10 +577,7 @@ plt.show()
 
 # %%
 def train(models, draw_batch, steps, bar, weight=lambda *inputs: 1.0):
-    """Train all models with Adam; draw_batch() gives (inputs, target) for each.
-
-    weight(*inputs) multiplies the squared errors; section 8 uses it.
-    """
+    """Adam. draw_batch() gives (inputs, target) for each model; weight is for section 8."""
     learning_rate = 3e-3
     parameters = [p for model in models for p in model.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
