@@ -28,6 +28,7 @@ from utils.device import DTYPES, find_device, find_precision
 from utils.diffusion.batches import Images, batch_at, look_through, take
 from utils.diffusion.checkpoints import TrainingFolder, describe, one_in_a_folder, unwrap
 from utils.diffusion.checks import check_labels, check_numbers
+from utils.diffusion.muon import Muon
 from utils.diffusion.process import GaussianDiffusion
 from utils.files import TrainingDiverged, stream_seed
 
@@ -36,8 +37,9 @@ from utils.files import TrainingDiverged, stream_seed
 class Settings:
     """The recipe, which has to stay the same when a training resumes; ValueError for a number outside its range."""
 
-    batch_size: int = 128  # images in a step, over all processes; at most as many as there are
-    learning_rate: float = 2e-3  # Adam's, once it is warmed up
+    batch_size: int = 64  # images in a step, over all processes; at most as many as there are
+    learning_rate: float = 2e-3  # Muon's and Adam's, once it is warmed up
+    muon: bool = True  # orthogonal steps for the weight matrices inside the network; else all weights are Adam's
     warmup: int = 100  # steps, at most a tenth of all
     decay: bool = True  # whether the learning rate then falls along a cosine to 0
     max_gradient_norm: float | None = 1.0  # gradients are scaled down to it; None leaves them
@@ -112,7 +114,7 @@ def train(
     about = describe(model, diffusion, recipe, (len(images), x_0, y)) if out else {}
     folder = TrainingFolder(out, accelerator, about, {"steps": steps, "minutes": minutes})
     with folder.lock:
-        state = prepare(model, accelerator)
+        state = prepare(model, accelerator, recipe.muon)
         try:
             if folder.restore(state):
                 yield state
@@ -249,15 +251,16 @@ def make_accelerator(device: torch.device, precision: str | None) -> Accelerator
     return accelerator
 
 
-def prepare(model: nn.Module, accelerator: Accelerator) -> TrainState:
-    """The network on its device in training mode, a copy for the average, and Adam."""
+def prepare(model: nn.Module, accelerator: Accelerator, muon: bool) -> TrainState:
+    """The network on its device in training mode, a copy for the average, and the optimizer."""
     if short := {str(p.dtype) for p in model.parameters()} & {"torch.float16", "torch.bfloat16"}:
         advice = "train model.float(), which precision='bf16' or 'fp16' makes fast too"
-        raise ValueError(f"Adam's small steps are lost in weights of {short.pop()}: {advice}")
+        raise ValueError(f"small steps are lost in weights of {short.pop()}: {advice}")
     device = accelerator.device
     if device.type == "cuda" or (device.type == "cpu" and accelerator.mixed_precision == "no"):
         model.to(memory_format=torch.channels_last)  # measured: faster there, slower with bf16 on a CPU
     model.to(device).train()
     ema_model = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
-    network, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=0.0))
+    optimizer = Muon(model, lr=0.0) if muon else torch.optim.Adam(model.parameters(), lr=0.0)
+    network, optimizer = accelerator.prepare(model, optimizer)
     return TrainState(model, ema_model, network, optimizer)
