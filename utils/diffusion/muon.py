@@ -12,9 +12,9 @@ class Muon(torch.optim.Adam):
     """Adam, in which the weight matrices inside the network take orthogonal steps instead.
 
     A matrix (a convolution is one, out x (in * height * width)) moves by the nearest orthogonal matrix to its averaged
-    gradient: a direction in which the gradient is small is walked as far as one in which it is large. The step is scaled
-    to the size that Adam's has (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2), so that one
-    learning rate serves both. Biases, norms, and the network's first and last layers stay with Adam.
+    gradient: where the gradient is small the step is as long as where it is large. It is scaled to the size of Adam's
+    (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2), so that one learning rate serves both. Biases,
+    norms, and the network's first and last layers stay with Adam.
     """
 
     def __init__(self, model: nn.Module, lr: float, momentum: float = 0.95):
@@ -34,8 +34,10 @@ class Muon(torch.optim.Adam):
         return super().step(closure)
 
     def _orthogonal_step(self, weight: Tensor, lr: float, momentum: float) -> None:
-        average = self.state[weight].setdefault("average", torch.zeros_like(weight))
-        average.lerp_(weight.grad, 1 - momentum)
+        if not self.state[weight]:  # the names that Adam gives, which it asks for when a state is loaded
+            self.state[weight] |= {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weight)}
+        self.state[weight]["step"] += 1
+        average = self.state[weight]["exp_avg"].lerp_(weight.grad, 1 - momentum)
         update = orthogonalize(weight.grad.lerp(average, momentum).flatten(1))  # Nesterov's look ahead
         weight.sub_(update.view_as(weight), alpha=0.2 * math.sqrt(max(update.shape)) * lr)
 
