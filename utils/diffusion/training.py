@@ -38,10 +38,11 @@ class Settings:
     """The recipe, which has to stay the same when a training resumes; ValueError for a number outside its range."""
 
     batch_size: int = 64  # images in a step, over all processes; at most as many as there are
-    learning_rate: float = 2e-3  # Muon's and Adam's, once it is warmed up
+    learning_rate: float = 4e-3  # Muon's and Adam's, once it is warmed up
     muon: bool = True  # orthogonal steps for the weight matrices inside the network; else all weights are Adam's
     warmup: int = 100  # steps, at most a tenth of all
     decay: bool = True  # whether the learning rate then falls along a cosine to 0
+    logit_normal: bool = True  # timesteps gather in the middle, T * sigmoid(normal); else they are uniform
     max_gradient_norm: float | None = 1.0  # gradients are scaled down to it; None leaves them
     ema_decay: float = 0.999  # of the average of the weights, warmed up as (1 + step) / (10 + step)
     label_dropout: float = 0.1  # how often a label is hidden, 0 to 1, where the network has classes
@@ -152,7 +153,7 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     """
     device, process, step = accelerator.device, accelerator.process_index, state.step
     x_0, y = batch_at(images, step, recipe.batch_size, recipe.seed)
-    t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe.seed, step, device)
+    t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe, step, device)
     share = len(x_0) // accelerator.num_processes
     part = slice(process * share, (process + 1) * share)
     if (classes := getattr(unwrap(state.model), "num_classes", None)) is None:
@@ -180,12 +181,17 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     state.whole = True
 
 
-def draw(x_0: Tensor, num_timesteps: int, seed: int, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden."""
-    on = dict(generator=torch.Generator(device).manual_seed(stream_seed(seed, "step", step)), device=device)
-    t = torch.randint(num_timesteps, (len(x_0),), **on)
+def draw(x_0: Tensor, num_timesteps: int, recipe: Settings, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden.
+
+    Timesteps are logit-normal (Esser et al. 2024, section 3.1): the middle of 0..T-1 is where images take shape.
+    """
+    on = dict(generator=torch.Generator(device).manual_seed(stream_seed(recipe.seed, "step", step)), device=device)
+    count = (len(x_0),)
+    u = torch.randn(count, **on).sigmoid() if recipe.logit_normal else torch.rand(count, **on)
+    t = (num_timesteps * u).long().clamp(max=num_timesteps - 1)  # a large number's sigmoid is rounded to 1
     noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
-    return t, noise, torch.rand(len(x_0), **on)
+    return t, noise, torch.rand(count, **on)
 
 
 def learning_rate(recipe: Settings, step: int, done: float, steps: int | None) -> float:
