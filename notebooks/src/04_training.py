@@ -269,13 +269,18 @@ diffusion.loss(model, x_0, y=y).backward()
 gradient = layer.grad.flatten(1)
 before, after = (torch.linalg.svdvals(g) for g in (gradient, orthogonalize(gradient)))
 print(f"{tuple(layer.shape)} as a matrix: {tuple(gradient.shape)}")
-print(f"largest over median singular value: {before[0] / before.median():.0f} before, ", end="")
+print(
+    f"largest over median singular value: {before[0] / before.median():.0f} before, ",
+    end="",
+)
 print(f"{after[0] / after.median():.1f} after")
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(figsize=(6, 2.8))
 for values, label, colour in zip([before, after], ["gradient", "Muon's step"], COLOURS):
-    axes.semilogy(range(1, len(values) + 1), values / values[0], "o-", ms=3, color=colour, label=label)
+    axes.semilogy(
+        range(1, len(values) + 1), values / values[0], "o-", ms=3, color=colour, label=label
+    )
 axes.set(xlabel="singular value, by size", ylabel="relative to the largest")
 axes.set_title("A gradient knows few directions; Muon walks them all")
 axes.legend()

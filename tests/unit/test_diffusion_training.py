@@ -7,6 +7,8 @@ import signal
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -15,7 +17,7 @@ from torch.utils.data import TensorDataset
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
 from utils.diffusion.checkpoints import load_model, read_notes
 from utils.diffusion.images import ImageSet
-from utils.diffusion.training import stream_seed, train, update_ema, validation_loss
+from utils.diffusion.training import Settings, draw, stream_seed, train, update_ema, validation_loss
 from utils.files import TrainingDiverged, load_state, lock_folder
 
 
@@ -97,6 +99,16 @@ def test_gradients_are_clipped_to_the_norm_and_no_further():
         clipped = run(tiny_unet(dropout=0.0), tiny_diffusion(), digits(), max_gradient_norm=limit, **adam)
         assert clipped.gradient_norm == pytest.approx(norm, rel=1e-5)  # the norm before clipping
         assert 10 * momentum(clipped) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("logit_normal", "law"), [(True, "norm"), (False, "uniform")])
+def test_timesteps_follow_their_law(logit_normal, law):
+    """Kolmogorov and Smirnov's test of u = (t + a fraction) / T: logit(u) is standard normal, or u is uniform."""
+    recipe = Settings(logit_normal=logit_normal)
+    t = draw(torch.zeros(20_000, 1, 1, 1), 1000, recipe, 0, torch.device("cpu"))[0]
+    u = (t.double().numpy() + np.random.default_rng(0).random(len(t))) / 1000
+    seen = scipy.special.logit(u) if logit_normal else u
+    assert scipy.stats.kstest(seen, law).pvalue > 0.01
 
 
 def test_the_callers_random_state_is_left_alone():
