@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import quality, samplers, throughput
+from tests.benchmarks import detector, quality, samplers, throughput
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,7 +53,11 @@ def samplers_part(args: argparse.Namespace) -> str:
     return f"### Samplers\n\n{samplers.report(rows, args.count, 2)}"
 
 
-PARTS = {"throughput": throughput_part, "quality": quality_part, "samplers": samplers_part}
+def detector_part(args: argparse.Namespace) -> str:
+    return f"### Samples told from real images\n\n{detector.report(in_own_process('tests.benchmarks.detector'))}"
+
+
+PARTS = {"throughput": throughput_part, "quality": quality_part, "samplers": samplers_part, "detector": detector_part}
 
 
 def main() -> None:
