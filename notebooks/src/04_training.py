@@ -220,10 +220,13 @@ print("the loss of the training step equals diffusion.loss")
 # %% [markdown]
 # ## 3. What the recipe adds: five lines · *core*
 #
-# **1. Timesteps from the middle.** At the ends the network learns little: near $T$ there is hardly an image to see, near
-# 0 hardly any noise to remove. So draw them where images take shape (Esser et al. 2024, section 3.1, "logit-normal"):
+# **1. Timesteps where they count.** Near $T$ there is hardly an image to see, so little is to be learnt there; the shapes
+# and the fine details of an image are decided where less noise is left. So draw $t$ there more often than elsewhere (the
+# *logit-normal* law of Esser et al. 2024, section 3.1):
 #
-# $$t = \big\lfloor T \, \sigma(z) \big\rfloor, \qquad z \sim \mathcal N(0, 1), \qquad \sigma(z) = \frac{1}{1 + e^{-z}}$$
+# $$t = \big\lfloor T \cdot \mathrm{sigmoid}(z) \big\rfloor, \qquad z \sim \mathcal N(m, 1)$$
+#
+# with $m = -0.5$: half of all $t$ lie below $0.38\,T$.
 #
 # **2. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
 #
@@ -370,7 +373,7 @@ def draw(step):
     """Images, timesteps, noise, and labels with some of them hidden, of one step."""
     x_0, y = data[order[step * small_batch : (step + 1) * small_batch]]
     rng = torch.Generator().manual_seed(stream_seed(0, "step", step))
-    t = (T * torch.randn(small_batch, generator=rng).sigmoid()).long()
+    t = (T * (torch.randn(small_batch, generator=rng) - 0.5).sigmoid()).long()
     noise = torch.randn(x_0.shape, generator=rng)
     hidden = torch.rand(small_batch, generator=rng) < 0.1
     return x_0, t, noise, torch.where(hidden, 10, y)
@@ -937,7 +940,7 @@ changes = {
     "no decay": dict(decay=False),
     "no clipping": dict(max_gradient_norm=None),
     "no Muon": dict(muon=False),
-    "uniform timesteps": dict(logit_normal=False),
+    "uniform timesteps": dict(time_mean=None),
     "5x rate": dict(learning_rate=2e-2),
     "5x rate, no warm-up": dict(learning_rate=2e-2, warmup=0),
     "spike": dict(spike=True),

@@ -101,13 +101,13 @@ def test_gradients_are_clipped_to_the_norm_and_no_further():
         assert 10 * momentum(clipped) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("logit_normal", "law"), [(True, "norm"), (False, "uniform")])
-def test_timesteps_follow_their_law(logit_normal, law):
-    """Kolmogorov and Smirnov's test of u = (t + a fraction) / T: logit(u) is standard normal, or u is uniform."""
-    recipe = Settings(logit_normal=logit_normal)
+@pytest.mark.parametrize(("time_mean", "law"), [(-0.5, "norm"), (2.0, "norm"), (None, "uniform")])
+def test_timesteps_follow_their_law(time_mean, law):
+    """Kolmogorov and Smirnov's test of u = (t + a fraction) / T: logit(u) is normal about the mean, or u is uniform."""
+    recipe = Settings(time_mean=time_mean)
     t = draw(torch.zeros(20_000, 1, 1, 1), 1000, recipe, 0, torch.device("cpu"))[0]
     u = (t.double().numpy() + np.random.default_rng(0).random(len(t))) / 1000
-    seen = scipy.special.logit(u) if logit_normal else u
+    seen = u if time_mean is None else scipy.special.logit(u) - time_mean
     assert scipy.stats.kstest(seen, law).pvalue > 0.01
 
 

@@ -42,7 +42,7 @@ class Settings:
     muon: bool = True  # orthogonal steps for the weight matrices inside the network; else all weights are Adam's
     warmup: int = 100  # steps, at most a tenth of all
     decay: bool = True  # whether the learning rate then falls along a cosine to 0
-    logit_normal: bool = True  # timesteps gather in the middle, T * sigmoid(normal); else they are uniform
+    time_mean: float | None = -0.5  # of z in t = T * sigmoid(z), z normal, spread 1; None: t is uniform
     max_gradient_norm: float | None = 1.0  # gradients are scaled down to it; None leaves them
     ema_decay: float = 0.999  # of the average of the weights, warmed up as (1 + step) / (10 + step)
     label_dropout: float = 0.1  # how often a label is hidden, 0 to 1, where the network has classes
@@ -184,11 +184,11 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
 def draw(x_0: Tensor, num_timesteps: int, recipe: Settings, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
     """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden.
 
-    Timesteps are logit-normal (Esser et al. 2024, section 3.1): the middle of 0..T-1 is where images take shape.
+    Timesteps are logit-normal (Esser et al. 2024, section 3.1), so that steps go where they count.
     """
     on = dict(generator=torch.Generator(device).manual_seed(stream_seed(recipe.seed, "step", step)), device=device)
-    count = (len(x_0),)
-    u = torch.randn(count, **on).sigmoid() if recipe.logit_normal else torch.rand(count, **on)
+    count, mean = (len(x_0),), recipe.time_mean
+    u = torch.rand(count, **on) if mean is None else (mean + torch.randn(count, **on)).sigmoid()
     t = (num_timesteps * u).long().clamp(max=num_timesteps - 1)  # a large number's sigmoid is rounded to 1
     noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
     return t, noise, torch.rand(count, **on)
