@@ -226,7 +226,7 @@ print("the loss of the training step equals diffusion.loss")
 #
 # $$t = \big\lfloor T \cdot \mathrm{sigmoid}(z) \big\rfloor, \qquad z \sim \mathcal N(m, 1)$$
 #
-# with $m = -1$: half of all $t$ lie below $0.27\,T$.
+# with $m = -0.8$: half of all $t$ lie below $0.31\,T$.
 #
 # **2. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
 #
@@ -373,7 +373,7 @@ def draw(step):
     """Images, timesteps, noise, and labels with some of them hidden, of one step."""
     x_0, y = data[order[step * small_batch : (step + 1) * small_batch]]
     rng = torch.Generator().manual_seed(stream_seed(0, "step", step))
-    t = (T * (torch.randn(small_batch, generator=rng) - 1.0).sigmoid()).long()
+    t = (T * (torch.randn(small_batch, generator=rng) - 0.8).sigmoid()).long()
     noise = torch.randn(x_0.shape, generator=rng)
     hidden = torch.rand(small_batch, generator=rng) < 0.1
     return x_0, t, noise, torch.where(hidden, 10, y)

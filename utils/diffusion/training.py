@@ -42,7 +42,7 @@ class Settings:
     muon: bool = True  # orthogonal steps for the weight matrices inside the network; else all weights are Adam's
     warmup: int = 100  # steps, at most a tenth of all
     decay: bool = True  # whether the learning rate then falls along a cosine to 0
-    time_mean: float | None = -1.0  # of z in t = T * sigmoid(z), z normal, spread 1; None: t is uniform
+    time_mean: float | None = -0.8  # of z in t = T * sigmoid(z), z normal, spread 1; None: t is uniform
     max_gradient_norm: float | None = 1.0  # gradients are scaled down to it; None leaves them
     ema_decay: float = 0.999  # of the average of the weights, warmed up as (1 + step) / (10 + step)
     label_dropout: float = 0.1  # how often a label is hidden, 0 to 1, where the network has classes
