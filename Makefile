@@ -80,6 +80,10 @@ lint: $(VENV)/.test-deps ## check the style of the code and of the notebooks' so
 bench: $(VENV)/.bench-deps ## the benchmarks against other libraries, as one table (about an hour)
 	@$(PY) -m tests.benchmarks $(BENCH_ARGS)
 
+.PHONY: speedrun
+speedrun: $(VENV)/.bench-deps ## image quality after 300 seconds of training, beside two peers, three seeds (over an hour)
+	@$(PY) -m tests.benchmarks --only quality $(BENCH_ARGS)
+
 .PHONY: bench-ner
 bench-ner: $(VENV)/.run-deps ## taggers on the biomedical corpora, as one table; COURSE_DATA=FOLDER says where they are
 	@$(OFFLINE) $(PY) -m tests.benchmarks.ner $(BENCH_ARGS)

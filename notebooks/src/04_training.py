@@ -223,9 +223,17 @@ torch.testing.assert_close(torch.tensor(mine), theirs, rtol=1e-5, atol=0)
 print("the loss of the training step equals diffusion.loss")
 
 # %% [markdown]
-# ## 3. What the recipe adds: three lines · *core*
+# ## 3. What the recipe adds: five lines · *core*
 #
-# **1. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
+# **1. Timesteps where they count.** Near $T$ there is hardly an image to see, so little is to be learnt there; the shapes
+# and the fine details of an image are decided where less noise is left. So draw $t$ there more often than elsewhere (the
+# *logit-normal* law of Esser et al. 2024, section 3.1):
+#
+# $$t = \big\lfloor T \cdot \mathrm{sigmoid}(z) \big\rfloor, \qquad z \sim \mathcal N(m, 1)$$
+#
+# with $m = -0.8$: half of all $t$ lie below $0.31\,T$.
+#
+# **2. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
 #
 # $$\eta_k = \eta_{\text{peak}} \cdot \min\!\Big(1, \tfrac{k+1}{w}\Big) \cdot
 # \tfrac12\Big(1 + \cos\frac{\pi k}{K}\Big)$$
@@ -234,10 +242,60 @@ print("the loss of the training step equals diffusion.loss")
 # very few gradients; warm-up keeps steps small meanwhile. The fall lets the weights settle: at a constant rate they
 # keep jumping around a minimum.
 #
-# **2. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
+# **3. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
 # Its direction stays, and one bad batch cannot do much harm.
 #
-# **3. An exponential moving average (EMA) of the weights.** Beside the weights $\theta$ that are trained, keep an
+# **4. Steps as long in every direction: Muon** (Jordan et al. 2024). Adam treats each weight by itself. But the weights of
+# a convolution are a *matrix*: one row per output channel, one column per weight that feeds it. Its gradient, averaged
+# over about 20 steps, is $G = U S V^\top$, with singular values $S$ of which a few are large and most are small: a step
+# along $G$ moves the layer in few of its directions. Muon steps along $U V^\top$: the same directions, all equally far.
+# No singular value has to be computed. A polynomial of odd powers acts on each of them by itself:
+#
+# $$X \leftarrow a X + b\,(X X^\top) X + c\,(X X^\top)^2 X \quad\text{makes}\quad s \leftarrow a s + b s^3 + c s^5,$$
+#
+# and with $a, b, c$ = 3.4445, -4.7750, 2.0315 five rounds bring nearly all of them near 1. Adam keeps the biases, the norms,
+# and the first and last layers. **Predict before you run:** by how much do the singular values of one layer's gradient
+# differ, before and after?
+
+
+# %%
+def orthogonalize(matrix, rounds=5):
+    """Nearly U V^T, where matrix = U S V^T; (rows, columns), in bf16 on the way."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = (matrix if wide else matrix.T).bfloat16()
+    x = x / (x.norm() + 1e-7)  # no singular value above 1
+    for _ in range(rounds):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x if wide else x.T).to(matrix.dtype)
+
+
+# %%
+layer = model.down[0].block.conv1.weight  # of the network that section 2 trained
+model.zero_grad()
+diffusion.loss(model, x_0, y=y).backward()
+gradient = layer.grad.flatten(1)
+before, after = (torch.linalg.svdvals(g) for g in (gradient, orthogonalize(gradient)))
+print(f"{tuple(layer.shape)} as a matrix: {tuple(gradient.shape)}")
+print(
+    f"largest over median singular value: {before[0] / before.median():.0f} before, ",
+    end="",
+)
+print(f"{after[0] / after.median():.1f} after")
+
+# %% tags=["figure"]
+figure, axes = plt.subplots(figsize=(6, 2.8))
+for values, label, colour in zip([before, after], ["gradient", "Muon's step"], COLOURS):
+    axes.semilogy(
+        range(1, len(values) + 1), values / values[0], "o-", ms=3, color=colour, label=label
+    )
+axes.set(xlabel="singular value, by size", ylabel="relative to the largest")
+axes.set_title("A gradient knows few directions; Muon walks them all")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# **5. An exponential moving average (EMA) of the weights.** Beside the weights $\theta$ that are trained, keep an
 # average $\bar\theta$ that is only used for sampling:
 #
 # $$\bar\theta \leftarrow d\,\bar\theta + (1-d)\,\theta$$
@@ -276,7 +334,7 @@ ema_step = choose("04.2", ema_step, course_ema_step)
 
 
 # %%
-def learning_rate(step, steps, peak=2e-3, warmup=100):
+def learning_rate(step, steps, peak=4e-3, warmup=100):
     """The learning rate of the step that follows `step` finished ones."""
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     fall = 0.5 * (1 + math.cos(math.pi * (step / steps)))
@@ -320,7 +378,7 @@ def draw(step):
     """Images, timesteps, noise, and labels with some of them hidden, of one step."""
     x_0, y = data[order[step * small_batch : (step + 1) * small_batch]]
     rng = torch.Generator().manual_seed(stream_seed(0, "step", step))
-    t = torch.randint(T, (small_batch,), generator=rng)
+    t = (T * (torch.randn(small_batch, generator=rng) - 0.8).sigmoid()).long()
     noise = torch.randn(x_0.shape, generator=rng)
     hidden = torch.rand(small_batch, generator=rng) < 0.1
     return x_0, t, noise, torch.where(hidden, 10, y)
@@ -331,19 +389,38 @@ torch.manual_seed(0)
 mine = UNet(channels=16, num_classes=10)
 mine.to(memory_format=torch.channels_last)  # how `train` lays out weights on a CPU
 my_ema = copy.deepcopy(mine)
-optimizer = torch.optim.Adam(mine.parameters())
+ends = ("stem", "head", "class_embedding")
+named = list(mine.named_parameters())
+matrices = [w for name, w in named if w.ndim >= 2 and not name.startswith(ends)]
+others = [w for name, w in named if w.ndim < 2 or name.startswith(ends)]
+averages = [torch.zeros_like(w) for w in matrices]
+adam = torch.optim.Adam(others)
+
+
+def muon_step(rate):
+    """Move every matrix along its averaged gradient made orthogonal, in place."""
+    for weight, average in zip(matrices, averages):
+        average.lerp_(weight.grad, 0.05)
+        ahead = weight.grad.lerp(average, 0.95)  # Nesterov: the average after next
+        update = orthogonalize(ahead.flatten(1))
+        size = 0.2 * math.sqrt(max(update.shape))  # as long as a step of Adam's
+        weight.data.sub_(update.view_as(weight), alpha=size * rate)
+
+
+# %%
 losses_by_hand, rates_by_hand = [], []
 for step in range(recipe_steps):
     loss = diffusion.loss(mine, *draw(step))
-    optimizer.zero_grad()
+    mine.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(mine.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, recipe_steps, warmup=warmup)
-    optimizer.step()
+    rate = learning_rate(step, recipe_steps, warmup=warmup)
+    adam.param_groups[0]["lr"] = rate
+    adam.step()
+    muon_step(rate)
     ema_step(my_ema, mine, decay_at(step))
     losses_by_hand.append(loss.item())
-    rates_by_hand.append(group["lr"])
+    rates_by_hand.append(rate)
 first, last = losses_by_hand[0], losses_by_hand[-1]
 print(f"loss: {first:.3f} at the first of {recipe_steps} steps, {last:.3f} at the last")
 
@@ -833,7 +910,7 @@ plt.show()
 # %%
 short_steps = course.pick(test=10, cpu=100, gpu=400)
 short_batch = course.pick(test=8, cpu=32, gpu=64)
-recipe = dict(learning_rate=2e-3, warmup=100, decay=True, max_gradient_norm=1.0)
+recipe = dict(learning_rate=4e-3, warmup=100, decay=True, max_gradient_norm=1.0)
 recipe |= dict(steps=short_steps, batch_size=short_batch, device=course.device)
 
 
@@ -867,8 +944,10 @@ changes = {
     "no warm-up": dict(warmup=0),
     "no decay": dict(decay=False),
     "no clipping": dict(max_gradient_norm=None),
-    "5x rate": dict(learning_rate=1e-2),
-    "5x rate, no warm-up": dict(learning_rate=1e-2, warmup=0),
+    "no Muon": dict(muon=False),
+    "uniform timesteps": dict(time_mean=None),
+    "5x rate": dict(learning_rate=2e-2),
+    "5x rate, no warm-up": dict(learning_rate=2e-2, warmup=0),
     "spike": dict(spike=True),
     "spike, no clipping": dict(spike=True, max_gradient_norm=None),
 }

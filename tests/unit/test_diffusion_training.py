@@ -7,6 +7,8 @@ import signal
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -15,7 +17,7 @@ from torch.utils.data import TensorDataset
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
 from utils.diffusion.checkpoints import load_model, read_notes
 from utils.diffusion.images import ImageSet
-from utils.diffusion.training import stream_seed, train, update_ema, validation_loss
+from utils.diffusion.training import Settings, draw, stream_seed, train, update_ema, validation_loss
 from utils.files import TrainingDiverged, load_state, lock_folder
 
 
@@ -75,7 +77,8 @@ def test_first_step_has_the_size_of_the_learning_rate():
     """Adam's first step has the size of the learning rate, however small the gradient was clipped."""
     model = tiny_unet(dropout=0.0)
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-    state = next(iter(tiny_training(steps=1, model=model, warmup=0, learning_rate=1e-3, decay=False)))
+    once = dict(steps=1, warmup=0, learning_rate=1e-3, decay=False, muon=False)
+    state = next(iter(tiny_training(model=model, **once)))
     moved = torch.cat([p.detach().flatten() for p in state.model.parameters()]) - before
     assert moved.abs().max().item() == pytest.approx(1e-3, rel=1e-3)
 
@@ -88,13 +91,24 @@ def momentum(state):
 
 def test_gradients_are_clipped_to_the_norm_and_no_further():
     """Seen in Adam's first running average: the gradient as it was, or scaled down to the limit."""
-    kept = run(tiny_unet(dropout=0.0), tiny_diffusion(), digits(), steps=1, max_gradient_norm=None)
+    adam = dict(steps=1, muon=False)
+    kept = run(tiny_unet(dropout=0.0), tiny_diffusion(), digits(), max_gradient_norm=None, **adam)
     norm = kept.gradient_norm
     assert 10 * momentum(kept) == pytest.approx(norm, rel=1e-4)
     for limit, expected in ((norm / 7, norm / 7), (3 * norm, norm)):
-        clipped = run(tiny_unet(dropout=0.0), tiny_diffusion(), digits(), steps=1, max_gradient_norm=limit)
+        clipped = run(tiny_unet(dropout=0.0), tiny_diffusion(), digits(), max_gradient_norm=limit, **adam)
         assert clipped.gradient_norm == pytest.approx(norm, rel=1e-5)  # the norm before clipping
         assert 10 * momentum(clipped) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("time_mean", "law"), [(-0.8, "norm"), (2.0, "norm"), (None, "uniform")])
+def test_timesteps_follow_their_law(time_mean, law):
+    """Kolmogorov and Smirnov's test of u = (t + a fraction) / T: logit(u) is normal about the mean, or u is uniform."""
+    recipe = Settings(time_mean=time_mean)
+    t = draw(torch.zeros(20_000, 1, 1, 1), 1000, recipe, 0, torch.device("cpu"))[0]
+    u = (t.double().numpy() + np.random.default_rng(0).random(len(t))) / 1000
+    seen = u if time_mean is None else scipy.special.logit(u) - time_mean
+    assert scipy.stats.kstest(seen, law).pvalue > 0.01
 
 
 def test_the_callers_random_state_is_left_alone():

@@ -17,7 +17,7 @@ from utils.diffusion.images import SOURCES, load_images, save_grid
 from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
 from utils.diffusion.sampling import SAMPLERS, generate
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
-from utils.diffusion.training import TrainState, train
+from utils.diffusion.training import Settings, TrainState, train
 from utils.diffusion.unet import UNet
 from utils.files import TrainingDiverged, check_writable, save_state, stream_seed
 
@@ -49,9 +49,9 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="for weights, batches and noise")
     add("--save-every", type=positive, default=200, help="steps between two saved states")
     add("--log-every", type=positive, default=100, help="steps between two printed lines")
-    add("--batch-size", type=positive, default=128, help="images in a step, over all processes")
-    add("--learning-rate", type=float, default=2e-3, help="peak of the schedule")
-    add("--ema-decay", type=float, default=0.999, help="of the moving average of the weights")
+    add("--batch-size", type=positive, default=Settings.batch_size, help="images in a step, over all processes")
+    add("--learning-rate", type=float, default=Settings.learning_rate, help="peak of the schedule")
+    add("--ema-decay", type=float, default=Settings.ema_decay, help="of the moving average of the weights")
     add("--schedule", default="cosine", help=f"one of {', '.join(SCHEDULES)}")
     add("--timesteps", type=positive, default=1000, help="T")
     add("--prediction", default="v", help=f"one of {', '.join(PREDICTIONS)}")

@@ -28,6 +28,7 @@ from utils.device import DTYPES, find_device, find_precision
 from utils.diffusion.batches import Images, batch_at, look_through, take
 from utils.diffusion.checkpoints import TrainingFolder, describe, one_in_a_folder, unwrap
 from utils.diffusion.checks import check_labels, check_numbers
+from utils.diffusion.muon import Muon
 from utils.diffusion.process import GaussianDiffusion
 from utils.files import TrainingDiverged, stream_seed
 
@@ -36,10 +37,12 @@ from utils.files import TrainingDiverged, stream_seed
 class Settings:
     """The recipe, which has to stay the same when a training resumes; ValueError for a number outside its range."""
 
-    batch_size: int = 128  # images in a step, over all processes; at most as many as there are
-    learning_rate: float = 2e-3  # Adam's, once it is warmed up
+    batch_size: int = 64  # images in a step, over all processes; at most as many as there are
+    learning_rate: float = 4e-3  # Muon's and Adam's, once it is warmed up
+    muon: bool = True  # orthogonal steps for the weight matrices inside the network; else all weights are Adam's
     warmup: int = 100  # steps, at most a tenth of all
     decay: bool = True  # whether the learning rate then falls along a cosine to 0
+    time_mean: float | None = -0.8  # of z in t = T * sigmoid(z), z normal, spread 1; None: t is uniform
     max_gradient_norm: float | None = 1.0  # gradients are scaled down to it; None leaves them
     ema_decay: float = 0.999  # of the average of the weights, warmed up as (1 + step) / (10 + step)
     label_dropout: float = 0.1  # how often a label is hidden, 0 to 1, where the network has classes
@@ -112,7 +115,7 @@ def train(
     about = describe(model, diffusion, recipe, (len(images), x_0, y)) if out else {}
     folder = TrainingFolder(out, accelerator, about, {"steps": steps, "minutes": minutes})
     with folder.lock:
-        state = prepare(model, accelerator)
+        state = prepare(model, accelerator, recipe.muon)
         try:
             if folder.restore(state):
                 yield state
@@ -150,7 +153,7 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     """
     device, process, step = accelerator.device, accelerator.process_index, state.step
     x_0, y = batch_at(images, step, recipe.batch_size, recipe.seed)
-    t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe.seed, step, device)
+    t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe, step, device)
     share = len(x_0) // accelerator.num_processes
     part = slice(process * share, (process + 1) * share)
     if (classes := getattr(unwrap(state.model), "num_classes", None)) is None:
@@ -178,12 +181,17 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     state.whole = True
 
 
-def draw(x_0: Tensor, num_timesteps: int, seed: int, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden."""
-    on = dict(generator=torch.Generator(device).manual_seed(stream_seed(seed, "step", step)), device=device)
-    t = torch.randint(num_timesteps, (len(x_0),), **on)
+def draw(x_0: Tensor, num_timesteps: int, recipe: Settings, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden.
+
+    Timesteps are logit-normal (Esser et al. 2024, section 3.1), so that steps go where they count.
+    """
+    on = dict(generator=torch.Generator(device).manual_seed(stream_seed(recipe.seed, "step", step)), device=device)
+    count, mean = (len(x_0),), recipe.time_mean
+    u = torch.rand(count, **on) if mean is None else (mean + torch.randn(count, **on)).sigmoid()
+    t = (num_timesteps * u).long().clamp(max=num_timesteps - 1)  # a large number's sigmoid is rounded to 1
     noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
-    return t, noise, torch.rand(len(x_0), **on)
+    return t, noise, torch.rand(count, **on)
 
 
 def learning_rate(recipe: Settings, step: int, done: float, steps: int | None) -> float:
@@ -249,15 +257,16 @@ def make_accelerator(device: torch.device, precision: str | None) -> Accelerator
     return accelerator
 
 
-def prepare(model: nn.Module, accelerator: Accelerator) -> TrainState:
-    """The network on its device in training mode, a copy for the average, and Adam."""
+def prepare(model: nn.Module, accelerator: Accelerator, muon: bool) -> TrainState:
+    """The network on its device in training mode, a copy for the average, and the optimizer."""
     if short := {str(p.dtype) for p in model.parameters()} & {"torch.float16", "torch.bfloat16"}:
         advice = "train model.float(), which precision='bf16' or 'fp16' makes fast too"
-        raise ValueError(f"Adam's small steps are lost in weights of {short.pop()}: {advice}")
+        raise ValueError(f"small steps are lost in weights of {short.pop()}: {advice}")
     device = accelerator.device
     if device.type == "cuda" or (device.type == "cpu" and accelerator.mixed_precision == "no"):
         model.to(memory_format=torch.channels_last)  # measured: faster there, slower with bf16 on a CPU
     model.to(device).train()
     ema_model = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
-    network, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=0.0))
+    optimizer = Muon(unwrap(model), lr=0.0) if muon else torch.optim.Adam(model.parameters(), lr=0.0)
+    network, optimizer = accelerator.prepare(model, optimizer)
     return TrainState(model, ema_model, network, optimizer)

@@ -1,0 +1,56 @@
+"""Muon: steps of equal length in every direction of a weight matrix (Jordan et al. 2024), beside Adam for the rest."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+ENDS = ("stem", "head", "class_embedding")  # the network's first and last layers, and its table of labels
+
+
+class Muon(torch.optim.Adam):
+    """Adam, in which the weight matrices inside the network take orthogonal steps instead.
+
+    A matrix (a convolution is one, out x (in * height * width)) moves by the nearest orthogonal matrix to its averaged
+    gradient: where the gradient is small the step is as long as where it is large. It is scaled to the size of Adam's
+    (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2), so that one learning rate serves both. Biases,
+    norms, and the network's first and last layers stay with Adam.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, momentum: float = 0.95):
+        named = list(model.named_parameters())
+        matrices = [p for name, p in named if p.ndim >= 2 and not name.startswith(ENDS)]
+        others = [p for name, p in named if p.ndim < 2 or name.startswith(ENDS)]
+        groups = [{"params": others, "momentum": None}, {"params": matrices, "momentum": momentum}]
+        super().__init__([group for group in groups if group["params"]], lr=lr)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"] if group["momentum"] else ():
+                if weight.grad is not None:
+                    self._orthogonal_step(weight, group["lr"], group["momentum"])
+                    weight.grad = None  # so that Adam leaves it alone
+        return super().step(closure)
+
+    def _orthogonal_step(self, weight: Tensor, lr: float, momentum: float) -> None:
+        if not self.state[weight]:  # the names that Adam gives, which it asks for when a state is loaded
+            self.state[weight] |= {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weight)}
+        self.state[weight]["step"] += 1
+        average = self.state[weight]["exp_avg"].lerp_(weight.grad, 1 - momentum)
+        update = orthogonalize(weight.grad.lerp(average, momentum).flatten(1))  # Nesterov's look ahead
+        weight.sub_(update.view_as(weight), alpha=0.2 * math.sqrt(max(update.shape)) * lr)
+
+
+def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+    """About U V^T for matrix = U S V^T, (rows, columns): all singular values become 0.7 to 1.2.
+
+    Each step applies a x + b x^3 + c x^5 to the singular values, without finding them (Newton and Schulz's iteration
+    with Jordan's numbers, which lift small values fast). In bf16, which is enough and, on many machines, fast.
+    """
+    x = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x if matrix.shape[0] <= matrix.shape[1] else x.T).to(matrix.dtype)
