@@ -225,13 +225,13 @@ print("the loss of the training step equals diffusion.loss")
 # %% [markdown]
 # ## 3. What the recipe adds: five lines · *core*
 #
-# **1. Timesteps where they count.** Near $T$ there is hardly an image to see, so little is to be learnt there; the shapes
-# and the fine details of an image are decided where less noise is left. So draw $t$ there more often than elsewhere (the
-# *logit-normal* law of Esser et al. 2024, section 3.1):
+# **1. Timesteps where they count.** Near $T$ there is hardly an image to see. The shapes and fine details of an image are
+# decided where less noise is left, so $t$ is drawn there more often than elsewhere (the *logit-normal* law of Esser et
+# al. 2024, section 3.1):
 #
 # $$t = \big\lfloor T \cdot \mathrm{sigmoid}(z) \big\rfloor, \qquad z \sim \mathcal N(m, 1)$$
 #
-# with $m = -0.8$: half of all $t$ lie below $0.31\,T$.
+# With $m = -0.8$ half of all $t$ lie below $0.31\,T$.
 #
 # **2. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
 #
@@ -245,17 +245,18 @@ print("the loss of the training step equals diffusion.loss")
 # **3. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
 # Its direction stays, and one bad batch cannot do much harm.
 #
-# **4. Steps as long in every direction: Muon** (Jordan et al. 2024). Adam treats each weight by itself. But the weights of
-# a convolution are a *matrix*: one row per output channel, one column per weight that feeds it. Its gradient, averaged
-# over about 20 steps, is $G = U S V^\top$, with singular values $S$ of which a few are large and most are small: a step
-# along $G$ moves the layer in few of its directions. Muon steps along $U V^\top$: the same directions, all equally far.
-# No singular value has to be computed. A polynomial of odd powers acts on each of them by itself:
+# **4. Steps as long in every direction: Muon** (Jordan et al. 2024). Adam treats each weight by itself. But the weights
+# of a convolution are a *matrix*: one row per output channel, one column per weight that feeds it. Its averaged gradient
+# is $G = U S V^\top$, with a few large and many small singular values in $S$: a step along $G$ moves the layer in few
+# directions. Muon steps along $U V^\top$: the same directions, all equally far. It needs no singular values: a polynomial
+# of odd powers of $X$ acts on each singular value $s$ by itself,
 #
-# $$X \leftarrow a X + b\,(X X^\top) X + c\,(X X^\top)^2 X \quad\text{makes}\quad s \leftarrow a s + b s^3 + c s^5,$$
+# $$X \leftarrow 3.4445\,X - 4.775\,(X X^\top) X + 2.0315\,(X X^\top)^2 X \quad\text{makes}\quad
+# s \leftarrow 3.4445\,s - 4.775\,s^3 + 2.0315\,s^5,$$
 #
-# and with $a, b, c$ = 3.4445, -4.7750, 2.0315 five rounds bring nearly all of them near 1. Adam keeps the biases, the norms,
-# and the first and last layers. **Predict before you run:** by how much do the singular values of one layer's gradient
-# differ, before and after?
+# and five rounds bring nearly all of them to between 0.7 and 1.2. Adam keeps the biases, the norms, and the first and
+# last layers. **Predict before you run:** the largest singular value of a layer's gradient over the median one: how much
+# before, how much after?
 
 
 # %%
@@ -276,21 +277,16 @@ model.zero_grad()
 diffusion.loss(model, x_0, y=y).backward()
 gradient = layer.grad.flatten(1)
 before, after = (torch.linalg.svdvals(g) for g in (gradient, orthogonalize(gradient)))
-print(f"{tuple(layer.shape)} as a matrix: {tuple(gradient.shape)}")
-print(
-    f"largest over median singular value: {before[0] / before.median():.0f} before, ",
-    end="",
-)
-print(f"{after[0] / after.median():.1f} after")
+print(f"weights {tuple(layer.shape)}, as a matrix {tuple(gradient.shape)}")
+ratios = [(values[0] / values.median()).item() for values in (before, after)]
+print("largest over median: {:.1f} before, {:.1f} after".format(*ratios))
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(figsize=(6, 2.8))
 for values, label, colour in zip([before, after], ["gradient", "Muon's step"], COLOURS):
-    axes.semilogy(
-        range(1, len(values) + 1), values / values[0], "o-", ms=3, color=colour, label=label
-    )
-axes.set(xlabel="singular value, by size", ylabel="relative to the largest")
-axes.set_title("A gradient knows few directions; Muon walks them all")
+    axes.semilogy(values / values[0], "o-", ms=3, color=colour, label=label)
+axes.set(xlabel="singular values, by size", ylabel="relative to the largest")
+axes.set_title("The gradient has a few strong directions, Muon's step has many")
 axes.legend()
 plt.show()
 
@@ -1281,12 +1277,14 @@ check("04.6", take_checkpoint)
 # | $L$, $L_t$ | | the bound on $-\log p_\theta(x_0)$, and its terms (eq. 3, 5) |
 # | $v_\theta(x_t, t, y)$ | `model(x_t, t, y)` | the network |
 # | $\eta_k$ | `state.learning_rate` | learning rate in step $k$ |
+# | $m$ | `time_mean` | mean of $z$ in $t = T\,\mathrm{sigmoid}(z)$ |
+# | $U S V^\top$ | `orthogonalize` | singular values and directions of a matrix; Muon's step is about $U V^\top$ |
 # | $g$, $c$ | `state.gradient_norm`, `max_gradient_norm` | norm of the gradient, its limit |
 # | $\bar\theta$, $d$ | `state.ema_model`, `ema_decay` | averaged weights, their decay |
 # | FD | `ImageQuality.load()(images)` | Frechet distance |
 #
-# 1. The bound is a weighted squared error. Algorithm 1 leaves the weight out; the recipe adds a learning rate that
-#    rises and falls, clipping, and an average of the weights.
+# 1. The bound is a weighted squared error. Algorithm 1 leaves the weight out; the recipe adds timesteps drawn where
+#    they count, a learning rate that rises and falls, clipping, orthogonal steps, and an average of the weights.
 # 2. The loss flattens early, while the images keep getting better: judge by samples, with their number, the floor and a
 #    standard error beside every distance.
 # 3. A training whose random numbers come from (seed, step), and that saves weights, averages, optimiser and step, can
@@ -1301,6 +1299,10 @@ check("04.6", take_checkpoint)
 # - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: section 4 (target $v$).
 # - Ho, Salimans 2022, *Classifier-free diffusion guidance*, arXiv 2207.12598: section 3, label dropout.
 # - Kingma, Ba 2015, *Adam*, arXiv 1412.6980: Algorithm 1, and section 3 on its first steps.
+# - Esser et al. 2024, *Scaling rectified flow transformers*, arXiv 2403.03206: section 3.1, logit-normal timesteps.
+# - Jordan et al. 2024, *Muon: an optimizer for hidden layers in neural networks*,
+#   [kellerjordan.github.io/posts/muon](https://kellerjordan.github.io/posts/muon/); Liu et al. 2025, *Muon is scalable
+#   for LLM training*, arXiv 2502.16982: section 2.2, the length of a step.
 # - Micikevicius et al. 2018, *Mixed precision training*, arXiv 1710.03740: what to keep in float32.
 # - Heusel et al. 2017, *GANs trained by a two time-scale update rule*, arXiv 1706.08500: eq. 6, the Frechet
 #   distance.
