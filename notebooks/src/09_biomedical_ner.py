@@ -11,6 +11,8 @@
 #
 # {{badge}}
 #
+# ![A sentence with its genes and chemicals in coloured boxes, and under each token its tag B, I or O](../data/pictures/09.png)
+#
 # Named entity recognition (NER) finds the genes, diseases and chemicals in a text. This notebook is about the task
 # itself, before any model: what counts as a name, how it is written down, and how far people agree on it.
 #
@@ -849,6 +851,25 @@ columns = {
     "BIOES": my_bioes(tags),
 }
 pd.DataFrame(columns, index=example.words)
+
+# %% tags=["figure", "picture"]
+figure, ax = plt.subplots(figsize=(9.5, 1.7))
+look = dict(ha="center", va="center", family="monospace")
+for k, character in enumerate(example.text):
+    ax.text(k + 0.5, 0, character, fontsize=12, **look)
+hues = dict(zip(("GENE", "DISEASE", "CHEMICAL"), COLOURS))
+for entity in example.entities:
+    box = (entity.start, -0.4), entity.end - entity.start, 0.8
+    ax.add_patch(plt.Rectangle(*box, color=hues[entity.type], alpha=0.3, lw=0))
+    ax.text(entity.start, 0.5, entity.type, va="bottom", fontsize=8)
+for token, tag in zip(example.tokens, tags):
+    bold = "normal" if tag == "O" else "bold"
+    ax.text((token.start + token.end) / 2, -0.9, tag[0], weight=bold, **look)
+ax.set(xlim=(0, len(example.text)), ylim=(-1.3, 1.1))
+finding = f"the same as one tag for each of {len(tags)} tokens"
+ax.set_title(f"{len(example.entities)} mentions in the text; below, {finding}")
+ax.set_axis_off()
+plt.show()
 
 # %% [markdown]
 # **Check:** the same as `utils/ner/tags.py`, on every sentence at hand whose mentions fit into tags, and on random tag

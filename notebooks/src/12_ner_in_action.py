@@ -11,6 +11,8 @@
 #
 # {{badge}}
 #
+# ![Bars: recall of a CRF and of a dictionary on names seen in training, on new names of known words, and on new ones](../data/pictures/12.png)
+#
 # Abstracts in, entities out: then the questions of a reviewer, or of a curator who is to rely on it. How good is it, by
 # which rules, how sure is that number, on which names does it fail, does it know when it fails, and how many more
 # abstracts should be annotated?
@@ -820,7 +822,7 @@ for name, sentences in [
     share = seen[:, 1].sum() / test_counts[:, 2].sum()
     print(f"seen in {name}: {share:.1%} of the mentions")
 
-# %% tags=["figure"]
+# %% tags=["figure", "picture"]
 figure, axes = plt.subplots(figsize=(6.5, 3))
 series = {
     "CRF, recall": recall["CRF"],
