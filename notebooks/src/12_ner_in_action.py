@@ -1761,10 +1761,12 @@ check("12.5", groups_that_share)
 # | --- | --- | --- |
 # | $P$, $R$, $F_1$ | `span_f1`; `evaluate(gold, predicted, mode)` | eq. 1, strict; also "partial", "type", "bc2" |
 # | | `bootstrap(counts)`, `paired_bootstrap` | resampled test sets; interval of a difference |
-# | $p_k$ | `tagger.predict_proba` | marginal probability of a tag at token $k$ |
+# | $x$, $y_k$, $p_k$ | `tagger.predict_proba` | a text; the tag of its token $k$; that tag's marginal probability, eq. 2 |
 # | $\sigma$, $a$, $b$ | `scaled`, `platt` | logistic function; Platt scaling |
-# | $M$, $n_m$, $\mathrm{acc}_m$, $\mathrm{conf}_m$ | `bins_of`, `ece` | bins; size, share right, confidence; eq. 3 |
-# | $u$, $g$, $c$ | `two_laws` | coefficients of a learning curve, eq. 4 |
+# | $M$, $m$, $n$ | `bins_of` | number of bins; one of them; number of predictions |
+# | $n_m$, $\mathrm{acc}_m$, $\mathrm{conf}_m$ | `ece` | size of a bin, share right in it, mean confidence; eq. 3 |
+# | $N$, $F(N)$ | `two_laws` | abstracts to train on; F1 from so many, eq. 4 |
+# | $u$, $g$, $c$ | `two_laws` | coefficients of that learning curve |
 # | $\hat y$ | `doubt(tagger, document)` | the most probable tags; how hard a text is, eq. 5 |
 #
 # 1. A score without its rules, its interval and its share of unseen names cannot be compared with anything.
