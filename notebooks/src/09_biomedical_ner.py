@@ -1282,7 +1282,8 @@ plt.show()
 # - *First* and *second* pass: one annotator, who had also written the sentences and the guideline, in two sittings soon
 #   after each other. This is one reader twice, not two people.
 # - *Final*, the annotation that the notebooks use: that annotator's decision on each difference of the two. 37
-#   sentences were written later and annotated once, hence two numbers of sentences.
+#   sentences were written later and annotated once, hence two numbers of sentences. One mention that every pass has was
+#   taken out of it later, as the guideline forbids it.
 # - *Third*: a reading of the raw text by the guideline alone, made afterwards, without sight of the other annotations.
 #   It changed nothing in the final one.
 #
