@@ -542,6 +542,7 @@ def draw_piece(ax, place, row, piece, k):
     ax.text(place + len(piece) / 2, -row, piece, **look)
 
 
+# %% tags=["figure"]
 def draw_spelling(word="aminophenol", merges=n_merges, stages=5):
     """The word after growing numbers of merges, the last of them `merges`."""
     numbers = np.unique(np.round(np.geomspace(1, merges + 1, stages) - 1).astype(int))
