@@ -11,7 +11,7 @@
 #
 # {{badge}}
 #
-# ![F1 of nine taggers, from regular expressions to a vote of six, against the seconds of their training](../data/pictures/11.png)
+# ![F1 of ten taggers, from regular expressions to a vote of six, against the seconds of their training](../data/pictures/11.png)
 #
 # One task, one scorer, a ladder of models: from a regular expression to a Transformer and to systems that vote. The
 # task is to find gene and protein names in sentences from MEDLINE. Every rung shows what the step has bought and what
