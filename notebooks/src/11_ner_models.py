@@ -1318,9 +1318,10 @@ torch.manual_seed(0)
 tokenizer = transformers.AutoTokenizer.from_pretrained(place)
 kind = transformers.AutoModelForTokenClassification
 direct = kind.from_pretrained(place, id2label=dict(enumerate(TAGS))).to(course.device)
-collate = transformers.DataCollatorForTokenClassification(tokenizer)
+# Few different lengths, as memory is kept for each that comes.
+collate = transformers.DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=32)
 rows = [encode(sentence) for sentence in train]
-loader = torch.utils.data.DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate)
+loader = torch.utils.data.DataLoader(rows, batch_size=8, shuffle=True, collate_fn=collate)
 optimizer = torch.optim.AdamW(direct.parameters(), lr=2e-4 if source is None else 2e-3)
 bf16 = find_precision(course.device) == "bf16"
 direct.train()
@@ -1331,6 +1332,7 @@ for _ in range(course.pick(test=1, cpu=2, gpu=3)):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+del optimizer, loss
 
 
 # %%
