@@ -808,7 +808,7 @@ plt.show()
 # *Catastrophic interference* (McCloskey & Cohen 1989) is the loss of what was learnt first while something else is
 # learnt. We tested every fine-tuned tagger on 300 of BC5CDR's test sentences too, and those **with replay**, which saw
 # half as many source sentences as target ones in every pass (40 beside 80). They made three passes where *fine-tuned*
-# made five, 45 steps against 50, so that what differs is the text and not the number of steps.
+# made five: about as many steps, 45 against 50, but each criterion was seen three times instead of five.
 #
 # **Predict before you run:** how many points does the source lose? Does replay keep them?
 
