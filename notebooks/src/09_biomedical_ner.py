@@ -11,6 +11,8 @@
 #
 # {{badge}}
 #
+# ![A sentence with its genes and chemicals in coloured boxes, and under each token its tag B, I or O](../data/pictures/09.png)
+#
 # Named entity recognition (NER) finds the genes, diseases and chemicals in a text. This notebook is about the task
 # itself, before any model: what counts as a name, how it is written down, and how far people agree on it.
 #
@@ -850,6 +852,25 @@ columns = {
 }
 pd.DataFrame(columns, index=example.words)
 
+# %% tags=["figure", "picture"]
+figure, ax = plt.subplots(figsize=(9.5, 1.7))
+look = dict(ha="center", va="center", family="monospace")
+for k, character in enumerate(example.text):
+    ax.text(k + 0.5, 0, character, fontsize=12, **look)
+hues = dict(zip(("GENE", "DISEASE", "CHEMICAL"), COLOURS))
+for entity in example.entities:
+    box = (entity.start, -0.4), entity.end - entity.start, 0.8
+    ax.add_patch(plt.Rectangle(*box, color=hues[entity.type], alpha=0.3, lw=0))
+    ax.text(entity.start, 0.5, entity.type, va="bottom", fontsize=8)
+for token, tag in zip(example.tokens, tags):
+    bold = "normal" if tag == "O" else "bold"
+    ax.text((token.start + token.end) / 2, -0.9, tag[0], weight=bold, **look)
+ax.set(xlim=(0, len(example.text)), ylim=(-1.3, 1.1))
+finding = f"the same as one tag for each of {len(tags)} tokens"
+ax.set_title(f"{len(example.entities)} mentions in the text; below, {finding}")
+ax.set_axis_off()
+plt.show()
+
 # %% [markdown]
 # **Check:** the same as `utils/ner/tags.py`, on every sentence at hand whose mentions fit into tags, and on random tag
 # sequences, orphans among them.
@@ -1261,7 +1282,8 @@ plt.show()
 # - *First* and *second* pass: one annotator, who had also written the sentences and the guideline, in two sittings soon
 #   after each other. This is one reader twice, not two people.
 # - *Final*, the annotation that the notebooks use: that annotator's decision on each difference of the two. 37
-#   sentences were written later and annotated once, hence two numbers of sentences.
+#   sentences were written later and annotated once, hence two numbers of sentences. One mention that every pass has was
+#   taken out of it later, as the guideline forbids it.
 # - *Third*: a reading of the raw text by the guideline alone, made afterwards, without sight of the other annotations.
 #   It changed nothing in the final one.
 #

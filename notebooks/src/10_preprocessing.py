@@ -15,6 +15,8 @@
 #
 # {{badge}}
 #
+# ![One text in four rows, cut at white space, by spaCy, by the rules of the corpora, and into word pieces](../data/pictures/10.png)
+#
 # This notebook measures what the usual preparation of a text (cut into words, lower-case, throw stop words away, stem)
 # does to the names in it, and to their place in it. That list comes from search engines; a tagger of names has another
 # task.
@@ -532,18 +534,23 @@ pd.DataFrame({"pieces": rows})
 
 
 # %% tags=["figure"]
+def draw_piece(ax, place, row, piece, k):
+    """A piece of text in a box, from column `place` on; `k` decides the colour."""
+    corner, width = (place + 0.06, -row - 0.4), len(piece) - 0.12
+    ax.add_patch(plt.Rectangle(corner, width, 0.8, color=COLOURS[5 - k % 2], alpha=0.55))
+    look = dict(ha="center", va="center", family="monospace", fontsize=11)
+    ax.text(place + len(piece) / 2, -row, piece, **look)
+
+
+# %% tags=["figure"]
 def draw_spelling(word="aminophenol", merges=n_merges, stages=5):
     """The word after growing numbers of merges, the last of them `merges`."""
     numbers = np.unique(np.round(np.geomspace(1, merges + 1, stages) - 1).astype(int))
     figure, ax = plt.subplots(figsize=(8, 0.45 * len(numbers) + 0.7))
-    look = dict(ha="center", va="center", family="monospace", fontsize=11)
     for row, number in enumerate(numbers):
         place, spelt = 0, spell(word, set(pieces[: n_single + number]))
         for k, piece in enumerate(letters.removeprefix("##") for letters in spelt):
-            corner, width = (place + 0.06, -row - 0.4), len(piece) - 0.12
-            colour = COLOURS[5 - k % 2]
-            ax.add_patch(plt.Rectangle(corner, width, 0.8, color=colour, alpha=0.55))
-            ax.text(place + len(piece) / 2, -row, piece, **look)
+            draw_piece(ax, place, row, piece, k)
             place += len(piece)
         ax.text(-0.3, -row, f"{number} merges", ha="right", va="center", fontsize=9)
     ax.set(xlim=(-5, max(22, len(word) + 1)), ylim=(-len(numbers), 0.8))
@@ -600,7 +607,26 @@ characters = [text[begin:end] for begin, end in encoding.offsets]
 pd.DataFrame({"piece": encoding.tokens, "stands on": characters}).set_index("piece")
 
 # %% [markdown]
-# Left the piece, right the characters it stands on: `naive` stands on `Naïve`. Now on everything. What a piece says
+# Left the piece, right the characters it stands on: `naive` stands on `Naïve`. Here are all four ways to cut a text,
+# word pieces last:
+
+# %% tags=["figure", "picture"]
+shown_text = "IL-2Ralpha in p53-/- mice after N-acetyl-p-aminophenol (APAP)"
+cuts = {way: [token[:2] for token in cut(shown_text)] for way, cut in tokenizers.items()}
+cuts["word pieces"] = encoder.encode(shown_text, add_special_tokens=False).offsets
+figure, ax = plt.subplots(figsize=(9.5, 2.3))
+for row, (way, spans) in enumerate(cuts.items()):
+    for k, (begin, end) in enumerate(spans):
+        draw_piece(ax, begin, row, shown_text[begin:end], k)
+    ax.text(-0.7, -row, f"{way}, {len(spans)}", ha="right", va="center", fontsize=9)
+ax.set(xlim=(-12, len(shown_text)), ylim=(-len(cuts) + 0.4, 0.6))
+least, most = (f(map(len, cuts.values())) for f in (min, max))
+ax.set_title(f"The same text in {least} to {most} pieces")
+ax.set_axis_off()
+plt.show()
+
+# %% [markdown]
+# Now on everything. What a piece says
 # must be what its characters say (lower case, accents stripped), and the gaps must be white space.
 #
 # A frequent mistake is to go back by `decode` instead, that is to glue the pieces and search. **Predict before you

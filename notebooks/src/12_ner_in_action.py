@@ -11,6 +11,8 @@
 #
 # {{badge}}
 #
+# ![Bars: recall of a CRF and of a dictionary on names seen in training, on new names of known words, and on new ones](../data/pictures/12.png)
+#
 # Abstracts in, entities out: then the questions of a reviewer, or of a curator who is to rely on it. How good is it, by
 # which rules, how sure is that number, on which names does it fail, does it know when it fails, and how many more
 # abstracts should be annotated?
@@ -820,7 +822,7 @@ for name, sentences in [
     share = seen[:, 1].sum() / test_counts[:, 2].sum()
     print(f"seen in {name}: {share:.1%} of the mentions")
 
-# %% tags=["figure"]
+# %% tags=["figure", "picture"]
 figure, axes = plt.subplots(figsize=(6.5, 3))
 series = {
     "CRF, recall": recall["CRF"],
@@ -1759,10 +1761,12 @@ check("12.5", groups_that_share)
 # | --- | --- | --- |
 # | $P$, $R$, $F_1$ | `span_f1`; `evaluate(gold, predicted, mode)` | eq. 1, strict; also "partial", "type", "bc2" |
 # | | `bootstrap(counts)`, `paired_bootstrap` | resampled test sets; interval of a difference |
-# | $p_k$ | `tagger.predict_proba` | marginal probability of a tag at token $k$ |
+# | $x$, $y_k$, $p_k$ | `tagger.predict_proba` | a text; the tag of its token $k$; that tag's marginal probability, eq. 2 |
 # | $\sigma$, $a$, $b$ | `scaled`, `platt` | logistic function; Platt scaling |
-# | $M$, $n_m$, $\mathrm{acc}_m$, $\mathrm{conf}_m$ | `bins_of`, `ece` | bins; size, share right, confidence; eq. 3 |
-# | $u$, $g$, $c$ | `two_laws` | coefficients of a learning curve, eq. 4 |
+# | $M$, $m$, $n$ | `bins_of` | number of bins; one of them; number of predictions |
+# | $n_m$, $\mathrm{acc}_m$, $\mathrm{conf}_m$ | `ece` | size of a bin, share right in it, mean confidence; eq. 3 |
+# | $N$, $F(N)$ | `two_laws` | abstracts to train on; F1 from so many, eq. 4 |
+# | $u$, $g$, $c$ | `two_laws` | coefficients of that learning curve |
 # | $\hat y$ | `doubt(tagger, document)` | the most probable tags; how hard a text is, eq. 5 |
 #
 # 1. A score without its rules, its interval and its share of unseen names cannot be compared with anything.

@@ -84,8 +84,8 @@ def test_that_picture_is_what_the_notebook_drew(source, notebook):
     if drawn is not None:
         assert path.stat().st_size < MAX_PICTURE_BYTES
         then, now = (np.asarray(image.convert("RGB"), dtype=float) for image in (Image.open(path), drawn))
-        # Not to the last bit: another Pillow may choose other colours.
-        assert then.shape == now.shape and abs(then - now).mean() < 2
+        # Another Pillow may choose slightly other colours; one digit of a title is more than that.
+        assert then.shape == now.shape and (abs(then - now) > 64).mean() < 2e-4
 
 
 def test_the_file_is_small_enough(path):
