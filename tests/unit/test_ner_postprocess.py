@@ -137,7 +137,8 @@ def article(definitions):
     """Each defines a short form, marks it once of three times, and marks one bracket of two."""
     text, entities = "", []
     for k in range(definitions):
-        for name, between in ((f"heat shock {k}", f" (HS{k}) and "), (f"HS{k}", " of "), ("( the p53", f" ) , HS{k} . ")):
+        pairs = [(f"heat shock {k}", f" (HS{k}) and "), (f"HS{k}", " of "), ("( the p53", f" ) , HS{k} . ")]
+        for name, between in pairs:
             entities.append(Entity(len(text), len(text + name), "X"))
             text += name + between
     return Sentence(text, None, entities)

@@ -3,8 +3,7 @@
 import re
 from bisect import bisect, bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from utils.ner.abbreviations import LONGEST, find_abbreviations
@@ -71,42 +70,28 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
     found: dict[str | int, Kinds] = defaultdict(dict)
     documents = documents_of(sentences)
     for sentence, document in zip(sentences, documents):
-        for short, kind in _decided(sentence):
-            found[document].setdefault(short, (len(found[document]), kind))
+        over, types = _entities_over(sentence), {entity.end: entity.type for entity in sentence.entities}
+        for pair in find_abbreviations(sentence.text):
+            kind = types.get(pair.long_end, "")
+            if kind or over.keys().isdisjoint(range(pair.long_start, pair.long_end)):
+                found[document].setdefault(pair.short, (len(found[document]), kind))
     return [_with_short_forms(sentence, found[document]) for sentence, document in zip(sentences, documents)]
 
 
-def _decided(sentence: Sentence) -> Iterator[tuple[str, str]]:
-    """The short forms that it defines, with the type of a long form marked to its end, "" of one not marked at all."""
-    starts, types = [e.start for e in sentence.entities], {e.end: e.type for e in sentence.entities}
-    farthest = [0, *accumulate((e.end for e in sentence.entities), max)]  # that the first entities reach
-    for pair in find_abbreviations(sentence.text):
-        kind = types.get(pair.long_end, "")
-        if kind or farthest[bisect_left(starts, pair.long_end)] <= pair.long_start:
-            yield pair.short, kind
-
-
 def _with_short_forms(sentence: Sentence, kinds: Kinds) -> Sentence:
-    over = _entities_over(sentence)
-    for _, start, end, kind in _places(sentence, kinds):
+    over, tokens = _entities_over(sentence), sentence.tokens if kinds else ()
+    spans = ((start, end) for i, (start, *_) in enumerate(tokens) for _, end, _ in tokens[i : i + LONGEST])
+    known = ((kinds.get(sentence.text[start:end]), start, end) for start, end in spans)
+    for (_, kind), start, end in sorted(place for place in known if place[0]):
         touched = {entity for place in range(start, end) for entity in over[place]}
         if all(start <= entity.start and entity.end <= end for entity in touched):
-            right = [entity for entity in touched if entity.type == kind and entity.end - entity.start == end - start]
-            right = right or [Entity(start, end, kind)] if kind else []
-            over.update(dict.fromkeys(range(start, end), right))
+            right = [entity for entity in touched if entity.span == (start, end, kind)]
+            over.update(dict.fromkeys(range(start, end), right or [Entity(start, end, kind)] if kind else []))
     return sentence.with_entities(dict.fromkeys(entity for entities in over.values() for entity in entities))
 
 
-def _places(sentence: Sentence, kinds: Kinds) -> list[tuple[int, int, int, str]]:
-    """Where its tokens are short forms, of at most LONGEST tokens: number of the form, start, end and type."""
-    tokens = sentence.tokens if kinds else ()
-    spans = ((start, end) for i, (start, *_) in enumerate(tokens) for _, end, _ in tokens[i : i + LONGEST])
-    shorts = ((start, end, kinds.get(sentence.text[start:end])) for start, end in spans)
-    return sorted((known[0], start, end, known[1]) for start, end, known in shorts if known)
-
-
 def _entities_over(sentence: Sentence) -> dict[int, list[Entity]]:
-    """The entities that reach over a character."""
+    """The entities over each character that has any."""
     over: dict[int, list[Entity]] = defaultdict(list)
     for entity in sentence.entities:
         for place in range(entity.start, entity.end):

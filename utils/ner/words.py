@@ -26,13 +26,9 @@ def stem(word: str) -> str:
 
 
 @lru_cache(CACHE)
-def _sign(c: str) -> str:
-    return "A" if c.isupper() else "a" if c.isalpha() else "0" if c.isdigit() else c
-
-
 def shape(word: str) -> str:
     """Each capital as A, other letter as a, digit as 0; the rest as it is: "IL-2Ralpha" is "AA-0Aaaaaa"."""
-    return "".join(map(_sign, word))
+    return "".join("A" if c.isupper() else "a" if c.isalpha() else "0" if c.isdigit() else c for c in word)
 
 
 def short_shape(word: str) -> str:
