@@ -107,7 +107,7 @@ class WordFeatures:
         joined = []  # lists of one string for each word
         for kind, offsets, prefix in self._joined:
             beside = zip(*(columns[kind][len(edge) + offset :] for offset in offsets))
-            joined.append([prefix + "|".join(strings) for strings in beside])
+            joined.append([prefix + strings for strings in map("|".join, beside)])
         for i, (found, *strings) in enumerate(zip(lists, *joined), len(edge)):
             for offset in self._offsets:
                 found += padded[i + offset].around[offset]
