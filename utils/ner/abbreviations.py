@@ -16,9 +16,8 @@ ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"]
 SENTENCE_END = re.compile(r"(?<=\w\w\w)\s?[.?!]\s+(?=[A-Z])")
 # Between white space, with a letter or digit in it; what has none is read once and not from each of its characters.
 WORD = re.compile(r"(?<!\S)[^\w\s]*\w\S*")
-# Bounds, so that long texts take time in proportion.
-REACH = 2000  # characters before a bracket, and in it, that are looked at
-BESIDE = 5  # brackets side by side that a long form may stand before
+REACH = 2000  # characters before a bracket and in it that are looked at; so that long texts take time in proportion
+BESIDE = 5  # brackets side by side that a long form may stand before; likewise
 LONGEST = 10  # characters but white space in a short form
 
 

@@ -51,8 +51,8 @@ class CRFTagger(Tagger):
     ) -> None:
         check_choice("scheme", scheme, SCHEMES)
         if min(c1, c2, delta) < 0 or iterations < 1:
-            got = f"{c1}, {c2}, {delta} and {iterations}"
-            raise ValueError(f"expected c1, c2 and delta >= 0 and iterations >= 1, got {got}")
+            expected = "c1 >= 0, c2 >= 0, delta >= 0 and iterations >= 1"
+            raise ValueError(f"expected {expected}, got {c1}, {c2}, {delta} and {iterations}")
         self.features = WordFeatures() if features is None else features
         self.options = dict(scheme=scheme, c1=c1, c2=c2, iterations=iterations, delta=delta, backward=backward)
         self.scheme, self.backward, self.progress = scheme, backward, progress
