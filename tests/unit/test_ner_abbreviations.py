@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.ner import load_corpus
+from tests.work import steps
+from utils.ner import abbreviations, load_corpus
 from utils.ner.abbreviations import find_abbreviations, is_short_form, match_long_form
 
 
@@ -93,6 +94,35 @@ def test_several_in_order_and_long_texts_stay_fast():
     assert pairs(text) == [("WD", "Wilson disease"), ("CT", "copper toxicosis")]
     assert len(find_abbreviations(text * 1000)) == 2000
     assert find_abbreviations("(" * 100_000 + "word " * 100_000) == []
+
+
+class Read(str):
+    """A text that counts the characters which are cut out of it."""
+
+    count = 0
+
+    def __getitem__(self, key):
+        piece = super().__getitem__(key)
+        self.count += len(piece)
+        return piece
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: "( ab " * n + ") " * n,
+        lambda n: "AB (ab " * n + ") " * n,
+        lambda n: "ab (ab; " * n + ") " * n,
+        lambda n: "heat shock protein (HSP) " * n,
+        lambda n: "ab" + " (AB)" * n,
+        lambda n: "heat " + " [(iv)]" * n,
+    ],
+)
+def test_work_grows_with_the_text_and_not_faster(monkeypatch, make):
+    monkeypatch.setattr(abbreviations, "REACH", 50)
+    few, many = Read(make(100)), Read(make(200))
+    assert steps(find_abbreviations, many) < 2.1 * steps(find_abbreviations, few)
+    assert many.count < 2.1 * few.count
 
 
 ALPHABET = st.text(alphabet="abAB1 -(", max_size=14)

@@ -53,7 +53,7 @@ def test_probabilities_equal_enumeration():
     (found,) = tagger.predict_proba([sentence])
     np.testing.assert_allclose(found, marginals, atol=1e-5)
     best = max(paths, key=paths.get)
-    ((tags, _, _),) = tagger._read([sentence])
+    ((_, tags),) = tagger._read([sentence])
     assert tags == list(best)
     np.testing.assert_allclose(tagger.confidence([sentence]), [paths[best]], atol=1e-5)
 
@@ -84,11 +84,31 @@ def test_the_same_data_give_the_same_model():
     assert small()._model == small()._model
 
 
+def test_training_ends_when_the_loss_stands_still(monkeypatch):
+    lines = []
+    monkeypatch.setattr(crf._Trainer, "message", lambda self, line: lines.append(line))
+    ran = []
+    for delta in (0.5, 0.05, 0):
+        lines.clear()
+        small(iterations=60, delta=delta)
+        ran.append(sum(line.startswith("***** Iteration") for line in lines))
+    assert 10 < ran[0] < ran[1] < ran[2]
+
+
+def test_scores_are_the_same_as_of_all_marginals():
+    """`predict` asks for those near entities only."""
+    for options in ({}, {"scheme": "BIOES"}, {"backward": True}):
+        tagger = small(**options)
+        (found,) = tagger.predict([Sentence("the COX 2 gene is not here and aspirin")])
+        (bounds,) = entity_confidence(tagger, [found])
+        assert len(bounds) >= 2 and [entity.score for entity in found.entities] == bounds[:, 1].tolist()
+
+
 def test_direction_matters_with_bio_and_not_with_bioes():
     sentence = Sentence("the aspirin COX and BRCA1 of p53 - 2 gene")
     tokens = len(sentence.tokens)
     for scheme, same in (("BIO", False), ("BIOES", True)):
-        pair = [small(scheme=scheme, backward=backward, iterations=2000) for backward in (False, True)]
+        pair = [small(scheme=scheme, backward=backward, iterations=2000, delta=0) for backward in (False, True)]
         outside = [tagger.predict_proba([sentence])[0][:, tagger.tags.index("O")] for tagger in pair]
         assert outside[0].shape == (tokens,)
         assert np.allclose(*outside, atol=2e-3) == same
@@ -180,7 +200,8 @@ def test_features_of_ones_own(tmp_path):
 def test_bad_settings():
     for options, message in (
         ({"scheme": "IOB"}, "unknown scheme 'IOB'; choose one of BIO, BIOES"),
-        ({"c1": -1}, "got -1, 0.05 and 150"),
+        ({"c1": -1}, "got -1, 0.05, 0.05 and 150"),
+        ({"delta": -0.1}, "delta >= 0 and iterations >= 1, got 0.05, 0.05, -0.1 and 150"),
         ({"iterations": 0}, "iterations >= 1"),
     ):
         with pytest.raises(ValueError, match=message):

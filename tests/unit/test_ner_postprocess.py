@@ -6,10 +6,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.work import steps
 from utils.ner.combine import CorrectedTagger
 from utils.ner.corpora import load_corpus
 from utils.ner.lookup import DictionaryTagger, RegexTagger
-from utils.ner.postprocess import documents_of, postprocess
+from utils.ner.postprocess import STEPS, documents_of, postprocess
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import load_tagger
 
@@ -130,6 +131,24 @@ def test_one_sense_in_a_document():
     assert found == [["p53"], ["p53"], ["p53"], ["p53 gene"], [], ["p53"]]
     beside = [marked("p53-/- mice", "-/-", document="f"), *[marked("p53", "p53", document="f")] * 2]
     assert texts(postprocess(beside, ["one-sense"])[0]) == ["p53", "-/-"]  # the token touches an entity, and is in none
+
+
+def article(definitions):
+    """Each defines a short form, marks it once of three times, and marks one bracket of two."""
+    text, entities = "", []
+    for k in range(definitions):
+        pairs = [(f"heat shock {k}", f" (HS{k}) and "), (f"HS{k}", " of "), ("( the p53", f" ) , HS{k} . ")]
+        for name, between in pairs:
+            entities.append(Entity(len(text), len(text + name), "X"))
+            text += name + between
+    return Sentence(text, None, entities)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_work_grows_with_the_text_and_not_faster(step):
+    assert postprocess([article(2)], [step]) != [article(2)]
+    few, many = (steps(postprocess, [article(n)], [step]) for n in (50, 100))
+    assert many < 2.2 * few
 
 
 def test_documents_are_said_and_not_guessed_from_ids():

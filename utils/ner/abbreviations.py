@@ -14,8 +14,11 @@ QUOTES = "\"'“”‘’"
 ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"]
 # Three letters or digits before the mark, so that "St. Louis" and "vs. Placebo" stay in one piece.
 SENTENCE_END = re.compile(r"(?<=\w\w\w)\s?[.?!]\s+(?=[A-Z])")
-WORD = re.compile(r"\S*\w\S*")  # between white space, with a letter or digit in it
-REACH = 2000  # characters before a bracket that are looked at; a bound, so that long texts take time in proportion
+# Between white space, with a letter or digit in it; what has none is read once and not from each of its characters.
+WORD = re.compile(r"(?<!\S)[^\w\s]*\w\S*")
+REACH = 2000  # characters before a bracket and in it that are looked at; so that long texts take time in proportion
+BESIDE = 5  # brackets side by side that a long form may stand before; likewise
+LONGEST = 10  # characters but white space in a short form
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -39,8 +42,9 @@ def find_abbreviations(text: str) -> list[Abbreviation]:
     """
     found = []
     for opening, start, end, floor in _brackets(text):
-        content = re.split(r"\s?;\s", text[start:end])[0].rstrip()
-        head = re.split(r"\s?,\s", content)[0].rstrip()
+        end = min(end, start + REACH)
+        content = re.split(r"\s?;\s", text[start:end], maxsplit=1)[0].rstrip()
+        head = re.split(r"\s?,\s", content, maxsplit=1)[0].rstrip()
         # In "5'" the prime at the end is no quote.
         first, last = _strip(text, start, start + len(head), QUOTES if head[:1] in QUOTES else "")
         if not is_short_form(text[first:last]):
@@ -60,8 +64,7 @@ def _counts(short: str, around: str) -> bool:
 def is_short_form(short: str) -> bool:
     """Whether this can be an abbreviation: one or two words, 2 to 10 characters but white space, of which the first is
     a letter or digit and any a letter. Beside a hyphen or slash white space divides no words: "IL - 2" is one."""
-    two_words = len(re.findall(r"\w\s+(?=\w)", short)) <= 1
-    fits = two_words and 2 <= len("".join(short.split())) <= 10
+    fits = 2 <= len("".join(short.split())) <= LONGEST and len(re.findall(r"\w\s+(?=\w)", short)) <= 1
     return fits and short[0].isalnum() and any(map(str.isalpha, short))
 
 
@@ -110,25 +113,25 @@ def _most_words(short: str) -> int:
     return min(length + 5, 2 * length)
 
 
-def _defined_before(text: str, opening: int, start: int, end: int, floor: int) -> Abbreviation | None:
+def _defined_before(text: str, opening: int, start: int, end: int, floor: int, past: int = 0) -> Abbreviation | None:
     """The short form is text[start:end], in the bracket; the long form ends before the bracket opens."""
     floor, stop = _strip(text, max(floor, opening - REACH), opening, QUOTES)
     floor = max([floor, *(match.end() for match in SENTENCE_END.finditer(text, floor, stop))])
-    words = [match.start() for match in WORD.finditer(text, floor, stop)][-_most_words(text[start:end]) :]
+    words = [floor + match.start() for match in WORD.finditer(text[floor:stop])][-_most_words(text[start:end]) :]
     first = words[0] if words else stop
     place = match_long_form(text[start:end], text[first:stop])
     if place is None:
         return None
     beside = re.search(r"[(\[][^()\[\]]*[)\]]$", text[first:stop])
     if beside and place >= beside.start():  # in "interleukin 2 (IL-2) [IL2]" it ends before both brackets
-        return _defined_before(text, first + beside.start(), start, end, floor)
+        return _defined_before(text, first + beside.start(), start, end, floor, past + 1) if past < BESIDE else None
     return _checked(text, start, end, first + place, stop)
 
 
 def _defined_inside(text: str, opening: int, start: int, end: int, floor: int) -> Abbreviation | None:
     """The long form is text[start:end], in the bracket; the short form is the word before it."""
     floor = max(floor, opening - REACH)
-    word = re.search(r"\S*\s*$", text[floor:opening])
+    word = re.search(r"(?<!\S)\S*\s*$", text[floor:opening])
     first, last = _strip(text, floor + word.start(), opening, QUOTES if word[0][:1] in QUOTES else "")
     short, long = text[first:last], text[start:end]
     fits = is_short_form(short) and any(map(str.isupper, short)) and len(WORD.findall(long)) <= _most_words(short)

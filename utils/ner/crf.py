@@ -28,6 +28,7 @@ class CRFTagger(Tagger):
     features: a callable from the words of a sentence to one list of feature strings for each word; `WordFeatures()`
         when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
     scheme: "BIO" or "BIOES". iterations: at most, at least 1. progress: whether `fit` shows a bar.
+    delta: training ends earlier where ten iterations took less than this share of it off the loss; 0: never.
     c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
     backward: read from right to left: "B" is an entity's last word. Under BIOES that only renames the tags.
     Attribute `tags`: the K tags it knows, sorted; empty before `fit`.
@@ -44,14 +45,16 @@ class CRFTagger(Tagger):
         c1: float = 0.05,
         c2: float = 0.05,
         iterations: int = 150,
+        delta: float = 0.05,
         backward: bool = False,
         progress: bool = True,
     ) -> None:
         check_choice("scheme", scheme, SCHEMES)
-        if c1 < 0 or c2 < 0 or iterations < 1:
-            raise ValueError(f"expected c1 >= 0, c2 >= 0 and iterations >= 1, got {c1}, {c2} and {iterations}")
+        if min(c1, c2, delta) < 0 or iterations < 1:
+            expected = "c1 >= 0, c2 >= 0, delta >= 0 and iterations >= 1"
+            raise ValueError(f"expected {expected}, got {c1}, {c2}, {delta} and {iterations}")
         self.features = WordFeatures() if features is None else features
-        self.options = dict(scheme=scheme, c1=c1, c2=c2, iterations=iterations, backward=backward)
+        self.options = dict(scheme=scheme, c1=c1, c2=c2, iterations=iterations, delta=delta, backward=backward)
         self.scheme, self.backward, self.progress = scheme, backward, progress
         self.tags: list[str] = []
         self._model = b""
@@ -63,8 +66,8 @@ class CRFTagger(Tagger):
         Raises ValueError: no token, entities of which tags can hold none, or features that are not one list a token.
         """
         sentences, total = learnable(train), self.options["iterations"]
-        settings = {"c1": self.options["c1"], "c2": self.options["c2"], "max_iterations": total}
-        trainer = _Trainer("lbfgs", settings | {"feature.possible_transitions": True}, verbose=False)
+        settings = {name: self.options[name] for name in ("c1", "c2", "delta")} | {"max_iterations": total}
+        trainer = _Trainer("lbfgs", settings | {"feature.possible_transitions": True, "period": 10}, verbose=False)
         trainer.bar = tqdm(desc="CRF", unit=" iterations", total=total, disable=not self.progress or None, leave=False)
         with trainer.bar, tempfile.TemporaryDirectory() as temporary:
             for sentence in sentences:
@@ -91,35 +94,37 @@ class CRFTagger(Tagger):
         if not self._model:
             raise ValueError("this CRFTagger has learnt nothing yet; call fit(train) or load(folder) first")
 
-    def _read(self, sentences: Sentences) -> Iterator[tuple[list[str], float, np.ndarray]]:
-        """The most probable tags, as `from_tags` takes them, their probability, and the marginals (tokens, K)."""
+    def _read(self, sentences: Sentences) -> Iterator[tuple[pycrfsuite.Tagger, list[str]]]:
+        """For each sentence CRFsuite, set to it, and the most probable tags, both in the order of reading."""
         self._check_trained()
         model = self._model  # kept here, as CRFsuite reads from these bytes and fit may put others in their place
         crf = _opened(model)  # it holds one sentence at a time, so that two threads cannot share it
         for sentence in sentences:
-            if not sentence.tokens:
-                yield [], 1.0, np.zeros((0, len(self.tags)))
-                continue
-            items = self._items(sentence)
-            crf.set(items)
-            tags = crf.tag()
-            probability = crf.probability(tags)
-            marginals = np.array([[crf.marginal(tag, i) for tag in self.tags] for i in range(len(items))])
-            if self.backward:
-                tags, marginals = _turned(tags, self.scheme), marginals[::-1]
-            yield tags, probability, marginals
+            yield crf, crf.tag(self._items(sentence)) if sentence.tokens else []
+
+    def _marginals(self, crf: pycrfsuite.Tagger, asked: list[bool]) -> np.ndarray:
+        """The probability of each tag at the tokens that are asked for, (tokens, K) from left to right; others 0."""
+        rows = np.zeros((len(asked), len(self.tags)))
+        for i in np.flatnonzero(asked).tolist():
+            rows[i] = [crf.marginal(tag, i) for tag in self.tags]
+        return rows[::-1] if self.backward else rows
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
-        read = zip(sentences, self._read(sentences))
-        return [scored(self, from_tags(sentence, tags, self.scheme), rows) for sentence, (tags, _, rows) in read]
+        found: list[list[Entity]] = []
+        for sentence, (crf, tags) in zip(sentences, self._read(sentences)):
+            near = [set(tags[max(i - 1, 0) : i + 2]) != {"O"} for i in range(len(tags))]  # what scores look at
+            rows = self._marginals(crf, near)
+            tags = _turned(tags, self.scheme) if self.backward else tags
+            found.append(scored(self, from_tags(sentence, tags, self.scheme), rows) if any(near) else [])
+        return found
 
     def predict_proba(self, sentences: Sentences) -> list[np.ndarray]:
         """For each sentence the marginal probability of each tag at each token: (tokens, K), tags as in `tags`."""
-        return [marginals for _, _, marginals in self._read(sentences)]
+        return [self._marginals(crf, [True] * len(tags)) for crf, tags in self._read(sentences)]
 
     def confidence(self, sentences: Sentences) -> list[float]:
         """For each sentence the probability of its most probable tag sequence, in (0, 1]; 1 for an empty one."""
-        return [probability for _, probability, _ in self._read(sentences)]
+        return [crf.probability(tags) if tags else 1.0 for crf, tags in self._read(sentences)]
 
     def _save(self, folder: Path) -> None:
         self._check_trained()

@@ -103,11 +103,15 @@ class WordFeatures:
         """Features of each word, in order; an empty list for no words."""
         described, edge = list(map(self._describe, words)), [self._edge] * max(self.window, REACH)
         lists, padded = [word.own.copy() for word in described], edge + described + edge
-        for i, found in enumerate(lists, len(edge)):
+        columns = {kind: [word.strings[kind] for word in padded] for kind in self._edge.strings}
+        joined = []  # lists of one string for each word
+        for kind, offsets, prefix in self._joined:
+            beside = zip(*(columns[kind][len(edge) + offset :] for offset in offsets))
+            joined.append([prefix + strings for strings in map("|".join, beside)])
+        for i, (found, *strings) in enumerate(zip(lists, *joined), len(edge)):
             for offset in self._offsets:
                 found += padded[i + offset].around[offset]
-            for kind, offsets, prefix in self._joined:
-                found.append(prefix + "|".join([padded[i + offset].strings[kind] for offset in offsets]))
+            found += strings
         if self.brackets:
             _add_labels(lists, bracket_labels(words), "brackets", (0,))
         for name, labels in self._matcher.labels(words).items():

@@ -1,15 +1,18 @@
 """Rules that mend what a tagger got wrong: each takes sentences and gives the same ones with mended entities."""
 
 import re
+from bisect import bisect, bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
-from utils.ner.abbreviations import find_abbreviations
+from utils.ner.abbreviations import LONGEST, find_abbreviations
 from utils.ner.sentence import Entity, Sentence, Token
 from utils.ner.words import check_choice
 
 PAIRS = {")": "(", "]": "[", "}": "{"}
 PARTNERS = PAIRS | {opening: closing for closing, opening in PAIRS.items()}
+Kinds = dict[str, tuple[int, str]]  # short form: its number in the document, and its type or "" for none
 SHORT = re.compile(r"[^\W_]*[A-Z0-9][^\W_]*")  # a word with a capital or digit: an abbreviation or symbol
 
 
@@ -30,10 +33,10 @@ def _balanced(sentence: Sentence, entity: Entity) -> Entity | None:
     if entity.fragments or not closing + opening:
         return entity
     if len(closing + opening) == 1:
-        lone = sentence.text[start + (closing + opening)[0]]
-        before = [token for token in sentence.tokens if token.end <= start][-1:]
-        after = [token for token in sentence.tokens if token.start >= end][:1]
-        for token in before if closing else after:
+        lone, tokens = sentence.text[start + (closing + opening)[0]], sentence.tokens
+        before = bisect(tokens, start, key=attrgetter("end")) - 1
+        beside = before if closing else bisect_left(tokens, end, key=attrgetter("start"))
+        for token in tokens[beside : beside + 1]:
             if token.text == PARTNERS[lone]:
                 return Entity(min(start, token.start), max(end, token.end), entity.type)
     if opening:
@@ -64,27 +67,36 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
     with its type in all sentences of the document, whatever it or a part of it was taken for; where no token of it is
     marked, the short form is not marked either. All else, and what is longer than a short form, stays as it was.
     """
-    found: dict[str | int, dict[str, str]] = defaultdict(dict)  # document: short form: type, or "" for none
+    found: dict[str | int, Kinds] = defaultdict(dict)
     documents = documents_of(sentences)
     for sentence, document in zip(sentences, documents):
+        over, types = _entities_over(sentence), {entity.end: entity.type for entity in sentence.entities}
         for pair in find_abbreviations(sentence.text):
-            inside = [e for e in sentence.entities if e.start < pair.long_end and pair.long_start < e.end]
-            whole = [entity for entity in inside if entity.end == pair.long_end]
-            if whole or not inside:
-                found[document].setdefault(pair.short, whole[-1].type if whole else "")
-    return [_with_short_forms(sentence, found.get(document, {})) for sentence, document in zip(sentences, documents)]
+            kind = types.get(pair.long_end, "")
+            if kind or over.keys().isdisjoint(range(pair.long_start, pair.long_end)):
+                found[document].setdefault(pair.short, (len(found[document]), kind))
+    return [_with_short_forms(sentence, found[document]) for sentence, document in zip(sentences, documents)]
 
 
-def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
-    entities = list(sentence.entities)
-    starts, ends = {token.start for token in sentence.tokens}, {token.end for token in sentence.tokens}
-    for short, kind in kinds.items():
-        for start, end in (match.span() for match in re.finditer(re.escape(short), sentence.text)):
-            others = [entity for entity in entities if entity.start < start or end < entity.end]
-            if start in starts and end in ends and all(e.end <= start or end <= e.start for e in others):
-                right = [entity for entity in entities if entity.span == (start, end, kind)]
-                entities = others + (right or [Entity(start, end, kind)] if kind else [])
-    return sentence.with_entities(entities)
+def _with_short_forms(sentence: Sentence, kinds: Kinds) -> Sentence:
+    over, tokens = _entities_over(sentence), sentence.tokens if kinds else ()
+    spans = ((start, end) for i, (start, *_) in enumerate(tokens) for _, end, _ in tokens[i : i + LONGEST])
+    known = ((kinds.get(sentence.text[start:end]), start, end) for start, end in spans)
+    for (_, kind), start, end in sorted(place for place in known if place[0]):
+        touched = {entity for place in range(start, end) for entity in over[place]}
+        if all(start <= entity.start and entity.end <= end for entity in touched):
+            right = [entity for entity in touched if entity.span == (start, end, kind)]
+            over.update(dict.fromkeys(range(start, end), right or [Entity(start, end, kind)] if kind else []))
+    return sentence.with_entities(dict.fromkeys(entity for entities in over.values() for entity in entities))
+
+
+def _entities_over(sentence: Sentence) -> dict[int, list[Entity]]:
+    """The entities over each character that has any."""
+    over: dict[int, list[Entity]] = defaultdict(list)
+    for entity in sentence.entities:
+        for place in range(entity.start, entity.end):
+            over[place].append(entity)
+    return over
 
 
 def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:
@@ -101,22 +113,22 @@ def one_sense(sentences: Sequence[Sentence]) -> list[Sentence]:
 def _symbols(sentence: Sentence) -> list[tuple[Token, str]]:
     """Each token that is a symbol and not part of a longer entity, with its type or ""."""
     marked = {(entity.start, entity.end): entity.type for entity in sentence.entities}
-    found = []
+    over, found = _entities_over(sentence), []
     for token in sentence.tokens:
-        alone = token[:2] in marked or not any(entity.overlaps(token) for entity in sentence.entities)
+        alone = token[:2] in marked or over.keys().isdisjoint(range(*token[:2]))
         if alone and SHORT.fullmatch(token.text):
             found.append((token, marked.get(token[:2], "")))
     return found
 
 
 def _with_one_sense(sentence: Sentence, votes: dict[str, Counter]) -> Sentence:
-    entities = list(sentence.entities)
+    changed = {}
     for token, kind in _symbols(sentence):
         ranked = votes[token.text].most_common(2)
         if ranked[0][0] != kind and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]):
-            entities = [entity for entity in entities if (entity.start, entity.end) != token[:2]]
-            entities += [Entity(*token[:2], ranked[0][0])] if ranked[0][0] else []
-    return sentence.with_entities(entities)
+            changed[token[:2]] = ranked[0][0]
+    kept = [entity for entity in sentence.entities if (entity.start, entity.end) not in changed]
+    return sentence.with_entities([*kept, *(Entity(*place, kind) for place, kind in changed.items() if kind)])
 
 
 STEPS = {"brackets": repair_brackets, "abbreviations": agree_on_abbreviations, "one-sense": one_sense}

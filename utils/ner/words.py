@@ -10,7 +10,7 @@ import snowballstemmer
 
 NAMES = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon"
 GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", [*NAMES.split(), "phi", "chi", "psi", "omega"]))
-APART = str.maketrans({letter: f" {name} " for letter, name in GREEK.items()})
+SPELT, APART = str.maketrans(GREEK), str.maketrans({letter: f" {name} " for letter, name in GREEK.items()})
 ROMAN = re.compile(r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})")
 PARTS = re.compile(r"[^\W\d_]+|\d+")
 CACHE = 200_000  # words for which a result is kept; bounded, so that memory is
@@ -25,6 +25,7 @@ def stem(word: str) -> str:
         return _stem(word)
 
 
+@lru_cache(CACHE)
 def shape(word: str) -> str:
     """Each capital as A, other letter as a, digit as 0; the rest as it is: "IL-2Ralpha" is "AA-0Aaaaaa"."""
     return "".join("A" if c.isupper() else "a" if c.isalpha() else "0" if c.isdigit() else c for c in word)
@@ -37,7 +38,7 @@ def short_shape(word: str) -> str:
 
 def normalise(word: str) -> str:
     """Lower case, each number as 0, Greek letters spelt out: "TGFβ12" is "tgfbeta0"."""
-    return re.sub(r"\d+", "0", word.lower().translate(str.maketrans(GREEK)))
+    return re.sub(r"\d+", "0", word.lower().translate(SPELT))
 
 
 def cut_name(word: str) -> tuple[str, ...]:
