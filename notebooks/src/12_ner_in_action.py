@@ -23,7 +23,7 @@
 #
 # **Time:** a little over a minute and a half in the run shown, with the public corpora, on two cores with bf16
 # instructions; less than a minute without the corpora. Machines without such instructions may take two to four times as
-# long. For you: a quarter of an hour of reading for the *core*, sections 1 to 7, and half an hour for your two pieces.
+# long. For you: a quarter of an hour of reading for the *core*, sections 0 to 7, and half an hour for your two pieces.
 # The taggers here are dictionaries and small CRFs, most of them trained on parts of corpora; what larger models reach
 # from whole splits stands in `data/ner/results.md`. What is measured here is how to measure.
 
