@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from utils.ner import Sentence, load_tagger, tagger
+from utils.ner import tagger
 from utils.ner.__main__ import main
 
 TEXT = "Imatinib inhibits ABL1 in patients with chronic myeloid leukemia .\n"
@@ -42,12 +42,7 @@ def test_it_is_small_and_the_card_names_its_bytes():
     files = [path for path in tagger.READY.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     card = tagger.READY.with_suffix(".md").read_text("utf-8")
-    (model,) = tagger.READY.rglob("model.crfsuite")
+    models = [path.read_bytes() for path in files if path.suffix == ".crfsuite"]
     assert {path.suffix for path in files} == {".json", ".crfsuite"} and size <= MOST_BYTES
     assert f"({size / 1e6:.1f} MB" in card
-    assert hashlib.sha256(model.read_bytes()).hexdigest() in card
-
-
-def test_its_entities_have_a_score():
-    (sentence,) = load_tagger().predict([Sentence(TEXT)])
-    assert len(sentence.entities) == 3 and all(0.5 < entity.score <= 1 for entity in sentence.entities)
+    assert len(models) == 3 and all(hashlib.sha256(model).hexdigest() in card for model in models)

@@ -107,13 +107,13 @@ class VotingTagger(Tagger):
         `votes`: what each member predicts on `dev`, where that is known already."""
         ballots = _collect(votes or [member.predict(dev) for member in self.members])
         best, before = [0.5] + [1.0] * len(self.members), None  # the threshold and the weights
-        best_f1 = _f1(ballots, dev, best)
+        best_f1 = _f1(ballots, dev, best, self.overlaps)
         while best != before:
             before = best
             for place, values in enumerate([THRESHOLDS] + [WEIGHTS] * len(self.members)):
                 for value in values:
                     tried = [*best[:place], value, *best[place + 1 :]]
-                    if (f1 := _f1(ballots, dev, tried)) > best_f1:
+                    if (f1 := _f1(ballots, dev, tried, self.overlaps)) > best_f1:
                         best, best_f1 = tried, f1
         self.threshold, *self.weights = best
         return self
@@ -149,7 +149,7 @@ def _collect(votes: Sequence[Sentences]) -> Ballots:
     return ballots
 
 
-def _elect(ballot: dict[Entity, list[int]], weights: Sequence[float], threshold: float, overlaps=False) -> list[Entity]:
+def _elect(ballot: dict[Entity, list[int]], weights: Sequence[float], threshold: float, overlaps: bool) -> list[Entity]:
     votes = {entity: sum(weights[number] for number in voters) for entity, voters in ballot.items()}
     kept: list[Entity] = []
     for entity in sorted(votes, key=lambda entity: (-votes[entity], entity.start - entity.end, entity)):
@@ -158,10 +158,10 @@ def _elect(ballot: dict[Entity, list[int]], weights: Sequence[float], threshold:
     return kept
 
 
-def _f1(ballots: Ballots, gold: Sentences, settings: list[float]) -> float:
+def _f1(ballots: Ballots, gold: Sentences, settings: list[float], overlaps: bool) -> float:
     """Strict F1 of what is elected with a threshold and weights; 0 where no member has a weight."""
     threshold, *weights = settings
-    elected = [_elect(ballot, weights, threshold) for ballot in ballots]
+    elected = [_elect(ballot, weights, threshold, overlaps) for ballot in ballots]
     correct = sum(len({*found} & {*sentence.entities}) for found, sentence in zip(elected, gold))
     return 2 * correct / max(1, sum(map(len, elected)) + sum(len(sentence.entities) for sentence in gold))
 
