@@ -82,9 +82,10 @@ pd.set_option("display.max_colwidth", None)  # tables show their texts whole
 #
 # **Question:** which names does a ready tagger find in a paragraph?
 #
-# The course brings one for genes, diseases and chemicals: a CRF (section 2 says what that is) that learnt from all
-# three public corpora of the next section ([its card](../data/checkpoints/tagger.md)). The paragraph was written for
-# this cell; put a text of yours in its place. On the command line it is `python -m utils.ner tag < text`.
+# The course brings one for genes, diseases and chemicals: three CRFs (section 2 says what that is), one a type, that
+# learnt from the public corpora of the next section ([its card](../data/checkpoints/tagger.md)). Names of two types may
+# overlap; the text then stands once more, behind an arrow. The paragraph was written for this cell; put a text of yours
+# in its place. On the command line it is `python -m utils.ner tag < text`.
 #
 # **Predict before you run:** which of the names will it miss, and which mark where there is nothing to mark?
 
@@ -100,10 +101,10 @@ ready = load_tagger()
 show_entities(ready.predict([Sentence(paragraph)]))
 
 # %% [markdown]
-# That looks good. But one paragraph says little, and whoever shows it has chosen it. **How good is the tagger?** A number
-# needs texts that it has not seen, people's annotation of them, and rules for what counts as found. That is what the
-# rest of this notebook is about. It trains small taggers of its own, so that each step can be seen and repeated here;
-# the ready one learnt from "train" and "dev" of these corpora.
+# One paragraph says little, and whoever shows it has chosen it. **How good is the tagger?** A number needs texts that it
+# has not seen, people's annotation of them, and rules for what counts as found. That is what the rest of this notebook
+# is about. It trains small taggers of its own, so that each step can be seen and repeated here; the ready one learnt
+# from "train" and "dev" of these corpora.
 
 # %% [markdown]
 # ## 1. What is read here · *core*
