@@ -4,7 +4,7 @@ No corpus here annotates all three, so one CRF a type learns from the corpora th
 finds is kept. COURSE_DATA=FOLDER says where corpora and lists of names are. What is printed goes into the card,
 data/checkpoints/tagger.md.
 
-    python data/make_ready_tagger.py        # learns from train and dev, saves, scores on test: six minutes of one core
+    python data/make_ready_tagger.py        # learns from train and dev, saves, scores on test: four minutes of one core
     python data/make_ready_tagger.py --dev  # learns from train, scores on dev: by which the settings were chosen
 """
 
