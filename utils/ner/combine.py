@@ -76,7 +76,7 @@ class VotingTagger(Tagger):
 
     name = "voting"
 
-    def __init__(self, members: Sequence[Tagger], weights: Sequence | None = None, threshold: float = 0.5, overlaps=False):
+    def __init__(self, members: Sequence[Tagger], weights: Sequence | None = None, threshold=0.5, overlaps=False):
         self.members = list(members)
         self.weights = [1.0] * len(self.members) if weights is None else list(map(float, weights))
         self.threshold, self.overlaps = threshold, overlaps
