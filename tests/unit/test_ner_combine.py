@@ -109,6 +109,15 @@ def test_training_goes_on_with_the_member_that_is_missing(tmp_path, monkeypatch)
     assert Counting.fits == 5  # other sentences: nothing of the old is used
 
 
+def test_entities_of_members_for_different_types_may_overlap(tmp_path):
+    members = [RegexTagger({"Gene": "APC gene|APC"}), RegexTagger({"Disease": "APC"})]
+    flat, both = VotingTagger(members, threshold=0), VotingTagger(members, threshold=0, overlaps=True)
+    both.save(tmp_path)
+    spans = [[entity.span for entity in tagger.predict([Sentence("APC gene")])[0].entities] for tagger in (flat, both)]
+    assert spans == [[(0, 8, "Gene")], [(0, 3, "Disease"), (0, 8, "Gene")]]
+    assert load_tagger(tmp_path).overlaps and not flat.overlaps
+
+
 def test_saved_and_loaded(tmp_path):
     tagger = VotingTagger([RegexTagger({"X": "p53"}), DictionaryTagger([("p53", "X")])], [2, 1], 0.4)
     tagger.save(tmp_path)

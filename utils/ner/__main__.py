@@ -1,5 +1,6 @@
-"""Train a tagger and save it; find entities in texts with it.
+"""Train a tagger and save it; find entities in texts with it, or with the one that the course brings.
 
+    python -m utils.ner tag < abstracts.txt
     python -m utils.ner train --corpus ncbi-disease --model crf --out models/diseases
     python -m utils.ner train --train mine.conll --dev mine-dev.conll --model crf --out models/mine
     python -m utils.ner tag models/diseases < abstracts.txt
@@ -109,7 +110,8 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _add_tag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="folder that `train` or Tagger.save wrote")
+    about = "folder that `train` or Tagger.save wrote; without it genes, diseases and chemicals are found"
+    parser.add_argument("model", type=Path, nargs="?", help=about)
     parser.add_argument("--input", type=Path, metavar="PATH", help="a file, or a brat folder, instead of stdin")
     about = "of --input; by default what its name ends in: .txt is one text a line"
     parser.add_argument("--input-format", choices=["lines", *READERS], help=about)

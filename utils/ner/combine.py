@@ -70,15 +70,16 @@ class VotingTagger(Tagger):
 
     members: taggers, trained or not. weights: one for each, at least 0 and not all 0; equal when None.
     threshold: share of the weight, at least 0 and below 1; 0.5 is the majority.
+    overlaps: whether those that overlap all stay: of members that look for different types.
     Raises ValueError: no members, or weights or a threshold that do not fit.
     """
 
     name = "voting"
 
-    def __init__(self, members: Sequence[Tagger], weights: Sequence[float] | None = None, threshold: float = 0.5):
+    def __init__(self, members: Sequence[Tagger], weights: Sequence | None = None, threshold=0.5, overlaps=False):
         self.members = list(members)
         self.weights = [1.0] * len(self.members) if weights is None else list(map(float, weights))
-        self.threshold = threshold
+        self.threshold, self.overlaps = threshold, overlaps
         if not self.members:
             raise ValueError("a vote needs at least one member, got none")
         if len(self.weights) != len(self.members) or min(self.weights) < 0 or not sum(self.weights):
@@ -100,20 +101,20 @@ class VotingTagger(Tagger):
         `votes`: what each member predicts on `dev`, where that is known already."""
         ballots = _collect(votes or [member.predict(dev) for member in self.members])
         best, before = [0.5] + [1.0] * len(self.members), None  # the threshold and the weights
-        best_f1 = _f1(ballots, dev, best)
+        best_f1 = _f1(ballots, dev, best, self.overlaps)
         while best != before:
             before = best
             for place, values in enumerate([THRESHOLDS] + [WEIGHTS] * len(self.members)):
                 for value in values:
                     tried = [*best[:place], value, *best[place + 1 :]]
-                    if (f1 := _f1(ballots, dev, tried)) > best_f1:
+                    if (f1 := _f1(ballots, dev, tried, self.overlaps)) > best_f1:
                         best, best_f1 = tried, f1
         self.threshold, *self.weights = best
         return self
 
     def combine(self, votes: Sequence[Sentences]) -> list[Sentence]:
         """The sentences with the elected entities, without a score, from what each member predicts on them."""
-        elected = (_elect(ballot, self.weights, self.threshold) for ballot in _collect(votes))
+        elected = (_elect(ballot, self.weights, self.threshold, self.overlaps) for ballot in _collect(votes))
         return [sentence.with_entities(entities) for sentence, entities in zip(votes[0], elected)]
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
@@ -123,13 +124,14 @@ class VotingTagger(Tagger):
         for number, member in enumerate(self.members, 1):
             member.save(folder / f"member-{number}")
         about = {"members": len(self.members), "weights": self.weights, "threshold": self.threshold}
+        about["overlaps"] = self.overlaps
         write_atomically(folder / "voting.json", json.dumps(about) + "\n")
 
     @classmethod
     def _load(cls, folder: Path) -> VotingTagger:
         about = json.loads((folder / "voting.json").read_text("utf-8"))
         members = [load_tagger(folder / f"member-{number + 1}") for number in range(about["members"])]
-        return cls(members, about["weights"], about["threshold"])
+        return cls(members, about["weights"], about["threshold"], about.get("overlaps", False))
 
 
 def _collect(votes: Sequence[Sentences]) -> Ballots:
@@ -141,19 +143,19 @@ def _collect(votes: Sequence[Sentences]) -> Ballots:
     return ballots
 
 
-def _elect(ballot: dict[Entity, list[int]], weights: Sequence[float], threshold: float) -> list[Entity]:
+def _elect(ballot: dict[Entity, list[int]], weights: Sequence[float], threshold: float, overlaps: bool) -> list[Entity]:
     votes = {entity: sum(weights[number] for number in voters) for entity, voters in ballot.items()}
     kept: list[Entity] = []
     for entity in sorted(votes, key=lambda entity: (-votes[entity], entity.start - entity.end, entity)):
-        if votes[entity] > threshold * sum(weights) and not any(map(entity.overlaps, kept)):
+        if votes[entity] > threshold * sum(weights) and (overlaps or not any(map(entity.overlaps, kept))):
             kept.append(entity)
     return kept
 
 
-def _f1(ballots: Ballots, gold: Sentences, settings: list[float]) -> float:
+def _f1(ballots: Ballots, gold: Sentences, settings: list[float], overlaps: bool) -> float:
     """Strict F1 of what is elected with a threshold and weights; 0 where no member has a weight."""
     threshold, *weights = settings
-    elected = [_elect(ballot, weights, threshold) for ballot in ballots]
+    elected = [_elect(ballot, weights, threshold, overlaps) for ballot in ballots]
     correct = sum(len({*found} & {*sentence.entities}) for found, sentence in zip(elected, gold))
     return 2 * correct / max(1, sum(map(len, elected)) + sum(len(sentence.entities) for sentence in gold))
 

@@ -15,12 +15,14 @@ import numpy as np
 
 from utils import ner
 from utils.files import sha256_of, write_atomically
+from utils.ner.corpora import ROOT
 from utils.ner.lexicons import lexicon_for, lexicon_names, load_lexicon
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tags import lost_to_tags, spans_to_tags, token_spans
 from utils.ner.words import check_choice
 
 HEADER = "tagger.json"
+READY = ROOT / "data" / "checkpoints" / "tagger"  # of genes, diseases and chemicals; its card is tagger.md beside it
 # Names of `utils.ner`, which imports a tagger, and with it torch or transformers, only when it is asked for.
 CLASSES = {
     "regex": "RegexTagger",
@@ -158,8 +160,12 @@ def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.nda
     return np.array(rows).reshape(-1, 2)
 
 
-def load_tagger(folder: str | Path) -> Tagger:
-    """The tagger that `save` wrote into a folder, of whatever kind. Raises ValueError as `Tagger.load` does."""
+def load_tagger(folder: Folder = None) -> Tagger:
+    """The tagger that `save` wrote into a folder, of whatever kind; the course's ready one of genes, diseases and
+    chemicals where none is named. Raises ValueError as `Tagger.load` does, or says how the ready one is made."""
+    if folder is None and not (READY / HEADER).exists():
+        raise ValueError(f"there is no ready tagger in {READY}; `python data/make_ready_tagger.py` makes it")
+    folder = folder or READY
     name, *_ = _read_header(folder)
     check_choice("tagger", name, CLASSES)
     return getattr(ner, CLASSES[name]).load(folder)
