@@ -77,7 +77,7 @@ lint: $(VENV)/.test-deps ## check the style of the code and of the notebooks' so
 	@$(PY) -m ruff format --check --quiet . || { echo "Run: $(PY) -m ruff format ."; exit 1; }
 
 .PHONY: bench
-bench: $(VENV)/.bench-deps ## the benchmarks against other libraries, as one table (about an hour)
+bench: $(VENV)/.bench-deps ## the benchmarks against other libraries, as tables (about two hours)
 	@$(PY) -m tests.benchmarks $(BENCH_ARGS)
 
 .PHONY: speedrun
