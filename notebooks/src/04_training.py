@@ -260,10 +260,14 @@ print("the loss of the training step equals diffusion.loss")
 
 
 # %%
+bf16_is_fast = find_precision(torch.device("cpu")) == "bf16"
+short = torch.bfloat16 if bf16_is_fast else torch.float32  # bf16 is exact enough here
+
+
 def orthogonalize(matrix, rounds=5):
-    """Nearly U V^T, where matrix = U S V^T; (rows, columns), in bf16 on the way."""
+    """Nearly U V^T, where matrix = U S V^T; (rows, columns)."""
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = (matrix if wide else matrix.T).bfloat16()
+    x = (matrix if wide else matrix.T).to(short)
     x = x / (x.norm() + 1e-7)  # no singular value above 1
     for _ in range(rounds):
         gram = x @ x.T
