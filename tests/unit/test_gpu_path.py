@@ -238,4 +238,4 @@ def test_tagger(gpu, monkeypatch, tmp_path, kind, crf):
         assert all(scores.device.type == "cpu" for scores in found)
         for _, scores, mask in tagger._sentence_batches(found):
             assert tagger.network.head.probabilities(scores, mask).device.type == "cuda"
-            tagger.network.head.decode(scores, mask)
+            tagger.network.head.chain.viterbi(scores, mask)

@@ -121,13 +121,12 @@ def show_images(
 ) -> Figure:
     """Draw images in a grid; each of their pixels covers scale x scale pixels of the figure.
 
-    Args:
-        images: (N, C, H, W) with C = 1 or 3, or (N, H, W); values in [-1, 1], others are clamped.
-        titles: a short text above each image.
-        columns: images in a row; 8 or fewer if None.
-        ax: draw into these axes (their size is theirs, `scale` is ignored); else into a new figure.
-        title: above the whole grid; state what the reader should see.
-        scale: whole number; the largest up to 8 that keeps the figure 720 pixels wide if None.
+    images: (N, C, H, W) with C = 1 or 3, or (N, H, W); values in [-1, 1], others are clamped.
+    titles: a short text above each image.
+    columns: images in a row; 8 or fewer if None.
+    ax: draw into these axes (their size is theirs, `scale` is ignored); else into a new figure.
+    title: above the whole grid; state what the reader should see.
+    scale: whole number; the largest up to 8 that keeps the figure 720 pixels wide if None.
     Raises ValueError: another shape, a value that is not a number, or as many titles as there are not images.
     """
     images = as_images(images)
