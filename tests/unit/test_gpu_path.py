@@ -17,8 +17,7 @@ from torch.overrides import TorchFunctionMode
 from tests.tiny import tiny_diffusion, tiny_unet
 from tests.tiny_ner import make_corpus, make_encoder
 from utils.diffusion import batches, sampling, training
-from utils.diffusion.classifier import Classifier
-from utils.diffusion.metrics import ImageQuality
+from utils.diffusion.metrics import Classifier, ImageQuality
 from utils.diffusion.training import Settings, make_accelerator, prepare, train_step, validation_loss
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.chain import LinearChainCRF

@@ -16,8 +16,8 @@ from tests.tiny_ner import make_corpus, make_encoder
 from utils.files import sha256_of, stream_seed
 from utils.ner import neural, training
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
-from utils.ner.evaluation import evaluate
 from utils.ner.encoders import save_encoder
+from utils.ner.evaluation import evaluate
 from utils.ner.features import SHAPES, shape_of
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence

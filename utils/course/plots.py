@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.nn.functional as F
 from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
@@ -135,7 +134,7 @@ def show_images(
     columns = columns or min(len(images), 8)
     height, width = images.shape[2:]
     room = height // 4 if titles else 0  # for a title between two rows; above the first row there is room anyway
-    grid = picture_of(F.pad(images, (0, 0, room, 0), value=1), columns, GAP)[room:]
+    grid = picture_of(torch.nn.functional.pad(images, (0, 0, room, 0), value=1), columns, GAP)[room:]
     if ax is None:
         scale = scale or max(1, min(8, MAX_WIDTH // grid.shape[1]))
         lines = (title or "").splitlines()

@@ -32,7 +32,6 @@ def show_entities(sentences: Sentence | Iterable[Sentence], titles: Sequence[str
     Where entities nest or cross, the sentence stands on several lines, the longest entities on the first; the further
     lines begin with an arrow. Pieces of a discontinuous entity are numbered: "Disease 1/2".
 
-    sentences: one, or several; whole abstracts will do.
     titles: a line above each sentence, for example its id, or who annotated it; ValueError unless each has one.
     """
     from IPython.display import HTML

@@ -94,8 +94,7 @@ class NeuralTagger(Tagger):
     def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> "NeuralTagger":
         """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
 
-        Raises ValueError: nothing that tags can hold (what they cannot is printed), or a folder with another training's
-        state. TrainingDiverged and KeyboardInterrupt: see `train_network`.
+        Raises ValueError: nothing that tags can hold (what they cannot is printed); and what `train_network` raises.
         """
         train = learnable(train)
         with seeded(stream_seed(self.recipe.seed, "weights"), self.device):
