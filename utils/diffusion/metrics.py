@@ -6,7 +6,6 @@ reported with that number and with the floor: the same measure for as many real 
 are not comparable with those on Inception's. data/make_classifier.py trains the classifier.
 """
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,10 +28,9 @@ class Classifier(nn.Module):
 
     def __init__(self):
         super().__init__()
-        widths = (1, 32, 64, 128)
         self.convs = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
-            for a, b in itertools.pairwise(widths)
+            for a, b in ((1, 32), (32, 64), (64, 128))
         )
         self.to_features = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 9, FEATURES))
         self.head = nn.Linear(FEATURES, 10)

@@ -34,7 +34,6 @@ class SampleState(NamedTuple):
     step: int
 
 
-# A sampler is step(x_t, x_0, a_bar_t, a_bar_s, z, previous), which gives x_s.
 # x_t, x_0: (B, C, H, W), the image and the estimate of its end. a_bar_t, a_bar_s: numbers, alpha-bar now and after the
 # step; a_bar_s is 1 for the last one. z: standard normal noise of that shape. previous: (x_0, alpha-bar) of the step
 # before, None at first.

@@ -76,6 +76,7 @@ def evaluate(
     Raises ValueError: an unknown mode, another number of sentences or groups, sentences whose texts differ, "bc2"
     without texts, or official gold with none of the sentences' ids.
     """
+    _check_groups(gold, groups)
     if resamples < 0:
         raise ValueError(f"expected resamples >= 0, got {resamples}")
     tables = {"": count(gold, predicted, mode, official)}  # "" is the total; no type has this name
@@ -99,6 +100,7 @@ def difference(
     Both are scored on the same resampled sentences or groups (paired bootstrap, Efron 1979): what is hard for both
     cancels out. Arguments as in `evaluate`; ValueError also without a sentence.
     """
+    _check_groups(gold, groups)
     if not gold:
         raise ValueError("no interval from 0 sentences; expected 1 or more")
     tables = np.concatenate([count(gold, predicted, mode) for predicted in (first, second)], axis=1)
@@ -183,8 +185,6 @@ def resample(rows: np.ndarray, groups: Groups = None, resamples: int = 1000, see
     sentences, whatever stands in the rows. Without rows the result has none either.
     """
     if groups is not None:
-        if len(groups) != len(rows):
-            raise ValueError(f"{len(groups)} groups for {len(rows)} sentences; expected one for each")
         places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
         single, rows = rows, np.zeros((len(places), rows.shape[1]))
         np.add.at(rows, [places[group] for group in groups], single)
@@ -199,6 +199,11 @@ def f1_of(sums: np.ndarray) -> np.ndarray:
     """F1 (n,) from sums of counts (n, 3): 2 correct / (predicted + gold), 0 where there is nothing."""
     correct, predicted, support = sums.T
     return _ratio(2 * correct, predicted + support)
+
+
+def _check_groups(gold: Annotations, groups: Groups) -> None:
+    if groups is not None and len(groups) != len(gold):
+        raise ValueError(f"{len(groups)} groups for {len(gold)} sentences; expected one for each")
 
 
 def _intervals(drawn: np.ndarray) -> dict[str, Interval]:
