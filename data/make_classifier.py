@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.diffusion.classifier import FOLDER, Classifier, extract_features
 from utils.diffusion.images import ImageSet, load_images
+from utils.diffusion.metrics import FOLDER, Classifier, extract_features
 from utils.files import write_atomically
 
 SEED, EPOCHS, BATCH_SIZE, LEARNING_RATE = 0, 6, 128, 2e-3

@@ -32,11 +32,6 @@ def stream_seed(seed: int, *use: str | int) -> int:
     return int.from_bytes(hashlib.sha256(repr((seed, *use)).encode()).digest()[:4], "little")
 
 
-def generator_seed(seed: int) -> int:
-    """What to seed a generator on the CPU with, which tells only 32 bits apart: larger seeds are hashed."""
-    return seed if 0 <= seed < 2**32 else stream_seed(seed, "generator")
-
-
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -46,9 +41,6 @@ def say(text: str) -> None:
     """Print a line; letters that the console has no code for come out as escapes, not as an error."""
     code = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(text.encode(code, "backslashreplace").decode(code))
-
-
-# -- written whole or not at all -----------------------------------------------------------------------
 
 
 def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], Any]) -> None:
@@ -159,9 +151,6 @@ def lock_folder(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-# -- weights and training states -----------------------------------------------------------------------
-
-
 def save_weights(path: str | Path, network: "nn.Module") -> None:
     """Write a network's weights and buffers as safetensors."""
     from safetensors.torch import save  # not save_file, which replaces a pipe and has errors of its own
@@ -217,14 +206,9 @@ def load_state(path: str | Path, settings: Mapping[str, Any] | None = None) -> d
     return state
 
 
-# -- copies and downloads ------------------------------------------------------------------------------
-
-
 def find_copy(files: Sequence[str], *folders: str) -> Path | None:
-    """Where all these files are: in one of `folders` in COURSE_DATA, or in it itself if it has such a name; else None.
-
-    That COURSE_DATA is set and does not have them is said in a warning.
-    """
+    """Where all these files are: in one of `folders` in COURSE_DATA, or in it itself if it has such a name; else None,
+    with a warning where COURSE_DATA is set."""
     if not (named := os.environ.get("COURSE_DATA")):
         return None
     home = Path(os.path.expanduser(named))

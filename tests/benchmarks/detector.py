@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.benchmarks.quality import mean_and_interval
 from utils.diffusion import generate, load_images, load_model
-from utils.diffusion.classifier import FOLDER, Classifier
+from utils.diffusion.metrics import FOLDER, Classifier
 
 KNOWN, ASKED, EPOCHS, BATCH = 3000, 1000, 8, 64
 

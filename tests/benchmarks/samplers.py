@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from utils.diffusion import ImageQuality, generate, load_model
-from utils.diffusion.classifier import FOLDER
+from utils.diffusion.metrics import FOLDER
 
 SETTINGS = [
     ("ddpm", 1000, 0.0),

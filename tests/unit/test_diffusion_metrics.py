@@ -6,9 +6,18 @@ import pytest
 import torch
 
 from data.make_classifier import accuracy, make_reference, train_classifier
-from utils.diffusion.classifier import FEATURES, FOLDER, Classifier, extract_features, load_classifier
 from utils.diffusion.images import ImageSet, load_images
-from utils.diffusion.metrics import ImageQuality, frechet_distance, gaussian_of, kernel_distance
+from utils.diffusion.metrics import (
+    FEATURES,
+    FOLDER,
+    Classifier,
+    ImageQuality,
+    extract_features,
+    frechet_distance,
+    gaussian_of,
+    kernel_distance,
+    load_classifier,
+)
 
 
 @pytest.fixture(autouse=True)

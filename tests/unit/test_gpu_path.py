@@ -17,8 +17,7 @@ from torch.overrides import TorchFunctionMode
 from tests.tiny import tiny_diffusion, tiny_unet
 from tests.tiny_ner import make_corpus, make_encoder
 from utils.diffusion import batches, sampling, training
-from utils.diffusion.classifier import Classifier
-from utils.diffusion.metrics import ImageQuality
+from utils.diffusion.metrics import Classifier, ImageQuality
 from utils.diffusion.training import Settings, make_accelerator, prepare, train_step, validation_loss
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.chain import LinearChainCRF
@@ -238,4 +237,4 @@ def test_tagger(gpu, monkeypatch, tmp_path, kind, crf):
         assert all(scores.device.type == "cpu" for scores in found)
         for _, scores, mask in tagger._sentence_batches(found):
             assert tagger.network.head.probabilities(scores, mask).device.type == "cuda"
-            tagger.network.head.decode(scores, mask)
+            tagger.network.head.chain.viterbi(scores, mask)

@@ -226,11 +226,11 @@ def test_official_gold_of_other_ids():
 
 def test_official_files(tmp_path):
     (tmp_path / "a.eval").write_text("s|3 13|IL 2 receptor\n\ns|20 23|mice\n")
-    assert read_official(tmp_path / "a.eval", tmp_path / "a.eval").genes == {"s": [(3, 13), (20, 23)]}
+    assert read_official(tmp_path / "a.eval") == {"s": [(3, 13), (20, 23)]}
     for bad in ("s|3", "s|3 x|IL", "s|5 3|IL"):
         (tmp_path / "bad.eval").write_text(f"\n{bad}\n")
         with pytest.raises(FormatError, match="bad.eval, line 2"):
-            read_official(tmp_path / "bad.eval", tmp_path / "a.eval")
+            read_official(tmp_path / "bad.eval")
 
 
 @pytest.mark.slow

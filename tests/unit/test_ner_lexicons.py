@@ -8,7 +8,7 @@ import pytest
 from utils.ner import CRFTagger, Sentence, WordFeatures, lexicons
 from utils.ner.features import TokenFeatures
 from utils.ner.formats import FormatError
-from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon, turn_heading
+from utils.ner.lexicons import Lexicon, lexicon_for, lexicon_names, load_lexicon
 
 
 @pytest.fixture
@@ -53,8 +53,9 @@ def test_course_data_may_be_the_folder_of_the_lists(folder, monkeypatch, capsys)
         ("1,2-Dipalmitoylphosphatidylcholine", "1,2-Dipalmitoylphosphatidylcholine"),
     ],
 )
-def test_inverted_headings(heading, turned):
-    assert turn_heading(heading) == turned
+def test_inverted_headings(heading, turned, tmp_path):
+    (tmp_path / "diseases_mesh.tsv").write_text(f"name\n{heading}\n")
+    assert [*lexicons._read(tmp_path / "diseases_mesh.tsv", "name")] == [heading, turned]
 
 
 def test_a_broken_list(folder):
@@ -97,8 +98,8 @@ def test_all_who_use_a_list_hold_one_copy(tmp_path):
     mine = Lexicon("one copy", ("p53", "IL-2"))
     crf = CRFTagger(WordFeatures(lexicons=(mine,)), iterations=1).fit([Sentence("p53")])
     crf.save(tmp_path / "crf")
-    TokenFeatures([mine]).save(tmp_path)
-    loaded = [CRFTagger.load(tmp_path / "crf").features for _ in range(2)] + [TokenFeatures.load(tmp_path)]
+    loaded = [CRFTagger.load(tmp_path / "crf").features for _ in range(2)]
+    loaded.append(TokenFeatures([Lexicon.from_json(json.loads(json.dumps(asdict(mine))))]))
     assert all(features.lexicons == (mine,) for features in loaded)
     of_one_file = automata(WordFeatures(lexicons=(Lexicon("one copy", ("p53", "IL-2")),)))
     assert all(automata(one) == of_one_file for one in loaded)  # automata are equal where they are the same

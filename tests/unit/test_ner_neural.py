@@ -16,6 +16,7 @@ from tests.tiny_ner import make_corpus, make_encoder
 from utils.files import sha256_of, stream_seed
 from utils.ner import neural, training
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
+from utils.ner.encoders import save_encoder
 from utils.ner.evaluation import evaluate
 from utils.ner.features import SHAPES, shape_of
 from utils.ner.lexicons import Lexicon
@@ -271,7 +272,7 @@ def test_going_on_from_other_sentences(kind, encoder):
 
 def test_an_encoder_begins_another_tagger(encoder, tmp_path):
     tagger = fitted("transformer", encoder)
-    tagger.save_encoder(tmp_path)
+    save_encoder(tmp_path, tagger.network.encoder, tagger.tokenizer)
     other = make("transformer", tmp_path)
     other.tags = ["O"]
     other._build(TRAIN)
@@ -466,7 +467,7 @@ def test_transformers_loads_the_plain_network_and_gives_the_same_tags(encoder, t
     assert again.predict(DEV) == tagger.predict(DEV)
     again.save(tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
-    again.save_encoder(tmp_path / "encoder")
+    save_encoder(tmp_path / "encoder", again.network.encoder, again.tokenizer)
     assert "tags" not in json.loads((tmp_path / "encoder" / "config.json").read_text())
     make("transformer", tmp_path / "encoder").fit(TRAIN[:9]).save(tmp_path / "again")
 

@@ -70,12 +70,11 @@ def animate(
 ) -> HTML:
     """Frames as HTML with a play button and a slider; it plays where no kernel runs, and is under 2 MB.
 
-    Args:
-        frames: each (N, C, H, W) or (N, H, W) in [-1, 1]; each pixel covers a whole number of pixels on the page.
-        titles: a text for each frame, shown below it.
-        fps: frames a second.
-        title: above the player; state what the reader should see.
-        columns: images in a row of the grid; 8 or fewer if None.
+    frames: each (N, C, H, W) or (N, H, W) in [-1, 1]; each pixel covers a whole number of pixels on the page.
+    titles: a text for each frame, shown below it.
+    fps: frames a second.
+    title: above the player; state what the reader should see.
+    columns: images in a row of the grid; 8 or fewer if None.
     Raises ValueError: no frames, as many titles as there are not frames, frames of several sizes, or over 2 MB.
     """
     if len(frames) == 0:

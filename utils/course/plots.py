@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.nn.functional as F
 from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
@@ -121,13 +120,12 @@ def show_images(
 ) -> Figure:
     """Draw images in a grid; each of their pixels covers scale x scale pixels of the figure.
 
-    Args:
-        images: (N, C, H, W) with C = 1 or 3, or (N, H, W); values in [-1, 1], others are clamped.
-        titles: a short text above each image.
-        columns: images in a row; 8 or fewer if None.
-        ax: draw into these axes (their size is theirs, `scale` is ignored); else into a new figure.
-        title: above the whole grid; state what the reader should see.
-        scale: whole number; the largest up to 8 that keeps the figure 720 pixels wide if None.
+    images: (N, C, H, W) with C = 1 or 3, or (N, H, W); values in [-1, 1], others are clamped.
+    titles: a short text above each image.
+    columns: images in a row; 8 or fewer if None.
+    ax: draw into these axes (their size is theirs, `scale` is ignored); else into a new figure.
+    title: above the whole grid; state what the reader should see.
+    scale: whole number; the largest up to 8 that keeps the figure 720 pixels wide if None.
     Raises ValueError: another shape, a value that is not a number, or as many titles as there are not images.
     """
     images = as_images(images)
@@ -136,7 +134,7 @@ def show_images(
     columns = columns or min(len(images), 8)
     height, width = images.shape[2:]
     room = height // 4 if titles else 0  # for a title between two rows; above the first row there is room anyway
-    grid = picture_of(F.pad(images, (0, 0, room, 0), value=1), columns, GAP)[room:]
+    grid = picture_of(torch.nn.functional.pad(images, (0, 0, room, 0), value=1), columns, GAP)[room:]
     if ax is None:
         scale = scale or max(1, min(8, MAX_WIDTH // grid.shape[1]))
         lines = (title or "").splitlines()

@@ -28,16 +28,6 @@ def positive(text: str) -> int:
     return number
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m utils.diffusion", description="Diffusion models of images.")
-    commands, form = parser.add_subparsers(required=True, metavar="COMMAND"), argparse.ArgumentDefaultsHelpFormatter
-    about = "train a U-Net to denoise images; started again with the same --out, it resumes"
-    add_train_options(commands.add_parser("train", help=about, description=about, formatter_class=form))
-    about = "draw images from a trained model into one picture, or a tensor"
-    add_sample_options(commands.add_parser("sample", help=about, description=about, formatter_class=form))
-    return parser.parse_args(argv)
-
-
 def add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_train, interrupted="the same command goes on from what was saved, if anything was")
     add = parser.add_argument
@@ -144,7 +134,13 @@ def main(argv: list[str] | None = None) -> None:
     """Run a command; an error the user can mend ends it with one line."""
     if hasattr(sys.stdout, "reconfigure"):  # names in letters that the console lacks are shown as escapes
         sys.stdout.reconfigure(errors="backslashreplace")
-    args = parse(argv)
+    parser = argparse.ArgumentParser(prog="python -m utils.diffusion", description="Diffusion models of images.")
+    commands, form = parser.add_subparsers(required=True, metavar="COMMAND"), argparse.ArgumentDefaultsHelpFormatter
+    about = "train a U-Net to denoise images; started again with the same --out, it resumes"
+    add_train_options(commands.add_parser("train", help=about, description=about, formatter_class=form))
+    about = "draw images from a trained model into one picture, or a tensor"
+    add_sample_options(commands.add_parser("sample", help=about, description=about, formatter_class=form))
+    args = parser.parse_args(argv)
     try:
         args.run(args)
     except (ValueError, OSError, TrainingDiverged) as error:

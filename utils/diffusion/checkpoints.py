@@ -109,9 +109,6 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     return header, tensors
 
 
-# -- a training's folder ---------------------------------------------------------------------------------
-
-
 def one_in_a_folder(train: Callable[..., Iterator]) -> Callable[..., Iterator]:
     """A training left open in this process, by a cell say, is saved and closed when another begins in its folder."""
     opened: weakref.WeakValueDictionary[str, Iterator] = weakref.WeakValueDictionary()
@@ -152,7 +149,6 @@ class TrainingFolder:
         self.lock = lock_folder(self.path) if self.writes else contextlib.nullcontext()
 
     def save(self, state: Any) -> None:
-        """Write a TrainState."""
         if self.writes:
             parts = {"model": unwrap(state.model), "ema_model": state.ema_model, "optimizer": state.optimizer}
             saved = {name: part.state_dict() for name, part in parts.items()}

@@ -117,12 +117,10 @@ class GaussianDiffusion:
         With prediction "noise" this is their eq. 14, averaged over the pixels instead of summed. With "v" the error
         of x_0 counts SNR + 1 times, with "x_0" once, with "noise" SNR times (Salimans & Ho 2022, section 4).
 
-        Args:
-            model: called as model(x_t, t), or model(x_t, t, y) when labels are given.
-            x_0: clean images (B, C, H, W) in [-1, 1], or uint8 0..255.
-            t, noise: drawn uniformly over 0..T-1 and from a standard normal when not given.
-            y: class labels (B,), or None.
-            reduction: "mean" gives a scalar, "none" one value per image (B,).
+        model: called as model(x_t, t), or model(x_t, t, y) when class labels y (B,) are given.
+        x_0: clean images (B, C, H, W) in [-1, 1], or uint8 0..255.
+        t, noise: drawn uniformly over 0..T-1 and from a standard normal when not given.
+        reduction: "mean" gives a scalar, "none" one value per image (B,).
         Raises ValueError where the network's answer has another shape than x_0, and for t as `at` does.
         """
         if reduction not in ("mean", "none"):

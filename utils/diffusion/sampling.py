@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from utils.diffusion.checks import as_labels, check_labels, check_numbers
 from utils.diffusion.process import GaussianDiffusion, answer, first_weight, posterior_weights
-from utils.files import generator_seed
+from utils.files import stream_seed
 
 
 class SampleState(NamedTuple):
@@ -34,8 +34,6 @@ class SampleState(NamedTuple):
     step: int
 
 
-# -- samplers: step(x_t, x_0, a_bar_t, a_bar_s, z, previous) gives x_s -------------------------------------
-#
 # x_t, x_0: (B, C, H, W), the image and the estimate of its end. a_bar_t, a_bar_s: numbers, alpha-bar now and after the
 # step; a_bar_s is 1 for the last one. z: standard normal noise of that shape. previous: (x_0, alpha-bar) of the step
 # before, None at first.
@@ -83,8 +81,6 @@ def half_log_snr(a: float) -> float:
 SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step, "dpmpp_2m": dpmpp_2m_step}
 DEFAULT_STEPS = {"ddpm": 1000, "ddim": 50, "dpmpp_2m": 20}
 
-# -- the loop ----------------------------------------------------------------------------------------------
-
 
 def timestep_grid(num_timesteps: int, steps: int) -> list[int]:
     """1 to T timesteps from T-1 downwards, evenly spaced ("trailing" in diffusers; Lin et al. 2023, Table 2)."""
@@ -110,17 +106,16 @@ def sample(
 ) -> Iterator[SampleState]:
     """Denoise from x_T to images, yielding a SampleState after every network evaluation.
 
-    Args:
-        model: the work is done where its weights are, or where x_T is if it is a function.
-        shape: (B, C, H, W) of the images.
-        sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", or a function like `ddpm_step`.
-        steps: network evaluations, 1 to T; by default 1000, 50, 20, and 50 for a function, at most T.
-        eta: how much fresh noise DDIM adds, 0 to 1; the others take 0 only.
-        clip: clamp the estimate of x_0 to [-1, 1] in every step.
-        y: class labels (B,), or None.
-        x_T: where to start, of `shape`; drawn from a standard normal when not given.
-        constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
-        generator: source of all noise; its device is where noise is drawn.
+    model: the work is done where its weights are, or where x_T is if it is a function.
+    shape: (B, C, H, W) of the images.
+    sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", or a function like `ddpm_step`.
+    steps: network evaluations, 1 to T; by default 1000, 50, 20, and 50 for a function, at most T.
+    eta: how much fresh noise DDIM adds, 0 to 1; the others take 0 only.
+    clip: clamp the estimate of x_0 to [-1, 1] in every step.
+    y: class labels (B,), or None.
+    x_T: where to start, of `shape`; drawn from a standard normal when not given.
+    constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
+    generator: source of all noise; its device is where noise is drawn.
     Raises ValueError for an unknown sampler, for steps or eta outside their range, and for y or x_T of another shape.
     """
     step = _find_step(sampler, eta)
@@ -191,7 +186,8 @@ def generate(
     """
     seed = check_numbers(count=count, batch_size=batch_size, seed=seed)["seed"]
     y = None if y is None else as_labels(y, count)
-    generator, batches = torch.Generator().manual_seed(generator_seed(seed)), []
+    seed = seed if 0 <= seed < 2**32 else stream_seed(seed, "generator")  # a CPU's generator reads 32 bits alone
+    generator, batches = torch.Generator().manual_seed(seed), []
     with tqdm(total=count, desc="sampling", unit="image", leave=False, disable=not progress or None) as bar:
         for part in torch.arange(count).split(batch_size):
             shape, labels = (len(part), *image_shape), None if y is None else y[part]

@@ -92,15 +92,14 @@ class Upsample(nn.Module):
 class UNet(nn.Module):
     """The denoising network.
 
-    Args:
-        in_channels: channels of the image (1 grey, 3 colour).
-        channels: width of the first level.
-        multipliers: width of each level, as a multiple of `channels`; each further level halves the size.
-        blocks: residual blocks per level on the way down (one more on the way up).
-        attention: levels (0 is the first) that have self-attention; the middle always has it.
-        stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels, and all works at half the size.
-        num_classes: with classes, y (B,) holds labels 0..num_classes-1; num_classes stands for "no label", as y=None.
-        dropout: in the residual blocks, 0 to 1.
+    in_channels: channels of the image (1 grey, 3 colour).
+    channels: width of the first level.
+    multipliers: width of each level, as a multiple of `channels`; each further level halves the size.
+    blocks: residual blocks per level on the way down (one more on the way up).
+    attention: levels (0 is the first) that have self-attention; the middle always has it.
+    stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels, and all works at half the size.
+    num_classes: with classes, y (B,) holds labels 0..num_classes-1; num_classes stands for "no label", as y=None.
+    dropout: in the residual blocks, 0 to 1.
 
     Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, C, H, W). Raises ValueError where H or
     W cannot be halved often enough, y has another shape, or, on the CPU, a label is outside the classes.

@@ -7,7 +7,7 @@ whose tokens are divided by spaces ("adenomatous polyposis coli ( APC )").
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 CLOSING = {")": "(", "]": "["}
 QUOTES = "\"'“”‘’"
@@ -21,8 +21,7 @@ BESIDE = 5  # brackets side by side that a long form may stand before; likewise
 LONGEST = 10  # characters but white space in a short form
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Abbreviation:
+class Abbreviation(NamedTuple):
     """`short`, text[short_start:short_end], is defined to stand for `long`, text[long_start:long_end]."""
 
     short_start: int

@@ -22,12 +22,8 @@ class OfficialGold:
     alternatives: dict[str, list[Place]] = field(default_factory=dict)
 
 
-def read_official(genes: Path, alternatives: Path) -> OfficialGold:
-    """GENE.eval and ALTGENE.eval. Raises FormatError for a line in another form."""
-    return OfficialGold(_read_eval(genes), _read_eval(alternatives))
-
-
-def _read_eval(path: Path) -> dict[str, list[Place]]:
+def read_official(path: Path) -> dict[str, list[Place]]:
+    """GENE.eval or ALTGENE.eval, by sentence id. Raises FormatError for a line in another form."""
     found: dict[str, list[Place]] = {}
     for number, line in read_lines(path):
         if line.strip():

@@ -127,10 +127,6 @@ class TagHead(nn.Module):
             return -self.chain(emissions, tags, tags != IGNORED).mean()
         return nn.functional.cross_entropy(emissions.float().flatten(0, 1), tags.flatten(), ignore_index=IGNORED)
 
-    def decode(self, emissions: Tensor, mask: Tensor) -> list[list[int]]:
-        """The best tags of each sentence that the scheme allows."""
-        return self.chain.viterbi(emissions, mask)
-
     def probabilities(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """p(tag) of every token, (B, T, K)."""
         return self.chain.marginals(emissions, mask) if self.crf else emissions.float().softmax(-1)

@@ -59,7 +59,7 @@ class Corpus:
         if not all(path.exists() for path in paths):
             where = f"{self.name} {split} ({self.source})"
             raise ValueError(f"no official alternatives for {where}; bc2gm has them, for dev and test")
-        return read_official(*paths)
+        return OfficialGold(*map(read_official, paths))
 
 
 def corpus_names() -> list[str]:
@@ -138,7 +138,6 @@ def _columns(name: str, about: dict, folder: Path, source: str) -> Corpus:
 
 
 def _own_folder(folder: Path, mismatch: str) -> Corpus:
-    """The splits that a folder has files for, in whichever format."""
     files = {}
     for split in SPLITS:
         paths = [path for end in OWN_ENDINGS if (path := folder / f"{split}{end}").exists()]

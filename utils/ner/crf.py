@@ -1,7 +1,5 @@
 """CRFTagger: a linear-chain conditional random field (Lafferty, McCallum & Pereira 2001) trained by CRFsuite."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -59,7 +57,7 @@ class CRFTagger(Tagger):
         self.tags: list[str] = []
         self._model = b""
 
-    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> CRFTagger:
+    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> "CRFTagger":
         """Learn from `train`; how many entities tags cannot hold is printed first. `dev` and `folder` are not used, as
         CRFsuite cannot take up half-trained weights: an interrupt leaves the tagger as it was before.
 
@@ -135,7 +133,7 @@ class CRFTagger(Tagger):
         write_atomically(folder / "crf.json", json.dumps(about, ensure_ascii=False) + "\n")
 
     @classmethod
-    def _load(cls, folder: Path) -> CRFTagger:
+    def _load(cls, folder: Path) -> "CRFTagger":
         about = json.loads((folder / "crf.json").read_text("utf-8"))
         tagger, own = cls(None, **about["options"]), about["features"]
         tagger.features = own and WordFeatures(**own, lexicons=map(Lexicon.from_json, about["lexicons"]))
@@ -157,8 +155,6 @@ def _turned(tags: list[str], scheme: str) -> list[str]:
 
 
 class _Trainer(pycrfsuite.Trainer):
-    bar: tqdm
-
     def message(self, line: str) -> None:
         """CRFsuite calls this with each line of its log; Ctrl-C is raised here and ends the training."""
         if line.startswith("***** Iteration"):

@@ -1,7 +1,5 @@
 """Sentences for spaCy: highlighted by displaCy, so that they can be read without styles too, and as `Doc`."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable, Sequence
 from itertools import cycle, pairwise
@@ -28,13 +26,12 @@ PALETTE = ("#8cc0dc", "#ecb78c", "#8cd3c0", "#e8c3d7", "#f4d48c", "#b3ddf5")
 FIXED = {"GENE": PALETTE[0], "PROTEIN": PALETTE[0], "DISEASE": PALETTE[1], "CHEMICAL": PALETTE[2]}
 
 
-def show_entities(sentences: Sentence | Iterable[Sentence], titles: Sequence[str] | None = None) -> HTML:
+def show_entities(sentences: Sentence | Iterable[Sentence], titles: Sequence[str] | None = None) -> "HTML":
     """Sentences with their entities highlighted; make it the last line of a cell, or `display` it. Needs spaCy.
 
     Where entities nest or cross, the sentence stands on several lines, the longest entities on the first; the further
     lines begin with an arrow. Pieces of a discontinuous entity are numbered: "Disease 1/2".
 
-    sentences: one, or several; whole abstracts will do.
     titles: a line above each sentence, for example its id, or who annotated it; ValueError unless each has one.
     """
     from IPython.display import HTML
@@ -54,7 +51,6 @@ def show_entities(sentences: Sentence | Iterable[Sentence], titles: Sequence[str
 
 
 def _colours(types: set[str]) -> dict[str, str]:
-    """A background for each type."""
     fixed = {kind: FIXED[kind.upper()] for kind in types if kind.upper() in FIXED}
     # The fixed colours come last, so that no other type looks like a gene as long as there are colours enough.
     free = (colour for colour in (*PALETTE[3:], *PALETTE[:3]) if colour not in fixed.values())
@@ -76,7 +72,7 @@ def _render(lead: str, text: str, layer: list[Entity], colours: dict[str, str]) 
     return displacy.render(record, style="ent", manual=True, jupyter=False, options={"template": TEMPLATE})
 
 
-def to_spacy(sentence: Sentence) -> Doc:
+def to_spacy(sentence: Sentence) -> "Doc":
     """The sentence as a spaCy `Doc` of the same text, whose tokens are cut at entities' edges as well.
 
     `doc.ents` has the longest entities that do not overlap, without those in several pieces; `doc.spans["sc"]` has all,

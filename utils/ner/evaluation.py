@@ -1,7 +1,5 @@
 """Precision, recall and F1 of entities, per type, with confidence intervals; the difference of two taggers."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +27,7 @@ class Report:
     predicted: int  # how many were predicted
     support: int  # how many there are in the gold annotation
     intervals: dict[str, Interval]  # "precision", "recall", "f1": (low, high); empty if not drawn
-    per_type: dict[str, Report] = field(default_factory=dict)  # of each type the same; none in "bc2" mode
+    per_type: dict[str, "Report"] = field(default_factory=dict)  # of each type the same; none in "bc2" mode
 
     @property
     def precision(self) -> float:

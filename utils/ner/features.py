@@ -4,16 +4,11 @@ They are chosen after published gene and disease taggers with a CRF, such as BAN
 look-up in lists of names as in BioTagger-GM (Torii et al. 2009); without parts of speech.
 """
 
-from __future__ import annotations
-
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import NamedTuple
 
-from utils.files import write_atomically
 from utils.ner.lexicons import Lexicon, automaton_of
 from utils.ner.sentence import Sentence
 from utils.ner.words import GREEK, ROMAN, leftmost_longest, name_parts, normalise, shape, short_shape, stem
@@ -201,12 +196,3 @@ class TokenFeatures:
         for lexicon in self.lexicons:
             columns.append([LABELS.index(label) + 1 for label in labels[lexicon.name]])
         return columns
-
-    def save(self, folder: Path) -> None:
-        lists = list(map(asdict, self.lexicons))
-        write_atomically(folder / "lexicons.json", json.dumps(lists, ensure_ascii=False) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path, shapes: bool = True) -> TokenFeatures:
-        saved = json.loads((folder / "lexicons.json").read_text("utf-8"))
-        return cls(list(map(Lexicon.from_json, saved)), shapes)

@@ -4,8 +4,6 @@ Looked for in this order: data/cache/lexicons, COURSE_DATA/lexicons, and at last
 split, which are a few hundred instead of many thousands. One printed line says which it was.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -38,7 +36,7 @@ class Lexicon:
         return [(name, kind) for name in self.names if len(name) >= SHORTEST]
 
     @classmethod
-    def from_json(cls, saved: dict) -> Lexicon:
+    def from_json(cls, saved: dict) -> "Lexicon":
         """From what `dataclasses.asdict` made of one."""
         return cls(**saved | {"names": tuple(saved["names"])})
 
@@ -101,10 +99,5 @@ def _read(path: Path, column: str) -> Iterator[str]:
             raise FormatError(path, number, line, f"{len(columns)} columns with tabs between, got {len(cells)}")
         if name := cells[columns.index(column)].strip():
             yield name
-            if "mesh" in path.name:
-                yield turn_heading(name)
-
-
-def turn_heading(heading: str) -> str:
-    """A heading of MeSH as texts have it: "Abdomen, Acute" is "Acute Abdomen". Commas without a space stay."""
-    return " ".join(reversed(heading.split(", ")))
+            if "mesh" in path.name:  # texts have "Acute Abdomen" for "Abdomen, Acute"; commas without a space stay
+                yield " ".join(reversed(name.split(", ")))

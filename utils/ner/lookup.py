@@ -1,7 +1,5 @@
 """Names looked up and patterns matched: `DictionaryTagger` and `RegexTagger`."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -36,7 +34,7 @@ class DictionaryTagger(Tagger):
         """How many names it knows."""
         return len(self._types)
 
-    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> DictionaryTagger:
+    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> "DictionaryTagger":
         """Learn the mentions of train and dev too. How many cannot be learnt is printed; ValueError where all."""
         say_losses([*train, *dev], layers=sys.maxsize)
         spans = ((sentence.words, span) for sentence in (*train, *dev) for span in token_spans(sentence).values())
@@ -67,7 +65,7 @@ class DictionaryTagger(Tagger):
         write_atomically(folder / "names.json", json.dumps({"lower": self.lower, "names": names}, ensure_ascii=False))
 
     @classmethod
-    def _load(cls, folder: Path) -> DictionaryTagger:
+    def _load(cls, folder: Path) -> "DictionaryTagger":
         saved = json.loads((folder / "names.json").read_text("utf-8"))
         tagger = cls(lower=saved["lower"])
         tagger._counts.update({tuple(key): Counter(kinds) for key, kinds in saved["names"]})
@@ -92,7 +90,7 @@ class RegexTagger(Tagger):
             except re.error as error:
                 raise ValueError(f"the pattern of {kind}, {pattern!r}, is no regular expression: {error}") from error
 
-    def fit(self, train: Sentences = (), dev: Sentences = (), folder: Folder = None) -> RegexTagger:
+    def fit(self, train: Sentences = (), dev: Sentences = (), folder: Folder = None) -> "RegexTagger":
         """Nothing to learn: the patterns are the rules."""
         return self
 
@@ -108,5 +106,5 @@ class RegexTagger(Tagger):
         write_atomically(folder / "patterns.json", json.dumps(self.patterns, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
-    def _load(cls, folder: Path) -> RegexTagger:
+    def _load(cls, folder: Path) -> "RegexTagger":
         return cls(json.loads((folder / "patterns.json").read_text("utf-8")))

@@ -4,8 +4,6 @@ A sentence becomes one or more `Window`s (a long one several that overlap), wind
 a batch into emissions, a score for each token and tag, and a `TagHead` turns the emissions of a sentence into tags.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -93,11 +91,10 @@ class NeuralTagger(Tagger):
         self.network: nn.Module | None = None
         self.history: list[dict[str, float]] = []
 
-    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
+    def fit(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> "NeuralTagger":
         """Learn from `train`; with `dev`, the epoch with the best strict F1 on it is chosen, else the last.
 
-        Raises ValueError: nothing that tags can hold (what they cannot is printed), or a folder with another training's
-        state. TrainingDiverged and KeyboardInterrupt: see `train_network`.
+        Raises ValueError: nothing that tags can hold (what they cannot is printed); and what `train_network` raises.
         """
         train = learnable(train)
         with seeded(stream_seed(self.recipe.seed, "weights"), self.device):
@@ -105,7 +102,7 @@ class NeuralTagger(Tagger):
             self._build(train)
         return self._train(train, dev, folder, "random weights")
 
-    def fine_tune(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> NeuralTagger:
+    def fine_tune(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> "NeuralTagger":
         """Like `fit`, but from the weights it has, with other sentences of the same types (ValueError for new ones)."""
         self._check_trained()
         known = sorted({tag[2:] for tag in self.tags} - {""})
@@ -113,7 +110,7 @@ class NeuralTagger(Tagger):
             raise ValueError(f"cannot go on with {', '.join(new)}: it knows {', '.join(known)}; rename, or fit anew")
         return self._train(learnable(train), dev, folder, "weights it had")
 
-    def _train(self, train: Sentences, dev: Sentences, folder: Folder, start: str) -> NeuralTagger:
+    def _train(self, train: Sentences, dev: Sentences, folder: Folder, start: str) -> "NeuralTagger":
         self.network.to(self.device)
         examples = [example for sentence in train for example in self._examples(sentence)]
 
@@ -157,7 +154,7 @@ class NeuralTagger(Tagger):
         found: list[list[Entity]] = [[] for _ in sentences]
         for numbers, scores, mask in self._sentence_batches(self.emissions(sentences)):
             marginals = self.network.head.probabilities(scores, mask).cpu().numpy()
-            for i, path, rows in zip(numbers, self.network.head.decode(scores, mask), marginals):
+            for i, path, rows in zip(numbers, self.network.head.chain.viterbi(scores, mask), marginals):
                 tagged = from_tags(sentences[i], [self.tags[tag] for tag in path], self.scheme)
                 found[i] = scored(self, tagged, rows[: len(path)])
         return found
@@ -193,7 +190,8 @@ class NeuralTagger(Tagger):
     def _save(self, folder: Path) -> None:
         self._check_trained()
         self._save_parts(folder)
-        self.features.save(folder)
+        lists = list(map(asdict, self.features.lexicons))
+        write_atomically(folder / "lexicons.json", json.dumps(lists, ensure_ascii=False) + "\n")
         save_weights(folder / "model.safetensors", self._plain or self.network)
         config = {"options": self.options, "recipe": asdict(self.recipe), "tags": self.tags}
         if self._plain:
@@ -201,11 +199,12 @@ class NeuralTagger(Tagger):
         write_atomically(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
-    def _load(cls, folder: Path) -> NeuralTagger:
+    def _load(cls, folder: Path) -> "NeuralTagger":
         config = json.loads((folder / "config.json").read_text("utf-8"))
         tagger = cls(**config["options"], **config["recipe"])
         tagger.tags = list(config["tags"])
-        tagger.features = TokenFeatures.load(folder, tagger.features.shapes)
+        lists = json.loads((folder / "lexicons.json").read_text("utf-8"))
+        tagger.features = TokenFeatures(list(map(Lexicon.from_json, lists)), tagger.features.shapes)
         tagger._load_parts(folder)
         load_weights(folder / "model.safetensors", tagger._plain or tagger.network)
         tagger.network.to(tagger.device).eval()

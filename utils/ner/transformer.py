@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from utils.ner.chain import TagHead
-from utils.ner.encoders import as_classifier, load_encoder, pieces_of, save_encoder
+from utils.ner.encoders import as_classifier, load_encoder, pieces_of
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.sentence import Sentence
 from utils.ner.tagger import Sentences
@@ -178,11 +178,6 @@ class TransformerTagger(NeuralTagger):
             inputs = {**window.inputs, "first": places, "count": [1] * len(places)}
             examples[i] = (window._replace(inputs=inputs), wanted)
         return examples
-
-    def save_encoder(self, folder: str | Path) -> None:
-        """Write the encoder as it is now, to begin another tagger with: `TransformerTagger(encoder=folder)`."""
-        self._check_trained()
-        save_encoder(folder, self.network.encoder, self.tokenizer)
 
     def _save_parts(self, folder: Path) -> None:
         self.network.encoder.config.save_pretrained(folder / "encoder")

@@ -121,10 +121,7 @@ def write_jsonl(sentences: Iterable[Sentence], path: str | Path) -> None:
     for sentence in sentences:
         record = {"id": sentence.id} | ({"document": sentence.document} if sentence.document else {})
         record |= {"text": sentence.text, "tokens": [token[:2] for token in sentence.tokens]}
-        record |= {"entities": [_record(entity) for entity in sentence.entities]}
+        fields = [asdict(entity).items() for entity in sentence.entities]
+        record |= {"entities": [{name: value for name, value in own if value not in ("", (), None)} for own in fields]}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_atomically(path, "".join(lines))
-
-
-def _record(entity: Entity) -> dict:
-    return {name: value for name, value in asdict(entity).items() if value not in ("", (), None)}
