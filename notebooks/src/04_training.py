@@ -261,9 +261,10 @@ print("the loss of the training step equals diffusion.loss")
 
 # %%
 def orthogonalize(matrix, rounds=5):
-    """Nearly U V^T, where matrix = U S V^T; (rows, columns), in bf16 on the way."""
+    """Nearly U V^T, where matrix = U S V^T; (rows, columns), in bf16 where that is fast."""
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = (matrix if wide else matrix.T).bfloat16()
+    x = matrix.bfloat16() if find_precision(matrix.device) == "bf16" else matrix.float()
+    x = x if wide else x.T
     x = x / (x.norm() + 1e-7)  # no singular value above 1
     for _ in range(rounds):
         gram = x @ x.T
