@@ -77,11 +77,11 @@ lint: $(VENV)/.test-deps ## check the style of the code and of the notebooks' so
 	@$(PY) -m ruff format --check --quiet . || { echo "Run: $(PY) -m ruff format ."; exit 1; }
 
 .PHONY: bench
-bench: $(VENV)/.bench-deps ## the benchmarks against other libraries, as tables (about two hours)
+bench: $(VENV)/.bench-deps ## the benchmarks against other libraries, as tables (over two hours)
 	@$(PY) -m tests.benchmarks $(BENCH_ARGS)
 
 .PHONY: speedrun
-speedrun: $(VENV)/.bench-deps ## image quality after 300 seconds of training, beside two peers, three seeds (over an hour)
+speedrun: $(VENV)/.bench-deps ## image quality after 300 seconds of training, beside two peers, three seeds (an hour and a half)
 	@$(PY) -m tests.benchmarks --only quality $(BENCH_ARGS)
 
 .PHONY: bench-ner

@@ -260,14 +260,11 @@ print("the loss of the training step equals diffusion.loss")
 
 
 # %%
-bf16_is_fast = find_precision(torch.device("cpu")) == "bf16"
-short = torch.bfloat16 if bf16_is_fast else torch.float32  # bf16 is exact enough here
-
-
 def orthogonalize(matrix, rounds=5):
-    """Nearly U V^T, where matrix = U S V^T; (rows, columns)."""
+    """Nearly U V^T, where matrix = U S V^T; (rows, columns), in bf16 where that is fast."""
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = (matrix if wide else matrix.T).to(short)
+    x = matrix.bfloat16() if find_precision(matrix.device) == "bf16" else matrix.float()
+    x = x if wide else x.T
     x = x / (x.norm() + 1e-7)  # no singular value above 1
     for _ in range(rounds):
         gram = x @ x.T

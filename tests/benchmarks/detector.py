@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.benchmarks.quality import mean_and_interval
+from tests.benchmarks.quality import shown
 from utils.diffusion import generate, load_images, load_model
 from utils.diffusion.metrics import FOLDER, Classifier
 
@@ -45,6 +45,9 @@ def measure(path: Path, seeds: int) -> dict:
     count = KNOWN + ASKED
     generator = torch.Generator().manual_seed(0)
     pixels = load_images("fashion-mnist", "test").pixels
+    if len(pixels) < count:
+        seen = f"{len(pixels):,} real test images, and {count:,} are needed"
+        raise SystemExit(f"here are {seen}: COURSE_DATA=FOLDER says where the whole Fashion-MNIST is")
     real = pixels[torch.randperm(len(pixels), generator=generator)[:count]].float() / 127.5 - 1
     drawn = generate(model, diffusion, count, y=torch.arange(count) % model.num_classes, sampler="dpmpp_2m", steps=20)
     drawn = ((drawn + 1) * 127.5).round() / 127.5 - 1
@@ -52,10 +55,10 @@ def measure(path: Path, seeds: int) -> dict:
 
 
 def report(row: dict) -> str:
-    accuracy, half = mean_and_interval(row["accuracy"])
+    several = f"{len(row['accuracy'])} seeds, 95% interval" if len(row["accuracy"]) > 1 else "one seed"
     return (
         f"A network that learnt from {KNOWN:,} samples and as many real test images tells {ASKED:,} others of each "
-        f"apart with {accuracy:.1%} ± {half:.1%} accuracy ({len(row['accuracy'])} seeds, 95% interval); 50% is perfect."
+        f"apart with {shown(row['accuracy'], '.1%')} accuracy ({several}); 50% is perfect."
     )
 
 

@@ -2,8 +2,9 @@
 
 The clock is the machine's own, started before the first step, and everything that training does counts: a recipe that
 uses its cores badly pays for it. Same images, same features, as many samples from the same sampler with 20 evaluations;
-beside it stands, for the first seed, the sampler that each recipe brings itself. Each recipe runs in the precision its
-users get: the peers' in fp32, the course's in what `find_precision` chooses.
+beside it stands, for the first seed, the sampler that each recipe brings itself, on fewer samples, for which distances
+are larger. Each recipe runs in the precision its users get: the peers' in fp32, the course's in what `find_precision`
+chooses.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from tests.benchmarks.peers import lucidrains
 from tests.benchmarks.throughput import PRECISIONS, matmul_peak
 from utils.diffusion import GaussianDiffusion, ImageQuality, NoiseSchedule, UNet, generate, load_images, train
 from utils.diffusion.batches import batch_at
+from utils.diffusion.training import Settings
 
 BATCH, OWN_COUNT = 128, 500
 SAMPLER = dict(sampler="dpmpp_2m", steps=20, batch_size=125)
@@ -114,7 +116,7 @@ RECIPES = {
 
 
 def measure(name: str, seconds: float, count: int, seed: int) -> dict:
-    """One training: distances of `count` samples, and on the first seed of 500 from the recipe's own sampler."""
+    """One training: distances of `count` samples; for the first seed also of some by the recipe's own sampler."""
     torch.manual_seed(seed)
     images = load_images("fashion-mnist", "train")
     started = time.perf_counter()
@@ -126,7 +128,8 @@ def measure(name: str, seconds: float, count: int, seed: int) -> dict:
     found = quality(samples.nan_to_num().clamp(-1, 1))
     row |= {"frechet": found.frechet, "kernel": found.kernel, "floor": found.frechet_floor}
     if seed == 0 and trained.own:
-        row["own"] = quality(trained.own(OWN_COUNT).nan_to_num().clamp(-1, 1)).frechet
+        brought = quality(trained.own(min(count, OWN_COUNT)).nan_to_num().clamp(-1, 1))
+        row |= {"own": brought.frechet, "own_floor": brought.frechet_floor}
     return row
 
 
@@ -138,13 +141,19 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
     return mean, scipy.stats.t.ppf(0.975, count - 1) * statistics.stdev(values) / math.sqrt(count)
 
 
-def report(seconds: float, count: int, seeds: int, run: Callable[..., dict]) -> str:
+def shown(values: list[float], form: str) -> str:
+    """Their mean, and behind ± half its 95% interval where there are several; `form` as in ".2f"."""
+    mean, half = mean_and_interval(values)
+    return f"{mean:{form}}" if math.isnan(half) else f"{mean:{form}} ± {half:{form}}"
+
+
+def report(seconds: float, count: int, seeds: int, in_own_process: Callable[..., dict]) -> str:
     """Train and measure every recipe with every seed, each in a process of its own, in turn."""
     rows = {name: [] for name in RECIPES}
     for seed in range(seeds):
         for name in RECIPES:
             options = ["--seconds", str(seconds), "--count", str(count), "--seed", str(seed)]
-            rows[name].append(run("tests.benchmarks.quality", name, *options))
+            rows[name].append(in_own_process("tests.benchmarks.quality", name, *options))
             print(f"  {name}, seed {seed}: {rows[name][-1]}", file=sys.stderr)
     own = statistics.fmean(row["frechet"] for row in rows["course"])
     lines = [
@@ -152,20 +161,23 @@ def report(seconds: float, count: int, seeds: int, run: Callable[..., dict]) -> 
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, found in rows.items():
-        frechet, kernel = (mean_and_interval([row[key] for row in found]) for key in ("frechet", "kernel"))
+        frechet, kernel = ([row[key] for row in found] for key in ("frechet", "kernel"))
         steps, spent = (statistics.fmean(row[key] for row in found) for key in ("steps", "seconds"))
-        brought = f"{found[0]['own']:.1f}" if "own" in found[0] else "the same"
+        brought = f"{found[0]['own']:.2f}" if "own" in found[0] else "the same"
+        times = statistics.fmean(frechet) / own
         lines.append(
-            f"| {name} | {steps:,.0f} | {spent:.0f} | {frechet[0]:.2f} ± {frechet[1]:.2f} | {frechet[0] / own:.1f} | "
-            f"{kernel[0]:.3f} ± {kernel[1]:.3f} | {brought} |"
+            f"| {name} | {steps:,.0f} | {spent:.0f} | {shown(frechet, '.2f')} | {times:.1f} | "
+            f"{shown(kernel, '.3f')} | {brought} |"
         )
     broken = [name for name, found in rows.items() if any(row["broken"] for row in found)]
     peaks = ", ".join(f"{p} {matmul_peak(p) / 1e9:,.0f} GFLOP/s" for p in PRECISIONS)
-    floor = rows["course"][0]["floor"]
+    floor, own_floor = rows["course"][0]["floor"], rows["annotated recipe"][0]["own_floor"]
+    spread = "; ± is half a 95% interval of the mean over seeds" * (seeds > 1)
     note = (
-        f"{seeds} seeds, {count:,} samples each by DPM-Solver++(2M) with 20 evaluations; ± is half a 95% interval of "
-        f"the mean over seeds; as many real images: {floor:.2f}. The last column: {OWN_COUNT} samples of the first "
-        f"seed. Samples that are not finite: {', '.join(broken) or 'none'}. Matrix-multiply peak, 2048 x 2048: {peaks}."
+        f"{seeds} seed{'s' * (seeds > 1)}, {count:,} samples each by DPM-Solver++(2M) with 20 evaluations{spread}; as "
+        f"many real images: {floor:.2f}. A step of the course is {Settings.batch_size} images, of the others {BATCH}. "
+        f"The last column: {min(count, OWN_COUNT)} samples of the first seed; as many real images: {own_floor:.2f}. "
+        f"Samples that are not finite: {', '.join(broken) or 'none'}. Matrix-multiply peak, 2048 x 2048: {peaks}."
     )
     return "\n".join([*lines, "", note])
 

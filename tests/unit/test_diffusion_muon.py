@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.tiny import tiny_unet
+from utils.diffusion import muon
 from utils.diffusion.muon import Muon, orthogonalize
 
 
@@ -71,3 +72,64 @@ def test_a_weight_without_gradient_stays():
     start = network.weight.detach().clone()
     Muon(network, 0.1).step()
     assert torch.equal(network.weight, start)
+
+
+def test_an_end_is_known_by_its_whole_name():
+    """`heads` and `stem_norm` are no ends of the network; the layer inside `head` is one."""
+    layers = {"heads": nn.Linear(3, 3), "stem_norm": nn.Linear(3, 3), "head": nn.Sequential(nn.Linear(3, 3))}
+    others, matrices = Muon(nn.ModuleDict(layers), 0.1).param_groups
+    assert list(map(id, matrices["params"])) == [id(layers[name].weight) for name in ("heads", "stem_norm")]
+    assert any(p is layers["head"][0].weight for p in others["params"])
+
+
+def test_bf16_is_used_where_it_is_fast_only(monkeypatch):
+    """A processor without bf16 instructions takes ten times as long in bf16 as in float32."""
+    torch.manual_seed(0)
+    u, lengths, vt = torch.linalg.svd(torch.randn(24, 80), full_matrices=False)
+    mixed = {}
+    for precision in ("bf16", "no", "fp16"):
+        monkeypatch.setattr(muon, "find_precision", lambda device, found=precision: found)
+        found = u.T @ orthogonalize(u * lengths @ vt) @ vt.T
+        mixed[precision] = (found - found.diagonal().diag()).abs().max()
+    assert mixed["no"] == mixed["fp16"] < 1e-5 and mixed["bf16"] > 1e-3
+
+
+def test_a_closure_is_called_once_and_before_anything_moves():
+    torch.manual_seed(0)
+    network, x = nn.Linear(3, 3), torch.randn(4, 3)
+    start, seen = copy.deepcopy(network), []
+
+    def closure():
+        seen.append(torch.equal(network.weight, start.weight))
+        loss = network(x).square().mean()
+        loss.backward()
+        return loss
+
+    loss = Muon(network, 0.1).step(closure)
+    assert seen == [True] and loss == start(x).square().mean()
+    assert not torch.equal(network.weight, start.weight) and not torch.equal(network.bias, start.bias)
+
+
+def test_momentum_of_zero_is_still_muon():
+    torch.manual_seed(0)
+    network = nn.Linear(8, 8, bias=False)
+    start = network.weight.detach().clone()
+    network.weight.grad = torch.randn(8, 8)
+    expected = start - 0.1 * 0.2 * 8**0.5 * orthogonalize(network.weight.grad)
+    Muon(network, 0.1, momentum=0.0).step()
+    torch.testing.assert_close(network.weight.detach(), expected)
+
+
+def test_a_scaler_skips_the_step_that_overflowed():
+    """As fp16 does: weights and averages stay, and the next step goes on."""
+    torch.manual_seed(0)
+    network = nn.Linear(4, 4)
+    optimizer, scaler = Muon(network, 0.1), torch.amp.GradScaler("cpu", init_scale=2.0)
+    start = copy.deepcopy(network.state_dict())
+    for bad in (True, False):
+        optimizer.zero_grad()
+        scaler.scale(network(torch.randn(2, 4)).mean() * (float("inf") if bad else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        moved = [not torch.equal(start[name], value) for name, value in network.state_dict().items()]
+        assert moved == [not bad] * 2 and (network.weight not in optimizer.state) == bad

@@ -37,6 +37,12 @@ def test_a_model_that_is_named_is_the_one_that_tags(monkeypatch, capsysbinary, t
         run_tag(monkeypatch, capsysbinary, str(tmp_path))
 
 
+def test_an_empty_name_is_no_wish_for_the_ready_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="holds no tagger"):
+        tagger.load_tagger("")
+
+
 def test_where_it_is_missing_the_error_says_what_makes_it(monkeypatch, capsysbinary, tmp_path, root):
     monkeypatch.setattr(tagger, "READY", tmp_path / "tagger")
     with pytest.raises(SystemExit, match=r"no ready tagger in .*`python data/make_ready_tagger.py` makes it"):

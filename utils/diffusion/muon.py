@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-ENDS = ("stem", "head", "class_embedding")  # the network's first and last layers, and its table of labels
+from utils.device import find_precision
+
+ENDS = ("stem", "head", "class_embedding")  # what UNet calls its first and last layers, and its table of labels
 
 
 class Muon(torch.optim.Adam):
@@ -14,24 +16,27 @@ class Muon(torch.optim.Adam):
     A matrix (a convolution is one, out x (in * height * width)) moves by the nearest orthogonal matrix to its averaged
     gradient: where the gradient is small the step is as long as where it is large. It is scaled to the size of Adam's
     (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2), so that one learning rate serves both. Biases,
-    norms, and the network's first and last layers stay with Adam.
+    norms, and what ENDS names stay with Adam. A step leaves None as the gradient of the matrices.
     """
 
     def __init__(self, model: nn.Module, lr: float, momentum: float = 0.95):
-        named = list(model.named_parameters())
-        matrices = [p for name, p in named if p.ndim >= 2 and not name.startswith(ENDS)]
-        others = [p for name, p in named if p.ndim < 2 or name.startswith(ENDS)]
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            inside = parameter.ndim >= 2 and name.partition(".")[0] not in ENDS
+            (matrices if inside else others).append(parameter)
         groups = [{"params": others, "momentum": None}, {"params": matrices, "momentum": momentum}]
         super().__init__([group for group in groups if group["params"]], lr=lr)
 
     @torch.no_grad()
     def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            for weight in group["params"] if group["momentum"] else ():
+            for weight in () if group["momentum"] is None else group["params"]:
                 if weight.grad is not None:
                     self._orthogonal_step(weight, group["lr"], group["momentum"])
                     weight.grad = None  # so that Adam leaves it alone
-        return super().step(closure)
+        super().step()
+        return loss
 
     def _orthogonal_step(self, weight: Tensor, lr: float, momentum: float) -> None:
         if not self.state[weight]:  # the names that Adam gives, which it asks for when a state is loaded
@@ -46,9 +51,10 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """About U V^T for matrix = U S V^T, (rows, columns): all singular values become 0.7 to 1.2.
 
     Each step applies a x + b x^3 + c x^5 to the singular values, without finding them (Newton and Schulz's iteration
-    with Jordan's numbers, which lift small values fast). In bf16, which is enough and, on many machines, fast.
+    with Jordan's numbers, which lift small values fast). In bf16, which is enough, where that is fast; else in float32.
     """
-    x = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
+    x = matrix.bfloat16() if find_precision(matrix.device) == "bf16" else matrix.float()
+    x = x if matrix.shape[0] <= matrix.shape[1] else x.T
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T

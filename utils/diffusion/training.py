@@ -61,7 +61,7 @@ class TrainState:
     network: nn.Module  # the model as accelerate wraps it
     optimizer: torch.optim.Optimizer
     step: int = 0  # finished ones
-    loss: float = math.nan  # of the last batch
+    loss: float = math.nan  # of the last batch, at the t drawn for it; those of validation_loss are spread evenly
     learning_rate: float = 0.0
     gradient_norm: float = math.nan
     seconds: float = 0.0  # spent training, over all resumed parts
@@ -184,12 +184,12 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
 def draw(x_0: Tensor, num_timesteps: int, recipe: Settings, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
     """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden.
 
-    Timesteps are logit-normal (Esser et al. 2024, section 3.1), so that steps go where they count.
+    Timesteps are logit-normal about `time_mean` (Esser et al. 2024, section 3.1), or uniform where that is None.
     """
     on = dict(generator=torch.Generator(device).manual_seed(stream_seed(recipe.seed, "step", step)), device=device)
     count, mean = (len(x_0),), recipe.time_mean
     u = torch.rand(count, **on) if mean is None else (mean + torch.randn(count, **on)).sigmoid()
-    t = (num_timesteps * u).long().clamp(max=num_timesteps - 1)  # a large number's sigmoid is rounded to 1
+    t = (num_timesteps * u).long().clamp(max=num_timesteps - 1)  # u near 1 may be rounded to 1
     noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
     return t, noise, torch.rand(count, **on)
 

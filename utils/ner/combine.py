@@ -70,13 +70,19 @@ class VotingTagger(Tagger):
 
     members: taggers, trained or not. weights: one for each, at least 0 and not all 0; equal when None.
     threshold: share of the weight, at least 0 and below 1; 0.5 is the majority.
-    overlaps: whether those that overlap all stay: of members that look for different types.
+    overlaps: whether those that overlap all stay, as where the members look for different types.
     Raises ValueError: no members, or weights or a threshold that do not fit.
     """
 
     name = "voting"
 
-    def __init__(self, members: Sequence[Tagger], weights: Sequence | None = None, threshold=0.5, overlaps=False):
+    def __init__(
+        self,
+        members: Sequence[Tagger],
+        weights: Sequence[float] | None = None,
+        threshold: float = 0.5,
+        overlaps: bool = False,
+    ) -> None:
         self.members = list(members)
         self.weights = [1.0] * len(self.members) if weights is None else list(map(float, weights))
         self.threshold, self.overlaps = threshold, overlaps

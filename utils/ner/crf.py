@@ -26,7 +26,7 @@ class CRFTagger(Tagger):
     features: a callable from the words of a sentence to one list of feature strings for each word; `WordFeatures()`
         when None. Another callable is not saved with the model: after `load`, set `tagger.features` again.
     scheme: "BIO" or "BIOES". iterations: at most, at least 1. progress: whether `fit` shows a bar.
-    delta: training ends earlier where ten iterations took less than this share of it off the loss; 0: never.
+    delta: training ends earlier where ten iterations lower the loss by less than this share of it; 0: never.
     c1, c2: weights of the L1 and the L2 penalty, at least 0. L1 makes most weights zero and the model small.
     backward: read from right to left: "B" is an entity's last word. Under BIOES that only renames the tags.
     Attribute `tags`: the K tags it knows, sorted; empty before `fit`.

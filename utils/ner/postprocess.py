@@ -12,7 +12,6 @@ from utils.ner.words import check_choice
 
 PAIRS = {")": "(", "]": "[", "}": "{"}
 PARTNERS = PAIRS | {opening: closing for closing, opening in PAIRS.items()}
-Kinds = dict[str, tuple[int, str]]  # short form: its number in the document, and its type or "" for none
 SHORT = re.compile(r"[^\W_]*[A-Z0-9][^\W_]*")  # a word with a capital or digit: an abbreviation or symbol
 
 
@@ -67,26 +66,29 @@ def agree_on_abbreviations(sentences: Sequence[Sentence]) -> list[Sentence]:
     with its type in all sentences of the document, whatever it or a part of it was taken for; where no token of it is
     marked, the short form is not marked either. All else, and what is longer than a short form, stays as it was.
     """
-    found: dict[str | int, Kinds] = defaultdict(dict)
+    found: dict[str | int, dict[str, str]] = defaultdict(dict)  # document: short form: type, or "" for none
     documents = documents_of(sentences)
     for sentence, document in zip(sentences, documents):
         over, types = _entities_over(sentence), {entity.end: entity.type for entity in sentence.entities}
         for pair in find_abbreviations(sentence.text):
             kind = types.get(pair.long_end, "")
             if kind or over.keys().isdisjoint(range(pair.long_start, pair.long_end)):
-                found[document].setdefault(pair.short, (len(found[document]), kind))
+                found[document].setdefault(pair.short, kind)
     return [_with_short_forms(sentence, found[document]) for sentence, document in zip(sentences, documents)]
 
 
-def _with_short_forms(sentence: Sentence, kinds: Kinds) -> Sentence:
-    over, tokens = _entities_over(sentence), sentence.tokens if kinds else ()
-    spans = ((start, end) for i, (start, *_) in enumerate(tokens) for _, end, _ in tokens[i : i + LONGEST])
-    known = ((kinds.get(sentence.text[start:end]), start, end) for start, end in spans)
-    for (_, kind), start, end in sorted(place for place in known if place[0]):
-        touched = {entity for place in range(start, end) for entity in over[place]}
-        if all(start <= entity.start and entity.end <= end for entity in touched):
-            right = [entity for entity in touched if entity.span == (start, end, kind)]
-            over.update(dict.fromkeys(range(start, end), right or [Entity(start, end, kind)] if kind else []))
+def _with_short_forms(sentence: Sentence, kinds: dict[str, str]) -> Sentence:
+    over, places = _entities_over(sentence), defaultdict(list)  # where each run of tokens stands, from left to right
+    for i, first in enumerate(sentence.tokens if kinds else ()):
+        for last in sentence.tokens[i : i + LONGEST]:
+            places[sentence.text[first.start : last.end]].append((first.start, last.end))
+    for short, kind in kinds.items():
+        for start, end in places[short]:
+            touched = {entity for place in range(start, end) for entity in over[place]}
+            if all(start <= entity.start and entity.end <= end for entity in touched):  # none is longer, or crosses
+                right = [entity for entity in touched if entity.span == (start, end, kind)]
+                marked = (right or [Entity(start, end, kind)]) if kind else []
+                over.update(dict.fromkeys(range(start, end), marked))
     return sentence.with_entities(dict.fromkeys(entity for entities in over.values() for entity in entities))
 
 

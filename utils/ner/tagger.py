@@ -163,9 +163,9 @@ def _bounds(tagger: Tagger, sentence: Sentence, marginals: np.ndarray) -> np.nda
 def load_tagger(folder: Folder = None) -> Tagger:
     """The tagger that `save` wrote into a folder, of whatever kind; the course's ready one of genes, diseases and
     chemicals where none is named. Raises ValueError as `Tagger.load` does, or says how the ready one is made."""
-    if folder is None and not (READY / HEADER).exists():
+    folder = READY if folder is None else folder
+    if folder == READY and not (READY / HEADER).exists():
         raise ValueError(f"there is no ready tagger in {READY}; `python data/make_ready_tagger.py` makes it")
-    folder = folder or READY
     name, *_ = _read_header(folder)
     check_choice("tagger", name, CLASSES)
     return getattr(ner, CLASSES[name]).load(folder)
