@@ -1,7 +1,7 @@
 """Make data/checkpoints/unet-fashion-mnist.safetensors, half the size of what a training wrote, its weights in float16.
 
-    python -m utils.diffusion train --data fashion-mnist --steps 12000 --seed 0 --out build/shipped
-    python data/make_checkpoint.py build/shipped
+python -m utils.diffusion train --data fashion-mnist --steps 12000 --seed 0 --out build/shipped
+python data/make_checkpoint.py build/shipped
 """
 
 import sys
