@@ -61,9 +61,11 @@ def near_paraphrases(rows):
     forms, found = first_forms(rows), []
     every = [(row, *described(row, forms)) for row in rows]
     for (row, words, names), (other, other_words, other_names) in combinations(every, 2):
-        share, common = len(words & other_words) / len(words | other_words), sorted(names & other_names)
-        if row["document"] != other["document"] and common and share >= ENOUGH[min(len(common), 2)]:
-            found.append((share, common, row, other))
+        common = sorted(names & other_names)
+        if common and row["document"] != other["document"]:
+            share = len(words & other_words) / len(words | other_words)
+            if share >= ENOUGH[min(len(common), 2)]:
+                found.append((share, common, row, other))
     return sorted(found, key=lambda pair: -pair[0])
 
 

@@ -107,6 +107,7 @@ def test_long_and_short_forms_are_one_name_and_a_name_is_one_word(overlap):
     ((share, common, first, second),) = overlap.near_paraphrases([long, short, other])
     assert (share, common) == (1, ["growth factor receptor"]) and {first["id"], second["id"]} == {"a", "b"}
     assert not overlap.near_paraphrases([short, {**long, "document": "b"}])
+    assert not overlap.near_paraphrases([row("a", "It is."), row("b", "That was it.")])  # no word that counts
 
 
 def test_documents_are_whole(sentences):

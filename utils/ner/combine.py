@@ -129,9 +129,8 @@ class VotingTagger(Tagger):
     def _save(self, folder: Path) -> None:
         for number, member in enumerate(self.members, 1):
             member.save(folder / f"member-{number}")
-        about = {"members": len(self.members), "weights": self.weights, "threshold": self.threshold}
-        about["overlaps"] = self.overlaps
-        write_atomically(folder / "voting.json", json.dumps(about) + "\n")
+        about = {name: getattr(self, name) for name in ("weights", "threshold", "overlaps")}
+        write_atomically(folder / "voting.json", json.dumps({"members": len(self.members)} | about) + "\n")
 
     @classmethod
     def _load(cls, folder: Path) -> VotingTagger:
