@@ -16,7 +16,7 @@ WIDTH, COLOURS = 1100, 64  # as wide as a page of the course; letters and lines 
 
 
 def picture(notebook: NotebookNode) -> Image.Image | None:
-    """What the cell tagged `picture` drew last, at most WIDTH pixels wide and high, in COLOURS colours, or None.
+    """What the cell tagged `picture` drew last, at most WIDTH pixels wide and high, of COLOURS colours; else None.
 
     Raises:
         ValueError: several cells are tagged, or the one that is has no PNG among its outputs.

@@ -184,11 +184,13 @@ def test_labels_are_dropped_one_by_one():
     assert torch.equal(torch.stack([y for _, _, y in kept.seen])[~dropped], labels[~dropped])
 
 
-def test_timesteps_cover_the_schedule():
-    model = Recorder()
-    run(model, tiny_diffusion(num_timesteps=4), digits(64), steps=30, batch_size=64)
-    share = torch.bincount(torch.cat([t for _, t, _ in model.seen]), minlength=4) / (30 * 64)
-    assert (share - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / (30 * 64))
+@pytest.mark.parametrize("time_mean", [None, -0.8])
+def test_timesteps_cover_the_schedule(time_mean):
+    model, edges = Recorder(), np.arange(5) / 4
+    run(model, tiny_diffusion(num_timesteps=4), digits(64), steps=30, batch_size=64, time_mean=time_mean)
+    share = np.bincount(torch.cat([t for _, t, _ in model.seen]), minlength=4) / (30 * 64)
+    below = edges if time_mean is None else scipy.stats.norm.cdf(scipy.special.logit(edges), time_mean)
+    assert np.abs(share - np.diff(below)).max() < 5 * math.sqrt(0.25 / (30 * 64))
 
 
 def test_kinds_of_images_give_the_same_training():
