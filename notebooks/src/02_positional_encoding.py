@@ -31,7 +31,7 @@
 # **You need** Python, basic PyTorch (`nn.Module`, an optimiser), Bayes' rule. Helpful: notebook 01 (what $x_t$
 # is); the one formula used from there is repeated.
 #
-# **Time:** one to two minutes on two cores, most of it in the three cells that train. For you: 25 minutes of reading
+# **Time:** about two minutes on two cores, most of it in the three cells that train. For you: 25 minutes of reading
 # (sections marked *further* can wait) and 20 for your two pieces. The networks are so small that all work stays on the
 # CPU; the GPU profile only trains more seeds for longer.
 
