@@ -137,7 +137,7 @@ def test_training_refuses_a_dangerous_state(tmp_path):
     [
         (dict(model=tiny_unet(channels=64)), "config .*64.*use another folder, or the same settings"),
         (dict(diffusion=tiny_diffusion("noise")), "prediction 'v', but this training has 'noise'"),
-        (dict(learning_rate=0.5), "learning_rate 0.004, but this training has 0.5; use another folder"),
+        (dict(learning_rate=0.5), "learning_rate 0.002, but this training has 0.5; use another folder"),
         (dict(ema_decay=0.5), "ema_decay 0.999, but this training has 0.5"),
         (dict(max_gradient_norm=None), "max_gradient_norm 1.0, but this training has None"),
         (dict(warmup=50), "warmup 3, but this training has 50"),

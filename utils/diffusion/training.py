@@ -38,11 +38,10 @@ class Settings:
     """The recipe, which has to stay the same when a training resumes; ValueError for a number outside its range."""
 
     batch_size: int = 64  # images in a step, over all processes; at most as many as there are
-    learning_rate: float = 4e-3  # Muon's and Adam's, once it is warmed up
+    learning_rate: float = 2e-3  # Muon's and Adam's, once it is warmed up
     muon: bool = True  # orthogonal steps for the weight matrices inside the network; else all weights are Adam's
     warmup: int = 100  # steps, at most a tenth of all
     decay: bool = True  # whether the learning rate then falls along a cosine to 0
-    time_mean: float | None = -0.8  # of z in t = T * sigmoid(z), z normal, spread 1; None: t is uniform
     max_gradient_norm: float | None = 1.0  # gradients are scaled down to it; None leaves them
     ema_decay: float = 0.999  # of the average of the weights, warmed up as (1 + step) / (10 + step)
     label_dropout: float = 0.1  # how often a label is hidden, 0 to 1, where the network has classes
@@ -61,7 +60,7 @@ class TrainState:
     network: nn.Module  # the model as accelerate wraps it
     optimizer: torch.optim.Optimizer
     step: int = 0  # finished ones
-    loss: float = math.nan  # of the last batch, at the t drawn for it; those of validation_loss are spread evenly
+    loss: float = math.nan  # of the last batch
     learning_rate: float = 0.0
     gradient_norm: float = math.nan
     seconds: float = 0.0  # spent training, over all resumed parts
@@ -153,7 +152,7 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     """
     device, process, step = accelerator.device, accelerator.process_index, state.step
     x_0, y = batch_at(images, step, recipe.batch_size, recipe.seed)
-    t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe, step, device)
+    t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe.seed, step, device)
     share = len(x_0) // accelerator.num_processes
     part = slice(process * share, (process + 1) * share)
     if (classes := getattr(unwrap(state.model), "num_classes", None)) is None:
@@ -181,17 +180,12 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     state.whole = True
 
 
-def draw(x_0: Tensor, num_timesteps: int, recipe: Settings, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden.
-
-    Timesteps are logit-normal about `time_mean` (Esser et al. 2024, section 3.1), or uniform where that is None.
-    """
-    on = dict(generator=torch.Generator(device).manual_seed(stream_seed(recipe.seed, "step", step)), device=device)
-    count, mean = (len(x_0),), recipe.time_mean
-    u = torch.rand(count, **on) if mean is None else (mean + torch.randn(count, **on)).sigmoid()
-    t = (num_timesteps * u).long().clamp(max=num_timesteps - 1)  # u near 1 may be rounded to 1
+def draw(x_0: Tensor, num_timesteps: int, seed: int, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden."""
+    on = dict(generator=torch.Generator(device).manual_seed(stream_seed(seed, "step", step)), device=device)
+    t = torch.randint(num_timesteps, (len(x_0),), **on)
     noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
-    return t, noise, torch.rand(count, **on)
+    return t, noise, torch.rand(len(x_0), **on)
 
 
 def learning_rate(recipe: Settings, step: int, done: float, steps: int | None) -> float:
