@@ -223,17 +223,9 @@ torch.testing.assert_close(torch.tensor(mine), theirs, rtol=1e-5, atol=0)
 print("the loss of the training step equals diffusion.loss")
 
 # %% [markdown]
-# ## 3. What the recipe adds: five lines · *core*
+# ## 3. What the recipe adds: four lines · *core*
 #
-# **1. Timesteps where they count.** Near $T$ there is hardly an image to see. The shapes and fine details of an image are
-# decided where less noise is left, so $t$ is drawn there more often than elsewhere (the *logit-normal* law of Esser et
-# al. 2024, section 3.1):
-#
-# $$t = \big\lfloor T \cdot \mathrm{sigmoid}(z) \big\rfloor, \qquad z \sim \mathcal N(m, 1)$$
-#
-# With $m = -0.8$ half of all $t$ lie below $0.31\,T$.
-#
-# **2. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
+# **1. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
 #
 # $$\eta_k = \eta_{\text{peak}} \cdot \min\!\Big(1, \tfrac{k+1}{w}\Big) \cdot
 # \tfrac12\Big(1 + \cos\frac{\pi k}{K}\Big)$$
@@ -242,10 +234,10 @@ print("the loss of the training step equals diffusion.loss")
 # very few gradients; warm-up keeps steps small meanwhile. The fall lets the weights settle: at a constant rate they
 # keep jumping around a minimum.
 #
-# **3. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
+# **2. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
 # Its direction stays, and one bad batch cannot do much harm.
 #
-# **4. Steps as long in every direction: Muon** (Jordan et al. 2024). Adam treats each weight by itself. But the weights
+# **3. Steps as long in every direction: Muon** (Jordan et al. 2024). Adam treats each weight by itself. But the weights
 # of a convolution are a *matrix*: one row per output channel, one column per weight that feeds it. Its averaged gradient
 # is $G = U S V^\top$, with a few large and many small singular values in $S$: a step along $G$ moves the layer in few
 # directions. Muon steps along $U V^\top$: the same directions, all equally far. It needs no singular values: a polynomial
@@ -255,7 +247,8 @@ print("the loss of the training step equals diffusion.loss")
 # s \leftarrow 3.4445\,s - 4.775\,s^3 + 2.0315\,s^5,$$
 #
 # and five rounds bring nearly all of them to between 0.7 and 1.2. Adam keeps the biases, the norms, and the first and
-# last layers. **Predict before you run:** the largest singular value of a layer's gradient over the median one: how much
+# last layers. In 200 seconds of training on one core Muon took the Frechet distance from 8.3 to 6.1, with one seed each
+# ([what was tried](../data/results.md)). **Predict before you run:** the largest singular value of a layer's gradient over the median one: how much
 # before, how much after?
 
 
@@ -292,7 +285,7 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# **5. An exponential moving average (EMA) of the weights.** Beside the weights $\theta$ that are trained, keep an
+# **4. An exponential moving average (EMA) of the weights.** Beside the weights $\theta$ that are trained, keep an
 # average $\bar\theta$ that is only used for sampling:
 #
 # $$\bar\theta \leftarrow d\,\bar\theta + (1-d)\,\theta$$
@@ -331,7 +324,7 @@ ema_step = choose("04.2", ema_step, course_ema_step)
 
 
 # %%
-def learning_rate(step, steps, peak=4e-3, warmup=100):
+def learning_rate(step, steps, peak=2e-3, warmup=100):
     """The learning rate of the step that follows `step` finished ones."""
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     fall = 0.5 * (1 + math.cos(math.pi * (step / steps)))
@@ -375,7 +368,7 @@ def draw(step):
     """Images, timesteps, noise, and labels with some of them hidden, of one step."""
     x_0, y = data[order[step * small_batch : (step + 1) * small_batch]]
     rng = torch.Generator().manual_seed(stream_seed(0, "step", step))
-    t = (T * (torch.randn(small_batch, generator=rng) - 0.8).sigmoid()).long()
+    t = torch.randint(T, (small_batch,), generator=rng)
     noise = torch.randn(x_0.shape, generator=rng)
     hidden = torch.rand(small_batch, generator=rng) < 0.1
     return x_0, t, noise, torch.where(hidden, 10, y)
@@ -398,7 +391,7 @@ def muon_step(rate):
     """Move every matrix along its averaged gradient made orthogonal, in place."""
     for weight, average in zip(matrices, averages):
         average.lerp_(weight.grad, 0.05)
-        ahead = weight.grad.lerp(average, 0.95)  # Nesterov: the average after next
+        ahead = weight.grad.lerp(average, 0.95)  # Nesterov's look ahead
         update = orthogonalize(ahead.flatten(1))
         size = 0.2 * math.sqrt(max(update.shape))  # as long as a step of Adam's
         weight.data.sub_(update.view_as(weight), alpha=size * rate)
@@ -907,7 +900,7 @@ plt.show()
 # %%
 short_steps = course.pick(test=10, cpu=100, gpu=400)
 short_batch = course.pick(test=8, cpu=32, gpu=64)
-recipe = dict(learning_rate=4e-3, warmup=100, decay=True, max_gradient_norm=1.0)
+recipe = dict(learning_rate=2e-3, warmup=100, decay=True, max_gradient_norm=1.0)
 recipe |= dict(steps=short_steps, batch_size=short_batch, device=course.device)
 
 
@@ -942,9 +935,8 @@ changes = {
     "no decay": dict(decay=False),
     "no clipping": dict(max_gradient_norm=None),
     "no Muon": dict(muon=False),
-    "uniform timesteps": dict(time_mean=None),
-    "5x rate": dict(learning_rate=2e-2),
-    "5x rate, no warm-up": dict(learning_rate=2e-2, warmup=0),
+    "5x rate": dict(learning_rate=1e-2),
+    "5x rate, no warm-up": dict(learning_rate=1e-2, warmup=0),
     "spike": dict(spike=True),
     "spike, no clipping": dict(spike=True, max_gradient_norm=None),
 }
@@ -975,7 +967,7 @@ for name, look in looks.items():
         label = name if k == 0 else None
         right.plot(range(window, short_steps + 1), means, look, label=label)
 right.set(xlabel="step", ylabel=f"loss, mean of {window} batches")
-right.set_ylim(bottom=0.3)  # room for the legend
+right.set_ylim(bottom=0)  # room for the legend
 right.set_title("One wild gradient, with and without clipping")
 right.legend(loc="lower left")
 plt.show()
@@ -1278,14 +1270,13 @@ check("04.6", take_checkpoint)
 # | $L$, $L_t$ | | the bound on $-\log p_\theta(x_0)$, and its terms (eq. 3, 5) |
 # | $v_\theta(x_t, t, y)$ | `model(x_t, t, y)` | the network |
 # | $\eta_k$ | `state.learning_rate` | learning rate in step $k$ |
-# | $m$ | `time_mean` | mean of $z$ in $t = T\,\mathrm{sigmoid}(z)$ |
 # | $U S V^\top$ | `orthogonalize` | singular values and directions of a matrix; Muon's step is about $U V^\top$ |
 # | $g$, $c$ | `state.gradient_norm`, `max_gradient_norm` | norm of the gradient, its limit |
 # | $\bar\theta$, $d$ | `state.ema_model`, `ema_decay` | averaged weights, their decay |
 # | FD | `ImageQuality.load()(images)` | Frechet distance |
 #
-# 1. The bound is a weighted squared error. Algorithm 1 leaves the weight out; the recipe adds timesteps drawn where
-#    they count, a learning rate that rises and falls, clipping, orthogonal steps, and an average of the weights.
+# 1. The bound is a weighted squared error. Algorithm 1 leaves the weight out; the recipe adds a learning rate that
+#    rises and falls, clipping, orthogonal steps, and an average of the weights.
 # 2. The loss flattens early, while the images keep getting better: judge by samples, with their number, the floor and a
 #    standard error beside every distance.
 # 3. A training whose random numbers come from (seed, step), and that saves weights, averages, optimiser and step, can
@@ -1300,7 +1291,6 @@ check("04.6", take_checkpoint)
 # - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: section 4 (target $v$).
 # - Ho, Salimans 2022, *Classifier-free diffusion guidance*, arXiv 2207.12598: section 3, label dropout.
 # - Kingma, Ba 2015, *Adam*, arXiv 1412.6980: Algorithm 1, and section 3 on its first steps.
-# - Esser et al. 2024, *Scaling rectified flow transformers*, arXiv 2403.03206: section 3.1, logit-normal timesteps.
 # - Jordan et al. 2024, *Muon: an optimizer for hidden layers in neural networks*,
 #   [kellerjordan.github.io/posts/muon](https://kellerjordan.github.io/posts/muon/); Liu et al. 2025, *Muon is scalable
 #   for LLM training*, arXiv 2502.16982: section 2.2, the length of a step.
