@@ -17,8 +17,8 @@
 # *What the model of section 4 draws after more and more seconds of training, from the same noise.*
 #
 # A network (notebook 03) and noisy images (notebook 01) become a trained model. We derive what is to be minimised; you
-# write the training step and the average of the weights; then we train on Fashion-MNIST, and measure what each part of
-# the recipe is worth.
+# write the training step and the average of the weights; then we train on Fashion-MNIST, and switch off one part of the
+# recipe after the other.
 #
 # **At the end you have** a trained model, saved; its loss per timestep on images it never saw; image quality against
 # training time; every term of the bound, measured; and a training that can be stopped and taken up again, to the same
@@ -223,7 +223,7 @@ torch.testing.assert_close(torch.tensor(mine), theirs, rtol=1e-5, atol=0)
 print("the loss of the training step equals diffusion.loss")
 
 # %% [markdown]
-# ## 3. What the recipe adds: four lines · *core*
+# ## 3. What the recipe adds: four parts · *core*
 #
 # **1. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
 #
@@ -231,25 +231,37 @@ print("the loss of the training step equals diffusion.loss")
 # \tfrac12\Big(1 + \cos\frac{\pi k}{K}\Big)$$
 #
 # The optimiser, **Adam**, divides each gradient by a running estimate of its size, which in the first steps rests on
-# very few gradients; warm-up keeps steps small meanwhile. The fall lets the weights settle: at a constant rate they
-# keep jumping around a minimum.
+# very few gradients; warm-up keeps steps small meanwhile. (So it does for Muon, below, whose steps have full length
+# from the first on.) The fall lets the weights settle: at a constant rate they keep jumping around a minimum.
 #
 # **2. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
 # Its direction stays, and one bad batch cannot do much harm.
 #
 # **3. Steps as long in every direction: Muon** (Jordan et al. 2024). Adam treats each weight by itself. But the weights
-# of a convolution are a *matrix*: one row per output channel, one column per weight that feeds it. Its averaged gradient
-# is $G = U S V^\top$, with a few large and many small singular values in $S$: a step along $G$ moves the layer in few
-# directions. Muon steps along $U V^\top$: the same directions, all equally far. It needs no singular values: a polynomial
-# of odd powers of $X$ acts on each singular value $s$ by itself,
+# of a convolution are a *matrix*: one row per output channel, one column per weight that feeds it. Any matrix can be
+# written as $G = U S V^\top$. The columns of $V$ are directions of the input, those of $U$ of the output, each of
+# length 1 and at right angles to the others. $S$ is diagonal; its entries, the **singular values**, say how strongly
+# $G$ joins one direction of the input to one of the output. In a layer's gradient a few are large and many small: a
+# step along $G$ moves the layer mostly in a few directions. (In transformers Jordan et al. see it in Adam's steps too,
+# and suspect that the weak directions matter.) Muon steps along $U V^\top$: the same directions, all equally far.
+#
+# For that it need not compute $U$, $S$ and $V$. Begin with $X = G / \lVert G\rVert$; now no singular value exceeds 1. A
+# polynomial of odd powers of $X$ keeps $U$ and $V$ and acts on each singular value $s$ by itself,
 #
 # $$X \leftarrow 3.4445\,X - 4.775\,(X X^\top) X + 2.0315\,(X X^\top)^2 X \quad\text{makes}\quad
 # s \leftarrow 3.4445\,s - 4.775\,s^3 + 2.0315\,s^5,$$
 #
-# and five rounds bring nearly all of them to between 0.7 and 1.2. Adam keeps the biases, the norms, and the first and
-# last layers. In 200 seconds of training on one core Muon took the Frechet distance from 8.3 to 6.1, with one seed each
-# ([what was tried](../data/results.md)). **Predict before you run:** the largest singular value of a layer's gradient over the median one: how much
-# before, how much after?
+# and five rounds bring every $s$ from 0.002 to 1 to between about 0.7 and 1.2. That is near enough.
+#
+# - **What $G$ is:** an average of the gradients over about 20 steps, looking one step ahead (*Nesterov*): the average
+#   as it would be if the newest gradient came once more.
+# - **How long a step is** does not depend on the gradient's size. It is scaled so that a matrix's entries change by
+#   about 0.2 times the learning rate (root mean square), much as with Adam; so one rate serves both (Liu et al. 2025,
+#   section 2.2).
+# - **Adam keeps the rest:** the biases, the norms, the first and last layers, and the table of the classes.
+#
+# **Predict before you run:** the largest singular value of a layer's gradient over the median one: how much before, how
+# much after?
 
 
 # %%
@@ -391,9 +403,11 @@ def muon_step(rate):
     """Move every matrix along its averaged gradient made orthogonal, in place."""
     for weight, average in zip(matrices, averages):
         average.lerp_(weight.grad, 0.05)
-        ahead = weight.grad.lerp(average, 0.95)  # Nesterov's look ahead
+        ahead = weight.grad.lerp(
+            average, 0.95
+        )  # the average if this gradient came once more
         update = orthogonalize(ahead.flatten(1))
-        size = 0.2 * math.sqrt(max(update.shape))  # as long as a step of Adam's
+        size = 0.2 * math.sqrt(max(update.shape))  # about as long as a step of Adam's
         weight.data.sub_(update.view_as(weight), alpha=size * rate)
 
 
@@ -531,15 +545,10 @@ print(f"validation loss at the end: {state.validation_loss:.3f}")
 print(f"each training image was seen {passes:.1f} times")
 
 # %% [markdown]
-# Nearly all of the fall comes early; after that the curve looks flat. Is the rest of the training wasted? (The
-# validation loss is measured on fixed images and timesteps, by the averaged weights: compare its dots with each other
-# only.)
+# Nearly all of the fall comes early; after that the curve looks flat. Is the rest of the training wasted?
 #
-# ## 5. Image quality against minutes trained · *core*
-#
-# **Question:** how good are the images after how long?
-#
-# The network of each moment turns **the same noise** into images, so that what differs is the training alone.
+# (The validation loss is measured on fixed images and timesteps, by the averaged weights: compare its dots with each
+# other only.)
 
 # %% tags=["picture"]
 count = course.pick(test=40, cpu=300, gpu=2000)
@@ -639,8 +648,8 @@ plt.show()
 # %% [markdown]
 # The second half was not wasted: while the loss curve looks flat, the images get better, by many standard errors.
 # Clothes that you can name come within the first quarter of the training in the run shown; the rest of the way is long.
-# The dashed line is what about an hour on two cores without bf16 instructions reached, with a network more than twice
-# as large that is told the class (see its model card).
+# The dashed line is what about an hour on two cores without bf16 instructions reached, with the recipe as it was before
+# Muon and a network more than twice as large that is told the class (see its model card).
 #
 # ## 6. Why the loss number says so little · *core*
 #
@@ -698,9 +707,9 @@ plt.show()
 # For target $v$ the loss is high at **both ends**. Nearly clean images: $v \approx \epsilon$, and so little noise is
 # hard to tell from texture. Nearly pure noise: $v \approx -x_0$, and which image it will become is not decided yet.
 #
-# **Held-out and training images:** compare the two means with their standard errors. As long as each image was seen
-# only a few times (printed below the training curve), no difference is to be expected; in a long training, a gap would
-# say that the network fits these images and not the rest.
+# **Held-out and training images**, here at the same timesteps: compare the two means with their standard errors. As
+# long as each image was seen only a few times (printed below the training curve), no difference is to be expected; in a
+# long training, a gap would say that the network fits these images and not the rest.
 #
 # **Second: the number depends on how you ask.** The right panel is *one* network and *one* set of answers. With
 # $\delta$ for an error, $\lVert\delta\epsilon\rVert^2 = \bar\alpha_t\lVert\delta v\rVert^2$ and
@@ -734,8 +743,8 @@ print("error in x_0 = (1 - alpha-bar) * error in v")
 
 # %% [markdown]
 # **Third: chance.** A batch draws its images and timesteps at random, so its loss scatters although the network stands
-# still. **Predict before you run:** is that scatter smaller or larger than the whole improvement of the second half of
-# the training?
+# still. **Predict before you run:** is that
+# scatter smaller or larger than the whole improvement of the second half of the training?
 
 # %%
 torch.manual_seed(0)
@@ -757,12 +766,12 @@ print(f", {(halfway - finished) / scatter:.1f} times that")
 print(f"as a factor: validation loss {halfway / finished:.2f}, FD {ratio:.2f}")
 
 # %% [markdown]
-# One batch scatters by about as much as the whole second half of the training gains, so in the losses of single batches
-# that gain cannot be seen; only the fixed images and noise of the validation loss show it.
+# One batch scatters by more than the whole second half of the training gains, so two single batches do not show that
+# gain; the fixed images and noise of the validation loss do.
 #
-# **Fourth: it is not the bound.** Training leaves out the weight of section 2, step 3. Is that a detail? First its
-# formula against the divergence of the two normals as PyTorch computes it. (Code counts $t$ from 0. So the divergence
-# at its $t$ is $L_t$, $t = 1 \dots T-1$.)
+# **Fourth: it is not the bound.** Training leaves out the weight of section 2, step 3. Is that a detail? First
+# the bound's formula against the divergence of the two normals as PyTorch
+# computes it. (Code counts $t$ from 0. So the divergence at its $t$ is $L_t$, $t = 1 \dots T-1$.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -837,12 +846,13 @@ pd.DataFrame({"bits per dimension": pd.Series(nats) / math.log(2)}).round(4)
 
 # %% [markdown]
 # Nothing is lost at the noisy end: $L_T$ is 0 to all digits shown. The bound is made at the other end, where it counts
-# errors in the finest details; the loss spreads its attention over all timesteps. On CIFAR-10 the bound's weights gave
-# Ho et al. the better bound, 3.70 against 3.75 bits, and the worse images: an FID of 13.51 against 3.17 (Table 1, fixed
-# variance; FID is the Frechet distance on the features of a large network, Inception).
+# errors in the finest details; the loss spreads its attention over all timesteps. On CIFAR-10 the bound's weights
+# gave Ho et al. the better bound, 3.70 against 3.75 bits, and the worse images: an FID of 13.51 against 3.17 (Table 1,
+# fixed variance; FID is the Frechet distance on the features of a large network, Inception).
 #
-# So: **watch the validation loss for trouble** (NaN, a rise, a gap to the training loss), compare it between two
-# settings only with the same target, schedule, images and noise, and **judge quality by samples**.
+# So: **watch the validation loss for trouble** (NaN, a rise, a gap to training images at the same timesteps), compare
+# it between two settings only with the same target, schedule, images, timesteps and noise, and **judge quality by
+# samples**.
 #
 # ## 7. EMA on and off · *core*
 #
@@ -878,9 +888,11 @@ plt.show()
 
 # %% [markdown]
 # Where a bar crosses 0, these images cannot tell the two apart; and all of it is one run. **The EMA buys little here**:
-# in the run shown the difference has either sign, and is nowhere more than about a twentieth of the distance. While the
-# network learns fast, the average lags behind what the network knows now (left). At the end the learning rate is near
-# 0: no jitter is left to average away, and the two are nearly the same network.
+# in the run shown the difference has either sign. Early it is larger: at step 88 the EMA loses by about a seventh of
+# the distance, at step 176 it gains about a tenth. While the network learns fast, the average lags behind what the
+# network knows now (left); it also evens out its jitter, and either may win. At the end the EMA gains about a
+# twentieth: the learning rate is near 0, hardly any jitter is left to average away, and the two are nearly the same
+# network.
 #
 # So why keep it? Its place is a long training at a rate that stays high: there the weights jump around a good place,
 # because each batch pulls them elsewhere, and the average stays near the middle. Of the DDPM authors' own CIFAR-10
@@ -889,7 +901,7 @@ plt.show()
 #
 # ## 8. Each part switched off · *further*
 #
-# **Question:** what do warm-up, decay and clipping buy, each by itself?
+# **Question:** what does each part of the recipe buy, by itself?
 #
 # Short trainings of a small network: everything on, then one part missing, from the same start and with the same
 # batches, two seeds each. Two pairs ask what a part is *for*: warm-up, at five times the learning rate; clipping, when
@@ -975,21 +987,29 @@ plt.show()
 # %% [markdown]
 # Left, a smaller loss is better. Where marks of two rows mix, this measurement does not tell.
 #
-# - **The full recipe loses here.** It is made for thousands of steps; after a hundred, what counts is how far the
-#   weights have come, and warm-up and decay hold them back. Never choose settings in runs much shorter than the one you
-#   mean to make.
-# - **Clipping is an insurance.** On ordinary gradients it changes little. With one wild gradient (right) the clipped
-#   training goes on as if nothing had happened; without clipping the loss climbs and stays far above the others.
-# - **Warm-up** costs at the recipe's rate and gains a little at five times that rate, in the run shown with both seeds.
-#   Two seeds are few.
+# - **The full recipe loses here**, to itself without warm-up, without decay, and at five times the rate. It is made for
+#   thousands of steps; after a hundred, what counts is how far the weights have come, and warm-up, decay and a small
+#   rate hold them back. Never choose settings in runs much shorter than the one you mean to make.
+# - **Without Muon** the loss is a little larger, in the run shown with both seeds. Two seeds are few.
+# - **Clipping is an insurance.** On ordinary gradients it changes next to nothing. With one wild gradient (right) the
+#   clipped training goes on as if nothing had happened; without clipping the loss climbs and stays far above the
+#   others.
+# - **Warm-up** costs at the recipe's rate; at five times that rate it makes no difference that this measurement shows.
+#   (In so short a training it lasts a tenth of the steps.)
 #
-# Why does *one* gradient do lasting harm? Adam's average of the gradients, over about 10 steps, points along that one,
-# and the weights are carried away. Its average of the *squared* gradients, over about 1000 steps ($\beta_2 = 0.999$),
-# has become huge, and Adam divides by its root: the steps are then too small to come back soon.
+# What the parts do for *images*, in trainings of equal time, stands in `data/results.md`, "The speedrun: what was
+# tried". From seed to seed FD scatters there by about 0.7. The whole recipe gains far more than that; the smaller batch
+# and Muon, with one seed each, about three times that by themselves.
+#
+# Why does *one* gradient do lasting harm? Muon's average of the gradients points along that one for long: it enters as
+# $0.05 \cdot 1000$ ordinary gradients, and 50 steps later still counts about 4 ($50 \cdot 0.95^{50} = 3.8$). The length
+# of a step does not depend on the average's size, so the matrices are carried away at full speed. The other weights are
+# Adam's, and it is the other way round: its average of the *squared* gradients, over about 1000 steps
+# ($\beta_2 = 0.999$), has become huge, and Adam divides by its root. Soon their steps are too small to come back.
 #
 # **bf16.** *Mixed precision* runs convolutions and matrix products in a 16-bit format and keeps weights, EMA and
-# optimiser in float32. bf16 has only 8 binary digits, no number between 1 and 1.0078; so an average kept in it stands
-# still:
+# optimiser in float32. (The products inside `orthogonalize` may be bf16: they need not be exact.) bf16 has only 8
+# binary digits, no number between 1 and 1.0078; so an average kept in it stands still:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1041,8 +1061,8 @@ print(f"the course would choose: {find_precision(course.device).replace('no', 'f
 #
 # **Question:** what must be saved so that a stopped training goes on as if nothing had happened?
 #
-# More than the weights: the EMA, **Adam's running averages**, and the number of steps. From that number follow the
-# learning rate, the order of the images, and the random numbers (section 3). `train` saves all of it in
+# More than the weights: the EMA, **the running averages of Muon and Adam**, and the number of steps. From that number
+# follow the learning rate, the order of the images, and the random numbers (section 3). `train` saves all of it in
 # `out/checkpoint.pt`, every `save_every` steps and when you leave the loop or interrupt it.
 #
 # The test: one small training is never stopped; the other is stopped twice, by leaving the loop and by the stop button
@@ -1135,8 +1155,9 @@ finding = "Drawn by the model that was read back from the file"
 show_images(images[:24], columns=12, scale=2, title=finding)
 
 # %% [markdown]
-# The training state is several times larger: it holds weights, averages, and two numbers of Adam's for each weight. The
-# same training from the command line (started again, it resumes):
+# The training state is three times as large as the EMA alone in float32: it holds the weights, their EMA, and for each
+# weight of a matrix one average of Muon's (for each of the rest two of Adam's). A training with the same recipe from
+# the command line (started again, it resumes):
 #
 # ```
 # python -m utils.diffusion train --data fashion-mnist --minutes 5 --out build/my-model
