@@ -743,7 +743,7 @@ figure, ax = plt.subplots(figsize=(8.5, 3.4))
 for colour, ((name, kind), (sizes, shares)) in zip(COLOURS, curves.items()):
     style = "o--" if name == own.name else "o-"
     ax.plot(sizes, shares, style, markersize=3, color=colour, label=f"{name}, {kind}")
-ax.set(xscale="log", ylim=(0, 100), xlabel="training sentences, chosen at random")
+ax.set(xscale="log", ylim=(0, 103), xlabel="training sentences, chosen at random")
 ax.set_ylabel("unseen test mentions, %")
 last = {key: shares[-2:] for key, (_, shares) in curves.items()}
 only_own = len(with_train) == 1
