@@ -1665,8 +1665,8 @@ pd.DataFrame({f"against the CRF on {len(train):,}": changes}, index=list(choices
 # %% [markdown]
 # The bars are the bootstrap over test sentences; they do not hold the luck of the training part and of the seed, of
 # which there is one. Overlapping bars do not mean that two rungs are equal: paired differences are the sharper tool.
-# Seconds are those of one machine, and short times are soon disturbed: in the run shown the two CRFs of one kind tag 700
-# and 2,000 sentences a second.
+# Seconds are those of one machine, and short times are soon disturbed: in the run shown the two CRFs of one kind tag
+# 700 and 2,000 sentences a second.
 #
 # **What is still wrong**, rung by rung: how many mistakes of which kind, and how many of the names that no training
 # sentence has were found.
