@@ -743,8 +743,8 @@ print("error in x_0 = (1 - alpha-bar) * error in v")
 
 # %% [markdown]
 # **Third: chance.** A batch draws its images and timesteps at random, so its loss scatters although the network stands
-# still. **Predict before you run:** is that
-# scatter smaller or larger than the whole improvement of the second half of the training?
+# still. **Predict before you run:** is that scatter smaller or larger than the whole improvement of the second half of
+# the training?
 
 # %%
 torch.manual_seed(0)
@@ -888,10 +888,9 @@ plt.show()
 
 # %% [markdown]
 # Where a bar crosses 0, these images cannot tell the two apart; and all of it is one run. **The EMA buys little here**:
-# in the run shown the difference has either sign. Early it is larger: at step 88 the EMA loses by about a seventh of
-# the distance, at step 176 it gains about a tenth. While the network learns fast, the average lags behind what the
-# network knows now (left); it also evens out its jitter, and either may win. At the end the EMA gains about a
-# twentieth: the learning rate is near 0, hardly any jitter is left to average away, and the two are nearly the same
+# in the run shown the difference has either sign. While the network learns fast, the average lags behind what the
+# network knows now (left): at step 176 that costs about a tenth of the distance. Later the average gains a little, at
+# the end 2%: the learning rate is near 0, hardly any jitter is left to average away, and the two are nearly the same
 # network.
 #
 # So why keep it? Its place is a long training at a rate that stays high: there the weights jump around a good place,
