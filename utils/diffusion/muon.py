@@ -48,7 +48,7 @@ class Muon(torch.optim.Adam):
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About U V^T for matrix = U S V^T, (rows, columns): all singular values become 0.7 to 1.2.
+    """About U V^T for matrix = U S V^T, (rows, columns): singular values above 0.002 |matrix| become 0.7 to 1.2.
 
     Each step applies a x + b x^3 + c x^5 to the singular values, without finding them (Newton and Schulz's iteration
     with Jordan's numbers, which lift small values fast). In bf16, which is enough, where that is fast; else in float32.
