@@ -98,10 +98,9 @@ from utils.ner.transformer import align
 # **Question:** what is asked of every model, and how will we know which is better?
 #
 # The corpus is BC2GM, the gene mention task of BioCreative II: sentences of MEDLINE abstracts and one type, `GENE`, for
-# genes and proteins alike. (Which gene a name stands for is another task, *entity linking*.) A part of it is drawn at
-# random, **the same for every rung**: what differs is the model, not the data. (The GPU profile takes all of it.) Where
-# the corpus is not at hand, the course's own small corpus stands in; its scores say nothing about MEDLINE. The printed
-# lines say which it is.
+# genes and proteins alike. A part of it is drawn at random, **the same for every rung**: what differs is the model, not
+# the data. Where the corpus is not at hand, the course's own small corpus stands in; its scores say nothing about
+# MEDLINE. The printed lines say which it is.
 
 # %%
 corpus = load_corpus("bc2gm")
@@ -534,8 +533,8 @@ show_mistakes("dictionary of both")
 # %% [markdown]
 # **What just happened.** A dictionary cannot find a name that it does not hold, and section 1 counted how many those
 # are. A long list is no way out: it has symbols and not the names that sentences spell out, and many of its symbols
-# mean something else. The best example is `not`: NCBI Gene has it, in small letters, as a synonym of gene 10195. *Names
-# have no end, and a match is no proof.* What is lacking is the context. (Exercise 11.4 cleans a list.)
+# mean something else. The best example is `not`: NCBI Gene has it, in small letters, as a synonym of gene 10195. What
+# is lacking is the context. (Exercise 11.4 cleans a list.)
 
 # %% [markdown]
 # ## 4. Rung three: a linear-chain CRF · *core*
@@ -906,10 +905,9 @@ pd.DataFrame(rows, index=names)
 
 # %% [markdown]
 # **What the chain did.** With the learned steps (strength 1), a tag that does not fit its neighbours gives way: the
-# crosses that are off the line. The path is the annotation (broad green line), since the sentence was chosen so; the
-# table above also counts the sentences where single words were right and the chain is wrong. On the whole test part the
-# steps pay: in the run shown F1 is 33 without them, 53 with them, and 33 again at strength 2, where steps count twice
-# and words as before.
+# crosses that are off the line. The path is the annotation (broad green line), since the sentence was chosen so. On the
+# whole test part the steps pay: in the run shown F1 is 33 without them, 53 with them, and 33 again at strength 2, where
+# steps count twice and words as before.
 
 # %%
 play(draw_trellis, strength=(0.0, 3.0, 0.25))
@@ -1126,8 +1124,7 @@ show_mistakes("BiLSTM-CRF")
 # %% [markdown]
 # **What just happened.** Not all of this network is learned here: how a word is written was told, and the word vectors
 # came from the encoder, where it is at hand. The character encodings and the LSTM had to be learned from the sentences
-# that the CRF used for the weights of ready features. In the run shown the first epoch has an F1 of 30 on dev, the
-# best, the eighth, of 63. The next rung brings more that has been learned before.
+# that the CRF used for the weights of ready features.
 #
 # ## 6. Rung five: a Transformer with a token head · *core*
 #
@@ -1394,11 +1391,10 @@ show_entities(
 # How look-up is encoded, what the rules are, and how votes are weighed is *our* choice below. Our four members are all
 # CRFs by CRFsuite, more alike than theirs, so our vote has less to gain. Part-of-speech tags and a list of false
 # positives are left out. Human gene symbols of NCBI Gene and names of the Disease Ontology and of MeSH stand for
-# BioThesaurus and the UMLS, which do not come with the course: much smaller lists. This is the recipe, not the system.
+# BioThesaurus and the UMLS, which do not come with the course: much smaller lists.
 #
-# **Look-up as a feature.** A match in a list proves little, as section 3 saw. As a *feature* it need not: the CRF
-# learns how far to trust each list. Hyphens, case and spaces are disregarded, and a word is told whether it begins
-# (`B`), continues (`I`) or ends (`E`) a listed name, or is one by itself (`S`).
+# **Look-up as a feature.** The CRF learns how far to trust each list. Hyphens, case and spaces are disregarded, and a
+# word is told whether it begins (`B`), continues (`I`) or ends (`E`) a listed name, or is one by itself (`S`).
 
 # %%
 lists = [lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in]
@@ -1412,9 +1408,8 @@ words = (with_of or test)[0].words
 pd.DataFrame(matcher.labels(words), index=words)
 
 # %% [markdown]
-# `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the list. The
-# paper met the same: look-up in BioThesaurus alone has a precision of 0.2253 (Table 2). A CRF can bear more than a
-# dictionary: `word=of` is a feature too, and its weight can outweigh the list's.
+# `of` has the label `S` under `genes`: without regard to case it is `OF`, a synonym of three genes in the list. A CRF
+# can bear more than a dictionary: `word=of` is a feature too, and its weight can outweigh the list's.
 #
 # **Four CRFs, rules, and weights.** The four differ in direction, tags and features. (From right to left is another
 # model only under BIO, where `B` then marks a name's *last* word.) For each, the rules that help on dev are kept; then
@@ -1529,9 +1524,8 @@ pd.DataFrame(table).T
 # **What helped more?** In the run shown the lower threshold (+1.8, 0.8 to 3.0) is the one step whose interval does not
 # hold 0; those of look-up (+1.3), of the simple majority against the best member (-0.8) and of the weights (+0.1) do.
 # The rules add 0.3 to 0.8 to a member. Vote, threshold and weights together bring 1.1 over the best member, with an
-# interval that begins at 0 (0.0 to 2.4); on dev, which chose them, the gain looks larger (60.8 to 62.7). In the paper,
-# from many more sentences and by the task's own scoring, look-up in BioThesaurus is worth more (+3.1) and in the UMLS
-# less (+0.6), the rules about as much (+0.7), and the vote of systems that are less alike 2.1 points.
+# interval that begins at 0 (0.0 to 2.4); on dev, which chose them, the gain looks larger (60.8 to 62.7). The paper's
+# differences, in the table above, come from many more sentences and the task's own scoring.
 #
 # ### All six vote · *core*
 #
@@ -1619,8 +1613,7 @@ ladder(list(rungs))
 #
 # **And the order is that of little data.** With all of BC2GM's training sentences it is another. Published, strict, on
 # the whole test split: BiLSTM-CRF 77.8 (Habibi et al. 2017); BERT 80.9, BioBERT 83.8, PubMedBERT 84.5 (BLURB, Gu et al.
-# 2020). What this course's taggers reach there stands in `data/ner/results.md`. (Its dictionary has the names of dev
-# besides those of train; the page says what it reaches without.)
+# 2020). What this course's taggers reach there stands in `data/ner/results.md`.
 
 # %% tags=["figure", "picture"]
 figure, ax = plt.subplots(figsize=(9, 4.2))
@@ -1664,9 +1657,7 @@ pd.DataFrame({f"against the CRF on {len(train):,}": changes}, index=list(choices
 
 # %% [markdown]
 # The bars are the bootstrap over test sentences; they do not hold the luck of the training part and of the seed, of
-# which there is one. Overlapping bars do not mean that two rungs are equal: paired differences are the sharper tool.
-# Seconds are those of one machine, and short times are soon disturbed: in the run shown the two CRFs of one kind tag
-# 700 and 2,000 sentences a second.
+# which there is one. Seconds are those of one machine, and short times are soon disturbed.
 #
 # **What is still wrong**, rung by rung: how many mistakes of which kind, and how many of the names that no training
 # sentence has were found.
@@ -1704,8 +1695,7 @@ plt.show()
 # The dictionary of training names finds none of the names on the right, by construction. (The CRF with more sentences
 # has seen some of them.) One would expect the share of boundary mistakes to rise with F1: the better a model knows
 # *that* something is a gene, the more what is left is a matter of *where it ends*. In the run shown it does so from the
-# dictionaries to the CRF; above the CRF there is no such order: the BiLSTM-CRF has a smaller share than the
-# Transformer, at a higher F1.
+# dictionaries to the CRF; above the CRF there is no such order.
 #
 # ## 9. Exercises · *further*
 #

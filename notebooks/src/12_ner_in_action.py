@@ -27,7 +27,7 @@
 # instructions; less than a minute without the corpora. Machines without such instructions may take two to four times as
 # long. For you: a quarter of an hour of reading for the *core*, sections 0 to 7, and half an hour for your two pieces.
 # The taggers here are dictionaries and small CRFs, most of them trained on parts of corpora; what larger models reach
-# from whole splits stands in `data/ner/results.md`. What is measured here is how to measure.
+# from whole splits stands in `data/ner/results.md`.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -105,9 +105,8 @@ show_entities(ready.predict([Sentence(paragraph)]))
 # %% [markdown]
 # Most of it is right, but the drug *imatinib* is missed, though *dasatinib* is found. One paragraph says little, and
 # whoever shows it may have chosen it. **How good is the tagger?** A number needs texts that it has not seen, people's
-# annotation of them, and rules for what counts as found. That is what the rest of this notebook is about. It trains
-# small taggers of its own, so that each step can be seen and repeated here; the ready one learnt from "train" and "dev"
-# of these corpora.
+# annotation of them, and rules for what counts as found. This notebook trains small taggers of its own, so that each
+# step can be seen and repeated here; the ready one learnt from "train" and "dev" of these corpora.
 
 # %% [markdown]
 # ## 1. What is read here · *core*
@@ -305,8 +304,7 @@ print(f"{len(reading)} abstracts (section 4 explains the intervals):")
 score_table(evaluate(reading, found))
 
 # %% [markdown]
-# Two of the abstracts, drawn at random, with what was found (not with what is true). You will find mistakes: they are
-# what the rest of this notebook is about.
+# Two of the abstracts, drawn at random, with what was found (not with what is true).
 
 # %%
 shown = random.Random(12).sample(range(len(reading)), 2)
@@ -527,8 +525,7 @@ plt.show()
 # (The first two rows differ by a trace: in four sentences the task's file has names inside names, which tags cannot
 # hold.) A type-only score calls a one-word overlap with a five-word name right: not enough for a data base.
 #
-# Some sentences, drawn at random, in which the dictionary found an alternative and not the gold mention. (A line that
-# begins with an arrow is the sentence above once more, where alternatives overlap.)
+# Some sentences, drawn at random, in which the dictionary found an alternative and not the gold mention.
 
 
 # %%
@@ -627,7 +624,6 @@ table.assign(width=table.high - table.low).round(4)
 # You get the counts of two taggers on the same documents (here, blocks). Draw as many documents as there are, with
 # replacement. Take F1 of the summed counts (eq. 1; 0 where there is nothing) for both taggers, on the **same**
 # documents, and their difference, first minus second. Do that `draws` times; return the middle 95% of the differences.
-# As before, `hint("12.2")` and `solution("12.2")` help, and you may go on.
 
 
 # %%
@@ -789,7 +785,7 @@ plt.show()
 #
 # A gold mention of the test set is **seen** if the training sentences mark that name (upper and lower case not told
 # apart) with that type; **known words** if not, but each of its words occurs inside some marked name of that type; else
-# **new**. The dictionary of the same training sentences is there for comparison.
+# **new**.
 #
 # **Predict before you run:** what does the dictionary find of the names never seen? What does the CRF?
 
@@ -924,7 +920,7 @@ pd.DataFrame(table).rename_axis(["class", "side"]).fillna("none")
 # %% [markdown]
 # Numbers do not tell why. For that one has to read errors, and it matters which. Errors picked by hand illustrate what
 # the author believes already. So they are **drawn at random**, two of each class, with a fixed seed; change the seed
-# and read others. Each is shown with some text around it, as annotated and as predicted.
+# and read others.
 
 
 # %%
@@ -1036,8 +1032,7 @@ print(f"F1 of one that was, on their {len(leak)} sentences among others: {leaked
 print(f"difference {change:+.3f}, paired interval over abstracts {written(edges)}")
 
 # %% [markdown]
-# No error message tells of such a leak, and the score it gives is the one people like to publish. Compare texts before
-# you compare taggers.
+# No error message tells of such a leak. Compare texts before you compare taggers.
 #
 # ## 8. Does it know when it is wrong? · *further*
 #
@@ -1183,11 +1178,11 @@ axes.legend(loc="upper left", fontsize=9)
 plt.show()
 
 # %% [markdown]
-# In the run shown scaling more than halves the error, and more than chance is left. (A "no" in the last column would
-# not show that the calibration is perfect.) Is the CRF too sure only because the upper bound was taken? Not in the run
-# shown: the lower bounds, on average 0.041 below the upper ones (0.884), are above the precision of 0.828, too.
-# Calibration is measured on entities that were *predicted*; it says nothing of those that were missed. And it holds for
-# texts like these: on another kind of text the confidences are not to be trusted before they are measured there.
+# In the run shown scaling more than halves the error, and more than chance is left. Is the CRF too sure only because
+# the upper bound was taken? Not in the run shown: the lower bounds, on average 0.041 below the upper ones (0.884), are
+# above the precision of 0.828, too. Calibration is measured on entities that were *predicted*; it says nothing of those
+# that were missed. And it holds for texts like these: on another kind of text the confidences are not to be trusted
+# before they are measured there.
 #
 # ## 9. The learning curve · *further*
 #
@@ -1196,8 +1191,7 @@ plt.show()
 # NCBI-disease, whole abstracts. We train on growing random choices and score on the official test abstracts; each seed
 # is another order of the training abstracts, and each choice contains the smaller ones. It takes less than a minute on
 # the `cpu` profile. A line such as *1 of 687 entities cannot be learnt* says that a mention begins or ends inside a
-# token, so that no tags can say it (notebook 09). `grow` also serves the next section, where abstracts are not chosen
-# at random.
+# token, so that no tags can say it (notebook 09).
 
 
 # %%
@@ -1357,10 +1351,10 @@ axes.set_title(f"From {many[-2]} to {many[-1]} abstracts: {last}")
 plt.show()
 
 # %% [markdown]
-# The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate. That is
-# why one seed proves nothing at the left end of such a curve. The large parts are dear, so their means are of fewer
-# runs; the last point is one run, without an error. All seeds share one exam, whose own interval (section 4) comes on
-# top. And that a law came near once does not make it a law for your corpus.
+# The thin lines are single seeds: with few abstracts, much depends on *which* ones you happened to annotate. The large
+# parts are dear, so their means are of fewer runs; the last point is one run, without an error. All seeds share one
+# exam, whose own interval (section 4) comes on top. And that a law came near once does not make it a law for your
+# corpus.
 #
 # ## 10. Which abstracts to annotate: active learning against chance · *further*
 #
@@ -1374,8 +1368,7 @@ plt.show()
 # $$ \text{doubt}(x) = -\log p(\hat y \mid x), \qquad
 # \text{doubt per token}(x) = \text{doubt}(x) / \text{tokens}(x) . \tag{5} $$
 #
-# A long text has a less probable best sequence because it is long, and costs more to annotate. Whoever counts
-# *abstracts* does not notice.
+# A long text has a less probable best sequence because it is long, and costs more to annotate.
 #
 # **Predict before you run:** counted in abstracts, which strategy wins? Counted in tokens read?
 
@@ -1473,8 +1466,7 @@ pd.DataFrame(rows).T
 # Every seed starts all strategies from the same abstracts, so the differences are paired; but the seeds are few, and of
 # many differences some lie beyond two standard errors by chance. In the run shown none lies beyond three; the farthest
 # (-2.9 ± 1.0) speaks *against* doubt: its first choice, at equal tokens. The last table shows no saving, neither in
-# abstracts nor in tokens. (With six seeds two standard errors are about a 90% interval.) And an annotator's time is
-# neither abstracts nor tokens.
+# abstracts nor in tokens. (With six seeds two standard errors are about a 90% interval.)
 #
 # This is a weak form of active learning: few rounds, each of which doubles the training set, and a random part of the
 # pool to ask about. What any simulation leaves out: a training set chosen *by this CRF* need not suit the next model;
@@ -1665,7 +1657,7 @@ print("official counts agree")
 # ## 13. Play: how sure must it be? · *further*
 #
 # A curator wants few wrong entities, a search engine few missed ones. Keep only entities whose confidence is at least a
-# **threshold**. First for two thresholds, then with a slider.
+# **threshold**.
 
 
 # %%

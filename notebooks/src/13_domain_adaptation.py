@@ -25,8 +25,7 @@
 #
 # **Time:** about seven minutes on two cores, most of it in the loops of sections 3 and 4; machines without bf16
 # instructions take longer. No GPU is needed; the `gpu` profile takes another encoder and more seeds (not measured
-# here). For you: about half an hour for the *core*, sections 1 to 5, with its exercise. Without the public corpora only
-# the machinery can be seen.
+# here). For you: about half an hour for the *core*, sections 1 to 5, with its exercise.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -210,9 +209,8 @@ plt.show()
 # the two floors of a pair the larger is the careful choice). BC5CDR is nearest to the criteria. The abstracts lie
 # nearer to the criteria (0.41 to 0.49 bit) than to the posts (0.58 to 0.60). But the posts have the highest floor,
 # 0.23. Above the floors NCBI is about as far from the criteria as from the posts; BC5CDR and BC2GM are nearer. The bars
-# on the right put the corpora in the same order: of the words of the criteria's dev split a sample of BC5CDR lacks
-# about 24%, of WNUT17 about 47%, and of the criteria themselves still 10%. Words say nothing of labels, though, and
-# labels are the second thing that differs.
+# on the right put the corpora in the same order. Words say nothing of labels, though, and labels are the second thing
+# that differs.
 #
 # ### What is a condition?
 #
@@ -241,10 +239,9 @@ pd.DataFrame(rows).T
 # %% [markdown]
 # `treatment` holds drugs, but procedures and the bare word "treatment" too: no chemical tagger was taught that, and we
 # leave it out. `chronic_disease` and `cancer` have what any guideline calls a disease ("inflammatory bowel disease"),
-# and phrases that are hardly a disease's name: what excludes a patient ("acute or serious illness"). Word for word,
-# less than a third of their mentions are known. A tagger that were perfect by BC5CDR's guideline would hardly reach F1
-# 100 on this target. Part of what "adaptation" gains below may be learning the *guideline*, not the language; the two
-# are not separated here.
+# and phrases that are hardly a disease's name: what excludes a patient ("acute or serious illness"). A tagger that were
+# perfect by BC5CDR's guideline would hardly reach F1 100 on this target. Part of what "adaptation" gains below may be
+# learning the *guideline*, not the language; the two are not separated here.
 #
 # ## 2. Zero-shot: what can be had without a target sentence · *core*
 #
@@ -317,8 +314,8 @@ rows = {
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# First a CRF with few features (notebook 11 has more), trained on each corpus and tested on each. The criteria are in
-# lower case, so all text is written that way: the simplest adaptation of all.
+# First a CRF with few features, trained on each corpus and tested on each. The criteria are in lower case, so all text
+# is written that way: the simplest adaptation of all.
 #
 # **Predict before you run:** which source wins on the criteria, NCBI or BC5CDR? Does the distance of section 1 say so?
 
@@ -544,8 +541,6 @@ for n in SIZES:
 # test sentences.
 #
 # **Predict before you run:** which of the five is best with the fewest sentences, and which with the most?
-#
-# (A CRF's training keeps one core busy, so two samples are worked on side by side, each in a process of its own.)
 
 
 # %%
@@ -597,7 +592,7 @@ score_table(CRFS, "source + list, no target", f1(gold, found["CRF + list"]))
 
 # %% [markdown]
 # **The figure.** Points: single trainings; lines: their means. Dashed: the source tagger with the list, no target
-# sentence at all; a way below it would have done better to use that tagger as it is. Dotted: the same with NCBI.
+# sentence at all. Dotted: the same with NCBI.
 
 
 # %% tags=["figure"]
@@ -659,7 +654,7 @@ plt.show()
 #
 # It learns the source first; then it goes on with the $n$ criteria: **fine-tuned**, or *sequential transfer*. Beside
 # it, for one $n$: **encoder, target only** (a new head, no source) and **with replay**, where some source sentences are
-# mixed in (section 5 says what for), in about as many steps. The CRF *joint* of section 3 is drawn for comparison.
+# mixed in (section 5 says what for), in about as many steps.
 #
 # **One constant chooses the encoder.** `None` is the small all-MiniLM-L6-v2, a sentence encoder for general use, whose
 # training pairs include titles and abstracts of papers; a name is looked for on the Hugging Face hub. On the `gpu`
@@ -688,7 +683,7 @@ del encoder  # each tagger below loads its own
 
 # %% [markdown]
 # One pass over the source is what the time allows. Its rate, 3e-4, is that of the library's recipe for small encoders
-# (`utils/ner/tagger.py`), chosen on NCBI's dev split; notebook 11 takes 2e-4.
+# (`utils/ner/tagger.py`), chosen on NCBI's dev split.
 
 # %%
 SOURCE_EPOCHS = course.pick(test=1, cpu=1, gpu=4)
@@ -855,10 +850,10 @@ plt.show()
 # %% [markdown]
 # **What just happened.** In the run shown all 20 trainings lost on the source, on average 6 to 13 points, and no
 # interval holds 0. The loss is not simply the price of what was learnt: with $n = 20$ it is about as large as with 320,
-# while no gain on the criteria is shown. (20 criteria are passed over ten times, in some 30 steps; 320 twice, in 80.)
-# The rate seems to matter too: in the table of rates the higher one kept 71 on BC5CDR's dev split, the lower 76, of 80.
-# Does replay help? The lines above the table: no difference to plain fine-tuning is shown, neither on the source
-# (+1.3 ± 1.5) nor on the target (+0.7 ± 3.2). Larger replays were not tried.
+# while no gain on the criteria is shown. The rate seems to matter: in the table of rates the higher one kept 71 on
+# BC5CDR's dev split, the lower 76, of 80. Does replay help? The lines above the table: no difference to plain
+# fine-tuning is shown, neither on the source (+1.3 ± 1.5) nor on the target (+0.7 ± 3.2). Larger replays were not
+# tried.
 #
 # Some of a loss can be the second guideline: whoever leaves out what the annotators of the criteria leave out is wrong
 # by BC5CDR's rules. Where two guidelines contradict each other, no tagger follows both with one label. Features of a
@@ -944,8 +939,7 @@ plt.show()
 #
 # ## 7. Play: which differences are shown? · *further*
 #
-# The tables of sections 3 and 4 compare with *joint* or with the source tagger. Here any way is compared with any
-# other, seed by seed.
+# Here any way is compared with any other, seed by seed.
 
 
 # %%
@@ -987,8 +981,7 @@ play(draw_differences, baseline=list(scores))
 #
 # ## 8. Exercises · *further*
 #
-# `check` says whether an answer is right, and if not, which property is broken; `hint("13.2")` and `solution("13.2")`
-# help.
+# As in section 3, with `hint("13.2")`, `solution("13.2")`, and so on.
 #
 # ### 13.2 The words that make the difference
 #
