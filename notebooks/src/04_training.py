@@ -231,8 +231,8 @@ print("the loss of the training step equals diffusion.loss")
 # \tfrac12\Big(1 + \cos\frac{\pi k}{K}\Big)$$
 #
 # The optimiser, **Adam**, divides each gradient by a running estimate of its size, which in the first steps rests on
-# very few gradients; warm-up keeps steps small meanwhile. (So it does for Muon, below, whose steps have full length
-# from the first on.) The fall lets the weights settle: at a constant rate they keep jumping around a minimum.
+# very few gradients; warm-up keeps steps small meanwhile. The fall lets the weights settle: at a constant rate they
+# keep jumping around a minimum.
 #
 # **2. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
 # Its direction stays, and one bad batch cannot do much harm.
@@ -242,8 +242,8 @@ print("the loss of the training step equals diffusion.loss")
 # written as $G = U S V^\top$. The columns of $V$ are directions of the input, those of $U$ of the output, each of
 # length 1 and at right angles to the others. $S$ is diagonal; its entries, the **singular values**, say how strongly
 # $G$ joins one direction of the input to one of the output. In a layer's gradient a few are large and many small: a
-# step along $G$ moves the layer mostly in a few directions. (In transformers Jordan et al. see it in Adam's steps too,
-# and suspect that the weak directions matter.) Muon steps along $U V^\top$: the same directions, all equally far.
+# step along $G$ moves the layer mostly in a few directions. Muon steps along $U V^\top$: the same directions, all
+# equally far.
 #
 # For that it need not compute $U$, $S$ and $V$. Begin with $X = G / \lVert G\rVert$; now no singular value exceeds 1. A
 # polynomial of odd powers of $X$ keeps $U$ and $V$ and acts on each singular value $s$ by itself,
@@ -251,7 +251,7 @@ print("the loss of the training step equals diffusion.loss")
 # $$X \leftarrow 3.4445\,X - 4.775\,(X X^\top) X + 2.0315\,(X X^\top)^2 X \quad\text{makes}\quad
 # s \leftarrow 3.4445\,s - 4.775\,s^3 + 2.0315\,s^5,$$
 #
-# and five rounds bring every $s$ from 0.002 to 1 to between about 0.7 and 1.2. That is near enough.
+# and five rounds bring every $s$ from 0.002 to 1 to between about 0.7 and 1.2.
 #
 # - **What $G$ is:** an average of the gradients over about 20 steps, looking one step ahead (*Nesterov*): the average
 #   as it would be if the newest gradient came once more.
@@ -571,7 +571,7 @@ finding = "The same noise, after more and more training"
 show_images(shown, titles=titles, columns=10, scale=2, title=finding)
 
 # %% [markdown]
-# Downwards: noise, blobs, silhouettes, then clothes that you can name. Good they are not yet.
+# Downwards: noise, blobs, silhouettes, then clothes that you can name.
 #
 # **A number for it.** A small classifier, trained on real Fashion-MNIST, turns each image into 64 features. The
 # **Frechet distance** (FD; Heusel et al. 2017) fits one Gaussian to the features of real images (mean $m_r$, covariance
@@ -646,10 +646,9 @@ axes.legend(loc="center left")
 plt.show()
 
 # %% [markdown]
-# The second half was not wasted: while the loss curve looks flat, the images get better, by many standard errors.
-# Clothes that you can name come within the first quarter of the training in the run shown; the rest of the way is long.
-# The dashed line is what about an hour on two cores without bf16 instructions reached, with the recipe as it was before
-# Muon and a network more than twice as large that is told the class (see its model card).
+# The second half was not wasted: the images get better, by many standard errors. The dashed line is what about an hour
+# on two cores without bf16 instructions reached, with the recipe as it was before Muon and a network more than twice as
+# large that is told the class (see its model card).
 #
 # ## 6. Why the loss number says so little · *core*
 #
@@ -704,15 +703,14 @@ right.legend(fontsize=8, title="error measured in")
 plt.show()
 
 # %% [markdown]
-# For target $v$ the loss is high at **both ends**. Nearly clean images: $v \approx \epsilon$, and so little noise is
-# hard to tell from texture. Nearly pure noise: $v \approx -x_0$, and which image it will become is not decided yet.
+# Why at **both ends**? Nearly clean images: $v \approx \epsilon$, and so little noise is hard to tell from texture.
+# Nearly pure noise: $v \approx -x_0$, and which image it will become is not decided yet.
 #
-# **Held-out and training images**, here at the same timesteps: compare the two means with their standard errors. As
-# long as each image was seen only a few times (printed below the training curve), no difference is to be expected; in a
-# long training, a gap would say that the network fits these images and not the rest.
+# **Held-out and training images:** as long as each image was seen only a few times, no difference beyond the standard
+# errors is to be expected; in a long training, a gap would say that the network fits these images and not the rest.
 #
-# **Second: the number depends on how you ask.** The right panel is *one* network and *one* set of answers. With
-# $\delta$ for an error, $\lVert\delta\epsilon\rVert^2 = \bar\alpha_t\lVert\delta v\rVert^2$ and
+# **Second: the number depends on how you ask** (right panel). With $\delta$ for an error,
+# $\lVert\delta\epsilon\rVert^2 = \bar\alpha_t\lVert\delta v\rVert^2$ and
 # $\lVert\delta x_0\rVert^2 = (1-\bar\alpha_t)\lVert\delta v\rVert^2$. So losses of models with different targets or
 # schedules cannot be compared. Verified with the answers themselves:
 
@@ -766,12 +764,12 @@ print(f", {(halfway - finished) / scatter:.1f} times that")
 print(f"as a factor: validation loss {halfway / finished:.2f}, FD {ratio:.2f}")
 
 # %% [markdown]
-# One batch scatters by more than the whole second half of the training gains, so two single batches do not show that
-# gain; the fixed images and noise of the validation loss do.
+# One batch scatters by more, so two single batches do not show the gain; the fixed images and noise of the validation
+# loss do.
 #
-# **Fourth: it is not the bound.** Training leaves out the weight of section 2, step 3. Is that a detail? First
-# the bound's formula against the divergence of the two normals as PyTorch
-# computes it. (Code counts $t$ from 0. So the divergence at its $t$ is $L_t$, $t = 1 \dots T-1$.)
+# **Fourth: it is not the bound.** Training leaves out the weight of section 2, step 3. First the bound's formula
+# against the divergence of the two normals as PyTorch computes it. (Code counts $t$ from 0. So the divergence at its
+# $t$ is $L_t$, $t = 1 \dots T-1$.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -845,10 +843,10 @@ nats["L: the bound"] = sum(nats.values())
 pd.DataFrame({"bits per dimension": pd.Series(nats) / math.log(2)}).round(4)
 
 # %% [markdown]
-# Nothing is lost at the noisy end: $L_T$ is 0 to all digits shown. The bound is made at the other end, where it counts
-# errors in the finest details; the loss spreads its attention over all timesteps. On CIFAR-10 the bound's weights
-# gave Ho et al. the better bound, 3.70 against 3.75 bits, and the worse images: an FID of 13.51 against 3.17 (Table 1,
-# fixed variance; FID is the Frechet distance on the features of a large network, Inception).
+# $L_T$ is 0 to all digits shown. The bound counts errors in the finest details; the loss spreads its attention over all
+# timesteps. On CIFAR-10 the bound's weights gave Ho et al. the better bound, 3.70 against 3.75 bits, and the worse
+# images: an FID of 13.51 against 3.17 (Table 1, fixed variance; FID is the Frechet distance on the features of a large
+# network, Inception).
 #
 # So: **watch the validation loss for trouble** (NaN, a rise, a gap to training images at the same timesteps), compare
 # it between two settings only with the same target, schedule, images, timesteps and noise, and **judge quality by
@@ -887,16 +885,14 @@ right.set_title("Above 0 the EMA helps; bars: ± 2 standard errors")
 plt.show()
 
 # %% [markdown]
-# Where a bar crosses 0, these images cannot tell the two apart; and all of it is one run. **The EMA buys little here**:
-# in the run shown the difference has either sign. While the network learns fast, the average lags behind what the
-# network knows now (left): at step 176 that costs about a tenth of the distance. Later the average gains a little, at
-# the end 2%: the learning rate is near 0, hardly any jitter is left to average away, and the two are nearly the same
-# network.
+# **The EMA buys little here**: in the one run shown the difference has either sign. While the network learns fast, the
+# average lags (left): at step 176 that costs about a tenth of the distance. At the end, where the learning rate is near
+# 0 and hardly any jitter is left to average away, it gains 2%.
 #
-# So why keep it? Its place is a long training at a rate that stays high: there the weights jump around a good place,
-# because each batch pulls them elsewhere, and the average stays near the middle. Of the DDPM authors' own CIFAR-10
-# weights the averaged ones have an FID of 3.21 and the plain ones of 12.14 (50,000 samples against the training set,
-# measured in [zeqiang-lai/ddpmx](https://github.com/zeqiang-lai/ddpmx)).
+# The EMA's place is a long training at a rate that stays high: there each batch pulls the weights elsewhere, and the
+# average stays near the middle. Of the DDPM authors' own CIFAR-10 weights the averaged ones have an FID of 3.21 and the plain
+# ones of 12.14 (50,000 samples against the training set, measured in
+# [zeqiang-lai/ddpmx](https://github.com/zeqiang-lai/ddpmx)).
 #
 # ## 8. Each part switched off · *further*
 #
@@ -904,9 +900,8 @@ plt.show()
 #
 # Short trainings of a small network: everything on, then one part missing, from the same start and with the same
 # batches, two seeds each. Two pairs ask what a part is *for*: warm-up, at five times the learning rate; clipping, when
-# in the middle one single gradient is 1000 times too large, as a broken image can make it. After so few steps samples
-# are blobs, so the measure is the validation loss. It takes **about a minute**. **Predict before you run:** which
-# missing part hurts most?
+# in the middle one single gradient is 1000 times too large. After so few steps samples are blobs, so the measure is the
+# validation loss. It takes **about a minute**. **Predict before you run:** which missing part hurts most?
 
 # %%
 short_steps = course.pick(test=10, cpu=100, gpu=400)
@@ -984,31 +979,28 @@ right.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# Left, a smaller loss is better. Where marks of two rows mix, this measurement does not tell.
+# Where marks of two rows mix (left), this measurement does not tell.
 #
 # - **The full recipe loses here**, to itself without warm-up, without decay, and at five times the rate. It is made for
 #   thousands of steps; after a hundred, what counts is how far the weights have come, and warm-up, decay and a small
 #   rate hold them back. Never choose settings in runs much shorter than the one you mean to make.
-# - **Without Muon** the loss is a little larger, in the run shown with both seeds. Two seeds are few.
+# - **Without Muon** the loss is a little larger, in the run shown with both seeds.
 # - **Clipping is an insurance.** On ordinary gradients it changes next to nothing. With one wild gradient (right) the
 #   clipped training goes on as if nothing had happened; without clipping the loss climbs and stays far above the
 #   others.
 # - **Warm-up** costs at the recipe's rate; at five times that rate it makes no difference that this measurement shows.
-#   (In so short a training it lasts a tenth of the steps.)
 #
 # What the parts do for *images*, in trainings of equal time, stands in `data/results.md`, "The speedrun: what was
 # tried". From seed to seed FD scatters there by about 0.7. The whole recipe gains far more than that; the smaller batch
 # and Muon, with one seed each, about three times that by themselves.
 #
-# Why does *one* gradient do lasting harm? Muon's average of the gradients points along that one for long: it enters as
-# $0.05 \cdot 1000$ ordinary gradients, and 50 steps later still counts about 4 ($50 \cdot 0.95^{50} = 3.8$). The length
-# of a step does not depend on the average's size, so the matrices are carried away at full speed. The other weights are
-# Adam's, and it is the other way round: its average of the *squared* gradients, over about 1000 steps
-# ($\beta_2 = 0.999$), has become huge, and Adam divides by its root. Soon their steps are too small to come back.
+# Why does *one* gradient do lasting harm? Muon's average points along it for more than 50 steps, and the length of
+# Muon's steps does not depend on the average's size. Adam's average of the *squared* gradients, over about 1000 steps,
+# becomes huge, and Adam divides by its root: soon its steps are too small to come back.
 #
 # **bf16.** *Mixed precision* runs convolutions and matrix products in a 16-bit format and keeps weights, EMA and
-# optimiser in float32. (The products inside `orthogonalize` may be bf16: they need not be exact.) bf16 has only 8
-# binary digits, no number between 1 and 1.0078; so an average kept in it stands still:
+# optimiser in float32. bf16 has only 8 binary digits, no number between 1 and 1.0078; so an average kept in it stands
+# still:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1021,7 +1013,7 @@ for dtype in [torch.float32, torch.bfloat16]:
 pd.DataFrame({"EMA of a weight of 2, from 1, after 1000 steps": averages})
 
 # %% [markdown]
-# Is bf16 faster? That depends on the machine's instructions. The course looks for them; here we measure.
+# Is bf16 faster? That depends on the machine's instructions:
 
 # %%
 timing = dict(
@@ -1053,8 +1045,7 @@ if "bf16" in seconds:
 print(f"the course would choose: {find_precision(course.device).replace('no', 'fp32')}")
 
 # %% [markdown]
-# Over these few steps the losses are nearly the same. (fp16 has less range than either. If you meet NaN there:
-# `precision="no"`, or bf16.)
+# fp16 has less range than either. If you meet NaN there: `precision="no"`, or bf16.
 #
 # ## 9. Stop in the middle, and go on · *further*
 #
@@ -1122,8 +1113,7 @@ print("twice stopped or never stopped: all weights and averaged weights equal, b
 
 # %% [markdown]
 # Leaving the loop saves at once, so that resume starts at step 9. Step 18, cut off, is done again, with the same batch
-# and noise; the 17 finished ones were saved on the way out. (Bit for bit holds on a CPU with the same number of
-# threads; a GPU may add numbers in another order.)
+# and noise. (Bit for bit holds on a CPU with the same number of threads; a GPU may add numbers in another order.)
 #
 # ## 10. Save the model · *further*
 #
@@ -1154,9 +1144,8 @@ finding = "Drawn by the model that was read back from the file"
 show_images(images[:24], columns=12, scale=2, title=finding)
 
 # %% [markdown]
-# The training state is three times as large as the EMA alone in float32: it holds the weights, their EMA, and for each
-# weight of a matrix one average of Muon's (for each of the rest two of Adam's). A training with the same recipe from
-# the command line (started again, it resumes):
+# The training state holds the weights and the optimisers' averages too. A training with the same recipe from the
+# command line (started again, it resumes):
 #
 # ```
 # python -m utils.diffusion train --data fashion-mnist --minutes 5 --out build/my-model
@@ -1223,8 +1212,7 @@ check("04.3", loss_by_timestep)
 # %% [markdown]
 # ### 04.4 *(further)* What an EMA remembers
 #
-# With which weight does each step's network enter the average? The decay may be another one in every step,
-# as when it is warmed up.
+# With which weight does each step's network enter the average? The decay may be another one in every step.
 
 
 # %%

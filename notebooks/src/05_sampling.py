@@ -85,7 +85,7 @@ quality = ImageQuality.load()
 # image**, $\hat x_0$, and an **estimate of the noise**, $\hat\epsilon$: one estimate in two forms, since each follows
 # from the other and $x_t$.
 #
-# The label is a learned vector for each class, added to that of the timestep; the network also works without.
+# The label is a learned vector for each class, added to that of the timestep.
 
 # %%
 schedule, T = diffusion.schedule, diffusion.num_timesteps
@@ -228,9 +228,8 @@ pd.DataFrame(rows, columns=columns).set_index("real images")
 # of $\bar\alpha_{t-1}$. And what takes the place of $\alpha_t$, the share of the variance that the steps from $s$ to
 # $t$ keep, when all you know is $\bar\alpha_t$ and $\bar\alpha_s$?
 #
-# (Notebook 00's step used the noise in $x_t$ again and drew none. This one is the paper's.) `hint("05.1")`,
-# `solution("05.1")` help. You may also go on: the next cell has the course's version, and uses yours instead if it is
-# right.
+# `hint("05.1")`, `solution("05.1")` help. You may also go on: the next cell has the course's version, and uses yours
+# instead if it is right.
 
 
 # %%
@@ -365,7 +364,7 @@ animate(pairs, titles=titles, columns=count, title=finding)
 
 # %% [markdown]
 # The guess begins as a blurred mean of its class and gains detail as $x_t$ commits itself: first the outline, then the
-# pattern. $x_t$ itself still looks like noise after 300 steps; around the middle of the run the first outlines show.
+# pattern.
 #
 # ### How wrong is the shape?
 #
@@ -540,10 +539,10 @@ finding = "beta is too wide, and noise in the last step stays in the picture"
 show_images(pictures, titles=titles, columns=6, scale=4, title=f"{few} steps: {finding}")
 
 # %% [markdown]
-# With few steps the choice matters a lot, and less as the steps get smaller (one seed of 100 images), which is why the
-# paper, at $T = 1000$, saw little of it. (Song et al. 2020, Table 1, CIFAR-10: at 10 steps FID 41 with $\tilde\beta$
-# and 367 with $\beta$, at 1000 steps 4.7 against 3.2, the other way round.) Noise in the last step comes from code
-# whose loop runs from $T$ to 1 and tests `if t > 0`. With 1000 steps it is small (printed above).
+# With few steps the choice matters a lot, and less as the steps get smaller, which is why the paper, at $T = 1000$, saw
+# little of it. (Song et al. 2020, Table 1, CIFAR-10: at 10 steps FID 41 with $\tilde\beta$ and 367 with $\beta$, at
+# 1000 steps 4.7 against 3.2, the other way round.) Noise in the last step comes from code whose loop runs from $T$ to 1
+# and tests `if t > 0`.
 #
 # From here on DDPM means $\tilde\beta$, as in `utils`.
 
@@ -695,8 +694,7 @@ check_against_utils(ddim_step, ddim_step, steps=10)
 print("sample takes a function as well as a name")
 
 # %% [markdown]
-# Yes: the same step, so DDPM is one member of the family. And any step with these six arguments can be handed to
-# `sample`, one of your own too.
+# Yes: the same step, so DDPM is one member of the family.
 #
 # **Predict before you run:** the same starting noise, 5 to 100 steps. With $\eta = 0$, does another number of steps
 # give another picture? And with $\eta = 1$?
@@ -890,8 +888,8 @@ print("without a step before it, a 2M step is a DDIM step")
 # Every step is then linear in $x_T$ and the noises $z_1, z_2, \dots$ The result of a whole run is
 # $b + k_0 x_T + k_1 z_1 + k_2 z_2 + \dots$: a normal with mean $b$ and variance $k^2 = k_0^2 + k_1^2 + \dots$ We let
 # the samplers work on that list of coefficients in place of images. *The step functions stay as they are*, and the
-# answer is exact: no random numbers, no averaging. The error is the Wasserstein-2 distance between $\mathcal N(b, k^2)$
-# and $\mathcal N(m, c^2)$: $\sqrt{(b-m)^2 + (k-c)^2}$.
+# answer is exact. The error is the Wasserstein-2 distance between $\mathcal N(b, k^2)$ and $\mathcal N(m, c^2)$:
+# $\sqrt{(b-m)^2 + (k-c)^2}$.
 #
 # **Order.** An error that falls like $1/N$ has order 1, like $1/N^2$ order 2: twice the steps bring it to a half, or to
 # a quarter. On two log axes that is a straight line of slope -1 or -2.
@@ -1004,9 +1002,9 @@ print(f"standard deviation of the samples (right: {c})")
 table_of(std_of_samples, [5, 10, 20, 50, 1000], samplers).round(4)
 
 # %% [markdown]
-# DDPM and DDIM with few steps make data that are **too narrow**: samples that are too alike and too smooth. For DDPM
-# the reason is section 2: $\tilde\beta$ is the smallest possible variance. For DDIM: each step holds on to the guess of
-# its noisier end, and that guess lies too near the mean.
+# DDPM and DDIM with few steps make data that are **too narrow**. For DDPM the reason is section 2: $\tilde\beta$ is the
+# smallest possible variance. For DDIM: each step holds on to the guess of its noisier end, and that guess lies too near
+# the mean.
 #
 # With several normals the sampler has to choose. A mixture in two dimensions also has a perfect guess in closed form: a
 # mean of the single guesses, weighted by the probability that $x_t$ came from each.
@@ -1063,8 +1061,7 @@ figure.suptitle(finding, x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
-# A path with noise turns corners until the end; the paths without are smooth, so a line through two guesses predicts
-# them well.
+# The paths without noise are smooth, so a line through two guesses predicts them well.
 #
 # ### The equation behind $\eta = 0$
 #
@@ -1215,9 +1212,9 @@ print(f"Frechet distance minus that of {base}: mean ± standard error over {seed
 table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 
 # %% [markdown]
-# Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common, such as difficult labels,
-# drops out of the difference. With 5 seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4
-# degrees of freedom, 5%).
+# Why subtract? All samplers share labels and $x_T$ seed by seed, so what they have in common drops out of the
+# difference. With 5 seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of
+# freedom, 5%).
 #
 # With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. In
 # the run shown 2M comes near the floor of 100 images with 25 evaluations. The floor of all images together is lower,
@@ -1299,8 +1296,8 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The angle is 90 degrees to within a few. The network treats noise that is too weak as if there were an image in it
-# already, a smooth one: its pictures lose detail half-way (right panel), while slerp keeps the level of the two ends.
+# The network treats noise that is too weak as if there were an image in it already, a smooth one: its pictures lose
+# detail half-way (right panel), while slerp keeps the level of the two ends.
 
 # %% [markdown]
 # ## 9. Filling in: inpainting without training · *further*
@@ -1392,8 +1389,7 @@ pd.DataFrame({"jump at the border": rows}).round(2)
 # **Question:** is the network drawing, or reciting the training set?
 #
 # For each sample find the **nearest training image**, by pixels and by features, and compare with the distances of
-# *real test images* to the training set. Since a test that cannot fail proves nothing, a third group are copies:
-# training images with a little noise on them.
+# *real test images* to the training set. A third group are copies: training images with a little noise on them.
 #
 # **Predict before you run:** the network's samples tend to be smooth. Does that make their *pixel* distance to
 # the nearest training image larger or smaller than that of a real test image?
@@ -1461,11 +1457,10 @@ finding = (
 show_images(rows, columns=len(chosen), title=finding)
 
 # %% [markdown]
-# By pixels the noisy copies are caught at once, and even the four closest samples differ from their neighbours, if only
-# in small things. By features the copies are *not* caught: a little noise moves an image at least as far as the nearest
-# other garment is. A test that cannot find planted copies must not be trusted when it finds none. (If the first cell of
-# this section printed 10,000 training images and not 60,000, most copies would go unseen: the network was trained on
-# all.)
+# By pixels the noisy copies are caught at once, and even the four closest samples differ from their neighbours. By
+# features the copies are *not* caught: a little noise moves an image at least as far as the nearest other garment is. A
+# test that cannot find planted copies must not be trusted when it finds none. (If the first cell of this section
+# printed 10,000 training images and not 60,000, most copies would go unseen: the network was trained on all.)
 #
 # And your prediction? In the run shown the samples lie a little *further* from the training images than real test
 # images do (medians in the left panel). A smaller distance need not have meant copying: a smooth picture is near to
@@ -1545,8 +1540,8 @@ for sampler, steps in [("ddpm", 10), ("ddim", 10), ("dpmpp_2m", 10)]:
     display(draw(sampler, steps))
 
 # %% [markdown]
-# Things to try. DDIM with $\eta = 0$: raise the steps from 2 to 30; the ten pictures get better and stay the same ones.
-# Then raise $\eta$: they change.
+# DDIM with $\eta = 0$: raise the steps from 2 to 30; the ten pictures get better and stay the same ones. Then raise
+# $\eta$: they change.
 
 # %%
 choices = ["ddpm", "ddim", "dpmpp_2m"]
