@@ -890,8 +890,8 @@ plt.show()
 # 0 and hardly any jitter is left to average away, it gains 2%.
 #
 # The EMA's place is a long training at a rate that stays high: there each batch pulls the weights elsewhere, and the
-# average stays near the middle. Of the DDPM authors' own CIFAR-10 weights the averaged ones have an FID of 3.21 and the plain
-# ones of 12.14 (50,000 samples against the training set, measured in
+# average stays near the middle. Of the DDPM authors' own CIFAR-10 weights the averaged ones have an FID of 3.21 and the
+# plain ones of 12.14 (50,000 samples against the training set, measured in
 # [zeqiang-lai/ddpmx](https://github.com/zeqiang-lai/ddpmx)).
 #
 # ## 8. Each part switched off · *further*
