@@ -1637,7 +1637,7 @@ check("05.6", line_step)
 # 3. With few evaluations the sampler decides how good the pictures are, with many the network; measure against
 #    the floor, with error bars.
 #
-# **Next:** evaluation (06), guidance (07) and the wider family of models (08) are being written.
+# **Next:** evaluation (06), guidance (07) and the wider family of models (08) are planned.
 #
 # ### References
 # - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: Algorithm 2; eq. 4, 6, 7, 11;
