@@ -87,7 +87,7 @@ def learn(kind: str, train: list[Sentence]) -> CorrectedTagger:
     kept = strongest(CRFTagger(features, c1=0.5, iterations=40).fit(train), KEPT[kind])
 
     def few(words: list[str]) -> list[list[str]]:
-        return [[one for one in found if one in kept] for found in features(words)]
+        return [[feature for feature in found if feature in kept] for found in features(words)]
 
     tagger = CRFTagger(few, iterations=50).fit(train)
     tagger.features = features  # it passes over those that it has no weight for

@@ -1,7 +1,6 @@
 """Which device to compute on, and in which precision."""
 
 import os
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -32,7 +31,6 @@ def find_precision(device: torch.device) -> str:
     return "no"
 
 
-@lru_cache
 def cpu_flags(path: str | Path = "/proc/cpuinfo") -> set[str]:
     """The processor's feature flags as Linux lists them; empty on other systems."""
     try:

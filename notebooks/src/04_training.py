@@ -266,15 +266,14 @@ print("the loss of the training step equals diffusion.loss")
 
 # %%
 def orthogonalize(matrix, rounds=5):
-    """Nearly U V^T, where matrix = U S V^T; (rows, columns), in bf16 where that is fast."""
+    """Nearly U V^T, where matrix = U S V^T; (rows, columns)."""
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix.bfloat16() if find_precision(matrix.device) == "bf16" else matrix.float()
-    x = x if wide else x.T
+    x = matrix if wide else matrix.T
     x = x / (x.norm() + 1e-7)  # no singular value above 1
     for _ in range(rounds):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x if wide else x.T).to(matrix.dtype)
+    return x if wide else x.T
 
 
 # %%
@@ -999,8 +998,8 @@ plt.show()
 # becomes huge, and Adam divides by its root: soon its steps are too small to come back.
 #
 # **bf16.** *Mixed precision* runs convolutions and matrix products in a 16-bit format and keeps weights, EMA and
-# optimiser in float32. bf16 has only 8 binary digits, no number between 1 and 1.0078; so an average kept in it stands
-# still:
+# optimiser in float32 (`train` computes the products inside `orthogonalize` in bf16, too). bf16 has only 8 binary
+# digits, no number between 1 and 1.0078; so an average kept in it stands still:
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from tests.tiny import tiny_diffusion, tiny_unet
 from tests.tiny_ner import make_corpus, make_encoder
-from utils.diffusion import batches, muon, sampling, training
+from utils.diffusion import batches, sampling, training
 from utils.diffusion.metrics import Classifier, ImageQuality
 from utils.diffusion.training import Settings, make_accelerator, prepare, train_step, validation_loss
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
@@ -125,7 +125,6 @@ def test_training_step(gpu, monkeypatch, where):
     model, data, diffusion = tiny_unet(), images(monkeypatch), tiny_diffusion()
     accelerator = make_accelerator(torch.device("cpu"), "no")
     monkeypatch.setattr(Accelerator, "device", CUDA)
-    monkeypatch.setattr(muon, "find_precision", lambda device: "bf16")  # which asks the driver
     with gpu:
         batch = data.to(where), torch.zeros(8, dtype=torch.long, device=where)
         monkeypatch.setattr(batches, "take", lambda data, index: batch)

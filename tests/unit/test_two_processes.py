@@ -44,6 +44,5 @@ def test_two_processes_train_as_one(root, tmp_path):
     assert together == pytest.approx(alone, abs=1e-4)
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     for name, value in weights[0].items():
-        # Sums are rounded in another order, and Adam makes steps of one size of gradients however small: the mean. Muon
-        # rounds to bf16 besides.
-        assert (weights[1][name] - value).abs().mean() < 5e-4, name
+        # Sums are rounded in another order, and Adam makes steps of one size of gradients however small: the mean.
+        assert (weights[1][name] - value).abs().mean() < 1e-4, name

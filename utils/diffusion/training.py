@@ -261,6 +261,8 @@ def prepare(model: nn.Module, accelerator: Accelerator, muon: bool) -> TrainStat
         model.to(memory_format=torch.channels_last)  # measured: faster there, slower with bf16 on a CPU
     model.to(device).train()
     ema_model = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
-    optimizer = Muon(unwrap(model), lr=0.0) if muon else torch.optim.Adam(model.parameters(), lr=0.0)
+    short = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    adam = torch.optim.Adam(model.parameters(), lr=0.0)
+    optimizer = Muon(unwrap(model), lr=0.0, dtype=short) if muon else adam
     network, optimizer = accelerator.prepare(model, optimizer)
     return TrainState(model, ema_model, network, optimizer)
