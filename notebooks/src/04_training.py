@@ -991,7 +991,7 @@ plt.show()
 #
 # What the parts do for *images*, in trainings of equal time, stands in `data/results.md`, "The speedrun: what was
 # tried". From seed to seed FD scatters there by about 0.7. The whole recipe gains far more than that; the smaller batch
-# and Muon, with one seed each, about three times that by themselves.
+# (one seed) and Muon (two) by themselves two to three times that.
 #
 # Why does *one* gradient do lasting harm? Muon's average points along it for more than 50 steps, and the length of
 # Muon's steps does not depend on the average's size. Adam's average of the *squared* gradients, over about 1000 steps,
