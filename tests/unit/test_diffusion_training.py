@@ -7,6 +7,8 @@ import signal
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -15,7 +17,7 @@ from torch.utils.data import TensorDataset
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
 from utils.diffusion.checkpoints import load_model, read_notes
 from utils.diffusion.images import ImageSet
-from utils.diffusion.training import stream_seed, train, update_ema, validation_loss
+from utils.diffusion.training import Settings, draw, stream_seed, train, update_ema, validation_loss
 from utils.files import TrainingDiverged, load_state, lock_folder
 
 
@@ -99,6 +101,19 @@ def test_gradients_are_clipped_to_the_norm_and_no_further():
         assert 10 * momentum(clipped) == pytest.approx(expected, rel=1e-4)
 
 
+def below(u, middle):
+    """How many of the timesteps should lie below u T: the mixture of a logit-normal and a uniform law."""
+    return middle * scipy.stats.norm.cdf(scipy.special.logit(u) + 1) + (1 - middle) * u
+
+
+@pytest.mark.parametrize("middle", [0, 0.5, 1])
+def test_timesteps_follow_their_law(middle):
+    """Kolmogorov and Smirnov's test of u = (t + a fraction) / T."""
+    t = draw(torch.zeros(20_000, 1, 1, 1), 1000, Settings(middle=middle), 0, torch.device("cpu"))[0]
+    u = (t.double().numpy() + np.random.default_rng(0).random(len(t))) / 1000
+    assert scipy.stats.kstest(u, below, args=(middle,)).pvalue > 0.01
+
+
 def test_the_callers_random_state_is_left_alone():
     """Training seeds dropout for itself: the numbers a caller draws between two steps are the caller's."""
     torch.manual_seed(5)
@@ -172,11 +187,12 @@ def test_labels_are_dropped_one_by_one():
     assert torch.equal(torch.stack([y for _, _, y in kept.seen])[~dropped], labels[~dropped])
 
 
-def test_timesteps_cover_the_schedule():
-    model = Recorder()
-    run(model, tiny_diffusion(num_timesteps=4), digits(64), steps=30, batch_size=64)
-    share = torch.bincount(torch.cat([t for _, t, _ in model.seen]), minlength=4) / (30 * 64)
-    assert (share - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / (30 * 64))
+@pytest.mark.parametrize("middle", [0, 0.5])
+def test_timesteps_cover_the_schedule(middle):
+    model, edges = Recorder(), np.arange(5) / 4
+    run(model, tiny_diffusion(num_timesteps=4), digits(64), steps=30, batch_size=64, middle=middle)
+    share = np.bincount(torch.cat([t for _, t, _ in model.seen]), minlength=4) / (30 * 64)
+    assert np.abs(share - np.diff(below(edges, middle))).max() < 5 * math.sqrt(0.25 / (30 * 64))
 
 
 def test_kinds_of_images_give_the_same_training():

@@ -14,7 +14,7 @@ RULES = [  # in words, of which kind, which ones, names
     ("a whole number", operator.index, lambda x: True, "seed"),
     ("a number above 0", float, lambda x: 0 < x < math.inf, "minutes max_gradient_norm"),
     ("a number of at least 0", float, lambda x: 0 <= x < math.inf, "learning_rate"),
-    ("a number from 0 to 1", float, lambda x: 0 <= x <= 1, "ema_decay label_dropout dropout"),
+    ("a number from 0 to 1", float, lambda x: 0 <= x <= 1, "ema_decay label_dropout dropout middle"),
 ]
 LIMITS = {name: rule for *rule, names in RULES for name in names.split()}
 OPTIONAL = {"steps", "minutes", "max_gradient_norm", "num_classes", "size"}  # None leaves these out

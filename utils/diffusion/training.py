@@ -42,6 +42,7 @@ class Settings:
     muon: bool = True  # orthogonal steps for the weight matrices inside the network; else all weights are Adam's
     warmup: int = 100  # steps, at most a tenth of all
     decay: bool = True  # whether the learning rate then falls along a cosine to 0
+    middle: float = 0.5  # share of the timesteps that lie about the middle noise levels; the others are uniform
     max_gradient_norm: float | None = 1.0  # gradients are scaled down to it; None leaves them
     ema_decay: float = 0.999  # of the average of the weights, warmed up as (1 + step) / (10 + step)
     label_dropout: float = 0.1  # how often a label is hidden, 0 to 1, where the network has classes
@@ -60,7 +61,7 @@ class TrainState:
     network: nn.Module  # the model as accelerate wraps it
     optimizer: torch.optim.Optimizer
     step: int = 0  # finished ones
-    loss: float = math.nan  # of the last batch
+    loss: float = math.nan  # of the last batch, at the t drawn for it; those of validation_loss are spread evenly
     learning_rate: float = 0.0
     gradient_norm: float = math.nan
     seconds: float = 0.0  # spent training, over all resumed parts
@@ -152,7 +153,7 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     """
     device, process, step = accelerator.device, accelerator.process_index, state.step
     x_0, y = batch_at(images, step, recipe.batch_size, recipe.seed)
-    t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe.seed, step, device)
+    t, noise, chance = draw(x_0, diffusion.num_timesteps, recipe, step, device)
     share = len(x_0) // accelerator.num_processes
     part = slice(process * share, (process + 1) * share)
     if (classes := getattr(unwrap(state.model), "num_classes", None)) is None:
@@ -180,12 +181,17 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     state.whole = True
 
 
-def draw(x_0: Tensor, num_timesteps: int, seed: int, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden."""
-    on = dict(generator=torch.Generator(device).manual_seed(stream_seed(seed, "step", step)), device=device)
-    t = torch.randint(num_timesteps, (len(x_0),), **on)
-    noise = torch.randn(x_0.shape, dtype=x_0.dtype, **on)
-    return t, noise, torch.rand(len(x_0), **on)
+def draw(x_0: Tensor, num_timesteps: int, recipe: Settings, step: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    """Timesteps (B,), noise of the shape of x_0, and numbers (B,) in [0, 1) that decide whose label is hidden.
+
+    A timestep is T u. With probability `middle` u is logit-normal about -1 (Esser et al. 2024, section 3.1), where
+    images take shape; else it is uniform, so that no timestep is left out.
+    """
+    on = dict(generator=torch.Generator(device).manual_seed(stream_seed(recipe.seed, "step", step)), device=device)
+    choice, anywhere, chance = torch.rand(3, len(x_0), **on)
+    u = torch.where(choice < recipe.middle, (torch.randn(len(x_0), **on) - 1).sigmoid(), anywhere)
+    t = (num_timesteps * u).long().clamp(max=num_timesteps - 1)  # u near 1 may be rounded to 1
+    return t, torch.randn(x_0.shape, dtype=x_0.dtype, **on), chance
 
 
 def learning_rate(recipe: Settings, step: int, done: float, steps: int | None) -> float:
