@@ -42,7 +42,7 @@ class Settings:
     muon: bool = True  # orthogonal steps for the weight matrices inside the network; else all weights are Adam's
     warmup: int = 100  # steps, at most a tenth of all
     decay: bool = True  # whether the learning rate then falls along a cosine to 0
-    middle: float = 0.5  # share of the timesteps that lie about the middle noise levels; the others are uniform
+    middle: float = 0.75  # share of the timesteps that lie about the middle noise levels; the others are uniform
     max_gradient_norm: float | None = 1.0  # gradients are scaled down to it; None leaves them
     ema_decay: float = 0.999  # of the average of the weights, warmed up as (1 + step) / (10 + step)
     label_dropout: float = 0.1  # how often a label is hidden, 0 to 1, where the network has classes
