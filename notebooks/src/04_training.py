@@ -223,9 +223,16 @@ torch.testing.assert_close(torch.tensor(mine), theirs, rtol=1e-5, atol=0)
 print("the loss of the training step equals diffusion.loss")
 
 # %% [markdown]
-# ## 3. What the recipe adds: four parts · *core*
+# ## 3. What the recipe adds: five parts · *core*
 #
-# **1. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
+# **1. More timesteps from the middle.** Near $T$ there is hardly an image to see, near 0 hardly any noise to remove. So
+# three quarters of the timesteps are drawn in between, on a *logit-normal* law (Esser et al. 2024, section 3.1), and a
+# quarter evenly: a sampler begins at $T$, so no timestep may be left out.
+#
+# $$t = \lfloor T u \rfloor, \qquad u = \frac{1}{1 + e^{1 - z}} \;\text{ with } z \sim \mathcal N(0, 1),
+# \qquad\text{or } u \text{ uniform}$$
+#
+# **2. A learning rate that rises and falls.** With $k$ steps done of $K$, and $w$ steps of warm-up:
 #
 # $$\eta_k = \eta_{\text{peak}} \cdot \min\!\Big(1, \tfrac{k+1}{w}\Big) \cdot
 # \tfrac12\Big(1 + \cos\frac{\pi k}{K}\Big)$$
@@ -234,10 +241,10 @@ print("the loss of the training step equals diffusion.loss")
 # very few gradients; warm-up keeps steps small meanwhile. The fall lets the weights settle: at a constant rate they
 # keep jumping around a minimum.
 #
-# **2. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
+# **3. Gradient clipping.** If the norm $g$ of the whole gradient is above a limit $c$, multiply the gradient by $c/g$.
 # Its direction stays, and one bad batch cannot do much harm.
 #
-# **3. Steps as long in every direction: Muon** (Jordan et al. 2024). Adam treats each weight by itself. But the weights
+# **4. Steps as long in every direction: Muon** (Jordan et al. 2024). Adam treats each weight by itself. But the weights
 # of a convolution are a *matrix*: one row per output channel, one column per weight that feeds it. Any matrix can be
 # written as $G = U S V^\top$. The columns of $V$ are directions of the input, those of $U$ of the output, each of
 # length 1 and at right angles to the others. $S$ is diagonal; its entries, the **singular values**, say how strongly
@@ -296,7 +303,7 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# **4. An exponential moving average (EMA) of the weights.** Beside the weights $\theta$ that are trained, keep an
+# **5. An exponential moving average (EMA) of the weights.** Beside the weights $\theta$ that are trained, keep an
 # average $\bar\theta$ that is only used for sampling:
 #
 # $$\bar\theta \leftarrow d\,\bar\theta + (1-d)\,\theta$$
@@ -348,7 +355,14 @@ def decay_at(step, decay=0.999):
 
 
 # %% tags=["figure"]
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+figure, (first, left, right) = plt.subplots(1, 3, figsize=(12, 3))
+u = torch.linspace(0.001, 0.999, 999)
+bell = Normal(-1, 1).log_prob(u.logit()).exp() / (u * (1 - u))
+first.plot(u, 0.75 * bell + 0.25)
+first.axhline(1, color="black", lw=0.8, ls="--", label="uniform")
+first.set(xlabel="t / T", ylabel="density", ylim=(0, None))
+first.set_title("More timesteps from the middle")
+first.legend()
 steps = range(1000)
 left.plot(steps, [1e3 * learning_rate(k, 1000) for k in steps])
 left.set(xlabel="step (of 1000)", ylabel="learning rate / 0.001")
@@ -379,10 +393,11 @@ def draw(step):
     """Images, timesteps, noise, and labels with some of them hidden, of one step."""
     x_0, y = data[order[step * small_batch : (step + 1) * small_batch]]
     rng = torch.Generator().manual_seed(stream_seed(0, "step", step))
-    t = torch.randint(T, (small_batch,), generator=rng)
+    choice, anywhere, chance = torch.rand(3, small_batch, generator=rng)
+    middle = (torch.randn(small_batch, generator=rng) - 1).sigmoid()
+    t = (T * torch.where(choice < 0.75, middle, anywhere)).long()
     noise = torch.randn(x_0.shape, generator=rng)
-    hidden = torch.rand(small_batch, generator=rng) < 0.1
-    return x_0, t, noise, torch.where(hidden, 10, y)
+    return x_0, t, noise, torch.where(chance < 0.1, 10, y)
 
 
 # %%
@@ -940,6 +955,7 @@ changes = {
     "no decay": dict(decay=False),
     "no clipping": dict(max_gradient_norm=None),
     "no Muon": dict(muon=False),
+    "uniform timesteps": dict(middle=0),
     "5x rate": dict(learning_rate=1e-2),
     "5x rate, no warm-up": dict(learning_rate=1e-2, warmup=0),
     "spike": dict(spike=True),
@@ -1282,8 +1298,8 @@ check("04.6", take_checkpoint)
 # | $\bar\theta$, $d$ | `state.ema_model`, `ema_decay` | averaged weights, their decay |
 # | FD | `ImageQuality.load()(images)` | Frechet distance |
 #
-# 1. The bound is a weighted squared error. Algorithm 1 leaves the weight out; the recipe adds a learning rate that
-#    rises and falls, clipping, orthogonal steps, and an average of the weights.
+# 1. The bound is a weighted squared error. Algorithm 1 leaves the weight out; the recipe adds more timesteps
+#    from the middle, a learning rate that rises and falls, clipping, orthogonal steps, and an average of the weights.
 # 2. The loss flattens early, while the images keep getting better: judge by samples, with their number, the floor and a
 #    standard error beside every distance.
 # 3. A training whose random numbers come from (seed, step), and that saves weights, averages, optimiser and step, can
@@ -1296,6 +1312,7 @@ check("04.6", take_checkpoint)
 #   section 3 and Algorithm 1; Tables 1, 2; section 4 and appendix B for the EMA and the settings of training.
 # - Kingma, Salimans, Poole, Ho 2021, *Variational diffusion models*, arXiv 2107.00630: section 4, the bound by SNR.
 # - Salimans, Ho 2022, *Progressive distillation*, arXiv 2202.00512: section 4 (target $v$).
+# - Esser et al. 2024, *Scaling rectified flow Transformers*, arXiv 2403.03206: section 3.1, logit-normal timesteps.
 # - Ho, Salimans 2022, *Classifier-free diffusion guidance*, arXiv 2207.12598: section 3, label dropout.
 # - Kingma, Ba 2015, *Adam*, arXiv 1412.6980: Algorithm 1, and section 3 on its first steps.
 # - Jordan et al. 2024, *Muon: an optimizer for hidden layers in neural networks*,
