@@ -121,7 +121,7 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 5) -> dict[str, f
         raise ValueError("a feature is not a finite number: its image holds NaN, or the network that made it diverged")
     gaps = _distances(real, generated)
     in_real, in_generated = gaps <= _reach(real, k)[:, None], gaps <= _reach(generated, k)
-    shares = in_real.any(0), in_generated.any(1), in_real.sum(0) / k, in_real.any(1)
+    shares = in_real.any(0), in_generated.any(1), in_real.double().sum(0) / k, in_real.any(1)
     names = ("precision", "recall", "density", "coverage")
     return {name: float(share.double().mean()) for name, share in zip(names, shares)}
 
