@@ -72,7 +72,7 @@ def wrong_distances(m_a: Tensor, c_a: Tensor, m_b: Tensor, c_b: Tensor) -> dict[
 
 
 def check_frechet(frechet: Callable) -> None:
-    for dim, rows in [(1, 9), (2, 9), (5, 40), (6, 4)]:
+    for dim, rows in [(5, 40), (1, 9), (2, 9), (6, 4)]:
         given = gaussians(dim, rows)
         copies = [tensor.clone() for tensor in given]
         try:

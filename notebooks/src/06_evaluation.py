@@ -37,6 +37,7 @@ course = start(seed=0)
 # %%
 import math
 import time
+from functools import partial
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -48,6 +49,7 @@ from torch.distributions import Normal
 from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm.auto import tqdm
 
+# %%
 from utils.course import COLOURS, play, show_images
 from utils.course.exercises import check, choose, hint, solution  # noqa: F401
 from utils.diffusion import ImageQuality, generate, load_images, load_model
@@ -84,6 +86,9 @@ train_set, test_set = load_images("fashion-mnist"), load_images("fashion-mnist",
 quality = ImageQuality.load()
 count = course.pick(test=60, cpu=500, gpu=500)
 
+# %%
+few, many = course.pick(test=(2, 4), cpu=(5, 20), gpu=(5, 20))
+
 
 def rng(seed):
     return torch.Generator().manual_seed(seed)
@@ -97,7 +102,6 @@ def draw_images(steps, seed=0):
 
 
 began = time.perf_counter()
-few, many = course.pick(test=(2, 4), cpu=(5, 20), gpu=(5, 20))
 samples = {steps: draw_images(steps) for steps in (many, few)}
 print(f"2 times {count} samples, {time.perf_counter() - began:.0f} s")
 
@@ -106,22 +110,23 @@ print(f"2 times {count} samples, {time.perf_counter() - began:.0f} s")
 
 
 # %%
-known_count = course.pick(test=500, cpu=10_000, gpu=10_000)
+half = min(course.pick(test=500, cpu=10_000, gpu=10_000), len(train_set) // 2)
 order = torch.randperm(len(train_set), generator=rng(1))
-known_count = min(known_count, len(train_set) // 2)
-known, unseen = (train_set[part][0] for part in order.split(known_count)[:2])
+known, unseen = (train_set[part][0] for part in order.split(half)[:2])
 
 
 def add_noise(images, generator):
     return (images + 0.1 * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
 
 
+# %%
 def faulty_sets(draw):
     """Six sets of `count` images each. The class that is missing is draw, modulo 10."""
     generator = rng(100 + draw)
     order = torch.randperm(len(test_set), generator=generator)
     others = order[test_set.labels[order] != draw % 10]
-    images, copied = test_set[order[:count]][0], known[torch.randperm(len(known))[:count]]
+    images = test_set[order[:count]][0]
+    copied = known[torch.randperm(len(known), generator=generator)[:count]]
     return {
         "clean": images,
         "one class missing": test_set[others[:count]][0],
@@ -222,9 +227,8 @@ print(f"{by_scipy:.4f}: yours, the course's and SciPy's matrix root agree")
 
 # %%
 held_out = quality.reference["test.features"].float()
-numbers = course.pick(
-    test=[100, 200, 500], cpu=[100, 200, 500, 1000, 2000], gpu=[100, 200, 500, 1000, 2000]
-)
+few_numbers, all_numbers = [100, 200, 500], [100, 200, 500, 1000, 2000]
+numbers = course.pick(test=few_numbers, cpu=all_numbers, gpu=all_numbers)
 draws = course.pick(test=3, cpu=20, gpu=20)
 
 
@@ -239,6 +243,7 @@ for number in numbers:
     real_kd[number] = torch.tensor([quality.kernel(part) for part in parts])
 
 
+# %%
 def at_infinity(features, seed=0):
     """FD at 1/N = 0, by a line in 1/N through parts of the features (N, 64)."""
     sizes = (len(features) / torch.linspace(4, 1, 10)).long().tolist()
@@ -248,20 +253,14 @@ def at_infinity(features, seed=0):
 
 # %%
 ends = [at_infinity(random_part(held_out, count, seed)) for seed in range(draws)]
+starts = [quality.frechet(random_part(held_out, count, seed)) for seed in range(draws)]
 of_model = {name: quality.features(images) for name, images in names_of_model.items()}
-rows = {
-    f"real, {count}": [
-        f"{real_fd[numbers[2]].mean():.2f} ± {real_fd[numbers[2]].std():.2f}"
-    ]
-}
-rows[f"real, {count}"].append(f"{np.mean(ends):.2f} ± {np.std(ends, ddof=1):.2f}")
+rows = {"real": [f"{np.mean(v):.2f} ± {np.std(v, ddof=1):.2f}" for v in (starts, ends)]}
 for name, features in of_model.items():
-    rows[f"{name}, {count}"] = [
-        f"{quality.frechet(features):.2f}",
-        f"{at_infinity(features):.2f}",
-    ]
+    values = quality.frechet(features), at_infinity(features)
+    rows[name] = [f"{value:.2f}" for value in values]
 print(f"± is the standard deviation over {draws} sets of real test images")
-pd.DataFrame.from_dict(rows, orient="index", columns=["FD", "FD at 1/N = 0"])
+pd.DataFrame.from_dict(rows, orient="index", columns=[f"FD of {count}", "FD at 1/N = 0"])
 
 # %% [markdown]
 # ### A distance without that bias
@@ -312,26 +311,16 @@ print(f"{mine:.5f}: equal to kernel_distance of utils")
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 at = [1 / number for number in numbers]
-looks = dict(
-    fmt="o", ms=4, capsize=3, label=f"real test images, mean ± std of {draws} draws"
-)
 for ax, values in zip(axes, (real_fd, real_kd)):
-    means, stds = (
-        [float(v.mean()) for v in values.values()],
-        [float(v.std()) for v in values.values()],
-    )
-    ax.errorbar(at, means, stds, color=COLOURS[0], **looks)
+    means = torch.stack([*values.values()]).mean(1)
+    stds = torch.stack([*values.values()]).std(1)
+    ax.errorbar(at, means, stds, fmt="o", ms=4, capsize=3, label="real test images")
     ax.set_xticks([0, *at[:3]], ["0", *(f"1/{number}" for number in numbers[:3])])
-    ax.set_xlabel("1/N")
+    ax.set_xlabel(f"1/N; mean ± std of {draws} draws")
 means = [float(v.mean()) for v in real_fd.values()]
 slope, end = np.polyfit(at[1:], means[1:], 1)
-axes[0].plot(
-    [0, at[0]],
-    [end, end + slope * at[0]],
-    "--",
-    color=COLOURS[1],
-    label=f"line, {end:.2f} at 0",
-)
+line = [end, end + slope * at[0]]
+axes[0].plot([0, at[0]], line, "--", color=COLOURS[1], label=f"line: {end:.2f} at 0")
 axes[1].axhline(0, color="grey", lw=1)
 axes[0].set(ylabel="Frechet distance", title="Frechet: the fewer, the larger")
 axes[1].set(ylabel="kernel distance", title="Kernel: right on average at any N")
@@ -434,10 +423,10 @@ plt.show()
 
 # %%
 def precision(real, generated, k):
-    """The share, 0 to 1, of generated points that lie in the ball of at least one real point.
+    """The share, 0 to 1, of generated points that lie in some real point's ball.
 
-    real: (N, D), generated: (M, D), float64; k: the ball of a real point reaches to its k-th
-    nearest other real point (1 is the nearest), the edge included.
+    real: (N, D), generated: (M, D), float64. k: the ball of a real point reaches to its
+    k-th nearest other real point (1 is the nearest), the edge included.
     """
     raise NotImplementedError
 
@@ -493,9 +482,7 @@ for draw in tqdm(range(draws), desc="draws"):
     found += [{"set": name, **all_measures(images)} for name, images in sets.items()]
 by_set = pd.DataFrame(found).groupby("set", sort=False)
 means, spread = by_set.mean(), by_set.std().loc["clean"]
-print(
-    f"{draws} draws of {count} images, {time.perf_counter() - began:.0f} s; clean ± its spread:"
-)
+print(f"{draws} draws of {count} images, {time.perf_counter() - began:.0f} s; their means:")
 pd.concat([means, spread.to_frame("(spread of clean)").T]).round(3)
 
 # %% tags=["figure", "picture"]
@@ -551,37 +538,33 @@ plt.show()
 # **Predict before you run:** which of the four copy?
 
 # %%
-small_train, small_test = (
-    load_images("fashion-mnist", part, size=14) for part in ("train", "test")
-)
-sizes = [50, 200, 1000, 5000]
-folder = course.root / "data" / "checkpoints"
-number = course.pick(test=20, cpu=200, gpu=1000)
+small_train = load_images("fashion-mnist", size=14)
+small_test = load_images("fashion-mnist", "test", size=14)
+tested = small_test[torch.randperm(len(small_test), generator=rng(3))[:1000]][0]
+sizes, number = [50, 200, 1000, 5000], course.pick(test=20, cpu=200, gpu=1000)
 
 
 def of_each_class(images, first, last):
-    """Images first to last - 1, where each tenth is of one class, in the order of the file."""
-    indices = [
-        torch.nonzero(images.labels == k).flatten()[first // 10 : last // 10]
-        for k in range(10)
-    ]
-    return images[torch.cat(indices)][0]
+    """Images first to last - 1 of a set of ten equal classes, in the order of the file."""
+    own_class = (torch.nonzero(images.labels == k).flatten() for k in range(10))
+    return images[torch.cat([own[first // 10 : last // 10] for own in own_class])][0]
 
 
-def ratios_of(size):
-    """r of samples, and of real test images, for the network that was trained on `size`."""
-    small, process = load_model(folder / f"small-{size}.safetensors", device)
+def samples_of(size):
+    """Images by the network that was trained on `size`."""
+    path = course.root / "data" / "checkpoints" / f"small-{size}.safetensors"
     options = dict(image_shape=(1, 14, 14), sampler="dpmpp_2m", steps=many)
-    drawn = generate(small, process, number, **options)
-    trained_on, others = (
-        of_each_class(small_train, 0, size),
-        of_each_class(small_train, size, 2 * size),
-    )
-    tested = small_test[torch.randperm(len(small_test), generator=rng(3))[:1000]][0]
-    return drawn, *(nearest_ratio(images, trained_on, others) for images in (drawn, tested))
+    return generate(*load_model(path, device), number, **options)
 
 
-results = {size: ratios_of(size) for size in sizes}
+# %%
+results = {}  # size: samples, their ratios, those of real test images
+for size in sizes:
+    trained_on = of_each_class(small_train, 0, size)
+    others = of_each_class(small_train, size, 2 * size)
+    drawn = samples_of(size)
+    ratios = [nearest_ratio(images, trained_on, others) for images in (drawn, tested)]
+    results[size] = drawn, *ratios
 
 # %%
 rows = {}
@@ -592,29 +575,15 @@ for size, (_, ratio, of_real) in results.items():
     rows[size] = [f"{ratio.median():.2f}", f"{of_real.median():.2f}", f"{threshold:.2f}"]
     rows[size].append(f"{100 * share:.1f} ± {100 * error:.1f}")
 columns = ["median r, samples", "median r, real", "threshold", "copied, %"]
-print(
-    f"{number} samples each; ± is the standard error of a share; 1% is what real images have"
-)
+print(f"{number} samples each; ± is a standard error; of the real images 1% are below")
 pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("trained on")
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, len(sizes), figsize=(9, 2.6), sharey=True)
-edges = np.linspace(0, 2, 33)
+looks = dict(bins=np.linspace(0, 2, 33), density=True, histtype="step", lw=1.6)
 for ax, (size, (_, ratio, of_real)) in zip(axes, results.items()):
-    for values, colour, style, name in [
-        (ratio, COLOURS[1], "-", "samples"),
-        (of_real, COLOURS[0], "--", "real"),
-    ]:
-        ax.hist(
-            values,
-            bins=edges,
-            density=True,
-            histtype="step",
-            color=colour,
-            ls=style,
-            lw=1.6,
-            label=name,
-        )
+    ax.hist(ratio, color=COLOURS[1], label="samples", **looks)
+    ax.hist(of_real, color=COLOURS[0], ls="--", label="real", **looks)
     ax.axvline(float(of_real.quantile(0.01)), color="grey", lw=1, ls=":")
     ax.set(title=f"trained on {size:,}", xlabel="r")
 axes[0].set_ylabel("density")
@@ -677,7 +646,8 @@ show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 def v_and_divergence(velocity, x, probe):
     """velocity(x), shaped as x, and the estimate probe . (dv/dx) probe for each row, (B,).
 
-    velocity: a function that takes each row by itself. x, probe: (B, ...), probe of +1 and -1.
+    velocity: a function that takes each row by itself. x, probe: (B, ...); the probe is
+    of +1 and -1.
     Neither result asks for a gradient, and x is left as it is.
     """
     raise NotImplementedError
@@ -710,8 +680,8 @@ def my_log_likelihood(velocity, x, probe, steps):
     gained = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for t, s in pairwise(angle_grid(phi, steps)):
         h = phi[s] - phi[t]
-        v, divergence = v_and_divergence(lambda x: velocity(x, t), x, probe)  # noqa: B023
-        ahead, further = v_and_divergence(lambda x: velocity(x, s), x + h * v, probe)  # noqa: B023
+        v, divergence = v_and_divergence(partial(velocity, t=t), x, probe)
+        ahead, further = v_and_divergence(partial(velocity, t=s), x + h * v, probe)
         x = x + h / 2 * (v + ahead)
         gained = gained + h / 2 * (divergence + further)
     return gained + Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1)
@@ -819,16 +789,13 @@ groups = {
     "flat, black to white": levels.view(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous(),
     "noise": torch.randint(256, (each, 1, 28, 28), generator=rng(7), dtype=torch.uint8),
 }
+# %%
 bits, began = {}, time.perf_counter()
 for name, pixels in tqdm(groups.items()):
-    found = bits_per_dimension(
-        model, diffusion, pixels.to(device), steps=steps, generator=rng(8)
-    )
-    bits[name] = found.double().cpu()
-seconds = time.perf_counter() - began
-print(
-    f"{seconds / each / len(groups):.2f} s for an image: {2 * steps} evaluations with gradients"
-)
+    options = dict(steps=steps, generator=rng(8))
+    bits[name] = bits_per_dimension(model, diffusion, pixels.to(device), **options).cpu()
+seconds = (time.perf_counter() - began) / each / len(groups)
+print(f"{seconds:.2f} s an image: {2 * steps} evaluations with gradient")
 
 # %%
 real_bits, rows = bits["real test images"], {}
@@ -885,23 +852,21 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("steps
 
 
 # %%
+def measures_of(pool, number, k):
+    """Frechet distance and recall of ten random parts of the features `pool`: (10, 2)."""
+    parts = [random_part(pool, number, seed) for seed in range(10)]
+    recalls = [precision_recall(real, part, k)["recall"] for part in parts]
+    return np.array([[quality.frechet(part) for part in parts], recalls]).T
+
+
 def draw_measures(number=200, k=5):
-    """Measures of `number` images of the model and of real test images, ten draws of each."""
+    """Two measures of `number` images, real and the model's, ten draws of each."""
     pools = {"real": held_out, "model": of_model[f"model, {many} looks"]}
-    measures = {}
-    for name, pool in pools.items():
-        parts = [random_part(pool, min(number, len(pool)), seed) for seed in range(10)]
-        measures[name] = [
-            [quality.frechet(p), precision_recall(real, p, k)["recall"]] for p in parts
-        ]
     figure, axes = plt.subplots(1, 2, figsize=(8, 1.8))
-    for column, (ax, label) in enumerate(
-        zip(axes, ["Frechet distance", f"recall, k = {k}"])
-    ):
-        for row, values in enumerate(measures.values()):
-            ax.plot(
-                [v[column] for v in values], [row] * 10, "o", alpha=0.6, color=COLOURS[row]
-            )
+    for row, pool in enumerate(pools.values()):
+        for ax, values in zip(axes, measures_of(pool, number, k).T):
+            ax.plot(values, [row] * 10, "o", alpha=0.6, color=COLOURS[row])
+    for ax, label in zip(axes, ["Frechet distance", f"recall, k = {k}"]):
         ax.set_yticks([0, 1], pools)
         ax.set(xlabel=label, ylim=(1.5, -0.5))
     axes[0].set_title(f"{number} images: real is not at 0")

@@ -115,10 +115,10 @@ def test_no_density_gives_less_than_zero_bits():
 
 def test_seed_and_labels_count():
     model, diffusion = tiny_unet(), tiny_diffusion()
-    torch.nn.init.normal_(model.head[-1].weight, std=0.1, generator=rng())
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=rng())
     pixels = torch.randint(256, (3, 1, 8, 8), generator=rng(), dtype=torch.uint8)
     y = torch.tensor([1, 2, 3])
-    torch.nn.init.normal_(model.class_embedding.weight, generator=rng())
 
     def bits(seed, y):
         return bits_per_dimension(model.eval(), diffusion, pixels, y, steps=3, generator=rng(seed))
