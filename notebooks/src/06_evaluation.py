@@ -14,8 +14,8 @@
 # ![A table in colours: seven faulty sets of images down the side, seven measures across, and in each cell how many
 # standard deviations the measure moves](../data/pictures/06.png)
 #
-# *Seven sets of images, six of them with a fault made on purpose or the model's own, and seven measures. No measure
-# sees every fault, and one fault is seen by one measure only.*
+# *Seven sets of images, five with a fault made on purpose and two by the model, and seven measures. No measure sees
+# every fault, and one fault is seen by one measure only.*
 #
 # A model draws pictures. Are they good, are they all of them, are they new, and how probable does the model find real
 # ones? Each question has a measure, and each measure has something that it cannot see.
@@ -84,7 +84,7 @@ model, diffusion = load_model(
 )
 train_set, test_set = load_images("fashion-mnist"), load_images("fashion-mnist", "test")
 quality = ImageQuality.load()
-count = course.pick(test=60, cpu=500, gpu=500)
+count = course.pick(test=100, cpu=500, gpu=500)
 
 # %%
 few, many = course.pick(test=(2, 4), cpu=(5, 20), gpu=(5, 20))
@@ -138,8 +138,8 @@ def faulty_sets(draw):
 
 
 # %%
-names_of_model = {f"model, {steps} looks": samples[steps] for steps in (many, few)}
-shown = {**faulty_sets(0), **names_of_model}
+model_sets = {f"model, {steps} looks": samples[steps] for steps in (many, few)}
+shown = {**faulty_sets(0), **model_sets}
 titles = [text for name in shown for text in (name, *[""] * 9)]
 finding = "Ten of each set: most faults do not show in any one picture"
 show_images(
@@ -167,7 +167,8 @@ show_images(
 #
 # since a covariance is at most $s_a s_b$ (Cauchy-Schwarz). It is reached where $Y$ is a rising linear function of $X$.
 # This least cost is the squared **Wasserstein-2 distance**, which for Gaussians is also called the Frechet distance.
-# In $D$ dimensions the largest possible covariance is the trace of a matrix's root (Dowson & Landau 1982):
+# In $D$ dimensions the covariances of all coordinates together reach the trace of a matrix's root at most (Dowson &
+# Landau 1982):
 #
 # $$\mathrm{FD} = \lVert m_a - m_b\rVert^2 + \mathrm{tr}\big(C_a + C_b - 2\,(C_a C_b)^{1/2}\big)
 # \qquad\text{(Heusel et al. 2017, eq. 6)}.$$
@@ -218,8 +219,8 @@ print(f"{by_scipy:.4f}: yours, the course's and SciPy's matrix root agree")
 # %% [markdown]
 # ### Too large with few images
 #
-# Mean and covariance are estimated from $N$ images. Errors of an estimate can only part the two Gaussians, on average.
-# So FD is biased upwards, and for large $N$ the bias falls like $1/N$ (Chong & Forsyth 2020, section 3). Drawn against
+# Mean and covariance are estimated from $N$ images, and errors of the estimate part the two Gaussians further, on
+# average. So FD is biased upwards, and for large $N$ the bias falls like $1/N$ (Chong & Forsyth 2020). Drawn against
 # $1/N$, the distance is then nearly a straight line, and where it meets $1/N = 0$ is the distance for infinitely many.
 #
 # **Predict before you run:** real test images against the real training set. What is FD for 100 of them, what for
@@ -254,7 +255,7 @@ def at_infinity(features, seed=0):
 # %%
 ends = [at_infinity(random_part(held_out, count, seed)) for seed in range(draws)]
 starts = [quality.frechet(random_part(held_out, count, seed)) for seed in range(draws)]
-of_model = {name: quality.features(images) for name, images in names_of_model.items()}
+of_model = {name: quality.features(images) for name, images in model_sets.items()}
 rows = {"real": [f"{np.mean(v):.2f} ± {np.std(v, ddof=1):.2f}" for v in (starts, ends)]}
 for name, features in of_model.items():
     values = quality.frechet(features), at_infinity(features)
@@ -371,9 +372,7 @@ for space in spaces:
     of_sets = {
         name: np.mean([distance_in(space, s[name]) for s in drawn]) for name in drawn[0]
     }
-    of_models = {
-        name: distance_in(space, images) for name, images in names_of_model.items()
-    }
+    of_models = {name: distance_in(space, images) for name, images in model_sets.items()}
     in_units[space] = pd.Series({**of_sets, **of_models}) / clean
 table = pd.DataFrame(in_units)
 print(f"Frechet distance of {count} images, in units of clean real images; {repeats} draws")
@@ -478,7 +477,7 @@ def all_measures(images):
 draws = course.pick(test=3, cpu=8, gpu=20)
 found, began = [], time.perf_counter()
 for draw in tqdm(range(draws), desc="draws"):
-    sets = faulty_sets(draw) | (names_of_model if draw == 0 else {})
+    sets = faulty_sets(draw) | (model_sets if draw == 0 else {})
     found += [{"set": name, **all_measures(images)} for name, images in sets.items()]
 by_set = pd.DataFrame(found).groupby("set", sort=False)
 means, spread = by_set.mean(), by_set.std().loc["clean"]
@@ -488,7 +487,7 @@ pd.concat([means, spread.to_frame("(spread of clean)").T]).round(3)
 # %% tags=["figure", "picture"]
 moved = ((means - means.loc["clean"]) / spread).drop("clean")
 figure, ax = plt.subplots(figsize=(9, 3.6))
-seen = ax.imshow(moved.clip(-20, 20), cmap="PuOr", vmin=-20, vmax=20, aspect="auto")
+ax.imshow(moved.clip(-20, 20), cmap="PuOr", vmin=-20, vmax=20, aspect="auto")
 for (row, column), value in np.ndenumerate(moved.to_numpy()):
     ink = "white" if abs(value) > 12 else "black"
     weight = "bold" if abs(value) > 4 else "normal"
@@ -597,10 +596,9 @@ for size in (sizes[0], sizes[-1]):
     nearest = torch.cdist(drawn.flatten(1), trained_on.flatten(1)).argmin(1)
     rows += [drawn, trained_on[nearest]]
 titles = [""] * (4 * shown)
-for k, text in enumerate(
-    ["trained on 50", "nearest of them", "trained on 5,000", "nearest of them"]
-):
-    titles[k * shown] = text
+names = ["trained on 50", "nearest of them", "trained on 5,000", "nearest of them"]
+for row, name in enumerate(names):
+    titles[row * shown] = name
 finding = "Samples and the nearest training image: copies above, relatives below"
 show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 
@@ -646,9 +644,8 @@ show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 def v_and_divergence(velocity, x, probe):
     """velocity(x), shaped as x, and the estimate probe . (dv/dx) probe for each row, (B,).
 
-    velocity: a function that takes each row by itself. x, probe: (B, ...); the probe is
-    of +1 and -1.
-    Neither result asks for a gradient, and x is left as it is.
+    velocity: a function that takes each row by itself. x: (B, ...). probe: +1 and -1, in the
+    shape of x. Neither result asks for a gradient, and x is left as it is.
     """
     raise NotImplementedError
 
@@ -789,6 +786,7 @@ groups = {
     "flat, black to white": levels.view(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous(),
     "noise": torch.randint(256, (each, 1, 28, 28), generator=rng(7), dtype=torch.uint8),
 }
+
 # %%
 bits, began = {}, time.perf_counter()
 for name, pixels in tqdm(groups.items()):
@@ -859,6 +857,7 @@ def measures_of(pool, number, k):
     return np.array([[quality.frechet(part) for part in parts], recalls]).T
 
 
+# %%
 def draw_measures(number=200, k=5):
     """Two measures of `number` images, real and the model's, ten draws of each."""
     pools = {"real": held_out, "model": of_model[f"model, {many} looks"]}
@@ -907,7 +906,7 @@ play(draw_measures, number=(30, count, 10), k=(1, 10))
 # ### References
 # - Heusel et al. 2017, *GANs trained by a two time-scale update rule*, arXiv 1706.08500: eq. 6, the Frechet distance.
 # - Dowson, Landau 1982, *The Fréchet distance between multivariate normal distributions*.
-# - Chong, Forsyth 2020, *Effectively unbiased FID and Inception score*, arXiv 1911.07023: section 3.
+# - Chong, Forsyth 2020, *Effectively unbiased FID and Inception score*, arXiv 1911.07023.
 # - Binkowski et al. 2018, *Demystifying MMD GANs*, arXiv 1801.01401: the kernel distance.
 # - Gretton et al. 2012, *A kernel two-sample test*: Lemma 6.
 # - Kynkäänniemi et al. 2019, *Improved precision and recall metric*, arXiv 1904.06991: eq. 1 and 2.
