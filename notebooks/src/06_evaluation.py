@@ -140,8 +140,8 @@ def faulty_sets(draw):
 # %%
 model_sets = {f"model, {steps} looks": samples[steps] for steps in (many, few)}
 shown = {**faulty_sets(0), **model_sets}
-titles = [text for name in shown for text in (name, *[""] * 9)]
-finding = "Ten of each set: most faults do not show in any one picture"
+titles = [text for name in shown for text in ("", name, *[""] * 8)]
+finding = "Ten of each set: in single pictures only blur and noise show"
 show_images(
     torch.cat([x[:10] for x in shown.values()]), titles=titles, columns=10, title=finding
 )
@@ -394,9 +394,9 @@ ax.invert_yaxis()
 plt.show()
 
 # %% [markdown]
-# The order of the sets is not a property of the sets alone. By pixels, blur is hardly a fault, though the classifier
-# finds it the worst of all: textures are what it looks at. So a model may win by one kind of features and lose by
-# another. Report which, and never compare numbers across.
+# The order is not a property of the sets alone. To the classifier blur is by far the worst fault, as it looks at
+# textures. By pixels it is a small one, noise is next to none, and repeated images are the worst. So a model may win by
+# one kind of features and lose by another. Report which, and never compare numbers across.
 
 # %% [markdown]
 # ## 2. Two numbers: precision and recall · *core*
@@ -506,14 +506,15 @@ plt.show()
 # %% [markdown]
 # Read it row by row.
 #
-# - **One class missing:** the distances see it, recall and coverage see it. Precision and density do not: what is there
-#   is real.
-# - **A tenth, ten times:** recall falls to 0, as the nearest five of a picture are its own copies and its ball has no
-#   size. Precision sees nothing.
-# - **Blurred** and **noisy:** all but the ratio see them; precision less than the others.
+# - **One class missing:** the distances and coverage see it, recall little of it. Precision and density see nothing:
+#   what is there is real.
+# - **A tenth, ten times:** recall falls to 0, since the nearest five of a picture are its own copies, and its ball has
+#   no size. Precision sees nothing.
+# - **Blurred** and **noisy:** the distances, recall, density and coverage see both. Precision, which is meant to find
+#   unfaithful pictures, sees little of the one and nothing of the other.
 # - **Training images:** only the ratio. For every measure that compares distributions they are a *perfect* model.
-# - **The model:** with few looks its precision and density are *above* those of real images, and its recall is below:
-#   it draws the typical. One number would have said "worse" and not how.
+# - **The model:** in the run shown its precision is, with few looks, *above* that of real images, and its recall below:
+#   it draws what is typical. The distance alone says "worse", and not how.
 #
 # No column is enough. Report a distance with its floor, one of recall or coverage, and a test for copies.
 
@@ -858,7 +859,7 @@ def measures_of(pool, number, k):
 
 
 # %%
-def draw_measures(number=200, k=5):
+def draw_measures(number=100, k=5):
     """Two measures of `number` images, real and the model's, ten draws of each."""
     pools = {"real": held_out, "model": of_model[f"model, {many} looks"]}
     figure, axes = plt.subplots(1, 2, figsize=(8, 1.8))
