@@ -643,7 +643,7 @@ show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 
 # %%
 def v_and_divergence(velocity, x, probe):
-    """velocity(x), shaped as x, and the estimate probe . (dv/dx) probe for each row, (B,).
+    """velocity(x), shaped as x, and the estimate probe . (dv/dx) probe, (B,).
 
     velocity: a function that takes each row by itself. x: (B, ...). probe: +1 and -1, in the
     shape of x. Neither result asks for a gradient, and x is left as it is.
