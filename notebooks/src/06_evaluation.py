@@ -645,8 +645,8 @@ show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 def v_and_divergence(velocity, x, probe):
     """velocity(x), shaped as x, and the estimate probe . (dv/dx) probe, (B,).
 
-    velocity: a function that takes each row by itself. x: (B, ...). probe: +1 and -1, in the
-    shape of x. Neither result asks for a gradient, and x is left as it is.
+    velocity: a function that takes each row by itself. x: (B, ...). probe: +1 and -1, as
+    many. Neither result asks for a gradient, and x is left as it is.
     """
     raise NotImplementedError
 
