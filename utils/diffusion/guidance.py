@@ -64,7 +64,7 @@ class ClassifierFreeGuidance:
             return answer(model, x_t, t, y, diffusion.parts)
         conditional, other = self.two_answers(model, x_t, t, y, diffusion.parts)
         channels = x_t.shape[1]  # a learned variance, in the channels after these, stays the conditional answer's
-        weight = _beside(x_t, torch.where(inside, self.weight, 1.0).to(x_t.dtype))
+        weight = _beside(x_t, 1 + (self.weight - 1) * inside.to(x_t.dtype))
         guided = torch.lerp(other[:, :channels], conditional[:, :channels], weight)
         if self.rescale:
             back = _spread(conditional[:, :channels]) / _spread(guided)
