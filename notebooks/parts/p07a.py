@@ -12,10 +12,20 @@
 # **Predict before you run:** where are the two ends far apart, at much noise or at little? And does the choice matter
 # more with 1000 steps, or with 10?
 
+# %%
+from functools import partial
+from itertools import pairwise
+
+from scipy.stats import t as student_t
+
+from utils.diffusion.sampling import ddpm_step, timestep_grid
+
+kept_s, kept_t = schedule.alphas_cumprod_prev, schedule.alphas_cumprod
+small = schedule.betas * (1 - kept_s) / (1 - kept_t)  # beta-tilde, (T,)
+
 # %% tags=["figure"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-steps_of_T, small = np.arange(1, T), (1 - schedule.alphas_cumprod_prev) / (1 - schedule.alphas_cumprod)
-small = small * schedule.betas
+steps_of_T = np.arange(1, T)
 left.loglog(steps_of_T, schedule.betas[1:], label=r"$\beta_t$")
 left.loglog(steps_of_T, small[1:], "--", label=r"$\tilde\beta_t$")
 left.fill_between(steps_of_T, small[1:], schedule.betas[1:], alpha=0.3)
@@ -23,7 +33,7 @@ left.set(xlabel="t", ylabel="variance of a step", title="The two ends meet but f
 left.legend()
 for steps, style in [(1000, "-"), (50, "o"), (25, "s"), (10, "^")]:
     grid = timestep_grid(T, min(steps, T))
-    ratios = [(1 - a_bar[t]) / (1 - a_bar[s]) for t, s in zip(grid, grid[1:])]
+    ratios = [(1 - a_bar[t]) / (1 - a_bar[s]) for t, s in pairwise(grid)]
     right.loglog(grid[:-1], ratios, style, ms=5, label=f"{steps} steps")
 right.set(xlabel="t", ylabel=r"$\beta / \tilde\beta$ of the step")
 right.set_title("With few steps the ends are far apart")
@@ -69,13 +79,13 @@ step_variance = choose("07.5", step_variance, course_step_variance)
 
 # %% [markdown]
 # What teaches it? Not the squared error, in which no variance occurs. The bound does: its term at $t$ is the divergence
-# of the step from the posterior (notebook 04, section 2). But trained by the bound alone images get worse (their Table
-# 2). So both, with a small weight (eq. 16):
+# of the step from the posterior (notebook 04, section 2). But trained by the bound alone images get worse (their Tables
+# 1 and 2). So both, with a small weight (eq. 16):
 #
 # $$L_\text{hybrid} = L_\text{simple} + 0.001\,L_\text{vlb}$$
 #
-# **The mean must not learn from $L_\text{vlb}$.** Its gradient is large and noisy at small $t$. A *stopped gradient*
-# keeps the two apart: within $L_\text{vlb}$ the mean counts as a constant.
+# **The mean must not learn from $L_\text{vlb}$**, whose gradient is far noisier (their section 3.3). A *stopped
+# gradient* keeps the two apart: within $L_\text{vlb}$ the mean counts as a constant.
 #
 # ### Your turn: 07.6
 #
@@ -247,19 +257,19 @@ finding = f"{long} steps, same noises. Top to bottom: {', '.join(choices)}"
 show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 
 # %% [markdown]
-# The fixed variances part from each other as steps grow few, and with them the images. With the large one, noise that a
-# long jump adds is still there at the end; the small one errs on the side of too little, which costs variety rather than
-# clean pixels. With 1000 steps the rows look alike.
+# The fewer the steps, the further apart are the images. With the large variance, noise that a long jump adds is still
+# there at the end; the small one adds too little, which costs variety rather than clean pixels. With 1000 steps the
+# rows look alike.
 #
-# DDIM and 2M add no noise and need no variance; they read the first output only. Where they are used, a learned variance
-# buys bits and nothing else.
+# DDIM and 2M add no noise and need no variance; they read the first output only. Where they are used, a learned
+# variance buys bits and nothing else.
 
 # %% [markdown]
 # ## 7. Which parts of the network matter · *further*
 #
-# **Question:** Dhariwal & Nichol (2021, section 3) changed the U-Net part by part before they guided it: more attention,
-# residual blocks that halve and double the size, scale *and* shift by the embedding, width against depth. Their networks
-# trained for days on many GPUs. What of it can be seen in seconds?
+# **Question:** Dhariwal & Nichol (2021, section 3) changed the U-Net part by part before they guided it: more
+# attention, residual blocks that halve and double the size, scale *and* shift by the embedding, width against depth.
+# Their networks trained for 700,000 steps. What of it can be seen in half a minute?
 #
 # Six networks, each trained three times, for the *same processor time on one thread*, not the same number of steps: a
 # part that costs more has to pay for itself. `tests/benchmarks/parts.py` made the runs, and they are stored.
@@ -315,5 +325,5 @@ plt.show()
 # equal. The validation loss has far less scatter than the distance of a few hundred samples: to choose between networks
 # that learn the same target, it is the sharper measure (notebook 04, section 6: between different targets it is none).
 #
-# And these are half-minute trainings of small networks. Dhariwal & Nichol's own Table 1 and 2 were measured after
-# 700,000 steps; what pays late need not pay early, and the other way round.
+# And these are half-minute trainings of small networks. Dhariwal & Nichol's own Table 1 was measured after 700,000
+# steps; what pays late need not pay early, and the other way round.
