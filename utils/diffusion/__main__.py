@@ -65,11 +65,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     add("--n", type=positive, default=64, help="how many images")
     add("--size", type=positive, help="height and width; that of the training images when not given")
     add("--label", type=int, help="class of all images; without it each class in turn, if there are classes")
-    add(
-        "--guidance",
-        type=float,
-        help="weight of classifier-free guidance: 0 as without label, 1 as without this, 2 more",
-    )
+    add("--guidance", type=float, help="weight of classifier-free guidance: 0 no label, 1 as without this, 2 more")
     add("--negative-label", type=int, help="with --guidance: the class to go away from, instead of no label")
     add("--interval", type=int, nargs=2, metavar=("LOW", "HIGH"), help="with --guidance: only at these timesteps")
     add("--rescale", type=float, default=0.0, help="with --guidance: 0 to 1, against too much contrast")

@@ -62,21 +62,19 @@ class ClassifierFreeGuidance:
         inside = (low <= t) & (t <= high)
         if self.weight == 1 or (self.interval is not None and not inside.any()):
             return answer(model, x_t, t, y, diffusion.parts)
-        conditional, other = self.two_answers(model, x_t, t, y, diffusion.parts)
-        channels = x_t.shape[1]  # a learned variance, in the channels after these, stays the conditional answer's
-        weight = _beside(x_t, 1 + (self.weight - 1) * inside.to(x_t.dtype))
-        guided = torch.lerp(other[:, :channels], conditional[:, :channels], weight)
-        if self.rescale:
-            back = _spread(conditional[:, :channels]) / _spread(guided)
-            guided = guided * (1 + self.rescale * (back - 1))
-        return torch.cat([guided, conditional[:, channels:]], dim=1)
-
-    def two_answers(self, model, x_t: Tensor, t: Tensor, y: Tensor | None, parts: int) -> tuple[Tensor, Tensor]:
-        """The conditional answer and the other one; those of one network in a single batch of 2B images."""
         if self.weaker is not None:
-            return answer(model, x_t, t, y, parts), answer(self.weaker, x_t, t, y, parts)
-        others = torch.full_like(y, model.num_classes if self.negative is None else self.negative)
-        return answer(model, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, others]), parts).chunk(2)
+            answers = answer(model, x_t, t, y, diffusion.parts), answer(self.weaker, x_t, t, y, diffusion.parts)
+        else:  # both in one batch of 2B images
+            others = torch.full_like(y, model.num_classes if self.negative is None else self.negative)
+            batch = torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, others])
+            answers = answer(model, *batch, diffusion.parts).chunk(2)
+        channels = x_t.shape[1]  # a learned variance, in the channels after these, stays the conditional answer's
+        conditional, other = (one[:, :channels] for one in answers)
+        guided = torch.lerp(other, conditional, _beside(x_t, 1 + (self.weight - 1) * inside.to(x_t.dtype)))
+        if self.rescale:
+            back = _beside(x_t, conditional.flatten(1).std(1) / guided.flatten(1).std(1))
+            guided = guided * (1 + self.rescale * (back - 1))
+        return torch.cat([guided, answers[0][:, channels:]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -121,11 +119,6 @@ class ClassifierGuidance:
             return torch.autograd.grad(log_p.gather(1, y[:, None]).sum(), x)[0]
 
 
-def as_guidance(guidance: float | Callable) -> Callable[..., Callable[..., Tensor]]:
-    """A number is the weight of classifier-free guidance; a guidance is returned as it is."""
-    return guidance if callable(guidance) else ClassifierFreeGuidance(guidance)
-
-
 def dynamic_threshold(x_0: Tensor, quantile: float = 0.995) -> Tensor:
     """x_0 clamped to [-s, s] and divided by s: this quantile of its absolute values, per image, at least 1.
 
@@ -134,10 +127,6 @@ def dynamic_threshold(x_0: Tensor, quantile: float = 0.995) -> Tensor:
     quantile = check_numbers(quantile=quantile)["quantile"]
     s = _beside(x_0, x_0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1))
     return x_0.clamp(-s, s) / s
-
-
-def _spread(images: Tensor) -> Tensor:
-    return _beside(images, images.flatten(1).std(1))
 
 
 def _beside(images: Tensor, numbers: Tensor) -> Tensor:

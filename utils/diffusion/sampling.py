@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from utils.diffusion.checks import as_labels, check_labels, check_numbers
-from utils.diffusion.guidance import as_guidance
+from utils.diffusion.guidance import ClassifierFreeGuidance
 from utils.diffusion.process import GaussianDiffusion, answer, first_weight, posterior_weights
 from utils.files import stream_seed
 
@@ -144,7 +144,9 @@ def sample(
     grid = timestep_grid(diffusion.num_timesteps, steps)
     alphas_cumprod = [*diffusion.schedule.alphas_cumprod.tolist(), 1.0]  # index -1: no noise is left
     x_t = _normal(shape, generator, device, dtype) if x_T is None else x_T.to(device)
-    network = model if guidance is None else as_guidance(guidance)(model, diffusion)
+    if guidance is not None and not callable(guidance):
+        guidance = ClassifierFreeGuidance(guidance)
+    network = model if guidance is None else guidance(model, diffusion)
     clip = partial(torch.clamp, min=-1, max=1) if clip is True else clip
     previous, was_training = None, getattr(model, "training", False)
     try:
