@@ -29,7 +29,7 @@ steps_of_T = np.arange(1, T)
 left.loglog(steps_of_T, schedule.betas[1:], label=r"$\beta_t$")
 left.loglog(steps_of_T, small[1:], "--", label=r"$\tilde\beta_t$")
 left.fill_between(steps_of_T, small[1:], schedule.betas[1:], alpha=0.3)
-left.set(xlabel="t", ylabel="variance of a step", title="The two ends meet but for the first t")
+left.set(xlabel="t", ylabel="variance", title="The two ends meet, but for small t")
 left.legend()
 for steps, style in [(1000, "-"), (50, "o"), (25, "s"), (10, "^")]:
     grid = timestep_grid(T, min(steps, T))
@@ -98,7 +98,7 @@ step_variance = choose("07.5", step_variance, course_step_variance)
 def bound_term(true_mean, beta_tilde, mean, variance):
     """The divergence of q's step from the network's, in bits per dimension: (B,).
 
-    true_mean, mean, variance: (B, C, H, W), means of q and of the network, and its variance.
+    true_mean, mean, variance: (B, C, H, W), means of q and of the network; its variance.
     beta_tilde: (B, 1, 1, 1), the variance of q. No gradient reaches `mean`.
     """
     raise NotImplementedError
@@ -129,7 +129,7 @@ x_0, y_held = (part.to(device) for part in test_set[:count])
 
 @torch.no_grad()
 def looked_at(t, seed=0):
-    """x_t at timestep t of the held-out images, the estimate of x_0, and the second output."""
+    """x_t at timestep t of held-out images, the estimate of x_0, and the second output."""
     ts = torch.full((count,), t, device=device)
     x_t = learned.q_sample(x_0, ts, normal(x_0.shape, rng(seed)))
     output, second = two_outputs(x_t, ts, y_held).chunk(2, dim=1)
@@ -150,8 +150,9 @@ print("the term at t = 5, built by hand, equals that of utils")
 # All three variances below belong to *one* network and one mean: so nothing but the variance differs.
 
 # %%
-probed = np.unique(np.logspace(0, np.log10(T - 1), course.pick(test=6, cpu=30, gpu=60)).round())
-probed = [0, *probed.astype(int)]
+points = course.pick(test=6, cpu=30, gpu=60)
+spread = np.logspace(0, np.log10(T - 1), points).round().astype(int)
+probed = [0, *np.unique(spread)]
 choices = ["beta-tilde", "beta", "learned"]
 terms, v_seen = {name: [] for name in choices}, []
 for t in tqdm(probed, desc="bound"):
@@ -166,7 +167,8 @@ every_t = np.arange(1, T)
 def bound_of(name):
     """Bits per dimension of each image (B,): t = 0, and the others by lines over log t."""
     first, *rest = torch.stack(terms[name]).double().numpy()
-    lines = [np.interp(np.log(every_t), np.log(probed[1:]), row) for row in np.transpose(rest)]
+    at, known = np.log(every_t), np.log(probed[1:])
+    lines = [np.interp(at, known, row) for row in np.transpose(rest)]
     return torch.from_numpy(first + np.sum(lines, axis=1))
 
 
@@ -187,7 +189,7 @@ low_v, middle_v, high_v = torch.stack(v_seen).T
 left.plot(probed, middle_v)
 left.fill_between(probed, low_v, high_v, alpha=0.3)
 left.set_xscale("symlog")
-left.set(xlabel="t", ylabel="v, median and 80% of the pixels", title="What the network says")
+left.set(xlabel="t", ylabel="v: median and 80% of pixels", title="What the network says")
 for name, style in zip(choices, ["--", ":", "-"]):
     means = [float(term.mean()) for term in terms[name]]
     right.plot(probed, means, style, label=name)
@@ -218,8 +220,12 @@ budgets = course.pick(test=[2, 3], cpu=[10, 25, 50], gpu=[10, 25, 50, 100])
 
 
 def drawn(name, steps, count, seed):
-    options = dict(sampler=samplers[name], process=learned)
-    return draw(two_outputs, classes_in_turn(count), seed=seed, steps=steps, **options)
+    """Images (count, 1, 28, 28) on the CPU, the classes in turn, from noise of `seed`."""
+    x_T, y = normal((count, 1, 28, 28), rng(seed)), classes_in_turn(count)
+    options = dict(steps=steps, y=y, x_T=x_T, generator=rng(seed + 1))
+    for state in sample(two_outputs, learned, x_T.shape, sampler=samplers[name], **options):
+        last = state.x_t
+    return last.clamp(-1, 1).cpu()
 
 
 distances = {name: {} for name in choices}
@@ -236,8 +242,9 @@ for name, style in zip(choices, ["o--", "^:", "s-"]):
     bars = 2 * values.std(1, ddof=1) / sets**0.5
     axes.errorbar(budgets, values.mean(1), bars, fmt=style, capsize=3, label=name)
 axes.axhline(float(floor.mean()), color="grey", lw=1, label="as many real images")
-axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="Frechet distance")
-plain_ticks(axes.xaxis, budgets)
+axes.set(xscale="log", yscale="log", xlabel="steps", ylabel="Frechet distance")
+axes.set_xticks(budgets, [str(steps) for steps in budgets])
+plain_ticks(axes)
 axes.set_title(f"One network, three variances ({sets} times {per_set} images)")
 axes.legend()
 plt.show()
@@ -247,8 +254,8 @@ few, long = course.pick(test=2, cpu=8, gpu=32), course.pick(test=4, cpu=1000, gp
 rows = {}
 for steps in [*budgets, long]:
     images = {name: drawn(name, steps, few, seed=80) for name in choices}
-    apart = {name: (images[name] - images["beta-tilde"]).square().mean().sqrt() for name in choices}
-    rows[steps] = {name: float(value) for name, value in apart.items()}
+    gaps = {name: images[name] - images["beta-tilde"] for name in choices}
+    rows[steps] = {name: float(gap.square().mean().sqrt()) for name, gap in gaps.items()}
 print("root mean square difference from the images with beta-tilde, same noises")
 pd.DataFrame(rows).T.drop(columns="beta-tilde").rename_axis("steps").round(3)
 
@@ -285,21 +292,21 @@ show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 # %%
 stored = pd.read_csv(course.root / "data" / "network-parts.csv", comment="#")
 base, measures = "as it is", ["validation loss", "Frechet distance"]
-by_seed = stored.pivot(index="seed", columns="variant", values=measures)
+by_seed = stored.pivot(index="seed", columns="variant", values=measures).dropna()
 variants = list(dict.fromkeys(stored["variant"]))
 t_value = student_t.ppf(0.975, len(by_seed) - 1)  # for a mean of so few numbers
 
 
 def against_base(variant, measure):
-    """Mean difference from the network as it is, seed by seed, and half its 95% interval."""
+    """Mean difference from "as it is", seed by seed, and half of its 95% interval."""
     gap = by_seed[measure][variant] - by_seed[measure][base]
     return gap.mean(), t_value * gap.std() / len(gap) ** 0.5
 
 
 table = stored.groupby("variant", sort=False)[["weights", "steps", *measures]].mean()
 for measure in measures:
-    pairs = [against_base(name, measure) for name in variants]
-    told = ["" if abs(gap) <= half or name == base else "yes" for (gap, half), name in zip(pairs, variants)]
+    gaps = {name: against_base(name, measure) for name in variants}
+    told = ["yes" if abs(gap) > half else "" for gap, half in gaps.values()]
     table[f"{measure}: told apart"] = told
 table.round({"weights": 0, "steps": 0, "validation loss": 4, "Frechet distance": 2})
 
