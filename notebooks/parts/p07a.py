@@ -123,7 +123,7 @@ bound_term = choose("07.6", bound_term, course_bound_term)
 # %%
 path = course.root / "data" / "checkpoints" / "learned-variance.safetensors"
 two_outputs, learned = load_model(path, device)
-count = course.pick(test=4, cpu=100, gpu=500)
+count = course.pick(test=4, cpu=200, gpu=500)
 x_0, y_held = (part.to(device) for part in test_set[:count])
 
 
