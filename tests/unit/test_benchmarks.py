@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 import torch
 
-from tests.benchmarks import detector, quality
+from tests.benchmarks import detector, parts, quality
 from utils.diffusion.images import ImageSet
 
 
@@ -57,3 +57,31 @@ def test_the_detector_refuses_too_few_real_images(monkeypatch, root):
 def test_the_detector_says_how_many_seeds():
     assert "with 75.0% accuracy (one seed)" in detector.report({"accuracy": [0.75]})
     assert "± " in detector.report({"accuracy": [0.7, 0.8]})
+
+
+@pytest.mark.parametrize("name", parts.VARIANTS)
+def test_variants_of_the_network(name):
+    model, x_t, t = parts.made(name, 0), torch.randn(2, 1, 8, 8), torch.tensor([0, 900])
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    output = model(x_t, t, torch.tensor([1, 2]))
+    output.square().sum().backward()
+    assert output.shape == x_t.shape and all(p.grad.abs().sum() > 0 for p in model.parameters() if p.numel())
+    assert not torch.allclose(model(x_t, t), output, atol=1e-3)  # the embedding gets through
+
+
+def test_finished_runs_are_left_out(monkeypatch, tmp_path, capsys):
+    def measure(name, seed, *_):
+        return {"variant": name, "seed": seed, "steps": 3}
+
+    monkeypatch.setattr(parts, "TABLE", tmp_path / "parts.csv")
+    monkeypatch.setattr(parts, "measure", measure)
+    monkeypatch.setattr(parts, "load_images", lambda *_: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    counts = []
+    for limit in ("-1", "60", "60"):
+        monkeypatch.setattr("sys.argv", ["parts", "--limit", limit])
+        parts.main()
+        counts.append(len(parts.read_rows()))
+    assert counts == [0, 18, 18] and capsys.readouterr().out.count("\n") == 18
+    assert parts.TABLE.read_text().startswith("# python -m tests.benchmarks.parts; torch ")
