@@ -19,7 +19,7 @@ def wrong_noises(noise: Tensor, gradient: Tensor, a: float, w: float) -> dict[st
     return {
         "the gradient is added; the noise points away from where the probability grows": noise + w * sigma * gradient,
         "sigma_t is missing: the score is -noise / sigma_t": noise - w * gradient,
-        "the gradient is divided by sigma_t; solve score = -noise / sigma_t for the noise": noise - w / sigma * gradient,
+        "the gradient is divided by sigma_t; solve score = -noise / sigma_t": noise - w / sigma * gradient,
         "the gradient has the variance 1 - a_bar_t as its factor; take its root": noise - w * sigma**2 * gradient,
         "the factor is sigma_t = sqrt(1 - a_bar_t), not sqrt(a_bar_t)": noise - w * math.sqrt(a) * gradient,
         "w plays no part": noise - sigma * gradient,
@@ -202,7 +202,7 @@ def check_guided_output(guided_output: Callable) -> None:
         found = {
             "this is the other convention: here w = 1 is the label alone": with_label + w * (with_label - without),
             "the two halves are exchanged: w = 0 is without a label": with_label + w * (without - with_label),
-            "this is (1 - w) with the label; the weights are w with, 1 - w without": (1 - w) * with_label + w * without,
+            "the answer without the label counts 1 - w times, not w times": w * (without + with_label),
             "the answer without the label must be added once": w * (with_label - without),
             "w plays no part": with_label,
         }
