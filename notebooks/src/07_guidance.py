@@ -38,7 +38,6 @@ course = start(seed=0)
 # %%
 import math
 import time
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -53,10 +52,17 @@ from tqdm.auto import tqdm
 # %%
 from utils.course import COLOURS, plain_ticks, play, show_images
 from utils.course.exercises import check, choose, hint, solution  # noqa: F401
-from utils.diffusion import GaussianDiffusion, ImageQuality, UNet, load_images, load_model
-from utils.diffusion import sample, train, validation_loss
+from utils.diffusion import (
+    GaussianDiffusion,
+    ImageQuality,
+    UNet,
+    load_images,
+    load_model,
+    sample,
+)
 from utils.diffusion.batches import batch_at
 from utils.diffusion.embeddings import TimestepEmbedding
+from utils.diffusion.training import train, validation_loss
 from utils.diffusion.unet import Downsample, ResidualBlock
 
 # %% [markdown]
@@ -77,6 +83,7 @@ names = [name.split("/")[0] for name in train_set.classes]  # "T-shirt/top" is l
 quality = ImageQuality.load()
 
 
+# %%
 def rng(seed):
     return torch.Generator().manual_seed(seed)
 
@@ -97,7 +104,7 @@ def classes_in_turn(count):
 
 # %%
 def draw(network, y, seed, steps=10, process=diffusion, **options):
-    """Images (B, 1, 28, 28) on the CPU, one for each label of y (B,), from noise of `seed`."""
+    """Images (B, 1, 28, 28) on the CPU, for the labels y (B,), from noise of `seed`."""
     x_T = normal((len(y), 1, 28, 28), rng(seed))
     options = dict(sampler="dpmpp_2m", steps=steps, y=y, x_T=x_T, **options)
     for state in sample(network, process, x_T.shape, generator=rng(seed + 1), **options):
@@ -258,7 +265,6 @@ def label_gradient_of_mixture(x_t, a_bar_t, y):
 
 
 # %%
-# NBVAL_CHECK_OUTPUT
 def mixture(members, a_bar_t=1.0):
     means = math.sqrt(a_bar_t) * centres[members]
     covariance = (a_bar_t * width**2 + 1 - a_bar_t) * torch.eye(2).double()
@@ -274,6 +280,8 @@ def log_label(x_t, a_bar_t, y):
     return joint - mixture(range(4), a_bar_t).log_prob(x_t)
 
 
+# %%
+# NBVAL_CHECK_OUTPUT
 x_t = torch.randn(100, 2, generator=rng(0)).double().requires_grad_()
 for t in (0, 300, 600, 900):
     (right,) = torch.autograd.grad(log_label(x_t, a_bar[t], 0).sum(), x_t)
@@ -289,7 +297,8 @@ print("the gradient of log p(y | x_t) agrees with autograd at four timesteps")
 # tilted distribution?
 
 # %%
-points, steps = course.pick(test=200, cpu=4000, gpu=4000), course.pick(test=20, cpu=1000, gpu=1000)
+points = course.pick(test=200, cpu=4000, gpu=4000)
+many = course.pick(test=20, cpu=1000, gpu=1000)
 noise_view = GaussianDiffusion(schedule, prediction="noise")
 
 
@@ -302,8 +311,8 @@ def guided_points(w, sampler, y=0, seed=0):
         return guided_noise(mixture_noise(x_t, a_bar_t, range(4)), gradient, a_bar_t, w)
 
     x_T = torch.randn(points, 2, generator=rng(seed)).double()
-    options = dict(sampler=sampler, steps=steps, clip=False, x_T=x_T, generator=rng(seed + 1))
-    *_, last = sample(network, noise_view, x_T.shape, **options)
+    options = dict(steps=many, clip=False, x_T=x_T, generator=rng(seed + 1))
+    *_, last = sample(network, noise_view, x_T.shape, sampler=sampler, **options)
     return last.x_t
 
 
@@ -319,17 +328,21 @@ def tilted(w, y=0):
 
 def tilted_points(w, seed, y=0):
     """Draws of it: a cell of the grid, and a place in the cell."""
-    cells = grid[torch.multinomial(tilted(w, y), points, replacement=True, generator=rng(seed))]
-    return cells + (torch.rand(points, 2, generator=rng(seed)) - 0.5) * (side[1] - side[0])
+    generator = rng(seed)
+    cells = torch.multinomial(tilted(w, y), points, replacement=True, generator=generator)
+    places = torch.rand(points, 2, generator=generator) - 0.5
+    return grid[cells] + places * (side[1] - side[0])
 
 
+# %%
 directions = torch.linspace(0, math.pi, 51)[:-1].double()
 directions = torch.stack([directions.cos(), directions.sin()])  # (2, 50)
 
 
 def distance_of_sets(a, b):
-    """Sliced Wasserstein-1: the mean over 50 directions of the distance in one dimension."""
-    return float(((a @ directions).sort(0).values - (b @ directions).sort(0).values).abs().mean())
+    """Sliced Wasserstein-1: the distance in one dimension, mean over 50 directions."""
+    a, b = ((points @ directions).sort(0).values for points in (a, b))
+    return float((a - b).abs().mean())
 
 
 # %%
@@ -343,9 +356,11 @@ for w in scales:
     for sampler in ("ddim", "ddpm"):
         clouds[w, sampler] = guided_points(w, sampler)
         row.append(round(distance_of_sets(clouds[w, sampler], exact), 3))
-    rows.append([*row, *(float(clouds[w, kind].std(0).norm()) for kind in ("tilted", "ddim", "ddpm"))])
+    for kind in ("tilted", "ddim", "ddpm"):
+        row.append(float(clouds[w, kind].std(0).norm()))
+    rows.append(row)
 columns = ["w", "floor", "DDIM", "DDPM", "spread: tilted", "spread: DDIM", "spread: DDPM"]
-print("distance to the tilted distribution; the floor is that of two sets of exact draws")
+print("distance to the tilted distribution; floor: two sets of exact draws")
 pd.DataFrame(rows, columns=columns).set_index("w").round(3)
 
 # %% tags=["figure"]
@@ -358,7 +373,8 @@ for row, kind in zip(axes, ["ddim", "ddpm"]):
         levels = [float(density.max()) * share for share in (0.05, 0.3, 0.8)]
         ax.contour(*square, density, levels=levels, colors="black", linewidths=1)
         ax.plot(*centres[2:].T, "x", color="grey")
-        ax.set(xlim=(-2.6, 2.2), ylim=(-1.6, 2.4), aspect="equal", title=f"{kind.upper()}, w = {w}")
+        ax.set(xlim=(-2.6, 2.2), ylim=(-1.6, 2.4), aspect="equal")
+        ax.set_title(f"{kind.upper()}, w = {w}")
 for ax in axes[1]:
     ax.set_xlabel("first coordinate")
 for ax in axes[:, 0]:
@@ -435,7 +451,7 @@ print(f"{steps} steps in {time.perf_counter() - began:.0f} s")
 # %%
 count = course.pick(test=50, cpu=1000, gpu=5000)
 x_0, y = (part.to(device) for part in test_set[:count])
-shares, timesteps = [], list(range(0, T, 100)) + [T - 1]
+shares, timesteps = [], [*range(0, T, 100), T - 1]
 for t in timesteps:
     ts = torch.full_like(y, t)
     x_t = diffusion.q_sample(x_0, ts, normal(x_0.shape, rng(t)))
@@ -445,7 +461,7 @@ error = 1.96 * np.sqrt(shares * (1 - shares) / count)
 
 
 def accuracy(images, y):
-    """The share of images that the course's classifier of clean images takes for their label."""
+    """The share of images that the course's classifier takes for their label."""
     with torch.no_grad():
         return float((quality.classifier(images).argmax(1) == y.cpu()).double().mean())
 
@@ -504,12 +520,13 @@ label_gradient = choose("07.2", label_gradient, course_label_gradient)
 # %%
 betas, alphas = schedule.betas, schedule.alphas
 tilde = betas * (1 - schedule.alphas_cumprod_prev) / (1 - schedule.alphas_cumprod)
-rows = {
-    t: [float(x[t]) for x in (betas / alphas.sqrt(), betas, tilde)] for t in (10, 100, 500, 900)
+columns = {
+    "Algorithm 2, in a DDPM step": betas / alphas.sqrt(),
+    "Algorithm 1, beta": betas,
+    "Algorithm 1, beta-tilde": tilde,
 }
-columns = ["Algorithm 2, in a DDPM step", "Algorithm 1, beta", "Algorithm 1, beta-tilde"]
 print("how far the gradient moves the mean, for w = 1")
-pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("t").round(5)
+pd.DataFrame(columns).loc[[10, 100, 500, 900]].rename_axis("t").round(5)
 
 # %% [markdown]
 # With small steps they differ by little. We take Algorithm 2, which fits every sampler. The network gets **no label**:
@@ -536,15 +553,15 @@ def by_classifier(w):
 
 # %%
 count, seeds = course.pick(test=20, cpu=100, gpu=500), course.pick(test=2, cpu=3, gpu=5)
-y = classes_in_turn(count)
+in_turn = classes_in_turn(count)
 
 
 def measure(network, **options):
     """Images (seeds * count, 1, 28, 28); accuracy and FD of each set, (seeds,) each."""
-    sets = [draw(network, y, seed=100 + 10 * seed, **options) for seed in range(seeds)]
-    accuracies = [accuracy(images, y) for images in sets]
-    distances = [quality.frechet(quality.features(images)) for images in sets]
-    return dict(images=torch.cat(sets), accuracy=np.array(accuracies), fd=np.array(distances))
+    sets = [draw(network, in_turn, seed=100 + 10 * k, **options) for k in range(seeds)]
+    accuracies = np.array([accuracy(images, in_turn) for images in sets])
+    distances = np.array([quality.frechet(quality.features(images)) for images in sets])
+    return dict(images=torch.cat(sets), accuracy=accuracies, fd=distances)
 
 
 def mean_std(values, form=".2f"):
@@ -554,14 +571,19 @@ def mean_std(values, form=".2f"):
 
 def table_of(results, name):
     """Accuracy and FD of each, as text, and of real test images."""
-    rows = {key: [mean_std(100 * r["accuracy"], ".1f"), mean_std(r["fd"])] for key, r in results.items()}
+    rows = {
+        key: [mean_std(100 * result["accuracy"], ".1f"), mean_std(result["fd"])]
+        for key, result in results.items()
+    }
     columns = ["class accuracy, %", f"FD of {count} images"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(name)
 
 
+# %%
 drawn = torch.randperm(len(test_set), generator=rng(0))[: 10 * count].view(-1, count)
 real_sets = [test_set[index] for index in drawn]
-real = dict(accuracy=np.array([accuracy(*both) for both in real_sets]), fd=quality.floor(count)[0].numpy())
+real_accuracies = np.array([accuracy(*both) for both in real_sets])
+real = dict(accuracy=real_accuracies, fd=quality.floor(count)[0].numpy())
 
 # %%
 by_scale = {w: measure(by_classifier(w), process=noise_view) for w in (0, 1, 2, 4, 8)}
@@ -569,8 +591,8 @@ table_of(by_scale | {"real images": real}, "w")
 
 # %% tags=["figure"]
 rows = torch.cat([result["images"][:10] for result in by_scale.values()])
-finding = f"Top to bottom: w = {', '.join(map(str, by_scale))}; a column each for the ten labels"
-show_images(rows, columns=10, title=finding)
+finding = f"Top to bottom: w = {', '.join(map(str, by_scale))}; a column for each label"
+show_images(rows, columns=10, scale=2, title=finding)
 
 # %% [markdown]
 # The classifier steers a network that never heard the label. Bayes' rule says that $w = 1$ is enough if both networks
@@ -639,17 +661,20 @@ def guided(w):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-x_t, t, y_few = normal((4, 1, 28, 28), rng(1)), torch.full((4,), 400).to(device), classes_in_turn(4)
+x_t, few = normal((4, 1, 28, 28), rng(1)), classes_in_turn(4)
+t, w_here, w_of_ho = torch.full_like(few, 400), 3.0, 2.0
 with torch.no_grad():
-    mine = diffusion.to_noise(guided_output(model, x_t, t, y_few, 3.0), x_t, t)
-    without, with_label = (diffusion.to_noise(model(x_t, t, y), x_t, t) for y in (None, y_few))
-torch.testing.assert_close(mine, without + 3.0 * (with_label - without), rtol=1e-4, atol=1e-4)
-torch.testing.assert_close(mine, (1 + 2.0) * with_label - 2.0 * without, rtol=1e-4, atol=1e-4)
-print("w = 3 is 1 + w' with w' = 2, in v as in the noise")
+    outputs = guided_output(model, x_t, t, few, w_here), model(x_t, t), model(x_t, t, few)
+mine, without, with_label = (diffusion.to_noise(output, x_t, t) for output in outputs)
+here = without + w_here * (with_label - without)
+of_ho = (1 + w_of_ho) * with_label - w_of_ho * without
+for noise in (here, of_ho):
+    torch.testing.assert_close(mine, noise, rtol=1e-4, atol=1e-4)
+print("w = 3 here is Ho & Salimans' w' = 2; the same in v as in the noise")
 
-options = dict(y=y_few, seed=3, steps=5)
+options = dict(y=few, seed=3, steps=5)
 mine, theirs = draw(guided(3.0), **options), draw(model, guidance=3.0, **options)
-torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
 print("five steps agree with sample(..., guidance=3.0)")
 
 # %% [markdown]
@@ -667,11 +692,13 @@ print("five steps agree with sample(..., guidance=3.0)")
 # %%
 def inside(points, manifold, k=3):
     """The share of `points` (N, D) in the balls round those of `manifold` (M, D)."""
-    radii = torch.cdist(manifold, manifold).kthvalue(k + 1, dim=1).values  # the first is itself
+    gaps = torch.cdist(manifold, manifold)  # to itself it is 0, so the third is the fourth
+    radii = gaps.kthvalue(k + 1, dim=1).values
     return float((torch.cdist(points, manifold) <= radii).any(1).double().mean())
 
 
-real_points = quality.features(test_set[torch.randperm(len(test_set), generator=rng(1))[:1000]][0])
+some = torch.randperm(len(test_set), generator=rng(1))[:1000]
+real_points = quality.features(test_set[some][0])
 
 
 def precision_recall(images):
@@ -685,27 +712,35 @@ def precision_recall(images):
 weights = [0, 1, 1.5, 2, 3, 5, 8]
 by_weight = {}
 for w in tqdm(weights, desc="weights"):
-    by_weight[w] = measure(guided(w))
-    by_weight[w]["precision"], by_weight[w]["recall"] = precision_recall(by_weight[w]["images"])
-other = torch.cat([images for images, _ in real_sets[:seeds]])
-real["precision"], real["recall"] = precision_recall(other)
+    by_weight[w] = measure(model, guidance=w)
+real["images"] = torch.cat([images for images, _ in real_sets[:seeds]])
+for result in (*by_weight.values(), real):
+    result["precision"], result["recall"] = precision_recall(result["images"])
 table = table_of(by_weight | {"real images": real}, "w")
 for name in ("precision", "recall"):
     table[name] = [mean_std(result[name]) for result in (*by_weight.values(), real)]
 table
 
+
+# %% tags=["figure"]
+def curve_of(ax, results, keys, **look):
+    """Mean and standard deviation of two measures against each other, by weight."""
+    x, y = (np.array([result[key] for result in results.values()]) for key in keys)
+    look = dict(fmt="o-", ms=4, lw=1, capsize=2) | look
+    ax.errorbar(x.mean(1), y.mean(1), y.std(1, ddof=1), x.std(1, ddof=1), **look)
+    for w, *place in zip(results, x.mean(1), y.mean(1)):
+        near = dict(xytext=(4, 4), textcoords="offset points", fontsize=8)
+        ax.annotate(f"{w:g}", place, color=look["color"], **near)
+
+
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-planes = [("accuracy", "fd", "class accuracy", "Frechet distance"), ("recall", "precision", "recall", "precision")]
-for ax, (across, up, label, other_label) in zip(axes, planes):
-    x, y_values = (np.array([by_weight[w][key] for w in weights]) for key in (across, up))
-    look = dict(fmt="o-", ms=4, capsize=2)
-    ax.errorbar(x.mean(1), y_values.mean(1), y_values.std(1), x.std(1), **look)
-    for w, *place in zip(weights, x.mean(1), y_values.mean(1)):
-        ax.annotate(f"{w:g}", place, xytext=(5, 5), textcoords="offset points", fontsize=8)
-    ax.plot(real[across].mean(), real[up].mean(), "*", ms=12, color=COLOURS[1], label="real images")
-    ax.set(xlabel=label, ylabel=other_label)
-axes[0].set_yscale("log")
+for ax, *keys in zip(axes, ("accuracy", "recall"), ("fd", "precision")):
+    curve_of(ax, by_weight, keys, color=COLOURS[0])
+    place = [real[key].mean() for key in keys]
+    ax.plot(*place, "*", ms=12, color=COLOURS[1], label="real images")
+    ax.set(xlabel=keys[0], ylabel=keys[1])
+axes[0].set(xlabel="class accuracy", ylabel="Frechet distance (log)", yscale="log")
 plain_ticks(axes[0])
 axes[0].set_title("Accuracy against distance, by weight")
 axes[1].set_title("Precision against recall")
@@ -722,26 +757,24 @@ plt.show()
 
 # %%
 results = {f"w = {w:g}": by_weight[w]["images"] for w in (1, 2, 5)}
-results["real images"] = other
-features = {key: quality.features(images) for key, images in results.items()}
-labels = {key: y.cpu().repeat(seeds) for key in results}
-labels["real images"] = torch.cat([real_y for _, real_y in real_sets[:seeds]])
-right, spread = {}, {}
+labels = dict.fromkeys(results, in_turn.cpu().repeat(seeds))
+results["real images"] = torch.cat([images for images, _ in real_sets])
+labels["real images"] = torch.cat([real_y for _, real_y in real_sets])
+right, spread = pd.DataFrame(index=names), pd.DataFrame(index=names)
 for key, images in results.items():
-    with torch.no_grad():
-        hits = quality.classifier(images).argmax(1) == labels[key]
-    for k, name in enumerate(names):
-        own = labels[key] == k
-        right.setdefault(name, {})[key] = float(hits[own].double().mean())
-        spread.setdefault(name, {})[key] = float(features[key][own].var(0).sum())
+    own = [labels[key] == k for k in range(10)]
+    features = quality.features(images)
+    right[key] = [100 * accuracy(images[k], labels[key][k]) for k in own]
+    spread[key] = [float(features[k].var(0).sum()) for k in own]
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
-for ax, values, label in zip(axes, (right, spread), ("classified as asked (%)", "variance of the features")):
-    for key, marker, colour in zip(results, "so^*", [COLOURS[0], COLOURS[2], COLOURS[3], COLOURS[1]]):
-        factor = 100 if values is right else 1
-        ax.plot([factor * values[name][key] for name in names], names, marker, color=colour, label=key)
-    ax.set_xlabel(label)
+looks = list(zip("so^*", [COLOURS[k] for k in (0, 2, 3, 1)]))
+for ax, table in zip(axes, (right, spread)):
+    for key, (marker, colour) in zip(results, looks):
+        ax.plot(table[key], names, marker, color=colour, label=key)
+axes[0].set_xlabel("classified as asked (%)")
+axes[1].set_xlabel("variance of the features")
 axes[0].invert_yaxis()
 axes[0].set_title("The classes that are confused gain")
 axes[1].set_title("... and all lose variety")
@@ -763,12 +796,14 @@ plt.show()
 # out is it?
 
 # %%
-y_ten, outside = classes_in_turn(course.pick(test=10, cpu=50, gpu=200)), {}
+y_some, outside = classes_in_turn(course.pick(test=10, cpu=50, gpu=200)), {}
 for w in (1, 3, 8):
-    x_T = normal((len(y_ten), 1, 28, 28), rng(4))
-    states = sample(model, diffusion, x_T.shape, sampler="dpmpp_2m", steps=10, clip=False, y=y_ten, x_T=x_T, guidance=w)
-    outside[f"w = {w}"] = {s.t: float((s.x_0.abs() > 1.05).double().mean()) for s in states}
-print("share of pixels of the guided estimate outside ±1.05, by timestep; nothing is clipped")
+    x_T = normal((len(y_some), 1, 28, 28), rng(4))
+    options = dict(sampler="dpmpp_2m", steps=10, clip=False, y=y_some, x_T=x_T)
+    states = sample(model, diffusion, x_T.shape, guidance=w, **options)
+    shares = {s.t: float((s.x_0.abs() > 1.05).double().mean()) for s in states}
+    outside[f"w = {w}"] = shares
+print("share of pixels of the estimate outside ±1.05, by timestep; nothing is clipped")
 pd.DataFrame(outside).map("{:.0%}".format).T
 
 # %% [markdown]
@@ -796,40 +831,35 @@ def threshold(x_0, quantile=0.995):
     return x_0.clamp(-limit, limit) / limit
 
 
-def thresholded(w):
-    """Tells x_0, for a process with prediction="x_0"."""
-
-    def network(x_t, t, y):
-        return threshold(diffusion.to_x_0(guided_output(model, x_t, t, y, w), x_t, t))
-
-    return network
-
-
-def in_interval(w):
-    def network(x_t, t, y):
-        return guided(w)(x_t, t, y) if low <= int(t[0]) <= high else model(x_t, t, y)
-
-    return network
-
-
-# %%
 def rescaled(w, share=0.7):
     def network(x_t, t, y):
-        with_label, plain = model(x_t, t, y), guided(w)(x_t, t, y)
+        plain, with_label = guided(w)(x_t, t, y), model(x_t, t, y)
         stds = [output.std(dim=(1, 2, 3), keepdim=True) for output in (with_label, plain)]
         return share * plain * stds[0] / stds[1] + (1 - share) * plain
 
     return network
 
 
-def away_from(worse, w):
-    """worse: called as worse(x_t, t, y), takes the place of the answer without a label."""
-
+# %%
+def in_interval(w):
     def network(x_t, t, y):
-        weak = worse(x_t, t, y)
-        return weak + w * (model(x_t, t, y) - weak)
+        return (guided(w) if low <= int(t[0]) <= high else model)(x_t, t, y)
 
     return network
+
+
+def away_from(other, w):
+    """other: called as other(x_t, t, y), takes the place of the answer without a label."""
+
+    def network(x_t, t, y):
+        worse = other(x_t, t, y)
+        return worse + w * (model(x_t, t, y) - worse)
+
+    return network
+
+
+def of_negative_label(x_t, t, y):
+    return model(x_t, t, negative[y])
 
 
 # %% [markdown]
@@ -838,15 +868,16 @@ def away_from(worse, w):
 
 # %%
 torch.manual_seed(1)
-weak_steps = course.pick(test=3, cpu=300, gpu=1000)
-weak_network = UNet(num_classes=10, **small)
-options = dict(steps=weak_steps, batch_size=128, device=device, seed=1)
-for state in train(weak_network, diffusion, train_set, **options):
-    pass
+options = dict(steps=course.pick(test=3, cpu=300, gpu=1000), batch_size=128, seed=1)
+training = train(
+    UNet(num_classes=10, **small), diffusion, train_set, device=device, **options
+)
+*_, state = training
 weak = state.ema_model
 numbers = [sum(p.numel() for p in network.parameters()) for network in (weak, model)]
 print("weights: {:,} of the weak network, {:,} of the model".format(*numbers))
 
+# %%
 count_real = course.pick(test=100, cpu=5000, gpu=10_000)
 images, truth = test_set[:count_real]
 with torch.no_grad():
@@ -860,46 +891,50 @@ pd.DataFrame({"label": names, "most often taken for": [names[k] for k in negativ
 # on two cores.
 
 # %%
-x_0_view = GaussianDiffusion(schedule, prediction="x_0")
 strengths = [2, 5]
 methods = {
     "no clipping": lambda w: measure(guided(w), clip=False),
-    "dynamic threshold": lambda w: measure(thresholded(w), process=x_0_view),
+    "dynamic threshold": lambda w: measure(guided(w), clip=threshold),
     "rescaled": lambda w: measure(rescaled(w)),
     "interval": lambda w: measure(in_interval(w)),
     "autoguidance": lambda w: measure(away_from(weak, w)),
-    "negative label": lambda w: measure(
-        away_from(lambda x_t, t, y: model(x_t, t, negative[y]), w)
-    ),
+    "negative label": lambda w: measure(away_from(of_negative_label, w)),
 }
 plane = {("plain, clipped", w): by_weight[w] for w in by_weight if w > 0}
 for name, method in tqdm(methods.items(), desc="methods"):
     plane |= {(name, w): method(w) for w in strengths}
 
+
 # %%
-table = table_of({f"{name}, w = {w:g}": result for (name, w), result in plane.items()}, "method")
-base = {w: by_weight[w] for w in strengths}
-table["FD minus plain, same w"] = [
-    mean_std(result["fd"] - base[w]["fd"], "+.2f") if w in base else "" for (_, w), result in plane.items()
-]
+def gap(name, w):
+    """FD minus that of plain guidance of the same weight, set by set."""
+    return mean_std(plane[name, w]["fd"] - by_weight[w]["fd"], "+.2f")
+
+
+results = {f"{name}, w = {w:g}": result for (name, w), result in plane.items()}
+table = table_of(results | {"real images": real}, "method")
+gaps = [gap(*key) if key[0] in methods else "" for key in plane]
+table["FD minus plain, same w"] = [*gaps, ""]
 table
 
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(9, 5))
-looks = dict(zip(["plain, clipped", *methods], zip(["black", *COLOURS[:6]], "osD^vPX")))
-for name, (colour, marker) in looks.items():
-    own = [(w, result) for (key, w), result in plane.items() if key == name]
-    across, up = (np.array([result[key] for _, result in own]) for key in ("accuracy", "fd"))
-    look = dict(marker=marker, color=colour, ms=5, capsize=2, lw=1, label=name)
-    ax.errorbar(100 * across.mean(1), up.mean(1), up.std(1), 100 * across.std(1), **look)
-    for (w, _), *place in zip(own, 100 * across.mean(1), up.mean(1)):
-        ax.annotate(f"{w:g}", place, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
-ax.axvline(100 * real["accuracy"].mean(), ls=":", color="grey")
-ax.axhline(real["fd"].mean(), ls=":", color="grey")
-ax.plot(100 * real["accuracy"].mean(), real["fd"].mean(), "*", ms=14, color="grey", label="real images")
-ax.set(yscale="log", xlabel="class accuracy (%)", ylabel=f"Frechet distance of {count} images (log)")
+looks = zip(["plain, clipped", *methods], ["black", *COLOURS[:6]], "osD^vPX")
+for name, colour, marker in looks:
+    own = {w: result for (key, w), result in plane.items() if key == name}
+    look = dict(fmt=f"{marker}-", color=colour, ms=5, label=name)
+    curve_of(ax, own, ("accuracy", "fd"), **look)
+place = real["accuracy"].mean(), real["fd"].mean()
+ax.axvline(place[0], ls=":", color="grey")
+ax.axhline(place[1], ls=":", color="grey")
+ax.plot(*place, "*", ms=14, color="grey", label="real images")
+ax.set(
+    xlabel="class accuracy",
+    ylabel=f"Frechet distance of {count} images (log)",
+    yscale="log",
+)
 plain_ticks(ax)
-ax.set_title(f"All variants on one plane: right is obedient, low is like the data ({seeds} seeds)")
+ax.set_title("Right is obedient, low is like the data; the numbers are weights")
 ax.legend(fontsize=8)
 plt.show()
 
@@ -935,7 +970,7 @@ def draw_ten(weight=3.0, negative="none", clip=True):
     """Ten images, one for each class, from a fixed noise."""
     k = 10 if negative == "none" else names.index(negative)
     network = away_from(lambda x_t, t, y: model(x_t, t, torch.full_like(y, k)), weight)
-    finding = f"weight {weight:g}, away from: {negative}, {'clipped' if clip else 'not clipped'}"
+    finding = f"weight {weight:g}, away from: {negative}, {'' if clip else 'not '}clipped"
     images = draw(network, classes_in_turn(10), seed=50, clip=clip)
     return show_images(images, columns=10, scale=2, title=finding)
 
