@@ -13,8 +13,9 @@ from accelerate.utils import gather_object
 
 from utils.device import find_device
 from utils.diffusion.checkpoints import load_model, read_notes
+from utils.diffusion.guidance import ClassifierFreeGuidance
 from utils.diffusion.images import SOURCES, load_images, save_grid
-from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
+from utils.diffusion.process import PREDICTIONS, VARIANCES, GaussianDiffusion
 from utils.diffusion.sampling import SAMPLERS, generate
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
 from utils.diffusion.training import Settings, TrainState, train
@@ -45,6 +46,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add("--schedule", default="cosine", help=f"one of {', '.join(SCHEDULES)}")
     add("--timesteps", type=positive, default=1000, help="T")
     add("--prediction", default="v", help=f"one of {', '.join(PREDICTIONS)}")
+    add("--variance", default="fixed", help=f"of a sampling step, one of {', '.join(VARIANCES)}")
     add("--size", type=positive, help="resize images to this height and width")
     add("--channels", type=positive, default=48, help="width of the U-Net's first level")
     add("--dropout", type=float, default=0.0, help="in the residual blocks")
@@ -63,17 +65,28 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     add("--n", type=positive, default=64, help="how many images")
     add("--size", type=positive, help="height and width; that of the training images when not given")
     add("--label", type=int, help="class of all images; without it each class in turn, if there are classes")
+    add(
+        "--guidance",
+        type=float,
+        help="weight of classifier-free guidance: 0 as without label, 1 as without this, 2 more",
+    )
+    add("--negative-label", type=int, help="with --guidance: the class to go away from, instead of no label")
+    add("--interval", type=int, nargs=2, metavar=("LOW", "HIGH"), help="with --guidance: only at these timesteps")
+    add("--rescale", type=float, default=0.0, help="with --guidance: 0 to 1, against too much contrast")
     add("--batch-size", type=positive, default=250, help="images at a time")
     add("--seed", type=int, default=0, help="for all noise")
     add("--device", help="cpu, cuda or mps; found out when not given")
 
 
 def run_train(args: argparse.Namespace) -> None:
-    diffusion = GaussianDiffusion(NoiseSchedule.named(args.schedule, args.timesteps), args.prediction)
+    schedule = NoiseSchedule.named(args.schedule, args.timesteps)
+    diffusion = GaussianDiffusion(schedule, args.prediction, args.variance)
     images = load_images(args.data, "train", size=args.size)
     validation = load_images(args.data, "test", size=args.size) if not Path(args.data).is_dir() else None
     torch.manual_seed(stream_seed(args.seed, "weights"))
-    model = UNet(images.pixels.shape[1], args.channels, num_classes=len(images.classes) or None, dropout=args.dropout)
+    channels = images.pixels.shape[1]
+    more = {"out_channels": 2 * channels} if args.variance == "learned" else {}
+    model = UNet(channels, args.channels, num_classes=len(images.classes) or None, dropout=args.dropout, **more)
     same = "steps minutes out save_every device precision seed batch_size learning_rate ema_decay"
     options = {name: getattr(args, name) for name in same.split()} | {"validation": validation}
     with noted_signals() as noted, contextlib.closing(train(model, diffusion, images, **options)) as states:
@@ -122,12 +135,22 @@ def run_sample(args: argparse.Namespace) -> None:
     size = args.size or read_notes(args.checkpoint).get("size", 28)
     shape = (model.config["in_channels"], *(size if isinstance(size, list) else (size, size)))
     options = {name: getattr(args, name) for name in ("sampler", "steps", "eta", "batch_size", "seed")}
-    images = generate(model, diffusion, args.n, shape, y=y, progress=True, **options)
+    images = generate(model, diffusion, args.n, shape, y=y, guidance=guidance_of(args), progress=True, **options)
     if args.out.suffix == ".pt":
         save_state(args.out, images)
     else:
         save_grid(images, args.out, scale=3)
     print(f"{args.n} images by {args.sampler}: {args.out}")
+
+
+def guidance_of(args: argparse.Namespace) -> ClassifierFreeGuidance | None:
+    """What the options of guidance say; None without --guidance, which the others need."""
+    others = {"negative": args.negative_label, "interval": args.interval, "rescale": args.rescale}
+    if args.guidance is not None:
+        return ClassifierFreeGuidance(args.guidance, **others)
+    if any(value not in (None, 0.0) for value in others.values()):
+        raise ValueError("--negative-label, --interval and --rescale belong to guidance; give --guidance 2, say, too")
+    return None
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -38,7 +38,7 @@ def save_model(
     for name, value in unwrap(model).state_dict().items():
         value = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
         tensors[name.replace("_orig_mod.", "")] = value.contiguous()  # without what torch.compile puts in
-    process = {"schedule": diffusion.schedule.name, "prediction": diffusion.prediction}
+    process = {"schedule": diffusion.schedule.name, "prediction": diffusion.prediction, "variance": diffusion.variance}
     header = {"format": FORMAT, "unet": json.dumps(config_of(model)), **process, "notes": json.dumps(notes)}
     write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
 
@@ -66,7 +66,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UN
     """
     header, tensors = _read(Path(path))
     try:
-        diffusion = GaussianDiffusion(NoiseSchedule(tensors.pop(BETAS), header["schedule"]), header["prediction"])
+        schedule = NoiseSchedule(tensors.pop(BETAS), header["schedule"])
+        diffusion = GaussianDiffusion(schedule, header["prediction"], header.get("variance", "fixed"))
         if (config := json.loads(header["unet"])) is None:
             raise ValueError("they are of no UNet: build that network, and give it the tensors that load_file reads")
         model = UNet(**config)

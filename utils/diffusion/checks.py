@@ -9,15 +9,16 @@ from torch import Tensor
 
 COUNTS = "num_timesteps in_channels channels blocks num_classes steps batch_size save_every validate_every count"
 RULES = [  # in words, of which kind, which ones, names
-    ("a whole number of at least 1", operator.index, lambda x: x >= 1, f"{COUNTS} points size"),
+    ("a whole number of at least 1", operator.index, lambda x: x >= 1, f"{COUNTS} points size out_channels"),
     ("a whole number of at least 0", operator.index, lambda x: x >= 0, "warmup"),
-    ("a whole number", operator.index, lambda x: True, "seed"),
+    ("a whole number", operator.index, lambda x: True, "seed negative"),
     ("a number above 0", float, lambda x: 0 < x < math.inf, "minutes max_gradient_norm"),
+    ("a finite number", float, math.isfinite, "weight scale"),
     ("a number of at least 0", float, lambda x: 0 <= x < math.inf, "learning_rate"),
-    ("a number from 0 to 1", float, lambda x: 0 <= x <= 1, "ema_decay label_dropout dropout"),
+    ("a number from 0 to 1", float, lambda x: 0 <= x <= 1, "ema_decay label_dropout dropout rescale quantile"),
 ]
 LIMITS = {name: rule for *rule, names in RULES for name in names.split()}
-OPTIONAL = {"steps", "minutes", "max_gradient_norm", "num_classes", "size"}  # None leaves these out
+OPTIONAL = {"steps", "minutes", "max_gradient_norm", "num_classes", "size", "negative"}  # None leaves these out
 
 
 def check_numbers(**values: Any) -> dict[str, Any]:

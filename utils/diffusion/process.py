@@ -4,15 +4,20 @@ Shapes: images x_0 and x_t are (B, C, H, W) with x_0 in [-1, 1]; any other trail
 t is an integer tensor (B,) with values 0 (least noise) to T-1 (most noise).
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 
 from utils.diffusion.images import to_float
 from utils.diffusion.schedules import NoiseSchedule
 
 PREDICTIONS = ("noise", "x_0", "v")
+VARIANCES = ("fixed", "learned")
+VLB_WEIGHT = 0.001  # lambda of the hybrid loss (Nichol & Dhariwal 2021, eq. 16)
 
 
 def posterior_weights(a_bar_t, a_bar_s):
@@ -33,13 +38,18 @@ class GaussianDiffusion:
 
     prediction: what the network outputs: "noise" (Ho et al. 2020), "x_0", or
     "v" = sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x_0 (Salimans & Ho 2022, section 4); ValueError for another.
+    variance: "fixed", or "learned" (Nichol & Dhariwal 2021, section 3.1): the network has twice as many channels out as
+    in, UNet(..., out_channels=2 * C), and the second half says where between beta-tilde and beta a step's variance is.
     """
 
-    def __init__(self, schedule: NoiseSchedule, prediction: str = "v"):
+    def __init__(self, schedule: NoiseSchedule, prediction: str = "v", variance: str = "fixed"):
         if prediction not in PREDICTIONS:
             raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
-        self.schedule, self.prediction = schedule, prediction
+        if variance not in VARIANCES:
+            raise ValueError(f"unknown variance {variance!r}; choose one of {', '.join(VARIANCES)}")
+        self.schedule, self.prediction, self.variance = schedule, prediction, variance
         self.num_timesteps = schedule.num_timesteps
+        self.parts = 2 if variance == "learned" else 1  # how many channels the network answers for one of the images
 
     def at(self, t: Tensor, like: Tensor, *tables: Tensor) -> list[Tensor]:
         """table[t] of each table (T,), float32 (float64 where `like` is), shaped (B, 1, ...) to multiply `like`.
@@ -103,6 +113,32 @@ class GaussianDiffusion:
             return (x_t - signal * output) / sigma
         return sigma * x_t + signal * output
 
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The prediction, and where the variance is: 0 (beta-tilde) to 1 (beta), from the second half's -1 to 1."""
+        if self.variance == "fixed":
+            return output, 0.0
+        prediction, between = output.chunk(2, dim=1)
+        return prediction, (between + 1) / 2
+
+    def bound_terms(
+        self, x_0_estimate: Tensor, fraction: Tensor | float, x_0: Tensor, x_t: Tensor, t: Tensor
+    ) -> Tensor:
+        """The term at t of the variational bound, in bits per dimension (B,). Added over all t they are the bound.
+
+        For t > 0 the divergence from q(x_{t-1} | x_t, x_0) to the reverse step (Ho et al. 2020, eq. 5), at t = 0 the
+        bits of the 8-bit pixels (eq. 13). The term of x_T, which no network can change, is left out.
+        fraction: 0 for the variance beta-tilde, 1 for beta, or what `split` returns (Nichol & Dhariwal 2021, eq. 15).
+        """
+        normal = partial(Normal, validate_args=False)  # a loss that is not a number is the caller's to find
+        true_mean, _ = self.q_posterior(x_0, x_t, t)
+        mean, _ = self.q_posterior(x_0_estimate, x_t, t)
+        _, small = self.q_posterior(x_0, x_t, t.clamp(min=1))  # t = 0 has none, and takes that of t = 1
+        (large,) = self.at(t, x_t, self.schedule.betas)
+        step = normal(mean, (small ** (1 - fraction) * large**fraction).sqrt())
+        divergence = kl_divergence(normal(true_mean, small.sqrt()), step)
+        is_first = t.view(small.shape) == 0
+        return torch.where(is_first, -log_8_bit(step, x_0), divergence).flatten(1).mean(1) / math.log(2)
+
     def loss(
         self,
         model: nn.Module,
@@ -115,7 +151,9 @@ class GaussianDiffusion:
         """Mean squared error between the network's output and its target (Ho et al. 2020, Algorithm 1).
 
         With prediction "noise" this is their eq. 14, averaged over the pixels instead of summed. With "v" the error
-        of x_0 counts SNR + 1 times, with "x_0" once, with "noise" SNR times (Salimans & Ho 2022, section 4).
+        of x_0 counts SNR + 1 times, with "x_0" once, with "noise" SNR times (Salimans & Ho 2022, section 4). A learned
+        variance adds 0.001 times the bound, in bits per dimension, which does not reach the mean (Nichol & Dhariwal
+        2021, eq. 16).
 
         model: called as model(x_t, t), or model(x_t, t, y) when class labels y (B,) are given.
         x_0: clean images (B, C, H, W) in [-1, 1], or uint8 0..255.
@@ -130,7 +168,11 @@ class GaussianDiffusion:
         noise = torch.randn_like(x_0) if noise is None else noise
         x_t = self.q_sample(x_0, t, noise)
         # The error is taken in float32 also where the network ran in a shorter format.
-        error = (answer(model, x_t, t, y) - self.target(x_0, noise, t)).square().flatten(1).mean(1)
+        output, fraction = self.split(answer(model, x_t, t, y, self.parts))
+        error = (output - self.target(x_0, noise, t)).square().flatten(1).mean(1)
+        if self.variance == "learned":
+            terms = self.bound_terms(self.to_x_0(output.detach(), x_t, t), fraction, x_0, x_t, t)
+            error = error + VLB_WEIGHT * self.num_timesteps * terms  # times T: one term stands for those of all t
         return error.mean() if reduction == "mean" else error
 
 
@@ -139,11 +181,23 @@ def first_weight(model: Callable, default: Tensor) -> Tensor:
     return next(iter(model.parameters()), default) if isinstance(model, nn.Module) else default
 
 
-def answer(model: nn.Module, x_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-    """What the network says, in the format of x_t; it sees x_t in that of its weights, which may be shorter."""
+def log_8_bit(pixel: Normal, x_0: Tensor) -> Tensor:
+    """log of `pixel`'s part in the bin of x_0's 8-bit value; the outer bins have no end (Ho et al. 2020, eq. 13)."""
+    upper = torch.where(x_0 > 0.999, 1.0, pixel.cdf(x_0 + 1 / 255))
+    lower = torch.where(x_0 < -0.999, 0.0, pixel.cdf(x_0 - 1 / 255))
+    return (upper - lower).clamp(min=1e-12).log()
+
+
+def answer(model: nn.Module, x_t: Tensor, t: Tensor, y: Tensor | None, parts: int = 1) -> Tensor:
+    """What the network says, in the format of x_t; it sees x_t in that of its weights, which may be shorter.
+
+    The answer has the shape of x_t, with `parts` times the channels.
+    """
+    expected = (len(x_t), parts * x_t.shape[1], *x_t.shape[2:])
     x = x_t.to(first_weight(model, x_t).dtype)
     output = model(x, t) if y is None else model(x, t, torch.as_tensor(y, device=t.device))
-    if not isinstance(output, Tensor) or output.shape != x_t.shape:
+    if not isinstance(output, Tensor) or output.shape != expected:
         seen = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"the network must return a tensor of the images' shape {tuple(x_t.shape)}, got {seen}")
+        shape = "the images' shape" if parts == 1 else "twice the images' channels, for a learned variance:"
+        raise ValueError(f"the network must return a tensor of {shape} {expected}, got {seen}")
     return output.to(x_t.dtype)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from utils.diffusion.checks import as_labels, check_labels, check_numbers
+from utils.diffusion.guidance import as_guidance
 from utils.diffusion.process import GaussianDiffusion, answer, first_weight, posterior_weights
 from utils.files import stream_seed
 
@@ -39,10 +40,17 @@ class SampleState(NamedTuple):
 # before, None at first.
 
 
-def ddpm_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None):
-    """A draw from q(x_s | x_t, x_0) (Ho et al. 2020, eq. 6 and 7, for s = t - 1: Algorithm 2)."""
+def ddpm_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, fraction=0.0):
+    """A draw from q(x_s | x_t, x_0) (Ho et al. 2020, eq. 6 and 7, for s = t - 1: Algorithm 2).
+
+    fraction: where the variance lies between beta-tilde, 0, and beta, 1, on a log scale (Nichol & Dhariwal 2021, eq.
+    15): a number, or a tensor of the shape of x_0.
+    """
     x_0_weight, x_t_weight, variance = posterior_weights(a_bar_t, a_bar_s)
-    return x_0_weight * x_0 + x_t_weight * x_t + math.sqrt(variance) * z
+    std = math.sqrt(variance)
+    if a_bar_s < 1:  # the last step adds no noise
+        std = std * ((1 - a_bar_t) / (1 - a_bar_s)) ** (fraction / 2)  # the ratio is beta / beta-tilde
+    return x_0_weight * x_0 + x_t_weight * x_t + std * z
 
 
 def ddim_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None, eta=0.0):
@@ -98,8 +106,9 @@ def sample(
     sampler: str | Callable[..., Tensor] = "ddpm",
     steps: int | None = None,
     eta: float = 0.0,
-    clip: bool = True,
+    clip: bool | Callable[[Tensor], Tensor] = True,
     y: Tensor | None = None,
+    guidance: float | Callable | None = None,
     x_T: Tensor | None = None,
     constrain: Callable[[Tensor, float], Tensor] | None = None,
     generator: torch.Generator | None = None,
@@ -111,12 +120,15 @@ def sample(
     sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", or a function like `ddpm_step`.
     steps: network evaluations, 1 to T; by default 1000, 50, 20, and 50 for a function, at most T.
     eta: how much fresh noise DDIM adds, 0 to 1; the others take 0 only.
-    clip: clamp the estimate of x_0 to [-1, 1] in every step.
+    clip: clamp the estimate of x_0 to [-1, 1] in every step; or a function of it, such as `dynamic_threshold`.
     y: class labels (B,), or None.
+    guidance: a number w, classifier-free guidance: (1 - w) times the answer without a label plus w times that for y, so
+        1 changes nothing; or an object of `utils.diffusion.guidance`.
     x_T: where to start, of `shape`; drawn from a standard normal when not given.
     constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
     generator: source of all noise; its device is where noise is drawn.
     Raises ValueError for an unknown sampler, for steps or eta outside their range, and for y or x_T of another shape.
+    Guidance raises it where it has no labels, no classes, or numbers outside their range.
     """
     step = _find_step(sampler, eta)
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
@@ -132,6 +144,8 @@ def sample(
     grid = timestep_grid(diffusion.num_timesteps, steps)
     alphas_cumprod = [*diffusion.schedule.alphas_cumprod.tolist(), 1.0]  # index -1: no noise is left
     x_t = _normal(shape, generator, device, dtype) if x_T is None else x_T.to(device)
+    network = model if guidance is None else as_guidance(guidance)(model, diffusion)
+    clip = partial(torch.clamp, min=-1, max=1) if clip is True else clip
     previous, was_training = None, getattr(model, "training", False)
     try:
         if was_training:
@@ -139,9 +153,11 @@ def sample(
         for k, (t, s) in enumerate(zip(grid, [*grid[1:], -1])):
             a_bar_t, a_bar_s = alphas_cumprod[t], alphas_cumprod[s]
             ts = torch.full((len(x_t),), t, device=device)
-            x_0 = diffusion.to_x_0(answer(model, x_t, ts, y), x_t, ts)
-            x_0 = x_0.clamp(-1, 1) if clip else x_0
-            x_t = step(x_t, x_0, a_bar_t, a_bar_s, _normal(shape, generator, device, dtype), previous)
+            output, fraction = diffusion.split(answer(network, x_t, ts, y, diffusion.parts))
+            x_0 = diffusion.to_x_0(output, x_t, ts)
+            x_0 = clip(x_0) if clip else x_0
+            options = {"fraction": fraction} if step is ddpm_step else {}
+            x_t = step(x_t, x_0, a_bar_t, a_bar_s, _normal(shape, generator, device, dtype), previous, **options)
             if constrain is not None:
                 x_t = constrain(x_t, a_bar_s)
             previous = x_0, a_bar_t

@@ -100,9 +100,10 @@ class UNet(nn.Module):
     stem: 1 takes pixels as they are; 2 folds each 2x2 patch into channels, and all works at half the size.
     num_classes: with classes, y (B,) holds labels 0..num_classes-1; num_classes stands for "no label", as y=None.
     dropout: in the residual blocks, 0 to 1.
+    out_channels: channels of the result, by default as many as in; twice as many for a learned variance.
 
-    Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, C, H, W). Raises ValueError where H or
-    W cannot be halved often enough, y has another shape, or, on the CPU, a label is outside the classes.
+    Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, out_channels, H, W). Raises ValueError
+    where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is outside the classes.
     """
 
     def __init__(
@@ -115,9 +116,12 @@ class UNet(nn.Module):
         stem: int = 2,
         num_classes: int | None = None,
         dropout: float = 0.0,
+        out_channels: int | None = None,
     ):
         super().__init__()
         numbers = dict(in_channels=in_channels, channels=channels, blocks=blocks, num_classes=num_classes)
+        if out_channels is not None:  # else left out, so that older settings stay equal to newer ones
+            numbers["out_channels"] = out_channels
         levels = dict(multipliers=[int(m) for m in multipliers], attention=[int(level) for level in attention])
         self.config = check_numbers(**numbers, **levels, stem=int(stem), dropout=dropout)
         if stem not in (1, 2):
@@ -149,7 +153,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(width, widths[level - 1]))
                 width = widths[level - 1]
-        last = zero_init(nn.Conv2d(width, in_channels * stem**2, 3, padding=1))
+        last = zero_init(nn.Conv2d(width, (out_channels or in_channels) * stem**2, 3, padding=1))
         self.head = nn.Sequential(group_norm(width), nn.SiLU(), last)
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
