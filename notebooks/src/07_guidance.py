@@ -62,6 +62,11 @@ from utils.diffusion import (
 )
 from utils.diffusion.batches import batch_at
 from utils.diffusion.embeddings import TimestepEmbedding
+from utils.diffusion.guidance import (
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    dynamic_threshold,
+)
 from utils.diffusion.training import train, validation_loss
 from utils.diffusion.unet import Downsample, ResidualBlock
 
@@ -546,6 +551,19 @@ def by_classifier(w):
 
 
 # %% [markdown]
+# **Check:** the same object in `utils`, which `sample` takes as `guidance`:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+few = classes_in_turn(4)
+mine = draw(by_classifier(2.0), few, seed=3, steps=5, process=noise_view)
+theirs = draw(
+    model, few, seed=3, steps=5, guidance=ClassifierGuidance(noisy_classifier, 2.0)
+)
+torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3)
+print("five steps agree with sample(..., guidance=ClassifierGuidance(classifier, 2.0))")
+
+# %% [markdown]
 # Every measurement from here on has the same form: three sets of images, each from a seed of its own with the labels in
 # turn, ten evaluations of 2M. For each set the **class accuracy** (the share that the course's classifier takes for what
 # was asked; real test images set the ceiling) and the **Frechet distance** (FD) to the training set. Real test images
@@ -564,6 +582,7 @@ def measure(network, **options):
     return dict(images=torch.cat(sets), accuracy=accuracies, fd=distances)
 
 
+# %%
 def mean_std(values, form=".2f"):
     """Mean ± standard deviation over the sets, as text."""
     return f"{values.mean():{form}} ± {values.std(ddof=1):{form}}"
@@ -661,7 +680,7 @@ def guided(w):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-x_t, few = normal((4, 1, 28, 28), rng(1)), classes_in_turn(4)
+x_t = normal((4, 1, 28, 28), rng(1))
 t, w_here, w_of_ho = torch.full_like(few, 400), 3.0, 2.0
 with torch.no_grad():
     outputs = guided_output(model, x_t, t, few, w_here), model(x_t, t), model(x_t, t, few)
@@ -885,6 +904,24 @@ with torch.no_grad():
 confusions = torch.bincount(10 * truth + logits.argmax(1), minlength=100).view(10, 10)
 negative = confusions.fill_diagonal_(-1).argmax(1).to(device)
 pd.DataFrame({"label": names, "most often taken for": [names[k] for k in negative]}).T
+
+# %% [markdown]
+# **Check:** those that `utils` has, after five steps. (It has negative labels too, one for the whole batch:
+# `negative=6`.)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+theirs = {
+    "rescale": (rescaled(3.0), ClassifierFreeGuidance(3.0, rescale=0.7)),
+    "interval": (in_interval(3.0), ClassifierFreeGuidance(3.0, interval=(low, high))),
+    "weaker": (away_from(weak, 3.0), ClassifierFreeGuidance(3.0, weaker=weak)),
+}
+for name, (network, guidance) in theirs.items():
+    both = draw(network, few, 3, steps=5), draw(model, few, 3, steps=5, guidance=guidance)
+    torch.testing.assert_close(*both, rtol=0, atol=1e-3)
+    print(f"ClassifierFreeGuidance(3.0, {name}=...) agrees")
+torch.testing.assert_close(threshold(3 * x_t), dynamic_threshold(3 * x_t))
+print("dynamic_threshold agrees")
 
 # %% [markdown]
 # **Predict before you run:** which of them keep a high accuracy at a small distance? The long cell, about two minutes
