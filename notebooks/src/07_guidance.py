@@ -149,7 +149,7 @@ show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=find
 # suffers, that with labels or that without? And by how much?
 
 # %%
-small = course.pick(test=dict(channels=8), cpu=dict(channels=16), gpu=dict(channels=32))
+narrow = course.pick(test=16, cpu=16, gpu=32)  # channels of a small network
 short = course.pick(test=3, cpu=200, gpu=1000)
 hide = {
     "each image": lambda count, generator: torch.rand(count, generator=generator) < 0.1,
@@ -159,7 +159,7 @@ hide = {
 
 def trained_briefly(way, seed):
     torch.manual_seed(seed)
-    network, generator = UNet(num_classes=10, **small), rng(seed)
+    network, generator = UNet(channels=narrow, num_classes=10), rng(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     for step in range(short):
         x_0, y = batch_at(train_set, step, 64, seed)
@@ -384,7 +384,7 @@ for ax in axes[1]:
     ax.set_xlabel("first coordinate")
 for ax in axes[:, 0]:
     ax.set_ylabel("second coordinate")
-finding = "Contours: p(x) p(y | x)^w. Crosses: other classes. Only w = 1 is met\n"
+finding = "Contours: p(x) p(y | x)^w. Crosses: other classes. At w = 1 they agree\n"
 figure.suptitle(finding, x=0.01, ha="left")
 plt.show()
 
@@ -585,7 +585,7 @@ def measure(network, **options):
 # %%
 def mean_std(values, form=".2f"):
     """Mean ± standard deviation over the sets, as text."""
-    return f"{values.mean():{form}} ± {values.std(ddof=1):{form}}"
+    return f"{values.mean():{form}} ± {values.std(ddof=1):{form.lstrip('+')}}"
 
 
 def table_of(results, name):
@@ -888,10 +888,8 @@ def of_negative_label(x_t, t, y):
 # %%
 torch.manual_seed(1)
 options = dict(steps=course.pick(test=3, cpu=300, gpu=1000), batch_size=128, seed=1)
-training = train(
-    UNet(num_classes=10, **small), diffusion, train_set, device=device, **options
-)
-*_, state = training
+network = UNet(channels=narrow, num_classes=10)
+*_, state = train(network, diffusion, train_set, device=device, **options)
 weak = state.ema_model
 numbers = [sum(p.numel() for p in network.parameters()) for network in (weak, model)]
 print("weights: {:,} of the weak network, {:,} of the model".format(*numbers))
