@@ -755,13 +755,14 @@ def curve_of(ax, results, keys, **look):
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
 for ax, *keys in zip(axes, ("accuracy", "recall"), ("fd", "precision")):
-    curve_of(ax, by_weight, keys, color=COLOURS[0])
+    shown = {w: by_weight[w] for w in weights if w > 0 or ax is axes[1]}
+    curve_of(ax, shown, keys, color=COLOURS[0])
     place = [real[key].mean() for key in keys]
     ax.plot(*place, "*", ms=12, color=COLOURS[1], label="real images")
     ax.set(xlabel=keys[0], ylabel=keys[1])
-axes[0].set(xlabel="class accuracy", ylabel="Frechet distance (log)", yscale="log")
+axes[0].set(xlabel="class accuracy", ylabel=f"FD of {count} images (log)", yscale="log")
 plain_ticks(axes[0])
-axes[0].set_title("Accuracy against distance, by weight")
+axes[0].set_title("Accuracy against distance, by weight (w = 0: off the left edge)")
 axes[1].set_title("Precision against recall")
 axes[0].legend(fontsize=8)
 plt.show()
