@@ -7,7 +7,7 @@ import scipy.special
 import torch
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from utils.diffusion.metrics import frechet_distance, gaussian_of, kernel_distance
+from utils.diffusion.metrics import frechet_distance, gaussian_of, kernel_distance, precision_recall
 from utils.diffusion.schedules import NoiseSchedule
 
 
@@ -94,3 +94,32 @@ def test_kernel_distance_is_unbiased():
         [kernel_distance(*(torch.randn(20, 4, generator=generator) for _ in range(2))) for _ in range(400)]
     )
     assert values.mean().abs() < 4 * values.std() / 20
+
+
+@pytest.mark.parametrize("dim", [1, 8, 64])
+def test_frechet_distance_against_pytorch_fid(dim):
+    fid_score = pytest.importorskip("pytorch_fid.fid_score")
+    rng = np.random.default_rng(dim)
+    values = [*random_gaussian(rng, dim), *random_gaussian(rng, dim)]
+    expected = fid_score.calculate_frechet_distance(*values)
+    assert frechet_distance(*(torch.tensor(x) for x in values)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("n, m, k", [(40, 30, 1), (30, 40, 3), (25, 25, 5)])
+def test_precision_recall_against_plain_loops(n, m, k):
+    rng = np.random.default_rng(n + k)
+    real, generated = rng.normal(size=(n, 4)), rng.normal(0.5, 1.2, size=(m, 4))
+
+    def balls(points):
+        return [sorted(np.linalg.norm(points - p, axis=1))[k] for p in points]
+
+    def inside(points, centres, reaches):
+        """How many balls each point lies in, and whether each ball has a point."""
+        table = np.array([[np.linalg.norm(p - c) <= r for c, r in zip(centres, reaches)] for p in points])
+        return table.sum(1), table.any(0)
+
+    in_real, held = inside(generated, real, balls(real))
+    in_generated, _ = inside(real, generated, balls(generated))
+    expected = dict(precision=np.mean(in_real > 0), recall=np.mean(in_generated > 0))
+    expected |= dict(density=np.mean(in_real) / k, coverage=np.mean(held))
+    assert precision_recall(torch.tensor(real), torch.tensor(generated), k) == pytest.approx(expected, rel=1e-12)

@@ -1,12 +1,13 @@
 """ImageQuality and the classifier behind it. The distances themselves are tested in tests/interop."""
 
 import functools
+import math
 
 import pytest
 import torch
 
 from data.make_classifier import accuracy, make_reference, train_classifier
-from utils.diffusion.images import ImageSet, load_images
+from utils.diffusion.images import ImageSet, load_images, to_float
 from utils.diffusion.metrics import (
     FEATURES,
     FOLDER,
@@ -17,6 +18,8 @@ from utils.diffusion.metrics import (
     gaussian_of,
     kernel_distance,
     load_classifier,
+    nearest_ratio,
+    precision_recall,
 )
 
 
@@ -162,3 +165,74 @@ def test_shipped_classifier_and_reference():
     report = quality(thousand.pixels)
     assert report.frechet < 2 * report.frechet_floor
     assert quality(torch.rand(1000, 1, 28, 28) * 2 - 1).frechet > 20 * report.frechet_floor
+
+
+def features(*shape, seed=0, scale=1.0):
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_density_and_coverage_of_equal_distributions(k):
+    """Naeem et al. 2020, Lemmas 1 and 2: means of 1 and of 1 - (N-1)...(N-k) / ((M+N-1)...(M+N-k)), in any space."""
+    count, drawn = (20, 30), []
+    for seed in range(300):
+        points = features(sum(count), 2, seed=seed)
+        drawn.append(precision_recall(points[: count[0]], points[count[0] :], k))
+    density, coverage = (torch.tensor([one[name] for one in drawn]) for name in ("density", "coverage"))
+    miss = math.prod((count[0] - i) / (sum(count) - i) for i in range(1, k + 1))
+    assert density.mean().item() == pytest.approx(1, abs=4 * density.std().item() / 300**0.5)
+    assert coverage.mean().item() == pytest.approx(1 - miss, abs=4 * coverage.std().item() / 300**0.5)
+
+
+def test_the_four_see_what_they_should():
+    """Two heaps. Generated: one of them (incomplete), both and something else (unfaithful), ten points repeated."""
+    heap, other, far = features(100, 3), features(100, 3, seed=1) + 20, features(100, 3, seed=2) - 50
+    real = torch.cat([heap, other])
+    one = precision_recall(real, features(100, 3, seed=3))
+    assert one["precision"] > 0.9 and one["recall"] < 0.55 and one["coverage"] < 0.55
+    more = precision_recall(real, torch.cat([features(100, 3, seed=3), features(100, 3, seed=4) + 20, far]))
+    assert more["precision"] == pytest.approx(2 / 3, abs=0.05) and more["recall"] > 0.9 and more["coverage"] > 0.9
+    repeated = precision_recall(heap, features(10, 3, seed=5).repeat(10, 1))
+    assert repeated["recall"] == 0 and repeated["precision"] > 0.5
+    same = precision_recall(heap, heap)
+    assert same["precision"] == same["recall"] == same["coverage"] == 1
+
+
+@pytest.mark.parametrize(
+    "real, generated, k, message",
+    [
+        (features(9, 4), features(9, 3), 2, r"with the same D, got \(9, 4\) and \(9, 3\); flatten images first"),
+        (features(9, 1, 2, 2), features(9, 1, 2, 2), 2, r"must be \(N, D\) and \(M, D\).*got \(9, 1, 2, 2\)"),
+        (features(9, 4), features(5, 4), 5, r"k must lie in 1..4, below the size of each set; got 5"),
+        (features(9, 4), features(9, 4), 0, r"k must lie in 1..8.*got 0"),
+        (features(9, 4), features(9, 4), 1.5, r"k must lie in 1..8.*got 1.5"),
+        (features(9, 4), features(9, 4) / 0, 3, "a feature is not a finite number"),
+    ],
+)
+def test_features_that_have_no_neighbours_are_refused(real, generated, k, message):
+    with pytest.raises(ValueError, match=message):
+        precision_recall(real, generated, k)
+
+
+def test_nearest_ratio():
+    train, held_out = (torch.rand(40, 1, 6, 6, generator=torch.Generator().manual_seed(k)) * 2 - 1 for k in (0, 1))
+    fresh = torch.rand(2000, 1, 6, 6, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    ratios = nearest_ratio(fresh, train, held_out)
+    by_hand = [
+        min(float((x - a).norm()) for a in train) / min(float((x - a).norm()) for a in held_out) for x in fresh[:5]
+    ]
+    assert ratios[:5].tolist() == pytest.approx(by_hand, rel=1e-4)
+    assert (ratios < 1).double().mean().item() == pytest.approx(0.5, abs=0.15)
+    assert nearest_ratio(train + 1e-3, train, held_out).max() < 0.02
+    assert nearest_ratio(held_out + 1e-3, train, held_out).min() > 50
+
+
+def test_nearest_ratio_of_pixels_is_that_of_their_images():
+    sets = [torch.randint(256, (n, 1, 6, 6), dtype=torch.uint8) for n in (5, 8, 8)]
+    torch.testing.assert_close(nearest_ratio(*sets), nearest_ratio(*(to_float(x) for x in sets)))
+
+
+@pytest.mark.parametrize("shapes", [[(5, 1, 6, 6), (8, 1, 6, 6), (9, 1, 6, 6)], [(5, 1, 4, 4), *[(8, 1, 6, 6)] * 2]])
+def test_nearest_ratio_needs_two_sets_of_one_size(shapes):
+    with pytest.raises(ValueError, match=r"as many held-out as training images, all of one size; got the shapes \(5, "):
+        nearest_ratio(*(torch.zeros(shape) for shape in shapes))

@@ -1,9 +1,9 @@
-"""How good are generated images? Frechet and kernel distance on the features of a small classifier.
+"""How good are generated images? Distances and neighbours on the features of a small classifier, and copies by pixels.
 
-Both are 0 for two equal distributions and grow as they part. The number of samples matters to both: with few, the
-Frechet distance is too large on average, and the kernel distance, though right on average, scatters. So each is
-reported with that number and with the floor: the same measure for as many real images. Distances on these features
-are not comparable with those on Inception's. data/make_classifier.py trains the classifier.
+Frechet and kernel distance are 0 for two equal distributions and grow as they part. The number of samples matters to
+both: with few, the Frechet distance is too large on average, and the kernel distance, though right on average,
+scatters. So each is reported with that number and with the floor: the same measure for as many real images. Distances
+on these features are not comparable with those on Inception's. data/make_classifier.py trains the classifier.
 """
 
 from dataclasses import dataclass
@@ -99,6 +99,56 @@ def mean_kernel(features: Tensor) -> float:
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
+
+
+def precision_recall(real: Tensor, generated: Tensor, k: int = 5) -> dict[str, float]:
+    """Precision, recall, density and coverage of generated features (M, D) beside real ones (N, D).
+
+    Every point has a ball that reaches to the k-th nearest point of its own set. Precision is the share of generated
+    points that lie in a real ball, recall the share of real ones that lie in a generated ball (Kynkäänniemi et al.
+    2019, eq. 1 and 2). Density is the number of real balls around a generated point, divided by k, and coverage the
+    share of real balls that hold a generated point (Naeem et al. 2020, section 3).
+
+    All depend on N, M and k: compare sets of one size. Raises ValueError where k is not 1 to the smaller size less 1,
+    the sets are no matrices with as many columns, or a feature is no finite number.
+    """
+    if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
+        shapes = f"{tuple(real.shape)} and {tuple(generated.shape)}"
+        raise ValueError(f"features must be (N, D) and (M, D) with the same D, got {shapes}; flatten images first")
+    if k not in range(1, min(len(real), len(generated))):
+        raise ValueError(f"k must lie in 1..{min(len(real), len(generated)) - 1}, below the size of each set; got {k}")
+    if not (real.isfinite().all() and generated.isfinite().all()):
+        raise ValueError("a feature is not a finite number: its image holds NaN, or the network that made it diverged")
+    gaps = _distances(real, generated)
+    in_real, in_generated = gaps <= _reach(real, k)[:, None], gaps <= _reach(generated, k)
+    shares = in_real.any(0), in_generated.any(1), in_real.sum(0) / k, in_real.any(1)
+    names = ("precision", "recall", "density", "coverage")
+    return {name: float(share.double().mean()) for name, share in zip(names, shares)}
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Between all rows, (N, M) float64; not by a matrix product, so that a row's distance to its copy is 0."""
+    return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _reach(points: Tensor, k: int) -> Tensor:
+    """Each point's distance to its k-th nearest other one, (N,); the point itself is the first of k + 1."""
+    return _distances(points, points).kthvalue(k + 1).values
+
+
+def nearest_ratio(images: Tensor, train: Tensor, held_out: Tensor) -> Tensor:
+    """Each image's distance to the nearest training image over that to the nearest held-out one, by pixels: (N,).
+
+    Where the training images are nothing special the ratio lies about 1, as often above as below; a copy's is near 0.
+    That needs as many held-out images as training ones, of the same source. All are (N, C, H, W), floats or uint8.
+    Raises ValueError where the two sets differ in size, or the images in shape.
+    """
+    if train.shape != held_out.shape or images.shape[1:] != train.shape[1:]:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (images, train, held_out))
+        raise ValueError(f"give as many held-out as training images, all of one size; got the shapes {shapes}")
+    asked, *known = (to_float(x).flatten(1) for x in (images, train, held_out))
+    to_train, to_held_out = (torch.cdist(asked, x).min(1).values for x in known)
+    return to_train / to_held_out
 
 
 @dataclass(frozen=True)
