@@ -67,6 +67,7 @@ from utils.diffusion.guidance import (
     ClassifierGuidance,
     dynamic_threshold,
 )
+from utils.diffusion.metrics import precision_recall
 from utils.diffusion.training import train, validation_loss
 from utils.diffusion.unet import Downsample, ResidualBlock
 
@@ -700,7 +701,7 @@ print("five steps agree with sample(..., guidance=3.0)")
 # ### What the weight buys, and what it costs
 #
 # Two more measures (notebook 06; Kynkäänniemi et al. 2019). A set's *manifold* is the union of balls round its points,
-# each as large as the distance to the point's third neighbour in the set. **Precision** is the share of our images that
+# each reaching to the point's third neighbour in the set. **Precision** is the share of our images that
 # lie in that of the real images: do they look real? **Recall** is the share of the real images that lie in ours: is all
 # of the data covered?
 #
@@ -709,22 +710,15 @@ print("five steps agree with sample(..., guidance=3.0)")
 
 
 # %%
-def inside(points, manifold, k=3):
-    """The share of `points` (N, D) in the balls round those of `manifold` (M, D)."""
-    gaps = torch.cdist(manifold, manifold)  # to itself it is 0, so the third is the fourth
-    radii = gaps.kthvalue(k + 1, dim=1).values
-    return float((torch.cdist(points, manifold) <= radii).any(1).double().mean())
-
-
 some = torch.randperm(len(test_set), generator=rng(1))[:1000]
 real_points = quality.features(test_set[some][0])
 
 
-def precision_recall(images):
-    """Of each set of `count` images: two arrays (seeds,)."""
-    parts = quality.features(images).split(count)
-    both = [[inside(part, real_points), inside(real_points, part)] for part in parts]
-    return np.array(both).T
+def typical_and_varied(images):
+    """Precision and recall of each set of `count` images, (seeds,) each."""
+    sets = quality.features(images).split(count)
+    found = [precision_recall(real_points, one, k=3) for one in sets]
+    return [np.array([one[name] for one in found]) for name in ("precision", "recall")]
 
 
 # %%
@@ -734,7 +728,7 @@ for w in tqdm(weights, desc="weights"):
     by_weight[w] = measure(model, guidance=w)
 real["images"] = torch.cat([images for images, _ in real_sets[:seeds]])
 for result in (*by_weight.values(), real):
-    result["precision"], result["recall"] = precision_recall(result["images"])
+    result["precision"], result["recall"] = typical_and_varied(result["images"])
 table = table_of(by_weight | {"real images": real}, "w")
 for name in ("precision", "recall"):
     table[name] = [mean_std(result[name]) for result in (*by_weight.values(), real)]
