@@ -151,7 +151,7 @@ show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=find
 
 # %%
 narrow = course.pick(test=16, cpu=16, gpu=32)  # channels of a small network
-short = course.pick(test=3, cpu=200, gpu=1000)
+short = course.pick(test=3, cpu=150, gpu=1000)
 hide = {
     "each image": lambda count, generator: torch.rand(count, generator=generator) < 0.1,
     "whole batch": lambda count, generator: torch.rand(1, generator=generator) < 0.1,
@@ -173,7 +173,7 @@ def trained_briefly(way, seed):
 
 
 # %%
-seeds, count = course.pick(test=2, cpu=4, gpu=5), course.pick(test=16, cpu=512, gpu=2000)
+seeds, count = course.pick(test=2, cpu=4, gpu=5), course.pick(test=16, cpu=200, gpu=2000)
 without_labels = test_set[:count][0]
 losses = {way: [] for way in hide}
 for way in hide:
