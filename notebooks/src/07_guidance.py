@@ -567,17 +567,17 @@ mine = draw(by_classifier(2.0), few, seed=3, steps=5, process=noise_view)
 theirs = draw(
     model, few, seed=3, steps=5, guidance=ClassifierGuidance(noisy_classifier, 2.0)
 )
-torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3)
+torch.testing.assert_close(mine, theirs, rtol=0, atol=5e-3)
 print("five steps agree with sample(..., guidance=ClassifierGuidance(classifier, 2.0))")
 
 # %% [markdown]
-# Every measurement from here on has the same form: three sets of images, each from a seed of its own with the labels in
+# Every measurement from here on has the same form: four sets of 100 images, each from a seed of its own with the labels in
 # turn, ten evaluations of 2M. For each set the **class accuracy** (the share that the course's classifier takes for what
 # was asked; real test images set the ceiling) and the **Frechet distance** (FD) to the training set. Real test images
 # in sets of the same size give its floor.
 
 # %%
-count, seeds = course.pick(test=20, cpu=100, gpu=500), course.pick(test=2, cpu=3, gpu=5)
+count, seeds = course.pick(test=20, cpu=100, gpu=500), course.pick(test=2, cpu=4, gpu=5)
 in_turn = classes_in_turn(count)
 
 
@@ -606,10 +606,15 @@ def table_of(results, name):
 
 
 # %%
-drawn = torch.randperm(len(test_set), generator=rng(0))[: 10 * count].view(-1, count)
-real_sets = [test_set[index] for index in drawn]
-real_accuracies = np.array([accuracy(*both) for both in real_sets])
-real = dict(accuracy=real_accuracies, fd=quality.floor(count)[0].numpy())
+order = torch.randperm(len(test_set), generator=rng(0))
+by_class = [order[test_set.labels[order] == k][:count] for k in range(10)]
+real_sets = torch.stack(by_class, dim=1).reshape(-1, count)  # labels in turn, as ours
+rows = [test_set[index] for index in real_sets]
+real = dict(
+    images=torch.cat([images for images, _ in rows]),
+    accuracy=np.array([accuracy(images, y) for images, y in rows]),
+    fd=np.array([quality.frechet(quality.features(images)) for images, _ in rows]),
+)
 
 # %%
 by_scale = {w: measure(by_classifier(w), process=noise_view) for w in (0, 1, 2, 4, 8)}
@@ -732,7 +737,6 @@ weights = [0, 1, 1.5, 2, 3, 5, 8]
 by_weight = {}
 for w in tqdm(weights, desc="weights"):
     by_weight[w] = measure(model, guidance=w)
-real["images"] = torch.cat([images for images, _ in real_sets[:seeds]])
 for result in (*by_weight.values(), real):
     result["precision"], result["recall"] = typical_and_varied(result["images"])
 table = table_of(by_weight | {"real images": real}, "w")
@@ -768,23 +772,24 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The first step from 0 is the label itself. Beyond 1, accuracy rises a little further while the distance turns: it has
-# its best weight low, and climbs steeply after it. Precision rises and recall falls: the images are more often like real
-# ones because they leave out the unusual ones. **Guidance trades variety for typicality.** A weight chosen by accuracy
-# alone, or by looking at single pictures, will be too high for anybody who needs the distribution.
+# The step from 0 to 1 is the label itself. At 1 the images are recognised about as often as real ones, which also hold
+# garments that could be two things. Beyond, accuracy goes on to 100%, *past* the real images, while the distance rises and
+# recall falls all the way. Precision can hardly rise: at $w = 1$ it is at the real images' own. So what strong guidance
+# leaves out is not only what looks wrong; it is the unusual. **Guidance trades variety for typicality.** A weight chosen by
+# accuracy, or by looking at single pictures, is too high for anybody who needs the distribution. (Where a network draws
+# worse than this one, as on large and varied data, the best distance lies above $w = 1$: Ho & Salimans 2022, Table 1.)
 #
 # ### Which classes gain?
 
 # %%
 results = {f"w = {w:g}": by_weight[w]["images"] for w in (1, 2, 5)}
-labels = dict.fromkeys(results, in_turn.cpu().repeat(seeds))
-results["real images"] = torch.cat([images for images, _ in real_sets])
-labels["real images"] = torch.cat([real_y for _, real_y in real_sets])
+results["real images"] = real["images"]
 right, spread = pd.DataFrame(index=names), pd.DataFrame(index=names)
 for key, images in results.items():
-    own = [labels[key] == k for k in range(10)]
+    labels = classes_in_turn(len(images)).cpu()
+    own = [labels == k for k in range(10)]
     features = quality.features(images)
-    right[key] = [100 * accuracy(images[k], labels[key][k]) for k in own]
+    right[key] = [100 * accuracy(images[k], labels[k]) for k in own]
     spread[key] = [float(features[k].var(0).sum()) for k in own]
 
 # %% tags=["figure"]
@@ -797,15 +802,15 @@ axes[0].set_xlabel("classified as asked (%)")
 axes[1].set_xlabel("variance of the features")
 axes[0].invert_yaxis()
 axes[0].set_title("The classes that are confused gain")
-axes[1].set_title("... and all lose variety")
+axes[1].set_title("... and variety is lost, there and elsewhere")
 axes[0].legend(fontsize=8, loc="lower left")
 plt.show()
 
 # %% [markdown]
 # The classes that can be mistaken for each other (shirt, T-shirt, pullover, coat) gain; trousers and bags were right
-# from the start and have little to win. With some thirty images a class one point of the left panel is uncertain by up
-# to 18 percentage points ($2\sqrt{0.25/30}$), so read the pattern and not single points. Variety falls in all classes,
-# also in those where nothing was to be gained.
+# from the start and have little to win. With 40 images a class one point of the left panel is uncertain by up to 16
+# percentage points ($2\sqrt{0.25/40}$), so read the pattern and not single points. Variety falls also in classes where
+# nothing was to be gained.
 
 # %% [markdown]
 # ## 5. Saturation, and what helps · *core*
@@ -917,7 +922,7 @@ theirs = {
 }
 for name, (network, guidance) in theirs.items():
     both = draw(network, few, 3, steps=5), draw(model, few, 3, steps=5, guidance=guidance)
-    torch.testing.assert_close(*both, rtol=0, atol=1e-3)
+    torch.testing.assert_close(*both, rtol=0, atol=5e-3)
     print(f"ClassifierFreeGuidance(3.0, {name}=...) agrees")
 torch.testing.assert_close(threshold(3 * x_t), dynamic_threshold(3 * x_t))
 print("dynamic_threshold agrees")
@@ -982,8 +987,8 @@ show_images(rows, columns=10, scale=2, title=finding)
 
 # %% [markdown]
 # The table's last column compares each with plain guidance of the same weight, set by set, so what the sets have in
-# common drops out. With three sets, a difference below about 2.5 of the standard deviations shown lies within chance
-# (Student's t, 2 degrees of freedom, 5%). What the figure says:
+# common drops out. With four sets, a difference below about 1.6 of the standard deviations shown lies within chance
+# (Student's t, 3 degrees of freedom, 5%). What the figure says:
 #
 # - What acts on the *range* (clipping, thresholding, rescaling) softens the look of strong guidance; it gives back little
 #   of the variety that the direction itself has taken.
