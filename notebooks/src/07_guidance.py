@@ -764,10 +764,9 @@ for ax, *keys in zip(axes, ("accuracy", "recall"), ("fd", "precision")):
     place = [real[key].mean() for key in keys]
     ax.plot(*place, "*", ms=12, color=COLOURS[1], label="real images")
     ax.set(xlabel=keys[0], ylabel=keys[1])
-axes[0].set(xlabel="class accuracy", ylabel=f"FD of {count} images (log)", yscale="log")
-plain_ticks(axes[0])
-axes[0].set_title("Accuracy against distance, by weight (w = 0: off the left edge)")
-axes[1].set_title("Precision against recall")
+axes[0].set(xlabel="class accuracy", ylabel=f"Frechet distance of {count} images")
+axes[0].set_title("Distance against accuracy, from w = 1")
+axes[1].set_title("Precision against recall, from w = 0")
 axes[0].legend(fontsize=8)
 plt.show()
 
@@ -807,8 +806,8 @@ axes[0].legend(fontsize=8, loc="lower left")
 plt.show()
 
 # %% [markdown]
-# The classes that can be mistaken for each other (shirt, T-shirt, pullover, coat) gain; trousers and bags were right
-# from the start and have little to win. With 40 images a class one point of the left panel is uncertain by up to 16
+# The classes that can be mistaken for each other (shirt, coat, pullover) gain; trousers and bags were right from the
+# start and have little to win. With 40 images a class one point of the left panel is uncertain by up to 16
 # percentage points ($2\sqrt{0.25/40}$), so read the pattern and not single points. Variety falls also in classes where
 # nothing was to be gained.
 
