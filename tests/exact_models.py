@@ -1,5 +1,6 @@
 """Networks that are perfect by construction: data whose E[x_0 | x_t] is known in closed form."""
 
+import torch
 from torch import Tensor
 
 from utils.diffusion.process import GaussianDiffusion
@@ -56,3 +57,23 @@ class MixtureModel(PerfectModel):
         responsibility = (self.weights.log() - gap.square().sum(-1) / (2 * variance)).softmax(1)
         of_each = self.means + (a.sqrt() * self.std**2 / variance)[:, None] * gap
         return (responsibility[..., None] * of_each).sum(1)
+
+
+class LabelledMixture:
+    """A mixture whose components belong to classes; y = num_classes, or None, is the whole mixture."""
+
+    def __init__(self, diffusion: GaussianDiffusion, weights: Tensor, means: Tensor, std: float, classes: Tensor):
+        self.diffusion, self.weights, self.means, self.std, self.classes = diffusion, weights, means, std, classes
+        self.num_classes = int(classes.max()) + 1
+
+    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        y = torch.full_like(t, self.num_classes) if y is None else y
+        kept = (self.classes == y[:, None]) | (y[:, None] == self.num_classes)
+        return MixtureModel(self.diffusion, self.weights * kept, self.means, self.std)(x_t, t)
+
+    def log_joint(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p(y, x_t) of each class, (N, classes), but for a number that is the same for all of them."""
+        a = self.diffusion.schedule.alphas_cumprod[t].to(x_t.dtype)[:, None, None]
+        gap = x_t[:, None] - a.sqrt() * self.means
+        terms = self.weights.log() - gap.square().sum(-1) / (2 * (a[..., 0] * self.std**2 + 1 - a[..., 0]))
+        return torch.stack([terms[:, self.classes == k].logsumexp(1) for k in range(self.num_classes)], dim=1)

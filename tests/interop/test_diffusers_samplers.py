@@ -8,6 +8,7 @@ float32 table is compared in test_diffusers_process.py.
 import pytest
 import torch
 
+from utils.diffusion.guidance import ClassifierFreeGuidance, dynamic_threshold
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.sampling import sample, timestep_grid
 from utils.diffusion.schedules import NoiseSchedule
@@ -24,7 +25,7 @@ def network(x_t, t):
     return torch.tanh(1.3 * x_t.roll(1, -1) - 0.2 * x_t + 0.003 * t.view(-1, 1, 1, 1))
 
 
-def compare(scheduler, diffusion, steps, *, tolerance, sampler, clip, noisy=False, **step_options):
+def compare(scheduler, diffusion, steps, *, tolerance, sampler, clip, noisy=False, network=network, **step_options):
     """Walk both from the same x_T and compare x_t after every step."""
     scheduler.set_timesteps(steps)
     assert scheduler.timesteps.tolist() == timestep_grid(diffusion.num_timesteps, steps)
@@ -77,6 +78,50 @@ def test_ddpm_with_a_thousand_steps():
     diffusion = GaussianDiffusion(NoiseSchedule.linear(1000), "noise")
     scheduler = scheduler_like(diffusers.DDPMScheduler, diffusion, clip_sample=True)
     compare(scheduler, diffusion, 1000, tolerance=EXACT, sampler="ddpm", noisy=True, clip=True)
+
+
+def two_halves(x_t, t):
+    """The second half, where the variance lies, is different for every pixel and leaves -1..1 now and then."""
+    return torch.cat([network(x_t, t), 1.2 * torch.sin(3 * x_t + t.view(-1, 1, 1, 1))], dim=1)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("prediction", ["noise", "x_0", "v"])
+def test_ddpm_with_a_learned_variance(prediction, clip):
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(40), prediction, variance="learned")
+    learned = scheduler_like(diffusers.DDPMScheduler, diffusion, clip_sample=clip, variance_type="learned_range")
+    options = dict(tolerance=EXACT, sampler="ddpm", noisy=True, clip=clip, network=two_halves)
+    compare(learned, diffusion, 40, **options)
+    # With fewer steps diffusers adds noise in the last one too, where beta-tilde is 0 and the course adds none.
+    with pytest.raises(AssertionError, match="after t=3:"):
+        compare(learned, diffusion, 10, **options)
+
+
+@pytest.mark.parametrize("sampler, steps", [("ddim", 20), ("dpmpp_2m", 10)])
+def test_the_other_samplers_leave_a_learned_variance_alone(sampler, steps):
+    learned, fixed = (GaussianDiffusion(NoiseSchedule.cosine(40), "v", variance) for variance in ("learned", "fixed"))
+    options = dict(sampler=sampler, steps=steps, x_T=torch.randn(SHAPE, dtype=torch.float64))
+    pairs = zip(sample(two_halves, learned, SHAPE, **options), sample(network, fixed, SHAPE, **options), strict=True)
+    assert all(torch.equal(mine.x_t, plain.x_t) for mine, plain in pairs)
+
+
+def test_rescaling_and_dynamic_thresholding():
+    pipeline = pytest.importorskip("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion")
+    y, t, x_t = torch.tensor([0, 1, 2]), torch.tensor([3, 10, 35]), torch.randn(SHAPE, dtype=torch.float64)
+
+    def model(x_t, t, y):
+        return network(x_t, t) * (1 + y.view(-1, 1, 1, 1))
+
+    model.num_classes = 3
+    conditional, other = model(x_t, t, y), model(x_t, t, torch.full_like(y, 3))
+    guided = other + 5.0 * (conditional - other)
+    for rescale in (0.3, 0.7, 1.0):
+        ours = ClassifierFreeGuidance(5.0, rescale=rescale)(model, GaussianDiffusion(NoiseSchedule.cosine(40)))
+        theirs = pipeline.rescale_noise_cfg(guided, conditional, guidance_rescale=rescale)
+        torch.testing.assert_close(ours(x_t, t, y), theirs, **EXACT)
+    for ratio in (0.5, 0.9, 0.995):
+        scheduler = diffusers.DDPMScheduler(dynamic_thresholding_ratio=ratio, sample_max_value=1e9)
+        torch.testing.assert_close(dynamic_threshold(3 * x_t, ratio), scheduler._threshold_sample(3 * x_t), **EXACT)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])

@@ -37,6 +37,16 @@ def test_model_there_and_back(tmp_path, dtype):
     assert read_notes(tmp_path / "m.safetensors") == {"steps": 5, "words": "two words"}
 
 
+def test_a_learned_variance_there_and_back(tmp_path):
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(50), "v", variance="learned")
+    save_model(tmp_path / "m.safetensors", tiny_unet(out_channels=2), diffusion)
+    loaded, process = load_model(tmp_path / "m.safetensors")
+    assert loaded.config["out_channels"] == 2 and process.variance == "learned"
+    save_model(tmp_path / "m.safetensors", tiny_unet(), tiny_diffusion())
+    loaded, process = load_model(tmp_path / "m.safetensors")
+    assert "out_channels" not in loaded.config and process.variance == "fixed"
+
+
 def test_equal_models_are_equal_files(tmp_path):
     for k in range(8):  # the order of the header's entries is random in safetensors
         save_model(tmp_path / str(k), tiny_unet(3), tiny_diffusion(), steps=5)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from tests.tiny import tiny_diffusion, tiny_unet
 from utils.diffusion import __main__ as cli
 from utils.diffusion.__main__ import main
 from utils.diffusion.checkpoints import load_model, read_notes, save_model
+from utils.diffusion.sampling import generate
 from utils.files import load_state
 
 TRAIN = ["train", "--data", "digits", "--steps", "6", "--batch-size", "16", "--channels", "16", "--timesteps", "50"]
@@ -87,6 +89,7 @@ def test_sampling_writes_a_tensor(trained, tmp_path, options, shape):
     [
         ("train", ["--data", "--minutes", "--steps", "--out", "--seed", "--save-every", "--schedule", "--precision"]),
         ("sample", ["checkpoint", "--sampler", "--steps", "--n", "--out", "--seed", "--eta", "--label"]),
+        ("sample", ["--guidance", "--negative-label", "--interval", "--rescale"]),
     ],
 )
 def test_help_lists_the_options(capsys, module, options):
@@ -109,6 +112,7 @@ def test_an_error_is_one_line_and_no_traceback(root, tmp_path):
     "options, message",
     [
         (["--schedule", "quadratic"], "unknown schedule 'quadratic'; choose one of linear, cosine, sigmoid"),
+        (["--variance", "free"], "unknown variance 'free'; choose one of fixed, learned"),
         (["--prediction", "score"], "unknown prediction 'score'; choose one of noise, x_0, v"),
         (["--device", "tpu"], "no device 'tpu' on this machine; choose one of "),
         (["--size", "10"], "image size 10x10 cannot be halved"),
@@ -192,6 +196,41 @@ def test_a_place_that_cannot_be_written_is_found_before_sampling(trained, tmp_pa
         assert code.startswith("error: ") and message in code
 
 
+def test_guided_sampling(trained, tmp_path):
+    """Equal to the library's own call; weight 1 is as without; each option changes the images."""
+    model, diffusion = load_model(trained[0] / "model.safetensors")
+    options, drawn = ["--n", "4", "--sampler", "ddim", "--steps", "4", "--label", "3"], {}
+    ways = {"plain": [], "one": ["--guidance", "1"], "three": ["--guidance", "3"]}
+    ways["away"] = ["--guidance", "3", "--negative-label", "5"]
+    ways["late"] = ["--guidance", "3", "--interval", "0", "20"]
+    ways["rescaled"] = ["--guidance", "3", "--rescale", "1"]
+    for name, more in ways.items():
+        line = ["sample", trained[0] / "model.safetensors", *options, *more, "--out", tmp_path / "a.pt"]
+        assert command(*line) == 0
+        drawn[name] = torch.load(tmp_path / "a.pt", weights_only=True)
+    guided = generate(model, diffusion, 4, (1, 8, 8), y=[3] * 4, sampler="ddim", steps=4, guidance=3)
+    assert torch.equal(drawn["three"], guided) and torch.equal(drawn["one"], drawn["plain"])
+    different = [name for name in ways if name != "one"]
+    pairs = itertools.combinations(different, 2)
+    assert not any(torch.allclose(drawn[a], drawn[b], rtol=0, atol=1e-6) for a, b in pairs)
+
+
+def test_guidance_of_a_network_without_classes(tmp_path):
+    save_model(tmp_path / "m.safetensors", tiny_unet(num_classes=None), tiny_diffusion(), size=8)
+    code = command("sample", tmp_path / "m.safetensors", "--guidance", "2", "--out", tmp_path / "a.pt")
+    assert code.startswith("error: guidance needs a network with classes, got one without")
+
+
+def test_training_with_a_learned_variance(tmp_path):
+    line = [*TRAIN, "--variance", "learned", "--steps", "2", "--out", tmp_path]
+    assert command(*line) == 0 and command(*line) == 0
+    model, diffusion = load_model(tmp_path / "model.safetensors")
+    assert diffusion.variance == "learned" and model.config["out_channels"] == 2
+    options = ["--n", "2", "--sampler", "ddpm", "--steps", "3", "--guidance", "2", "--out", tmp_path / "a.pt"]
+    assert command("sample", tmp_path / "model.safetensors", *options) == 0
+    assert torch.load(tmp_path / "a.pt", weights_only=True).shape == (2, 1, 8, 8)
+
+
 def test_images_that_are_not_square_are_drawn_as_they_were(tmp_path):
     save_model(tmp_path / "m.safetensors", tiny_unet(), tiny_diffusion(), size=[8, 12])
     assert command("sample", tmp_path / "m.safetensors", "--n", "2", "--steps", "1", "--out", tmp_path / "a.pt") == 0
@@ -209,6 +248,19 @@ def test_an_empty_folder_as_data(tmp_path):
         (["--sampler", "euler"], "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp_2m"),
         (["--steps", "51"], "steps must lie in 1..50"),
         (["--label", "11"], "label 11 is outside the classes 0..9"),
+        (["--guidance", "nan"], "weight must be a finite number, got nan"),
+        (["--guidance", "2", "--negative-label", "10"], "label 10 is outside the classes 0..9"),
+        (
+            ["--guidance", "2", "--interval", "20", "50"],
+            "interval must be two timesteps of 0..49, the lower first; got ",
+        ),
+        (
+            ["--guidance", "2", "--interval", "20", "10"],
+            "interval must be two timesteps of 0..49, the lower first; got ",
+        ),
+        (["--guidance", "2", "--rescale", "2"], "rescale must be a number from 0 to 1, got 2.0"),
+        (["--negative-label", "1"], "--negative-label, --interval and --rescale belong to guidance; give --guidance 2"),
+        (["--interval", "1", "2"], "--negative-label, --interval and --rescale belong to guidance; give --guidance 2"),
         (["--device", "tpu"], "no device 'tpu' on this machine; choose one of "),
         (["--size", "9"], "image size 9x9 cannot be halved"),
         (["--out", "samples.gif"], "--out must end in .png or .pt, got 'samples.gif'"),

@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
+from tests.exact_models import GaussianModel
+from utils.diffusion.process import PREDICTIONS, GaussianDiffusion, posterior_weights
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
 
 LENGTHS = [1, 10, 200, 1000]
@@ -323,3 +325,110 @@ def test_values_of_timesteps_are_not_looked_at_elsewhere_than_on_the_cpu():
 def test_timestep_of_the_wrong_kind(t):
     with pytest.raises(ValueError, match=r"integer tensor of shape \(2,\), one timestep per image"):
         GaussianDiffusion(NoiseSchedule.cosine(10)).q_sample(torch.zeros(2, 1), t)
+
+
+# -- a learned variance ----------------------------------------------------------------------------
+
+
+def term_by_hand(x_0_estimate, fraction, x_0, x_t, t, schedule):
+    """Nichol & Dhariwal 2021, eq. 4 to 7 and 15, in NumPy and SciPy, for one timestep: bits per dimension, (B,)."""
+    beta, a_bar, before = (x.numpy() for x in (schedule.betas, schedule.alphas_cumprod, schedule.alphas_cumprod_prev))
+    tilde = (1 - before) / (1 - a_bar) * beta
+    guess, x_0, x_t, fraction = (np.asarray(x, dtype=np.float64) for x in (x_0_estimate, x_0, x_t, fraction))
+
+    def mean(image):
+        scale = 1 - a_bar[t]
+        return before[t] ** 0.5 * beta[t] / scale * image + (1 - beta[t]) ** 0.5 * (1 - before[t]) / scale * x_t
+
+    log_variance = fraction * np.log(beta[t]) + (1 - fraction) * np.log(tilde[max(t, 1)])
+    if t == 0:
+        edges = np.linspace(-1, 1, 256)[:-1] + 1 / 255
+        bins = np.concatenate([[-np.inf], edges, [np.inf]])
+        value = np.rint((x_0 + 1) * 127.5).astype(int)
+        above, below = ((bins[value + k] - mean(guess)) / np.exp(log_variance / 2) for k in (1, 0))
+        nats = -np.log(np.maximum(scipy.stats.norm.cdf(above) - scipy.stats.norm.cdf(below), 1e-12))
+    else:
+        gap = (mean(x_0) - mean(guess)) ** 2
+        variance = np.exp(log_variance)
+        nats = 0.5 * (log_variance - np.log(tilde[t]) + (tilde[t] + gap) / variance - 1)
+    return torch.tensor(nats.reshape(len(nats), -1).mean(1) / np.log(2))
+
+
+@pytest.mark.parametrize("t", [0, 1, 2, 20, 49])
+@pytest.mark.parametrize("fraction", [0.0, 1.0, None])
+def test_terms_of_the_bound(t, fraction):
+    schedule, generator = NoiseSchedule.cosine(50), torch.Generator().manual_seed(t)
+    pixels = torch.tensor([0, 255, 1, 128, 77, 254]).repeat(3, 4).view(3, 2, 3, 4)
+    x_0, noise = pixels.double() / 127.5 - 1, torch.randn(3, 2, 3, 4, generator=generator, dtype=torch.float64)
+    diffusion, ts = GaussianDiffusion(schedule, variance="learned"), torch.full((3,), t)
+    x_t, guess = diffusion.q_sample(x_0, ts, noise), x_0 + 0.02 * noise.roll(1, 0)
+    fraction = torch.rand(x_0.shape, generator=generator).double() * 1.4 - 0.2 if fraction is None else fraction
+    expected = term_by_hand(guess, fraction, x_0, x_t, t, schedule)
+    seen = diffusion.bound_terms(guess, fraction, x_0, x_t, ts)
+    torch.testing.assert_close(seen, expected, rtol=1e-7, atol=1e-9)
+    in_float32 = (x.float() for x in (guess, torch.as_tensor(fraction), x_0, x_t))
+    torch.testing.assert_close(diffusion.bound_terms(*in_float32, ts).double(), expected, rtol=5e-3, atol=1e-4)
+
+
+def test_the_bound_of_a_perfect_model_comes_near_to_the_entropy():
+    """8-bit pixels from a normal distribution: log2(std sqrt(2 pi e) / bin) bits each, and the bound lies above.
+
+    It is least for the variance that a reverse step has: beta-tilde, and that which not knowing x_0 adds.
+    """
+    diffusion, std, count = GaussianDiffusion(NoiseSchedule.cosine(1000)), 0.25, 20
+    model, generator = GaussianModel(diffusion, torch.zeros(1), torch.tensor([std])), torch.Generator().manual_seed(0)
+    t = torch.arange(1000).repeat_interleave(count)
+    x_0 = std * torch.randn(len(t), 50, generator=generator, dtype=torch.float64)
+    x_0 = (x_0.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+    x_t = diffusion.q_sample(x_0, t, torch.randn(x_0.shape, generator=generator, dtype=torch.float64))
+    guess, entropy = diffusion.to_x_0(model(x_t, t), x_t, t), math.log2(std * math.sqrt(2 * math.pi * math.e) * 127.5)
+    x_0_weight, _, tilde = posterior_weights(diffusion.schedule.alphas_cumprod, diffusion.schedule.alphas_cumprod_prev)
+    a_bar = diffusion.schedule.alphas_cumprod
+    true = tilde + x_0_weight**2 * std**2 * (1 - a_bar) / (a_bar * std**2 + 1 - a_bar)
+    (best,) = diffusion.at(t, x_t, (true / tilde).log() / (diffusion.schedule.betas / tilde).log())
+    best = best.nan_to_num(1.0)  # at t = 0 tilde is 0
+    terms = [diffusion.bound_terms(guess, fraction, x_0, x_t, t).sum().item() / count for fraction in (0.0, 1.0, best)]
+    small, large, learned = terms
+    assert entropy - 0.03 < learned < min(small, large) and learned < entropy + 0.1, (entropy, terms)
+
+
+def halves(scale):
+    """A network with one number for each half of its answer."""
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.tensor(scale, dtype=torch.float64))
+    model.forward = lambda x, t: torch.cat([model.weight[0] * x, model.weight[1] * x.tanh()], dim=1)
+    return model
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_hybrid_loss(prediction):
+    """Eq. 16, and its gradient: the bound reaches the variance only, the squared error the prediction only."""
+    schedule, t = NoiseSchedule.cosine(50), torch.tensor([0, 1, 20, 45])
+    learned, fixed = (GaussianDiffusion(schedule, prediction, variance) for variance in ("learned", "fixed"))
+    x_0, noise = torch.rand(4, 1, 4, 4, dtype=torch.float64) * 2 - 1, torch.randn(4, 1, 4, 4, dtype=torch.float64)
+    model, x_t = halves([0.9, 0.3]), learned.q_sample(x_0, t, noise)
+    simple = fixed.loss(lambda x, t: model(x, t)[:, :1], x_0, t, noise, reduction="none")
+    output, between = model(x_t, t).chunk(2, dim=1)
+    terms = learned.bound_terms(learned.to_x_0(output, x_t, t), (between + 1) / 2, x_0, x_t, t)
+    loss = learned.loss(model, x_0, t, noise, reduction="none")
+    torch.testing.assert_close(loss, simple + 0.001 * 50 * terms)
+    of_loss, of_simple, of_bound = (torch.autograd.grad(x.sum(), model.weight)[0] for x in (loss, simple, terms))
+    torch.testing.assert_close(of_loss[0], of_simple[0])
+    torch.testing.assert_close(of_loss[1], 0.001 * 50 * of_bound[1])
+    assert of_bound.abs().min() > 1e-3 and of_simple[1] == 0
+
+
+def test_a_loss_that_is_no_number_is_left_to_the_training():
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(50), variance="learned")
+    loss = diffusion.loss(
+        lambda x, t: torch.full((2, 2, 4, 4), math.nan), torch.zeros(2, 1, 4, 4), torch.tensor([0, 9])
+    )
+    assert loss.isnan()
+
+
+def test_an_unknown_variance_and_an_answer_without_it():
+    with pytest.raises(ValueError, match="unknown variance 'free'; choose one of fixed, learned"):
+        GaussianDiffusion(NoiseSchedule.cosine(10), variance="free")
+    diffusion, x_0 = GaussianDiffusion(NoiseSchedule.cosine(10), variance="learned"), torch.zeros(2, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"twice the images' channels, .*: \(2, 6, 4, 4\), got \(2, 3, 4, 4\)"):
+        diffusion.loss(lambda x, t: x, x_0)

@@ -51,20 +51,20 @@ class ClassifierFreeGuidance:
             raise ValueError("guidance needs a network with classes, got one without: build it with num_classes=...")
         if self.negative is not None:
             check_labels(torch.tensor([self.negative]), classes)
-        low, high = (0, last) if self.interval is None else self.interval
-        if not 0 <= low <= high <= last:
-            raise ValueError(f"interval must be two timesteps of 0..{last}, the lower first; got {self.interval}")
-        return partial(self.output, model, diffusion, low, high)
+        ends = (0, last) if self.interval is None else tuple(self.interval)
+        if len(ends) != 2 or not all(end in range(last + 1) for end in ends) or ends[0] > ends[1]:
+            raise ValueError(f"interval must be two timesteps of 0..{last}, the lower first; got {self.interval!r}")
+        return partial(self.output, model, diffusion, *ends)
 
     def output(self, model, diffusion, low: int, high: int, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if y is None and self.weaker is None:
             raise ValueError("guidance needs labels, and there are none: give y, the class of each image")
         inside = (low <= t) & (t <= high)
-        if self.weight == 1 or not inside.any():
+        if self.weight == 1 or (self.interval is not None and not inside.any()):
             return answer(model, x_t, t, y, diffusion.parts)
         conditional, other = self.two_answers(model, x_t, t, y, diffusion.parts)
         channels = x_t.shape[1]  # a learned variance, in the channels after these, stays the conditional answer's
-        weight = _beside(x_t, torch.where(inside, self.weight, 1.0).to(x_t.dtype))
+        weight = _beside(x_t, 1 + (self.weight - 1) * inside.to(x_t.dtype))
         guided = torch.lerp(other[:, :channels], conditional[:, :channels], weight)
         if self.rescale:
             back = _spread(conditional[:, :channels]) / _spread(guided)
