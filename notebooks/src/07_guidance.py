@@ -160,11 +160,12 @@ hide = {
 
 def trained_briefly(way, seed):
     torch.manual_seed(seed)
-    network, generator = UNet(channels=narrow, num_classes=10), rng(seed)
+    network = UNet(channels=narrow, num_classes=10).to(device)
+    generator = rng(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     for step in range(short):
-        x_0, y = batch_at(train_set, step, 64, seed)
-        y = torch.where(hide[way](len(y), generator), 10, y)
+        x_0, y = (part.to(device) for part in batch_at(train_set, step, 64, seed))
+        y = torch.where(hide[way](len(y), generator).to(device), 10, y)
         loss = diffusion.loss(network, x_0, y=y)
         optimizer.zero_grad()
         loss.backward()
