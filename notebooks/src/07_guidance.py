@@ -158,6 +158,7 @@ hide = {
 }
 
 
+# %%
 def trained_briefly(way, seed):
     torch.manual_seed(seed)
     network = UNet(channels=narrow, num_classes=10).to(device)
