@@ -723,8 +723,8 @@ print("five steps agree with sample(..., guidance=3.0)")
 
 
 # %%
-some = torch.randperm(len(test_set), generator=rng(1))[:1000]
-real_points = quality.features(test_set[some][0])
+some = torch.randperm(len(train_set), generator=rng(1))[:1000]
+real_points = quality.features(train_set[some][0])  # the test images are the floor's
 
 
 def typical_and_varied(images):
@@ -758,15 +758,22 @@ def curve_of(ax, results, keys, **look):
         ax.annotate(f"{w:g}", place, color=look["color"], **near)
 
 
+def mark_real(ax, keys):
+    """Sets of real test images: the ceiling of the accuracy, the floor of the distance."""
+    x, y = (real[key] for key in keys)
+    look = dict(fmt="*", ms=12, color="grey", capsize=2, label="real images")
+    ax.errorbar(x.mean(), y.mean(), y.std(ddof=1), x.std(ddof=1), **look)
+
+
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
 for ax, *keys in zip(axes, ("accuracy", "recall"), ("fd", "precision")):
     shown = {w: by_weight[w] for w in weights if w > 0 or ax is axes[1]}
     curve_of(ax, shown, keys, color=COLOURS[0])
-    place = [real[key].mean() for key in keys]
-    ax.plot(*place, "*", ms=12, color=COLOURS[1], label="real images")
+    mark_real(ax, keys)
     ax.set(xlabel=keys[0], ylabel=keys[1])
 axes[0].set(xlabel="class accuracy", ylabel=f"Frechet distance of {count} images")
+axes[0].set_ylim(bottom=0)
 axes[0].set_title("Distance against accuracy, from w = 1")
 axes[1].set_title("Precision against recall, from w = 0")
 axes[0].legend(fontsize=8)
@@ -966,10 +973,9 @@ for name, colour, marker in looks:
     own = {w: result for (key, w), result in plane.items() if key == name}
     look = dict(fmt=f"{marker}-", color=colour, ms=5, label=name)
     curve_of(ax, own, ("accuracy", "fd"), **look)
-place = real["accuracy"].mean(), real["fd"].mean()
-ax.axvline(place[0], ls=":", color="grey")
-ax.axhline(place[1], ls=":", color="grey")
-ax.plot(*place, "*", ms=14, color="grey", label="real images")
+mark_real(ax, ("accuracy", "fd"))
+ax.axvline(real["accuracy"].mean(), ls=":", color="grey")
+ax.axhline(real["fd"].mean(), ls=":", color="grey")
 ax.set(
     xlabel="class accuracy",
     ylabel=f"Frechet distance of {count} images (log)",
