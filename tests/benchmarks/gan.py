@@ -36,11 +36,7 @@ TABLE = Path(__file__).resolve().parents[2] / "data" / "gan-runs.csv"
 BATCH, LATENT, CHANNELS, COUNT, FAILED = 64, 32, 16, 500, 2.0
 FACTORS = {"a third": 1 / 3, "as tuned": 1.0, "three times": 3.0}
 TUNED = {"non-saturating GAN": 6e-4, "WGAN-GP": 1e-3, "diffusion": 2e-3}
-TRIED = {
-    "non-saturating GAN": [2e-4, 6e-4, 2e-3, 6e-3],
-    "WGAN-GP": [3e-4, 1e-3, 3e-3],
-    "diffusion": [6e-4, 2e-3, 6e-3],
-}
+TRIED = {"non-saturating GAN": [2e-4, 6e-4, 2e-3, 6e-3], "WGAN-GP": [3e-4, 1e-3, 3e-3], "diffusion": [6e-4, 2e-3, 6e-3]}
 CRITIC_STEPS, PENALTY = 5, 10.0  # Gulrajani et al. 2017, Algorithm 1
 TUNING_SEED = 99
 CPU = torch.device("cpu")
@@ -193,7 +189,10 @@ def append(table: pd.DataFrame, rows: list[dict], seconds: float) -> pd.DataFram
 def report(table: pd.DataFrame, floor: float) -> str:
     """Last distances of each method and factor, and how many runs failed."""
     last = table[table.factor != "tuning"].groupby(["method", "factor", "seed"]).last().reset_index()
-    lines = ["| method | learning rate | Frechet distances | failed | ms per image |", "| --- | --- | --- | ---: | ---: |"]
+    lines = [
+        "| method | learning rate | Frechet distances | failed | ms per image |",
+        "| --- | --- | --- | ---: | ---: |",
+    ]
     for method, own in last.groupby("method", sort=False):
         limit = FAILED * own[own.factor == "as tuned"].frechet.median()
         for factor in FACTORS:

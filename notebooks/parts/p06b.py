@@ -1,0 +1,746 @@
+# %% [markdown]
+# ## 6. A GAN beside it · *further*
+#
+# **Question:** before diffusion, the best pictures came from **generative adversarial networks** (GANs). Dhariwal and
+# Nichol (2021, section 1) say that those collapse unless their settings are chosen with care, and that diffusion covers
+# the distribution better, by a training with one fixed aim. Is it so, at our size?
+#
+# A GAN is two networks (Goodfellow et al. 2014). The **generator** $G$ turns random numbers $z$ into an image, in one
+# go. The **critic** $D$ (also *discriminator*) gives each image a number, large if it takes it for real. They are
+# trained in turn, against each other, so there is no loss whose fall says how far one is. Two well-known ways:
+#
+# - **Non-saturating** (their section 3), with $\mathrm{softplus}(u) = \log(1 + e^u)$. The critic lowers
+#   $\mathrm{softplus}(-D(x)) + \mathrm{softplus}(D(G(z)))$ on average; the generator lowers
+#   $\mathrm{softplus}(-D(G(z)))$.
+# - **WGAN-GP** (Gulrajani et al. 2017, eq. 3). The critic lowers
+#   $D(G(z)) - D(x) + 10\,\big(\lVert\nabla D(\hat x)\rVert - 1\big)^2$, the generator lowers $-D(G(z))$ in every fifth
+#   step. The last term, the **gradient penalty**, keeps the critic from being steep: $\hat x$ is a point on the line
+#   between a real image and a made one, and $\nabla$ the gradient by $\hat x$.
+#
+# ### Your turn: 06.5
+#
+# Write the gradient penalty. `torch.autograd.grad(numbers.sum(), x, create_graph=True)` returns the gradient by `x` as
+# a tuple of one, and lets you differentiate through it again. Each image has its own norm, over all of its numbers.
+
+# %%
+import copy
+import math
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+from utils.course import COLOURS, plain_ticks, show_images
+from utils.course.exercises import check, choose, hint, solution  # noqa: F401
+from utils.device import autocast, find_precision
+from utils.diffusion import GaussianDiffusion, NoiseSchedule, UNet, generate, sample
+from utils.diffusion.embeddings import sinusoidal_embedding
+from utils.diffusion.process import posterior_weights
+from utils.diffusion.sampling import ddim_step, ddpm_step
+from utils.diffusion.training import update_ema
+
+
+# %%
+def gradient_penalty(critic, real, fake, mix):
+    """Mean over the images of (norm of the critic's gradient - 1)^2, between real and fake.
+
+    real, fake: (B, ...), without gradients. mix: (B, 1, ...), the share of the real image,
+    from 0 to 1. critic: (B, ...) to (B, 1). A scalar that can be differentiated.
+    """
+    raise NotImplementedError
+
+
+check("06.5", gradient_penalty)
+
+
+# %%
+def course_gradient_penalty(critic, real, fake, mix):
+    between = (mix * real + (1 - mix) * fake).requires_grad_()
+    numbers = critic(between).sum()  # an image's number depends on that image alone
+    (gradient,) = torch.autograd.grad(numbers, between, create_graph=True)
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+gradient_penalty = choose("06.5", gradient_penalty, course_gradient_penalty)
+
+
+# %%
+def critic_loss(critic, real, fake, wasserstein):
+    on_real, on_fake = critic(real), critic(fake)
+    if not wasserstein:
+        return (F.softplus(-on_real) + F.softplus(on_fake)).mean()
+    mix = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
+    return (on_fake - on_real).mean() + 10 * gradient_penalty(critic, real, fake, mix)
+
+
+def generator_loss(critic, fake, wasserstein):
+    on_fake = critic(fake)
+    return (-on_fake if wasserstein else F.softplus(-on_fake)).mean()
+
+
+# %%
+class Gan:
+    """Two networks and their optimisers. generator: (B, latent) to data; critic: to (B, 1)."""
+
+    def __init__(self, generator, critic, latent, rate, wasserstein):
+        self.generator, self.critic, self.latent = generator, critic, latent
+        self.wasserstein, self.steps = wasserstein, 0
+        betas = (0.0, 0.9) if wasserstein else (0.5, 0.999)  # as in the papers
+        networks = (generator, critic)
+        self.adams = [torch.optim.Adam(net.parameters(), rate, betas) for net in networks]
+
+    def draw(self, count):
+        where = next(self.generator.parameters()).device
+        return self.generator(torch.randn(count, self.latent, device=where))
+
+
+def descend(network, optimizer, loss):
+    network.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+# %%
+def gan_step(gan, real):
+    """A step of the critic, then one of the generator; WGAN-GP's moves in every fifth."""
+    with torch.no_grad():
+        fake = gan.draw(len(real))
+    loss = critic_loss(gan.critic, real, fake, gan.wasserstein)
+    descend(gan.critic, gan.adams[1], loss)
+    if not gan.wasserstein or gan.steps % 5 == 0:
+        loss = generator_loss(gan.critic, gan.draw(len(real)), gan.wasserstein)
+        descend(gan.generator, gan.adams[0], loss)
+    gan.steps += 1
+
+
+# %% [markdown]
+# ### Eight blobs in the plane
+#
+# First where everything can be counted: notebook 00's eight blobs on a circle. A GAN that leaves blobs out has
+# **dropped modes**. A blob counts as *kept* if it receives at least a quarter of its fair share, $1/8$, within three
+# standard deviations of its centre. All methods have about as many weights, the same batches and as many steps.
+#
+# **Predict before you run:** nothing rewards a generator for making *all* kinds, as long as each of its points looks
+# real. How many of the eight will it make?
+
+# %%
+angles = torch.arange(8) * math.pi / 4
+centres = 2 * torch.stack([angles.cos(), angles.sin()], 1)  # (8, 2)
+spread = 0.2  # standard deviation of a blob
+
+
+def make_blobs(count):
+    return centres[torch.randint(8, (count,))] + spread * torch.randn(count, 2)
+
+
+def count_blobs(points):
+    """Blobs kept; share of points within three standard deviations of a centre."""
+    gaps = torch.cdist(points, centres)
+    near = gaps < 3 * spread
+    return int((near.double().mean(0) >= 1 / 32).sum()), float(near.any(1).double().mean())
+
+
+def mlp(inputs, outputs, width):
+    sizes = [inputs, width, width, width]
+    layers = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.SiLU())]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+# %%
+class PlaneNet(nn.Module):
+    """Predicts v for points in the plane; t is encoded as in notebook 02."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = mlp(34, 2, 128)
+
+    def forward(self, x_t, t, y=None):
+        return self.layers(torch.cat([x_t, sinusoidal_embedding(t, 32)], 1))
+
+
+def plane_gan(wasserstein):
+    """A function that trains and returns 2000 points."""
+    gan = Gan(mlp(8, 2, 92), mlp(2, 1, 92), 8, 1e-3, wasserstein)
+    for _ in range(plane_steps):
+        gan_step(gan, make_blobs(256))
+    with torch.no_grad():
+        return gan.draw(2000)
+
+
+# %%
+def plane_diffusion():
+    network, process = PlaneNet(), GaussianDiffusion(NoiseSchedule.cosine(200))
+    adam = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(plane_steps):
+        descend(network, adam, process.loss(network, make_blobs(256)))
+    *_, state = sample(network, process, (2000, 2), sampler="ddim", steps=50, clip=False)
+    return state.x_t
+
+
+plane_steps = course.pick(test=20, cpu=1500, gpu=1500)
+plane_seeds = course.pick(test=2, cpu=5, gpu=10)
+plane_methods = {
+    "non-saturating GAN": lambda: plane_gan(False),
+    "WGAN-GP": lambda: plane_gan(True),
+    "diffusion": plane_diffusion,
+}
+plane_points = {name: [] for name in plane_methods}
+for seed in tqdm(range(plane_seeds), desc="eight blobs"):
+    for name, method in plane_methods.items():
+        torch.manual_seed(seed)
+        plane_points[name].append(method())
+
+# %%
+rows = {}
+for name, sets in plane_points.items():
+    kept, near = zip(*map(count_blobs, sets))
+    rows[name] = [", ".join(map(str, kept)), f"{np.mean(near):.1%}"]
+near = count_blobs(make_blobs(2000))[1]
+rows["the data itself"] = ["8", f"{near:.1%}"]
+gan_size = sum(p.numel() for net in (mlp(8, 2, 92), mlp(2, 1, 92)) for p in net.parameters())
+sizes = gan_size, sum(p.numel() for p in PlaneNet().parameters())
+print("weights: {:,} in both networks of a GAN, {:,} in the diffusion model".format(*sizes))
+columns = [f"blobs kept, {plane_seeds} seeds", "points near a centre"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+# %% tags=["figure"]
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), sharex=True, sharey=True)
+for ax, (name, sets), colour in zip(axes, plane_points.items(), COLOURS):
+    kept = [count_blobs(points)[0] for points in sets]
+    worst = int(np.argmin(kept))
+    ax.scatter(*sets[worst].T, s=2, color=colour)
+    ax.plot(*centres.T, "+", color="black", ms=8)
+    ax.set(title=f"{name}: {kept[worst]} of 8", xlabel="first number", aspect=1)
+    ax.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2))
+axes[0].set_ylabel("second number")
+figure.suptitle("The worst seed of each (crosses: centres)", x=0.01, ha="left", y=1.0)
+plt.show()
+
+# %% [markdown]
+# BLOBS-TEXT
+#
+# ### Images, at the same seconds
+#
+# Now Fashion-MNIST. A comparison is worth something only if both sides get the same care:
+#
+# - about as many weights: a DCGAN (Radford et al. 2016), generator and critic together, and a `UNet(channels=16)`;
+# - the same seconds of processor time on one thread, the same batch, Adam, the same rise and fall of its rate, an
+#   average of the weights for sampling, bf16 where it is fast;
+# - a learning rate for each that was tuned beforehand on one seed among rates a factor of 3 apart (the first table).
+#
+# Then three new seeds, at a third of that rate, at it, and at three times it. It was laid down before these runs that a
+# run has **failed** if its last Frechet distance is not finite, or above twice the median of its own method at the tuned
+# rate. Too long to run here; `python -m tests.benchmarks.gan` made the file that the next cells read.
+#
+# **Predict before you run:** which of the three is best after these seconds? Which minds the learning rate most?
+
+# %%
+runs_file = course.root / "data" / "gan-runs.csv"
+print(runs_file.read_text().splitlines()[0].lstrip("# "))
+runs = pd.read_csv(runs_file, comment="#")
+last_rows = runs.groupby(["method", "factor", "rate", "seed"], sort=False).last().reset_index()
+tuning = last_rows[last_rows.factor == "tuning"]
+tuning.pivot(index="method", columns="rate", values="frechet").round(1).fillna("")
+
+# %% tags=["figure"]
+tuned = runs[runs.factor == "as tuned"]
+figure, ax = plt.subplots(figsize=(7, 3.4))
+for (name, own), colour in zip(tuned.groupby("method", sort=False), COLOURS):
+    for seed, line in own.groupby("seed"):
+        label = name if seed == 0 else None
+        ax.plot(line.seconds, line.frechet, "o-", ms=4, color=colour, label=label)
+gan_floor = quality.floor(500)[0].mean().item()
+ax.axhline(gan_floor, color="black", ls=":", label="as many real images")
+ax.set(yscale="log", xlabel="seconds of training", ylabel="Frechet distance")
+ax.set_title("Distance of 500 samples against training time; a line for each seed")
+plain_ticks(ax)
+ax.legend(fontsize=8)
+plt.show()
+
+# %%
+final = last_rows[last_rows.factor != "tuning"]
+medians = final[final.factor == "as tuned"].groupby("method").frechet.median()
+failed = ~(final.frechet <= 2 * final.method.map(medians))
+order = ["a third", "as tuned", "three times"]
+text = final.frechet.round(1).astype(str) + failed.map({True: " (failed)", False: ""})
+table = final.assign(text=text).pivot_table(
+    index="method", columns="factor", values="text", aggfunc=", ".join, sort=False
+)
+steps = final.groupby("method").steps.median().astype(int)
+print(f"Frechet distances, 3 seeds; real images {gan_floor:.1f}. Steps made: {dict(steps)}")
+table[order]
+
+# %% [markdown]
+# IMAGES-TEXT
+#
+# ### One GAN, live
+#
+# So that you can watch one: the same networks as in those runs, half a minute of the clock.
+
+
+# %%
+def image_generator(latent=32):
+    """Two transposed convolutions, as in a DCGAN: (B, latent) to (B, 1, 28, 28)."""
+    return nn.Sequential(
+        nn.Linear(latent, 64 * 49),
+        nn.Unflatten(1, (64, 7, 7)),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.ConvTranspose2d(64, 32, 4, 2, 1),  # to 14x14
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.ConvTranspose2d(32, 1, 4, 2, 1),  # to 28x28
+        nn.Tanh(),
+    )
+
+
+# %%
+def image_critic():
+    """The way back: (B, 1, 28, 28) to (B, 1)."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(32, 64, 4, 2, 1),
+        nn.BatchNorm2d(64),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(64 * 49, 1),
+    )
+
+
+torch.manual_seed(0)
+networks = image_generator().to(device), image_critic().to(device)
+gan = Gan(*networks, latent=32, rate=2e-3, wasserstein=False)
+gan_average = copy.deepcopy(gan.generator)
+shown_z = torch.randn(10, 32, device=device)
+gan_seconds = course.pick(test=0.5, cpu=30, gpu=30)
+moments = [gan_seconds * part for part in (0.0, 0.1, 0.3, 1.0)]
+gan_rows = {}  # a row of images for each moment
+
+# %%
+began = time.perf_counter()
+while (spent := time.perf_counter() - began) < gan_seconds or len(gan_rows) < len(moments):
+    if spent >= moments[len(gan_rows)]:
+        with torch.no_grad():  # batch norm takes its statistics from the batch, as in training
+            gan_rows[gan.steps] = gan_average(shown_z).cpu()
+    real = train_set[torch.randint(len(train_set), (64,))][0].to(device)
+    gan_step(gan, real)
+    decay = min(0.999, (1 + gan.steps) / (10 + gan.steps))
+    update_ema(gan_average, gan.generator, decay)
+print(f"{gan.steps} steps of 64 images")
+
+# %% tags=["figure"]
+titles = [text for k in gan_rows for text in [f"{k} steps", *[""] * 9]]
+finding = "Ten fixed random inputs as the generator learns"
+show_images(torch.cat([*gan_rows.values()]), titles=titles, columns=10, title=finding)
+
+# %% [markdown]
+# ### Where the GAN wins
+#
+# **Predict before you run:** a GAN calls its network once for a batch. A diffusion model of the same size calls it 10
+# times, or 1000. What does one image cost?
+
+# %%
+speed_count = course.pick(test=10, cpu=250, gpu=1000)
+small_unet, process = UNet(channels=16).to(device), GaussianDiffusion(NoiseSchedule.cosine(1000))
+
+
+@torch.no_grad()
+def milliseconds(draw):
+    """Per image; the second of two calls, since the first prepares what both need."""
+    for _ in range(2):
+        began = time.perf_counter()
+        draw().cpu()
+    return 1000 * (time.perf_counter() - began) / speed_count
+
+
+costs = {"the GAN": milliseconds(lambda: gan_average(torch.randn(speed_count, 32, device=device)))}
+for steps in [1, 10]:
+    options = dict(sampler="dpmpp_2m", steps=steps)
+    draw = lambda: generate(small_unet, process, speed_count, **options)  # noqa: E731
+    costs[f"UNet(channels=16), {steps} evaluation{'s' * (steps > 1)}"] = milliseconds(draw)
+pd.DataFrame({"milliseconds per image": costs}).round(3)
+
+# %% [markdown]
+# CONCLUSION-TEXT
+
+# %% [markdown]
+# ## 7. A museum of bugs · *core*
+#
+# **Question:** samples are bad. What is wrong? A bug in a diffusion model rarely raises an error: a wrong formula gives
+# numbers like a right one. Here are the bugs that widely read tutorials and their readers' questions are full of, each
+# put in on purpose, one at a time. (Notebook 01, section 9, has those of the forward process.)
+#
+# For each we want a picture, a distance with its error, and **the test that would have caught it**: one line that the
+# healthy part passes and the faulty one does not. Tests of that kind ask for a *property*. One property covers most
+# samplers. Whoever knows the clean $x_0$, and steps from $x_t \sim q(x_t \mid x_0)$ to an earlier $s$, has to land in
+# $q(x_s \mid x_0)$ (eq. 4):
+#
+# $$x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \quad\Longrightarrow\quad
+# x_s = \sqrt{\bar\alpha_s}\,x_0 + \text{noise of mean } 0 \text{ and variance } 1-\bar\alpha_s.$$
+#
+# DDPM's step does, and so does DDIM's with any $\eta$ (notebook 05, section 4).
+#
+# ### Your turn: 06.6
+#
+# Somebody hands you `step(x_t, x_0, a_bar_t, a_bar_s, z)`, which claims to have that property. Write the test. You
+# choose $x_0$ and the $\bar\alpha$, and draw $\epsilon$ and $z$. Mind the last step, where $\bar\alpha_s = 1$.
+
+
+# %%
+def keeps_eq_4(step):
+    """True if x_s = step(x_t, x_0, a_bar_t, a_bar_s, z) has the mean and variance of eq. 4.
+
+    step: takes tensors of one shape and two numbers, 0 < a_bar_t < a_bar_s <= 1.
+    """
+    raise NotImplementedError
+
+
+check("06.6", keeps_eq_4)
+
+
+# %%
+def course_keeps_eq_4(step):
+    generator = torch.Generator().manual_seed(0)
+    x_0, noise, z = torch.randn(3, 50_000, generator=generator)
+    for a_bar_t, a_bar_s in [(0.1, 0.3), (0.5, 0.6), (0.6, 1.0)]:
+        x_t = math.sqrt(a_bar_t) * x_0 + math.sqrt(1 - a_bar_t) * noise
+        rest = step(x_t, x_0, a_bar_t, a_bar_s, z) - math.sqrt(a_bar_s) * x_0
+        # no mean, nothing of the image, and the right variance
+        found = torch.stack([rest.mean(), (rest * x_0).mean(), rest.var() - (1 - a_bar_s)])
+        if float(found.abs().max()) > 0.03:
+            return False
+    return True
+
+
+keeps_eq_4 = choose("06.6", keeps_eq_4, course_keeps_eq_4)
+
+# %% [markdown]
+# ### Faults of sampling: the shipped model
+#
+# The first hall needs no training. `museum_draw` samples from the shipped model with DDPM; each of its arguments is a
+# part that can be exchanged. The labels, the noise and the number of evaluations are always the same.
+
+# %%
+museum_count = course.pick(test=16, cpu=128, gpu=500)
+museum_steps = course.pick(test=3, cpu=12, gpu=20)
+museum_T, museum_rng = diffusion.num_timesteps, torch.Generator().manual_seed(70)
+museum_x_T = torch.randn(museum_count, 1, 28, 28, generator=museum_rng)
+museum_y = torch.arange(museum_count) % 10
+
+
+def to_bytes(images):
+    """Images in [-1, 1] as uint8 pixels."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+healthy = dict(
+    model=model,
+    diffusion=diffusion,
+    told=lambda t: t,  # what the network is told about t
+    step=ddpm_step,
+    x_T=museum_x_T,
+    y=museum_y,
+    clip=True,
+    save=to_bytes,  # what is measured and shown is what would lie on the disk
+)
+
+
+# %%
+def museum_draw(**changes):
+    """Images as uint8 (N, 1, 28, 28), by the healthy parts but for the changes."""
+    parts = healthy | changes
+
+    def network(x_t, t, y):
+        return parts["model"](x_t, parts["told"](t), y)
+
+    x_T, generator = parts["x_T"].to(device), torch.Generator().manual_seed(71)
+    options = dict(sampler=parts["step"], steps=museum_steps, clip=parts["clip"], x_T=x_T)
+    options |= dict(y=parts["y"].to(device), generator=generator)
+    *_, state = sample(network, parts["diffusion"], x_T.shape, **options)
+    return parts["save"](state.x_t.cpu())
+
+
+# %%
+def distance_and_error(images):
+    """Frechet distance; its standard error when the images are drawn again (bootstrap)."""
+    features, generator = quality.features(images), torch.Generator().manual_seed(0)
+    size = (30, len(features))
+    picks = torch.randint(len(features), size, generator=generator)
+    redrawn = [quality.frechet(features[pick]) for pick in picks]
+    return quality.frechet(features), float(np.std(redrawn))
+
+
+def gallery(galleries, distances, title):
+    """A row of eight images for each name, under its name and distance."""
+    texts = [f"{name}: {distances[name][0]:.1f} ± {distances[name][1]:.1f}" for name in galleries]
+    titles = [text for middle in texts for text in ["", "", "", middle, "", "", "", ""]]
+    images = torch.cat([images[:8] for images in galleries.values()])
+    return show_images(images / 127.5 - 1, titles=titles, columns=8, scale=2, title=title)
+
+
+# %% [markdown]
+# The faults, as functions. (`a / b` is $\alpha$ of the step; notebook 05, section 2, derives the variances.)
+
+
+# %%
+def noise_in_last_step(x_t, x_0, a, b, z, previous=None):
+    x_0_weight, x_t_weight, _ = posterior_weights(a, b)
+    return x_0_weight * x_0 + x_t_weight * x_t + math.sqrt(1 - a / b) * z  # beta, always
+
+
+def variance_for_std(x_t, x_0, a, b, z, previous=None):
+    x_0_weight, x_t_weight, variance = posterior_weights(a, b)
+    return x_0_weight * x_0 + x_t_weight * x_t + variance * z
+
+
+def patches_swapped(x_t, t, y):
+    """Of each 2x2 patch that the stem folds into channels, two pixels come back swapped."""
+    out = F.pixel_unshuffle(model(x_t, t, y), 2)
+    return F.pixel_shuffle(out[:, [0, 2, 1, 3]], 2)
+
+
+def to_bytes_wrapped(images):
+    return ((images + 1) * 127.5).round().int().remainder(256).byte()  # what 8 bits keep
+
+
+def to_bytes_half(images):
+    return ((images.clamp(-1, 1) / 2 + 1) * 127.5).round().byte()  # images put in [0, 1]
+
+
+# %% [markdown]
+# The tests. The most useful one of all needs no sampling: noise *real* images, let network and process estimate $x_0$
+# **once**, and look at the error.
+
+
+# %%
+def is_normal(x_T):
+    """Mean 0 and variance 1, as far as so many numbers tell."""
+    return abs(float(x_T.mean())) < 0.03 and abs(float(x_T.var()) - 1) < 0.05
+
+
+@torch.no_grad()
+def one_look_error(network, process):
+    """Root mean square error of the estimate of x_0 for real images at t = 0.4 T."""
+    x_0, y = test_set[:64]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(x_0.shape, generator=generator).to(device)
+    x_0, t = x_0.to(device), torch.full((64,), int(0.4 * process.num_timesteps), device=device)
+    x_t = process.q_sample(x_0, t, noise)
+    estimate = process.to_x_0(network(x_t, t, y.to(device)), x_t, t)
+    return float((estimate - x_0).square().mean().sqrt())
+
+
+def largest_estimate(clip):
+    """Largest absolute value of the estimates of x_0 in a run of two images."""
+    options = dict(x_T=museum_x_T[:2].to(device), y=museum_y[:2], clip=clip)
+    states = sample(model, diffusion, (2, 1, 28, 28), steps=museum_steps, **options)
+    return max(float(state.x_0.abs().max()) for state in states)
+
+
+# %%
+def ends_of(save):
+    return save(torch.tensor([-1.2, -1.0, 1.0, 1.2])).tolist()
+
+
+def looks_right(process):
+    return one_look_error(model, process) < 0.25
+
+
+museum_linear = GaussianDiffusion(NoiseSchedule.linear(museum_T), diffusion.prediction)
+museum_other = GaussianDiffusion(diffusion.schedule, "noise")
+straight = (museum_x_T + museum_x_T.flip(0)) / 2
+uniform = torch.rand(museum_x_T.shape, generator=torch.Generator().manual_seed(72))
+t_in_steps = lambda t: t * museum_steps // museum_T  # noqa: E731
+t_off_by_one = lambda t: (t - 1).clamp(min=0)  # noqa: E731
+EQ_4, NORMAL, LOOK = "keeps_eq_4(step)", "is_normal(x_T)", "one_look_error(...) < 0.25"
+ENDS, TOLD = "ends_of(save) == [0, 0, 255, 255]", "told(t) == t for t = 0 and T - 1"
+
+
+def told_right(told):
+    return told(torch.tensor([0, museum_T - 1])).tolist() == [0, museum_T - 1]
+
+
+# %%
+def saved_right(save):
+    return ends_of(save) == [0, 0, 255, 255]
+
+
+# name: (the part, its faulty form, the test, the test in words)
+museum = {
+    "noise in the last step": ("step", noise_in_last_step, keeps_eq_4, EQ_4),
+    "variance in place of its root": ("step", variance_for_std, keeps_eq_4, EQ_4),
+    "uniform x_T": ("x_T", uniform, is_normal, NORMAL),
+    "x_T half-way between two": ("x_T", straight, is_normal, NORMAL),
+    "another schedule": ("diffusion", museum_linear, looks_right, LOOK),
+    "v taken for the noise": ("diffusion", museum_other, looks_right, LOOK),
+    "t counted in steps": ("told", t_in_steps, told_right, TOLD),
+    "t off by one": ("told", t_off_by_one, told_right, TOLD),
+    "saved without clamping": ("save", to_bytes_wrapped, saved_right, ENDS),
+    "left in [0, 1]": ("save", to_bytes_half, saved_right, ENDS),
+}
+look = lambda network: one_look_error(network, diffusion) < 0.25  # noqa: E731
+museum["patches swapped"] = ("model", patches_swapped, look, LOOK)
+bounded, all_ten = lambda clip: largest_estimate(clip) <= 1, lambda y: len(y.unique()) == 10
+museum["estimate not clipped"] = ("clip", False, bounded, "largest_estimate(clip) <= 1")
+one_label = torch.full_like(museum_y, 8)
+museum["one label for all"] = ("y", one_label, all_ten, "len(y.unique()) == 10")
+
+# %% [markdown]
+# **Predict before you run:** thirteen faults. Which one ruins the images most? Which two cost (almost) nothing?
+
+# %%
+galleries, tests = {"healthy": museum_draw()}, {"healthy": ""}
+for name, (part, faulty, test, text) in tqdm(museum.items(), desc="museum"):
+    assert test(healthy[part]), f"{text} should pass on the healthy {part}"
+    assert not test(faulty), f"{text} should fail: {name}"
+    galleries[name], tests[name] = museum_draw(**{part: faulty}), text
+distances = {name: distance_and_error(images) for name, images in galleries.items()}
+museum_floor = quality.floor(museum_count)[0]
+print(f"{museum_count} images; as many real ones: {museum_floor.mean():.1f}; every test passes")
+print("on the healthy part and fails on the faulty one. ± is a standard error (bootstrap)")
+rows = {name: [f"{d:.1f} ± {error:.1f}", tests[name]] for name, (d, error) in distances.items()}
+columns = ["Frechet distance", "caught by"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+# %% tags=["figure"]
+gallery(galleries, distances, "The same eight noises and labels, one fault each")
+
+# %% [markdown]
+# SAMPLING-TEXT
+#
+# ### Faults of training
+#
+# The second hall trains: a small U-Net, the same seed, the same few hundred steps at a constant rate, with one part
+# exchanged. Such a short training is far from finished; read each distance beside that of the healthy one.
+
+# %%
+short_steps = course.pick(test=4, cpu=300, gpu=2000)
+sound = dict(
+    process=GaussianDiffusion(NoiseSchedule.cosine(1000)),
+    network=lambda: UNet(channels=16, num_classes=10),
+    data=lambda images: images,
+    noise=torch.randn_like,
+    told=lambda t: t,
+    draw_t=lambda count, T: torch.randint(T, (count,), device=device),
+    rate=2e-3,
+    steps=short_steps,
+)
+
+
+# %%
+def short_training(**changes):
+    """(network, its average, mean loss of the last tenth), by sound parts but for changes."""
+    parts, losses = sound | changes, []
+    torch.manual_seed(0)
+    network, process = parts["network"]().to(device).train(), parts["process"]
+    average = copy.deepcopy(network).requires_grad_(False)
+    adam = torch.optim.Adam(network.parameters(), parts["rate"])
+    for k in range(parts["steps"]):
+        x_0, y = train_set[torch.randint(len(train_set), (64,))]
+        x_0 = parts["data"](x_0.to(device))
+        t, noise = parts["draw_t"](64, process.num_timesteps), parts["noise"](x_0)
+        x_t, target = process.q_sample(x_0, t, noise), process.target(x_0, noise, t)
+        with autocast(device, find_precision(device)):
+            output = network(x_t, parts["told"](t), y.to(device))
+        loss = (output.float() - target).square().mean()
+        descend(network, adam, loss)
+        update_ema(average, network, min(0.99, (1 + k) / (10 + k)))
+        losses.append(loss.item())
+    return network, average, float(np.mean(losses[-max(1, len(losses) // 10) :]))
+
+
+# %%
+def without_a_skip():
+    """A U-Net whose finest skip, pushed first, reaches nobody."""
+
+    def forget(stage, inputs):
+        x, emb = inputs
+        return torch.cat([x[:, :-16], torch.zeros_like(x[:, -16:])], 1), emb
+
+    network = UNet(channels=16, num_classes=10)
+    network.up[-1].register_forward_pre_hook(forget)
+    return network
+
+
+def all_channels_learn(make):
+    """True if after three steps every channel of every norm has a gradient."""
+    network = short_training(network=make, steps=3)[0]
+    norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
+    return all(bool((norm.weight.grad != 0).all()) for norm in norms)
+
+
+# %%
+unscaled = GaussianDiffusion(NoiseSchedule.linear(200, rescale=False))
+ends_in_noise = lambda process: process.schedule.alphas_cumprod[-1] < 0.01  # noqa: E731
+in_range = lambda data: float(data(test_set[:64][0]).min()) == -1  # noqa: E731
+standard = lambda noise: is_normal(noise(museum_x_T))  # noqa: E731
+hears_t = lambda told: len(told(torch.tensor([0, 500])).unique()) == 2  # noqa: E731
+all_t = lambda draw_t: int(draw_t(50_000, 1000).min()) == 0  # noqa: E731
+not_first = lambda count, T: torch.randint(1, T, (count,), device=device)  # noqa: E731
+short_museum = {
+    "T = 200, betas as for 1000": ("process", unscaled, ends_in_noise, "alphas_cumprod[-1] < 0.01"),
+    "trained on [0, 1]": ("data", lambda x: (x + 1) / 2, in_range, "images.min() == -1"),
+    "uniform noise": ("noise", torch.rand_like, standard, "is_normal(noise)"),
+    "t not told": ("told", lambda t: 0 * t, hears_t, "two t, two inputs"),
+    "index 0 never trained": ("draw_t", not_first, all_t, "t.min() == 0"),
+    "a skip never popped": ("network", without_a_skip, all_channels_learn, "every norm has gradients"),
+}
+
+# %%
+trained = {"healthy training": short_training()}
+short_galleries, short_tests = {}, {"healthy training": ""}
+for name, (part, faulty, test, text) in tqdm(short_museum.items(), desc="trainings"):
+    assert test(sound[part]), f"{text} should pass on the sound {part}"
+    assert not test(faulty), f"{text} should fail: {name}"
+    trained[name], short_tests[name] = short_training(**{part: faulty}), text
+for name, (_, average, _) in trained.items():
+    part, faulty = short_museum.get(name, ("told", sound["told"]))[:2]
+    options = dict(diffusion=faulty if part == "process" else sound["process"])
+    options["told"] = faulty if part == "told" else sound["told"]
+    short_galleries[name] = museum_draw(model=average.eval(), **options)
+
+# %% [markdown]
+# Three more faults use trainings that are there or short: sampling with the last weights and not their average; a
+# training that goes on from the healthy one at ten times the rate, as after a restart that forgot the schedule of the
+# rate; and the estimate that is not clipped, with a network that predicts the *noise* (linear betas), where it matters.
+
+# %%
+network, average, loss = trained["healthy training"]
+raw = copy.deepcopy(network).eval()
+again = short_training(network=lambda: copy.deepcopy(raw), rate=2e-2, steps=short_steps // 4)
+noisy = GaussianDiffusion(NoiseSchedule.linear(1000), "noise")
+by_noise = short_training(process=noisy)
+extra = {
+    "no average": (raw, sound["process"], True, loss),
+    "gone on at 10 times the rate": (again[0].eval(), sound["process"], True, again[2]),
+    "predicts noise, clipped": (by_noise[1].eval(), noisy, True, by_noise[2]),
+    "predicts noise, not clipped": (by_noise[1].eval(), noisy, False, by_noise[2]),
+}
+for name, (model_used, process, clip, _) in extra.items():
+    short_galleries[name] = museum_draw(model=model_used, diffusion=process, clip=clip)
+
+# %%
+short_losses = {name: loss for name, (_, _, loss) in trained.items()}
+short_losses |= {name: loss for name, (_, _, _, loss) in extra.items()}
+short_tests |= {
+    "no average": "sampled weights are the average's",
+    "gone on at 10 times the rate": "loss not above 1.2 times that before",
+    "predicts noise, clipped": "",
+    "predicts noise, not clipped": "largest_estimate(clip) <= 1",
+}
+short_distances = {k: distance_and_error(images) for k, images in short_galleries.items()}
+rows = {
+    name: [f"{d:.1f} ± {error:.1f}", round(short_losses[name], 3), short_tests[name]]
+    for name, (d, error) in short_distances.items()
+}
+columns = ["Frechet distance", "loss at the end", "caught by"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+# %% tags=["figure"]
+gallery(short_galleries, short_distances, "The same short training, one fault each")
