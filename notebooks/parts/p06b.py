@@ -26,6 +26,7 @@
 import copy
 import math
 import time
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,13 +36,13 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from utils.course import COLOURS, plain_ticks, show_images
+from utils.course import COLOURS, plain_ticks
 from utils.course.exercises import check, choose, hint, solution  # noqa: F401
 from utils.device import autocast, find_precision
 from utils.diffusion import GaussianDiffusion, NoiseSchedule, UNet, generate, sample
 from utils.diffusion.embeddings import sinusoidal_embedding
 from utils.diffusion.process import posterior_weights
-from utils.diffusion.sampling import ddim_step, ddpm_step
+from utils.diffusion.sampling import ddpm_step
 from utils.diffusion.training import update_ema
 
 
@@ -87,9 +88,9 @@ def generator_loss(critic, fake, wasserstein):
 class Gan:
     """Two networks and their optimisers. generator: (B, latent) to data; critic: to (B, 1)."""
 
-    def __init__(self, generator, critic, latent, rate, wasserstein):
+    def __init__(self, generator, critic, latent, rate, wasserstein=False, critic_steps=1):
         self.generator, self.critic, self.latent = generator, critic, latent
-        self.wasserstein, self.steps = wasserstein, 0
+        self.wasserstein, self.critic_steps, self.steps = wasserstein, critic_steps, 0
         betas = (0.0, 0.9) if wasserstein else (0.5, 0.999)  # as in the papers
         networks = (generator, critic)
         self.adams = [torch.optim.Adam(net.parameters(), rate, betas) for net in networks]
@@ -107,15 +108,15 @@ def descend(network, optimizer, loss):
 
 # %%
 def gan_step(gan, real):
-    """A step of the critic, then one of the generator; WGAN-GP's moves in every fifth."""
+    """A step of the critic; after every `critic_steps` of them one of the generator."""
     with torch.no_grad():
         fake = gan.draw(len(real))
     loss = critic_loss(gan.critic, real, fake, gan.wasserstein)
     descend(gan.critic, gan.adams[1], loss)
-    if not gan.wasserstein or gan.steps % 5 == 0:
+    gan.steps += 1
+    if gan.steps % gan.critic_steps == 0:
         loss = generator_loss(gan.critic, gan.draw(len(real)), gan.wasserstein)
         descend(gan.generator, gan.adams[0], loss)
-    gan.steps += 1
 
 
 # %% [markdown]
@@ -146,8 +147,9 @@ def count_blobs(points):
 
 
 def mlp(inputs, outputs, width):
-    sizes = [inputs, width, width, width]
-    layers = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.SiLU())]
+    layers = []
+    for size in (inputs, width, width):
+        layers += [nn.Linear(size, width), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
@@ -163,9 +165,9 @@ class PlaneNet(nn.Module):
         return self.layers(torch.cat([x_t, sinusoidal_embedding(t, 32)], 1))
 
 
-def plane_gan(wasserstein):
-    """A function that trains and returns 2000 points."""
-    gan = Gan(mlp(8, 2, 92), mlp(2, 1, 92), 8, 1e-3, wasserstein)
+def plane_gan(**options):
+    """Trains a GAN and returns 2000 points of it."""
+    gan = Gan(mlp(8, 2, 92), mlp(2, 1, 92), latent=8, rate=1e-3, **options)
     for _ in range(plane_steps):
         gan_step(gan, make_blobs(256))
     with torch.no_grad():
@@ -185,8 +187,8 @@ def plane_diffusion():
 plane_steps = course.pick(test=20, cpu=1500, gpu=1500)
 plane_seeds = course.pick(test=2, cpu=5, gpu=10)
 plane_methods = {
-    "non-saturating GAN": lambda: plane_gan(False),
-    "WGAN-GP": lambda: plane_gan(True),
+    "non-saturating GAN": plane_gan,
+    "WGAN-GP": lambda: plane_gan(wasserstein=True, critic_steps=5),
     "diffusion": plane_diffusion,
 }
 plane_points = {name: [] for name in plane_methods}
@@ -202,7 +204,9 @@ for name, sets in plane_points.items():
     rows[name] = [", ".join(map(str, kept)), f"{np.mean(near):.1%}"]
 near = count_blobs(make_blobs(2000))[1]
 rows["the data itself"] = ["8", f"{near:.1%}"]
-gan_size = sum(p.numel() for net in (mlp(8, 2, 92), mlp(2, 1, 92)) for p in net.parameters())
+gan_size = sum(
+    p.numel() for net in (mlp(8, 2, 92), mlp(2, 1, 92)) for p in net.parameters()
+)
 sizes = gan_size, sum(p.numel() for p in PlaneNet().parameters())
 print("weights: {:,} in both networks of a GAN, {:,} in the diffusion model".format(*sizes))
 columns = [f"blobs kept, {plane_seeds} seeds", "points near a centre"]
@@ -243,9 +247,11 @@ plt.show()
 runs_file = course.root / "data" / "gan-runs.csv"
 print(runs_file.read_text().splitlines()[0].lstrip("# "))
 runs = pd.read_csv(runs_file, comment="#")
-last_rows = runs.groupby(["method", "factor", "rate", "seed"], sort=False).last().reset_index()
+settings = ["method", "critic_steps", "factor", "rate", "seed"]
+last_rows = runs.groupby(settings, sort=False).last().reset_index()
 tuning = last_rows[last_rows.factor == "tuning"]
-tuning.pivot(index="method", columns="rate", values="frechet").round(1).fillna("")
+text = tuning.assign(text=tuning.frechet.map("{:.1f}".format))
+text.pivot(index=["method", "critic_steps"], columns="rate", values="text").fillna("")
 
 # %% tags=["figure"]
 tuned = runs[runs.factor == "as tuned"]
@@ -315,7 +321,7 @@ def image_critic():
 
 torch.manual_seed(0)
 networks = image_generator().to(device), image_critic().to(device)
-gan = Gan(*networks, latent=32, rate=2e-3, wasserstein=False)
+gan = Gan(*networks, latent=32, rate=6e-3)
 gan_average = copy.deepcopy(gan.generator)
 shown_z = torch.randn(10, 32, device=device)
 gan_seconds = course.pick(test=0.5, cpu=30, gpu=30)
@@ -326,7 +332,9 @@ gan_rows = {}  # a row of images for each moment
 began = time.perf_counter()
 while (spent := time.perf_counter() - began) < gan_seconds or len(gan_rows) < len(moments):
     if spent >= moments[len(gan_rows)]:
-        with torch.no_grad():  # batch norm takes its statistics from the batch, as in training
+        with (
+            torch.no_grad()
+        ):  # batch norm takes its statistics from the batch, as in training
             gan_rows[gan.steps] = gan_average(shown_z).cpu()
     real = train_set[torch.randint(len(train_set), (64,))][0].to(device)
     gan_step(gan, real)
@@ -347,7 +355,10 @@ show_images(torch.cat([*gan_rows.values()]), titles=titles, columns=10, title=fi
 
 # %%
 speed_count = course.pick(test=10, cpu=250, gpu=1000)
-small_unet, process = UNet(channels=16).to(device), GaussianDiffusion(NoiseSchedule.cosine(1000))
+small_unet, process = (
+    UNet(channels=16).to(device),
+    GaussianDiffusion(NoiseSchedule.cosine(1000)),
+)
 
 
 @torch.no_grad()
@@ -359,11 +370,15 @@ def milliseconds(draw):
     return 1000 * (time.perf_counter() - began) / speed_count
 
 
-costs = {"the GAN": milliseconds(lambda: gan_average(torch.randn(speed_count, 32, device=device)))}
+costs = {
+    "the GAN": milliseconds(
+        lambda: gan_average(torch.randn(speed_count, 32, device=device))
+    )
+}
+unet_draw = partial(generate, small_unet, process, speed_count, sampler="dpmpp_2m")
 for steps in [1, 10]:
-    options = dict(sampler="dpmpp_2m", steps=steps)
-    draw = lambda: generate(small_unet, process, speed_count, **options)  # noqa: E731
-    costs[f"UNet(channels=16), {steps} evaluation{'s' * (steps > 1)}"] = milliseconds(draw)
+    cost = milliseconds(partial(unet_draw, steps=steps))
+    costs[f"UNet(channels=16), {steps} evaluation{'s' * (steps > 1)}"] = cost
 pd.DataFrame({"milliseconds per image": costs}).round(3)
 
 # %% [markdown]
@@ -478,7 +493,9 @@ def distance_and_error(images):
 
 def gallery(galleries, distances, title):
     """A row of eight images for each name, under its name and distance."""
-    texts = [f"{name}: {distances[name][0]:.1f} ± {distances[name][1]:.1f}" for name in galleries]
+    texts = [
+        f"{name}: {distances[name][0]:.1f} ± {distances[name][1]:.1f}" for name in galleries
+    ]
     titles = [text for middle in texts for text in ["", "", "", middle, "", "", "", ""]]
     images = torch.cat([images[:8] for images in galleries.values()])
     return show_images(images / 127.5 - 1, titles=titles, columns=8, scale=2, title=title)
@@ -530,7 +547,10 @@ def one_look_error(network, process):
     x_0, y = test_set[:64]
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(x_0.shape, generator=generator).to(device)
-    x_0, t = x_0.to(device), torch.full((64,), int(0.4 * process.num_timesteps), device=device)
+    x_0, t = (
+        x_0.to(device),
+        torch.full((64,), int(0.4 * process.num_timesteps), device=device),
+    )
     x_t = process.q_sample(x_0, t, noise)
     estimate = process.to_x_0(network(x_t, t, y.to(device)), x_t, t)
     return float((estimate - x_0).square().mean().sqrt())
@@ -602,9 +622,13 @@ for name, (part, faulty, test, text) in tqdm(museum.items(), desc="museum"):
     galleries[name], tests[name] = museum_draw(**{part: faulty}), text
 distances = {name: distance_and_error(images) for name, images in galleries.items()}
 museum_floor = quality.floor(museum_count)[0]
-print(f"{museum_count} images; as many real ones: {museum_floor.mean():.1f}; every test passes")
+print(
+    f"{museum_count} images; as many real ones: {museum_floor.mean():.1f}; every test passes"
+)
 print("on the healthy part and fails on the faulty one. ± is a standard error (bootstrap)")
-rows = {name: [f"{d:.1f} ± {error:.1f}", tests[name]] for name, (d, error) in distances.items()}
+rows = {
+    name: [f"{d:.1f} ± {error:.1f}", tests[name]] for name, (d, error) in distances.items()
+}
 columns = ["Frechet distance", "caught by"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
@@ -684,12 +708,22 @@ hears_t = lambda told: len(told(torch.tensor([0, 500])).unique()) == 2  # noqa: 
 all_t = lambda draw_t: int(draw_t(50_000, 1000).min()) == 0  # noqa: E731
 not_first = lambda count, T: torch.randint(1, T, (count,), device=device)  # noqa: E731
 short_museum = {
-    "T = 200, betas as for 1000": ("process", unscaled, ends_in_noise, "alphas_cumprod[-1] < 0.01"),
+    "T = 200, betas as for 1000": (
+        "process",
+        unscaled,
+        ends_in_noise,
+        "alphas_cumprod[-1] < 0.01",
+    ),
     "trained on [0, 1]": ("data", lambda x: (x + 1) / 2, in_range, "images.min() == -1"),
     "uniform noise": ("noise", torch.rand_like, standard, "is_normal(noise)"),
     "t not told": ("told", lambda t: 0 * t, hears_t, "two t, two inputs"),
     "index 0 never trained": ("draw_t", not_first, all_t, "t.min() == 0"),
-    "a skip never popped": ("network", without_a_skip, all_channels_learn, "every norm has gradients"),
+    "a skip never popped": (
+        "network",
+        without_a_skip,
+        all_channels_learn,
+        "every norm has gradients",
+    ),
 }
 
 # %%
@@ -713,7 +747,9 @@ for name, (_, average, _) in trained.items():
 # %%
 network, average, loss = trained["healthy training"]
 raw = copy.deepcopy(network).eval()
-again = short_training(network=lambda: copy.deepcopy(raw), rate=2e-2, steps=short_steps // 4)
+again = short_training(
+    network=lambda: copy.deepcopy(raw), rate=2e-2, steps=short_steps // 4
+)
 noisy = GaussianDiffusion(NoiseSchedule.linear(1000), "noise")
 by_noise = short_training(process=noisy)
 extra = {

@@ -1,7 +1,10 @@
 """A GAN beside a diffusion model: distance against training time, and what another learning rate does to each.
 
-    python -m tests.benchmarks.gan --tune           # a few rates of each method, seed 99
-    python -m tests.benchmarks.gan                  # each method at a third, once and three times its rate, three seeds
+    python -m tests.benchmarks.gan
+
+First a few learning rates of each method are tried with one seed, a factor of about 3 apart, WGAN-GP's with 5 steps of
+the critic to one of the generator and with 1. Then each method runs at its best rate, and at a third and three times
+that rate, with three other seeds.
 
 Three methods of about the same number of weights, each trained for the same seconds of processor time on one thread: a
 DCGAN (Radford et al. 2016) with the non-saturating loss (Goodfellow et al. 2014) or as a WGAN-GP (Gulrajani et al.
@@ -18,7 +21,7 @@ import copy
 import datetime
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -35,9 +38,13 @@ from utils.files import write_atomically
 TABLE = Path(__file__).resolve().parents[2] / "data" / "gan-runs.csv"
 BATCH, LATENT, CHANNELS, COUNT, FAILED = 64, 32, 16, 500, 2.0
 FACTORS = {"a third": 1 / 3, "as tuned": 1.0, "three times": 3.0}
-TUNED = {"non-saturating GAN": 6e-4, "WGAN-GP": 1e-3, "diffusion": 2e-3}
-TRIED = {"non-saturating GAN": [2e-4, 6e-4, 2e-3, 6e-3], "WGAN-GP": [3e-4, 1e-3, 3e-3], "diffusion": [6e-4, 2e-3, 6e-3]}
-CRITIC_STEPS, PENALTY = 5, 10.0  # Gulrajani et al. 2017, Algorithm 1
+# method: steps of the critic to one of the generator (Gulrajani et al. 2017, Algorithm 1: 5): rates
+TRIED = {
+    "non-saturating GAN": {1: [2e-4, 6e-4, 2e-3, 6e-3, 2e-2]},
+    "WGAN-GP": {5: [3e-4, 1e-3, 3e-3], 1: [1e-3, 3e-3, 1e-2]},
+    "diffusion": {0: [2e-3, 6e-3, 2e-2]},
+}
+PENALTY = 10.0  # their Algorithm 1
 TUNING_SEED = 99
 CPU = torch.device("cpu")
 
@@ -81,8 +88,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
 class Gan:
     """Generator, critic and their optimisers; `step` moves both, `draw` uses the average of the generator."""
 
-    def __init__(self, wasserstein: bool):
-        self.wasserstein = wasserstein
+    def __init__(self, wasserstein: bool, critic_steps: int):
+        self.wasserstein, self.critic_steps = wasserstein, critic_steps
         self.generator = make_generator()
         # The penalty is for each image alone, which batch norm would mix (their section 4).
         self.critic = make_critic(nn.GroupNorm(1, 64) if wasserstein else nn.BatchNorm2d(64))
@@ -102,7 +109,7 @@ class Gan:
         else:
             loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
         self.move(1, loss)
-        if not self.wasserstein or k % CRITIC_STEPS == 0:
+        if k % self.critic_steps == 0:
             on_fake = self.critic(self.generator(torch.randn(len(real), LATENT)))
             self.move(0, -on_fake.mean() if self.wasserstein else F.softplus(-on_fake).mean())
             update_ema(self.average, self.generator, min(0.999, (1 + k) / (10 + k)))
@@ -141,13 +148,12 @@ class Diffusion:
         return generate(self.average, self.diffusion, count, sampler="dpmpp_2m", steps=10)
 
 
-METHODS = {"non-saturating GAN": lambda: Gan(False), "WGAN-GP": lambda: Gan(True), "diffusion": Diffusion}
-
-
-def run(method: str, rate: float, seed: int, seconds: float, images, quality: ImageQuality) -> Iterator[dict]:
+def run(asked: dict, seconds: float, images, quality: ImageQuality) -> Iterator[dict]:
     """Train once; a row after each quarter of the time, with the distance of COUNT samples."""
+    method, steps, rate, seed = (asked[key] for key in ("method", "critic_steps", "rate", "seed"))
     torch.manual_seed(seed)
-    made, recipe = METHODS[method](), Settings(learning_rate=rate, warmup=20)
+    made = Gan(method == "WGAN-GP", steps) if steps else Diffusion()
+    recipe = Settings(learning_rate=rate, warmup=20)
     weights = sum(p.numel() for network in made.networks for p in network.parameters())
     precision, spent, k = find_precision(find_device()), 0.0, 0
     for quarter in (1, 2, 3, 4):
@@ -162,18 +168,35 @@ def run(method: str, rate: float, seed: int, seconds: float, images, quality: Im
         cost = 1000 * (time.process_time() - began) / COUNT
         finite = bool(samples.isfinite().all())
         distance = quality.frechet(quality.features(samples.clamp(-1, 1))) if finite else math.nan
-        about = dict(method=method, rate=rate, seed=seed, weights=weights, seconds=round(spent, 1), steps=k)
-        yield about | dict(frechet=round(distance, 3), ms_per_image=round(cost, 3))
+        row = asked | dict(weights=weights, seconds=round(spent, 1), steps=k)
+        yield row | dict(frechet=round(distance, 3), ms_per_image=round(cost, 3))
 
 
-def wanted(tune: bool, seeds: int) -> Iterator[tuple[str, str, float, int]]:
-    """(method, name of the factor, rate, seed) of every run, seed by seed."""
-    if tune:
-        yield from ((method, "tuning", rate, TUNING_SEED) for method, rates in TRIED.items() for rate in rates)
-        return
+def tuning_runs() -> Iterator[dict]:
+    for method, forms in TRIED.items():
+        for critic_steps, rates in forms.items():
+            for rate in rates:
+                yield dict(method=method, factor="tuning", critic_steps=critic_steps, rate=rate, seed=TUNING_SEED)
+
+
+def final_runs(table: pd.DataFrame, seeds: int) -> Iterator[dict]:
+    """Every method in its best form at its best rate of the tuning, and at a third and three times that rate."""
+    last = table[table.factor == "tuning"].groupby(["method", "critic_steps", "rate"]).last().reset_index()
+    best = last.loc[last.groupby("method").frechet.idxmin()]
     for seed in range(seeds):
         for name, factor in FACTORS.items():
-            yield from ((method, name, float(f"{factor * rate:.3g}"), seed) for method, rate in TUNED.items())
+            for form in best.itertuples():
+                rate = float(f"{factor * form.rate:.3g}")
+                yield dict(method=form.method, factor=name, critic_steps=form.critic_steps, rate=rate, seed=seed)
+
+
+def next_run(table: pd.DataFrame, seeds: int) -> dict | None:
+    """The first that the table has not; the final ones follow from the tuning."""
+    for runs in (tuning_runs(), final_runs(table, seeds)):
+        for asked in runs:
+            if table.empty or not (table[list(asked)] == list(asked.values())).all(axis=1).any():
+                return asked
+    return None
 
 
 def append(table: pd.DataFrame, rows: list[dict], seconds: float) -> pd.DataFrame:
@@ -205,28 +228,23 @@ def report(table: pd.DataFrame, floor: float) -> str:
     return "\n".join([*lines, "", f"{COUNT} samples each; as many real images: {floor:.2f}."])
 
 
-def main(measure: Callable[..., Iterator[dict]] = run) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.gan", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20, help="of processor time, for each run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no run is started")
-    parser.add_argument("--tune", action="store_true", help="try rates instead")
     args = parser.parse_args()
     torch.set_num_threads(1)
     began, images, quality = time.monotonic(), load_images("fashion-mnist"), ImageQuality.load()
     table = pd.read_csv(TABLE, comment="#") if TABLE.exists() else pd.DataFrame()
-    for method, factor, rate, seed in wanted(args.tune, args.seeds):
-        asked = dict(method=method, factor=factor, rate=rate, seed=seed)
-        if len(table) and (table[list(asked)] == pd.Series(asked)).all(1).any():
-            continue
+    while asked := next_run(table, args.seeds):
         if time.monotonic() - began > args.limit:
             print("the time is over; call it again to go on")
             return
-        rows = [row | {"factor": factor} for row in measure(method, rate, seed, args.seconds, images, quality)]
+        rows = list(run(asked, args.seconds, images, quality))
         table = append(table, rows, args.seconds)
         print(rows[-1], [row["frechet"] for row in rows], flush=True)
-    if not args.tune:
-        print(report(table, float(quality.floor(COUNT)[0].mean())))
+    print(report(table, float(quality.floor(COUNT)[0].mean())))
 
 
 if __name__ == "__main__":
