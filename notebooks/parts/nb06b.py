@@ -71,7 +71,7 @@ def wrong_penalties(critic: Bowl, real: Tensor, fake: Tensor, mix: Tensor) -> di
 
 
 NO_GRADIENT = {
-    "does not require grad": "the point between has no gradient: call .requires_grad_() on it before the critic sees it",
+    "does not require grad": "the point between has no gradient: .requires_grad_() it before the critic sees it",
     "grad can be implicitly created only for scalar": "the gradient is of one number: critic(between).sum()",
     "'tuple' object": "torch.autograd.grad returns a tuple; take its first item",
 }

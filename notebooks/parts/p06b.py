@@ -86,7 +86,7 @@ def generator_loss(critic, fake, wasserstein):
 
 # %%
 class Gan:
-    """Two networks and their optimisers. generator: (B, latent) to data; critic: to (B, 1)."""
+    """Two networks, two optimisers. generator: (B, latent) to data; critic: to (B, 1)."""
 
     def __init__(self, generator, critic, latent, rate, wasserstein=False, critic_steps=1):
         self.generator, self.critic, self.latent = generator, critic, latent
@@ -355,10 +355,9 @@ show_images(torch.cat([*gan_rows.values()]), titles=titles, columns=10, title=fi
 
 # %%
 speed_count = course.pick(test=10, cpu=250, gpu=1000)
-small_unet, process = (
-    UNet(channels=16).to(device),
-    GaussianDiffusion(NoiseSchedule.cosine(1000)),
-)
+small_unet = UNet(channels=16).to(device)
+process = GaussianDiffusion(NoiseSchedule.cosine(1000))
+unet_draw = partial(generate, small_unet, process, speed_count, sampler="dpmpp_2m")
 
 
 @torch.no_grad()
@@ -370,19 +369,36 @@ def milliseconds(draw):
     return 1000 * (time.perf_counter() - began) / speed_count
 
 
-costs = {
-    "the GAN": milliseconds(
-        lambda: gan_average(torch.randn(speed_count, 32, device=device))
-    )
-}
-unet_draw = partial(generate, small_unet, process, speed_count, sampler="dpmpp_2m")
+# %%
+z = torch.randn(speed_count, 32, device=device)
+costs = {"the GAN": milliseconds(lambda: gan_average(z))}
 for steps in [1, 10]:
-    cost = milliseconds(partial(unet_draw, steps=steps))
-    costs[f"UNet(channels=16), {steps} evaluation{'s' * (steps > 1)}"] = cost
+    name = f"UNet(channels=16), {steps} evaluation{'s' * (steps > 1)}"
+    costs[name] = milliseconds(partial(unet_draw, steps=steps))
 pd.DataFrame({"milliseconds per image": costs}).round(3)
 
 # %% [markdown]
 # CONCLUSION-TEXT
+#
+# ### Exercise 06.7 *(further)*: what a critic knows
+#
+# At its best, the non-saturating loss makes $\mathrm{sigmoid}(D(x)) = \frac{p(x)}{p(x) + q(x)}$, with the density $p$ of
+# the data and $q$ of the generator (Goodfellow et al. 2014, Proposition 1). So a critic that is thrown away after
+# training knows which samples are too frequent. **Rejection sampling** (Azadi et al. 2019) uses it: keep each sample
+# with a chance in proportion to $p/q$, and what is kept is distributed as the data. Write the chances for a batch; the
+# largest should be 1, so that no more is thrown away than need be.
+
+
+# %%
+def acceptance(logits):
+    """Chances (B,) from 0 to 1, in proportion to p/q, the largest 1.
+
+    logits: the critic's numbers D(x) of B samples, (B,), from -100 to 100 or so.
+    """
+    raise NotImplementedError
+
+
+check("06.7", acceptance)
 
 # %% [markdown]
 # ## 7. A museum of bugs · *core*
@@ -530,23 +546,38 @@ def to_bytes_half(images):
     return ((images.clamp(-1, 1) / 2 + 1) * 127.5).round().byte()  # images put in [0, 1]
 
 
+# %%
+swapped = (museum_x_T + museum_x_T.flip(0)) / 2  # half-way on a straight line
+uniform = torch.rand(museum_x_T.shape, generator=torch.Generator().manual_seed(72))
+linear = GaussianDiffusion(NoiseSchedule.linear(museum_T), diffusion.prediction)
+of_noise = GaussianDiffusion(diffusion.schedule, "noise")
+museum = {  # name: the part, its faulty form
+    "noise in the last step": ("step", noise_in_last_step),
+    "variance in place of its root": ("step", variance_for_std),
+    "uniform x_T": ("x_T", uniform),
+    "x_T half-way between two": ("x_T", swapped),
+    "another schedule": ("diffusion", linear),
+    "v taken for the noise": ("diffusion", of_noise),
+    "patches swapped": ("model", patches_swapped),
+    "t counted in steps": ("told", lambda t: t * museum_steps // museum_T),
+    "t off by one": ("told", lambda t: (t - 1).clamp(min=0)),
+    "saved without clamping": ("save", to_bytes_wrapped),
+    "left in [0, 1]": ("save", to_bytes_half),
+    "estimate not clipped": ("clip", False),
+    "one label for all": ("y", torch.full_like(museum_y, 8)),
+}
+
 # %% [markdown]
-# The tests. The most useful one of all needs no sampling: noise *real* images, let network and process estimate $x_0$
-# **once**, and look at the error.
+# The tests, one for each part. The most useful one needs no sampling: noise *real* images, let network and process
+# estimate $x_0$ **once**, and look at the error.
 
 
 # %%
-def is_normal(x_T):
-    """Mean 0 and variance 1, as far as so many numbers tell."""
-    return abs(float(x_T.mean())) < 0.03 and abs(float(x_T.var()) - 1) < 0.05
-
-
 @torch.no_grad()
 def one_look_error(network, process):
     """Root mean square error of the estimate of x_0 for real images at t = 0.4 T."""
     x_0, y = test_set[:64]
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(x_0.shape, generator=generator).to(device)
+    noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)).to(device)
     x_0, t = (
         x_0.to(device),
         torch.full((64,), int(0.4 * process.num_timesteps), device=device),
@@ -564,73 +595,46 @@ def largest_estimate(clip):
 
 
 # %%
-def ends_of(save):
-    return save(torch.tensor([-1.2, -1.0, 1.0, 1.2])).tolist()
+def is_normal(x_T):
+    """Mean 0 and variance 1, as far as so many numbers tell."""
+    return abs(float(x_T.mean())) < 0.03 and abs(float(x_T.var()) - 1) < 0.05
 
 
-def looks_right(process):
-    return one_look_error(model, process) < 0.25
-
-
-museum_linear = GaussianDiffusion(NoiseSchedule.linear(museum_T), diffusion.prediction)
-museum_other = GaussianDiffusion(diffusion.schedule, "noise")
-straight = (museum_x_T + museum_x_T.flip(0)) / 2
-uniform = torch.rand(museum_x_T.shape, generator=torch.Generator().manual_seed(72))
-t_in_steps = lambda t: t * museum_steps // museum_T  # noqa: E731
-t_off_by_one = lambda t: (t - 1).clamp(min=0)  # noqa: E731
-EQ_4, NORMAL, LOOK = "keeps_eq_4(step)", "is_normal(x_T)", "one_look_error(...) < 0.25"
-ENDS, TOLD = "ends_of(save) == [0, 0, 255, 255]", "told(t) == t for t = 0 and T - 1"
-
-
-def told_right(told):
-    return told(torch.tensor([0, museum_T - 1])).tolist() == [0, museum_T - 1]
-
-
-# %%
-def saved_right(save):
-    return ends_of(save) == [0, 0, 255, 255]
-
-
-# name: (the part, its faulty form, the test, the test in words)
-museum = {
-    "noise in the last step": ("step", noise_in_last_step, keeps_eq_4, EQ_4),
-    "variance in place of its root": ("step", variance_for_std, keeps_eq_4, EQ_4),
-    "uniform x_T": ("x_T", uniform, is_normal, NORMAL),
-    "x_T half-way between two": ("x_T", straight, is_normal, NORMAL),
-    "another schedule": ("diffusion", museum_linear, looks_right, LOOK),
-    "v taken for the noise": ("diffusion", museum_other, looks_right, LOOK),
-    "t counted in steps": ("told", t_in_steps, told_right, TOLD),
-    "t off by one": ("told", t_off_by_one, told_right, TOLD),
-    "saved without clamping": ("save", to_bytes_wrapped, saved_right, ENDS),
-    "left in [0, 1]": ("save", to_bytes_half, saved_right, ENDS),
+ends, sides = torch.tensor([0, museum_T - 1]), torch.tensor([-1.2, -1.0, 1.0, 1.2])
+museum_tests = {  # part: the test in words, the test
+    "step": ("keeps_eq_4(step)", keeps_eq_4),
+    "x_T": ("is_normal(x_T)", is_normal),
+    "diffusion": ("one_look_error < 0.25", lambda one: one_look_error(model, one) < 0.25),
+    "model": ("one_look_error < 0.25", lambda one: one_look_error(one, diffusion) < 0.25),
+    "told": ("t as it is, at both ends", lambda told: torch.equal(told(ends), ends)),
+    "save": (
+        "-1 gives 0, 1 gives 255",
+        lambda save: save(sides).tolist() == [0, 0, 255, 255],
+    ),
+    "clip": ("|estimate| <= 1", lambda clip: largest_estimate(clip) <= 1),
+    "y": ("all ten labels", lambda y: len(y.unique()) == 10),
 }
-look = lambda network: one_look_error(network, diffusion) < 0.25  # noqa: E731
-museum["patches swapped"] = ("model", patches_swapped, look, LOOK)
-bounded, all_ten = lambda clip: largest_estimate(clip) <= 1, lambda y: len(y.unique()) == 10
-museum["estimate not clipped"] = ("clip", False, bounded, "largest_estimate(clip) <= 1")
-one_label = torch.full_like(museum_y, 8)
-museum["one label for all"] = ("y", one_label, all_ten, "len(y.unique()) == 10")
 
 # %% [markdown]
 # **Predict before you run:** thirteen faults. Which one ruins the images most? Which two cost (almost) nothing?
 
 # %%
-galleries, tests = {"healthy": museum_draw()}, {"healthy": ""}
-for name, (part, faulty, test, text) in tqdm(museum.items(), desc="museum"):
-    assert test(healthy[part]), f"{text} should pass on the healthy {part}"
-    assert not test(faulty), f"{text} should fail: {name}"
-    galleries[name], tests[name] = museum_draw(**{part: faulty}), text
+galleries, caught_by = {"healthy": museum_draw()}, {"healthy": ""}
+for name, (part, faulty) in tqdm(museum.items(), desc="museum"):
+    caught_by[name], test = museum_tests[part]
+    assert test(healthy[part]), f"{caught_by[name]} should pass on the healthy {part}"
+    assert not test(faulty), f"{caught_by[name]} should fail: {name}"
+    galleries[name] = museum_draw(**{part: faulty})
 distances = {name: distance_and_error(images) for name, images in galleries.items()}
-museum_floor = quality.floor(museum_count)[0]
+museum_floor = quality.floor(museum_count)[0].mean().item()
 print(
-    f"{museum_count} images; as many real ones: {museum_floor.mean():.1f}; every test passes"
+    f"{museum_count} images; as many real ones: {museum_floor:.1f}. ± is a standard error"
 )
-print("on the healthy part and fails on the faulty one. ± is a standard error (bootstrap)")
-rows = {
-    name: [f"{d:.1f} ± {error:.1f}", tests[name]] for name, (d, error) in distances.items()
-}
-columns = ["Frechet distance", "caught by"]
-pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+print("(bootstrap). Every test passes on the healthy part and fails on the faulty one.")
+rows = [
+    [f"{d:.1f} ± {error:.1f}", caught_by[name]] for name, (d, error) in distances.items()
+]
+pd.DataFrame(rows, index=[*distances], columns=["Frechet distance", "caught by"])
 
 # %% tags=["figure"]
 gallery(galleries, distances, "The same eight noises and labels, one fault each")
@@ -659,7 +663,7 @@ sound = dict(
 
 # %%
 def short_training(**changes):
-    """(network, its average, mean loss of the last tenth), by sound parts but for changes."""
+    """Network, its average, loss of the last tenth; by the sound parts but for the changes."""
     parts, losses = sound | changes, []
     torch.manual_seed(0)
     network, process = parts["network"]().to(device).train(), parts["process"]
@@ -701,43 +705,37 @@ def all_channels_learn(make):
 
 # %%
 unscaled = GaussianDiffusion(NoiseSchedule.linear(200, rescale=False))
-ends_in_noise = lambda process: process.schedule.alphas_cumprod[-1] < 0.01  # noqa: E731
-in_range = lambda data: float(data(test_set[:64][0]).min()) == -1  # noqa: E731
-standard = lambda noise: is_normal(noise(museum_x_T))  # noqa: E731
-hears_t = lambda told: len(told(torch.tensor([0, 500])).unique()) == 2  # noqa: E731
-all_t = lambda draw_t: int(draw_t(50_000, 1000).min()) == 0  # noqa: E731
-not_first = lambda count, T: torch.randint(1, T, (count,), device=device)  # noqa: E731
+some_t = torch.tensor([0, 500])
 short_museum = {
-    "T = 200, betas as for 1000": (
-        "process",
-        unscaled,
-        ends_in_noise,
-        "alphas_cumprod[-1] < 0.01",
-    ),
-    "trained on [0, 1]": ("data", lambda x: (x + 1) / 2, in_range, "images.min() == -1"),
-    "uniform noise": ("noise", torch.rand_like, standard, "is_normal(noise)"),
-    "t not told": ("told", lambda t: 0 * t, hears_t, "two t, two inputs"),
-    "index 0 never trained": ("draw_t", not_first, all_t, "t.min() == 0"),
-    "a skip never popped": (
-        "network",
-        without_a_skip,
-        all_channels_learn,
-        "every norm has gradients",
-    ),
+    "T = 200, betas as for 1000": ("process", unscaled),
+    "trained on [0, 1]": ("data", lambda images: (images + 1) / 2),
+    "uniform noise": ("noise", torch.rand_like),
+    "t not told": ("told", lambda t: 0 * t),
+    "index 0 never trained": ("draw_t", lambda count, T: 1 + sound["draw_t"](count, T - 1)),
+    "a skip never popped": ("network", without_a_skip),
+}
+short_tests = {
+    "process": ("x_T is noise", lambda one: one.schedule.alphas_cumprod[-1] < 0.01),
+    "data": ("smallest pixel is -1", lambda one: float(one(test_set[:64][0]).min()) == -1),
+    "noise": ("is_normal(noise)", lambda noise: is_normal(noise(museum_x_T))),
+    "told": ("two t, two inputs", lambda told: len(told(some_t).unique()) == 2),
+    "draw_t": ("t = 0 is drawn", lambda draw_t: int(draw_t(50_000, 1000).min()) == 0),
+    "network": ("every channel has a gradient", all_channels_learn),
 }
 
 # %%
-trained = {"healthy training": short_training()}
-short_galleries, short_tests = {}, {"healthy training": ""}
-for name, (part, faulty, test, text) in tqdm(short_museum.items(), desc="trainings"):
-    assert test(sound[part]), f"{text} should pass on the sound {part}"
-    assert not test(faulty), f"{text} should fail: {name}"
-    trained[name], short_tests[name] = short_training(**{part: faulty}), text
+trained, short_caught = {"healthy training": short_training()}, {"healthy training": ""}
+for name, (part, faulty) in tqdm(short_museum.items(), desc="trainings"):
+    short_caught[name], test = short_tests[part]
+    assert test(sound[part]), f"{short_caught[name]} should pass on the sound {part}"
+    assert not test(faulty), f"{short_caught[name]} should fail: {name}"
+    trained[name] = short_training(**{part: faulty})
+
+short_galleries = {}
 for name, (_, average, _) in trained.items():
-    part, faulty = short_museum.get(name, ("told", sound["told"]))[:2]
-    options = dict(diffusion=faulty if part == "process" else sound["process"])
-    options["told"] = faulty if part == "told" else sound["told"]
-    short_galleries[name] = museum_draw(model=average.eval(), **options)
+    parts = sound | dict([short_museum.get(name, ("rate", 2e-3))])
+    parts = dict(diffusion=parts["process"], told=parts["told"])
+    short_galleries[name] = museum_draw(model=average.eval(), **parts)
 
 # %% [markdown]
 # Three more faults use trainings that are there or short: sampling with the last weights and not their average; a
@@ -764,19 +762,40 @@ for name, (model_used, process, clip, _) in extra.items():
 # %%
 short_losses = {name: loss for name, (_, _, loss) in trained.items()}
 short_losses |= {name: loss for name, (_, _, _, loss) in extra.items()}
-short_tests |= {
-    "no average": "sampled weights are the average's",
-    "gone on at 10 times the rate": "loss not above 1.2 times that before",
+assert short_losses["gone on at 10 times the rate"] > 1.2 * short_losses["healthy training"]
+short_caught |= {
+    "no average": "weights are the average's",
+    "gone on at 10 times the rate": "loss < 1.2 times that before",
     "predicts noise, clipped": "",
-    "predicts noise, not clipped": "largest_estimate(clip) <= 1",
+    "predicts noise, not clipped": "|estimate| <= 1",
 }
 short_distances = {k: distance_and_error(images) for k, images in short_galleries.items()}
-rows = {
-    name: [f"{d:.1f} ± {error:.1f}", round(short_losses[name], 3), short_tests[name]]
+rows = [
+    [f"{d:.1f} ± {error:.1f}", round(short_losses[name], 3), short_caught[name]]
     for name, (d, error) in short_distances.items()
-}
+]
 columns = ["Frechet distance", "loss at the end", "caught by"]
-pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+pd.DataFrame(rows, index=[*short_distances], columns=columns)
 
 # %% tags=["figure"]
 gallery(short_galleries, short_distances, "The same short training, one fault each")
+
+# %% [markdown]
+# TRAINING-TEXT
+#
+# ### My samples are noise, what is wrong?
+#
+# SYMPTOM-TABLE
+
+# %% [markdown]
+# ### References of sections 6 and 7
+# - Goodfellow et al. 2014, *Generative adversarial nets*, arXiv 1406.2661: section 3 (non-saturating loss),
+#   Proposition 1.
+# - Radford, Metz, Chintala 2016, *DCGAN*, arXiv 1511.06434: section 3.
+# - Gulrajani et al. 2017, *Improved training of Wasserstein GANs*, arXiv 1704.00028: eq. 3, Algorithm 1, section 4.
+# - Azadi et al. 2019, *Discriminator rejection sampling*, arXiv 1810.06758.
+# - Dhariwal, Nichol 2021, *Diffusion models beat GANs on image synthesis*, arXiv 2105.05233: section 1.
+# - Ho, Jain, Abbeel 2020, arXiv 2006.11239: eq. 4, 6, 7; section 3.3 (the last step). The clipping of the estimate is in
+#   their code: `clip_denoised` in `diffusion_utils.py` of github.com/hojonathanho/diffusion.
+# - Song, Meng, Ermon 2020, arXiv 2010.02502: eq. 12 (every sampler that keeps eq. 4).
+# - Shoemake 1985, *Animating rotation with quaternion curves*: the cure for straight lines between noises.
