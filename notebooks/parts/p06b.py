@@ -204,9 +204,7 @@ for name, sets in plane_points.items():
     rows[name] = [", ".join(map(str, kept)), f"{np.mean(near):.1%}"]
 near = count_blobs(make_blobs(2000))[1]
 rows["the data itself"] = ["8", f"{near:.1%}"]
-gan_size = sum(
-    p.numel() for net in (mlp(8, 2, 92), mlp(2, 1, 92)) for p in net.parameters()
-)
+gan_size = sum(p.numel() for net in (mlp(8, 2, 92), mlp(2, 1, 92)) for p in net.parameters())
 sizes = gan_size, sum(p.numel() for p in PlaneNet().parameters())
 print("weights: {:,} in both networks of a GAN, {:,} in the diffusion model".format(*sizes))
 columns = [f"blobs kept, {plane_seeds} seeds", "points near a centre"]
@@ -332,9 +330,7 @@ gan_rows = {}  # a row of images for each moment
 began = time.perf_counter()
 while (spent := time.perf_counter() - began) < gan_seconds or len(gan_rows) < len(moments):
     if spent >= moments[len(gan_rows)]:
-        with (
-            torch.no_grad()
-        ):  # batch norm takes its statistics from the batch, as in training
+        with torch.no_grad():  # batch norm takes its statistics from the batch, as in training
             gan_rows[gan.steps] = gan_average(shown_z).cpu()
     real = train_set[torch.randint(len(train_set), (64,))][0].to(device)
     gan_step(gan, real)
@@ -509,9 +505,7 @@ def distance_and_error(images):
 
 def gallery(galleries, distances, title):
     """A row of eight images for each name, under its name and distance."""
-    texts = [
-        f"{name}: {distances[name][0]:.1f} ± {distances[name][1]:.1f}" for name in galleries
-    ]
+    texts = [f"{name}: {distances[name][0]:.1f} ± {distances[name][1]:.1f}" for name in galleries]
     titles = [text for middle in texts for text in ["", "", "", middle, "", "", "", ""]]
     images = torch.cat([images[:8] for images in galleries.values()])
     return show_images(images / 127.5 - 1, titles=titles, columns=8, scale=2, title=title)
@@ -578,10 +572,7 @@ def one_look_error(network, process):
     """Root mean square error of the estimate of x_0 for real images at t = 0.4 T."""
     x_0, y = test_set[:64]
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    x_0, t = (
-        x_0.to(device),
-        torch.full((64,), int(0.4 * process.num_timesteps), device=device),
-    )
+    x_0, t = (x_0.to(device), torch.full((64,), int(0.4 * process.num_timesteps), device=device))
     x_t = process.q_sample(x_0, t, noise)
     estimate = process.to_x_0(network(x_t, t, y.to(device)), x_t, t)
     return float((estimate - x_0).square().mean().sqrt())
@@ -607,10 +598,7 @@ museum_tests = {  # part: the test in words, the test
     "diffusion": ("one_look_error < 0.25", lambda one: one_look_error(model, one) < 0.25),
     "model": ("one_look_error < 0.25", lambda one: one_look_error(one, diffusion) < 0.25),
     "told": ("t as it is, at both ends", lambda told: torch.equal(told(ends), ends)),
-    "save": (
-        "-1 gives 0, 1 gives 255",
-        lambda save: save(sides).tolist() == [0, 0, 255, 255],
-    ),
+    "save": ("-1 gives 0, 1 gives 255", lambda save: save(sides).tolist() == [0, 0, 255, 255]),
     "clip": ("|estimate| <= 1", lambda clip: largest_estimate(clip) <= 1),
     "y": ("all ten labels", lambda y: len(y.unique()) == 10),
 }
@@ -627,13 +615,9 @@ for name, (part, faulty) in tqdm(museum.items(), desc="museum"):
     galleries[name] = museum_draw(**{part: faulty})
 distances = {name: distance_and_error(images) for name, images in galleries.items()}
 museum_floor = quality.floor(museum_count)[0].mean().item()
-print(
-    f"{museum_count} images; as many real ones: {museum_floor:.1f}. ± is a standard error"
-)
+print(f"{museum_count} images; as many real ones: {museum_floor:.1f}. ± is a standard error")
 print("(bootstrap). Every test passes on the healthy part and fails on the faulty one.")
-rows = [
-    [f"{d:.1f} ± {error:.1f}", caught_by[name]] for name, (d, error) in distances.items()
-]
+rows = [[f"{d:.1f} ± {error:.1f}", caught_by[name]] for name, (d, error) in distances.items()]
 pd.DataFrame(rows, index=[*distances], columns=["Frechet distance", "caught by"])
 
 # %% tags=["figure"]
@@ -663,7 +647,7 @@ sound = dict(
 
 # %%
 def short_training(**changes):
-    """Network, its average, loss of the last tenth; by the sound parts but for the changes."""
+    """Network, its average, loss of the last tenth; sound parts but for the changes."""
     parts, losses = sound | changes, []
     torch.manual_seed(0)
     network, process = parts["network"]().to(device).train(), parts["process"]
@@ -745,9 +729,7 @@ for name, (_, average, _) in trained.items():
 # %%
 network, average, loss = trained["healthy training"]
 raw = copy.deepcopy(network).eval()
-again = short_training(
-    network=lambda: copy.deepcopy(raw), rate=2e-2, steps=short_steps // 4
-)
+again = short_training(network=lambda: copy.deepcopy(raw), rate=2e-2, steps=short_steps // 4)
 noisy = GaussianDiffusion(NoiseSchedule.linear(1000), "noise")
 by_noise = short_training(process=noisy)
 extra = {

@@ -123,13 +123,20 @@ def penalty_without_requiring(critic, real, fake, mix):
 
 def penalty_by_backward(critic, real, fake, mix):
     x = (mix * real + (1 - mix) * fake).requires_grad_()
-    critic(x).sum().backward(create_graph=True)
+    critic(x).sum().backward()
     return squares(x.grad.flatten(1))
 
 
 def penalty_marks_real(critic, real, fake, mix):
     real.requires_grad_()
     return nb06.gradient_penalty(critic, real.detach(), fake, mix)
+
+
+def penalty_with_a_constant_norm(critic, real, fake, mix):
+    x = (mix * real + (1 - mix) * fake).requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    norms = gradient.flatten(1).norm(dim=1)
+    return ((norms - 1) * (norms.detach() - 1)).mean()
 
 
 def penalty_as_number(critic, real, fake, mix):
@@ -184,6 +191,7 @@ WRONG = {
         (penalty_without_requiring, "requires_grad_"),
         (penalty_by_backward, "not backward"),
         (penalty_marks_real, "only the point between"),
+        (penalty_with_a_constant_norm, "its gradient by the critic's weights is not"),
         (penalty_as_number, "teaches the critic nothing"),
     ],
     "06.6": [
