@@ -230,7 +230,11 @@ figure.suptitle("The worst seed of each (crosses: centres)", x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
-# BLOBS-TEXT
+# Read the table seed by seed. *Kept* is a coarse word: a generator is a continuous map of one cloud, so it can only reach
+# eight separate blobs by drawing bridges between them, and points on a bridge lie in no blob. The diffusion model is a
+# continuous map too, but a far steeper one, made of 50 looks. And it does not matter to the diffusion loss which blob a
+# point came from: each of them is asked for as often as it occurs. (A plain MLP, one learning rate, a thousand steps:
+# with longer training and more care both GANs come further.)
 #
 # ### Images, at the same seconds
 #
@@ -345,7 +349,14 @@ while (spent := time.perf_counter() - began) < gan_seconds or len(gan_rows) < le
     gan_step(gan, real)
     decay = min(0.999, (1 + gan.steps) / (10 + gan.steps))
     update_ema(gan_average, gan.generator, decay)
-print(f"{gan.steps} steps of 64 images")
+with torch.no_grad():
+    images = gan_average(
+        torch.randn(course.pick(test=100, cpu=500, gpu=500), 32, device=device)
+    )
+distance = quality.frechet(quality.features(images))
+print(
+    f"{gan.steps} steps of 64 images; Frechet distance of {len(images)} samples: {distance:.1f}"
+)
 
 # %% tags=["figure"]
 titles = [text for k in gan_rows for text in [f"{k} steps", *[""] * 9]]
@@ -648,7 +659,18 @@ pd.DataFrame(rows, index=[*distances], columns=["Frechet distance", "caught by"]
 gallery(galleries, distances, "The same eight noises and labels, one fault each")
 
 # %% [markdown]
-# SAMPLING-TEXT
+# - **Three faults give nothing but texture**: another schedule, $t$ counted in steps (0 to 11 where the network expects 0
+#   to 999), and patches swapped, which shows as a checkerboard. In all three the network is asked a question that
+#   training never asked. The test that noises real images and looks once finds such faults in a second.
+# - **Some spoil what is good underneath**: noise left on in the last step gives grain; with the variance in the place of
+#   its root too little noise is added, and the images lose their texture; [0, 1] gives grey where black should be. The
+#   distance can be enormous although a human sees a faint garment: the classifier has never seen grey backgrounds.
+# - **$v$ taken for the noise** still draws garments, in black and white without grey. Clipping holds it together.
+# - **A wrong $x_T$ counts with DDIM**, which keeps the starting noise to the end, and hardly with DDPM, whose fresh noise
+#   replaces it. A half-way noise is too short, as if the picture were less noisy than it is; the cure is `slerp`.
+# - **One label for all** draws good bags. No single image shows the fault; a measure of the whole set does.
+# - **Two cost nothing here**: $t$ off by one ($T$ is 1000, so neighbours are alike) and no clipping (the network predicts
+#   $v$). They are faults all the same, and wait for another $T$ or another prediction to show; so test for them.
 #
 # ### Faults of training
 #
