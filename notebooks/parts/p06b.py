@@ -13,8 +13,9 @@
 #   $\mathrm{softplus}(-D(x)) + \mathrm{softplus}(D(G(z)))$ on average; the generator lowers
 #   $\mathrm{softplus}(-D(G(z)))$.
 # - **WGAN-GP** (Gulrajani et al. 2017, eq. 3). The critic lowers
-#   $D(G(z)) - D(x) + 10\,\big(\lVert\nabla D(\hat x)\rVert - 1\big)^2$, the generator lowers $-D(G(z))$. The last term, the **gradient penalty**, keeps the critic from being steep: $\hat x$ is a point on the line
-#   between a real image and a made one, and $\nabla$ the gradient by $\hat x$.
+#   $D(G(z)) - D(x) + 10\,\big(\lVert\nabla D(\hat x)\rVert - 1\big)^2$, the generator lowers $-D(G(z))$. The last term,
+#   the **gradient penalty**, keeps the critic from being steep: $\hat x$ is a point on the line between a real image and
+#   a made one, and $\nabla$ the gradient by $\hat x$. (The paper moves the generator in every fifth step only.)
 #
 # ### Your turn: 06.5
 #
@@ -140,9 +141,8 @@ def make_blobs(count):
 
 def count_blobs(points):
     """Blobs kept, share of points near a centre, and the smallest share of a blob."""
-    shares = (
-        (torch.cdist(points, centres) < 3 * spread).double().mean(0)
-    )  # disjoint circles
+    near = torch.cdist(points, centres) < 3 * spread  # circles that do not meet
+    shares = near.double().mean(0)
     return int((shares >= 1 / 32).sum()), float(shares.sum()), float(shares.min())
 
 
@@ -201,18 +201,15 @@ for seed in tqdm(range(plane_seeds), desc="eight blobs"):
 rows = {}
 for name, sets in plane_points.items():
     kept, near, least = zip(*map(count_blobs, sets))
-    rows[name] = [
-        ", ".join(map(str, kept)),
-        f"{np.mean(near):.1%}",
-        f"{np.mean(least):.1%}",
-    ]
+    shares = [f"{np.mean(values):.1%}" for values in (near, least)]
+    rows[name] = [", ".join(map(str, kept)), *shares]
 kept, near, least = count_blobs(make_blobs(2000))
 rows["the data itself"] = [str(kept), f"{near:.1%}", f"{least:.1%}"]
-gan_size = sum(
-    p.numel() for net in (mlp(8, 2, 92), mlp(2, 1, 92)) for p in net.parameters()
-)
-sizes = gan_size, sum(p.numel() for p in PlaneNet().parameters())
-print("weights: {:,} in both networks of a GAN, {:,} in the diffusion model".format(*sizes))
+networks = {"a GAN": (mlp(8, 2, 92), mlp(2, 1, 92)), "diffusion": (PlaneNet(),)}
+for name, parts in networks.items():
+    print(
+        f"weights of {name}: {sum(p.numel() for net in parts for p in net.parameters()):,}"
+    )
 columns = [f"blobs kept, {plane_seeds} seeds", "points near a centre", "in the rarest blob"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
@@ -230,11 +227,11 @@ figure.suptitle("The worst seed of each (crosses: centres)", x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
-# Read the table seed by seed. *Kept* is a coarse word: a generator is a continuous map of one cloud, so it can only reach
-# eight separate blobs by drawing bridges between them, and points on a bridge lie in no blob. The diffusion model is a
-# continuous map too, but a far steeper one, made of 50 looks. And it does not matter to the diffusion loss which blob a
-# point came from: each of them is asked for as often as it occurs. (A plain MLP, one learning rate, a thousand steps:
-# with longer training and more care both GANs come further.)
+# *Kept* is a coarse word; look at the picture and at the other two columns. A generator is one continuous map of one
+# cloud, so it can only reach eight separate blobs by drawing bridges between them, and points on a bridge lie in no blob.
+# The diffusion model is a continuous map as well, but one of 50 looks, which can be far steeper. And its loss asks for
+# every blob as often as it occurs in the data. (Plain MLPs, about a thousand steps, rates that were not tuned: with more
+# time and care both GANs come further.)
 #
 # ### Images, at the same seconds
 #
@@ -245,9 +242,9 @@ plt.show()
 #   average of the weights for sampling, bf16 where it is fast;
 # - a learning rate for each that was tuned beforehand on one seed among rates a factor of 3 apart (the first table).
 #
-# Then new seeds, three of each, at a third of that rate, at it, and at three times it. It was laid down before these runs that a
-# run has **failed** if its last Frechet distance is not finite, or above twice the median of its own method at the tuned
-# rate. Too long to run here; `python -m tests.benchmarks.gan` made the file that the next cells read.
+# Then new seeds, at a third of that rate, at it, and at three times it. Laid down before these runs: a run has **failed**
+# if its last Frechet distance is not finite, or above twice the median of its own method at the tuned rate. Too long to
+# run here; `python -m tests.benchmarks.gan` made the file that the next cells read.
 #
 # **Predict before you run:** which of the three is best after these seconds? Which minds the learning rate most?
 
@@ -341,22 +338,16 @@ gan_rows = {}  # a row of images for each moment
 began = time.perf_counter()
 while (spent := time.perf_counter() - began) < gan_seconds or len(gan_rows) < len(moments):
     if spent >= moments[len(gan_rows)]:
-        with (
-            torch.no_grad()
-        ):  # batch norm takes its statistics from the batch, as in training
+        with torch.no_grad():  # batch norm uses this batch's statistics, as in training
             gan_rows[gan.steps] = gan_average(shown_z).cpu()
     real = train_set[torch.randint(len(train_set), (64,))][0].to(device)
     gan_step(gan, real)
     decay = min(0.999, (1 + gan.steps) / (10 + gan.steps))
     update_ema(gan_average, gan.generator, decay)
 with torch.no_grad():
-    images = gan_average(
-        torch.randn(course.pick(test=100, cpu=500, gpu=500), 32, device=device)
-    )
+    images = gan_average(torch.randn(500, 32, device=device))
 distance = quality.frechet(quality.features(images))
-print(
-    f"{gan.steps} steps of 64 images; Frechet distance of {len(images)} samples: {distance:.1f}"
-)
+print(f"{gan.steps} steps; Frechet distance of {len(images)} samples: {distance:.1f}")
 
 # %% tags=["figure"]
 titles = [text for k in gan_rows for text in [f"{k} steps", *[""] * 9]]
