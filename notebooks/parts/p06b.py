@@ -800,11 +800,42 @@ pd.DataFrame(rows, index=[*short_distances], columns=columns)
 gallery(short_galleries, short_distances, "The same short training, one fault each")
 
 # %% [markdown]
-# TRAINING-TEXT
+# The loss column first: **the two lowest losses of the $v$ networks belong to two of the worst rows.** Uniform noise and
+# images in [0, 1] are easier to predict, and a loss of another task says nothing. So a falling loss proves little; tests
+# and samples do.
+#
+# - **Uniform noise** ruins everything: sampling starts from a noise that training never showed. **[0, 1]** gives grey
+#   pictures. $T = 200$ **with betas for 1000** gives shapes too bright and frayed: $x_T$ was never noise (notebook 05,
+#   section 11).
+# - **Gone on at ten times the rate**: good samples that turned bad, within a few dozen steps.
+# - **Predicts noise, not clipped**: saturated black and white. The *distance* hardly sees it, here where both rows are
+#   poor; the picture does. No number replaces looking.
+# - **Little or nothing here**: index 0 never trained (one of 1000), a skip never popped (its network is a weaker one, no
+#   broken one), $t$ not told (the noise level can be guessed from the picture, as notebook 02 found). They cost a few
+#   percent, for ever, without a sign; only a test finds them.
+# - **No average** is even *better* in so short a training: the average still has much of the early weights in it. The
+#   usual advice is for long ones (Ho et al. 2020, section 4, use 0.9999; public re-implementations of theirs report
+#   several times the distance without it). Notebook 04 measures it.
+#
+# One seed each: read a difference of a few units as nothing.
 #
 # ### My samples are noise, what is wrong?
 #
-# SYMPTOM-TABLE
+# Each row was reproduced above.
+#
+# | what you see | ask first (the fault above) | the test | the cure |
+# | --- | --- | --- | --- |
+# | noise or texture, no shape | another schedule; $t$ counted in steps; uniform noise in training | one look at a noised real image; $t$ as it is at both ends; mean 0 and variance 1 | take schedule and $t$ from the checkpoint; `torch.randn`, not `torch.rand` |
+# | checkerboard | patches swapped | one look; unfold, then fold, gives the image back | fold in the order of unfolding |
+# | grain over good shapes | noise in the last step | eq. 4 at $\bar\alpha_s = 1$ | no noise where $\bar\alpha_s = 1$ |
+# | smooth, no texture | variance for its root; a half-way $x_T$ | eq. 4; variance of $x_T$ | the root; `slerp` |
+# | grey instead of black | left in [0, 1], when saved or in training | -1 is 0 and 1 is 255; smallest pixel -1 | one place where pixels are scaled, and its inverse |
+# | saturated blobs | predicts noise, not clipped; $v$ taken for the noise | estimates in [-1, 1]; one look | clip the estimate; keep the prediction's name with the weights |
+# | one class only | one label for all; dropped blobs of a GAN | all labels; count kinds of samples | a label for each image; more than one kind of measure |
+# | fine loss, bad samples | [0, 1] and uniform noise in training; every fault of the first hall | the tests of `noise` and data; one look | test sampler and data apart from the training |
+# | too bright, frayed | $T = 200$, betas for 1000 | $\bar\alpha_T < 0.01$ | scale the betas by $1000/T$ |
+# | good samples that turn bad | gone on at 10 times the rate | the loss after a restart beside that before | save and restore the optimiser and the rate |
+# | nothing, only worse than published | a skip never popped; $t$ not told; index 0 | a gradient in every channel; two $t$, two inputs; $t = 0$ is drawn | the test; then patience |
 
 # %% [markdown]
 # ### References of sections 6 and 7
