@@ -285,7 +285,8 @@ table = final.assign(text=text).pivot_table(
 )
 steps = final.groupby("method").steps.median().astype(int)
 made = ", ".join(f"{name} {count}" for name, count in steps.items())
-print(f"Frechet distance of each seed; real images {gan_floor:.1f}. Steps made: {made}")
+print(f"{len(final)} runs, a distance for each seed; real images {gan_floor:.1f}")
+print(f"steps made: {made}")
 table.reindex(columns=order)
 
 # %% [markdown]
@@ -295,7 +296,7 @@ table.reindex(columns=order)
 # trained for far longer, is much nearer to the floor than any run in this figure (section 7 has its distance).
 #
 # **And it is the diffusion model that minds the larger rate**: at three times its tuned one it fails by the rule above,
-# and the GANs do not. Take that with the first table. So short a training rewards the largest rate that just works, so
+# and the GANs do not (the table shows how many seeds that rests on). Take that with the first table. So short a training rewards the largest rate that just works, so
 # the tuned rate of the diffusion model lies at the edge of what it bears; ten times less, the rate of the course's recipe
 # (0.002, with which `train` ships), is slow here and safe. "Three times too large" is another thing for each method.
 #
@@ -402,8 +403,8 @@ pd.DataFrame({"milliseconds per image": costs}).round(3)
 #
 # 1. *Does a GAN leave modes out?* In the plane it depends on the kind: in the run shown the WGAN-GP did, with every seed,
 #    and the non-saturating GAN did not. The diffusion model comes nearest to the data.
-# 2. *Is a GAN more easily upset by its learning rate?* Not in these runs. The failures are the diffusion model's, at a
-#    rate ten times above what one would use.
+# 2. *Is a GAN more easily upset by its learning rate?* Not in these runs: what failed was the diffusion model, at a rate
+#    far above what one would use.
 # 3. *Which is better?* At equal seconds, and few of them, the non-saturating GAN. It is also cheaper for each image.
 # 4. What stays true by construction: the diffusion loss has one fixed aim, so that it can be watched, and measured on
 #    held-out images (notebook 04). The two losses of a GAN only tell who is winning.
