@@ -857,7 +857,7 @@ def last_step_in_nats(x_0, noise):
 # %%
 @torch.no_grad()
 def bound_in_bits(pixels):
-    """L_0 + ... + L_(T-1), the mean over the images; L_t is interpolated between 24 of them."""
+    """L_0 + ... + L_(T-1), a mean over the images, interpolated between 24 of the L_t."""
     x_0 = pixels.to(device) / 127.5 - 1
     noise = torch.randn(x_0.shape, generator=rng(9)).to(device)
     every_t = np.arange(1, diffusion.num_timesteps)
