@@ -49,9 +49,14 @@ def log_likelihood(
     where = generator.device if generator else x.device
     probe = torch.randint(2, x.shape, generator=generator, device=where).to(x) * 2 - 1
 
+    def velocity(x: Tensor, ts: Tensor) -> Tensor:
+        output, _ = diffusion.split(answer(model, x, ts, y, diffusion.parts))
+        signal, sigma = diffusion.signal_and_noise(ts, x)
+        return signal * diffusion.to_noise(output, x, ts) - sigma * diffusion.to_x_0(output, x, ts)
+
     def slope(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
         ts = torch.full((len(x),), t, device=x.device)
-        return v_and_divergence(lambda x: _v(diffusion, answer(model, x, ts, y), x, ts), x, probe)
+        return v_and_divergence(lambda x: velocity(x, ts), x, probe)
 
     phi = diffusion.schedule.alphas_cumprod.sqrt().acos().tolist()
     gained = x.new_zeros(len(x))
@@ -62,11 +67,6 @@ def log_likelihood(
         x = x + h / 2 * (v + v_ahead)
         gained = gained + h / 2 * (divergence + divergence_ahead)
     return gained - 0.5 * (x.square() + math.log(2 * math.pi)).flatten(1).sum(1)
-
-
-def _v(diffusion: GaussianDiffusion, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    signal, sigma = diffusion.signal_and_noise(t, x_t)
-    return signal * diffusion.to_noise(output, x_t, t) - sigma * diffusion.to_x_0(output, x_t, t)
 
 
 def angle_grid(phi: list[float], steps: int) -> list[int]:
