@@ -1006,6 +1006,10 @@ show_images(rows, columns=10, scale=2, title=finding)
 #   variety that its direction has taken.
 # - **Dynamic thresholding** does harm here. It was made for photographs. Half of our pixels are exactly -1, and dividing
 #   by $s$ turns black into grey: see its row above.
+# - **Autoguidance** and **negative labels** stand or fall with what takes the place of "without label". A weak network
+#   that errs in other ways than the model, or a class that looks quite different, points in a direction of its own; Karras
+#   et al. (2024, section 5) tune the weak network and the weight together. Their rows above are for one weak network, and
+#   for the two weights that all variants have.
 # - Past the real images' accuracy nothing is won: what is recognised more surely than a real image is not more like one.
 
 # %% [markdown]
