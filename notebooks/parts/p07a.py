@@ -282,7 +282,8 @@ show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 # Their networks trained for 700,000 steps. What of it can be seen in half a minute?
 #
 # Six networks, each trained three times, for the *same processor time on one thread*, not the same number of steps: a
-# part that costs more has to pay for itself. `tests/benchmarks/parts.py` made the runs, and they are stored.
+# part that costs more has to pay for itself. (The number of steps was fixed beforehand by a few timed ones, so that the
+# seconds come out a little uneven.) `tests/benchmarks/parts.py` made the runs, and they are stored.
 #
 # - **as it is**: `UNet(channels=32)`, attention in the middle only, embedding as scale and shift.
 # - **attention at every level**: 7x7 and 14x14 positions (theirs: at 32, 16 and 8).
@@ -306,12 +307,14 @@ def against_base(variant, measure):
     return gap.mean(), t_value * gap.std() / len(gap) ** 0.5
 
 
-table = stored.groupby("variant", sort=False)[["weights", "steps", *measures]].mean()
+columns = ["weights", "steps", "seconds", *measures]
+table = stored.groupby("variant", sort=False)[columns].mean()
 for measure in measures:
     gaps = {name: against_base(name, measure) for name in variants}
     told = ["yes" if abs(gap) > half else "" for gap, half in gaps.values()]
     table[f"{measure}: told apart"] = told
-table.round({"weights": 0, "steps": 0, "validation loss": 4, "Frechet distance": 2})
+digits = {"weights": 0, "steps": 0, "seconds": 1}
+table.round(digits | {"validation loss": 4, "Frechet distance": 2})
 
 # %% tags=["figure"]
 figure, panels = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True)
