@@ -37,6 +37,7 @@ for steps, style in [(1000, "-"), (50, "o"), (25, "s"), (10, "^")]:
     right.loglog(grid[:-1], ratios, style, ms=5, label=f"{steps} steps")
 right.set(xlabel="t", ylabel=r"$\beta / \tilde\beta$ of the step")
 right.set_title("With few steps the ends are far apart")
+plain_ticks(right)
 right.legend()
 plt.show()
 
@@ -190,22 +191,24 @@ left.plot(probed, middle_v)
 left.fill_between(probed, low_v, high_v, alpha=0.3)
 left.set_xscale("symlog")
 left.set(xlabel="t", ylabel="v: median and 80% of pixels", title="What the network says")
-for name, style in zip(choices, ["--", ":", "-"]):
-    means = [float(term.mean()) for term in terms[name]]
-    right.plot(probed, means, style, label=name)
+for name, style in zip(choices[:2], ["--", ":"]):
+    more = [float((one - best).mean()) for one, best in zip(terms[name], terms["learned"])]
+    right.plot(probed, more, style, label=f"against {name}")
 right.set_xscale("symlog")
-right.set_yscale("log")
-right.set(xlabel="t", ylabel="bits per dimension", title="The bound's terms")
+right.set(xlabel="t", ylabel="bits per dimension", title="What it saves, by t")
 right.legend()
 plt.show()
 
 # %% [markdown]
-# The table compares the same images and noises, so its errors are those of the difference. What the variance can win in
-# bits it wins at the smallest $t$, as the first figure said. A network this small spends most of its bits on what its
-# *mean* does not know; that part no variance takes away.
+# The table compares the same images and noises, so its errors are those of the difference. The learned variance saves
+# bits against either end, and it saves them at the smallest $t$, where the first figure had the ends far apart. There
+# most pixels want something near $\beta_t$, some (black background, for one, is known for sure) much less: one number
+# for all pixels cannot do that.
 #
 # **And in images?** The three variances again, in DDPM with few steps. Song et al. 2020 (Table 1) found the large one
-# ruinous with few steps; the learned one was made for this (Nichol & Dhariwal 2021, section 4).
+# ruinous there; with the learned one Nichol & Dhariwal (2021, section 4) needed fewer steps than with either end.
+#
+# **Predict before you run:** two of the three will be hard to tell apart. Which?
 
 
 # %%
@@ -265,11 +268,11 @@ show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 
 # %% [markdown]
 # The fewer the steps, the further apart are the images. With the large variance, noise that a long jump adds is still
-# there at the end; the small one adds too little, which costs variety rather than clean pixels. With 1000 steps the
-# rows look alike.
+# there at the end. The learned one does not fall into that trap. But it is not told from $\tilde\beta_t$ here either:
+# in the run shown their bars overlap at every number of steps. With 1000 steps the rows look alike.
 #
-# DDIM and 2M add no noise and need no variance; they read the first output only. Where they are used, a learned
-# variance buys bits and nothing else.
+# DDIM and 2M add no noise and need no variance; they read the first output only. So where a fast sampler is used, a
+# learned variance buys bits and nothing else.
 
 # %% [markdown]
 # ## 7. Which parts of the network matter · *further*
@@ -279,7 +282,8 @@ show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 # Their networks trained for 700,000 steps. What of it can be seen in half a minute?
 #
 # Six networks, each trained three times, for the *same processor time on one thread*, not the same number of steps: a
-# part that costs more has to pay for itself. `tests/benchmarks/parts.py` made the runs, and they are stored.
+# part that costs more has to pay for itself. (The number of steps was fixed beforehand by a few timed ones, so that the
+# seconds come out a little uneven.) `tests/benchmarks/parts.py` made the runs, and they are stored.
 #
 # - **as it is**: `UNet(channels=32)`, attention in the middle only, embedding as scale and shift.
 # - **attention at every level**: 7x7 and 14x14 positions (theirs: at 32, 16 and 8).
@@ -303,12 +307,14 @@ def against_base(variant, measure):
     return gap.mean(), t_value * gap.std() / len(gap) ** 0.5
 
 
-table = stored.groupby("variant", sort=False)[["weights", "steps", *measures]].mean()
+columns = ["weights", "steps", "seconds", *measures]
+table = stored.groupby("variant", sort=False)[columns].mean()
 for measure in measures:
     gaps = {name: against_base(name, measure) for name in variants}
     told = ["yes" if abs(gap) > half else "" for gap, half in gaps.values()]
     table[f"{measure}: told apart"] = told
-table.round({"weights": 0, "steps": 0, "validation loss": 4, "Frechet distance": 2})
+digits = {"weights": 0, "steps": 0, "seconds": 1}
+table.round(digits | {"validation loss": 4, "Frechet distance": 2})
 
 # %% tags=["figure"]
 figure, panels = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True)
@@ -322,7 +328,10 @@ for ax, measure in zip(panels, measures):
     ax.set(xlabel=f"{measure}, less that as it is", yticks=range(len(variants) - 1))
 panels[0].set_yticklabels(variants[1:])
 panels[0].invert_yaxis()
-figure.suptitle("Left of 0 is better. Bars: 95% for the mean of three seeds; dots: seeds")
+seeds = len(by_seed)
+figure.suptitle(
+    f"Left of 0 is better. Bars: 95% for the mean of {seeds} seeds; dots: seeds"
+)
 plt.show()
 
 # %% [markdown]

@@ -122,6 +122,9 @@ def test_both_halves_are_one_batch_and_outside_the_interval_there_is_one():
     plain = drawn(model)
     assert sizes == [4] * 5
     sizes.clear()
+    drawn(model, guidance=1.0)
+    assert sizes == [4] * 5
+    sizes.clear()
     drawn(model, guidance=2.0)
     assert sizes == [8] * 5
     sizes.clear()
