@@ -1,4 +1,4 @@
-"""Answers to exercises 07.5 and 07.6: right ones of another kind pass, wrong ones are told what is wrong."""
+"""Answers to exercises 07.4 and 07.5: right ones of another kind pass, wrong ones are told what is wrong."""
 
 import math
 import re
@@ -28,17 +28,13 @@ def variance_from_the_middle(second, beta, beta_tilde):
 
 def term_by_pytorch(true_mean, beta_tilde, mean, variance):
     q = Normal(true_mean, beta_tilde.sqrt().expand_as(true_mean))
-    return kl_divergence(q, Normal(mean.detach(), variance.sqrt())).mean(
-        dim=(1, 2, 3)
-    ) / math.log(2)
+    return kl_divergence(q, Normal(mean.detach(), variance.sqrt())).mean(dim=(1, 2, 3)) / math.log(2)
 
 
 def term_by_logs(true_mean, beta_tilde, mean, variance):
     with torch.no_grad():
         gap = (true_mean - mean).square()
-    nats = 0.5 * (
-        variance.log() - beta_tilde.log() - 1 + beta_tilde / variance + gap / variance
-    )
+    nats = 0.5 * (variance.log() - beta_tilde.log() - 1 + beta_tilde / variance + gap / variance)
     return torch.stack([image.mean() for image in nats]) / torch.log(torch.tensor(2.0))
 
 
@@ -49,14 +45,12 @@ def term_in_log2(true_mean, beta_tilde, mean, variance):
 
 
 RIGHT = {
-    "07.5": [variance_by_powers, variance_by_lerp, variance_from_the_middle],
-    "07.6": [term_by_pytorch, term_by_logs, term_in_log2],
+    "07.4": [variance_by_powers, variance_by_lerp, variance_from_the_middle],
+    "07.5": [term_by_pytorch, term_by_logs, term_in_log2],
 }
 
 
-@pytest.mark.parametrize(
-    ("number", "answer"), [(number, one) for number, all_ in RIGHT.items() for one in all_]
-)
+@pytest.mark.parametrize(("number", "answer"), [(number, one) for number, all_ in RIGHT.items() for one in all_])
 def test_a_right_answer_of_another_kind_passes(number, answer):
     passed, message = grade(number, answer)
     assert passed, message
@@ -75,9 +69,7 @@ def term_both_held(true_mean, beta_tilde, mean, variance):
 
 
 def term_nothing_held(true_mean, beta_tilde, mean, variance):
-    return nb07.divergence(true_mean, beta_tilde, mean, variance).flatten(1).mean(
-        1
-    ) / math.log(2)
+    return nb07.divergence(true_mean, beta_tilde, mean, variance).flatten(1).mean(1) / math.log(2)
 
 
 def in_bits(nats):
@@ -90,53 +82,29 @@ def variance_in_place(second, beta, beta_tilde):
 
 
 WRONG = {
-    "07.5": [
+    "07.4": [
         (lambda s, b, bt: bt * (b / bt) ** s, r"v = \(output \+ 1\) / 2"),
         (lambda s, b, bt: b * (bt / b) ** ((s + 1) / 2), "the ends are exchanged"),
         (lambda s, b, bt: (s + 1) / 2 * b.log() + (1 - s) / 2 * bt.log(), "exp is missing"),
-        (
-            lambda s, b, bt: nb07.step_variance(s, b, bt).sqrt(),
-            "this is the standard deviation",
-        ),
+        (lambda s, b, bt: nb07.step_variance(s, b, bt).sqrt(), "this is the standard deviation"),
         (lambda s, b, bt: (s + 1) / 2 * b + (1 - s) / 2 * bt, "mix their logarithms"),
-        (
-            lambda s, b, bt: nb07.step_variance(s.clamp(-1, 1), b, bt),
-            "the paper leaves it free",
-        ),
-        (
-            lambda s, b, bt: nb07.step_variance(s.sin() / math.sin(1), b, bt),
-            "should lie on a straight line",
-        ),
-        (
-            lambda s, b, bt: nb07.step_variance(s, b, bt) + 1,
-            "the variance should be beta itself",
-        ),
-        (
-            lambda s, b, bt: nb07.step_variance(s, b, bt)[:, :1],
-            r"should have shape \(3, 2, 4, 4\)",
-        ),
-        (
-            lambda s, b, bt: torch.exp(math.log(b) * s),
-            "the functions of math take one number",
-        ),
+        (lambda s, b, bt: nb07.step_variance(s.clamp(-1, 1), b, bt), "the paper leaves it free"),
+        (lambda s, b, bt: nb07.step_variance(s.sin() / math.sin(1), b, bt), "should lie on a straight line"),
+        (lambda s, b, bt: nb07.step_variance(s, b, bt) + 1, "the variance should be beta itself"),
+        (lambda s, b, bt: nb07.step_variance(s, b, bt)[:, :1], r"should have shape \(3, 2, 4, 4\)"),
+        (lambda s, b, bt: torch.exp(math.log(b) * s), "the functions of math take one number"),
         (variance_in_place, "changes what it is given, in place"),
     ],
-    "07.6": [
+    "07.5": [
         (term_nothing_held, "a gradient reaches the mean"),
         (term_both_held, "no gradient reaches the variance"),
-        (
-            lambda m, bt, mean, v: in_bits(nb07.divergence(mean.detach(), v, m, bt)),
-            "the other way round",
-        ),
+        (lambda m, bt, mean, v: in_bits(nb07.divergence(mean.detach(), v, m, bt)), "the other way round"),
         (term_of(lambda f, m, bt, mean, v: f(m, bt**2, mean, v**2)), "do not square them"),
         (term_of(lambda f, *given: f(*given) + 0.5 / math.log(2)), "the -1 is missing"),
         (term_of(lambda f, *given: 2 * f(*given)), "a factor of 1/2 is missing"),
         (term_of(lambda f, *given: f(*given) * math.log(2)), "divide by log 2"),
         (term_of(lambda f, *given: 16 * f(*given)), "per dimension is their mean"),
-        (
-            term_of(lambda f, m, bt, mean, v: f(m, bt, m, v)),
-            "the gap of the means is left out",
-        ),
+        (term_of(lambda f, m, bt, mean, v: f(m, bt, m, v)), "the gap of the means is left out"),
         (term_of(lambda f, *given: f(*given).mean()), r"should have shape \(3,\)"),
         (term_of(lambda f, *given: 3 * f(*given)), "the first image's term should be"),
     ],
@@ -144,8 +112,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    ("number", "answer", "told"),
-    [(number, *one) for number, all_ in WRONG.items() for one in all_],
+    ("number", "answer", "told"), [(number, *one) for number, all_ in WRONG.items() for one in all_]
 )
 def test_a_wrong_answer_is_told_why(number, answer, told):
     passed, message = grade(number, answer)
