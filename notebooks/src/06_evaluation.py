@@ -541,7 +541,7 @@ plt.show()
 small_train = load_images("fashion-mnist", size=14)
 small_test = load_images("fashion-mnist", "test", size=14)
 tested = small_test[torch.randperm(len(small_test), generator=rng(3))[:1000]][0]
-sizes, number = [50, 200, 1000, 5000], course.pick(test=20, cpu=200, gpu=1000)
+sizes, number = [50, 200, 1000, 5000], course.pick(test=20, cpu=500, gpu=1000)
 
 
 def of_each_class(images, first, last):
@@ -715,7 +715,10 @@ def exact_velocity(x, t):
 
 
 # %%
-points = torch.randn(200, 2, generator=rng(4), dtype=torch.float64) * 0.6
+spread_out = torch.randn(200, 2, generator=rng(4), dtype=torch.float64)
+points = (
+    centres[torch.multinomial(shares, 200, True, generator=rng(5))] + width * spread_out
+)
 exact = parts_of(points, 0)[2].logsumexp(1)
 errors = {}
 for steps in course.pick(test=[25, 50], cpu=[25, 100, 400, 999], gpu=[25, 100, 400, 999]):
