@@ -738,7 +738,7 @@ pd.DataFrame.from_dict(errors, orient="index", columns=columns).rename_axis("ste
 )
 
 # %% [markdown]
-# With small steps the ODE gives the true $\log p$. Four times the steps, a sixteenth of the error: order 2. One probe
+# With small steps the ODE gives the true $\log p$. Four times the steps, about a sixteenth of the error: order 2. One probe
 # is right on average and scatters, and smaller steps do not mend that.
 
 # %% [markdown]
@@ -778,7 +778,7 @@ print("equal to log_likelihood of utils, whatever the network predicts")
 # clothes. Which does it find *more* probable than real clothes? (About half a minute.)
 
 # %%
-each, steps = course.pick(test=3, cpu=32, gpu=200), course.pick(test=3, cpu=25, gpu=50)
+each, steps = course.pick(test=3, cpu=50, gpu=200), course.pick(test=3, cpu=25, gpu=50)
 chosen = test_set.pixels[torch.randperm(len(test_set), generator=rng(6))[:each]]
 digits = load_images("digits", "test", size=28).pixels
 levels = torch.linspace(0, 255, each).round().to(torch.uint8)
@@ -880,8 +880,8 @@ print(f"the ODE: {real_bits.mean():.2f}")
 # %% [markdown]
 # Large steps flatter: with more of them the bits rise, and settle. Noise and probe scatter far less than images do.
 #
-# Likelihood tells noise from clothes at once. But a smooth picture that looks like nothing in the data can be *more*
-# probable than real clothes: most of the bits are spent on fine texture, and where there is none, none are needed. That
+# Likelihood tells noise from clothes at once; digits overlap with clothes. And a smooth picture that looks like nothing in the data can be *more* probable than
+# real clothes: most of the bits are spent on fine texture, and where there is none, none are needed. That
 # is known of other families of models as well (Nalisnick et al. 2019). So a high likelihood is no proof that a picture
 # is in the data, and a good likelihood no proof of good samples (Theis et al. 2016, section 3).
 
