@@ -86,7 +86,7 @@ speedrun: $(VENV)/.bench-deps ## image quality after 300 seconds of training, be
 	@$(PY) -m tests.benchmarks --only quality $(BENCH_ARGS)
 
 .PHONY: bench-ner
-bench-ner: $(VENV)/.run-deps ## taggers on the biomedical corpora, as one table; COURSE_DATA=FOLDER says where they are
+bench-ner: $(VENV)/.run-deps ## taggers on the biomedical corpora, as tables; COURSE_DATA=FOLDER says where they are
 	@$(OFFLINE) $(PY) -m tests.benchmarks.ner $(BENCH_ARGS)
 
 .PHONY: set-repo

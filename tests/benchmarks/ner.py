@@ -1,35 +1,57 @@
 """`make bench-ner`: every tagger on every corpus's test split, as tables in Markdown, also in build/ner_bench.md.
 
-Each model, corpus and seed is measured once and kept as a JSON file in build/ner_bench; the tables are made of all the
-files there. So a run that was interrupted goes on where it stopped, and one model can be measured again by itself:
+There are two blocks. *Train only*: everything learns from train, dev chooses epochs, rules and weights. *Train + dev*:
+what the train-only run of the same model and seed chose is kept, everything learns from both, nothing is chosen.
 
-    python -m tests.benchmarks.ner --models crf --corpora ncbi-disease --again
+Each block, model, corpus and seed is measured once and kept as a JSON file in build/ner_bench; the tables are made of
+all the files there. So a run that was interrupted goes on where it stopped, and can be done in parts:
 
-Models are trained on train; dev is for choosing only. Training is given in seconds of processor time, which other work
-on the machine changes little; tagging in sentences a second on the wall and of processor time. With `--tag-again` what
-is trained already only tags once more, for example to measure its speed when the machine has nothing else to do.
+    python -m tests.benchmarks.ner --models crf --corpora ncbi-disease --blocks train --again
+
+Ensembles and votes are made of what is measured, and anew when there is more; what still lacks something is passed
+over with a word. Training is given in seconds of processor time, which other work on the machine changes little;
+tagging in sentences a second on the wall and of processor time. With `--tag-again` what is trained already only tags
+once more, for example to measure its speed when the machine has nothing else to do.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from tests.benchmarks.__main__ import machine
 from utils.files import write_atomically
 from utils.ner import Sentence, evaluate, load_corpus, load_tagger, make_tagger, read_pubtator
-from utils.ner.combine import VotingTagger
+from utils.ner.combine import CorrectedTagger, VotingTagger
 from utils.ner.corpora import Corpus
-from utils.ner.evaluation import Report
-from utils.ner.tagger import HEADER, MODELS, VOTERS, Tagger
+from utils.ner.evaluation import EDGES, Report, count, f1_of, resample
+from utils.ner.neural import NeuralTagger
+from utils.ner.sentence import Entity
+from utils.ner.tagger import VOTERS, Tagger
+from utils.ner.tags import from_tags
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build" / "ner_bench"
 CORPORA = ("ncbi-disease", "bc5cdr", "bc2gm")
-SEEDLESS = ("dictionary", "crf", "biotagger-gm")  # draw no random number: one seed says it all
+BLOCKS = {"train": "Train only", "train+dev": "Train + dev"}
+ENSEMBLES = {"bilstm-crf-ensemble": "bilstm-crf", "transformer-ensemble": "transformer"}  # of what, of all its seeds
+VOTES = {"voting": VOTERS, "voting-ensembles": ("crf", "biotagger-gm", *ENSEMBLES)}
+# In this order, so that what they are made of comes before ensembles and votes, and neighbours can be compared.
+MODELS = ("dictionary", "crf", "biotagger-gm", "bilstm-crf", "bilstm-crf-ensemble", "transformer")
+MODELS += ("transformer-ensemble", *VOTES)
+# One seed says it all: they draw no random number, or have all seeds of another in them.
+SEEDLESS = ("dictionary", "crf", "biotagger-gm", *ENSEMBLES, "voting-ensembles")
+WITHOUT_RULES = ("dictionary", "biotagger-gm")  # BioTagger-GM's members have them already
 ABSTRACTS = ("ncbi-disease", "bc5cdr")  # whole abstracts, one after the other; BC2GM has single sentences
 BLOCK = 10  # sentences of an abstract, about
 # BC2GM has two to three times as many sentences as the others: fewer passes over them, about as many steps.
@@ -37,55 +59,249 @@ EPOCHS = {("bc2gm", "transformer"): {"epochs": 4}, ("bc2gm", "bilstm-crf"): {"ep
 TRAINING = ("train_seconds", "train_processor_seconds")
 
 
-def measure(model: str, corpus: Corpus, seed: int, out: Path, before: dict | None = None) -> dict:
-    """Train (or, for a vote, load what is trained), tag the test split, score it.
+@dataclass(frozen=True)
+class Run:
+    """A model on a corpus, with a seed: what it learns from, and where the result is kept."""
+
+    out: Path
+    corpus: Corpus
+    block: str  # of BLOCKS
+    model: str  # of MODELS
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.corpus.name}--{self.model}--{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        return self.out / self.block / f"{self.name}.json"
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.block / "models" / self.name
+
+    @property
+    def is_made_of_others(self) -> bool:
+        return self.model in (*ENSEMBLES, *VOTES)
+
+    def result(self) -> dict | None:
+        """What was measured, or None."""
+        return json.loads(self.path.read_text("utf-8")) if self.path.exists() else None
+
+    def chosen_before(self) -> dict | None:
+        """What the train-only run chose, or None where it is not measured."""
+        result = replace(self, block="train").result()
+        return result and result["chosen"]
+
+    def members(self) -> list["Run"]:
+        """What an ensemble or a vote is made of: all that is measured, or, on train + dev, what it was made of before;
+        nothing for other models."""
+        if not self.is_made_of_others:
+            return []
+        if self.block != "train":
+            wanted = self.chosen_before()["members"]
+        elif base := ENSEMBLES.get(self.model):
+            measured = self.path.parent.glob(f"{self.corpus.name}--{base}--*.json")
+            wanted = sorted((base, int(path.stem.rpartition("--")[2])) for path in measured)
+        else:
+            wanted = [(name, 0 if name in SEEDLESS else self.seed) for name in VOTES[self.model]]
+        members = [replace(self, model=model, seed=seed) for model, seed in wanted]
+        return [one for one in members if one.path.exists()] if self.block == "train" else members
+
+    def lacks(self) -> str:
+        """What has to be measured before, in words; "" where nothing has."""
+        if self.block != "train" and self.chosen_before() is None:
+            return "its train-only run, whose choices it keeps"
+        missing = [one.name for one in self.members() if not one.path.exists()]
+        if self.is_made_of_others and len(self.members()) < 2:
+            kinds = VOTES.get(self.model, [f"the seeds of {ENSEMBLES.get(self.model)}"])
+            return f"two of {', '.join(kinds)}, found {len(self.members())}"
+        return ", ".join(missing)
+
+    def parts(self) -> dict[str, float]:
+        """The members as they are trained now, by the seconds that it took: no two trainings take the same."""
+        return {one.name: one.result()["train_processor_seconds"] for one in self.members()}
+
+    def is_stale(self, result: dict) -> bool:
+        """Whether other members, or other choices of the train-only run, are there since it was measured."""
+        kept = self.block == "train" or result["chosen"] == self.chosen_before()
+        return not kept or result["parts"] != self.parts()
+
+
+def measure(run: Run, before: dict | None = None) -> dict:
+    """Train (or put together what is trained), tag the test split, score it.
 
     Args:
         before: what was measured when the saved model was trained; given, it is not trained again.
     """
-    folder = out / "models" / f"{corpus.name}--{model}--{seed}"
-    times = {name: before[name] for name in TRAINING} if before else _train(model, corpus, seed, out, folder)
-    tagger = load_tagger(folder)  # the saved one is what is measured; its stores are empty
+    corpus = run.corpus
+    learnt = {name: before[name] for name in (*TRAINING, "chosen", "bytes", "parts")} if before else _learn(run)
+    tagger = _load(run, learnt["chosen"])  # the saved one is what is measured; its stores are empty
     tagger.predict(corpus.test[:1])  # loads what is loaded once
     started = time.perf_counter(), time.process_time()
     predicted = tagger.predict(corpus.test)
     wall, processor = time.perf_counter() - started[0], time.process_time() - started[1]
     return {
-        "model": model,
+        "model": run.model,
         "corpus": corpus.name,
+        "block": run.block,
         "source": corpus.source,
         "stands_in": corpus.stands_in,
-        "seed": seed,
+        "seed": run.seed,
         "machine": machine(),
-        **times,
+        **learnt,
         "sentences_per_second": len(corpus.test) / wall,
         "sentences_per_processor_second": len(corpus.test) / processor,
-        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "scores": _scores(corpus, predicted),
+        "counts": _counts(corpus, predicted),
+        "groups": _groups(corpus),
     }
 
 
-def _train(model: str, corpus: Corpus, seed: int, out: Path, folder: Path) -> dict[str, float]:
-    """Train and save, and say how long it took."""
+def _learn(run: Run) -> dict:
+    """Train and save, or choose how to put members together; say how long it took, members and all."""
     started = time.perf_counter(), time.process_time()
-    tagger = _trained(model, corpus, seed, out)
-    times = dict(zip(TRAINING, (time.perf_counter() - started[0], time.process_time() - started[1])))
-    tagger.save(folder)
-    return times
+    chosen = _choose(run) if run.is_made_of_others else _train(run)
+    times = time.perf_counter() - started[0], time.process_time() - started[1]
+    members = [one.result() for one in run.members()]
+    learnt = {name: own + sum(one[name] for one in members) for name, own in zip(TRAINING, times)}
+    files = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
+    return {**learnt, "chosen": chosen, "bytes": files + sum(one["bytes"] for one in members), "parts": run.parts()}
 
 
-def _trained(model: str, corpus: Corpus, seed: int, out: Path) -> Tagger:
-    if model != "voting":
-        types = sorted({entity.type for sentence in corpus.train for entity in sentence.entities})
-        tagger = make_tagger(model, types, seed, **EPOCHS.get((corpus.name, model), {}))
-        return tagger.fit(corpus.train, corpus.dev)
-    places = [out / "models" / f"{corpus.name}--{voter}--{0 if voter in SEEDLESS else seed}" for voter in VOTERS]
-    # Of the voters, those that are measured.
-    members = [load_tagger(place) for place in places if (place / HEADER).exists()]
-    if len(members) < 2:
-        names = ", ".join(VOTERS)
-        raise SystemExit(f"voting on {corpus.name} needs two of {names} measured before, found {len(members)}")
-    return VotingTagger(members).choose(corpus.dev)
+def _train(run: Run) -> dict:
+    """Train and save; gives what was chosen on dev, now or by the train-only run."""
+    corpus = run.corpus
+    types = sorted({entity.type for sentence in corpus.train for entity in sentence.entities})
+    tagger = make_tagger(run.model, types, run.seed, **EPOCHS.get((corpus.name, run.model), {}))
+    if run.model not in WITHOUT_RULES:
+        tagger = CorrectedTagger(tagger)
+    if run.block == "train":
+        # A dictionary has nothing to choose and would learn the names of dev, too.
+        tagger.fit(corpus.train, () if run.model == "dictionary" else corpus.dev)
+        chosen = _choices(tagger)
+    else:
+        chosen = run.chosen_before()
+        _take(tagger, chosen)
+        tagger.fit([*corpus.train, *corpus.dev])
+    tagger.save(run.folder)
+    return chosen
+
+
+def _choices(tagger: Tagger) -> dict:
+    """What dev chose: rules, the epoch of a network, weights and threshold of a vote and the same of its members."""
+    if isinstance(tagger, CorrectedTagger):
+        return _choices(tagger.tagger) | {"rules": tagger.steps}
+    if isinstance(tagger, VotingTagger):
+        own = {"weights": tagger.weights, "threshold": tagger.threshold}
+        return own | {"parts": list(map(_choices, tagger.members))}
+    if isinstance(tagger, NeuralTagger):
+        return {"epochs": max(tagger.history, key=lambda row: row["score"])["epoch"]}  # of equals the first, as in fit
+    return {}
+
+
+def _take(tagger: Tagger, chosen: dict) -> None:
+    """Set an untrained tagger to what was chosen for one that is made like it."""
+    if isinstance(tagger, CorrectedTagger):
+        tagger.steps = chosen["rules"]
+        _take(tagger.tagger, chosen)
+    elif isinstance(tagger, VotingTagger):
+        tagger.weights, tagger.threshold = chosen["weights"], chosen["threshold"]
+        for member, own in zip(tagger.members, chosen["parts"], strict=True):
+            _take(member, own)
+    elif isinstance(tagger, NeuralTagger):
+        tagger.recipe = replace(tagger.recipe, epochs=chosen["epochs"])
+
+
+def _choose(run: Run) -> dict:
+    """How to put members together: rules of an ensemble, weights and threshold of a vote."""
+    if run.block != "train":
+        return run.chosen_before()
+    members = [_load(one, one.result()["chosen"]) for one in run.members()]
+    if run.model in VOTES:
+        vote = VotingTagger(members).choose(run.corpus.dev)
+        chosen = {"weights": vote.weights, "threshold": vote.threshold}
+    else:
+        chosen = _choices(CorrectedTagger(_averaged(members)).fit((), run.corpus.dev))
+    return chosen | {"members": [[one.model, one.seed] for one in run.members()]}
+
+
+def _load(run: Run, chosen: dict) -> Tagger:
+    """The saved tagger, or the one that is put together of saved ones as was chosen."""
+    if not run.is_made_of_others:
+        return load_tagger(run.folder)
+    runs = [replace(run, model=model, seed=seed) for model, seed in chosen["members"]]
+    members = [_load(one, one.result()["chosen"]) for one in runs]
+    if run.model in VOTES:
+        return VotingTagger(members, chosen["weights"], chosen["threshold"])
+    return CorrectedTagger(_averaged(members), chosen["rules"])
+
+
+def _averaged(members: Sequence[CorrectedTagger]) -> "Ensemble":
+    """Of the networks without their rules."""
+    return Ensemble([member.tagger for member in members])
+
+
+class Ensemble(Tagger):
+    """Trained networks of one kind, same tags and scheme (else ValueError). A path scores what it scores with all of
+    them on average, so emissions and the steps of the chains are averaged before Viterbi."""
+
+    name = "ensemble"
+
+    def __init__(self, members: Sequence[NeuralTagger]) -> None:
+        self.members, first = list(members), members[0]
+        if different := [one.tags for one in members if (one.tags, one.scheme) != (first.tags, first.scheme)]:
+            raise ValueError(f"expected networks with the same tags, got {first.tags} and {different[0]}")
+        self.chain = copy.deepcopy(first.network.head.chain).cpu()
+        for name, weights in self.chain.named_parameters():
+            of_all = [one.network.head.chain.get_parameter(name).detach().cpu() for one in members]
+            weights.data = torch.stack(of_all).mean(0)
+
+    def fit(self, train: Sequence[Sentence], dev: Sequence[Sentence] = (), folder=None) -> "Ensemble":
+        """Nothing to learn: the members have learnt."""
+        return self
+
+    def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
+        emissions = zip(*(member.emissions(sentences) for member in self.members))
+        return [self._best(*pair) if pair[0].tokens else [] for pair in zip(sentences, emissions, strict=True)]
+
+    def _best(self, sentence: Sentence, emissions: Sequence[Tensor]) -> list[Entity]:
+        scores = torch.stack(emissions).mean(0).unsqueeze(0)
+        (path,) = self.chain.viterbi(scores, torch.ones(scores.shape[:2]))
+        tags = [self.members[0].tags[tag] for tag in path]
+        return list(from_tags(sentence, tags, self.members[0].scheme).entities)
+
+
+# -- documents and scores --------------------------------------------------------------------------
+
+
+def with_documents(corpus: Corpus) -> Corpus:
+    """The corpus, its sentences with the abstracts they are of where its original release lies beside it: rules agree
+    on abbreviations within an abstract."""
+
+    def read(split: str) -> list[Sentence]:
+        original, sentences = corpus.folder / "original" / f"{split}.pubtator.txt", corpus.split(split)
+        if not original.exists():
+            return sentences
+        whole = {one.id: _squeezed(one.text) for one in read_pubtator(original, mismatch="skip")}
+        return [replace(s, document=name) for s, name in zip(sentences, _documents(sentences, whole), strict=True)]
+
+    return replace(corpus, read=cache(read))
+
+
+def _documents(sentences: Sequence[Sentence], whole: dict[str, str]) -> Iterable[str]:
+    """For each sentence the name of the text that holds it; of several the one before it, else the first."""
+    name = ""
+    for sentence in sentences:
+        text = _squeezed(sentence.text)
+        if text not in whole.get(name, ""):
+            name = next((other for other, content in whole.items() if text in content), name)
+        yield name
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
 
 
 def _scores(corpus: Corpus, predicted: Sequence[Sentence]) -> dict[str, dict]:
@@ -94,32 +310,34 @@ def _scores(corpus: Corpus, predicted: Sequence[Sentence]) -> dict[str, dict]:
     found = {name: _row(one) for name, one in (strict.per_type | {"all": strict}).items()}
     if len(strict.per_type) == 1:
         del found["all"]
-    if (corpus.folder / "official" / "test.GENE.eval").exists() and not corpus.stands_in:
+    if _has_official(corpus):
         found["official"] = _row(evaluate(corpus.test, predicted, mode="bc2", official=corpus.official("test")))
     return found
 
 
 def _groups(corpus: Corpus) -> list | None:
-    """What the bootstrap draws: abstracts, as the original release or the sentences name them, else blocks of
-    neighbours; None for single sentences."""
-    original = corpus.folder / "original" / "test.pubtator.txt"
+    """What the bootstrap draws: abstracts where they are known, else blocks of neighbours; None for single ones."""
     if any(sentence.document for sentence in corpus.test):
         return [sentence.document for sentence in corpus.test]
-    if corpus.name not in ABSTRACTS:
-        return None
-    if not original.exists():
-        return [number // BLOCK for number in range(len(corpus.test))]
-    whole = {one.id: _squeezed(one.text) for one in read_pubtator(original, mismatch="skip")}
-    names: list[str] = []
-    for sentence in corpus.test:
-        found = [name for name, text in whole.items() if _squeezed(sentence.text) in text]
-        # A short sentence may stand in several; then it goes with the one before it.
-        names.append(names[-1] if names and names[-1] in found else found[0])
-    return names
+    return [number // BLOCK for number in range(len(corpus.test))] if corpus.name in ABSTRACTS else None
 
 
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
+def _counts(corpus: Corpus, predicted: Sequence[Sentence]) -> dict[str, list[list[int]]]:
+    """For each row of the table how many entities of each sentence are right, predicted and in the gold annotation."""
+
+    def of(kinds: Sequence[str], sentences: Sequence[Sentence]) -> list[list[Entity]]:
+        return [[entity for entity in sentence.entities if entity.type in kinds] for sentence in sentences]
+
+    types = sorted({entity.type for sentence in (*corpus.test, *predicted) for entity in sentence.entities})
+    rows = {kind: [kind] for kind in types} | ({"all": types} if len(types) > 1 else {})
+    found = {name: count(of(kinds, corpus.test), of(kinds, predicted)) for name, kinds in rows.items()}
+    if _has_official(corpus):
+        found["official"] = count(corpus.test, predicted, "bc2", corpus.official("test"))
+    return {name: table.astype(int).tolist() for name, table in found.items()}
+
+
+def _has_official(corpus: Corpus) -> bool:
+    return (corpus.folder / "official" / "test.GENE.eval").exists() and not corpus.stands_in
 
 
 def _row(scores: Report) -> dict:
@@ -128,49 +346,111 @@ def _row(scores: Report) -> dict:
 
 # -- tables ----------------------------------------------------------------------------------------
 
+Rows = dict[tuple[str, str], dict[str, list[dict]]]  # corpus and kind: model: its results, one a seed
+
 
 def collect(out: Path) -> list[dict]:
-    """All results, in the order of models and seeds."""
-    results = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*.json"))]
-    return sorted(results, key=lambda one: (one["corpus"], MODELS.index(one["model"]), one["seed"]))
+    """All results, in the order of blocks, corpora, models and seeds."""
+    results = [json.loads(path.read_text("utf-8")) for block in BLOCKS for path in sorted((out / block).glob("*.json"))]
+    blocks = list(BLOCKS)
+    place = {"block": blocks.index, "corpus": str, "model": MODELS.index, "seed": int}
+    return sorted(results, key=lambda one: [order(one[name]) for name, order in place.items()])
 
 
 def tables(results: list[dict]) -> str:
-    """F1 with corpora as rows and models as columns, then all figures."""
+    """For each block F1 with corpora as rows and models as columns, differences, all figures; then what dev adds."""
     if not results:
         return "Nothing measured yet."
-    models = list(dict.fromkeys(one["model"] for one in sorted(results, key=lambda one: MODELS.index(one["model"]))))
-    groups: dict[tuple[str, str], dict[str, list[dict]]] = {}
-    for one in results:
-        for kind in one["scores"]:
-            groups.setdefault((one["corpus"], kind), {}).setdefault(one["model"], []).append(one)
-    head = f"| corpus | {' | '.join(models)} |"
-    lines = ["### F1 on test, in percent", "", head, "| --- |" + " ---: |" * len(models)]
-    for (corpus, kind), found in groups.items():
-        cells = [_f1(found.get(model, []), kind) for model in models]
-        lines.append(f"| {corpus}, {_says(kind)} | {' | '.join(cells)} |")
+    blocks = {block: _rows(one for one in results if one["block"] == block) for block in BLOCKS}
+    lines = []
+    for block, rows in blocks.items():
+        lines += _block(BLOCKS[block], rows) if rows else []
+    if all(blocks.values()):
+        lines += _added(*blocks.values())
     lines += [
-        "",
         "Exact spans (strict); rows that say official accept the alternatives of the task.",
         "Mean over seeds, and the standard deviation over seeds where there are several.",
-        "Intervals are those of the first seed's model: bootstrap of abstracts (NCBI-disease), of blocks of "
+        "Intervals hold for the test set drawn anew: bootstrap of abstracts (NCBI-disease), of blocks of "
         f"{BLOCK} neighbouring sentences (BC5CDR, whose files do not say where an abstract ends), of sentences "
-        "(BC2GM).",
-        "",
-        "### All figures",
-        "",
-        "| corpus | model | precision | recall | F1 | 95% interval | training, processor s | sentences/s | "
-        "per processor s | MiB | seeds |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "(BC2GM). Those of F1 are of the first seed's model; those of differences are paired, of the means over seeds.",
+        "Training of an ensemble or a vote is that of all members and the choice on dev.",
     ]
-    for (corpus, kind), found in groups.items():
-        for model in sorted(found, key=MODELS.index):
-            lines.append(_details(f"{corpus}, {_says(kind)}", model, found[model], kind))
     stand_ins = sorted({f"{one['corpus']} ({one['source']})" for one in results if one["stands_in"]})
     if stand_ins:
         lines += ["", f"Not the real corpora, and not to be compared with anything: {'; '.join(stand_ins)}."]
     machines = sorted({one["machine"] for one in results})
     return "\n".join([*lines, "", f"Machine: {'; '.join(machines)}."])
+
+
+def _rows(results: Iterable[dict]) -> Rows:
+    rows: Rows = {}
+    for one in results:
+        for kind in one["scores"]:
+            rows.setdefault((one["corpus"], kind), {}).setdefault(one["model"], []).append(one)
+    return rows
+
+
+def _models(*blocks: Rows) -> list[str]:
+    """Those that every block has."""
+    has = [{model for found in rows.values() for model in found} for rows in blocks]
+    return [model for model in MODELS if all(model in some for some in has)]
+
+
+def _block(title: str, rows: Rows) -> list[str]:
+    models = _models(rows)
+    lines = [f"## {title}", "", "### F1 on test, in percent", "", *_head(["corpus", *models])]
+    for (corpus, kind), found in rows.items():
+        lines.append(_line(corpus, kind, (_f1(found.get(model, []), kind) for model in models)))
+    if len(models) > 1:
+        lines += ["", "### F1 of each model less that of the one to its left, with 95% intervals", ""]
+        lines += _head(["corpus", *(f"{model} - {left}" for left, model in pairwise(models))])
+    for (corpus, kind), found in rows.items() if len(models) > 1 else ():
+        pairs = ((found.get(left, []), found.get(model, [])) for left, model in pairwise(models))
+        lines.append(_line(corpus, kind, (_change(*pair, kind) for pair in pairs)))
+    names = "corpus | model | precision | recall | F1 | 95% interval | training, processor s | sentences/s"
+    columns = [*names.split(" | "), "per processor s", "MiB", "seeds"]
+    lines += ["", "### All figures", "", f"| {' | '.join(columns)} |", "| --- | --- |" + " ---: |" * (len(columns) - 2)]
+    for (corpus, kind), found in rows.items():
+        lines += [_details(f"{corpus}, {_says(kind)}", model, found[model], kind) for model in models if model in found]
+    return [*lines, ""]
+
+
+def _added(before: Rows, after: Rows) -> list[str]:
+    """What learning from dev, too, brings."""
+    models = _models(before, after)
+    lines = ["## F1 by train + dev less that by train only, with 95% intervals", "", *_head(["corpus", *models])]
+    for (corpus, kind), found in after.items():
+        first = before.get((corpus, kind), {})
+        changes = (_change(first.get(model, []), found.get(model, []), kind) for model in models)
+        lines.append(_line(corpus, kind, changes))
+    return [*lines, ""]
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(columns)} |", "| --- |" + " ---: |" * (len(columns) - 1)]
+
+
+def _line(corpus: str, kind: str, cells: Iterable[str]) -> str:
+    return f"| {corpus}, {_says(kind)} | {' | '.join(cells)} |"
+
+
+def _change(first: list[dict], second: list[dict], kind: str) -> str:
+    if not (first and second):
+        return ""
+    here, low, high = (100 * value for value in change(first, second, kind))
+    return f"{here:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def change(first: Sequence[dict], second: Sequence[dict], kind: str) -> tuple[float, float, float]:
+    """F1 of `second` less that of `first`, each the mean over its results, and its 95% interval: low, high.
+
+    All are scored on the same resampled groups (paired bootstrap), as in `utils.ner.evaluation.difference`.
+    """
+    rows = np.concatenate([np.array(one["counts"][kind], float) for one in (*first, *second)], axis=1)
+    drawn = np.vstack([rows.sum(0), resample(rows, first[0]["groups"])])  # the first row: as it is
+    f1 = np.stack([f1_of(drawn[:, k : k + 3]) for k in range(0, drawn.shape[1], 3)])
+    here, *changes = (f1[len(first) :].mean(0) - f1[: len(first)].mean(0)).tolist()
+    return here, *np.quantile(changes, EDGES).tolist()
 
 
 def _says(kind: str) -> str:
@@ -209,25 +489,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--corpora", nargs="+", default=CORPORA, metavar="NAME")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the models that draw random numbers")
+    parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=list(BLOCKS))
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the models that draw random numbers"
+    )
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     parser.add_argument("--tag-again", action="store_true", help="tag and score anew what is there, without training")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(arguments)
     for name in args.corpora:
-        corpus = load_corpus(name)
-        for model in args.models:
-            for seed in args.seeds if model not in SEEDLESS else [0]:
-                path = args.out / f"{corpus.name}--{model}--{seed}.json"
-                before = json.loads(path.read_text("utf-8")) if path.exists() and not args.again else None
-                if before and not args.tag_again:
-                    print(f"{path.name} is there; --again measures it anew")
-                    continue
-                print(f"{corpus.name}: {model}, seed {seed}", flush=True)
-                write_atomically(path, json.dumps(measure(model, corpus, seed, args.out, before), indent=1) + "\n")
+        corpus = with_documents(load_corpus(name))
+        for block in (one for one in BLOCKS if one in args.blocks):
+            for model in (one for one in MODELS if one in args.models):
+                for seed in args.seeds if model not in SEEDLESS else [0]:
+                    _measure_once(Run(args.out, corpus, block, model, seed), args.again, args.tag_again)
     text = tables(collect(args.out)) + "\n"
     print(f"\n{text}")
     write_atomically(args.out.with_suffix(".md"), text)
+
+
+def _measure_once(run: Run, again: bool, tag_again: bool) -> None:
+    """Measure what is not there, or not any more, and can be; say what is done."""
+    about = f"{run.corpus.name}: {run.model}, seed {run.seed}, {BLOCKS[run.block].lower()}"
+    if lacks := run.lacks():
+        print(f"{about}: passed over, it needs {lacks}")
+        return
+    before = None if again else run.result()
+    if before and run.is_stale(before):
+        before = None
+    if before and not tag_again:
+        print(f"{about}: is there; --again measures it anew")
+        return
+    print(about, flush=True)
+    write_atomically(run.path, json.dumps(measure(run, before)) + "\n")
 
 
 if __name__ == "__main__":

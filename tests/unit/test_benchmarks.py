@@ -1,13 +1,23 @@
-"""What the benchmarks of the image model say about their figures; the figures themselves take an hour."""
+"""What the benchmarks say about their figures, and what taggers learn from; the figures themselves take hours."""
 
+import json
 import math
+from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
 import torch
 
-from tests.benchmarks import detector, parts, quality
+from tests.benchmarks import detector, ner, parts, quality
 from utils.diffusion.images import ImageSet
+from utils.ner import CRFTagger, RegexTagger, Sentence, load_corpus, load_tagger, neural, write_conll
+from utils.ner.bilstm_crf import BiLSTMCRFTagger
+from utils.ner.chain import TagHead
+from utils.ner.combine import CorrectedTagger, VotingTagger
+from utils.ner.evaluation import difference
+from utils.ner.lookup import DictionaryTagger
+from utils.ner.tags import from_tags
 
 
 def rows(seed, own):
@@ -85,3 +95,190 @@ def test_finished_runs_are_left_out(monkeypatch, tmp_path, capsys):
         counts.append(len(parts.read_rows()))
     assert counts == [0, 18, 18] and capsys.readouterr().out.count("\n") == 18
     assert parts.TABLE.read_text().startswith("# python -m tests.benchmarks.parts; torch ")
+
+
+# -- taggers ---------------------------------------------------------------------------------------
+
+STARS = {"train": ["Vega", "Rigel"], "dev": ["Deneb", "Vega"], "test": ["Deneb", "Rigel", "Mira", "Vega"]}
+
+
+@pytest.fixture
+def stars(tmp_path):
+    """A corpus of one type; one name of the test split is in dev alone."""
+    folder = tmp_path / "stars"
+    folder.mkdir()
+    for split, names in STARS.items():
+        sentences = [Sentence.from_words(["Look", "at", name, "now"], [(2, 3, "Star")]) for name in names]
+        write_conll(sentences, folder / f"{split}.conll")
+    return folder
+
+
+@pytest.fixture
+def bench(stars, tmp_path, capsys):
+    """Runs the benchmark; gives what is kept, by block and by model and seed, and what is printed."""
+
+    def run(*arguments):
+        ner.main([*map(str, arguments), "--corpora", str(stars), "--out", str(tmp_path / "out")])
+        kept = {block: {} for block in ner.BLOCKS}
+        for path in tmp_path.glob("out/*/*.json"):
+            kept[path.parent.name][path.stem.removeprefix("stars--")] = json.loads(path.read_text())
+        return kept, capsys.readouterr().out
+
+    return run
+
+
+def right(result):
+    """How many stars of each test sentence were found."""
+    return [correct for correct, *_ in result["counts"]["Star"]]
+
+
+def test_a_dictionary_learns_the_names_of_dev_in_one_block_only(bench, monkeypatch):
+    monkeypatch.setattr(ner, "make_tagger", lambda *_: DictionaryTagger())
+    kept, text = bench("--models", "dictionary")
+    assert right(kept["train"]["dictionary--0"]) == [0, 1, 0, 1]
+    assert right(kept["train+dev"]["dictionary--0"]) == [1, 1, 0, 1]
+    assert text.index("## Train only") < text.index("## Train + dev") < text.index("## F1 by train + dev less")
+    assert "| stars, Star | 66.7 |" in text and "| stars, Star | 85.7 |" in text and "| stars, Star | +19.0 (" in text
+
+
+def test_train_and_dev_takes_the_epochs_over_and_looks_at_no_score(bench, monkeypatch, tmp_path):
+    """The second of four epochs is made the best one on dev."""
+    scores, fits, fit = iter([0.1, 0.5, 0.3, 0.5]), [], BiLSTMCRFTagger.fit
+
+    def noted(tagger, train, dev=(), folder=None):
+        fit(tagger, train, dev, folder)
+        fits.append((len(train), len(dev), tagger.recipe.epochs, [row["score"] for row in tagger.history]))
+        return tagger
+
+    def small(model, types, seed):
+        return BiLSTMCRFTagger(vectors=None, hidden=4, epochs=4, seed=seed, device="cpu")
+
+    monkeypatch.setattr(BiLSTMCRFTagger, "fit", noted)
+    monkeypatch.setattr(neural, "evaluate", lambda *_, **__: SimpleNamespace(f1=next(scores)))
+    monkeypatch.setattr(ner, "make_tagger", small)
+    bench("--models", "bilstm-crf", "--seeds", 7, "--blocks", "train")
+    monkeypatch.setattr("utils.ner.combine.evaluate", None)  # rules are not chosen any more, either
+    kept, _ = bench("--models", "bilstm-crf", "--seeds", 7, "--blocks", "train+dev")
+    assert [row[:3] for row in fits] == [(2, 2, 4), (4, 0, 2)]
+    assert len(fits[1][3]) == 2 and all(map(math.isnan, fits[1][3]))
+    assert [kept[block]["bilstm-crf--7"]["chosen"]["epochs"] for block in ner.BLOCKS] == [2, 2]
+    saved = load_tagger(tmp_path / "out" / "train+dev" / "models" / "stars--bilstm-crf--7").tagger
+    assert (saved.recipe.epochs, saved.recipe.seed) == (2, 7)
+
+
+def test_train_and_dev_waits_for_its_train_only_run(bench, monkeypatch):
+    monkeypatch.setattr(ner, "make_tagger", lambda *_: CRFTagger(iterations=2))
+    kept, text = bench("--models", "crf", "--blocks", "train+dev")
+    assert not any(kept.values()) and "passed over, it needs its train-only run, whose choices it keeps" in text
+    kept, _ = bench("--models", "crf")
+    assert kept["train"].keys() == kept["train+dev"].keys() == {"crf--0"}
+
+
+def test_rules_weights_and_threshold_are_kept(bench, monkeypatch, tmp_path):
+    def make(*_):
+        """Two members of a vote: the first is right nowhere, the second where dev is."""
+        return VotingTagger([CorrectedTagger(RegexTagger({"Star": names})) for names in ("Look", "Vega|Deneb")])
+
+    monkeypatch.setattr(ner, "make_tagger", make)
+    kept, _ = bench("--models", "biotagger-gm")
+    first, second = (kept[block]["biotagger-gm--0"]["chosen"] for block in ner.BLOCKS)
+    assert first == second and first["weights"] != [1.0, 1.0] and first["parts"] == [{"rules": []}] * 2
+    saved = load_tagger(tmp_path / "out" / "train+dev" / "models" / "stars--biotagger-gm--0")
+    assert (saved.weights, saved.threshold) == (first["weights"], first["threshold"])
+    assert [member.steps for member in saved.members] == [[], []]  # a new one has two
+
+
+def test_a_vote_is_made_of_what_is_there_and_anew_when_there_is_more(bench, monkeypatch):
+    names = {"crf": "Look", "biotagger-gm": "Vega|Deneb", "bilstm-crf": "Vega|Deneb|Mira|Rigel"}
+    monkeypatch.setattr(ner, "make_tagger", lambda model, *_: RegexTagger({"Star": names[model]}))
+    line = ("--seeds", 0, "--models", "crf", "biotagger-gm", "voting")
+    kept, _ = bench(*line)
+    assert [one["voting--0"]["chosen"]["members"] for one in kept.values()] == [[["crf", 0], ["biotagger-gm", 0]]] * 2
+    own = kept["train"]["voting--0"]["train_seconds"]
+    assert own > sum(kept["train"][f"{name}--0"]["train_seconds"] for name in ("crf", "biotagger-gm"))
+    assert "voting, seed 0, train only: is there" in bench(*line)[1]
+    assert "voting, seed 0, train only: is there" not in bench(*line, "bilstm-crf", "--blocks", "train")[1]
+    monkeypatch.setattr(VotingTagger, "choose", None)  # only train-only runs choose, and these are there
+    bench(*line, "bilstm-crf")
+    kept, _ = bench(*line, "bilstm-crf", "--tag-again")
+    for results in kept.values():
+        assert [name for name, _ in results["voting--0"]["chosen"]["members"]] == [*names]
+        assert right(results["voting--0"]) == [1, 0, 0, 1]
+
+
+def drawn_network(tags, sentence):
+    """A trained one, as far as an ensemble looks at it, with scores drawn at random."""
+    head, rows = TagHead(tags, "BIO", crf=True), 2 * torch.randn(len(sentence.tokens), len(tags))
+    for weights in head.parameters():
+        torch.nn.init.normal_(weights, std=2)
+
+    def emissions(sentences):
+        return [rows[: len(one.tokens)] for one in sentences]
+
+    return SimpleNamespace(tags=tags, scheme="BIO", network=SimpleNamespace(head=head), emissions=emissions)
+
+
+def test_an_ensemble_takes_the_path_that_scores_best_on_average():
+    """Against all 3^3 paths, each scored by both networks by itself."""
+    tags, sentence, found = ["O", "B-Star", "I-Star"], Sentence("Look at Vega"), set()
+    paths = torch.tensor(list(product(range(3), repeat=3)))
+    for seed in range(40):
+        torch.manual_seed(seed)
+        members = [drawn_network(tags, sentence) for _ in range(2)]
+        every = torch.ones(27, 3)
+        of_each = [
+            one.network.head.chain.score(torch.stack(one.emissions([sentence]) * 27), paths, every) for one in members
+        ]
+        best = paths[sum(of_each).argmax()].tolist()
+        expected = from_tags(sentence, [tags[tag] for tag in best], "BIO").entities
+        assert ner.Ensemble(members)._tag([Sentence(""), sentence]) == [[], list(expected)]
+        found.add(tuple(best))
+    assert len(found) > 5
+
+
+def test_an_ensemble_refuses_networks_with_other_tags():
+    members = [drawn_network(["O", f"B-{kind}", f"I-{kind}"], Sentence("Vega")) for kind in ("Star", "Sun")]
+    with pytest.raises(ValueError, match=r"the same tags, got \['O', 'B-Star', 'I-Star'\] and \['O', 'B-Sun'"):
+        ner.Ensemble(members)
+
+
+@pytest.fixture
+def found(stars):
+    """Gold sentences, their groups, what two taggers find, the second more; and the results that are kept of them."""
+    corpus = load_corpus(stars)
+    gold = corpus.test * 6
+    corpus.read = lambda split: gold
+    groups = [number // 2 for number in range(len(gold))]
+    found = [RegexTagger({"Star": names}).predict(gold) for names in ("Vega|now", "Vega|Rigel|Mira")]
+    return gold, groups, found, [{"counts": ner._counts(corpus, one), "groups": groups} for one in found]
+
+
+def test_a_difference_is_the_second_less_the_first(found):
+    gold, groups, (less, more), (worse, better) = found
+    expected, interval = difference(gold, more, less, groups=groups)
+    here, low, high = ner.change([worse], [better], "Star")
+    assert (here, low, high) == pytest.approx((expected, *interval)) and 0 < low < here < high
+    assert ner.change([better], [worse], "Star") == pytest.approx((-here, -high, -low))
+    assert ner.change([worse, better], [better] * 3, "Star")[0] == pytest.approx(here / 2)  # of means over seeds
+
+
+def test_neighbours_are_compared_from_left_to_right(found):
+    *_, (worse, better) = found
+    numbers = dict.fromkeys([*ner.TRAINING, "sentences_per_second", "sentences_per_processor_second", "bytes"], 1)
+    scores = {"Star": {"precision": 0, "recall": 0, "f1": 0.5, "intervals": {"f1": [0, 1]}}}
+    worse, better = ({**one, **numbers, "scores": scores} for one in (worse, better))
+    lines = ner._block("Train only", {("stars", "Star"): {"transformer": [better], "crf": [worse]}})
+    place = lines.index("| corpus | transformer - crf |")
+    here, low, high = (100 * value for value in ner.change([worse], [better], "Star"))
+    assert lines[place + 2] == f"| stars, Star | +{here:.1f} (+{low:.1f} to +{high:.1f}) |"
+
+
+def test_sentences_get_the_abstracts_they_are_of(stars):
+    (stars / "original").mkdir()
+    abstracts = "1|t|Look at Deneb now\n1|a|Look at Rigelnow, or so\n\n2|t|Look at Mira now\n2|a|Look at Vega now\n"
+    (stars / "original" / "test.pubtator.txt").write_text(abstracts)
+    corpus = ner.with_documents(load_corpus(stars))
+    assert [sentence.document for sentence in corpus.test] == ["1", "1", "2", "2"] == ner._groups(corpus)
+    assert [sentence.document for sentence in corpus.train] == ["", ""]
+    three = [Sentence(name) for name in ("Vega", "Mira", "Vega")]
+    assert list(ner._documents(three, {"a": "Vega", "b": "MiraVega"})) == ["a", "b", "b"]

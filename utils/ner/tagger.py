@@ -186,14 +186,14 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
         return ner.DictionaryTagger(names, lower, **options)
     if name == "voting":
         return ner.VotingTagger([make_tagger(member, types, seed) for member in VOTERS], **options)
-    if name == "bilstm-crf":
-        return ner.BiLSTMCRFTagger(seed=seed, **options)
     # In lists that come from training sentences every name would be found, and look-up trusted blindly.
     lexicons = tuple(lexicon for lexicon in map(load_lexicon, lexicon_names()) if not lexicon.stands_in)
     if name == "crf":
         return ner.CRFTagger(ner.WordFeatures(lexicons=lexicons), **options)
     if name == "biotagger-gm":
         return ner.BioTaggerGM(lexicons, **options)
+    if name == "bilstm-crf":
+        return ner.BiLSTMCRFTagger(**{"seed": seed, "lexicons": lexicons, **options})
     from utils.ner.encoders import find_encoder
 
     find_encoder(options.get("encoder"))  # missed now, not after the trainings of a vote's other members
