@@ -430,8 +430,8 @@ plt.show()
 #
 # One real outlier has a huge ball, in which anything counts as faithful. Naeem et al. (2020) therefore count:
 #
-# - **Density:** in how many real balls a generated point lies, divided by $k$. On average 1 for equal distributions, and
-#   it may be more.
+# - **Density:** in how many real balls a generated point lies, divided by $k$. On average 1 for equal distributions,
+#   and it may be more.
 # - **Coverage:** the share of real balls in which there is a generated point.
 #
 # ### Your turn: 06.3
@@ -477,9 +477,9 @@ print(", ".join(f"{name} {value:.2f}" for name, value in measured.items()))
 # ### A table of faults against measures
 #
 # Now all measures meet all sets. The last one is that of section 3: the nearest training image against the nearest
-# image that was not trained on. Each cell is a measure's mean over the draws, **minus that of the clean set, in units of
-# the clean set's own standard deviation** from draw to draw. So 2 may be chance, and 20 is not. (The model's rows are
-# one set each.)
+# image that was not trained on. Each cell is a measure's mean over the draws, **minus that of the clean set, in units
+# of the clean set's own standard deviation** from draw to draw. So 2 may be chance, and 20 is not. (The model's rows
+# are one set each.)
 #
 # **Predict before you run:** which faults can precision not see? And which fault can none of the first six see?
 
@@ -623,10 +623,10 @@ finding = "Samples and the nearest training image: copies above, relatives below
 show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 
 # %% [markdown]
-# With 50 images most samples are copies. With 200 few pass for copies, but all ratios are shifted below 1: copying begins
-# in between and fades. With 1,000 and 5,000, samples are as far from the training images as real ones are. The border is
-# that of this network after these 3,000 steps; another network, or a longer training (`STEPS` in the script), has
-# another. Large models copy too: Carlini et al. (2023) drew training images out of Stable Diffusion.
+# With 50 images most samples are copies. With 200 few pass for copies, but all ratios are shifted below 1: copying
+# begins in between and fades. With 1,000 and 5,000, samples are as far from the training images as real ones are. The
+# border is that of this network after these 3,000 steps; another network, or a longer training (`STEPS` in the script),
+# has another. Large models copy too: Carlini et al. (2023) drew training images out of Stable Diffusion.
 #
 # The ratio sees copies by pixels only. A mirrored or shifted copy would pass.
 
@@ -644,7 +644,8 @@ show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 # \qquad\text{(Salimans \& Ho 2022, appendix D)}.$$
 #
 # The network's $v$ is the velocity. Where neighbours move apart, probability thins out; how fast they do is the
-# **divergence**, the sum of $\partial \hat v_i/\partial x_i$. Along a solution (Song et al. 2021, section 4.3 and eq. 39)
+# **divergence**, the sum of $\partial \hat v_i/\partial x_i$. Along a solution (Song et al. 2021, section 4.3 and eq.
+# 39)
 #
 # $$\frac{d}{d\phi}\log p_\phi(x) = -\nabla\!\cdot\hat v
 # \quad\Rightarrow\quad
@@ -757,8 +758,8 @@ pd.DataFrame.from_dict(errors, orient="index", columns=columns).rename_axis("ste
 )
 
 # %% [markdown]
-# With small steps the ODE gives the true $\log p$. Four times the steps, about a sixteenth of the error: order 2. One probe
-# is right on average and scatters, and smaller steps do not mend that.
+# With small steps the ODE gives the true $\log p$. Four times the steps, about a sixteenth of the error: order 2. One
+# probe is right on average and scatters, and smaller steps do not mend that.
 
 # %% [markdown]
 # ### Images
@@ -861,8 +862,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("steps
 
 # %% [markdown]
 # And the bound of notebook 04, for the same network and images. It belongs to another model, the chain of noisy steps,
-# whose last one goes to 8-bit values (Ho et al. 2020, eq. 13), where the ODE stops at $t = 0$. So the two need not be in
-# order.
+# whose last one goes to 8-bit values (Ho et al. 2020, eq. 13), where the ODE stops at $t = 0$. So the two need not be
+# in order.
 
 
 # %%
@@ -899,10 +900,11 @@ print(f"the ODE: {real_bits.mean():.2f}")
 # %% [markdown]
 # Large steps flatter: with more of them the bits rise, and settle. Noise and probe scatter far less than images do.
 #
-# Likelihood tells noise from clothes at once; digits overlap with clothes. And a smooth picture that looks like nothing in the data can be *more* probable than
-# real clothes: most of the bits are spent on fine texture, and where there is none, none are needed. That
-# is known of other families of models as well (Nalisnick et al. 2019). So a high likelihood is no proof that a picture
-# is in the data, and a good likelihood no proof of good samples (Theis et al. 2016, section 3).
+# Likelihood tells noise from clothes at once: it costs more than the 8 bits of a model to which all values are equally
+# probable. Digits overlap with clothes. And a smooth picture that looks like nothing in the data can be *more* probable
+# than real clothes: most of the bits are spent on fine texture, and where there is none, none are needed. That is known
+# of other families of models as well (Nalisnick et al. 2019). So a high likelihood is no proof that a picture is in the
+# data, and a good likelihood no proof of good samples (Theis et al. 2016, section 3).
 
 # %% [markdown]
 # ## 5. Play · *further*
