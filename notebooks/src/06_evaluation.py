@@ -114,8 +114,8 @@ def rng(seed):
 
 
 def draw_images(steps, seed=0):
-    """`count` images of the shipped model, as many of each class, by DPM-Solver++(2M)."""
-    y = torch.arange(count) % 10
+    """`count` images of the shipped model, of random classes, by DPM-Solver++(2M)."""
+    y = torch.randint(10, (count,), generator=rng(seed))
     options = dict(sampler="dpmpp_2m", steps=steps, y=y, seed=seed, progress=True)
     return generate(model, diffusion, count, **options)
 
@@ -125,7 +125,11 @@ samples = {steps: draw_images(steps) for steps in (many, few)}
 print(f"2 times {count} samples, {time.perf_counter() - began:.0f} s")
 
 # %% [markdown]
-# The faults, made from real test images. Each **draw** takes other images, so that every measure comes with its spread.
+# The labels are drawn at random, as the classes of random real images are: with exactly as many of each the model would
+# seem nearer to the truth than real images, which vary in these shares.
+#
+# The faults are made from real test images. Each **draw** takes other images, so that every measure comes with its
+# spread.
 
 
 # %%
@@ -156,6 +160,10 @@ def faulty_sets(draw):
     }
 
 
+# %% [markdown]
+# A *look* is one evaluation of the network (notebook 05). **Predict before you run:** which of these faults would you
+# find by looking at pictures one by one?
+
 # %%
 model_sets = {f"model, {steps} looks": samples[steps] for steps in (many, few)}
 shown = {**faulty_sets(0), **model_sets}
@@ -164,10 +172,6 @@ finding = "Ten of each set: in single pictures only blur and noise show"
 show_images(
     torch.cat([x[:10] for x in shown.values()]), titles=titles, columns=10, title=finding
 )
-
-# %% [markdown]
-# A *look* is one evaluation of the network (notebook 05). **Predict before you go on:** which of these would you find
-# by looking at pictures one by one?
 
 # %% [markdown]
 # ## 1. One number: Frechet and kernel distance · *core*
