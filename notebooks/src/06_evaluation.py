@@ -671,9 +671,9 @@ show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 #
 # $$\frac{d}{d\phi}\log p_\phi(x) = -\nabla\!\cdot\hat v
 # \quad\Rightarrow\quad
-# \log p_{\phi_0}(x) = \log \mathcal N(x_T; 0, I) + \int_{\phi_0}^{\pi/2} \nabla\!\cdot\hat v\; d\phi .$$
+# \log p_{\phi_0}(x) = \log \mathcal N(x_T; 0, I) + \int_{\phi_0}^{\pi/2} \nabla\!\cdot\hat v\; d\phi ,$$
 #
-# So: follow the picture to its noise, add up the divergence on the way, and look the noise up in the normal density.
+# where $\phi_0$ is the angle at $t = 0$. So: follow the picture to its noise, add up the divergence on the way, and look the noise up in the normal density.
 #
 # **The divergence of 784 numbers** would cost 784 gradients. *Hutchinson's trick* takes one. For a matrix $J$ and a
 # **probe** $u$ of independent $\pm1$, $\mathbb E[u^\top J u] = \sum_{ij} J_{ij}\,\mathbb E[u_i u_j] = \mathrm{tr}\,J$.
@@ -681,7 +681,8 @@ show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 #
 # ### Your turn: 06.4
 #
-# Write the right-hand side of both equations. `hint("06.4")`, `solution("06.4")`.
+# Write a function that returns $v$ and Hutchinson's estimate $u^\top J u$ of the divergence (no minus sign).
+# `hint("06.4")`, `solution("06.4")`.
 
 
 # %%
@@ -780,28 +781,31 @@ pd.DataFrame.from_dict(errors, orient="index", columns=columns).rename_axis("ste
 )
 
 # %% [markdown]
-# With small steps the ODE gives the true $\log p$. Four times the steps, about a sixteenth of the error: order 2. One
-# probe is right on average and scatters, and smaller steps do not mend that.
+# With small steps the ODE gives the true $\log p$. Four times the steps, at first about a sixteenth of the error: order 2.
+# Near 1e-4 it levels off, because $x_T$ is only nearly normal and $t$ is an integer. One probe is right on average and
+# scatters, and smaller steps do not mend that.
 
 # %% [markdown]
 # ### Images
 #
 # A pixel is one of 256 values, and a density of single values has no upper limit: a model could put a spike on each
 # and gain without end. So noise as wide as the step from one value to the next is added (**uniform dequantisation**).
-# The density of that, averaged over a pixel's bin, can be no more than the bin's probability over the bin's width
-# (Theis et al. 2016, section 3.1). In bits, for $D$ pixels and bins of width $2/255$:
+# The density's mean over a bin is the bin's probability over its width; the mean of its *logarithm* is at most the
+# logarithm of that (Jensen; Theis et al. 2016, section 3.1). So what follows is, on average over the noise, at least
+# the bits of the 8-bit values, for $D$ pixels and bins of width $2/255$:
 #
 # $$\text{bits per dimension} = -\frac{\log_2 p(x)}{D} + \log_2\frac{255}{2}.$$
 #
-# **Two floors.** No model can get below 0 bits that way. And ours stops at $t = 0$, where noise of standard deviation
-# $\sigma_0$ is left: even of a pixel that is always black it can only say "black, up to $\sigma_0$".
+# **Two floors.** On average no model gets below 0 bits. And ours stops at $t = 0$, where noise of standard deviation
+# $\sigma_0$ is left. A *perfect* model's density there is that of the data, smoothed by this noise: even of a pixel that
+# is always black it can only say "black, up to $\sigma_0$".
 
 # %%
 sigma = float((1 - a_bar[0]).sqrt())
 u = torch.linspace(-1 / 255, 1 / 255, 1001, dtype=torch.float64)
 least = math.log2(127.5) - float(Normal(0.0, sigma).log_prob(u).mean()) / math.log(2)
 print(f"noise at t = 0: {sigma:.4f}, half a bin: {1 / 255:.4f}")
-print(f"the least for a pixel that is always the same: {least:.2f} bits")
+print(f"a perfect model's least, for a pixel that is always the same: {least:.2f} bits")
 
 
 def shipped_velocity(x, t):
@@ -816,8 +820,8 @@ torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=0.5)
 print("equal to log_likelihood of utils, whatever the network predicts")
 
 # %% [markdown]
-# **Predict before you run:** pictures the network never saw: scikit-learn's digits, noise, flat grey ones, blurred
-# clothes. Which does it find *more* probable than real clothes? (About half a minute.)
+# **Predict before you run:** pictures the network never saw: scikit-learn's digits, noise, flat ones from black to white,
+# blurred clothes. Which does it find *more* probable than real clothes? (About half a minute.)
 
 # %%
 each, steps = course.pick(test=3, cpu=50, gpu=200), course.pick(test=3, cpu=25, gpu=50)
@@ -850,6 +854,10 @@ for name, values in bits.items():
     rows[name] = [f"{values.mean():.2f} ± {error:.2f}", f"{100 * likelier:.0f}"]
 columns = ["bits per dimension", "% likelier than a real image"]
 print(f"{each} images each, mean ± 95% interval; {steps} steps of Heun")
+print(f"interval of the last column: about ± {196 / math.sqrt(6 * each):.0f}")
+paired = bits["real, blurred"] - real_bits
+error = 1.96 * float(paired.std()) / each**0.5
+print(f"blurred minus the same image, sharp: {paired.mean():+.2f} ± {error:.2f}")
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% tags=["figure"]
@@ -857,7 +865,8 @@ figure, ax = plt.subplots(figsize=(8, 2.8))
 for row, values in enumerate(bits.values()):
     jitter = row + 0.25 * (torch.rand(len(values), generator=rng(row)) - 0.5)
     ax.plot(values, jitter, "o", ms=3, alpha=0.6, color=COLOURS[row])
-ax.axvline(least, color="grey", lw=1, ls="--")
+ax.axvline(least, color="grey", lw=1, ls="--", label="least of a perfect model")
+ax.legend(fontsize=8, loc="lower center")
 ax.set_yticks(range(len(bits)), bits)
 ax.invert_yaxis()
 ax.set(
@@ -922,11 +931,13 @@ print(f"the ODE: {real_bits.mean():.2f}")
 # %% [markdown]
 # Large steps flatter: with more of them the bits rise, and settle. Noise and probe scatter far less than images do.
 #
-# Likelihood tells noise from clothes at once: it costs more than the 8 bits of a model to which all values are equally
-# probable. Digits overlap with clothes. And a smooth picture that looks like nothing in the data can be *more* probable
-# than real clothes: most of the bits are spent on fine texture, and where there is none, none are needed. That is known
-# of other families of models as well (Nalisnick et al. 2019). So a high likelihood is no proof that a picture is in the
-# data, and a good likelihood no proof of good samples (Theis et al. 2016, section 3).
+# **Your prediction.** Likelihood tells noise from clothes at once: it costs more than the 8 bits of a model to which all
+# values are equally probable. Digits overlap with clothes. What blur changes is the paired difference under the table,
+# small beside the spread of the images. Flat pictures, which are no clothes, are about as probable as clothes, and
+# black, the leftmost of them, is more probable than a perfect model could find it: the network's field is not that of any
+# smoothed density. That the likelihood of other data can be high is known of other families of models as well (Nalisnick
+# et al. 2019). Probable is not typical: a high likelihood is no proof that a picture is in the data, and a good
+# likelihood no proof of good samples (Theis et al. 2016, section 3).
 
 # %% [markdown]
 # ## 5. Play · *further*
@@ -1821,8 +1832,8 @@ gallery(short_galleries, short_distances, "The same short training, one fault ea
 # 1. A distance needs its number of images, its features and its floor, and does not say what is wrong.
 # 2. Precision asks whether what is drawn is real, recall whether what is real is drawn; a copied training set passes
 #    both, and only the comparison with held-out images finds it.
-# 3. The ODE gives an exact likelihood, but the probable is not the typical: smooth pictures that are no clothes can
-#    be more probable than clothes.
+# 3. The ODE gives an exact likelihood, but the probable is not the typical: a black picture, which is no clothes, is
+#    more probable than clothes.
 #
 # **Next:** guidance (07): the same model, told what to draw.
 #
