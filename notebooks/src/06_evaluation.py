@@ -39,7 +39,7 @@ import copy
 import math
 import time
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -179,7 +179,8 @@ show_images(
 # **Question:** how far apart are two sets of images?
 #
 # Pixel by pixel they cannot be compared, as no picture belongs to another. So each picture becomes a list of numbers,
-# its **features** (here 64, of the course's classifier), and the two clouds of points are compared.
+# its **features** (here 64, of the course's classifier), and the two clouds of points are compared. (`ImageQuality` has
+# the classifier and, in `reference`, the features of real images.)
 #
 # **In one dimension, for two Gaussians.** Move a heap of sand of the shape $\mathcal N(m_a, s_a^2)$ into one of the
 # shape $\mathcal N(m_b, s_b^2)$ and pay the squared way of each grain. What is the cheapest plan? Let $X$ be where a
@@ -197,6 +198,7 @@ show_images(
 # \qquad\text{(Heusel et al. 2017, eq. 6)}.$$
 #
 # For $D = 1$ it is the line above. $(C_a C_b)^{1/2}$ is the matrix that gives $C_a C_b$ when multiplied by itself.
+# Clouds of features are not Gaussian. FD sees their means and covariances only.
 #
 # ### Your turn: 06.1
 #
@@ -237,7 +239,7 @@ root = torch.from_numpy(scipy.linalg.sqrtm((C_a @ C_b).numpy()).real)
 by_scipy = float((m_a - m_b).square().sum() + (C_a + C_b - 2 * root).trace())
 assert math.isclose(frechet(m_a, C_a, m_b, C_b), by_scipy, rel_tol=1e-4)
 assert math.isclose(frechet_distance(m_a, C_a, m_b, C_b), by_scipy, rel_tol=1e-4)
-print(f"{by_scipy:.4f}: yours, the course's and SciPy's matrix root agree")
+print(f"{by_scipy:.4f}: the version in use, utils and SciPy's matrix root agree")
 
 # %% [markdown]
 # ### Too large with few images
@@ -245,6 +247,7 @@ print(f"{by_scipy:.4f}: yours, the course's and SciPy's matrix root agree")
 # Mean and covariance are estimated from $N$ images, and errors of the estimate part the two Gaussians further, on
 # average. So FD is biased upwards, and for large $N$ the bias falls like $1/N$ (Chong & Forsyth 2020). Drawn against
 # $1/N$, the distance is then nearly a straight line, and where it meets $1/N = 0$ is the distance for infinitely many.
+# Their main point: the bias depends on the *model* too, so that an equal $N$ does not make a ranking fair.
 #
 # **Predict before you run:** real test images against the real training set. What is FD for 100 of them, what for
 # 2,000, and what at $1/N = 0$?
@@ -285,6 +288,17 @@ for name, features in of_model.items():
     rows[name] = [f"{value:.2f}" for value in values]
 print(f"± is the standard deviation over {draws} sets of real test images")
 pd.DataFrame.from_dict(rows, orient="index", columns=[f"FD of {count}", "FD at 1/N = 0"])
+
+# %%
+pd.DataFrame({f"{number} real": [float(v.mean())] for number, v in real_fd.items()}).round(
+    2
+)
+
+# %% [markdown]
+# **Your prediction:** real images are far from the real training set if there are only 100, and about 0 at $1/N = 0$.
+# That is the **floor**, and an FD without its $N$ and its floor says nothing. The extrapolated value has lost the bias
+# and scatters *more* than the plain one. Where a model's lies above 0 by more than that scatter, as with few looks, what
+# is left is the model's error and not the number of images.
 
 # %% [markdown]
 # ### A distance without that bias
@@ -328,9 +342,23 @@ def similarity(a, b):
     return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
 
 
-mine = unbiased_mmd(similarity(a, a), similarity(b, b), similarity(a, b))
-assert math.isclose(mine, kernel_distance(a, b), rel_tol=1e-6, abs_tol=1e-9)
-print(f"{mine:.5f}: equal to kernel_distance of utils")
+def by_pairs(a, b):
+    """The same by its definition, pair by pair."""
+
+    def mean_of(pairs):
+        return np.mean([(float(x @ y) / len(x) + 1) ** 3 for x, y in pairs])
+
+    within = sum(mean_of(permutations(part, 2)) for part in (a, b))
+    return within - 2 * mean_of((x, y) for x in a for y in b)
+
+
+small = a[:20].double(), b[:20].double()
+(x, y), slow = small, by_pairs(*small)
+assert math.isclose(
+    unbiased_mmd(*map(similarity, (x, y, x), (x, y, y))), slow, rel_tol=1e-9
+)
+assert math.isclose(kernel_distance(x, y), slow, rel_tol=1e-9)
+print(f"20 images of each: {slow:.5f}, here, by utils and pair by pair")
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
@@ -352,10 +380,7 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Real images are far from the real training set if there are only 100. That is the **floor**, and an FD without its $N$
-# and its floor says nothing. The line is fitted without the smallest $N$, where it bends.
-# The extrapolated values of the model stay above 0: what is left is the model's error and not the number of images.
-# The kernel distance needs no line; it scatters instead.
+# The kernel distance needs no line; it scatters instead. (The Frechet line is fitted without the smallest $N$.)
 
 # %% [markdown]
 # ### Which features? · *further*
@@ -673,7 +698,8 @@ show_images(torch.cat(rows), titles=titles, columns=shown, title=finding)
 # \quad\Rightarrow\quad
 # \log p_{\phi_0}(x) = \log \mathcal N(x_T; 0, I) + \int_{\phi_0}^{\pi/2} \nabla\!\cdot\hat v\; d\phi ,$$
 #
-# where $\phi_0$ is the angle at $t = 0$. So: follow the picture to its noise, add up the divergence on the way, and look the noise up in the normal density.
+# where $\phi_0$ is the angle at $t = 0$. So: follow the picture to its noise, add up the divergence on the way, and look
+# the noise up in the normal density.
 #
 # **The divergence of 784 numbers** would cost 784 gradients. *Hutchinson's trick* takes one. For a matrix $J$ and a
 # **probe** $u$ of independent $\pm1$, $\mathbb E[u^\top J u] = \sum_{ij} J_{ij}\,\mathbb E[u_i u_j] = \mathrm{tr}\,J$.
@@ -819,6 +845,23 @@ theirs = log_likelihood(model, diffusion, x, steps=3, generator=rng(5))
 torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=0.5)
 print("equal to log_likelihood of utils, whatever the network predicts")
 
+
+# %%
+def estimates(probes):
+    """probe . (dv/dx) probe at one noised image, for each probe (N, 1, 28, 28)."""
+    one = diffusion.q_sample(x[:1], torch.tensor([100], device=device), probe[:1])
+    velocity = partial(shipped_velocity, t=100)
+    parts = probes.to(device).split(98)
+    found = [v_and_divergence(velocity, one.expand(part.shape), part)[1] for part in parts]
+    return torch.cat(found).double().cpu()
+
+
+trace = float(estimates(torch.eye(784).view(784, 1, 28, 28)).sum())  # entry by entry
+guesses = estimates(torch.randint(2, (98, 1, 28, 28), generator=rng(5)) * 2.0 - 1)
+error = float(guesses.std()) / len(guesses) ** 0.5
+assert abs(float(guesses.mean()) - trace) < 5 * error
+print(f"divergence: {trace:.0f} exactly, {guesses.mean():.0f} ± {error:.0f} by 98 probes")
+
 # %% [markdown]
 # **Predict before you run:** pictures the network never saw: scikit-learn's digits, noise, flat ones from black to white,
 # blurred clothes. Which does it find *more* probable than real clothes? (About half a minute.)
@@ -892,37 +935,25 @@ columns = ["bits per dimension", "std with noise and probe"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("steps").round(3)
 
 # %% [markdown]
-# And the bound of notebook 04, for the same network and images. It belongs to another model, the chain of noisy steps,
-# whose last one goes to 8-bit values (Ho et al. 2020, eq. 13), where the ODE stops at $t = 0$. So the two need not be
-# in order.
-
-
-# %%
-def last_step_in_nats(x_0, noise):
-    """L_0: minus the mean log-probability of the right 8-bit values."""
-    t = torch.zeros(len(x_0), dtype=torch.long, device=device)
-    x_t = diffusion.q_sample(x_0, t, noise)
-    guess = diffusion.to_x_0(model(x_t, t), x_t, t).double().cpu()
-    clean, pixel = x_0.double().cpu(), Normal(guess, sigma)
-    upper = torch.where(clean > 0.999, 1.0, pixel.cdf(clean + 1 / 255))
-    lower = torch.where(clean < -0.999, 0.0, pixel.cdf(clean - 1 / 255))
-    return -float((upper - lower).clamp(min=1e-12).log().mean())
+# And the bound of notebook 04 (`bound_terms` of `utils`), for the same network and images. It belongs to another model,
+# the chain of noisy steps with variances $\tilde\beta_t$, so it bounds that model's bits and not the ODE's: the two need
+# not be in order. That they are near each other is what to look for.
 
 
 # %%
 @torch.no_grad()
 def bound_in_bits(pixels):
-    """L_0 + ... + L_(T-1), a mean over the images, interpolated between 24 of the L_t."""
-    x_0 = pixels.to(device) / 127.5 - 1
+    """The sum of all its terms, a mean over the images, interpolated between 25 of them."""
+    x_0, every_t = pixels.to(device) / 127.5 - 1, np.arange(1, diffusion.num_timesteps)
     noise = torch.randn(x_0.shape, generator=rng(9)).to(device)
-    every_t = np.arange(1, diffusion.num_timesteps)
-    probed = np.unique(np.geomspace(1, every_t[-1], 24).round().astype(int))
-    times = torch.tensor(probed, device=device)[:, None].expand(-1, len(x_0))
-    errors = [float(diffusion.loss(model, x_0, t, noise)) for t in times]
-    snr = diffusion.schedule.snr
-    weights = 0.5 * (snr[:-1] - snr[1:]) * (1 - a_bar[1:])
-    terms = weights.numpy() * np.interp(np.log(every_t), np.log(probed), errors)
-    return (terms.sum() + last_step_in_nats(x_0, noise)) / math.log(2)
+    probed, terms = np.unique(np.geomspace(1, every_t[-1], 24).round().astype(int)), []
+    for t in (0, *probed.tolist()):
+        ts = torch.full((len(x_0),), t, device=device)
+        x_t = diffusion.q_sample(x_0, ts, noise)
+        guess = diffusion.to_x_0(model(x_t, ts), x_t, ts)
+        terms.append(float(diffusion.bound_terms(guess, 0.0, x_0, x_t, ts).mean()))
+    between = np.interp(np.log(every_t), np.log(probed), np.log(terms[1:]))
+    return terms[0] + np.exp(between).sum()
 
 
 print(f"the bound: {bound_in_bits(chosen):.2f} bits per dimension, ", end="")
