@@ -986,14 +986,15 @@ def measures_of(pool, number, k):
 def draw_measures(number=100, k=5):
     """Two measures of `number` images, real and the model's, ten draws of each."""
     pools = {"real": held_out, "model": of_model[f"model, {many} looks"]}
+    found = [measures_of(pool, number, k) for pool in pools.values()]
     figure, axes = plt.subplots(1, 2, figsize=(8, 1.8))
-    for row, pool in enumerate(pools.values()):
-        for ax, values in zip(axes, measures_of(pool, number, k).T):
-            ax.plot(values, [row] * 10, "o", alpha=0.6, color=COLOURS[row])
+    for row, values in enumerate(found):
+        for ax, one in zip(axes, values.T):
+            ax.plot(one, [row] * 10, "o", alpha=0.6, color=COLOURS[row])
     for ax, label in zip(axes, ["Frechet distance", f"recall, k = {k}"]):
         ax.set_yticks([0, 1], pools)
         ax.set(xlabel=label, ylim=(1.5, -0.5))
-    means = [measures_of(pool, number, k)[:, 0].mean() for pool in pools.values()]
+    means = [values[:, 0].mean() for values in found]
     axes[0].set_title("{} images: real at {:.1f}, model at {:.1f}".format(number, *means))
     return figure
 
