@@ -291,9 +291,7 @@ print(f"± is the standard deviation over {draws} sets of real test images")
 pd.DataFrame.from_dict(rows, orient="index", columns=[f"FD of {count}", "FD at 1/N = 0"])
 
 # %%
-pd.DataFrame({f"{number} real": [float(v.mean())] for number, v in real_fd.items()}).round(
-    2
-)
+pd.Series({number: float(v.mean()) for number, v in real_fd.items()}).to_frame("FD").T
 
 # %% [markdown]
 # **Your prediction:** real images are far from the real training set if there are only 100, and about 0 at $1/N = 0$.
@@ -355,9 +353,8 @@ def by_pairs(a, b):
 
 small = a[:20].double(), b[:20].double()
 (x, y), slow = small, by_pairs(*small)
-assert math.isclose(
-    unbiased_mmd(*map(similarity, (x, y, x), (x, y, y))), slow, rel_tol=1e-9
-)
+fast = unbiased_mmd(similarity(x, x), similarity(y, y), similarity(x, y))
+assert math.isclose(fast, slow, rel_tol=1e-9)
 assert math.isclose(kernel_distance(x, y), slow, rel_tol=1e-9)
 print(f"20 images of each: {slow:.5f}, here, by utils and pair by pair")
 
@@ -529,9 +526,8 @@ for draw in tqdm(range(draws), desc="draws"):
 by_set = pd.DataFrame(found).groupby("set", sort=False)
 means, spread = by_set.mean(), by_set.std().loc["clean"]
 means.loc[[*model_sets], "nearest ratio"] = math.nan  # trained on both halves
-expected = 1 - math.prod(
-    (real_count - i) / (count + real_count - i) for i in range(1, k + 1)
-)
+others = [real_count - i for i in range(1, k + 1)]
+expected = 1 - math.prod(other / (count + other) for other in others)
 print(f"Lemma 2, coverage of equal distributions: {expected:.3f}")
 print(f"{draws} draws of {count} images, {time.perf_counter() - began:.0f} s; their means:")
 pd.concat([means, spread.to_frame("(spread of clean)").T]).round(3)
@@ -569,15 +565,15 @@ plt.show()
 # means of eight draws: its standard error is about 0.5, a model's (one set) about 1.06, and the unit itself, from eight
 # draws, is known to a quarter. **Bold**, beyond 4, is what we call *seen*.
 #
-# - **One class missing:** the distances see it, and coverage; recall hardly. Precision and density see nothing: what is
-#   there is real.
+# - **One class missing:** the distances and coverage see it, recall stands at the border. Precision and density see
+#   nothing: what is there is real.
 # - **A tenth, ten times:** recall falls to 0, since the nearest five of a picture are its own copies, and its ball has
 #   no size. Precision sees nothing.
 # - **Blurred** and **noisy:** the distances, recall, density and coverage see both. Precision, which is meant to find
 #   unfaithful pictures, sees blur far less than recall does, and noise not at all.
 # - **Training images:** only the ratio. For every measure that compares distributions they are a *perfect* model.
 # - **The model:** with few looks the distances are large, recall is far too low and density too high: it draws what is
-#   typical. With many looks recall is still the measure that is furthest off. The distance alone says "worse", not how.
+#   typical. With many looks recall is still too low. The distance alone says "worse", not how.
 #
 # The kernel distance moves less than Frechet in nearly every row: its lack of bias is paid for with scatter.
 # No column is enough. Report a distance with its floor, one of recall or coverage, and a test for copies.
