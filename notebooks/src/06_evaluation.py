@@ -1332,7 +1332,7 @@ pd.DataFrame({"milliseconds per image": costs}).round(3)
 # 4. What stays true by construction: the diffusion loss has one fixed aim, so that it can be watched, and measured on
 #    held-out images (notebook 04). The two losses of a GAN only tell who is winning.
 #
-# ### Exercise 06.7 *(further)*: what a critic knows
+# ### Exercise 06.6 *(further)*: what a critic knows
 #
 # At its best, the non-saturating loss makes $\mathrm{sigmoid}(D(x)) = \frac{p(x)}{p(x) + q(x)}$, with the density $p$ of
 # the data and $q$ of the generator (Goodfellow et al. 2014, Proposition 1). So a critic that is thrown away after
@@ -1350,7 +1350,7 @@ def acceptance(logits):
     raise NotImplementedError
 
 
-check("06.7", acceptance)
+check("06.6", acceptance)
 
 # %% [markdown]
 # ## 7. A museum of bugs · *core*
@@ -1369,7 +1369,7 @@ check("06.7", acceptance)
 #
 # DDPM's step does, and so does DDIM's with any $\eta$ (notebook 05, section 4).
 #
-# ### Your turn: 06.6
+# ### Your turn: 06.7
 #
 # Somebody hands you `step(x_t, x_0, a_bar_t, a_bar_s, z)`, which claims to have that property. Write the test. You
 # choose $x_0$ and the $\bar\alpha$, and draw $\epsilon$ and $z$. Mind the last step, where $\bar\alpha_s = 1$.
@@ -1384,7 +1384,7 @@ def keeps_eq_4(step):
     raise NotImplementedError
 
 
-check("06.6", keeps_eq_4)
+check("06.7", keeps_eq_4)
 
 
 # %%
@@ -1401,7 +1401,7 @@ def course_keeps_eq_4(step):
     return True
 
 
-keeps_eq_4 = choose("06.6", keeps_eq_4, course_keeps_eq_4)
+keeps_eq_4 = choose("06.7", keeps_eq_4, course_keeps_eq_4)
 
 # %% [markdown]
 # ### Faults of sampling: the shipped model
