@@ -1353,7 +1353,7 @@ def acceptance(logits):
 check("06.6", acceptance)
 
 # %% [markdown]
-# ## 7. A museum of bugs · *core*
+# ## 7. A museum of bugs · *further*
 #
 # **Question:** samples are bad. What is wrong? A bug in a diffusion model rarely raises an error: a wrong formula gives
 # numbers like a right one. Here are the bugs that widely read tutorials and their readers' questions are full of, each
@@ -1362,24 +1362,27 @@ check("06.6", acceptance)
 # For each we want a picture, a distance with its error, and **the test that would have caught it**: one line that the
 # healthy part passes and the faulty one does not. Tests of that kind ask for a *property*. One property covers most
 # samplers. Whoever knows the clean $x_0$, and steps from $x_t \sim q(x_t \mid x_0)$ to an earlier $s$, has to land in
-# $q(x_s \mid x_0)$ (eq. 4):
+# $q(x_s \mid x_0)$ (Ho et al. 2020, eq. 4):
 #
 # $$x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \quad\Longrightarrow\quad
 # x_s = \sqrt{\bar\alpha_s}\,x_0 + \text{noise of mean } 0 \text{ and variance } 1-\bar\alpha_s.$$
 #
-# DDPM's step does, and so does DDIM's with any $\eta$ (notebook 05, section 4).
+# DDPM's step does with the variance $\tilde\beta$ of its eq. 7, and so does DDIM's with any $\eta$ (notebook 05,
+# section 4). Ho et al.'s other choice, $\sigma^2 = \beta$, does not for a known $x_0$: it fails this test and is no bug.
 #
 # ### Your turn: 06.7
 #
 # Somebody hands you `step(x_t, x_0, a_bar_t, a_bar_s, z)`, which claims to have that property. Write the test. You
-# choose $x_0$ and the $\bar\alpha$, and draw $\epsilon$ and $z$. Mind the last step, where $\bar\alpha_s = 1$.
+# choose $x_0$ and the $\bar\alpha$, which are plain numbers, and draw $\epsilon$ and $z$, both standard normal. 50,000 numbers
+# and a tolerance of 0.03 do. Mind the last step, where $\bar\alpha_s = 1$.
 
 
 # %%
 def keeps_eq_4(step):
     """True if x_s = step(x_t, x_0, a_bar_t, a_bar_s, z) has the mean and variance of eq. 4.
 
-    step: takes tensors of one shape and two numbers, 0 < a_bar_t < a_bar_s <= 1.
+    step: takes tensors of one shape (z: standard normal) and two plain numbers,
+    0 < a_bar_t < a_bar_s <= 1.
     """
     raise NotImplementedError
 
@@ -1450,18 +1453,37 @@ def museum_draw(**changes):
 
 
 # %%
-def distance_and_error(images):
-    """Frechet distance; its standard error when the images are drawn again (bootstrap)."""
-    features, generator = quality.features(images), torch.Generator().manual_seed(0)
-    size = (30, len(features))
-    picks = torch.randint(len(features), size, generator=generator)
-    redrawn = [quality.frechet(features[pick]) for pick in picks]
-    return quality.frechet(features), float(np.std(redrawn))
+def redrawn_distances(images):
+    """Frechet distance, and 30 more with images drawn again, the same picks for all sets."""
+    features = quality.features(images)
+    picks = torch.randint(len(features), (30, len(features)), generator=rng(0))
+    return np.array([quality.frechet(part) for part in (features, *features[picks])])
 
 
-def gallery(galleries, distances, title):
-    """A row of eight images for each name, under its name and distance."""
-    texts = ["{}: {:.1f} ± {:.1f}".format(name, *distances[name]) for name in galleries]
+def compare(galleries):
+    """A row for each: distance, difference to the first, standard error of the difference."""
+    values = {name: redrawn_distances(images) for name, images in galleries.items()}
+    less = {name: own - next(iter(values.values())) for name, own in values.items()}
+    rows = {name: [values[name][0], less[name][0], less[name][1:].std()] for name in less}
+    columns = ["Frechet distance", "above healthy", "±"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(1)
+
+
+def balanced_floor(labels, draws=10):
+    """Frechet distances of real test images with as many of each class as `labels` has."""
+    distances = []
+    for seed in range(draws):
+        order = torch.randperm(len(test_set), generator=rng(seed))
+        of_order = test_set[order][1]
+        parts = [order[of_order == y][:n] for y, n in enumerate(labels.bincount().tolist())]
+        distances.append(quality.frechet(quality.features(test_set[torch.cat(parts)][0])))
+    return np.array(distances)
+
+
+# %%
+def gallery(galleries, table, title):
+    """A row of eight images for each name, under its name and Frechet distance."""
+    texts = [f"{name}: {table.loc[name, 'Frechet distance']:.1f}" for name in galleries]
     titles = [text for middle in texts for text in ["", "", "", middle, "", "", "", ""]]
     images = torch.cat([images[:8] for images in galleries.values()])
     return show_images(images / 127.5 - 1, titles=titles, columns=8, scale=2, title=title)
@@ -1473,8 +1495,9 @@ def gallery(galleries, distances, title):
 
 # %%
 def noise_in_last_step(x_t, x_0, a, b, z, previous=None):
-    x_0_weight, x_t_weight, _ = posterior_weights(a, b)
-    return x_0_weight * x_0 + x_t_weight * x_t + math.sqrt(1 - a / b) * z  # beta, always
+    x_0_weight, x_t_weight, variance = posterior_weights(a, b)
+    variance = variance if b < 1 else 1 - a / b
+    return x_0_weight * x_0 + x_t_weight * x_t + math.sqrt(variance) * z
 
 
 def variance_for_std(x_t, x_0, a, b, z, previous=None):
@@ -1573,16 +1596,19 @@ for name, changes in tqdm(museum.items(), desc="museum"):
     assert test(healthy[part]), f"{caught_by[name]} should pass on the healthy {part}"
     assert not test(faulty), f"{caught_by[name]} should fail: {name}"
     galleries[name] = museum_draw(**changes)
-distances = {name: distance_and_error(images) for name, images in galleries.items()}
-museum_floor = quality.floor(museum_count)[0].mean().item()
-print(f"{museum_count} images; as many real ones: {museum_floor:.1f}. ± is a standard")
-print("error. Every test passes on the healthy part and fails on the faulty one.")
-values = [f"{distance:.1f} ± {error:.1f}" for distance, error in distances.values()]
-rows = [*zip(values, caught_by.values())]
-pd.DataFrame(rows, index=[*distances], columns=["Frechet distance", "caught by"])
+
+# %%
+museum_table = compare(galleries).assign(**{"caught by": caught_by.values()})
+museum_floor = balanced_floor(museum_y)
+print(f"{museum_count} images; as many real ones, as many of each class:")
+print(
+    f"{museum_floor.mean():.1f}, spread {museum_floor.std():.1f}. ± is the standard error"
+)
+print("of the difference, by other images of the same labels and model.")
+museum_table
 
 # %% tags=["figure"]
-gallery(galleries, distances, "The same eight noises and labels, one fault each")
+gallery(galleries, museum_table, "One fault each, same noises and labels; Frechet distance")
 
 # %% [markdown]
 # - **The network is asked what training never asked**: $t$ counted in steps (0 to 11 where it expects 0 to 999) gives
@@ -1735,15 +1761,16 @@ short_caught |= {
     "predicts noise, clipped": "",
     "predicts noise, not clipped": "|estimate| <= 1",
 }
-short_distances = {k: distance_and_error(images) for k, images in short_galleries.items()}
-values = [f"{distance:.1f} ± {error:.1f}" for distance, error in short_distances.values()]
-losses = [round(short_losses[name], 3) for name in short_distances]
-rows = [*zip(values, losses, [short_caught[name] for name in short_distances])]
-columns = ["Frechet distance", "loss at the end", "caught by"]
-pd.DataFrame(rows, index=[*short_distances], columns=columns)
+short_table = compare(short_galleries)
+short_table["loss at the end"] = pd.Series(short_losses).round(3)
+short_table["caught by"] = pd.Series(short_caught)
+print("± is by other images of the same network; another training seed is not in it")
+short_table
 
 # %% tags=["figure"]
-gallery(short_galleries, short_distances, "The same short training, one fault each")
+gallery(
+    short_galleries, short_table, "One fault each, same short training; Frechet distance"
+)
 
 # %% [markdown]
 # The loss column first: **the two lowest losses of the $v$ networks belong to two of the worst rows.** Uniform noise and
@@ -1766,7 +1793,7 @@ gallery(short_galleries, short_distances, "The same short training, one fault ea
 #
 # ### My samples are noise, what is wrong?
 #
-# Each row was reproduced above.
+# The part to keep. Each row was reproduced above.
 #
 # | what you see | ask first (the fault above) | the test | the cure |
 # | --- | --- | --- | --- |
