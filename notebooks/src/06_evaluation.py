@@ -1486,14 +1486,14 @@ def museum_draw(**changes):
 
 # %%
 def redrawn_distances(images):
-    """Frechet distance, and 30 more with images drawn again, the same picks for all sets."""
+    """Frechet distance, and 30 more of images drawn again, with the same picks for all."""
     features = quality.features(images)
     picks = torch.randint(len(features), (30, len(features)), generator=rng(0))
     return np.array([quality.frechet(part) for part in (features, *features[picks])])
 
 
 def compare(galleries):
-    """A row for each: distance, difference to the first, standard error of the difference."""
+    """Of each: distance, difference to the first, standard error of that difference."""
     values = {name: redrawn_distances(images) for name, images in galleries.items()}
     less = {name: own - next(iter(values.values())) for name, own in values.items()}
     rows = {name: [values[name][0], less[name][0], less[name][1:].std()] for name in less}
@@ -1501,6 +1501,7 @@ def compare(galleries):
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(1)
 
 
+# %%
 def balanced_floor(labels, draws=10):
     """Frechet distances of real test images with as many of each class as `labels` has."""
     distances = []
@@ -1512,7 +1513,6 @@ def balanced_floor(labels, draws=10):
     return np.array(distances)
 
 
-# %%
 def gallery(galleries, table, title):
     """A row of eight images for each name, under its name and Frechet distance."""
     texts = [f"{name}: {table.loc[name, 'Frechet distance']:.1f}" for name in galleries]
@@ -1592,6 +1592,7 @@ def one_look_error(network, process):
     return float((estimate - x_0).square().mean().sqrt())
 
 
+# %%
 class Spy(nn.Module):
     """Predicts 0 and keeps the t and the labels that it is given, one tensor a call."""
 
@@ -1607,7 +1608,8 @@ class Spy(nn.Module):
 
 def seen_in_sampling(**changes):
     """First t and all labels that a network meets."""
-    museum_draw(model=(spy := Spy()), **changes)
+    spy = Spy()
+    museum_draw(model=spy, **changes)
     return int(spy.t[0].max()), sorted(spy.y[0].unique().tolist())
 
 
@@ -1670,18 +1672,18 @@ gallery(galleries, museum_table, "One fault each, same noises and labels; Freche
 
 # %% [markdown]
 # - **The network is asked what training never asked**: $t$ counted in steps (0 to 11 where it expects 0 to 999) gives
-#   texture and no shape, another schedule garments drowned in texture, $v$ taken for the noise black and white specks, and
-#   patches swapped a checkerboard. One look at a noised real image finds all of them but the first.
+#   texture and no shape, another schedule garments drowned in texture, $v$ taken for the noise black and white specks,
+#   and patches swapped a checkerboard. One look at a noised real image finds all of them but the first.
 # - **A wrong $x_T$ counts with DDIM**, which keeps it to the end, and hardly with DDPM, whose fresh noise replaces it.
 #   Uniform noise has a mean of 0.5, and the network takes it for a white picture. Half-way between two noises is too
 #   little noise, and the garments come out smooth; the cure is `slerp`.
-# - **Some spoil what is good underneath**: noise left on in the last step gives grain; with the variance in the place of
-#   its root too little noise is added, and texture is lost; values outside 0 to 255 wrap around to specks of the other
-#   colour; [0, 1] gives grey where black should be. The last has a huge distance, although a human sees good garments:
-#   the classifier has never seen a grey background.
-# - **One label for all** draws good bags. No single image shows the fault; a measure of the whole set does.
-# - **Two cost nothing here**: $t$ off by one ($T$ is 1000, so neighbours are alike) and no clipping (the network predicts
-#   $v$). They are faults all the same, and wait for another $T$ or another prediction to show; so test for them.
+# - **Some spoil what is good underneath**: noise left on in the last step gives grain; with the variance in the place
+#   of its root too little noise is added, and texture is lost; values outside 0 to 255 wrap around to specks of the
+#   other colour; [0, 1] gives grey where black should be. The last has a huge distance, although a human sees good
+#   garments: the classifier has never seen a grey background.
+# - **One label for all** draws bags only. No single image shows the fault; a measure of the whole set does.
+# - **Two are not told apart from the healthy row here**: $t$ off by one ($T$ is 1000, so neighbours are alike) and no
+#   clipping (the network predicts $v$). They wait for another $T$ or another prediction; only a test finds them.
 #
 # ### Faults of training
 #
@@ -1749,11 +1751,12 @@ unscaled = GaussianDiffusion(NoiseSchedule.linear(200, rescale=False))
 
 
 def range_of_t(**changes):
-    """Smallest and largest t that a network meets in 300 steps of training."""
-    spy = short_training(network=Spy, steps=300, **changes)[0]
+    """Smallest and largest t that a network meets in 200 steps of training."""
+    spy = short_training(network=Spy, steps=200, **changes)[0]
     return [int(end) for end in torch.cat(spy.t).aminmax()]
 
 
+# %%
 short_museum = {
     "T = 200, betas as for 1000": ("process", unscaled),
     "trained on [0, 1]": ("data", lambda images: (images + 1) / 2),
@@ -1849,14 +1852,14 @@ gallery(
 # - **Uniform noise** ruins everything: sampling starts from a noise that training never showed. **[0, 1]** gives grey
 #   pictures. $T = 200$ **with betas for 1000** gives shapes too bright and frayed: $x_T$ was never noise (notebook 05,
 #   section 11).
-# - **Gone on at ten times the rate**: good samples that turned bad, within a few dozen steps.
+# - **Gone on at ten times the rate**: shapes that were there are lost, within a few dozen steps.
 # - **Predicts noise, not clipped**: saturated black and white. The *distance* hardly sees it, here where both rows are
 #   poor; the picture does. No number replaces looking.
-# - **Little or nothing here**: index 0 never trained (one of 1000), a skip never popped (its network is a weaker one, no
-#   broken one), $t$ not told (the noise level can be guessed from the picture; notebook 02, Sun et al. 2025). They cost a few
-#   percent, for ever, without a sign; only a test finds them.
-# - **No average** is even *better* in so short a training: the average still has much of the early weights in it. The
-#   usual advice is for long ones (Ho et al. 2020, appendix B, use a decay of 0.9999). Notebook 04 measures it.
+# - **Not told apart from the healthy one here**: index 0 never trained (one of 1000), a skip never popped (its network
+#   is a weaker one, no broken one), $t$ not told (the noise level can be guessed from the picture; notebook 02, Sun et
+#   al. 2025). Only a test finds them.
+# - **No average** is not worse in so short a training: the average still has much of the early weights in it. The usual
+#   advice is for long ones (Ho et al. 2020, appendix B, use a decay of 0.9999). Notebook 04 measures it.
 #
 # One seed each: read a difference of a few units as nothing.
 #
@@ -1866,7 +1869,7 @@ gallery(
 #
 # | what you see | ask first (the fault above) | the test | the cure |
 # | --- | --- | --- | --- |
-# | noise or texture, hardly a shape | $t$ counted in steps; another schedule; $v$ taken for the noise; uniform noise in training | $t$ as it is at both ends; one look at a noised real image; mean 0 and variance 1 | keep schedule and prediction with the weights; `torch.randn`, not `torch.rand` |
+# | noise or texture, hardly a shape | $t$ counted in steps; another schedule; $v$ taken for the noise; uniform noise in training | a spy: $t$ starts at $T - 1$; one look at a noised real image; mean 0 and variance 1 | keep schedule and prediction with the weights; `torch.randn`, not `torch.rand` |
 # | checkerboard | patches swapped | one look; unfold, then fold, gives the image back | fold in the order of unfolding |
 # | grain over good shapes | noise in the last step | eq. 4 at $\bar\alpha_s = 1$ | no noise where $\bar\alpha_s = 1$ |
 # | smooth, no texture | variance for its root; a half-way $x_T$ | eq. 4; variance of $x_T$ | the root; `slerp` |
@@ -1876,8 +1879,8 @@ gallery(
 # | one class only | one label for all; dropped blobs of a GAN | all labels; count kinds of samples | a label for each image; more than one kind of measure |
 # | fine loss, bad samples | [0, 1] and uniform noise in training; every fault of the first hall | the tests of `noise` and data; one look | test sampler and data apart from the training |
 # | too bright, frayed | $T = 200$, betas for 1000 | $\bar\alpha_T < 0.01$ | scale the betas by $1000/T$ |
-# | good samples that turn bad | gone on at 10 times the rate | the loss after a restart beside that before | save and restore the optimiser and the rate |
-# | nothing, only worse than published | a skip never popped; $t$ not told; index 0 | a gradient in every channel; two $t$, two inputs; $t = 0$ is drawn | the test; then patience |
+# | shapes that were there are lost | gone on at 10 times the rate | the loss after a restart below 1.5 times that before | save and restore the optimiser and the rate |
+# | nothing, or only worse than published | a skip never popped; $t$ not told; index 0 | a gradient in every channel; a spy: $t$ from 0 to $T - 1$ | the test; then patience |
 
 # %% [markdown]
 # ## Recap
