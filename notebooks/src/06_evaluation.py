@@ -1628,13 +1628,13 @@ def is_normal(x_T):
     return abs(float(x_T.mean())) < 0.03 and abs(float(x_T.var()) - 1) < 0.05
 
 
-sides, start = torch.tensor([-1.2, -1.0, 1.0, 1.2]), museum_T - 1
+sides, last_t = torch.tensor([-1.2, -1.0, 1.0, 1.2]), museum_T - 1
 museum_tests = {  # part: the test in words, the test
     "step": ("keeps_eq_4(step)", keeps_eq_4),
     "x_T": ("is_normal(x_T)", is_normal),
     "diffusion": ("one_look_error < 0.25", lambda one: one_look_error(model, one) < 0.25),
     "model": ("one_look_error < 0.25", lambda one: one_look_error(one, diffusion) < 0.25),
-    "told": ("spy: t starts at T - 1", lambda f: seen_in_sampling(told=f)[0] == start),
+    "told": ("spy: t starts at T - 1", lambda f: seen_in_sampling(told=f)[0] == last_t),
     "save": ("-1 is 0, 1 is 255", lambda save: save(sides).tolist() == [0, 0, 255, 255]),
     "clip": ("|estimate| <= 1", lambda clip: largest_estimate(clip) <= 1),
     "y": ("spy: all labels", lambda y: seen_in_sampling(y=y)[1] == [*range(10)]),
@@ -1659,7 +1659,8 @@ print("Every test passes on the healthy part and fails on the faulty one.")
 print("one_look_error:", ", ".join(found))
 
 # %%
-museum_table = compare(galleries).assign(**{"caught by": caught_by.values()})
+museum_table = compare(galleries)
+museum_table["caught by"] = pd.Series(caught_by)
 museum_floor = balanced_floor(museum_y)
 print(f"{museum_count} images; as many real ones, as many of each class:")
 print(
