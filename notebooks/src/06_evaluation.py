@@ -959,8 +959,8 @@ play(draw_measures, number=(30, count, 10), k=(1, 10))
 #   $\mathrm{softplus}(-D(G(z)))$.
 # - **WGAN-GP** (Gulrajani et al. 2017, eq. 3). The critic lowers
 #   $D(G(z)) - D(x) + 10\,\big(\lVert\nabla D(\hat x)\rVert - 1\big)^2$, the generator lowers $-D(G(z))$. The last term,
-#   the **gradient penalty**, keeps the critic from being steep: $\hat x$ is a point on the line between a real image and
-#   a made one, and $\nabla$ the gradient by $\hat x$. (The paper moves the generator in every fifth step only.)
+#   the **gradient penalty**, keeps the critic from being steep: $\hat x$ is a point on the line between a real image
+#   and a made one, and $\nabla$ the gradient by $\hat x$. (The paper moves the generator in every fifth step only.)
 #
 # ### Your turn: 06.5
 #
@@ -1049,8 +1049,8 @@ def gan_step(gan, real):
 #
 # First where everything can be counted: notebook 00's eight blobs on a circle. A GAN that leaves blobs out has
 # **dropped modes**. A blob counts as *kept* if it receives at least a quarter of its fair share, $1/8$, within three
-# standard deviations of its centre; where fewer than half of all points are near a centre, the row says *not trained*. All
-# methods have about as many weights and the same batches, a step each.
+# standard deviations of its centre; where fewer than half of all points are near a centre, the row says *not trained*.
+# All methods have about as many weights and the same batches, a step each.
 #
 # **Predict before you run:** nothing rewards a generator for making *all* kinds, as long as each of its points looks
 # real. How many of the eight will it make?
@@ -1156,10 +1156,10 @@ plt.show()
 
 # %% [markdown]
 # *Kept* is a coarse word; look at the picture and at the other two columns. A generator is one continuous map of one
-# cloud, so it can only reach eight separate blobs by drawing bridges between them, and points on a bridge lie in no blob.
-# The diffusion model is a continuous map as well, but one of 50 looks, which can be far steeper. And its loss asks for
-# every blob as often as it occurs in the data. WGAN-GP's generator moves in every fifth step, as in the paper, and had
-# not got that far: a smear says nothing about dropped modes. (Plain MLPs, rates that were not tuned.)
+# cloud, so it can only reach eight separate blobs by drawing bridges between them, and points on a bridge lie in no
+# blob. The diffusion model is a continuous map as well, but one of 50 looks, which can be far steeper. And its loss
+# asks for every blob as often as it occurs in the data. WGAN-GP's generator moves in every fifth step, as in the paper,
+# and had not got that far: a smear says nothing about dropped modes. (Plain MLPs, rates that were not tuned.)
 #
 # ### Images, at the same seconds
 #
@@ -1241,16 +1241,16 @@ table[["a third", "as tuned", "three times"]]
 
 # %% [markdown]
 # **After 20 seconds the non-saturating GAN is ahead**, at every point of the tuned curves, with every seed. Twenty
-# seconds of one thread are a few hundred steps, early for all three, and say nothing about finished models. The diffusion
-# model in `data/checkpoints`, trained for far longer, is much nearer to the floor than any of these runs (section 1 has
-# its distance and number of images).
+# seconds of one thread are a few hundred steps, early for all three, and say nothing about finished models. The
+# diffusion model in `data/checkpoints`, trained for far longer, is much nearer to the floor than any of these runs
+# (section 1 has its distance and number of images).
 #
-# **Which minds the learning rate?** After 20 seconds they are not told apart. The diffusion model fails at 0.06 with all
-# three seeds; but its tuned rate, 0.02, was the largest tried, chosen over 0.006 with one seed, and the final runs show
-# no difference between 0.02 and a third of it. Had 0.006 been picked, three times it would have worked. What can be read
-# off the first figure is a range that works: from 0.002 to 0.02 for diffusion, from 0.001 to 0.01 for WGAN-GP with one
-# critic step, and from 0.0006 for the non-saturating GAN, which at 0.018 works with two seeds and fails with the third.
-# The exact intervals of three runs are wide: 3 of 3 and 1 of 3 overlap.
+# **Which minds the learning rate?** After 20 seconds they are not told apart. The diffusion model fails at 0.06 with
+# all three seeds; but its tuned rate, 0.02, was the largest tried, chosen over 0.006 with one seed, and the final runs
+# show no difference between 0.02 and a third of it. Had 0.006 been picked, three times it would have worked. What can
+# be read off the first figure is a range that works: from 0.002 to 0.02 for diffusion, from 0.001 to 0.01 for WGAN-GP
+# with one critic step, and from 0.0006 for the non-saturating GAN, which at 0.018 works with two seeds and fails with
+# the third. The exact intervals of three runs are wide: 3 of 3 and 1 of 3 overlap.
 #
 # ### One GAN, live
 #
@@ -1350,25 +1350,26 @@ for steps in [1, 10]:
 pd.DataFrame({"milliseconds per image": costs}).round(3)
 
 # %% [markdown]
-# For each image the GAN is as much cheaper as the diffusion model has evaluations, and then some, since its generator is
-# only a part of its weights.
+# For each image the GAN is as much cheaper as the diffusion model has evaluations, and then some, since its generator
+# is only a part of its weights.
 #
 # **What was found.** Dhariwal and Nichol compare large models, trained until they are done. Here:
 #
-# 1. *Does a GAN leave modes out?* After these 1500 steps in the plane the non-saturating one did not; the WGAN-GP had not
-#    got that far. The diffusion model comes nearest to the data. Nothing about finished models.
-# 2. *Is a GAN more easily upset by its learning rate?* After 20 seconds, with three seeds: not told apart. Nothing about
-#    finished models.
+# 1. *Does a GAN leave modes out?* After these 1500 steps in the plane the non-saturating one did not; the WGAN-GP had
+#    not got that far. The diffusion model comes nearest to the data. Nothing about finished models.
+# 2. *Is a GAN more easily upset by its learning rate?* After 20 seconds, with three seeds: not told apart. Nothing
+#    about finished models.
 # 3. *Which is better?* After 20 seconds the non-saturating GAN, and it is cheaper for each image. Nothing about
-#    finished models. The recipe moves the distance as much as the method: in the run shown the live GAN, with a constant
-#    rate, no bf16 and more steps, ends well below the runs of the file. Which of these does it was not taken apart.
+#    finished models. The recipe moves the distance as much as the method: in the run shown the live GAN, with a
+#    constant rate, no bf16 and more steps, ends well below the runs of the file. Which of these does it was not taken
+#    apart.
 # 4. What stays true by construction: the diffusion loss has one fixed aim, so that it can be watched, and measured on
 #    held-out images (notebook 04). The two losses of a GAN only tell who is winning.
 #
 # ### Exercise 06.6 *(further)*: what a critic knows
 #
-# At its best, the non-saturating loss makes $\mathrm{sigmoid}(D(x)) = \frac{p(x)}{p(x) + q(x)}$, with the density $p$ of
-# the data and $q$ of the generator (Goodfellow et al. 2014, Proposition 1). So a critic that is thrown away after
+# At its best, the non-saturating loss makes $\mathrm{sigmoid}(D(x)) = \frac{p(x)}{p(x) + q(x)}$, with the density $p$
+# of the data and $q$ of the generator (Goodfellow et al. 2014, Proposition 1). So a critic that is thrown away after
 # training knows which samples are too frequent. **Rejection sampling** (Azadi et al. 2019) uses it: keep each sample
 # with a chance in proportion to $p/q$, and what is kept is distributed as the data. Write the chances for a batch; the
 # largest should be 1, so that no more is thrown away than need be.
@@ -1401,13 +1402,14 @@ check("06.6", acceptance)
 # x_s = \sqrt{\bar\alpha_s}\,x_0 + \text{noise of mean } 0 \text{ and variance } 1-\bar\alpha_s.$$
 #
 # DDPM's step does with the variance $\tilde\beta$ of its eq. 7, and so does DDIM's with any $\eta$ (notebook 05,
-# section 4). Ho et al.'s other choice, $\sigma^2 = \beta$, does not for a known $x_0$: it fails this test and is no bug.
+# section 4). Ho et al.'s other choice, $\sigma^2 = \beta$, does not for a known $x_0$: it fails this test and is no
+# bug.
 #
 # ### Your turn: 06.7
 #
 # Somebody hands you `step(x_t, x_0, a_bar_t, a_bar_s, z)`, which claims to have that property. Write the test. You
-# choose $x_0$ and the $\bar\alpha$, which are plain numbers, and draw $\epsilon$ and $z$, both standard normal. 50,000 numbers
-# and a tolerance of 0.03 do. Mind the last step, where $\bar\alpha_s = 1$.
+# choose $x_0$ and the $\bar\alpha$, which are plain numbers, and draw $\epsilon$ and $z$, both standard normal. 50,000
+# numbers and a tolerance of 0.03 do. Mind the last step, where $\bar\alpha_s = 1$.
 
 
 # %%
@@ -1849,9 +1851,9 @@ gallery(
 )
 
 # %% [markdown]
-# The loss column first: **the two lowest losses of the $v$ networks belong to two of the worst rows.** Uniform noise and
-# images in [0, 1] are easier to predict, and a loss of another task says nothing. So a falling loss proves little; tests
-# and samples do.
+# The loss column first: **the two lowest losses of the $v$ networks belong to two of the worst rows.** Uniform noise
+# and images in [0, 1] are easier to predict, and a loss of another task says nothing. So a falling loss proves little;
+# tests and samples do.
 #
 # - **Uniform noise** ruins everything: sampling starts from a noise that training never showed. **[0, 1]** gives grey
 #   pictures. $T = 200$ **with betas for 1000** gives shapes too bright and frayed: $x_T$ was never noise (notebook 05,
