@@ -454,7 +454,63 @@ def gradient_penalty(critic, real, fake, mix):
     return (norms - 1).square().mean()
 
 
-# -- 06.6: a test of a sampler's step --------------------------------------------------------------
+# -- 06.6: a critic's number is a ratio of densities ------------------------------------------------
+
+
+def check_acceptance(acceptance: Callable) -> None:
+    for logits in (torch.tensor([-2.0, 0.0, 1.5, 3.0], dtype=torch.float64), 30 * normal(200, seed=5)):
+        given = logits.clone()
+        chances = as_float64(acceptance(given), tuple(logits.shape), "the chances")
+        refuse_changes([given], [logits], "the critic's numbers")
+        if not bool(((chances >= 0) & (chances <= 1)).all()):
+            raise Wrong(f"chances lie between 0 and 1; yours go from {chances.min():.3g} to {chances.max():.3g}")
+        if float(chances.max()) == 0:
+            raise Wrong("all chances are 0; the exponential has overflowed or underflowed: subtract the largest first")
+        kept = chances > 1e-250  # the smaller ones may be rounded to 0
+        left = chances[kept].log() - logits[kept]
+        if float(left.max() - left.min()) < 1e-6 and bool((logits[~kept] <= logits[kept].min()).all()):
+            if float(chances.max()) < 0.999:
+                raise Wrong(
+                    f"the proportions are right, but the largest chance is {chances.max():.3g}: points are thrown away "
+                    "for nothing; let the best one have 1"
+                )
+            continue
+        for fault, value in wrong_chances(logits).items():
+            if close(chances, value, 1e-6):
+                raise Wrong(fault)
+        raise Wrong(
+            "the chances should be in the proportion of data to generator, exp(D): yours, divided by exp(D), go from "
+            f"{left.exp().min():.3g} to {left.exp().max():.3g}"
+        )
+
+
+def wrong_chances(logits: Tensor) -> dict[str, Tensor]:
+    """The most natural mistakes, by what is wrong with them."""
+    return {
+        "this is the chance that a point is real, data / (data + generator); what is asked for is the share of the "
+        "generator's points to keep, in proportion to data / generator": logits.sigmoid(),
+        "this keeps what the critic takes for made: the sign is turned": (logits.min() - logits).exp(),
+        "D is the logarithm of the ratio; take its exponential": (logits - logits.min())
+        / (logits.max() - logits.min()),
+        "the ratio is cut off at 1: all points above are treated alike": logits.exp().clamp(max=1),
+    }
+
+
+@exercise(
+    "06.6",
+    "from a critic's number to a chance",
+    check_acceptance,
+    hints=[
+        "sigmoid(D) = p / (p + q), for the density p of the data and q of the generator. Solve for p / q.",
+        "p / q = exp(D). To keep a point with a chance in proportion to it, divide by the largest one there is.",
+        "exp(D - D.max()): the same, and nothing overflows.",
+    ],
+)
+def acceptance(logits):
+    return (logits - logits.max()).exp()
+
+
+# -- 06.7: a test of a sampler's step --------------------------------------------------------------
 
 
 def weights_of_ddpm(a: float, b: float) -> tuple[float, float, float]:
@@ -551,7 +607,7 @@ def verdict(keeps_eq_4: Callable, step: Callable) -> bool:
 
 
 @exercise(
-    "06.6",
+    "06.7",
     "a test that tells sound steps from faulty ones",
     check_keeps,
     hints=[
@@ -573,59 +629,3 @@ def keeps_eq_4(step):
         if max(abs(float(error)) for error in errors) > 0.03:
             return False
     return True
-
-
-# -- 06.7: a critic's number is a ratio of densities ------------------------------------------------
-
-
-def check_acceptance(acceptance: Callable) -> None:
-    for logits in (torch.tensor([-2.0, 0.0, 1.5, 3.0], dtype=torch.float64), 30 * normal(200, seed=5)):
-        given = logits.clone()
-        chances = as_float64(acceptance(given), tuple(logits.shape), "the chances")
-        refuse_changes([given], [logits], "the critic's numbers")
-        if not bool(((chances >= 0) & (chances <= 1)).all()):
-            raise Wrong(f"chances lie between 0 and 1; yours go from {chances.min():.3g} to {chances.max():.3g}")
-        if float(chances.max()) == 0:
-            raise Wrong("all chances are 0; the exponential has overflowed or underflowed: subtract the largest first")
-        kept = chances > 1e-250  # the smaller ones may be rounded to 0
-        left = chances[kept].log() - logits[kept]
-        if float(left.max() - left.min()) < 1e-6 and bool((logits[~kept] <= logits[kept].min()).all()):
-            if float(chances.max()) < 0.999:
-                raise Wrong(
-                    f"the proportions are right, but the largest chance is {chances.max():.3g}: points are thrown away "
-                    "for nothing; let the best one have 1"
-                )
-            continue
-        for fault, value in wrong_chances(logits).items():
-            if close(chances, value, 1e-6):
-                raise Wrong(fault)
-        raise Wrong(
-            "the chances should be in the proportion of data to generator, exp(D): yours, divided by exp(D), go from "
-            f"{left.exp().min():.3g} to {left.exp().max():.3g}"
-        )
-
-
-def wrong_chances(logits: Tensor) -> dict[str, Tensor]:
-    """The most natural mistakes, by what is wrong with them."""
-    return {
-        "this is the chance that a point is real, data / (data + generator); what is asked for is the share of the "
-        "generator's points to keep, in proportion to data / generator": logits.sigmoid(),
-        "this keeps what the critic takes for made: the sign is turned": (logits.min() - logits).exp(),
-        "D is the logarithm of the ratio; take its exponential": (logits - logits.min())
-        / (logits.max() - logits.min()),
-        "the ratio is cut off at 1: all points above are treated alike": logits.exp().clamp(max=1),
-    }
-
-
-@exercise(
-    "06.7",
-    "from a critic's number to a chance",
-    check_acceptance,
-    hints=[
-        "sigmoid(D) = p / (p + q), for the density p of the data and q of the generator. Solve for p / q.",
-        "p / q = exp(D). To keep a point with a chance in proportion to it, divide by the largest one there is.",
-        "exp(D - D.max()): the same, and nothing overflows.",
-    ],
-)
-def acceptance(logits):
-    return (logits - logits.max()).exp()

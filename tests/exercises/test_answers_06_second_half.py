@@ -84,8 +84,8 @@ def acceptance_by_log(logits):
 
 RIGHT = {
     "06.5": [penalty_by_loop, penalty_with_the_other_share, penalty_by_ones],
-    "06.6": [keeps_by_a_constant_image, keeps_by_two_images, keeps_by_regression],
-    "06.7": [acceptance_by_softmax, acceptance_by_ratio, acceptance_by_log],
+    "06.6": [acceptance_by_softmax, acceptance_by_ratio, acceptance_by_log],
+    "06.7": [keeps_by_a_constant_image, keeps_by_two_images, keeps_by_regression],
 }
 
 
@@ -195,6 +195,16 @@ WRONG = {
         (penalty_as_number, "teaches the critic nothing"),
     ],
     "06.6": [
+        (torch.sigmoid, r"data / \(data \+ generator\)"),
+        (lambda logits: (logits.min() - logits).exp(), "the sign is turned"),
+        (lambda logits: (logits - logits.min()) / (logits.max() - logits.min()), "take its exponential"),
+        (lambda logits: logits.exp().clamp(max=1), "cut off at 1"),
+        (lambda logits: logits.exp(), "between 0 and 1"),
+        (lambda logits: logits.softmax(0), "thrown away for nothing"),
+        (lambda logits: torch.ones_like(logits), "in the proportion of data to generator"),
+        (lambda logits: (logits - 1e6).exp(), "subtract the largest first"),
+    ],
+    "06.7": [
         (lambda step: True, "lets a faulty step pass: noise is left on in the last step"),
         (lambda step: False, "turns away a sound step, DDPM's"),
         (keeps_only_ddpm, "turns away a sound step, DDIM's"),
@@ -205,16 +215,6 @@ WRONG = {
         (keeps_at([(0.3, 0.5), (0.5, 1.0)], mean=False), "lets a faulty step pass"),
         (keeps_at([(0.3, 0.5), (0.5, 1.0)], image=0.0), "lets a faulty step pass: the image has its weight at t"),
         (keeps_from_clean, "only a_bar_s may be 1"),
-    ],
-    "06.7": [
-        (torch.sigmoid, r"data / \(data \+ generator\)"),
-        (lambda logits: (logits.min() - logits).exp(), "the sign is turned"),
-        (lambda logits: (logits - logits.min()) / (logits.max() - logits.min()), "take its exponential"),
-        (lambda logits: logits.exp().clamp(max=1), "cut off at 1"),
-        (lambda logits: logits.exp(), "between 0 and 1"),
-        (lambda logits: logits.softmax(0), "thrown away for nothing"),
-        (lambda logits: torch.ones_like(logits), "in the proportion of data to generator"),
-        (lambda logits: (logits - 1e6).exp(), "subtract the largest first"),
     ],
 }
 
