@@ -201,10 +201,10 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(4)
 
 # %% [markdown]
 # The last two rows give the price of the slip: the difference, and how well it is known from these seeds. One that lies
-# below about three standard errors is not told from chance (Student's t, 3 degrees of freedom, 5%). In the run shown the
-# loss *with* labels suffers clearly, and that without them seems to: a batch without a single label pulls the whole
-# network aside, and the next one pulls it back. In so short a training the slip is small and not fatal, but drawing for
-# each image costs nothing.
+# below about three standard errors is not told from chance (Student's t, 3 degrees of freedom, 5%). In the run shown
+# *both* losses suffer, by a few percent. A likely reason: a batch without a single label pulls the whole network to the
+# one task, and the nine that follow pull it back to the other. The slip is small and not fatal, but drawing for each
+# image costs nothing.
 
 # %% [markdown]
 # ## 2. On a mixture, exactly · *core*
