@@ -494,11 +494,11 @@ ax.axhline(100 * ceiling, ls="--", color=COLOURS[1], label="the course's, on cle
 ax.axhline(10, ls=":", color="black", label="chance")
 ax.set(xlabel="timestep t", ylabel="test images classified right (%)", ylim=(0, 100))
 ax.set_title(f"The label fades with the image ({count} images, 95% intervals)")
-ax.legend(fontsize=8, loc="lower left")
+ax.legend(fontsize=8, loc="center left")
 plt.show()
 
 # %% [markdown]
-# Late. A silhouette survives much noise, so for most timesteps the label can be told nearly as well as from the clean
+# Late. A silhouette survives much noise: up to about the middle the label can be told nearly as well as from the clean
 # image; at `t = 999` nothing is left. On clean images this small network is behind the course's, whose whole size serves
 # one noise level.
 #
@@ -819,14 +819,15 @@ axes[1].set_xlabel("variance of the features")
 axes[0].invert_yaxis()
 axes[0].set_title("The classes that are confused gain")
 axes[1].set_title("... and variety is lost, there and elsewhere")
-axes[0].legend(fontsize=8, loc="lower left")
+handles = axes[0].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The classes that can be mistaken for each other (shirt, coat, pullover) gain; trousers and bags were right from the
-# start and have little to win. With 40 images a class one point of the left panel is uncertain by up to 16
-# percentage points ($2\sqrt{0.25/40}$), so read the pattern and not single points. Variety falls also in classes where
-# nothing was to be gained.
+# The classes that can be mistaken for each other gain most, shirt and coat before all; trousers and shoes were nearly
+# always right and have little to win. With 40 images a class one point of the left panel is uncertain by up to 16
+# percentage points ($2\sqrt{0.25/40}$), so read the pattern and not single points. Variety falls in nearly all classes,
+# also where nothing was to be gained.
 
 # %% [markdown]
 # ## 5. Saturation, and what helps · *core*
