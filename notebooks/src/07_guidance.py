@@ -21,7 +21,7 @@
 # mixture of normals; with a classifier; and without one. Then it measures what guidance costs, and what helps.
 #
 # **At the end you have** guided samplers with their core lines written by you, equal to `sample(..., guidance=w)` in
-# `utils`; a case where all is known exactly, which shows what strong guidance does *not* sample from; and one figure
+# `utils`; a case where all is known exactly, which shows what strong guidance samples from and what not; and one figure
 # with every variant on a plane of class accuracy and Frechet distance.
 #
 # **You need** Python, basic PyTorch, Bayes' rule and the gradient of a logarithm. The samplers come from notebook 05,
@@ -582,8 +582,8 @@ print("five steps agree with sample(..., guidance=ClassifierGuidance(classifier,
 # %% [markdown]
 # Every measurement from here on has the same form: four sets of 100 images, each from a seed of its own with the labels in
 # turn, ten evaluations of 2M. For each set the **class accuracy** (the share that the course's classifier takes for what
-# was asked; real test images set the ceiling) and the **Frechet distance** (FD) to the training set. Real test images
-# in sets of the same size give its floor.
+# was asked) and the **Frechet distance** (FD) to the training set. Real test images, in sets of the same size with as many
+# of each class, say what accuracy and distance are natural: so few images are never at distance 0.
 
 # %%
 count, seeds = course.pick(test=10, cpu=100, gpu=500), course.pick(test=2, cpu=4, gpu=5)
@@ -636,8 +636,9 @@ show_images(rows, columns=10, scale=2, title=finding)
 
 # %% [markdown]
 # The classifier steers a network that never heard the label. Bayes' rule says that $w = 1$ is enough if both networks
-# are perfect. They are not: here more than 1 is needed to get near the ceiling, as the paper found (section 4.3). The
-# price is a second network, trained on noise, whose faults enter every step: a gradient is only where the classifier's
+# are perfect. They are not: here more than 1 is needed to come near the real images' accuracy, as the paper found
+# (section 4.3), and at 8 the distance grows again. (At 0 the classes fall as they like; uneven numbers of them alone add
+# to the distance of so small a set.) The price is a second network, trained on noise, whose faults enter every step: a gradient is only where the classifier's
 # opinion changes fastest, not where clothes are.
 
 # %% [markdown]
@@ -787,8 +788,7 @@ axes[0].legend(fontsize=8, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# The step from 0 to 1 is the label itself. (At 0 the classes also come in uneven numbers, which alone adds to the distance
-# of so small a set.) At 1 the images are recognised nearly as often as real ones, which hold garments that could be two
+# The step from 0 to 1 is the label itself. At 1 the images are recognised nearly as often as real ones, which hold garments that could be two
 # things. Beyond, only accuracy rises all the way, to 100% and *past* the real images. From 2 on the distance is clearly
 # larger and recall clearly lower. Precision rises little, since at $w = 1$ it is already at the real images' own, and
 # strong weights lose it again: what is drawn too hard no longer lies among the real images. **Guidance trades variety
@@ -857,12 +857,14 @@ pd.DataFrame(outside).map("{:.0%}".format).T
 # - **Rescaling** (Lin et al. 2023, eq. 15, 16): guidance raises the output's standard deviation. Scale it back to that
 #   of the output with the label, and take a share 0.7 of the result.
 # - **An interval** (Kynkäänniemi et al. 2024): guide only at middling noise levels, elsewhere use the label as it is.
-#   At high noise guidance narrows down what is drawn, and at low noise it has little left to decide.
+#   The reason they give: at high noise guidance only narrows down what is drawn, at low noise it decides nothing more.
 # - **Autoguidance** (Karras et al. 2024): in the place of "without label" put a *worse version of the network*, with
-#   the same label and data. Both err alike, the worse one more; the difference points away from the error, and not away
-#   from other classes.
+#   the same label and data. *If* both err alike, the worse one more, the difference points away from the error, and not
+#   away from other classes.
 # - **A negative label** in the place of "without label": away from *that* class. Here the class that the label is most
 #   often confused with among real images.
+#
+# A dynamic threshold stands in the place of clipping; the last four are clipped as well.
 
 # %%
 low, high = 200, 800  # the interval of timesteps
@@ -1021,8 +1023,8 @@ show_images(rows, columns=10, scale=2, title=finding)
 #   since the variety that the direction has taken does not come back with the range.
 # - **Dynamic thresholding** is ruinous at 5. It was made for photographs. Half of our pixels are exactly -1, and dividing
 #   by $s$ turns black into grey, again in each step: see its row above.
-# - **Autoguidance** fails with *this* weak network: from weight 2 on the distance is larger than without guidance, and at
-#   5 the images are grainy and even accuracy falls. The likely reason: after 300 steps the network errs in ways that the
+# - **Autoguidance** fails with *this* weak network: from weight 2 on the distance is larger than at weight 1, and at 5
+#   the images are grainy and even accuracy falls. The likely reason: after 300 steps the network errs in ways that the
 #   model does not. Karras et al. (2024, section 5) tune the weak network and the weight together.
 # - **Negative labels** keep a high accuracy and cost the most distance for it. They push towards what a pullover has and
 #   a coat has not, and not towards what pullovers are like.
