@@ -139,8 +139,8 @@ finding = f"Asked for: {shown}. The weight grows to the right"
 show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=finding)
 
 # %% [markdown]
-# All three. At $w = 0$ the label is ignored; at 1 it is used as in training; above, the garment becomes a plainer member
-# of its class, and at last contrast and outline grow hard.
+# All three. At $w = 0$ the label is ignored; at 1 it is used as in training; above, the garment changes to a more typical
+# member of its class, and at last contrast and outline grow hard.
 
 # %% [markdown]
 # ## 1. Labels, and leaving them out · *core*
@@ -849,7 +849,8 @@ print("share of pixels of the estimate outside ±1.05, by timestep; nothing is c
 pd.DataFrame(outside).map("{:.0%}".format).T
 
 # %% [markdown]
-# Six remedies, each a change of what the sampler hears, or of what it does with it:
+# At weight 1 hardly a pixel, at 8 a good part of them at every timestep. Six remedies, each a change of what the sampler
+# hears, or of what it does with it:
 #
 # - **Clipping** $\hat x_0$ to [-1, 1]: done in every run so far (notebook 05, section 3).
 # - **Dynamic thresholding** (Saharia et al. 2022, section 2.3): let $s$ be the 99.5% quantile of $|\hat x_0|$ in an
