@@ -698,7 +698,7 @@ def guided(w):
 
 # %% [markdown]
 # **Check:** both conventions, the noise in place of $v$, and `sample(..., guidance=w)`, which has the course's version
-# inside.
+# inside (on the command line, `--guidance`).
 
 # %%
 # NBVAL_CHECK_OUTPUT
