@@ -1103,8 +1103,8 @@ step_variance = choose("07.4", step_variance, course_step_variance)
 #
 # Write the bound's term for $t > 0$, in bits per dimension, with the mean held fixed:
 # $\frac12\big(\log\frac{\Sigma}{\tilde\beta} + \frac{\tilde\beta + (\tilde\mu - \mu_\theta)^2}{\Sigma} - 1\big)$ is the
-# divergence of a pixel in nats. It is least, on average, at $\Sigma = \tilde\beta + \mathbb{E}(\tilde\mu - \mu_\theta)^2$:
-# the surer the guess of a pixel, the nearer to $\tilde\beta$.
+# divergence of a pixel in nats. On average it is least at
+# $\Sigma = \tilde\beta + \mathbb{E}(\tilde\mu - \mu_\theta)^2$: the surer the guess of a pixel, the nearer to $\tilde\beta$.
 
 
 # %%
@@ -1217,8 +1217,8 @@ plt.show()
 # $v$ differs much between pixels, and one number for all of them cannot follow. At large $t$ the ends meet, and what
 # $v$ says there changes nearly nothing.
 #
-# **And in images?** The three variances again, in DDPM with few steps, each between the ends *of the long step*. Song et
-# al. 2020 (Table 1) found the large one ruinous there; Nichol & Dhariwal (2021, section 4) found that with few steps
+# **And in images?** The three variances again, in DDPM with few steps, each between the ends *of the long step*. Song
+# et al. 2020 (Table 1) found the large one ruinous there; Nichol & Dhariwal (2021, section 4) found that with few steps
 # either end costs more quality than the learned one.
 #
 # **Predict before you run:** two of the three will be hard to tell apart. Which?
@@ -1354,7 +1354,7 @@ plt.show()
 # not what a part is worth once trained. Nobody should choose an architecture after 30 seconds. Dhariwal & Nichol too
 # weighed depth against training time, and took width (section 3).
 #
-# **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. The bars are Student's
+# **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. Bars are by Student's
 # $t$ with two degrees of freedom: $4.3/\sqrt3 \approx 2.5$ standard deviations of the differences on each side. So only
 # large effects are seen, and the rest is *not* shown to be equal. Of ten true zeros at 95%, some bar misses the line in
 # up to 40 of 100 such tables. For its size the validation loss scatters far less than the distance of a few hundred
