@@ -1350,9 +1350,10 @@ plt.show()
 
 # %% [markdown]
 # **Read the steps first.** In equal time a part that costs more makes fewer steps, and so early in training each step
-# still counts much. The variants with far fewer steps have the higher loss: the table shows mostly what a step costs,
-# not what a part is worth once trained. Nobody should choose an architecture after 30 seconds. Dhariwal & Nichol too
-# weighed depth against training time, and took width (section 3).
+# still counts much. The variants with far fewer steps have the higher loss: for them the table shows mostly what a step
+# costs, not what the part is worth once trained. The addition makes about as many steps as ours, so there the part
+# itself is compared; and wider and deeper make about as many as each other. Dhariwal & Nichol too weighed depth against
+# training time, and took width (section 3). Still, nobody should choose an architecture after 30 seconds.
 #
 # **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. Bars are by Student's
 # $t$ with two degrees of freedom: $4.3/\sqrt3 \approx 2.5$ standard deviations of the differences on each side. So only
