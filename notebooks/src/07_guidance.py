@@ -1160,7 +1160,8 @@ print("the term at t = 5, built by hand, equals that of utils")
 # %% [markdown]
 # **Predict before you run:** where will $v$ be near 1, where near 0? And how many bits does the right variance save?
 #
-# All three variances below belong to *one* network and one mean: so nothing but the variance differs.
+# All three variances below belong to *one* network and one mean: so nothing but the variance differs. (At $t = 0$, where
+# $\tilde\beta$ is 0, that of $t = 1$ stands in for it, as in their code.)
 
 # %%
 points = course.pick(test=6, cpu=30, gpu=60)
@@ -1357,8 +1358,8 @@ plt.show()
 #
 # **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. Bars are by Student's
 # $t$ with two degrees of freedom: $4.3/\sqrt3 \approx 2.5$ standard deviations of the differences on each side. So only
-# large effects are seen, and the rest is *not* shown to be equal. Of ten true zeros at 95%, some bar misses the line in
-# up to 40 of 100 such tables. For its size the validation loss scatters far less than the distance of a few hundred
+# what is far above the scatter of the seeds is seen, and the rest is *not* shown to be equal. If all ten were truly
+# zero, some bar would still miss the line in up to about 40 of 100 such tables. For its size the validation loss scatters far less than the distance of a few hundred
 # samples: between networks that learn the same target it is the sharper measure (notebook 04, section 6: between
 # different targets it is none).
 
