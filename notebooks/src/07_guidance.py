@@ -1104,7 +1104,8 @@ step_variance = choose("07.4", step_variance, course_step_variance)
 # Write the bound's term for $t > 0$, in bits per dimension, with the mean held fixed:
 # $\frac12\big(\log\frac{\Sigma}{\tilde\beta} + \frac{\tilde\beta + (\tilde\mu - \mu_\theta)^2}{\Sigma} - 1\big)$ is the
 # divergence of a pixel in nats. On average it is least at
-# $\Sigma = \tilde\beta + \mathbb{E}(\tilde\mu - \mu_\theta)^2$: the surer the guess of a pixel, the nearer to $\tilde\beta$.
+# $\Sigma = \tilde\beta + \mathbb{E}(\tilde\mu - \mu_\theta)^2$: the surer the guess of a pixel, the nearer to
+# $\tilde\beta$.
 
 
 # %%
@@ -1359,9 +1360,9 @@ plt.show()
 # **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. Bars are by Student's
 # $t$ with two degrees of freedom: $4.3/\sqrt3 \approx 2.5$ standard deviations of the differences on each side. So only
 # what is far above the scatter of the seeds is seen, and the rest is *not* shown to be equal. If all ten were truly
-# zero, some bar would still miss the line in up to about 40 of 100 such tables. For its size the validation loss scatters far less than the distance of a few hundred
-# samples: between networks that learn the same target it is the sharper measure (notebook 04, section 6: between
-# different targets it is none).
+# zero, some bar would still miss the line in up to about 40 of 100 such tables. For its size the validation loss
+# scatters far less than the distance of a few hundred samples: between networks that learn the same target it is the
+# sharper measure (notebook 04, section 6: between different targets it is none).
 
 # %% [markdown]
 # ## 8. Play · *further*
