@@ -1037,8 +1037,8 @@ show_images(rows, columns=10, scale=2, title=finding)
 # **Question:** a sampling step adds noise. How much? Notebook 05 took $\tilde\beta_t$ (its section 2 measures what
 # $\beta_t$ does). Could the network tell?
 #
-# Ho et al. 2020 (section 3.2) name two ends. If the image were known for sure, the step should have the posterior's
-# variance $\tilde\beta_t$; if nothing at all were known of it, $\beta_t$. The truth lies between. How far are the ends
+# Ho et al. 2020 (section 3.2) name two ends. If all images were one and the same, the step should have the posterior's
+# variance $\tilde\beta_t$; if they were standard normal noise, $\beta_t$. Real images lie between. How far are the ends
 # apart? Their ratio is $\beta_t/\tilde\beta_t = (1-\bar\alpha_t)/(1-\bar\alpha_s)$, with $s = t-1$, or an earlier $s$
 # where the sampler leaves steps out.
 #
@@ -1106,19 +1106,21 @@ step_variance = choose("07.4", step_variance, course_step_variance)
 
 # %% [markdown]
 # What teaches it? Not the squared error, in which no variance occurs. The bound does: its term at $t$ is the divergence
-# of the step from the posterior (notebook 04, section 2). But trained by the bound alone images get worse (their Tables
-# 1 and 2). So both, with a small weight (eq. 16):
+# from the posterior to the step (notebook 04, section 2). But trained by the bound alone the images got worse (their
+# Tables 1 and 2). So both, with a small weight (eq. 16; in their code $L_\text{vlb}$ is in bits per dimension):
 #
 # $$L_\text{hybrid} = L_\text{simple} + 0.001\,L_\text{vlb}$$
 #
-# **The mean must not learn from $L_\text{vlb}$**, whose gradient is far noisier (their section 3.3). A *stopped
-# gradient* keeps the two apart: within $L_\text{vlb}$ the mean counts as a constant.
+# **The mean is to learn from $L_\text{simple}$** (their section 3.1); the gradient of $L_\text{vlb}$ is noisier (their
+# section 3.3). A *stopped gradient* keeps the two apart: within $L_\text{vlb}$ the mean counts as a constant.
 #
 # ### Your turn: 07.5
 #
 # Write the bound's term for $t > 0$, in bits per dimension, with the mean held fixed:
 # $\frac12\big(\log\frac{\Sigma}{\tilde\beta} + \frac{\tilde\beta + (\tilde\mu - \mu_\theta)^2}{\Sigma} - 1\big)$ is the
-# divergence of a pixel in nats.
+# divergence of a pixel in nats. On average it is least at
+# $\Sigma = \tilde\beta + \mathbb{E}(\tilde\mu - \mu_\theta)^2$: the surer the guess of a pixel, the nearer to
+# $\tilde\beta$.
 
 
 # %%
@@ -1145,7 +1147,7 @@ bound_term = choose("07.5", bound_term, course_bound_term)
 
 # %% [markdown]
 # In `utils` the two are `GaussianDiffusion(..., variance="learned")`, its `bound_terms` and its `loss`. A small network
-# was trained so for five minutes ([its card](../data/checkpoints/learned-variance.md)):
+# was trained so for a few minutes ([its card](../data/checkpoints/learned-variance.md)):
 
 # %%
 path = course.root / "data" / "checkpoints" / "learned-variance.safetensors"
@@ -1174,7 +1176,8 @@ print("the term at t = 5, built by hand, equals that of utils")
 # %% [markdown]
 # **Predict before you run:** where will $v$ be near 1, where near 0? And how many bits does the right variance save?
 #
-# All three variances below belong to *one* network and one mean: so nothing but the variance differs.
+# All three variances below belong to *one* network and one mean: so nothing but the variance differs. (At $t = 0$, where
+# $\tilde\beta$ is 0, that of $t = 1$ stands in for it, as in their code.)
 
 # %%
 points = course.pick(test=6, cpu=30, gpu=60)
@@ -1228,11 +1231,12 @@ plt.show()
 # %% [markdown]
 # The table compares the same images and noises, so its errors are those of the difference. The learned variance saves
 # bits against either end, and it saves them at the smallest $t$, where the first figure had the ends far apart. There
-# most pixels want something near $\beta_t$, some (black background, for one, is known for sure) much less: one number
-# for all pixels cannot do that.
+# $v$ differs much between pixels, and one number for all of them cannot follow. At large $t$ the ends meet, and what
+# $v$ says there changes nearly nothing.
 #
-# **And in images?** The three variances again, in DDPM with few steps. Song et al. 2020 (Table 1) found the large one
-# ruinous there; with the learned one Nichol & Dhariwal (2021, section 4) needed fewer steps than with either end.
+# **And in images?** The three variances again, in DDPM with few steps, each between the ends *of the long step*. Song
+# et al. 2020 (Table 1) found the large one ruinous there; Nichol & Dhariwal (2021, section 4) found that with few steps
+# either end costs more quality than the learned one.
 #
 # **Predict before you run:** two of the three will be hard to tell apart. Which?
 
@@ -1293,19 +1297,20 @@ finding = f"{long} steps, same noises. Top to bottom: {', '.join(choices)}"
 show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 
 # %% [markdown]
-# The fewer the steps, the further apart are the images. With the large variance, noise that a long jump adds is still
-# there at the end. The learned one does not fall into that trap. But it is not told from $\tilde\beta_t$ here either:
-# in the run shown their bars overlap at every number of steps. With 1000 steps the rows look alike.
+# The fewer the steps, the further apart are the images. $\tilde\beta$ leaves just the noise that belongs to $s$, if the
+# estimate of $x_0$ is right. $\beta$ leaves more, in a long step much more, and the network was never trained on that.
+# The learned one avoids it. But in the run shown it is not told from $\tilde\beta$ either: their bars overlap at every
+# number of steps. With 1000 steps the rows look alike.
 #
-# DDIM and 2M add no noise and need no variance; they read the first output only. So where a fast sampler is used, a
-# learned variance buys bits and nothing else.
+# DDIM and 2M add no noise and need no variance; they read the first output only. With them a learned variance improves
+# the bound and changes no image.
 
 # %% [markdown]
 # ## 7. Which parts of the network matter · *further*
 #
 # **Question:** Dhariwal & Nichol (2021, section 3) changed the U-Net part by part before they guided it: more
 # attention, residual blocks that halve and double the size, scale *and* shift by the embedding, width against depth.
-# Their networks trained for 700,000 steps. What of it can be seen in half a minute?
+# Their networks trained for hundreds of thousands of steps. What of it can be seen in half a minute?
 #
 # Six networks, each trained three times, for the *same processor time on one thread*, not the same number of steps: a
 # part that costs more has to pay for itself. (The number of steps was fixed beforehand by a few timed ones, so that the
@@ -1315,7 +1320,7 @@ show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 # - **attention at every level**: 7x7 and 14x14 positions (theirs: at 32, 16 and 8).
 # - **residual up- and down-sampling**: both branches of a residual block are resized (Brock et al. 2018).
 # - **addition, no scale**: $h + e$ before the norm, where ours has $\mathrm{norm}(h)(1 + e_1) + e_2$ (their "AdaGN").
-# - **wider**, 48 channels in place of 32, and **deeper**, 3 blocks a level in place of 1: about as many weights.
+# - **wider**, 48 channels in place of 32, and **deeper**, 3 blocks a level in place of 1: each about twice the weights.
 #
 # **Predict before you run:** which of the five makes the loss *worse* in equal time? Which makes the fewest steps?
 
@@ -1351,24 +1356,28 @@ for ax, measure in zip(panels, measures):
         single = by_seed[measure][name] - by_seed[measure][base]
         ax.plot(single, [row + 0.2] * len(single), ".", color=COLOURS[1])
     ax.axvline(0, color="grey", lw=1)
-    ax.set(xlabel=f"{measure}, less that as it is", yticks=range(len(variants) - 1))
+    ax.set(xlabel=f"{measure}, minus 'as it is'", yticks=range(len(variants) - 1))
 panels[0].set_yticklabels(variants[1:])
 panels[0].invert_yaxis()
 seeds = len(by_seed)
 figure.suptitle(
-    f"Left of 0 is better. Bars: 95% for the mean of {seeds} seeds; dots: seeds"
+    f"Left of 0 is better. Bars: 95% for the mean of {seeds} seeds; dots: each seed"
 )
 plt.show()
 
 # %% [markdown]
-# **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. With three seeds a
-# bar is $4.3/\sqrt3 \approx 2.5$ standard deviations of the differences long on each side, so only large effects are
-# seen; and of ten comparisons at 95%, one stands out wrongly in 40 of 100 such tables. The rest is *not* shown to be
-# equal. The validation loss has far less scatter than the distance of a few hundred samples: to choose between networks
-# that learn the same target, it is the sharper measure (notebook 04, section 6: between different targets it is none).
+# **Read the steps first.** In equal time a part that costs more makes fewer steps, and so early in training each step
+# still counts much. The variants with far fewer steps have the higher loss: for them the table shows mostly what a step
+# costs, not what the part is worth once trained. The addition makes about as many steps as ours, so there the part
+# itself is compared; and wider and deeper make about as many as each other. Dhariwal & Nichol too weighed depth against
+# training time, and took width (section 3). Still, nobody should choose an architecture after 30 seconds.
 #
-# And these are half-minute trainings of small networks. Dhariwal & Nichol's own Table 1 was measured after 700,000
-# steps; what pays late need not pay early, and the other way round.
+# **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. Bars are by Student's
+# $t$ with two degrees of freedom: $4.3/\sqrt3 \approx 2.5$ standard deviations of the differences on each side. So only
+# what is far above the scatter of the seeds is seen, and the rest is *not* shown to be equal. If all ten were truly
+# zero, some bar would still miss the line in up to about 40 of 100 such tables. For its size the validation loss
+# scatters far less than the distance of a few hundred samples: between networks that learn the same target it is the
+# sharper measure (notebook 04, section 6: between different targets it is none).
 
 # %% [markdown]
 # ## 8. Play · *further*
@@ -1441,7 +1450,10 @@ check("07.6", composed_output)
 #
 # **References**
 #
-# - Dhariwal & Nichol 2021, *Diffusion Models Beat GANs on Image Synthesis*, arXiv 2105.05233, section 4, Algorithms 1, 2
+# - Dhariwal & Nichol 2021, *Diffusion Models Beat GANs on Image Synthesis*, arXiv 2105.05233, sections 3 and
+#   4, Algorithms 1, 2
+# - Nichol & Dhariwal 2021, *Improved Denoising Diffusion Probabilistic Models*, arXiv 2102.09672, section 3, eq. 15, 16
+# - Brock et al. 2018, *Large Scale GAN Training for High Fidelity Natural Image Synthesis*, arXiv 1809.11096
 # - Ho & Salimans 2022, *Classifier-Free Diffusion Guidance*, arXiv 2207.12598, eq. 6, Algorithms 1 and 2
 # - Saharia et al. 2022, *Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding*, arXiv
 #   2205.11487, section 2.3

@@ -8,6 +8,7 @@ from torch.distributions import Normal
 
 from tests.exact_models import GaussianModel, MixtureModel
 from tests.tiny import tiny_diffusion, tiny_unet
+from utils.diffusion import likelihood
 from utils.diffusion.likelihood import angle_grid, bits_per_dimension, log_likelihood, v_and_divergence
 from utils.diffusion.process import PREDICTIONS, GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
@@ -108,10 +109,17 @@ def test_bits_of_pixels_whose_density_is_known():
     assert float(seen.std()) < 0.05 < right
 
 
-def test_no_density_gives_less_than_zero_bits():
-    """The sharpest there is, uniform on one bin, gives 0: the constant is that of bins 2/255 wide."""
-    one_bin = torch.distributions.Uniform(-1 / 255, 1 / 255).log_prob(torch.tensor(0.0))
-    assert math.log2(127.5) - float(one_bin) / math.log(2) == pytest.approx(0, abs=1e-6)
+def test_a_density_uniform_on_one_bin_gives_zero_bits(monkeypatch):
+    """The noise stays in the pixel's bin, 2/255 wide, and the constant is that of such bins."""
+
+    def log_prob(model, diffusion, x, y):
+        middle = 200 / 127.5 - 1
+        one_bin = torch.distributions.Uniform(middle - 1.001 / 255, middle + 1.001 / 255)
+        return one_bin.log_prob(x).flatten(1).sum(1)
+
+    monkeypatch.setattr(likelihood, "log_likelihood", log_prob)
+    pixels = torch.full((3, 1, 8, 8), 200, dtype=torch.uint8)
+    torch.testing.assert_close(bits_per_dimension(None, None, pixels), torch.zeros(3), rtol=0, atol=0.002)
 
 
 def test_seed_and_labels_count():

@@ -429,6 +429,8 @@ def test_a_loss_that_is_no_number_is_left_to_the_training():
 def test_an_unknown_variance_and_an_answer_without_it():
     with pytest.raises(ValueError, match="unknown variance 'free'; choose one of fixed, learned"):
         GaussianDiffusion(NoiseSchedule.cosine(10), variance="free")
+    with pytest.raises(ValueError, match="a learned variance needs at least 2 timesteps, got 1"):
+        GaussianDiffusion(NoiseSchedule.cosine(1), variance="learned")
     diffusion, x_0 = GaussianDiffusion(NoiseSchedule.cosine(10), variance="learned"), torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match=r"twice the images' channels, .*: \(2, 6, 4, 4\), got \(2, 3, 4, 4\)"):
         diffusion.loss(lambda x, t: x, x_0)

@@ -358,16 +358,8 @@ def test_formats_by_name(tmp_path):
 
 
 def test_benchmark_measures_once_and_collects(tmp_path, capsys):
-    line = [
-        "--models",
-        "dictionary",
-        "--corpora",
-        "course-corpus",
-        "--out",
-        str(tmp_path / "bench"),
-        "--blocks",
-        "train",
-    ]
+    out = str(tmp_path / "bench")
+    line = ["--models", "dictionary", "--corpora", "course-corpus", "--blocks", "train", "--out", out]
     benchmark.main(line)
     kept = tmp_path / "bench" / "train" / "course-corpus--dictionary--0.json"
     result = json.loads(kept.read_text())

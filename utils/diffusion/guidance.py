@@ -84,7 +84,7 @@ class ClassifierGuidance:
     In a DDPM step this moves the mean by scale * beta_t / sqrt(alpha_t) times the gradient; their Algorithm 1, by
     scale * Sigma times it. For small steps the two are the same.
 
-    classifier: called as classifier(x_t, t), returns log-probabilities or logits (B, classes), and can be derived.
+    classifier: called as classifier(x_t, t), returns log-probabilities or logits (B, classes); differentiable.
     scale: 1 samples p(x | y), if classifier and network are exact; above 1 is more certain of y.
     labelled: whether the network sees the label too.
     """
