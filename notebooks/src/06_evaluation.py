@@ -940,7 +940,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("steps
 # %%
 @torch.no_grad()
 def bound_in_bits(pixels):
-    """The sum of all its terms, a mean over the images, interpolated between 25 of them."""
+    """The sum of all its terms, a mean over the images, interpolated between two dozen."""
     x_0, every_t = pixels.to(device) / 127.5 - 1, np.arange(1, diffusion.num_timesteps)
     noise = torch.randn(x_0.shape, generator=rng(9)).to(device)
     probed, terms = np.unique(np.geomspace(1, every_t[-1], 24).round().astype(int)), []
