@@ -581,7 +581,7 @@ print("five steps agree with sample(..., guidance=ClassifierGuidance(classifier,
 
 # %% [markdown]
 # Every measurement from here on has the same form: four sets of 100 images, each from a seed of its own with the labels in
-# turn, ten evaluations of 2M. For each set the **class accuracy** (the share that the course's classifier takes for what
+# turn, ten steps of 2M. For each set the **class accuracy** (the share that the course's classifier takes for what
 # was asked) and the **Frechet distance** (FD) to the training set. Real test images, in sets of the same size with as many
 # of each class, say what accuracy and distance are natural: so few images are never at distance 0.
 
@@ -637,9 +637,9 @@ show_images(rows, columns=10, scale=2, title=finding)
 # %% [markdown]
 # The classifier steers a network that never heard the label. Bayes' rule says that $w = 1$ is enough if both networks
 # are perfect. They are not: here more than 1 is needed to come near the real images' accuracy, as the paper found
-# (section 4.3), and at 8 the distance grows again. (At 0 the classes fall as they like; uneven numbers of them alone add
-# to the distance of so small a set.) The price is a second network, trained on noise, whose faults enter every step: a gradient is only where the classifier's
-# opinion changes fastest, not where clothes are.
+# (section 4.3), and at 8 the distance grows again. (At 0 the classes fall as they like; uneven numbers of them alone
+# add to the distance of so small a set.) The price is a second network, trained on noise, whose faults enter every
+# step: a gradient is only where the classifier's opinion changes fastest, not where clothes are.
 
 # %% [markdown]
 # ## 4. Guidance without a classifier · *core*
@@ -788,12 +788,13 @@ axes[0].legend(fontsize=8, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# The step from 0 to 1 is the label itself. At 1 the images are recognised nearly as often as real ones, which hold garments that could be two
-# things. Beyond, only accuracy rises all the way, to 100% and *past* the real images. From 2 on the distance is clearly
-# larger and recall clearly lower. Precision rises little, since at $w = 1$ it is already at the real images' own, and
-# strong weights lose it again: what is drawn too hard no longer lies among the real images. **Guidance trades variety
-# for typicality.** A weight chosen by accuracy is too high for anybody who needs the distribution. (Where a network draws
-# worse than this one, as on large and varied data, the best distance lies above $w = 1$: Ho & Salimans 2022, Table 1.)
+# The step from 0 to 1 is the label itself. At 1 the images are recognised nearly as often as real ones, which hold
+# garments that could be two things. Beyond, only accuracy rises all the way, to 100% and *past* the real images. From
+# 2 on the distance is clearly larger and recall clearly lower. Precision rises little, since at $w = 1$ it is already
+# at the real images' own, and strong weights lose it again: what is drawn too hard no longer lies among the real
+# images. **Guidance trades variety for typicality.** A weight chosen by accuracy is too high for anybody who needs
+# the distribution. (Where a network draws worse than this one, as on large and varied data, the best distance lies
+# above $w = 1$: Ho & Salimans 2022, Table 1.)
 #
 # ### Which classes gain?
 
