@@ -1861,9 +1861,9 @@ gallery(
 # - **Gone on at ten times the rate**: shapes that were there are lost, within a few dozen steps.
 # - **Predicts noise, not clipped**: saturated black and white. The *distance* hardly sees it, here where both rows are
 #   poor; the picture does. No number replaces looking.
-# - **Not told apart from the healthy one here**: index 0 never trained (one of 1000), a skip never popped (its network
-#   is a weaker one, no broken one), $t$ not told (the noise level can be guessed from the picture; notebook 02, Sun et
-#   al. 2025). Only a test finds them.
+# - **Not told apart from the healthy one by one seed each**: index 0 never trained (one of 1000), a skip never popped
+#   (its network is a weaker one, no broken one), $t$ not told (the noise level can be guessed from the picture;
+#   notebook 02, Sun et al. 2025). Only a test finds them.
 # - **No average** is not worse in so short a training: the average still has much of the early weights in it. The usual
 #   advice is for long ones (Ho et al. 2020, appendix B, use a decay of 0.9999). Notebook 04 measures it.
 #
