@@ -1361,9 +1361,10 @@ pd.DataFrame({"milliseconds per image": costs}).round(3)
 #    about finished models.
 # 3. *Which is better?* After 20 seconds the non-saturating GAN, and it is cheaper for each image. Nothing about
 #    finished models. The recipe moves the distance as much as the method. Tried apart with the benchmark's networks and
-#    20 seconds, one seed: 19 with warm-up, decay and bf16 (725 steps), 13 with none of them (561 steps), and with
-#    either the last weights do as well as their average. So it is the decay or bf16 that costs, not the average; a
-#    simpler recipe is the better one for this GAN, and only puts it further ahead.
+#    20 seconds, one seed: 19 with
+#    warm-up, decay and bf16 (725 steps), 15 with bf16 at a constant rate (782), 13 with none of them (561); the last
+#    weights did about as well as their average each time. So it is mostly the fall of the rate that costs, not the
+#    average. A simpler recipe is the better one for this GAN, and only puts it further ahead.
 # 4. What stays true by construction: the diffusion loss has one fixed aim, so that it can be watched, and measured on
 #    held-out images (notebook 04). The two losses of a GAN only tell who is winning.
 #
