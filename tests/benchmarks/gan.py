@@ -181,7 +181,8 @@ def tuning_runs() -> Iterator[dict]:
 
 def final_runs(table: pd.DataFrame, seeds: int) -> Iterator[dict]:
     """Every method in its best form at its best rate of the tuning, and at a third and three times that rate."""
-    last = table[table.factor == "tuning"].groupby(["method", "critic_steps", "rate"]).last().reset_index()
+    # Not last(), which would pass over a distance that is no number.
+    last = table[table.factor == "tuning"].groupby(["method", "critic_steps", "rate"]).tail(1)
     best = last.loc[last.groupby("method").frechet.idxmin()]
     for seed in range(seeds):
         for name, factor in FACTORS.items():
@@ -211,7 +212,7 @@ def append(table: pd.DataFrame, rows: list[dict], seconds: float) -> pd.DataFram
 
 def report(table: pd.DataFrame, floor: float) -> str:
     """Last distances of each method and factor, and how many runs failed."""
-    last = table[table.factor != "tuning"].groupby(["method", "factor", "seed"]).last().reset_index()
+    last = table[table.factor != "tuning"].groupby(["method", "factor", "seed"]).tail(1)
     lines = [
         "| method | learning rate | Frechet distances | failed | ms per image |",
         "| --- | --- | --- | ---: | ---: |",
