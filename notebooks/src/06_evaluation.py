@@ -983,7 +983,7 @@ def measures_of(pool, number, k):
 
 
 # %%
-def draw_measures(number=100, k=5):
+def draw_measures(number=50, k=5):
     """Two measures of `number` images, real and the model's, ten draws of each."""
     pools = {"real": held_out, "model": of_model[f"model, {many} looks"]}
     found = [measures_of(pool, number, k) for pool in pools.values()]
