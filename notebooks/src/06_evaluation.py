@@ -502,11 +502,10 @@ print(", ".join(f"{name} {value:.2f}" for name, value in measured.items()))
 #
 # ### A table of faults against measures
 #
-# Now all measures meet all sets. The last one is that of section 3: the distance to the nearest image of one half of the
-# training set, which `training images` are copied from, over that to the nearest of the other half. The model was
-# trained on both halves, so there the ratio would say nothing, and is left out; section 3 tests models. Each cell is a
-# measure's mean over the draws, **minus that of the clean set, in units of the clean set's own standard deviation**
-# from draw to draw.
+# Now all measures meet all sets. The last one is that of section 3: the distance to the nearest of those training images
+# that the copies were taken from, over that to the nearest of as many others. The model was trained on both, so its
+# ratio would say nothing and is left out. Each cell is a measure's mean over the draws, **minus that of the clean set,
+# in units of the clean set's own standard deviation** from draw to draw.
 #
 # **Predict before you run:** which faults can precision not see? And which fault can none of the first six see?
 
@@ -959,13 +958,13 @@ print(f"the ODE: {real_bits.mean():.2f}")
 # %% [markdown]
 # Large steps flatter: with more of them the bits rise, and settle. Noise and probe scatter far less than images do.
 #
-# **Your prediction.** Likelihood tells noise from clothes at once: it costs more than the 8 bits of a model to which all
-# values are equally probable. Digits overlap with clothes. What blur changes is the paired difference under the table,
-# small beside the spread of the images. Flat pictures, which are no clothes, are about as probable as clothes, and
-# black, the leftmost of them, is more probable than a perfect model could find it: the network's field is not that of any
-# smoothed density. That the likelihood of other data can be high is known of other families of models as well (Nalisnick
-# et al. 2019). Probable is not typical: a high likelihood is no proof that a picture is in the data, and a good
-# likelihood no proof of good samples (Theis et al. 2016, section 3).
+# **Your prediction.** Noise is told from clothes at once: it costs more than the 8 bits of a model to which all values are
+# equally probable. Digits overlap with clothes. Blur changes little beside the spread of the images (the paired difference
+# above the table). Flat pictures, which are no clothes, are about as probable as clothes, and black, the leftmost, is
+# below the dashed line. A perfect model could not go below; ours does: its field is not that of any smoothed density.
+# Other families of models find foreign data likely too (Nalisnick et al. 2019). Probable is not typical: a high
+# likelihood is no proof that a picture is in the data, and a good one no proof of good samples (Theis et al. 2016,
+# section 3).
 
 # %% [markdown]
 # ## 5. Play · *further*
