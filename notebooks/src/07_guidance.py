@@ -27,8 +27,8 @@
 # **You need** Python, basic PyTorch, Bayes' rule and the gradient of a logarithm. The samplers come from notebook 05,
 # the two distances from 05 and 06. A trained network lies in `data/checkpoints`.
 #
-# **Time:** about 6 minutes on two cores. For you: 25 minutes of reading for the *core*, sections 0 to 5, and half an
-# hour for your three pieces.
+# **Time:** about four and a half minutes on two cores. For you: 25 minutes of reading for the *core*, sections 0 to 5,
+# and half an hour for your three pieces.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -443,7 +443,7 @@ class NoisyClassifier(nn.Module):
 
 
 # %% [markdown]
-# Training takes about half a minute on two cores.
+# Training takes about a quarter of a minute on two cores.
 #
 # **Predict before you run:** chance is 10%. At which $t$ does the classifier lose sight of the label?
 
@@ -580,10 +580,10 @@ torch.testing.assert_close(mine, theirs, rtol=0, atol=5e-3)
 print("five steps agree with sample(..., guidance=ClassifierGuidance(classifier, 2.0))")
 
 # %% [markdown]
-# Every measurement from here on has the same form: four sets of 100 images, each from a seed of its own with the labels in
-# turn, ten steps of 2M. For each set the **class accuracy** (the share that the course's classifier takes for what
-# was asked) and the **Frechet distance** (FD) to the training set. Real test images, in sets of the same size with as many
-# of each class, say what accuracy and distance are natural: so few images are never at distance 0.
+# Every measurement from here to section 5 has the same form: four sets of 100 images, each from a seed of its own with
+# the labels in turn, ten steps of 2M. For each set the **class accuracy** (the share that the course's classifier takes
+# for what was asked) and the **Frechet distance** (FD) to the training set. Real test images, in sets of the same size
+# with as many of each class, say what accuracy and distance are natural: so few images are never at distance 0.
 
 # %%
 count, seeds = course.pick(test=10, cpu=100, gpu=500), course.pick(test=2, cpu=4, gpu=5)
@@ -789,12 +789,12 @@ plt.show()
 
 # %% [markdown]
 # The step from 0 to 1 is the label itself. At 1 the images are recognised nearly as often as real ones, which hold
-# garments that could be two things. Beyond, only accuracy rises all the way, to 100% and *past* the real images. From
-# 2 on the distance is clearly larger and recall clearly lower. Precision rises little, since at $w = 1$ it is already
-# at the real images' own, and strong weights lose it again: what is drawn too hard no longer lies among the real
-# images. **Guidance trades variety for typicality.** A weight chosen by accuracy is too high for anybody who needs
-# the distribution. (Where a network draws worse than this one, as on large and varied data, the best distance lies
-# above $w = 1$: Ho & Salimans 2022, Table 1.)
+# garments that could be two things. Of the four only accuracy rises all the way from 0 to 8, to 100% and *past* the
+# real images. From 2 on the distance is clearly larger than at 1, and recall clearly lower. Precision rises little,
+# since at $w = 1$ it is already at the real images' own, and strong weights lose it again: what is drawn too hard no
+# longer lies among the real images. **Guidance trades variety for typicality.** A weight chosen by accuracy is too high
+# for anybody who needs the distribution. (Where a network draws worse than this one, as on large and varied data, the
+# best distance lies above $w = 1$: Ho & Salimans 2022, Table 1.)
 #
 # ### Which classes gain?
 
@@ -909,8 +909,8 @@ def of_negative_label(x_t, t, y):
 
 
 # %% [markdown]
-# The worse network has a ninth of the weights and little training: about half a minute on two cores. And from the
-# confusions of the course's classifier on real images comes each class's negative label.
+# The worse network has a ninth of the weights and little training. And from the confusions of the course's classifier
+# on real images comes each class's negative label.
 
 # %%
 torch.manual_seed(1)
@@ -1020,14 +1020,15 @@ show_images(rows, columns=10, scale=2, title=finding)
 #
 # - **The interval** helps most: at either weight about half of the excess over the real images' distance is gone, or
 #   more, with 16 looks at the network in place of 20. Beside the black line the gain is smaller: at weight 2 it lies
-#   just below, and at 5 it is no better than plain guidance at 2.
-# - **Clipping** matters at weight 5 and not at 2. **Rescaling** gives back a third of the excess at 2; at 5 little,
-#   since the variety that the direction has taken does not come back with the range.
+#   below, and at 5 it is no better than plain guidance at 2, whose accuracy is as high within chance.
+# - **Clipping** matters at weight 5 and not at 2. **Rescaling** gives back a third of the excess at 2, and lies just
+#   below the black line there; at 5 its gain is within chance. The variety that the direction has taken does not come
+#   back with the range.
 # - **Dynamic thresholding** is ruinous at 5. It was made for photographs. Half of our pixels are exactly -1, and dividing
 #   by $s$ turns black into grey, again in each step: see its row above.
-# - **Autoguidance** fails with *this* weak network: from weight 2 on the distance is larger than at weight 1, and at 5
-#   the images are grainy and even accuracy falls. The likely reason: after 300 steps the network errs in ways that the
-#   model does not. Karras et al. (2024, section 5) tune the weak network and the weight together.
+# - **Autoguidance** fails with *this* weak network: at none of its weights, not even 1.25, does it lie below the black
+#   line, and at 5 the images are grainy and even accuracy falls. The likely reason: after 300 steps the network errs in
+#   ways that the model does not. Karras et al. (2024, section 5) tune the weak network and the weight together.
 # - **Negative labels** keep a high accuracy and cost the most distance for it. They push towards what a pullover has and
 #   a coat has not, and not towards what pullovers are like.
 # - Past the real images' accuracy nothing is won: what is recognised more surely than a real image is not more like one.
@@ -1298,10 +1299,10 @@ finding = f"{long} steps, same noises. Top to bottom: {', '.join(choices)}"
 show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 
 # %% [markdown]
-# The fewer the steps, the further apart are the images. $\tilde\beta$ leaves just the noise that belongs to $s$, if the
-# estimate of $x_0$ is right. $\beta$ leaves more, in a long step much more, and the network was never trained on that.
-# The learned one avoids it. But in the run shown it is not told from $\tilde\beta$ either: their bars overlap at every
-# number of steps. With 1000 steps the rows look alike.
+# The fewer the steps, the further are the images with $\beta$ from those with $\tilde\beta$. $\tilde\beta$ leaves just
+# the noise that belongs to $s$, if the estimate of $x_0$ is right. $\beta$ leaves more, in a long step much more, and
+# the network was never trained on that. The learned one avoids it. But in the run shown it is not told from
+# $\tilde\beta$ either: their bars overlap at every number of steps. With 1000 steps the rows look alike.
 #
 # DDIM and 2M add no noise and need no variance; they read the first output only. With them a learned variance improves
 # the bound and changes no image.
@@ -1370,8 +1371,9 @@ plt.show()
 # **Read the steps first.** In equal time a part that costs more makes fewer steps, and so early in training each step
 # still counts much. The variants with far fewer steps have the higher loss: for them the table shows mostly what a step
 # costs, not what the part is worth once trained. The addition makes about as many steps as ours, so there the part
-# itself is compared; and wider and deeper make about as many as each other. Dhariwal & Nichol too weighed depth against
-# training time, and took width (section 3). Still, nobody should choose an architecture after 30 seconds.
+# itself is compared: without the scale the loss is a little higher. And wider and deeper make about as many as each
+# other: wider has the lower loss. Dhariwal & Nichol too weighed depth against training time, and took width (section
+# 3). Still, nobody should choose an architecture after 30 seconds.
 #
 # **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. Bars are by Student's
 # $t$ with two degrees of freedom: $4.3/\sqrt3 \approx 2.5$ standard deviations of the differences on each side. So only
