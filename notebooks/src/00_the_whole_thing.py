@@ -736,8 +736,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # | [03](03_unet.ipynb) | `class MLP` | A network that knows which pixels are neighbours, and the class label. |
 # | [04](04_training.ipynb) | `training_step`, `train` | Why is this loss a bound on likelihood? Averaged weights, resuming. |
 # | [05](05_sampling.ipynb) | `reverse_step`, `sample` | Algorithm 2 derived, and 20 steps instead of 1000. |
-# | 06 (planned) | `count_blobs`, `verdict` | How good are pictures, in numbers that can be trusted? |
-# | 07 (planned) | `model(x_t, t)` | A third argument: which picture would you like? |
+# | [06](06_evaluation.ipynb) | `count_blobs`, `verdict` | How good are pictures, in numbers that can be trusted? |
+# | [07](07_guidance.ipynb) | `model(x_t, t)` | A third argument: which picture would you like? |
 # | 08 (planned) | the loss's target, the step | EDM and flow matching: the same model in other letters. |
 #
 # The second track finds the names of genes, diseases and chemicals in biomedical text. It needs nothing of this one.

@@ -1203,7 +1203,7 @@ headline(fig, f"{title} (px: mean distance of the influence)")
 plt.show()
 
 # %% [markdown]
-# Wider: at t = 900 almost twice as far as at t = 50. (The intervals are over images. It is one trained model; whether
+# Wider: at t = 900 about twice as far as at t = 50. (The intervals are over images. It is one trained model; whether
 # every training ends so is not shown here.)
 #
 # **Feature maps.** For each stage we draw the channel that varies most over the image.
