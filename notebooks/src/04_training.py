@@ -899,8 +899,8 @@ right.set_title("Above 0 the EMA helps; bars: ± 2 standard errors")
 plt.show()
 
 # %% [markdown]
-# **Early the EMA makes a difference, at the end none.** At step 44 the network learns so fast that the lag of the average
-# (left) costs a ninth of the distance. At steps 88 and 176 the rate is high, there is jitter to average away, and FD is
+# **Early the EMA makes a difference, at the end none.** At step 44 the network learns so fast that the lag of the
+# average (left) raises FD by a ninth. At steps 88 and 176 the rate is high, there is jitter to average away, and FD is
 # lower with the EMA, by a tenth and almost a quarter. At the end the rate is near 0, hardly any jitter is left, and the
 # two are equal. (This is one training; in another the signs on the way may differ.)
 #
