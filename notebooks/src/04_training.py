@@ -661,8 +661,8 @@ plt.show()
 
 # %% [markdown]
 # The second half was not wasted: the images get better, by many standard errors. The dashed line is what 20,000 steps
-# with the same recipe reached, in 64 minutes on one core with bf16 instructions, with a network more than twice as large
-# that is told the class (see its model card).
+# with the same recipe reached, in 64 minutes on one core with bf16 instructions, with a network more than twice as
+# large that is told the class (see its model card).
 #
 # ## 6. Why the loss number says so little · *core*
 #
