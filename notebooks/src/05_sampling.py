@@ -1216,11 +1216,11 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 # difference. With 5 seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of
 # freedom, 5%).
 #
-# With few evaluations the order is that of section 6, and DDPM comes last; with more, the samplers move together. In
-# the run shown 2M comes near the floor of 100 images with 25 evaluations. The floor of all images together is lower,
-# and above that it clearly stays: 1.75 against 0.54. This is mostly the *network's* error, if section 6 is a guide,
-# where 2M has next to no error left at 20 steps. An ODE carries it along; fresh noise can partly repair it, if enough
-# steps are left (Karras et al. 2022, section 4).
+# The order is that of section 6, and DDPM comes last; with more evaluations the gaps shrink. In the run shown 2M is
+# within the floor of 100 images from 10 evaluations on. The floor of all images together is lower and scatters less,
+# and above that it stays: 0.89 with 25 evaluations, against 0.54 ± 0.11. This is mostly the *network's* error, if
+# section 6 is a guide, where 2M has next to no error left at 20 steps. An ODE carries it along; fresh noise can partly
+# repair it, if enough steps are left (Karras et al. 2022, section 4).
 
 # %% [markdown]
 # ## 8. Between two noises: spherical interpolation · *further*
@@ -1457,14 +1457,15 @@ finding = (
 show_images(rows, columns=len(chosen), title=finding)
 
 # %% [markdown]
-# By pixels the noisy copies are caught at once, and even the four closest samples differ from their neighbours. By
-# features the copies are *not* caught: a little noise moves an image at least as far as the nearest other garment is. A
-# test that cannot find planted copies must not be trusted when it finds none. (If the first cell of this section
-# printed 10,000 training images and not 60,000, most copies would go unseen: the network was trained on all.)
+# By pixels the noisy copies are caught at once, and even the four closest samples differ in details from their
+# neighbours. By features the copies are *not* caught: a little noise moves an image at least as far as the nearest
+# other garment is. A test that cannot find planted copies must not be trusted when it finds none. (If the first cell of
+# this section printed 10,000 training images and not 60,000, most copies would go unseen: the network was trained on
+# all.)
 #
-# And your prediction? In the run shown the samples lie a little *further* from the training images than real test
-# images do (medians in the left panel). A smaller distance need not have meant copying: a smooth picture is near to
-# everything; left-over grain moves a sample away from everything.
+# And your prediction? In the run shown the samples lie about as far from the training images as real test images do
+# (medians in the left panel). A smaller distance need not have meant copying: a smooth picture is near to everything;
+# left-over grain moves a sample away from everything.
 
 # %% [markdown]
 # ## 11. What goes wrong when $x_T$ is not noise · *further*
@@ -1637,7 +1638,8 @@ check("05.6", line_step)
 # 3. With few evaluations the sampler decides how good the pictures are, with many the network; measure against
 #    the floor, with error bars.
 #
-# **Next:** evaluation (06), guidance (07) and the wider family of models (08) are planned.
+# **Next:** [06 · Evaluation](06_evaluation.ipynb) asks how good the pictures are,
+# [07 · Guidance](07_guidance.ipynb) which ones you get. The wider family of models (08) is planned.
 #
 # ### References
 # - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: Algorithm 2; eq. 4, 6, 7, 11;
