@@ -402,6 +402,8 @@ def check_composed_output(composed_output: Callable) -> None:
 )
 def composed_output(model, x_t, t, weights):
     count = len(weights) + 1
-    labels = torch.tensor([model.num_classes, *weights], device=t.device).repeat_interleave(len(x_t))
+    labels = torch.tensor([model.num_classes, *weights], device=t.device)
+    labels = labels.repeat_interleave(len(x_t))
     without, *others = model(x_t.repeat(count, 1, 1, 1), t.repeat(count), labels).chunk(count)
-    return without + sum(w * (part - without) for w, part in zip(weights.values(), others))
+    gaps = [w * (part - without) for w, part in zip(weights.values(), others)]
+    return without + sum(gaps)
