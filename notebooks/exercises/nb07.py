@@ -404,6 +404,7 @@ def composed_output(model, x_t, t, weights):
     count = len(weights) + 1
     labels = torch.tensor([model.num_classes, *weights], device=t.device)
     labels = labels.repeat_interleave(len(x_t))
-    without, *others = model(x_t.repeat(count, 1, 1, 1), t.repeat(count), labels).chunk(count)
+    every_x, every_t = x_t.repeat(count, 1, 1, 1), t.repeat(count)
+    without, *others = model(every_x, every_t, labels).chunk(count)
     gaps = [w * (part - without) for w, part in zip(weights.values(), others)]
     return without + sum(gaps)
