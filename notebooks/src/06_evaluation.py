@@ -1370,8 +1370,8 @@ while (spent := time.perf_counter() - began) < gan_seconds or len(gan_rows) < le
     if spent >= moments[len(gan_rows)]:
         with torch.no_grad():  # batch norm uses this batch's statistics, as in training
             gan_rows[gan.steps] = gan_average(shown_z).cpu()
-    real = train_set[torch.randint(len(train_set), (64,))][0].to(device)
-    gan_step(gan, real)
+    x_0 = train_set[torch.randint(len(train_set), (64,))][0].to(device)
+    gan_step(gan, x_0)
     decay = min(0.999, (1 + gan.steps) / (10 + gan.steps))
     update_ema(gan_average, gan.generator, decay)
 with torch.no_grad():
