@@ -1,6 +1,6 @@
 """Make data/checkpoints/unet-fashion-mnist.safetensors, half the size of what a training wrote, its weights in float16.
 
-python -m utils.diffusion train --data fashion-mnist --steps 20000 --seed 0 --out build/shipped
+OMP_NUM_THREADS=1 python -m utils.diffusion train --data fashion-mnist --steps 20000 --seed 0 --out build/shipped
 python data/make_checkpoint.py build/shipped
 """
 

@@ -24,7 +24,7 @@ def main() -> None:
     model = UNet(channels=CHANNELS, multipliers=(1, 1), num_classes=10, out_channels=2)
     diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), "v", variance="learned")
     started = time.process_time()
-    options = dict(steps=STEPS, seed=SEED, middle=0, progress=False)
+    options = dict(steps=STEPS, seed=SEED, progress=False)
     *_, state = train(model, diffusion, load_images("fashion-mnist"), **options)
     path = FOLDER / "learned-variance.safetensors"
     save_model(path, state.ema_model, diffusion, torch.float16, steps=state.step, size=28)

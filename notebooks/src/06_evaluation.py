@@ -304,7 +304,7 @@ pd.DataFrame(floors, index=["mean FD of real images"])
 # %% [markdown]
 # ### A distance without that bias
 #
-# Let $k(x, y)$ be the similarity of two feature vectors; here $(x\cdot y/D + 1)^3$ (Binkowski et al. 2018). The squared
+# Let $\kappa(x, y)$ be the similarity of two feature vectors; here $(x\cdot y/D + 1)^3$ (Binkowski et al. 2018). The squared
 # **maximum mean discrepancy** is the mean similarity within the one distribution, plus that within the other, minus
 # twice that between them (Gretton et al. 2012, Lemma 6). Each part is a mean over pairs, and the mean over a sample's
 # pairs is right on average, **if** no image is paired with itself: an image is more similar to itself than to another.
@@ -1961,7 +1961,7 @@ gallery(
 # | --- | --- | --- |
 # | $m$, $C$ | `gaussian_of(features)` | mean and covariance of a set's features |
 # | FD | `frechet_distance` | squared Wasserstein-2 distance of two Gaussians; biased upwards by few images |
-# | $k(x, y)$ | `kernel_distance` | mean similarities within and between two sets; no bias |
+# | $\kappa(x, y)$ | `kernel_distance` | mean similarities within and between two sets; no bias |
 # | $k$ | `precision_recall(real, generated, k)` | the ball around a point reaches to its $k$-th nearest other |
 # | $r$ | `nearest_ratio` | distance to the nearest training image over that to the nearest held-out one |
 # | $\phi$ | `phi` | the angle with $\cos\phi = \sqrt{\bar\alpha_t}$, in which the ODE is $dx/d\phi = v$ |

@@ -17,6 +17,8 @@ from torch.utils.data import TensorDataset
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_training, tiny_unet
 from utils.diffusion.checkpoints import load_model, read_notes
 from utils.diffusion.images import ImageSet
+from utils.diffusion.process import GaussianDiffusion
+from utils.diffusion.schedules import NoiseSchedule
 from utils.diffusion.training import Settings, draw, stream_seed, train, update_ema, validation_loss
 from utils.files import TrainingDiverged, load_state, lock_folder
 
@@ -193,6 +195,22 @@ def test_timesteps_cover_the_schedule(middle):
     run(model, tiny_diffusion(num_timesteps=4), digits(64), steps=30, batch_size=64, middle=middle)
     share = np.bincount(torch.cat([t for _, t, _ in model.seen]), minlength=4) / (30 * 64)
     assert np.abs(share - np.diff(below(edges, middle))).max() < 5 * math.sqrt(0.25 / (30 * 64))
+
+
+class TwoHalves(Recorder):
+    """As wide as a learned variance asks for."""
+
+    def forward(self, x_t, t, y=None):
+        return super().forward(torch.cat([x_t, x_t], dim=1), t, y)
+
+
+def test_a_learned_variance_sees_uniform_timesteps():
+    """Its loss is a sum over all of them; only who says so gets others."""
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(4), variance="learned")
+    for options, middle in (({}, 0), ({"middle": 0.75}, 0.75)):
+        run(model := TwoHalves(), diffusion, digits(64), steps=30, batch_size=64, **options)
+        share = np.bincount(torch.cat([t for _, t, _ in model.seen]), minlength=4) / (30 * 64)
+        assert np.abs(share - np.diff(below(np.arange(5) / 4, middle))).max() < 5 * math.sqrt(0.25 / (30 * 64))
 
 
 def test_kinds_of_images_give_the_same_training():

@@ -85,8 +85,6 @@ def run_train(args: argparse.Namespace) -> None:
     model = UNet(channels, args.channels, num_classes=len(images.classes) or None, dropout=args.dropout, **more)
     same = "steps minutes out save_every device precision seed batch_size learning_rate ema_decay"
     options = {name: getattr(args, name) for name in same.split()} | {"validation": validation}
-    if args.variance == "learned":
-        options["middle"] = 0  # its loss is a sum over all timesteps, each as likely as the others
     with noted_signals() as noted, contextlib.closing(train(model, diffusion, images, **options)) as states:
         for k, state in enumerate(states):
             show = PartialState().print  # on the first process

@@ -155,7 +155,7 @@ class GaussianDiffusion:
         With prediction "noise" this is their eq. 14, averaged over the pixels instead of summed. With "v" the error
         of x_0 counts SNR + 1 times, with "x_0" once, with "noise" SNR times (Salimans & Ho 2022, section 4). A learned
         variance adds 0.001 times the bound, in bits per dimension, which does not reach the mean (Nichol & Dhariwal
-        2021, eq. 16). It is the bound for t drawn uniformly, so train such a network with middle=0.
+        2021, eq. 16). It is the bound for t drawn uniformly.
 
         model: called as model(x_t, t), or model(x_t, t, y) when class labels y (B,) are given.
         x_0: clean images (B, C, H, W) in [-1, 1], or uint8 0..255.

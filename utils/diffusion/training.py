@@ -96,7 +96,8 @@ def train(
     out: a folder; the state is saved there every `save_every` steps and when the loop is left or interrupted, and
         model.safetensors (EMA weights) at the end. Training resumes from it, first yielding the restored state.
     precision: "no" (fp32), "bf16" or "fp16"; what is fast on the device when not given.
-    settings: those of `Settings`, such as batch_size=64.
+    settings: those of `Settings`, such as batch_size=64. With a learned variance `middle` is 0 when not given, since
+        its loss is a sum over all timesteps.
     Raises ValueError: bad arguments, images not in [-1, 1], or a saved state of other settings. TrainingDiverged: the
     loss or the gradient became NaN or infinite. OSError: `out` cannot be written, or another process trains in it.
     """
@@ -104,6 +105,8 @@ def train(
         raise ValueError(f"give steps or minutes, one of the two; got steps={steps}, minutes={minutes}")
     counts = dict(steps=steps, minutes=minutes, save_every=save_every, validate_every=validate_every)
     steps, minutes, save_every, validate_every = check_numbers(**counts).values()
+    if diffusion.variance == "learned":
+        settings = {"middle": 0.0} | settings
     recipe, classes = Settings(**settings), getattr(unwrap(model), "num_classes", None)
     x_0, y = look_through(images, classes)
     if validation is not None and (other := look_through(validation, classes)[0].shape[1:]) != x_0.shape[1:]:
