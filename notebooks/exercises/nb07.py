@@ -349,7 +349,7 @@ def wrong_terms(true_mean: Tensor, tilde: Tensor, mean: Tensor, variance: Tensor
     "the bound's term, with the mean held fixed",
     check_bound_term,
     hints=[
-        "The divergence of N(m_1, s_1) from N(m_2, s_2), s being variances, is "
+        "KL(N(m_1, s_1) || N(m_2, s_2)), s being variances, 1 for q and 2 for the network, is "
         "(log(s_2 / s_1) + (s_1 + (m_1 - m_2)**2) / s_2 - 1) / 2.",
         "mean.detach() has the same values and passes no gradient on.",
         ".flatten(1).mean(1) is the mean over the pixels of each image; nats divided by math.log(2) are bits.",

@@ -169,7 +169,7 @@ def faulty_sets(draw):
 model_sets = {f"model, {steps} looks": samples[steps] for steps in (many, few)}
 shown = {**faulty_sets(0), **model_sets}
 titles = [text for name in shown for text in ("", name, *[""] * 8)]
-finding = "Ten of each set: in single pictures only blur and noise show"
+finding = "Ten of each: of the faults, single pictures show only blur and noise"
 show_images(
     torch.cat([x[:10] for x in shown.values()]), titles=titles, columns=10, title=finding
 )
@@ -304,10 +304,11 @@ pd.DataFrame(floors, index=["mean FD of real images"])
 # %% [markdown]
 # ### A distance without that bias
 #
-# Let $\kappa(x, y)$ be the similarity of two feature vectors; here $(x\cdot y/D + 1)^3$ (Binkowski et al. 2018). The squared
-# **maximum mean discrepancy** is the mean similarity within the one distribution, plus that within the other, minus
-# twice that between them (Gretton et al. 2012, Lemma 6). Each part is a mean over pairs, and the mean over a sample's
-# pairs is right on average, **if** no image is paired with itself: an image is more similar to itself than to another.
+# Let $\kappa(x, y)$ be the similarity of two feature vectors; here $(x\cdot y/D + 1)^3$ (Binkowski et al. 2018). The
+# squared **maximum mean discrepancy** is the mean similarity within the one distribution, plus that within the other,
+# minus twice that between them (Gretton et al. 2012, Lemma 6). Each part is a mean over pairs, and the mean over a
+# sample's pairs is right on average, **if** no image is paired with itself: an image is more similar to itself than to
+# another.
 #
 # ### Your turn: 06.2
 #
@@ -429,9 +430,8 @@ table.round(1)
 
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(7, 3.2))
-styles = len(COLOURS) * ["-"] + len(COLOURS) * ["--"]
-for (name, row), colour, style in zip(table.iterrows(), 2 * COLOURS, styles):
-    ax.plot(range(3), row, marker="o", ls=style, color=colour, label=name)
+for (name, row), colour in zip(table.drop("clean").iterrows(), COLOURS):
+    ax.plot(range(3), row, "o-", color=colour, label=name)
 ax.set_xticks(range(3), table.columns)
 ax.set(yscale="log", ylabel="distance, times clean", title="Other features, another order")
 plain_ticks(ax)

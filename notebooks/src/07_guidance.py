@@ -12,7 +12,7 @@
 # {{badge}}
 #
 # ![Rows of pictures with one label each; from left to right the weight of guidance grows from 0 to 8, and the garments
-# become plainer and harder](../data/pictures/07.png)
+# become more typical of their class, then harder in contrast and outline](../data/pictures/07.png)
 #
 # *One noise and one label a row, more and more guidance to the right. At weight 0 the label is ignored.*
 #
@@ -25,7 +25,7 @@
 # with every variant on a plane of class accuracy and Frechet distance.
 #
 # **You need** Python, basic PyTorch, Bayes' rule and the gradient of a logarithm. The samplers come from notebook 05,
-# the two distances from 05 and 06. A trained network lies in `data/checkpoints`.
+# the Frechet distance too; precision and recall (06) are told again. A trained network lies in `data/checkpoints`.
 #
 # **Time:** about four and a half minutes on two cores. For you: 25 minutes of reading for the *core*, sections 0 to 5,
 # and half an hour for your three pieces.
@@ -108,8 +108,9 @@ def classes_in_turn(count):
 
 
 # %% [markdown]
-# `draw` is `sample` from notebook 05 with 2M and ten evaluations. It takes any *function* of $(x_t, t, y)$ in the
-# network's place: all of guidance is a change of what the sampler hears.
+# `draw` is `sample` from notebook 05 with 2M and ten steps. It takes any *function* of $(x_t, t, y)$ in the network's
+# place: all of guidance is a change of what the sampler hears. A step calls the function once, which with guidance may
+# look at the network twice.
 
 
 # %%
@@ -310,6 +311,10 @@ print("the gradient of log p(y | x_t) agrees with autograd at four timesteps")
 # distribution that many people have in mind for $w > 1$ is the **tilted** one, $p(x)\,p(y \mid x)^w$, divided by its
 # sum. In the plane we know it too: on a fine grid.
 #
+# Two sets of points are compared by the *sliced Wasserstein* distance: project both on a line, sort, and take the mean
+# gap between points of equal rank; then the mean over many directions. 0 means equal; the *floor* is what two sets of
+# exact draws give. *Spread* is the root of the sum of the two coordinates' variances.
+#
 # **Predict before you run:** for $w = 1$ the guided samples should have $p(x \mid y)$. For $w = 4$, do they have the
 # tilted distribution?
 
@@ -396,7 +401,8 @@ for ax in axes[1]:
     ax.set_xlabel("first coordinate")
 for ax in axes[:, 0]:
     ax.set_ylabel("second coordinate")
-finding = "Contours: p(x) p(y | x)^w. Crosses: other classes. At w = 1 they agree\n"
+finding = "Points: guided samples. Contours: p(x) p(y | x)^w. Crosses: other classes. "
+finding += "They agree at w = 1 only\n"
 figure.suptitle(finding, x=0.01, ha="left")
 plt.show()
 
@@ -408,8 +414,8 @@ plt.show()
 # of $p(x_t)\,p(y \mid x_t)^w$: noised first, tilted afterwards. The target, noised, is tilted first and noised
 # afterwards. For $w = 1$ Bayes' rule makes them the same; for other weights it does not. At high noise all classes
 # overlap, so $p(y \mid x_t)$ still has a slope where $p(y \mid x)$ is flat at 1: guidance pushes a point on, though
-# nobody could doubt its class. So a guided sampler has no simple target at all, and another sampler has another
-# (Bradley & Nakkiran 2024). What follows must be judged by measuring.
+# nobody could doubt its class. So above 1 a guided sampler has no target that can be written down simply, and two samplers
+# end at two distributions (Bradley & Nakkiran 2024). What follows must be judged by measuring.
 
 # %% [markdown]
 # ## 3. Guidance by a classifier · *core*
@@ -756,13 +762,13 @@ table
 
 
 # %% tags=["figure"]
-def curve_of(ax, results, keys, **look):
+def curve_of(ax, results, keys, at=(4, 4), **look):
     """Mean and standard deviation of two measures against each other, by weight."""
     x, y = (np.array([result[key] for result in results.values()]) for key in keys)
     look = dict(fmt="o-", ms=4, lw=1, capsize=2) | look
     ax.errorbar(x.mean(1), y.mean(1), y.std(1, ddof=1), x.std(1, ddof=1), **look)
     for w, *place in zip(results, x.mean(1), y.mean(1)):
-        near = dict(xytext=(4, 4), textcoords="offset points", fontsize=8)
+        near = dict(xytext=at, textcoords="offset points", fontsize=8)
         ax.annotate(f"{w:g}", place, color=look["color"], **near)
 
 
@@ -850,15 +856,16 @@ print("share of pixels of the estimate outside ±1.05, by timestep; nothing is c
 pd.DataFrame(outside).map("{:.0%}".format).T
 
 # %% [markdown]
-# At weight 1 hardly a pixel, at 8 a good part of them at every timestep. Six remedies, each a change of what the sampler
-# hears, or of what it does with it:
+# At weight 1 hardly a pixel; at 3 half of them in the first step and few after the third; at 8 a quarter or more at every
+# timestep. Six remedies, each a change of what the sampler hears, or of what it does with it:
 #
 # - **Clipping** $\hat x_0$ to [-1, 1]: done in every run so far (notebook 05, section 3).
 # - **Dynamic thresholding** (Saharia et al. 2022, section 2.3): let $s$ be the 99.5% quantile of $|\hat x_0|$ in an
 #   image, at least 1. Clamp to $[-s, s]$ and divide by $s$. Clipping flattens what is outside; this brings it back in.
 # - **Rescaling** (Lin et al. 2023, eq. 15, 16): guidance raises the output's standard deviation. Scale it back to that
-#   of the output with the label, and take a share 0.7 of the result.
-# - **An interval** (Kynkäänniemi et al. 2024): guide only at middling noise levels, elsewhere use the label as it is.
+#   of the output with the label, and mix 0.7 of the result with 0.3 of what it was.
+# - **An interval** (Kynkäänniemi et al. 2024): guide only at middling noise levels (here $200 \le t \le 800$),
+#   elsewhere use the label as it is.
 #   The reason they give: at high noise guidance only narrows down what is drawn, at low noise it decides nothing more.
 # - **Autoguidance** (Karras et al. 2024): in the place of "without label" put a *worse version of the network*, with
 #   the same label and data. *If* both err alike, the worse one more, the difference points away from the error, and not
@@ -990,10 +997,11 @@ for result in (*plane.values(), *by_scale.values(), real):
 
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(9, 5))
+beside = {"autoguidance": (-10, -12), "rescaled": (-9, -10), "no clipping": (-9, 5)}
 looks = zip(curves.items(), ["black", *COLOURS[:6], "saddlebrown"], "osD^vPX<")
 for (name, own), colour, marker in looks:
     look = dict(fmt=f"{marker}-", color=colour, ms=5, label=name)
-    curve_of(ax, own, ("missed", "fd"), **look)
+    curve_of(ax, own, ("missed", "fd"), beside.get(name, (4, 6)), **look)
 mark_real(ax, ("missed", "fd"))
 ax.axvline(real["missed"].mean(), ls=":", color="grey")
 ax.axhline(real["fd"].mean(), ls=":", color="grey")
@@ -1018,8 +1026,8 @@ show_images(rows, columns=10, scale=2, title=finding)
 # (Student's t, 3 degrees of freedom, 5%). But a smaller distance at the same weight can also mean *less guidance*: so
 # compare with the black line too, at equal accuracy. In the run shown:
 #
-# - **The interval** helps most: at either weight about half of the excess over the real images' distance is gone, or
-#   more, with 16 looks at the network in place of 20. Beside the black line the gain is smaller: at weight 2 it lies
+# - **The interval** helps most: at weight 2 nearly three quarters of the excess over the real images' distance is gone,
+#   at 5 half, with 16 looks at the network in place of 20. Beside the black line the gain is smaller: at weight 2 it lies
 #   below, and at 5 it is no better than plain guidance at 2, whose accuracy is as high within chance.
 # - **Clipping** matters at weight 5 and not at 2. **Rescaling** gives back a third of the excess at 2, and lies just
 #   below the black line there; at 5 its gain is within chance. The variety that the direction has taken does not come
@@ -1031,6 +1039,7 @@ show_images(rows, columns=10, scale=2, title=finding)
 #   ways that the model does not. Karras et al. (2024, section 5) tune the weak network and the weight together.
 # - **Negative labels** keep a high accuracy and cost the most distance for it. They push towards what a pullover has and
 #   a coat has not, and not towards what pullovers are like.
+# - **The classifier** of section 3 lies above the black line at each weight drawn.
 # - Past the real images' accuracy nothing is won: what is recognised more surely than a real image is not more like one.
 
 # %% [markdown]
@@ -1108,8 +1117,8 @@ step_variance = choose("07.4", step_variance, course_step_variance)
 
 # %% [markdown]
 # What teaches it? Not the squared error, in which no variance occurs. The bound does: its term at $t$ is the divergence
-# from the posterior to the step (notebook 04, section 2). But trained by the bound alone the images got worse (their
-# Tables 1 and 2). So both, with a small weight (eq. 16; in their code $L_\text{vlb}$ is in bits per dimension):
+# from the posterior to the step, $\mathrm{KL}(q \,\|\, p_\theta)$ (notebook 04, section 2). But trained by the bound alone
+# the images got worse (their Tables 1 and 2). So both, with a small weight (eq. 16; in their code $L_\text{vlb}$ is in bits per dimension):
 #
 # $$L_\text{hybrid} = L_\text{simple} + 0.001\,L_\text{vlb}$$
 #
@@ -1233,8 +1242,9 @@ plt.show()
 # %% [markdown]
 # The table compares the same images and noises, so its errors are those of the difference. The learned variance saves
 # bits against either end, and it saves them at the smallest $t$, where the first figure had the ends far apart. There
-# $v$ differs much between pixels, and one number for all of them cannot follow. At large $t$ the ends meet, and what
-# $v$ says there changes nearly nothing.
+# $v$ differs much between pixels, and one number for all of them cannot follow. In the left panel the median of $v$ falls
+# from near $\beta$ at the smallest $t$ towards $\tilde\beta$; some pixels lie below 0, as nothing holds $v$ between the
+# ends. At large $t$ the ends meet, and what $v$ says there changes nearly nothing.
 #
 # **And in images?** The three variances again, in DDPM with few steps, each between the ends *of the long step*. Song
 # et al. 2020 (Table 1) found the large one ruinous there; Nichol & Dhariwal (2021, section 4) found that with few steps
@@ -1301,8 +1311,8 @@ show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 # %% [markdown]
 # The fewer the steps, the further are the images with $\beta$ from those with $\tilde\beta$. $\tilde\beta$ leaves just
 # the noise that belongs to $s$, if the estimate of $x_0$ is right. $\beta$ leaves more, in a long step much more, and
-# the network was never trained on that. The learned one avoids it. But in the run shown it is not told from
-# $\tilde\beta$ either: their bars overlap at every number of steps. With 1000 steps the rows look alike.
+# the network was never trained on that. The learned one avoids it. But in the run shown the learned one is not told
+# from $\tilde\beta$: their bars overlap at every number of steps. With 1000 steps the rows look alike.
 #
 # DDIM and 2M add no noise and need no variance; they read the first output only. With them a learned variance improves
 # the bound and changes no image.
@@ -1368,6 +1378,8 @@ figure.suptitle(
 plt.show()
 
 # %% [markdown]
+# All five have the higher mean loss here; attention at every level makes the fewest steps.
+#
 # **Read the steps first.** In equal time a part that costs more makes fewer steps, and so early in training each step
 # still counts much. The variants with far fewer steps have the higher loss: for them the table shows mostly what a step
 # costs, not what the part is worth once trained. The addition makes about as many steps as ours, so there the part
@@ -1377,16 +1389,16 @@ plt.show()
 #
 # **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. Bars are by Student's
 # $t$ with two degrees of freedom: $4.3/\sqrt3 \approx 2.5$ standard deviations of the differences on each side. So only
-# what is far above the scatter of the seeds is seen, and the rest is *not* shown to be equal. If all ten were truly
-# zero, some bar would still miss the line in up to about 40 of 100 such tables. For its size the validation loss
-# scatters far less than the distance of a few hundred samples: between networks that learn the same target it is the
-# sharper measure (notebook 04, section 6: between different targets it is none).
+# what is far above the scatter of the seeds is seen, and the rest is *not* shown to be equal. With ten bars one may
+# miss the line by chance. For its size the validation loss scatters far less than the distance of a few hundred samples:
+# between networks that learn the same target it is the sharper measure (notebook 04, section 6: between different
+# targets it is none).
 
 # %% [markdown]
 # ## 8. Play · *further*
 #
 # The weight, the label "to be away from" (none: the usual guidance), and clipping, from one fixed noise, one image for
-# each class. First for three weights.
+# each class. First for three weights. Then set *away from* to Shirt, and watch T-shirt, pullover and coat.
 
 
 # %%
@@ -1411,8 +1423,10 @@ play(draw_ten, weight=(0.0, 10.0, 0.5), negative=["none", *names], clip=True)
 # ### 07.6 *(further)* Several labels at once
 #
 # What lies between a shirt and a dress? Add the difference of *each* label to the answer without one, each with a weight
-# of its own; a negative weight pushes away (Liu et al. 2022, section 4). Write it with one call of the network. Then draw
-# what `{3: 2, 6: 2}` and `{9: 3, 5: -1}` give, with `draw(lambda x_t, t, y: composed_output(model, x_t, t, {3: 2, 6: 2}),
+# of its own; a negative weight pushes away (Liu et al. 2022, section 4):
+# $\hat v(x_t) + \sum_k w_k\,\big(\hat v(x_t, k) - \hat v(x_t)\big)$. Write it with one call of the network. (3 is dress,
+# 5 sandal, 6 shirt, 9 ankle boot.) Then draw what `{3: 2, 6: 2}` and `{9: 3, 5: -1}` give, with
+# `draw(lambda x_t, t, y: composed_output(model, x_t, t, {3: 2, 6: 2}),
 # classes_in_turn(10), seed=0)`.
 
 
@@ -1449,7 +1463,8 @@ check("07.6", composed_output)
 # 3. More weight gives obedient, typical and less varied images; measure accuracy *and* distance, and ask when and away
 #    from what to guide before asking how strongly.
 #
-# **Next:** notebook 08 shows DDPM, EDM and flow matching as one family.
+# **Next:** 08 (planned) shows DDPM, EDM and flow matching as one family. The second track begins with
+# [09 · Biomedical NER](09_biomedical_ner.ipynb).
 #
 # **References**
 #
