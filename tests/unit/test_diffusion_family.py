@@ -107,8 +107,9 @@ def test_denoiser_of_a_model_is_the_exact_one(prediction):
 def test_levels_are_rounded_to_the_nearest_in_log():
     diffusion = tiny_diffusion()
     levels = noise_levels(diffusion).tolist()
-    middle = math.sqrt(levels[20] * levels[21])
+    middle, far = (math.sqrt(levels[t] * levels[t + 1]) for t in (20, 48))
     assert [nearest_timestep(diffusion, middle * factor) for factor in (0.999, 1.001)] == [20, 21]
+    assert [nearest_timestep(diffusion, far * factor) for factor in (0.99, 1.01)] == [48, 49]
     grid = [levels[30] * 1.01, middle * 1.001, middle * 0.999, levels[20] * 0.99, levels[0], 0.0]
     assert round_levels(diffusion, grid) == [levels[t] for t in (30, 21, 20, 0)] + [0.0]
     assert round_levels(diffusion, grid[:-1])[-1] == levels[0]
