@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from utils.diffusion.process import GaussianDiffusion, answer
 
 Denoiser = Callable[[Tensor, float], Tensor]  # as denoise(x_bar, sigma_bar), where x_bar = x_0 + sigma_bar * noise
-VE_LOW, VE_HIGH = 0.01, 50.0  # sigma at t = 0 and 1 (Song et al. 2021, Appendix C, for CIFAR-10)
+VE_LOW, VE_HIGH = 0.01, 50.0  # sigma at t = 0 and 1 (Song et al. 2021, Appendix C; the range of their CIFAR-10 models)
 
 
 class Path(NamedTuple):
