@@ -204,9 +204,9 @@ plt.show()
 def velocity_from_v(x, v, signal, sigma, signal_slope, sigma_slope):
     """dx/dt at a point of any path; like x.
 
-    x: (B, C, H, W), signal * x_0 + sigma * noise. v: of that shape, what the network says at
-    x / sqrt(signal**2 + sigma**2), its point of the same noise level. The rest: numbers, the
-    path's weights and their derivatives.
+    x: (B, C, H, W), signal * x_0 + sigma * noise. v: of that shape, what the network says
+    at x / sqrt(signal**2 + sigma**2), its point of the same noise level. The rest: numbers,
+    the path's weights and their derivatives.
     """
     raise NotImplementedError
 
@@ -277,6 +277,7 @@ def euler_along(path):
     return denoise(x / path.at(times[-1])[0], level_grid[-1])
 
 
+# %%
 options = dict(sampler="ddim", steps=same_steps, clip=False, y=y, x_T=start_noise)
 *_, last = sample(model, diffusion, start_noise.shape, **options)
 by_way = {"DDIM, `sample`": last.x_t}
@@ -364,6 +365,8 @@ some = course.pick(test=100, cpu=2000, gpu=5000)
 clean, labels = (part.to(device) for part in test_set[:some])
 sigma_data = float(clean.std())
 print(f"sigma_data of {some} test images: {sigma_data:.3f} (EDM takes 0.5 for its own)")
+
+# %%
 rows, few = {}, slice(16)
 for t in (50, 300, 500, 700, 950):
     noisy = clean + levels[t] * normal(clean.shape, rng(t))
@@ -463,6 +466,7 @@ def blobs(x_bar, sigma_bar):
     return (chances[:, :, None] * guesses).sum(1)
 
 
+# %%
 def exact_end(x_bar, high, low):
     """Where the ODE takes x_bar (B, 2), by SciPy."""
 
@@ -488,6 +492,7 @@ def two_m(denoise, x_bar, grid):
     return x_t / math.sqrt(squares[-1])
 
 
+# %%
 def along(solver, name):
     """That solver in the time of that path, as a function of (denoise, x_bar, grid)."""
     path = PATHS[name]
@@ -514,6 +519,7 @@ def even_flow(denoise, x_bar, grid):
     return along(euler, "flow")(denoise, x_bar, [t / (1 - t) for t in times])
 
 
+# %%
 methods = {
     "DDIM (Euler in EDM or flow)": along(euler, "EDM"),
     "Euler in VP's time": along(euler, "VP"),
@@ -530,11 +536,12 @@ def grid_between(high, low, steps, rho=7.0):
 
 
 def error_of(name, grid, right):
-    """Root mean square distance to `right` at the end; Heun's grid must have half the steps."""
+    """Root mean square distance to `right`; Heun needs half the steps."""
     end = methods[name](blobs, grid[0] * start_points, grid)
     return float((end - right).square().sum(1).mean().sqrt())
 
 
+# %%
 start_points = torch.randn(50, 2, generator=rng(4)).double()
 right = exact_end(10 * start_points, 10, 0.1)
 heun_grid = grid_between(10, 0.1, 10)
@@ -648,6 +655,8 @@ frechet = {}
 for run in tqdm(runs, desc="samplers"):
     sets = [quality.features(images_by(*run, seed)) for seed in range(20, 20 + draws)]
     frechet[run] = np.array([quality.frechet(features) for features in sets])
+
+# %%
 drawn_floor, _ = quality.floor(per_draw)
 rows = {}
 for (method, kind, n), values in frechet.items():
@@ -657,12 +666,9 @@ for (method, kind, n), values in frechet.items():
     row = rows.setdefault((method, kind), {})
     row[f"{n} evaluations"] = text
     row[f"minus 2M's, even t, {n}"] = f"{gap.mean():+.1f} ± {error:.1f}"
-print(f"Frechet distance, {draws} times {per_draw} images: mean ± standard deviation, and")
-print(
-    "the difference seed by seed: mean ± standard error. Real against real (floor): ",
-    end="",
-)
-print(f"{drawn_floor.mean():.1f} ± {drawn_floor.std():.1f}")
+print(f"Frechet distance, {draws} times {per_draw} images: mean ± standard deviation,")
+print("and the difference seed by seed, mean ± standard error.")
+print(f"Floor, real against real: {drawn_floor.mean():.1f} ± {drawn_floor.std():.1f}")
 pd.DataFrame.from_dict(rows, orient="index").rename_axis(["method", "grid"])
 
 # %% [markdown]
@@ -699,6 +705,7 @@ def draw_ways(evaluations=9):
     return figure
 
 
+# %%
 for evaluations in (5, 13):
     display(draw_ways(evaluations))
     plt.close()
