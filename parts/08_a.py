@@ -482,7 +482,7 @@ def exact_end(x_bar, high, low):
 # %%
 @torch.no_grad()
 def two_m(denoise, x_bar, grid):
-    """2M of notebook 05, in EDM's variables: x_bar at the end of a falling grid of levels."""
+    """2M of notebook 05: x_bar at the end of a falling grid of levels."""
     squares = [1 / (1 + level**2) for level in grid]  # alpha-bar
     x_t, previous = x_bar * math.sqrt(squares[0]), None
     for level, a_bar_t, a_bar_s in zip(grid, squares, squares[1:]):
