@@ -45,8 +45,8 @@ from utils.diffusion.training import train
 # $a^2 + s^2 = 1$ again $\frac1a$ times that of the noise.
 #
 # **All clocks are one clock.** Timestep $t$, $\sigma$ of EDM, $u$ of flow matching: each only says how noisy $x$ is.
-# Put them on one axis, $\ell = \log\mathrm{SNR} = \log(a^2/s^2)$ (twice the $\lambda$ of notebook 05). If a clock $u$ is
-# drawn uniformly from 0 to 1, a piece $du$ covers a piece $d\ell$ of the axis, so $\ell$ has the density
+# Put them on one axis, $\ell = \log\mathrm{SNR} = \log(a^2/s^2)$ (twice the $\lambda$ of notebook 05). If a clock $u$
+# is drawn uniformly from 0 to 1, a piece $du$ covers a piece $d\ell$ of the axis, so $\ell$ has the density
 #
 # $$p(\ell) = \left|\frac{du}{d\ell}\right|.$$
 #
@@ -115,8 +115,8 @@ print("density and weight of flow matching agree with autograd and with random e
 # Now seven objectives, each as two functions of $\ell$: the density, and the weight of the noise's error. `bell` is the
 # normal density.
 #
-# - **v** and **noise**, $t$ uniform on the cosine schedule, where $a = \cos\frac{\pi u}{2}$ (Salimans & Ho 2022; Nichol &
-#   Dhariwal 2021). **The course's**: three quarters of $u$ are logit-normal about $-1$ (notebook 04).
+# - **v** and **noise**, $u$ uniform on the cosine schedule, where $a = \cos\frac{\pi u}{2}$ (Salimans & Ho 2022; Nichol
+#   & Dhariwal 2021). **The course's**: three quarters of $u$ are logit-normal about $-1$ (notebook 04).
 # - **min-SNR-5**: the error of $x_0$ counts $\min(\mathrm{SNR}, 5)$ times (Hang et al. 2023, section 3).
 # - **EDM**: $\log\sigma$ normal with mean $-1.2$ and standard deviation 1.2; the error of $x_0$ counts
 #   $1/\sigma^2 + 1/0.5^2$ times (Karras et al. 2022, Table 1).
@@ -190,29 +190,37 @@ for k, (name, (density, weight)) in enumerate(objectives.items()):
     panels[0].plot(shown, drawn, **look)
     panels[1].plot(shown, effective / torch.trapezoid(effective, shown), **look)
 panels[0].set(title="What is drawn", xlabel="log-SNR (right: clean)", ylabel="density")
-panels[1].set(title="What is weighted: two are one", xlabel="log-SNR", ylabel="weight of v's error")
+panels[1].set(
+    title="What is weighted: two are one", xlabel="log-SNR", ylabel="weight of v's error"
+)
 figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()
 
+
 # %% tags=["figure"]
+def middle_half(curve):
+    """Between which log-SNR the middle half of a curve's area lies."""
+    below = torch.cumulative_trapezoid(curve, shown)
+    ends = [float(shown[1:][below > part * below[-1]][0]) for part in (0.25, 0.75)]
+    return "{:.1f} to {:.1f}".format(*ends)
+
+
 rows = {}
 for name, (density, weight) in objectives.items():
     of_noise = density(shown) * weight(shown)
-    halves = []
-    for curve in (density(shown), of_noise * shown.sigmoid()):
-        half = torch.cumulative_trapezoid(curve, shown)
-        halves.append(float(shown[1:][half > half[-1] / 2][0]))
+    halves = [middle_half(curve) for curve in (density(shown), of_noise * shown.sigmoid())]
     rows[name] = [*halves, "yes" if bool((of_noise.diff() < 0).all()) else ""]
-columns = ["half of the draws above", "half of the weight above", "W only falls"]
-pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(1)
+columns = ["half of the draws", "half of the weight", "W only falls"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
-# The right panel shows $a^2\,W$, the weight of *v's* error, with area 1, since $W$ itself grows without end to the left.
+# The right panel shows $a^2\,W$, the weight of *v's* error, with area 1: most $W$ grow without end to the left.
 #
 # **v on the cosine schedule and flow matching with uniform times are one objective**: both have $W \propto e^{-\ell/2}$
-# (Kingma & Gao 2023, Table 1). They only draw differently. Noise prediction and EDM lean to clean images, min-SNR to
-# noisy ones: it is noise prediction whose weight is cut where the SNR is above 5. Last column: where $W$ only falls with
-# $\ell$, the loss is the bound for images with some noise added, a *likelihood* (their section 4).
+# (Kingma & Gao 2023, Table 1), and differ only in what they draw. Noise prediction cares most for nearly clean images.
+# min-SNR is noise prediction with the weight cut where the SNR is above 5. EDM *draws* the cleanest images, but weighs
+# them less. Where $W$ only falls with $\ell$ (last column, within the axis shown), the loss is the bound for images with
+# some noise added to them (their section 4).
 #
 # ### Trained
 #
@@ -259,6 +267,67 @@ print(f"loss: {live_losses[0]:.2f} at first, {last:.2f} as the mean of the last 
 #
 # **Predict before you run:** which objective has the smallest error where there is little noise? And is it the one with
 # the best images?
+
+# %%
+stored = pd.read_csv(course.root / "data" / "objectives.csv", comment="#")
+measures = [name for name in stored.columns if name.startswith("error of v")]
+measures = ["Frechet distance", *measures]
+of_seed = stored.pivot(index="seed", columns="objective", values=measures).dropna()
+t_of_seeds = student_t.ppf(0.975, len(of_seed) - 1)  # for a mean of so few numbers
+
+
+def mean_and_half(values):
+    """The mean over the seeds, and half of its 95% interval."""
+    return values.mean(), t_of_seeds * values.std() / len(values) ** 0.5
+
+
+table = stored.groupby("objective", sort=False)[["seconds", *measures]].mean()
+floor = quality.floor(1000)[0].mean()
+print(f"real images, 1,000 of them: Frechet distance {floor:.2f}")
+table.round({"seconds": 1, "Frechet distance": 1} | dict.fromkeys(measures[1:], 4))
+
+# %% tags=["figure"]
+figure, panels = plt.subplots(1, 4, figsize=(11, 3.4), sharey=True)
+for ax, measure in zip(panels, measures):
+    for row, name in enumerate(objectives):
+        gaps = of_seed[measure][name] - of_seed[measure]["v, cosine"]
+        mean, half = mean_and_half(gaps)
+        told = abs(mean) > half
+        ax.errorbar(
+            mean, row, xerr=half, fmt="o", capsize=3, color=COLOURS[0 if told else 1]
+        )
+        ax.plot(gaps, [row + 0.25] * len(gaps), ".", ms=4, color="grey")
+    ax.axvline(0, color="grey", lw=1)
+    ax.set_title(measure.replace("error of v, ", "error of v,\n"))
+panels[0].set_yticks(range(len(objectives)), objectives)
+panels[0].invert_yaxis()
+seeds = len(of_seed)
+figure.suptitle(
+    f"Minus 'v, cosine', left is better; bars: 95% for the mean of {seeds} seeds"
+)
+plt.show()
+
+# %% [markdown]
+# RESULTS
+#
+# ### 08.4 *(further)* Any weight, with any draws
+#
+# Since only $W = w\,p$ counts, a training may draw as it likes and make up for it by the weight. Write the factor of *v's*
+# squared error that gives a wanted $W$. Then train with it: sigmoid weighting (Hoogeboom et al. 2024) is
+# `wanted = lambda x: torch.sigmoid(2 - x)`. Why would you not draw the log-SNR uniformly from $-12$ to 12?
+
+
+# %%
+def factor_of_v(log_snr, wanted, density):
+    """The factor of v's squared error in a training step.
+
+    log_snr: a tensor. wanted, density: functions of it: the effective weight that the
+    noise's squared error shall have, and how often a log-SNR is drawn. A tensor like log_snr.
+    """
+    raise NotImplementedError
+
+
+check("08.4", factor_of_v)
 
 # %% [markdown]
 # ## 4. To diffusers and back · *further*
@@ -317,9 +386,10 @@ blocks = dict(block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8
 blocks |= dict(down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2)
 theirs = UNet2DModel(sample_size=28, in_channels=1, out_channels=1, **blocks)
 few = dict(steps=course.pick(test=2, cpu=30, gpu=50), batch_size=32, device=device)
-for state in train(FromDiffusers(theirs), diffusion, train_set, **few):
-    pass
-print(f"{sum(p.numel() for p in theirs.parameters()):,} weights, last loss {state.loss:.2f}")
+*_, state = train(FromDiffusers(theirs), diffusion, train_set, **few)
+print(
+    f"{sum(p.numel() for p in theirs.parameters()):,} weights, last loss {state.loss:.2f}"
+)
 
 # %%
 in_their_words = dict(num_train_timesteps=T, trained_betas=schedule.betas.tolist())
@@ -333,7 +403,8 @@ def images_of(pipeline, clipped=True):
     """Four images (4, 1, 28, 28) in [0, 1], by 20 steps of their DDIM."""
     pipeline.set_progress_bar_config(disable=True)
     options = dict(num_inference_steps=20, use_clipped_model_output=clipped)
-    return pipeline(4, generator=rng(0), output_type="pt", **options).images.cpu()
+    images = pipeline(4, generator=rng(0), output_type="np", **options).images
+    return torch.from_numpy(images).movedim(-1, 1)
 
 
 def course_images(network, **options):
@@ -380,23 +451,22 @@ print(", ".join(files))
 # %%
 right = course_images(model)
 forgotten = {
-    "nothing": {},
-    "trailing": dict(timestep_spacing="leading"),
-    "our betas": dict(trained_betas=None),
-    "v": dict(prediction_type="epsilon"),
+    "pipeline": {},
+    "leading": dict(timestep_spacing="leading"),
+    "linear betas": dict(trained_betas=None),
+    "v as noise": dict(prediction_type="epsilon"),
 }
 runs = {}
 for name, default in forgotten.items():
     runs[name] = images_of(DDIMPipeline(ours, DDIMScheduler(**in_their_words | default)))
-runs["clipped noise"] = images_of(DDIMPipeline(ours, DDIMScheduler(**in_their_words)), False)
-torch.testing.assert_close(runs["nothing"], right, atol=1e-4, rtol=0)
+runs["unclipped"] = images_of(DDIMPipeline(ours, DDIMScheduler(**in_their_words)), False)
+torch.testing.assert_close(runs["pipeline"], right, atol=1e-4, rtol=0)
 rows = {name: float((images - right).abs().max()) for name, images in runs.items()}
 pd.DataFrame({"largest difference from sample": rows}).map("{:.1g}".format)
 
 # %% tags=["figure"]
-columns = torch.stack([right, *runs.values()], dim=1) * 2 - 1  # (4, columns, 1, 28, 28)
-titles = ["sample", "pipeline", *[f"no {name}" for name in list(runs)[1:]]]
-titles += [""] * (3 * len(titles))
+columns = torch.stack([right, *runs.values()], dim=1)[:2] * 2 - 1
+titles = ["sample", *runs] + [""] * 6
 finding = "The pipeline draws what sample draws, unless a convention is forgotten"
 show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=finding)
 
@@ -451,8 +521,13 @@ start = x_T / (signals[T - 1] + sigmas[T - 1])
 walks = {name: walk(schedulers[name], v_at, x_T) for name in ("DDIM", "2M")}
 walks["flow matching"] = walk(schedulers["flow matching"], velocity_at, start)
 unclipped = dict(x_T=x_T, clip=False)
-ends = {name: course_images(model, sampler=name, **unclipped) for name in ("ddim", "dpmpp_2m")}
-rows = {name: [f"{float((end - x).abs().max()):.0e}" for end in ends.values()] for name, x in walks.items()}
+ends = {
+    name: course_images(model, sampler=name, **unclipped) for name in ("ddim", "dpmpp_2m")
+}
+rows = {
+    name: [f"{float((end - x).abs().max()):.0e}" for end in ends.values()]
+    for name, x in walks.items()
+}
 pd.DataFrame.from_dict(rows, orient="index", columns=["from ddim", "from dpmpp_2m"])
 
 # %%

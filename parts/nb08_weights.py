@@ -74,8 +74,8 @@ def compare(what: str, answer: Tensor, right: Tensor, wrong: dict[str, Tensor], 
     check_flow_matching,
     hints=[
         "exp(log_snr / 2) = (1 - u) / u, so u = 1 / (1 + exp(log_snr / 2)): torch.sigmoid(-log_snr / 2).",
-        "The slope of the sigmoid is sigmoid * (1 - sigmoid), and the inner -log_snr / 2 gives a factor of 1/2 (without "
-        "its sign).",
+        "The slope of the sigmoid is sigmoid * (1 - sigmoid), and the inner -log_snr / 2 gives a factor of 1/2 "
+        "(without its sign).",
         "The velocity's error is 1 / a times the noise's, with a = 1 - u. Square it.",
     ],
 )
@@ -137,10 +137,10 @@ def check_factor_of_v(factor_of_v: Callable) -> None:
     "any weight, with any draws",
     check_factor_of_v,
     hints=[
-        "The effective weight of the noise's squared error is w * p. It shall be `wanted`, and p is `density`: so what is "
-        "w?",
-        "The training sees v's error, which is 1 / a times the noise's. So w times the noise's squared error is w * a**2 "
-        "times v's.",
+        "The effective weight of the noise's squared error is w * p. It shall be `wanted`, and p is `density`: "
+        "so what is w?",
+        "The training sees v's error, which is 1 / a times the noise's. So w times the noise's squared error is "
+        "w * a**2 times v's.",
         "a**2 / (1 - a**2) = exp(log_snr), so a**2 = torch.sigmoid(log_snr).",
     ],
 )
