@@ -219,8 +219,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # **v on the cosine schedule and flow matching with uniform times are one objective**: both have $W \propto e^{-\ell/2}$
 # (Kingma & Gao 2023, Table 1), and differ only in what they draw. Noise prediction cares most for nearly clean images.
 # min-SNR is noise prediction with the weight cut where the SNR is above 5. EDM *draws* the cleanest images, but weighs
-# them less. Where $W$ only falls with $\ell$ (last column, within the axis shown), the loss is the bound for images with
-# some noise added to them (their section 4).
+# them less. Where $W$ only falls with $\ell$ (last column), the loss is the bound for images with some noise added to
+# them (their section 4).
 #
 # ### Trained
 #
@@ -260,10 +260,10 @@ print(f"loss: {live_losses[0]:.2f} at first, {last:.2f} as the mean of the last 
 
 # %% [markdown]
 # The comparison is stored: `tests/benchmarks/objectives.py` trains each objective three times for 280 steps, with the
-# same network, start, images and noise for all. A step costs all of them the same, so these are equal seconds (half a
-# minute of one processor core). The network always outputs $v$; factors are scaled to a mean of 1, so that gradients are
-# clipped alike. Learning rates were *not* tuned for any of them. Measured: the Frechet distance of 1,000 images (2M, 20
-# evaluations), and $v$'s error at the least noisy 30% of the timesteps, the middle 40%, and the noisiest 30%.
+# same network, start, images and noise for all. A step costs all of them the same, so these are equal seconds: half a
+# minute of one processor core. The network always outputs $v$; factors are scaled to a mean of 1, so that gradients
+# are clipped alike. Learning rates were *not* tuned for any of them. Measured: the Frechet distance of 1,000 images
+# (2M, 20 evaluations), and $v$'s error at the least noisy 30% of the timesteps, the middle 40%, and the noisiest 30%.
 #
 # **Predict before you run:** which objective has the smallest error where there is little noise? And is it the one with
 # the best images?
@@ -312,9 +312,9 @@ plt.show()
 #
 # ### 08.4 *(further)* Any weight, with any draws
 #
-# Since only $W = w\,p$ counts, a training may draw as it likes and make up for it by the weight. Write the factor of *v's*
-# squared error that gives a wanted $W$. Then train with it: sigmoid weighting (Hoogeboom et al. 2024) is
-# `wanted = lambda x: torch.sigmoid(2 - x)`. Why would you not draw the log-SNR uniformly from $-12$ to 12?
+# Since only $W = w\,p$ counts, a training may draw as it likes and make up for it by the weight. Write the factor of
+# *v's* squared error that gives a wanted $W$. (Sigmoid weighting, Hoogeboom et al. 2024, is
+# `wanted = lambda x: torch.sigmoid(2 - x)`.) And what speaks against drawing $\ell$ evenly from $-12$ to 12?
 
 
 # %%
@@ -414,6 +414,7 @@ def course_images(network, **options):
     return (last.x_t / 2 + 0.5).clamp(0, 1).cpu()
 
 
+# %%
 from_course = course_images(FromDiffusers(loaded.unet))
 torch.testing.assert_close(images_of(loaded), from_course, atol=1e-4, rtol=0)
 print("their pipeline, loaded from disk, and sample: the same images")
@@ -421,8 +422,9 @@ print("their pipeline, loaded from disk, and sample: the same images")
 # %% [markdown]
 # ### Ours, in their pipeline
 #
-# `ModelMixin` and `ConfigMixin` give our network what a pipeline asks for: a configuration, a format, and
-# `save_pretrained`. Beside it, what happens when one convention is forgotten.
+# `ModelMixin` and `ConfigMixin` give our network what a pipeline asks for: a configuration, a number format, and
+# `save_pretrained`. This pipeline knows no labels, so the images are drawn without. Beside them, what happens when one
+# convention is forgotten.
 #
 # **Predict before you run:** which is worse, the wrong timesteps or the wrong prediction type?
 
@@ -471,7 +473,9 @@ finding = "The pipeline draws what sample draws, unless a convention is forgotte
 show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=finding)
 
 # %% [markdown]
-# With nothing forgotten the images agree to rounding: theirs computes $\bar\alpha$ in float32.
+# With nothing forgotten the images agree to rounding: theirs computes $\bar\alpha$ in float32. In the run shown the
+# wrong prediction type is the worst. The two other defaults, *leading* and *unclipped*, change the images so little that
+# nobody would notice, and so they stay in the code.
 #
 # ### One schedule, three schedulers
 #
@@ -518,6 +522,8 @@ for scheduler in schedulers.values():
     flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     scheduler.set_timesteps(**dict(sigmas=levels) if flow else dict(num_inference_steps=20))
 start = x_T / (signals[T - 1] + sigmas[T - 1])
+
+# %%
 walks = {name: walk(schedulers[name], v_at, x_T) for name in ("DDIM", "2M")}
 walks["flow matching"] = walk(schedulers["flow matching"], velocity_at, start)
 unclipped = dict(x_T=x_T, clip=False)

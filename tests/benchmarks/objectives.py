@@ -77,7 +77,7 @@ OBJECTIVES: dict[str, tuple[Callable, Callable]] = {
 
 
 class Weighted(GaussianDiffusion):
-    """The process with another loss: noise levels by `density`, the noise's squared error times `weight`."""
+    """The process with another loss: levels by `density`, the noise's error by `weight`."""
 
     def __init__(self, schedule, density, weight):
         super().__init__(schedule, prediction="v")

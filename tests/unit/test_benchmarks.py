@@ -1,5 +1,6 @@
 """What the benchmarks say about their figures, and what taggers learn from; the figures themselves take hours."""
 
+import inspect
 import json
 import math
 from itertools import product
@@ -123,6 +124,11 @@ def test_weights_are_those_of_the_papers():
         factor = (weight / (snr + 1))[t]  # of v's error
         mine = noise_levels(name).factor[t]
         torch.testing.assert_close(mine / mine[0], factor / factor[0], rtol=1e-6, atol=0)
+
+
+def test_notebook_08_trains_as_the_benchmark_does(root):
+    places = [*root.glob("notebooks/src/08_*.py"), *root.glob("parts/08_weights.py")]
+    assert inspect.getsource(objectives.Weighted) in "".join(place.read_text("utf-8") for place in places)
 
 
 def test_a_weighted_loss_is_its_factor_times_the_error_at_its_level():
