@@ -474,8 +474,8 @@ show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=find
 
 # %% [markdown]
 # With nothing forgotten the images agree to rounding: theirs computes $\bar\alpha$ in float32. In the run shown the
-# wrong prediction type is the worst. The two other defaults, *leading* and *unclipped*, change the images so little that
-# nobody would notice, and so they stay in the code.
+# wrong prediction type is the worst. The two other defaults, *leading* and *unclipped*, change the images so little
+# that nobody would notice, and so they stay in the code.
 #
 # ### One schedule, three schedulers
 #
