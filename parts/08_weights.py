@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from scipy.stats import t as student_t
 from torch import nn
+from utils.diffusion.family import PATHS, denoiser, noise_levels, velocity
 
 from utils.course import COLOURS, show_images
 from utils.course.exercises import check, choose, hint, solution
@@ -44,31 +45,30 @@ from utils.diffusion.training import train
 # In the same way $v = a\,\epsilon - s\,x_0$ has the error $\frac{a^2+s^2}{a}(\epsilon - \hat\epsilon)$, with
 # $a^2 + s^2 = 1$ again $\frac1a$ times that of the noise.
 #
-# **All clocks are one clock.** Timestep $t$, $\sigma$ of EDM, $u$ of flow matching: each only says how noisy $x$ is.
+# **All clocks are one clock.** Timestep, $\sigma$ of EDM, time of flow matching: each only says how noisy $x$ is.
 # Put them on one axis, $\ell = \log\mathrm{SNR} = \log(a^2/s^2)$ (twice the $\lambda$ of notebook 05). If a clock $u$
-# is drawn uniformly from 0 to 1, a piece $du$ covers a piece $d\ell$ of the axis, so $\ell$ has the density
+# runs from 0 to 1 and is drawn uniformly, a piece $du$ covers a piece $d\ell$ of the axis, so $\ell$ has the density
 #
 # $$p(\ell) = \left|\frac{du}{d\ell}\right|.$$
 #
-# **The scale of $x$ does not matter.** Neither factor contains it: $x_0 + \sigma\epsilon$ and
-# $a\,x_0 + s\,\epsilon$ of the same $\ell$ differ by a number that the network's input layer can be given (section 1).
-# So *all* the losses can train one network, on one path.
+# **The scale of $x$ does not matter.** The multiples depend on $\ell$ alone (for $v$, $1/a^2 = 1 + e^{-\ell}$), and images
+# of the same $\ell$ on two paths differ by a known number, which the network's input can be given (section 1). So *all*
+# the losses can train one network, on one path.
 #
 # Together (Kingma & Gao 2023, section 3), where $w(\ell)$ is the multiple of the noise's squared error:
 #
-# $$L = \int W(\ell)\;\mathbb E\,\lVert\epsilon - \hat\epsilon\rVert^2\,d\ell,
-# \qquad W(\ell) = w(\ell)\,p(\ell) \quad\text{: the \emph{effective weight}}.$$
+# $$L = \int W(\ell)\;\mathbb E\,\lVert\epsilon - \hat\epsilon\rVert^2\,d\ell, \qquad W(\ell) = w(\ell)\,p(\ell).$$
 #
-# Only $W$ decides what is minimised. How it is split into $w$ and $p$ decides how noisy the gradients are. The bound of
+# Only $W$, the *effective weight*, decides what is minimised. How it is split into $w$ and $p$ decides how noisy the gradients are. The bound of
 # notebook 04 is in the family: its terms were $\frac12(\mathrm{SNR}_{t-1} - \mathrm{SNR}_t)\lVert x_0 - \hat
 # x_0\rVert^2$. For small steps the bracket is $\mathrm{SNR}\,d\ell$, and $\mathrm{SNR}\,\lVert x_0 - \hat x_0\rVert^2$
 # is the noise's error. So **the bound is $W = \frac12$ everywhere**; all the others bend that line.
 #
-# ### Your turn: 08.3
+# ### Your turn: 08.5
 #
 # Flow matching draws $u$ uniformly from 0 to 1, mixes $x = (1-u)\,x_0 + u\,\epsilon$, and takes the squared error of
-# the velocity. Write $p(\ell)$ and $w(\ell)$. First solve $\ell = 2\log\frac{1-u}{u}$ for $u$. `hint("08.3")` and
-# `solution("08.3")` help. You may also go on: the next cell has the course's version, and uses yours if it is right.
+# the velocity. Write $p(\ell)$ and $w(\ell)$. First solve $\ell = 2\log\frac{1-u}{u}$ for $u$. `hint("08.5")` and
+# `solution("08.5")` help. You may also go on: the next cell has the course's version, and uses yours if it is right.
 
 
 # %%
@@ -81,7 +81,7 @@ def flow_matching(log_snr):
     raise NotImplementedError
 
 
-check("08.3", flow_matching)
+check("08.5", flow_matching)
 
 
 # %%
@@ -90,7 +90,7 @@ def course_flow_matching(log_snr):
     return u * (1 - u) / 2, (1 + torch.exp(-log_snr / 2)) ** 2
 
 
-flow_matching = choose("08.3", flow_matching, course_flow_matching)
+flow_matching = choose("08.5", flow_matching, course_flow_matching)
 
 # %% [markdown]
 # Autograd knows the slope of $\ell(u)$, and random numbers know the errors; neither knows our formulas:
@@ -282,8 +282,8 @@ def mean_and_half(values):
 
 
 table = stored.groupby("objective", sort=False)[["seconds", *measures]].mean()
-floor = quality.floor(1000)[0].mean()
-print(f"real images, 1,000 of them: Frechet distance {floor:.2f}")
+real_floor = quality.floor(1000)[0].mean()
+print(f"real images, 1,000 of them: Frechet distance {real_floor:.2f}")
 table.round({"seconds": 1, "Frechet distance": 1} | dict.fromkeys(measures[1:], 4))
 
 # %% tags=["figure"]
@@ -310,7 +310,7 @@ plt.show()
 # %% [markdown]
 # RESULTS
 #
-# ### 08.4 *(further)* Any weight, with any draws
+# ### 08.6 *(further)* Any weight, with any draws
 #
 # Since only $W = w\,p$ counts, a training may draw as it likes and make up for it by the weight. Write the factor of
 # *v's* squared error that gives a wanted $W$. (Sigmoid weighting, Hoogeboom et al. 2024, is
@@ -327,7 +327,7 @@ def factor_of_v(log_snr, wanted, density):
     raise NotImplementedError
 
 
-check("08.4", factor_of_v)
+check("08.6", factor_of_v)
 
 # %% [markdown]
 # ## 4. To diffusers and back · *further*
@@ -458,17 +458,21 @@ forgotten = {
     "linear betas": dict(trained_betas=None),
     "v as noise": dict(prediction_type="epsilon"),
 }
-runs = {}
+by_pipeline = {}
 for name, default in forgotten.items():
-    runs[name] = images_of(DDIMPipeline(ours, DDIMScheduler(**in_their_words | default)))
-runs["unclipped"] = images_of(DDIMPipeline(ours, DDIMScheduler(**in_their_words)), False)
-torch.testing.assert_close(runs["pipeline"], right, atol=1e-4, rtol=0)
-rows = {name: float((images - right).abs().max()) for name, images in runs.items()}
+    by_pipeline[name] = images_of(
+        DDIMPipeline(ours, DDIMScheduler(**in_their_words | default))
+    )
+by_pipeline["unclipped"] = images_of(
+    DDIMPipeline(ours, DDIMScheduler(**in_their_words)), False
+)
+torch.testing.assert_close(by_pipeline["pipeline"], right, atol=1e-4, rtol=0)
+rows = {name: float((images - right).abs().max()) for name, images in by_pipeline.items()}
 pd.DataFrame({"largest difference from sample": rows}).map("{:.1g}".format)
 
 # %% tags=["figure"]
-columns = torch.stack([right, *runs.values()], dim=1)[:2] * 2 - 1
-titles = ["sample", *runs] + [""] * 6
+columns = torch.stack([right, *by_pipeline.values()], dim=1)[:2] * 2 - 1
+titles = ["sample", *by_pipeline] + [""] * 6
 finding = "The pipeline draws what sample draws, unless a convention is forgotten"
 show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=finding)
 
@@ -479,53 +483,52 @@ show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=find
 #
 # ### One schedule, three schedulers
 #
-# A *scheduler* is one step of a sampler. DDIM and 2M (`DPMSolverMultistepScheduler`) take the schedule as above. The
-# scheduler of flow matching takes no betas but the noise levels $u = s/(a+s)$; it wants $x_u = x_t/(a+s)$ and the
-# velocity $\hat\epsilon - \hat x_0$ (section 1), and knows one step, Euler's: $x_{u'} = x_u + (u' - u)\,(\hat\epsilon -
-# \hat x_0)$.
+# A *scheduler* is one step of a sampler. DDIM and 2M (`DPMSolverMultistepScheduler`) take the schedule as above. That
+# of flow matching takes no betas but the noise levels, the times $u = s/(a+s)$ of the straight path. It wants $x$ on
+# that path, $x_u = x_t/(a+s)$, and the velocity $\hat\epsilon - \hat x_0$ (section 1). It knows one step, Euler's:
+# $x_{u'} = x_u + (u' - u)\,(\hat\epsilon - \hat x_0)$.
 #
 # **Predict before you run:** with which sampler of notebook 05 will Euler's images agree?
 
 # %%
-x_T, jumps = normal((4, 1, 28, 28), rng(0)), timestep_grid(T, 20)
-signals = {t: math.sqrt(a_bar[t]) for t in jumps}
-sigmas = {t: math.sqrt(1 - a_bar[t]) for t in jumps}
+jumps, straight = timestep_grid(T, 20), PATHS["flow"]
+flow_levels = [straight.time(float(noise_levels(diffusion)[t])) for t in jumps]
+without_label = denoiser(model, diffusion)
 
 
-@torch.no_grad()
 def v_at(x_t, t):
     return model(x_t, torch.full((len(x_t),), t, device=device))
 
 
-def velocity_at(x_u, t):
-    """The velocity field at the noise level of t; x_u lies on the straight path."""
-    x_t = (signals[t] + sigmas[t]) * x_u
-    v, ts = v_at(x_t, t), torch.full((len(x_t),), t, device=device)
-    return diffusion.to_noise(v, x_t, ts) - diffusion.to_x_0(v, x_t, ts)
+def velocity_at(x_u, u):
+    return velocity(without_label, straight, x_u, u)
 
 
-def walk(scheduler, network, x):
-    for their_t, t in zip(scheduler.timesteps, jumps):
+@torch.no_grad()
+def walk(scheduler, network, x, times):
+    """Images (4, 1, 28, 28) in [0, 1], from x; the network is asked at `times`."""
+    for their_t, t in zip(scheduler.timesteps, times):
         x = scheduler.step(network(x, t), their_t, x).prev_sample
     return (x / 2 + 0.5).clamp(0, 1).cpu()
 
 
 # %%
+ddim = DDIMScheduler(**in_their_words, clip_sample=False)
 multistep = dict(algorithm_type="dpmsolver++", final_sigmas_type="zero")
-schedulers = {
-    "DDIM": DDIMScheduler(**in_their_words, clip_sample=False),
-    "2M": DPMSolverMultistepScheduler(**in_their_words, **multistep),
-    "flow matching": FlowMatchEulerDiscreteScheduler(num_train_timesteps=T),
+two_m_scheduler = DPMSolverMultistepScheduler(**in_their_words, **multistep)
+flow_euler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=T)
+for scheduler in (ddim, two_m_scheduler):
+    scheduler.set_timesteps(20)
+flow_euler.set_timesteps(sigmas=flow_levels)
+x_T = normal((4, 1, 28, 28), rng(0))
+x_1 = x_T / (math.sqrt(a_bar[-1]) + math.sqrt(1 - a_bar[-1]))  # on the straight path
+walks = {
+    "DDIM": walk(ddim, v_at, x_T, jumps),
+    "2M": walk(two_m_scheduler, v_at, x_T, jumps),
+    "flow matching": walk(flow_euler, velocity_at, x_1, flow_levels),
 }
-for scheduler in schedulers.values():
-    levels = [sigmas[t] / (signals[t] + sigmas[t]) for t in jumps]
-    flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
-    scheduler.set_timesteps(**dict(sigmas=levels) if flow else dict(num_inference_steps=20))
-start = x_T / (signals[T - 1] + sigmas[T - 1])
 
 # %%
-walks = {name: walk(schedulers[name], v_at, x_T) for name in ("DDIM", "2M")}
-walks["flow matching"] = walk(schedulers["flow matching"], velocity_at, start)
 unclipped = dict(x_T=x_T, clip=False)
 ends = {
     name: course_images(model, sampler=name, **unclipped) for name in ("ddim", "dpmpp_2m")
@@ -543,5 +546,5 @@ for name, sampler in {"DDIM": "ddim", "2M": "dpmpp_2m", "flow matching": "ddim"}
 print("three schedulers of diffusers draw the course's images")
 
 # %% [markdown]
-# Euler on the straight path *is* DDIM: both keep $\hat x_0$ and $\hat\epsilon$ fixed during the step and mix them anew
+# Euler on the straight path *is* DDIM: both hold $\hat x_0$ and $\hat\epsilon$ fixed during a step and mix them anew
 # (notebook 05). "Flow matching" and "DDIM" are two names of one sampler on two scales of $x$.

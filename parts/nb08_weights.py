@@ -9,7 +9,7 @@ from torch import Tensor
 from notebooks.exercises import ONE_NUMBER, as_float64, called, close, refuse_changes
 from utils.course.exercises import Wrong, exercise
 
-# -- 08.3: density and weight of flow matching -------------------------------------------------------
+# -- 08.5: density and weight of flow matching -------------------------------------------------------
 
 
 def wrong_densities(log_snr: Tensor) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def compare(what: str, answer: Tensor, right: Tensor, wrong: dict[str, Tensor], 
 
 
 @exercise(
-    "08.3",
+    "08.5",
     "flow matching on the axis of the log-SNR",
     check_flow_matching,
     hints=[
@@ -84,7 +84,7 @@ def flow_matching(log_snr):
     return u * (1 - u) / 2, 1 / (1 - u) ** 2
 
 
-# -- 08.4: any effective weight, with any draws -------------------------------------------------------
+# -- 08.6: any effective weight, with any draws -------------------------------------------------------
 
 
 def flat(log_snr: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def check_factor_of_v(factor_of_v: Callable) -> None:
 
 
 @exercise(
-    "08.4",
+    "08.6",
     "any weight, with any draws",
     check_factor_of_v,
     hints=[

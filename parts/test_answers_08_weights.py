@@ -45,8 +45,8 @@ def factor_by_logarithms(log_snr, wanted, density):
 
 
 RIGHT = {
-    "08.3": [flow_by_autograd, flow_by_cosh, flow_by_the_snr],
-    "08.4": [factor_by_exp, factor_by_v, factor_by_logarithms],
+    "08.5": [flow_by_autograd, flow_by_cosh, flow_by_the_snr],
+    "08.6": [factor_by_exp, factor_by_v, factor_by_logarithms],
 }
 
 
@@ -81,7 +81,7 @@ def factor_with(mixed):
 
 
 WRONG = {
-    "08.3": [
+    "08.5": [
         (flow_with(lambda u: -u * (1 - u) / 2), "a density has no sign"),
         (flow_with(lambda u: u * (1 - u)), "a factor of 1/2 is missing"),
         (flow_with(lambda u: 2 / (u * (1 - u))), "is the inverse"),
@@ -101,7 +101,7 @@ WRONG = {
         (lambda log_snr: math.exp(log_snr), "the functions of math take one number"),
         (flow_in_place, "changes what it is given, in place"),
     ],
-    "08.4": [
+    "08.6": [
         (factor_with(lambda w, p, a2: w / p), "that of v is a\\*\\*2 times it"),
         (factor_with(lambda w, p, a2: w * p * a2), "divide by the density"),
         (factor_with(lambda w, p, a2: w * a2), "the density plays no part"),
@@ -127,5 +127,5 @@ def test_a_wrong_answer_is_told_why(number, answer, told):
 
 
 def test_every_exercise_has_three_other_right_answers_and_five_wrong_ones():
-    assert list(RIGHT) == list(WRONG) == ["08.3", "08.4"]
+    assert list(RIGHT) == list(WRONG) == ["08.5", "08.6"]
     assert all(len(answers) >= 3 for answers in RIGHT.values()) and all(len(found) >= 5 for found in WRONG.values())
