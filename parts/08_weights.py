@@ -52,8 +52,8 @@ from utils.diffusion.training import train
 # $$p(\ell) = \left|\frac{du}{d\ell}\right|.$$
 #
 # **The scale of $x$ does not matter.** The multiples depend on $\ell$ alone (for $v$, $1/a^2 = 1 + e^{-\ell}$), and
-# images of the same $\ell$ on two paths differ by a known factor, by which the network's input can be scaled (section 1).
-# So *all* the losses can train one network, on one path.
+# images of the same $\ell$ on two paths differ by a known factor, by which the network's input can be scaled (section
+# 1). So *all* the losses can train one network, on one path.
 #
 # Together (Kingma & Gao 2023, section 3), where $w(\ell)$ is the multiple of the noise's squared error:
 #
@@ -62,8 +62,8 @@ from utils.diffusion.training import train
 # Only $W$, the *effective weight*, decides what is minimised. How it is split into $w$ and $p$ decides how noisy the
 # gradients are. The bound of notebook 04 is in the family: its terms were
 # $\frac12(\mathrm{SNR}_{t-1} - \mathrm{SNR}_t)\lVert x_0 - \hat x_0\rVert^2$. For small steps the bracket is
-# $\mathrm{SNR}\,d\ell$, and $\mathrm{SNR}\,\lVert x_0 - \hat x_0\rVert^2$ is the noise's squared error. So **the bound is
-# $W = \frac12$ everywhere**; all the others bend that line.
+# $\mathrm{SNR}\,d\ell$, and $\mathrm{SNR}\,\lVert x_0 - \hat x_0\rVert^2$ is the noise's squared error. So **the bound
+# is $W = \frac12$ everywhere**; all the others bend that line.
 #
 # ### Your turn: 08.5
 #
