@@ -549,3 +549,19 @@ print("three schedulers of diffusers draw the course's images")
 # %% [markdown]
 # Euler on the straight path *is* DDIM: both hold $\hat x_0$ and $\hat\epsilon$ fixed during a step and mix them anew
 # (notebook 05). "Flow matching" and "DDIM" are two names of one sampler on two scales of $x$.
+
+# %% [markdown]
+# ## Recap (these lines go into that of the notebook)
+#
+# | symbol | code | meaning |
+# | --- | --- | --- |
+# | $\ell$ | `log_snr` | $\log(a^2/s^2)$, twice the $\lambda$ of notebook 05 |
+# | $p(\ell)$, $w(\ell)$ | `density`, `weight` | how often a log-SNR is drawn; how often the noise's squared error counts |
+# | $W = w\,p$ | | the effective weight: all that a loss minimises |
+#
+# - Kingma, Gao 2023, *Understanding diffusion objectives as the ELBO with simple data augmentation*, arXiv 2303.00848:
+#   sections 3 and 4, Table 1.
+# - Hang et al. 2023, *Efficient diffusion training via min-SNR weighting strategy*, arXiv 2303.09556: section 3.
+# - Karras et al. 2022, arXiv 2206.00364: Table 1. Esser et al. 2024, arXiv 2403.03206: section 3.1.
+# - Salimans, Ho 2022, arXiv 2202.00512: section 4. Nichol, Dhariwal 2021, arXiv 2102.09672: eq. 17.
+# - Hoogeboom et al. 2024, *Simpler diffusion*, arXiv 2410.19324: sigmoid weighting.
