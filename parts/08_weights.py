@@ -556,7 +556,7 @@ print("three schedulers of diffusers draw the course's images")
 # | symbol | code | meaning |
 # | --- | --- | --- |
 # | $\ell$ | `log_snr` | $\log(a^2/s^2)$, twice the $\lambda$ of notebook 05 |
-# | $p(\ell)$, $w(\ell)$ | `density`, `weight` | how often a log-SNR is drawn; how often the noise's squared error counts |
+# | $p(\ell)$, $w(\ell)$ | `density`, `weight` | how often a log-SNR is drawn; what the noise's error counts |
 # | $W = w\,p$ | | the effective weight: all that a loss minimises |
 #
 # - Kingma, Gao 2023, *Understanding diffusion objectives as the ELBO with simple data augmentation*, arXiv 2303.00848:
