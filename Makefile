@@ -123,7 +123,6 @@ $(VENV)/.test-deps: $(VENV)/.run-deps
 # The peer comes without what it depends on: torchvision has no build for every build of torch, and nothing that
 # is measured needs it (tests/benchmarks/peers.py).
 $(VENV)/.bench-deps: $(VENV)/.run-deps
-	$(call pip_install,diffusers,diffusers)
 	$(call pip_install,denoising-diffusion-pytorch,--no-deps denoising-diffusion-pytorch ema-pytorch einops pytorch-fid)
 	@touch $@
 

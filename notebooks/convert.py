@@ -33,7 +33,7 @@ assert found.parent == root / "utils", f"rename {found}: it hides the course's u
 """
 # What the notebooks need and a machine with PyTorch and Jupyter may lack. Never torch or numpy: other versions than
 # Colab's own would break its GPU set-up.
-DIFFUSION = "accelerate safetensors"
+DIFFUSION = "accelerate safetensors diffusers"
 NER = "python-crfsuite snowballstemmer spacy transformers"
 WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "[A control appears here when the cell is run.]"

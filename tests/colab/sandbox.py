@@ -23,6 +23,7 @@ PINNED = [
 ]
 # What these need, with no more than that: ipywidgets 7 would bring the whole notebook server with it.
 NEEDED = [
+    "diffusers",
     "huggingface-hub",
     "ipython-genutils",
     "pandas",

@@ -1,15 +1,14 @@
 """Schedules, the forward process and the timestep encoding against diffusers."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 
 from utils.diffusion.embeddings import sinusoidal_embedding
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
-
-diffusers = pytest.importorskip("diffusers")
-from diffusers.models.embeddings import get_timestep_embedding  # noqa: E402
 
 # diffusers keeps betas in float32; a product of a thousand such factors is off by some 1e-5.
 FLOAT32_PRODUCT = dict(rtol=3e-5, atol=1e-7)

@@ -5,6 +5,7 @@ given the course's alphas_cumprod in float64; then the formulas have to agree to
 float32 table is compared in test_diffusers_process.py.
 """
 
+import diffusers
 import pytest
 import torch
 
@@ -12,8 +13,6 @@ from utils.diffusion.guidance import ClassifierFreeGuidance, dynamic_threshold
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.sampling import sample, timestep_grid
 from utils.diffusion.schedules import NoiseSchedule
-
-diffusers = pytest.importorskip("diffusers")
 
 SHAPE = (3, 2, 4, 4)
 THEIR_NAMES = {"noise": "epsilon", "x_0": "sample", "v": "v_prediction"}

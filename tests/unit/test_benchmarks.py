@@ -1,16 +1,20 @@
 """What the benchmarks say about their figures, and what taggers learn from; the figures themselves take hours."""
 
+import inspect
 import json
 import math
 from itertools import product
 from types import SimpleNamespace
 
 import pytest
+import scipy.integrate
 import scipy.stats
 import torch
 
-from tests.benchmarks import detector, ner, parts, quality
+from tests.benchmarks import detector, ner, objectives, parts, quality
+from utils.diffusion import GaussianDiffusion, NoiseSchedule
 from utils.diffusion.images import ImageSet
+from utils.diffusion.training import Settings, draw
 from utils.ner import CRFTagger, RegexTagger, Sentence, load_corpus, load_tagger, neural, write_conll
 from utils.ner.bilstm_crf import BiLSTMCRFTagger
 from utils.ner.chain import TagHead
@@ -78,6 +82,63 @@ def test_variants_of_the_network(name):
     output.square().sum().backward()
     assert output.shape == x_t.shape and all(p.grad.abs().sum() > 0 for p in model.parameters() if p.numel())
     assert not torch.allclose(model(x_t, t), output, atol=1e-3)  # the embedding gets through
+
+
+def noise_levels(name):
+    return objectives.Weighted(NoiseSchedule.cosine(1000), *objectives.OBJECTIVES[name])
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_densities_of_the_log_snr_add_up_to_one(name):
+    density, _ = objectives.OBJECTIVES[name]
+    total = scipy.integrate.quad(lambda x: density(torch.tensor(x).double()).item(), -60, 60, limit=200)[0]
+    assert total == pytest.approx(1, abs=1e-6)
+
+
+def test_levels_follow_the_densities():
+    """The quartiles of what each clock draws, in closed form, as log-SNR; the schedule ends at a log-SNR of 10."""
+    log_snr, normal = NoiseSchedule.cosine(1000).snr.log(), scipy.stats.norm.ppf(0.75)
+    expected = {"EDM": (2.4 - 2.4 * normal, 2.4 + 2.4 * normal), "flow, logit-normal": (-2 * normal, 2 * normal)}
+    expected |= {"flow, uniform": (-2 * math.log(3), 2 * math.log(3))}
+    for name, ends in expected.items():
+        levels = log_snr[noise_levels(name).levels]
+        assert [levels[749].item(), levels[250].item()] == pytest.approx(ends, abs=0.06), name
+    assert (noise_levels("v, cosine").levels - torch.arange(1000)).abs().max() <= 5
+    assert (noise_levels("the course's").levels - drawn_by_train()).abs().max() <= 12
+
+
+def drawn_by_train():
+    """A thousand quantiles of the timesteps that `train` draws."""
+    t = torch.cat([draw(torch.empty(1000, 0), 1000, Settings(), step, "cpu")[0] for step in range(200)])
+    return t.sort().values[100::200]
+
+
+def test_weights_are_those_of_the_papers():
+    """By what each multiplies: the error of x_0 (min-SNR, EDM), of the noise, of v, of the velocity."""
+    schedule = NoiseSchedule.cosine(1000)
+    snr, t = schedule.snr, torch.tensor([50, 300, 500, 800])
+    a, s = schedule.alphas_cumprod.sqrt(), (1 - schedule.alphas_cumprod).sqrt()
+    of_x_0 = {"min-SNR-5": snr.clamp(max=5), "EDM": (1 / snr + 0.25) / (0.25 / snr), "noise, cosine": snr}
+    of_x_0 |= {"v, cosine": snr + 1, "flow, uniform": (1 + a / s) ** 2}
+    for name, weight in of_x_0.items():
+        factor = (weight / (snr + 1))[t]  # of v's error
+        mine = noise_levels(name).factor[t]
+        torch.testing.assert_close(mine / mine[0], factor / factor[0], rtol=1e-6, atol=0)
+
+
+def test_notebook_08_trains_as_the_benchmark_does(root):
+    places = [*root.glob("notebooks/src/08_*.py"), *root.glob("parts/08_weights.py")]
+    assert inspect.getsource(objectives.Weighted) in "".join(place.read_text("utf-8") for place in places)
+
+
+def test_a_weighted_loss_is_its_factor_times_the_error_at_its_level():
+    weighted, x_0 = noise_levels("EDM"), torch.rand(4, 1, 4, 4) * 2 - 1
+    noise, t = torch.randn(4, 1, 4, 4), torch.tensor([0, 200, 600, 999])
+    levels = weighted.levels[t]
+    plain = GaussianDiffusion(weighted.schedule).loss(lambda x, t: x, x_0, levels, noise, reduction="none")
+    expected = (weighted.factor[levels] * plain).mean().float()
+    torch.testing.assert_close(weighted.loss(lambda x, t: x, x_0, t, noise), expected)
+    assert weighted.factor[weighted.levels].mean() == pytest.approx(1)
 
 
 def test_finished_runs_are_left_out(monkeypatch, tmp_path, capsys):
