@@ -137,7 +137,8 @@ def sample(
     constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
     generator: source of all noise; its device is where noise is drawn.
     Raises ValueError for an unknown sampler, for steps or eta outside their range, for a sampler or steps that a
-    distilled network was not made for, and for y or x_T of another shape. Guidance raises it where it has no labels, no classes, or numbers outside their range.
+    distilled network was not made for, and for y or x_T of another shape. Guidance raises it where it has no labels, no
+    classes, or numbers outside their range.
     """
     step = _find_step(sampler, eta)
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
