@@ -57,7 +57,9 @@ def draw_trajectories(
     check_numbers(count=count, batch_size=batch_size, seed=seed)
     device, classes = first_weight(teacher, torch.empty(0)).device, getattr(teacher, "num_classes", None)
     ways, labels, options = [], [], dict(sampler="dpmpp_2m", steps=steps, clip=clip)
-    for part in tqdm(torch.arange(count).split(batch_size), desc="trajectories", leave=False, disable=not progress):
+    for part in tqdm(
+        torch.arange(count).split(batch_size), desc="trajectories", leave=False, disable=not progress or None
+    ):
         generator = torch.Generator().manual_seed(stream_seed(seed, "trajectories", int(part[0])))
         y, hidden = None, torch.rand(len(part), generator=generator) < Settings.label_dropout
         if classes is not None:
@@ -107,7 +109,7 @@ def distill(
     accelerator = make_accelerator(find_device(device), precision)
     state = prepare(student, accelerator, recipe.muon)
     state.ema_model.evaluations = EVALUATIONS
-    for step in tqdm(range(steps), desc="distilling", leave=False, disable=not progress):
+    for step in tqdm(range(steps), desc="distilling", leave=False, disable=not progress or None):
         state.learning_rate = learning_rate(recipe, step, step / steps, steps)
         pairs = draw_pairs(trajectories, diffusion, recipe.batch_size, step, recipe.seed)
         x_t, end, t, y = (None if part is None else part.to(accelerator.device) for part in pairs)
