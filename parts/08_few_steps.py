@@ -9,12 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-
 from utils.course import COLOURS, plain_ticks, show_images
 from utils.course.exercises import check, choose, hint, solution  # noqa: F401
 from utils.device import autocast, find_precision
-from utils.diffusion import generate, load_model
 from utils.diffusion import distill as distillation
+from utils.diffusion import generate, load_model
 from utils.diffusion.distill import distill, draw_trajectories
 from utils.diffusion.metrics import precision_recall
 from utils.diffusion.sampling import consistency_step, timestep_grid
@@ -32,8 +31,10 @@ from utils.diffusion.sampling import consistency_step, timestep_grid
 # on the label only?
 
 # %%
-distilled, _ = load_model(course.root / "data" / "checkpoints" / "distilled.safetensors", device)
-distilled.evaluations
+distilled, _ = load_model(
+    course.root / "data" / "checkpoints" / "distilled.safetensors", device
+)
+print(f"distilled for {distilled.evaluations} evaluations")
 
 
 # %%
@@ -157,7 +158,11 @@ def distance_to_end(network):
 
 # %% tags=["figure"]
 fig, ax = plt.subplots(figsize=(6.5, 3))
-walkers = {"teacher": model, f"{distill_steps} steps of distillation": student, "shipped": distilled}
+walkers = {
+    "teacher": model,
+    f"{distill_steps} steps of distillation": student,
+    "shipped": distilled,
+}
 for name, network in walkers.items():
     ax.plot(places, distance_to_end(network), "o-", label=name)
 ax.set(xlabel="$t$", ylabel="distance to the end", ylim=0)
@@ -203,7 +208,11 @@ rivals = {
     f"distilled, {distill_steps} steps": (student, "consistency"),
     "distilled, shipped": (distilled, "consistency"),
 }
-few_runs = {(name, n): (rivals[name][0], n, rivals[name][1]) for name in rivals for n in (1, 2, 4, 8)}
+few_runs = {
+    (name, n): (rivals[name][0], n, rivals[name][1])
+    for name in rivals
+    for n in (1, 2, 4, 8)
+}
 few_runs["2M", 20] = (model, 20, "dpmpp_2m")
 
 # %%
@@ -214,7 +223,12 @@ for key, run in few_runs.items():
     features, spent = quality.features(images), time.perf_counter() - began
     picks = torch.randint(few_count, (30, few_count), generator=rng(0))
     redrawn = np.array([quality.frechet(features[pick]) for pick in picks])
-    few_results[key] = features, quality.frechet(features), redrawn.std(), 1000 * spent / few_count
+    few_results[key] = (
+        features,
+        quality.frechet(features),
+        redrawn.std(),
+        1000 * spent / few_count,
+    )
 
 
 # %%
@@ -251,6 +265,10 @@ few_rows = {}
 for key in [("2M", 20), ("2M", 4), *[("distilled, shipped", n) for n in (1, 2, 4, 8)]]:
     features, distance, _, milliseconds = few_results[key]
     found = precision_recall(few_real, features, k=3)
-    few_rows[key] = dict(frechet=distance) | {name: found[name] for name in ("precision", "recall")}
+    few_rows[key] = dict(frechet=distance) | {
+        name: found[name] for name in ("precision", "recall")
+    }
     few_rows[key]["ms per image"] = milliseconds
-pd.DataFrame.from_dict(few_rows, orient="index").rename_axis(["sampler", "evaluations"]).round(2)
+pd.DataFrame.from_dict(few_rows, orient="index").rename_axis(
+    ["sampler", "evaluations"]
+).round(2)
