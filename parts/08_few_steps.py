@@ -141,7 +141,7 @@ for state in distill(student, diffusion, ways, steps=distill_steps, seed=1, devi
 student = state.ema_model
 
 # %%
-fresh = draw_trajectories(model, diffusion, course.pick(10, 100, 500), steps=24, seed=2)
+fresh = draw_trajectories(model, diffusion, course.pick(test=10, cpu=100, gpu=500), steps=24, seed=2)
 
 
 @torch.no_grad()
