@@ -59,7 +59,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", type=Path, help="a model.safetensors that training wrote")
     add("--out", type=Path, default=Path("samples.png"), help=".png: a grid; .pt: (N, C, H, W) in [-1, 1]")
-    add("--sampler", default="dpmpp_2m", help=f"one of {', '.join(SAMPLERS)}")
+    add("--sampler", help=f"one of {', '.join(SAMPLERS)}; found out when not given")
     add("--steps", type=int, help="network evaluations; by default what suits the sampler")
     add("--eta", type=float, default=0.0, help="fresh noise in DDIM, 0 to 1")
     add("--n", type=positive, default=64, help="how many images")
@@ -126,6 +126,7 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .png or .pt, got {args.out.name!r}")
     check_writable(args.out)
     model, diffusion = load_model(args.checkpoint, find_device(args.device))
+    args.sampler = args.sampler or ("consistency" if model.evaluations else "dpmpp_2m")
     each = torch.arange(args.n) % model.num_classes if model.num_classes else None
     y = each if args.label is None else torch.full((args.n,), args.label)
     size = args.size or read_notes(args.checkpoint).get("size", 28)

@@ -33,7 +33,10 @@ STATE, MODEL = "checkpoint.pt", "model.safetensors"  # the files of a training's
 def save_model(
     path: str | Path, model: nn.Module, diffusion: GaussianDiffusion, dtype: torch.dtype = torch.float32, **notes: Any
 ) -> None:
-    """Write weights (as `dtype`), schedule, a UNet's settings, and `notes` (JSON values) to one safetensors file."""
+    """Write weights (as `dtype`), schedule, a UNet's settings, and `notes` (JSON values) to one safetensors file.
+
+    The note `evaluations` is for distilled networks: `sample` takes these numbers of steps only.
+    """
     tensors = {BETAS: diffusion.schedule.betas}
     for name, value in unwrap(model).state_dict().items():
         value = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype, copy=True)
@@ -72,6 +75,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UN
             raise ValueError("they are of no UNet: build that network, and give it the tensors that load_file reads")
         model = UNet(**config)
         model.load_state_dict(tensors)
+        model.evaluations = json.loads(header.get("notes", "{}")).get("evaluations")
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:500]
         raise ValueError(f"no network can be built from the weights in {Path(path).name}: {reason}") from error

@@ -81,13 +81,21 @@ def dpmpp_2m_step(x_t, x_0, a_bar_t, a_bar_s, z, previous):
     return math.sqrt((1 - a_bar_s) / (1 - a_bar_t)) * x_t - math.sqrt(a_bar_s) * math.expm1(-h) * line
 
 
+def consistency_step(x_t, x_0, a_bar_t, a_bar_s, z, previous=None):
+    """Fresh noise on the estimate, up to the level of s (Song et al. 2023, Algorithm 1): nothing of x_t is kept.
+
+    For a distilled network, whose estimate is an image and not a mean of images (`utils.diffusion.distill`).
+    """
+    return math.sqrt(a_bar_s) * x_0 + math.sqrt(1 - a_bar_s) * z
+
+
 def half_log_snr(a: float) -> float:
     """lambda of the DPM-Solver papers: log(sqrt(alpha-bar) / sqrt(1 - alpha-bar))."""
     return 0.5 * math.log(a / (1 - a))
 
 
-SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step, "dpmpp_2m": dpmpp_2m_step}
-DEFAULT_STEPS = {"ddpm": 1000, "ddim": 50, "dpmpp_2m": 20}
+SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step, "dpmpp_2m": dpmpp_2m_step, "consistency": consistency_step}
+DEFAULT_STEPS = {"ddpm": 1000, "ddim": 50, "dpmpp_2m": 20, "consistency": 4}
 
 
 def timestep_grid(num_timesteps: int, steps: int) -> list[int]:
@@ -117,8 +125,9 @@ def sample(
 
     model: the work is done where its weights are, or where x_T is if it is a function.
     shape: (B, C, H, W) of the images.
-    sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", or a function like `ddpm_step`.
-    steps: network evaluations, 1 to T; by default 1000, 50, 20, and 50 for a function, at most T.
+    sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", "consistency" (for distilled networks, which take no
+        other one), or a function like `ddpm_step`.
+    steps: network evaluations, 1 to T; by default 1000, 50, 20, 4, and 50 for a function, at most T.
     eta: how much fresh noise DDIM adds, 0 to 1; the others take 0 only.
     clip: clamp the estimate of x_0 to [-1, 1] in every step; or a function of it, such as `dynamic_threshold`.
     y: class labels (B,), or None.
@@ -127,8 +136,9 @@ def sample(
     x_T: where to start, of `shape`; drawn from a standard normal when not given.
     constrain: called as constrain(x_s, alpha-bar_s) after each step, returns x_s; see `keep_known`.
     generator: source of all noise; its device is where noise is drawn.
-    Raises ValueError for an unknown sampler, for steps or eta outside their range, and for y or x_T of another shape.
-    Guidance raises it where it has no labels, no classes, or numbers outside their range.
+    Raises ValueError for an unknown sampler, for steps or eta outside their range, for a sampler or steps that a
+    distilled network was not made for, and for y or x_T of another shape. Guidance raises it where it has no labels, no
+    classes, or numbers outside their range.
     """
     step = _find_step(sampler, eta)
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
@@ -142,6 +152,7 @@ def sample(
         y = y.to(device)
     steps = min(DEFAULT_STEPS.get(sampler, 50), diffusion.num_timesteps) if steps is None else steps
     grid = timestep_grid(diffusion.num_timesteps, steps)
+    _check_distilled(getattr(model, "evaluations", None), sampler, steps)
     alphas_cumprod = [*diffusion.schedule.alphas_cumprod.tolist(), 1.0]  # index -1: no noise is left
     x_t = _normal(shape, generator, device, dtype) if x_T is None else x_T.to(device)
     if guidance is not None and not callable(guidance):
@@ -177,6 +188,17 @@ def _find_step(sampler: str | Callable[..., Tensor], eta: float) -> Callable[...
     if eta and sampler != "ddim":
         raise ValueError(f"eta = {eta} is a setting of 'ddim', {sampler!r} has no use for it; leave it out")
     return partial(ddim_step, eta=eta) if eta else SAMPLERS.get(sampler, sampler)
+
+
+def _check_distilled(evaluations: list[int] | None, sampler: str | Callable[..., Tensor], steps: int) -> None:
+    """A distilled network knows the timesteps of some numbers of evaluations only; `evaluations` is None for others."""
+    if evaluations is None:
+        return
+    known = f"{', '.join(map(str, evaluations))} evaluations by sampler 'consistency'"
+    if steps not in evaluations:
+        raise ValueError(f"this network is distilled, for {known}; got steps = {steps}")
+    if not callable(sampler) and sampler != "consistency":
+        raise ValueError(f"this network is distilled, for {known}; got sampler {sampler!r}")
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device, dtype: torch.dtype) -> Tensor:

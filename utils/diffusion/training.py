@@ -150,7 +150,7 @@ def train(
 
 
 def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: Settings, accelerator: Accelerator):
-    """Algorithm 1, lines 2 to 5, with clipping and the EMA; moves `state` on in place.
+    """Algorithm 1, lines 2 to 5; moves `state` on in place.
 
     Several processes see together the batch that one would see, part by part; only dropout's masks are their own.
     """
@@ -164,11 +164,16 @@ def train_step(state: TrainState, diffusion: GaussianDiffusion, images, recipe: 
     elif y is not None:
         check_labels(y, classes)
         y = torch.where(chance < recipe.label_dropout, classes, y.to(device))[part]
-    for group in state.optimizer.param_groups:
-        group["lr"] = state.learning_rate
     with torch.random.fork_rng([device] if device.type == "cuda" else []), accelerator.autocast():
         torch.manual_seed(stream_seed(recipe.seed, "dropout", step, process))  # the caller's random state comes back
         loss = diffusion.loss(state.network, x_0[part].to(device), t[part], noise[part], y)
+    descend(state, loss, recipe, accelerator)
+
+
+def descend(state: TrainState, loss: Tensor, recipe: Settings, accelerator: Accelerator) -> None:
+    """A step against the gradient of `loss`, clipped, at the state's learning rate; then the EMA. Moves `state` on."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.learning_rate
     state.optimizer.zero_grad()  # here, since a step that was interrupted may have left some
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(state.network.parameters(), recipe.max_gradient_norm or math.inf)

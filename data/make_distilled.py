@@ -1,0 +1,74 @@
+"""Make data/checkpoints/distilled.safetensors from the shipped model: `python data/make_distilled.py` (one thread).
+
+One network for 1, 2, 4 and 8 evaluations (notebook 08). The teacher's trajectories are drawn once, and kept in build/.
+`python data/make_distilled.py measure` prints its table in data/results.md.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.diffusion import ImageQuality, generate, load_images, load_model, save_model
+from utils.diffusion.distill import EVALUATIONS, Trajectories, distill, draw_trajectories
+from utils.diffusion.images import ROOT
+from utils.diffusion.metrics import FOLDER, precision_recall
+from utils.files import load_state, save_state
+
+TEACHER, SEED, COUNT, STEPS = "unet-fashion-mnist", 0, 20_000, 6000
+PATH = FOLDER / "distilled.safetensors"
+MEASURED = [("consistency", n) for n in EVALUATIONS] + [("ddim", n) for n in (1, 2, 4, 8, 50)]
+MEASURED += [("dpmpp_2m", n) for n in (2, 4, 5, 8, 20)]
+
+
+def trajectories_of(teacher, diffusion) -> Trajectories:
+    path, settings = ROOT / "build" / "trajectories.pt", {"seed": SEED, "count": COUNT}
+    if not path.exists():
+        drawn = draw_trajectories(teacher, diffusion, COUNT, seed=SEED)
+        save_state(path, {**drawn._asdict(), "settings": settings})
+    saved = load_state(path, settings)
+    return Trajectories(saved["x"], saved["y"])
+
+
+def make() -> None:
+    model, diffusion = load_model(FOLDER / f"{TEACHER}.safetensors")
+    started = time.process_time()
+    trajectories = trajectories_of(model, diffusion)
+    print(f"{COUNT:,} trajectories: {time.process_time() - started:.0f} s of processor time", flush=True)
+    started = time.process_time()
+    for state in distill(model, diffusion, trajectories, steps=STEPS, seed=SEED):
+        if state.step % 100 == 0:
+            spent = time.process_time() - started
+            print(f"step {state.step}  loss {state.loss:.4f}  {spent:.0f} s of processor time", flush=True)
+    notes = dict(evaluations=EVALUATIONS, teacher=TEACHER, steps=state.step, seed=SEED, size=28)
+    save_model(PATH, state.ema_model, diffusion, torch.float16, **notes)
+    print(f"{PATH.name}: {PATH.stat().st_size:,} bytes, torch {torch.__version__}")
+
+
+def measure(count: int = 1000) -> None:
+    """Distances, and precision and recall beside as many training images; all from the same noise and labels."""
+    quality, images = ImageQuality.load(), load_images("fashion-mnist")
+    y = torch.randint(10, (count,), generator=torch.Generator().manual_seed(0))
+    real = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))[:count]
+    real = quality.features(images.pixels[real])
+    networks = {True: load_model(PATH), False: load_model(FOLDER / f"{TEACHER}.safetensors")}
+    print("| sampler | evaluations | Frechet distance | two halves | kernel distance | precision | recall | class, % |")
+    print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    for sampler, steps in MEASURED:
+        drawn = generate(*networks[sampler == "consistency"], count, y=y, seed=0, sampler=sampler, steps=steps)
+        features = quality.features(drawn)
+        whole, *halves = map(quality.frechet, (features, *features.chunk(2)))
+        shares = precision_recall(real, features, k=3)
+        with torch.no_grad():
+            right = (quality.classifier(drawn).argmax(1) == y).double().mean()
+        row = (
+            f"| {sampler} | {steps} | {whole:.2f} | {halves[0]:.2f}, {halves[1]:.2f} | {quality.kernel(features):.3f} "
+        )
+        print(f"{row}| {shares['precision']:.2f} | {shares['recall']:.2f} | {100 * right:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    measure() if sys.argv[1:] == ["measure"] else make()
