@@ -54,7 +54,7 @@ def check_unmask_step(unmask_step: Callable) -> None:
         share = float(shown.sum() / masked.sum())
         where = f"from t = {t:g} to s = {s:g}"
         if s == 0 and share < 1:
-            raise Wrong(f"{where}: at s = 0 nothing is masked any more; {1 - share:.0%} of the masked symbols still are")
+            raise Wrong(f"{where}: at s = 0 nothing is masked any more; {1 - share:.0%} of the symbols still are")
         if abs(share - right) > 0.02:
             said = f"{where}: {share:.0%} of the masked symbols became visible, expected {right:.0%}"
             found = [fault for fault, wrong in SHARES.items() if abs(share - wrong(t, s)) <= 0.02]
@@ -173,7 +173,7 @@ def check_normal_gradient(normal_gradient: Callable) -> None:
     hints=[
         "x_0 given x_t is normal. Its mean is mean + gain * (x_t - sqrt(a) mean) with "
         "gain = sqrt(a) variance / (a variance + 1 - a), where a is alpha-bar.",
-        "Its variance is variance (1 - a) / (a variance + 1 - a), call it left. So y given x_t is normal with mean A x_0 "
+        "Its variance is variance (1 - a) / (a variance + 1 - a), call it left. Given x_t, y is normal with mean A x_0 "
         "and covariance C = left A A^T + noise_variance I, which does not depend on x_t.",
         "The gradient is gain A^T C^-1 (y - A x_0). For a batch: "
         "gain * torch.linalg.solve(C, (y - x_0 @ A.T).T).T @ A.",
@@ -280,7 +280,7 @@ def same_law(seen: Tensor, mean: Tensor, covariance: Tensor) -> bool:
     "one step of RePaint",
     check_repaint_step,
     hints=[
-        "A loop over `repeats`: a reverse step, the known pixels put back at noise level s, and then noise up to t again.",
+        "A loop over `repeats`: a reverse step, the known pixels put back at noise level s, then noise up to t again.",
         "Put back: torch.where(mask, sqrt(a_bar_s) known + sqrt(1 - a_bar_s) noise(), x_s).",
         "Up again, but not after the last repeat: with alpha = a_bar_t / a_bar_s, x_t = sqrt(alpha) x_s + "
         "sqrt(1 - alpha) noise().",

@@ -56,7 +56,10 @@ def gradient_by_the_posterior(x_t, y, a_bar_t, mean, variance, A, noise_variance
 
 
 def gradient_one_by_one(x_t, y, a_bar_t, mean, variance, A, noise_variance):
-    rows = [nb08.normal_gradient(x_t[k : k + 1], y[k : k + 1], a_bar_t, mean, variance, A, noise_variance)[0] for k in range(len(y))]
+    rows = [
+        nb08.normal_gradient(x_t[k : k + 1], y[k : k + 1], a_bar_t, mean, variance, A, noise_variance)[0]
+        for k in range(len(y))
+    ]
     return torch.stack(rows)
 
 
@@ -155,7 +158,9 @@ def repaint_with(put=None, up=None, last_up=False, extra=0):
             x_s = ddpm_step(x_t, guess(x_t), a_t, a_s, noise())
             noisy = math.sqrt(a_s) * known + math.sqrt(1 - a_s) * noise()
             x_s = put(x_s, noisy, known, mask, k == repeats - 1) if put else torch.where(mask, noisy, x_s)
-            again = up(x_s, a_t, a_s, noise()) if up else math.sqrt(a_t / a_s) * x_s + math.sqrt(1 - a_t / a_s) * noise()
+            again = (
+                up(x_s, a_t, a_s, noise()) if up else math.sqrt(a_t / a_s) * x_s + math.sqrt(1 - a_t / a_s) * noise()
+            )
             x_t = again if k < repeats - 1 or last_up else x_t
         return again if last_up else x_s
 
