@@ -57,10 +57,12 @@ from utils.diffusion.sampling import ddpm_step, timestep_grid
 
 # %%
 MASK, num_levels = -1, 4
-digits, digits_held_out = load_images("digits"), load_images("digits", "test")
-digits_train, digits_test = (
-    (part.pixels.long() // 64).flatten(1) for part in (digits, digits_held_out)
+parts = [load_images("digits"), load_images("digits", "test")]
+pixels, digit_labels = (
+    torch.cat(own) for own in zip(*[(part.pixels, part.labels) for part in parts])
 )
+shuffled = torch.randperm(len(pixels), generator=rng(0))  # the file is not in random order
+digits_train, digits_test = (pixels[shuffled].long() // 64).flatten(1).split([1500, 297])
 
 
 def mask_some(x_0, t, generator):
@@ -269,7 +271,8 @@ pd.DataFrame({"bits per pixel, test digits": bits}, index=index).round(3)
 
 # %%
 components = PCA(20).fit(digits_train.numpy())
-reader = LogisticRegression(max_iter=2000).fit(digits_train.numpy(), digits.labels.numpy())
+reader = LogisticRegression(max_iter=2000)
+reader.fit(digits_train.numpy(), digit_labels[shuffled][:1500].numpy())
 
 
 def in_components(x):
@@ -635,7 +638,7 @@ def repaint(guess_at, known, mask, steps, repeats, seed):
     def noise():
         return torch.randn(known.shape, generator=generator).to(known)
 
-    x_t = noise()
+    x_t, mask = noise(), mask.expand(known.shape)
     for t, s in pairwise([*timestep_grid(T, steps), -1]):
         a_bar_s = a_bar[s] if s >= 0 else 1.0
         guess = partial(guess_at, t)
