@@ -780,7 +780,10 @@ finding = f"Given the left half. Top to bottom: known,\n{', '.join(halves)}"
 show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 
 # %% [markdown]
-# WAIT-FOR-RUN
+# The columns "minus plain" compare the same images: where an interval holds 0, nothing can be told from chance with so
+# few. The first row says how large a jump is natural at that place and how often the classifier knows a whole image.
+# Read the Frechet distance too: fewer, longer steps draw worse images as such (notebook 05, section 4), and at one price
+# for all, that is what repeats are paid with.
 
 # %% [markdown]
 # ### 6.4 The map
