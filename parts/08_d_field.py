@@ -782,7 +782,7 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 # %% [markdown]
 # The columns "minus plain" compare the same images: where an interval holds 0, nothing can be told from chance with so
 # few. The first row says how large a jump is natural at that place and how often the classifier knows a whole image.
-# Read the Frechet distance too: fewer, longer steps draw worse images as such (notebook 05, section 4), and at one price
+# Read the Frechet distance too: fewer, longer steps draw worse images as such (notebook 05, section 7), and at one price
 # for all, that is what repeats are paid with.
 
 # %% [markdown]
