@@ -253,6 +253,7 @@ for _ in tqdm(range(steps), desc="unmasker"):
     optimizer.step()
     decay.step()
 unmasker.eval().requires_grad_(False)
+print(f"{steps} steps; last loss: {float(loss):.1f} nats per image")
 
 # %%
 repeats = course.pick(test=2, cpu=50, gpu=50)
