@@ -36,34 +36,24 @@ from utils.course import start
 course = start(seed=0)
 
 # %%
-import copy
 import math
 import shutil
-import time
-from functools import partial
-from itertools import pairwise, permutations
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from IPython.display import display
-from matplotlib.colors import to_rgb
 from scipy.integrate import solve_ivp
-from scipy.special import beta
-from scipy.stats import entropy, wasserstein_distance
 from scipy.stats import t as student_t
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
+from scipy.stats import wasserstein_distance
 from torch import nn
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 from tqdm.auto import tqdm
 
 # %%
 from utils.course import COLOURS, plain_ticks, play, show_images
 from utils.course.exercises import check, choose, hint, solution  # noqa: F401
-from utils.device import autocast, find_precision
 from utils.diffusion import (
     GaussianDiffusion,
     ImageQuality,
@@ -74,7 +64,6 @@ from utils.diffusion import (
     sample,
 )
 from utils.diffusion import distill as distillation
-from utils.diffusion.distill import distill, draw_trajectories
 from utils.diffusion.family import (
     PATHS,
     denoiser,
@@ -85,13 +74,7 @@ from utils.diffusion.family import (
     round_levels,
     velocity,
 )
-from utils.diffusion.metrics import frechet_distance, gaussian_of, precision_recall
-from utils.diffusion.sampling import (
-    consistency_step,
-    ddpm_step,
-    dpmpp_2m_step,
-    timestep_grid,
-)
+from utils.diffusion.sampling import dpmpp_2m_step, timestep_grid
 from utils.diffusion.training import train
 
 # %% [markdown]
@@ -221,6 +204,9 @@ plt.show()
 # What does a sampler need? The slope of $x$ along its path, with the network's estimates in place of what is unknown:
 #
 # $$\frac{dx}{dt} = a'(t)\,\hat x_0 + s'(t)\,\hat\epsilon .$$
+#
+# With numbers, on the straight path: $x_0 = 2$, $\epsilon = -1$, $t = \frac14$. Then $x = \frac34\cdot 2 + \frac14\cdot(-1)
+# = 1.25$, and the slope is $\epsilon - x_0 = -3$. One step of $-\frac14$ along it ends at $1.25 + 0.75 = 2$, the image.
 #
 # That is the *velocity field* of flow matching (Lipman et al. 2023), and the probability-flow ODE of notebook 05 (there
 # only for $a = 1$, $s = \bar\sigma$; Karras et al. 2022, eq. 4, has all).
@@ -649,6 +635,60 @@ plt.show()
 # the way down to it costs: Heun with 8 evaluations is worse than Euler. So an order is measured without the last step,
 # and a sampler chooses it for the number of evaluations that it has.
 #
+# ### Noise on the way *(further)*
+#
+# Every ODE here has noisy siblings: for any $\lambda \ge 0$,
+#
+# $$d\bar x = (1+\lambda^2)\,\frac{\bar x - D(\bar x;\bar\sigma)}{\bar\sigma}\,d\bar\sigma
+# + \lambda\sqrt{2\bar\sigma}\,d\bar w ,$$
+#
+# run from high to low $\bar\sigma$, passes through the same distributions (Karras et al. 2022, eq. 6). $\lambda = 0$ is
+# the ODE and $\lambda = 1$ the reverse SDE of Song et al. (2021, eq. 6), written on any path with
+# $f = a'x/a$ and $g^2 = 2ss' - 2s^2a'/a$; on the VP path $g^2$ is the $\beta$ of notebook 01, per unit of time.
+#
+# **Predict before you run:** the network is exact here. Does noise help, do harm, or neither, with 20 steps and with 400?
+
+
+# %%
+def noisy_way(x_bar, grid, strength, generator):
+    """Euler-Maruyama down the grid; strength is lambda, and 0 is Euler's method."""
+    for level, lower in pairwise(grid):
+        slope = (x_bar - blobs(x_bar, level)) / level
+        z = torch.randn(x_bar.shape, generator=generator, dtype=x_bar.dtype)
+        noise = strength * math.sqrt(2 * level * (level - lower)) * z
+        x_bar = x_bar + (1 + strength**2) * (lower - level) * slope + noise
+    return x_bar
+
+
+def from_blobs(count, generator):
+    kinds = torch.randint(6, (count,), generator=generator)
+    spread = torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    return blob_centres[kinds] + blob_width * spread
+
+
+def mean_wasserstein(a, b):
+    return np.mean([wasserstein_distance(*both) for both in zip(a.T, b.T)])
+
+
+# %%
+noisy_count, rows = course.pick(test=100, cpu=3000, gpu=10_000), {}
+exact_draws = from_blobs(100_000, rng(0))
+for strength in (0, 1, 2):
+    for steps in (20, 100, 400):
+        found = []
+        for seed in range(3):
+            begin = 80 * torch.randn(noisy_count, 2, generator=rng(seed)).double()
+            end = noisy_way(begin, grid_between(80, 0.01, steps), strength, rng(10 + seed))
+            found.append(mean_wasserstein(end, exact_draws))
+        text = f"{np.mean(found):.3f} ± {np.std(found, ddof=1):.3f}"
+        rows.setdefault(f"lambda = {strength}", {})[f"{steps} steps"] = text
+chance = [mean_wasserstein(from_blobs(noisy_count, rng(k)), exact_draws) for k in (1, 2, 3)]
+print(f"Wasserstein distance, mean of both coordinates; exact draws: {np.mean(chance):.3f}")
+pd.DataFrame(rows).T
+
+# %% [markdown]
+# NOISE FINDING
+#
 # ### On images, at equal cost
 #
 # The network errs, and 10 to 20 evaluations are far from the limit in which orders rule. The methods again, unchanged,
@@ -781,6 +821,10 @@ def course_straightness(states, times):
 
 straightness = choose("08.4", straightness, course_straightness)
 
+# %% [markdown]
+# **Predict before you run:** one Euler step of the *exact* flow, from noise to the end. Where do all points land, when
+# there are six blobs?
+
 
 # %%
 def one_blob(x_bar, sigma_bar):
@@ -797,6 +841,22 @@ for name, of_data in {"one point": one_blob, "six blobs": blobs}.items():
     rows[name] = [float(values.mean()), float(values.max()), float(missed.mean())]
 columns = ["straightness: mean", "largest", "one Euler step misses by"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(3)
+
+# %% tags=["figure"]
+figure, (left, right_panel) = plt.subplots(1, 2, figsize=(8, 4.2), sharex=True, sharey=True)
+partners = from_blobs(len(start_points), rng(5))
+left.plot(*torch.stack([start_points, partners]).unbind(2), color=COLOURS[0], lw=0.7)
+flow_ways = torch.stack(states)  # those of the six blobs
+right_panel.plot(*flow_ways.unbind(2), color=COLOURS[0], lw=0.7)
+right_panel.plot(*single.T, "s", ms=5, color=COLOURS[1], label="one step of the exact flow")
+for ax in (left, right_panel):
+    ax.plot(*start_points.T, ".", ms=4, color="grey")
+    ax.plot(*blob_centres.T, "x", color="black")
+    ax.set(xlabel="first coordinate", aspect="equal")
+left.set(ylabel="second coordinate", title="Straight: noise and data, paired by chance")
+right_panel.set_title("Bent: the flow that this trains")
+right_panel.legend(fontsize=8)
+plt.show()
 
 # %% [markdown]
 # With one point behind all noise the paths are straight, and one step is enough. With six they bend where the choice
@@ -1339,6 +1399,15 @@ print("three schedulers of diffusers draw the course's images")
 # on the label only?
 
 # %%
+import copy
+import time
+
+from utils.device import autocast, find_precision
+from utils.diffusion.distill import distill, draw_trajectories
+from utils.diffusion.metrics import precision_recall
+from utils.diffusion.sampling import consistency_step
+
+# %%
 distilled, _ = load_model(
     course.root / "data" / "checkpoints" / "distilled.safetensors", device
 )
@@ -1379,6 +1448,30 @@ show_images(row_images, titles=row_titles, columns=10, scale=2, title=finding)
 # keep some places of each and its end. (For $x_T$ alone this is the distillation of Luhman & Luhman 2021. Song et al.
 # do without stored ways: there the student's own answer a step further is the target. Salimans & Ho 2022 halve the
 # number of steps again and again.)
+
+# %% tags=["figure"]
+way_grid = edm_grid(200, 0.02, 10)
+one_start = 10 * start_points[4:5]
+one_way = torch.cat([one_start, *heun(blobs, PATHS["EDM"], one_start, way_grid)])
+scales = torch.tensor([math.hypot(1, level) for level in way_grid])[:, None]
+on_circle = one_way / scales  # x_t, as in Play
+figure, ax = plt.subplots(figsize=(5, 4.2))
+ax.plot(*on_circle.T, color="grey", lw=2)
+ax.plot(*blob_centres.T, "x", color="black")
+for k, colour in zip((0, 60, 100, 130, 160), COLOURS):
+    guess = blobs(one_way[k : k + 1], way_grid[k])[0]
+    ax.plot(*on_circle[k], "o", color=colour)
+    ax.annotate("", guess, on_circle[k], arrowprops=dict(arrowstyle="->", color=colour))
+ax.plot(*one_way[-1], "*", ms=14, color="black")
+ax.set(xlabel="first coordinate", ylabel="second coordinate", aspect="equal")
+ax.set_title("One way, one end (star); arrows: the mean, guessed from five places")
+plt.show()
+
+# %% [markdown]
+# The blobs of section 2. From each place the exact $D$ guesses the mean of what may come; the consistency function says
+# the star, from all of them. *A student that learns from its own answers has to say the same all along a way. Which
+# function does that at once, and is useless?* A constant. Song et al. forbid it by a boundary condition: where there is
+# no noise, the answer is the input. With stored ways the end is given, and the question does not come up.
 #
 # Loss and network stay as they are. In notebook 04 an image and a noise were drawn independently, and mixed to $x_t$.
 # Now $x_t$ and the image, the end, are given by the teacher. Which noise would have made this $x_t$ of this image? With
@@ -1606,6 +1699,21 @@ pd.DataFrame.from_dict(few_rows, orient="index").rename_axis(
 # \qquad\text{(Sahoo et al. 2024; Shi et al. 2024)}.$$
 #
 # Our symbols are the pixels of scikit-learn's digits, 8x8, in four levels. This part runs on the processor.
+
+# %%
+from functools import partial
+from itertools import permutations
+
+import torch.nn.functional as F
+from matplotlib.colors import to_rgb
+from scipy.special import beta
+from scipy.stats import entropy
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
+
+from utils.diffusion.metrics import frechet_distance, gaussian_of
+from utils.diffusion.sampling import ddpm_step
 
 # %%
 MASK, num_levels = -1, 4
@@ -2141,6 +2249,10 @@ show_images(rows, columns=few_images, title=finding)
 # but it is smoother than any garment: which of the two is wanted depends on the use.
 
 # %% [markdown]
+# Nothing asks for a *linear* $A$. Put any loss of $\hat x_0$ in the place of $-\log p(y\mid\hat x_0)$, such as how far the
+# brightness of its left half is from a wanted one, and its gradient pulls the samples there; the classifier of notebook
+# 07 was such a loss.
+#
 # ### 6.3 RePaint: why inpainting goes back
 #
 # **Question:** notebook 05 filled in half an image by putting the known pixels back after every step. Does that sample
@@ -2348,6 +2460,7 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 # | --- | --- | --- | --- | --- |
 # | discrete data | noise replaces or masks symbols, and the network tells probabilities of symbols | Austin et al. 2021, [2107.03006](https://arxiv.org/abs/2107.03006); Sahoo et al. 2024, [2406.07524](https://arxiv.org/abs/2406.07524) | [kuleshov-group/mdlm](https://github.com/kuleshov-group/mdlm) | 6.1 |
 # | latent diffusion | an autoencoder makes images small first, and the same process runs on its codes | Rombach et al. 2021, [2112.10752](https://arxiv.org/abs/2112.10752) | [CompVis/latent-diffusion](https://github.com/CompVis/latent-diffusion) | 04 |
+# | text to image | the label becomes a sentence: a text encoder's words are read by cross-attention, and guidance is that of 07 | Saharia et al. 2022 (Imagen), [2205.11487](https://arxiv.org/abs/2205.11487); Esser et al. 2024 (SD3, flow matching), [2403.03206](https://arxiv.org/abs/2403.03206) | [huggingface/diffusers](https://github.com/huggingface/diffusers) | 07, 15 (planned) |
 # | diffusion Transformers | patches and attention take the place of the U-Net; timestep and label scale the norms | Peebles & Xie 2022, [2212.09748](https://arxiv.org/abs/2212.09748) | [facebookresearch/DiT](https://github.com/facebookresearch/DiT) | 03 |
 # | consistency models | the network tells the end of the ODE's path from any point on it, so that one evaluation can do | Song et al. 2023, [2303.01469](https://arxiv.org/abs/2303.01469) | [openai/consistency_models](https://github.com/openai/consistency_models) | 05, 08 |
 # | flows and bridges | a path joins two sets of samples, neither of which must be noise, and the network learns its velocity | Lipman et al. 2022, [2210.02747](https://arxiv.org/abs/2210.02747); De Bortoli et al. 2021, [2106.01357](https://arxiv.org/abs/2106.01357); Albergo et al. 2023, [2303.08797](https://arxiv.org/abs/2303.08797) | [atong01/conditional-flow-matching](https://github.com/atong01/conditional-flow-matching) | 08 |
