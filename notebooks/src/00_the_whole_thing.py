@@ -738,7 +738,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # | [05](05_sampling.ipynb) | `reverse_step`, `sample` | Algorithm 2 derived, and 20 steps instead of 1000. |
 # | [06](06_evaluation.ipynb) | `count_blobs`, `verdict` | How good are pictures, in numbers that can be trusted? |
 # | [07](07_guidance.ipynb) | `model(x_t, t)` | A third argument: which picture would you like? |
-# | 08 (planned) | the loss's target, the step | EDM and flow matching: the same model in other letters. |
+# | [08](08_one_family.ipynb) | the loss's target, the step | EDM and flow matching: the same model in other letters. |
 #
 # The second track finds the names of genes, diseases and chemicals in biomedical text. It needs nothing of this one.
 # [09](09_biomedical_ner.ipynb) sets the task, [10](10_preprocessing.ipynb) cuts text into tokens,

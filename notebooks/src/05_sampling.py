@@ -1639,7 +1639,8 @@ check("05.6", line_step)
 #    the floor, with error bars.
 #
 # **Next:** [06 · Evaluation](06_evaluation.ipynb) asks how good the pictures are,
-# [07 · Guidance](07_guidance.ipynb) which ones you get. The wider family of models (08) is planned.
+# [07 · Guidance](07_guidance.ipynb) which ones you get, [08 · One family](08_one_family.ipynb) how few evaluations are
+# enough.
 #
 # ### References
 # - Ho, Jain, Abbeel 2020, *Denoising diffusion probabilistic models*, arXiv 2006.11239: Algorithm 2; eq. 4, 6, 7, 11;

@@ -1463,8 +1463,8 @@ check("07.6", composed_output)
 # 3. More weight gives obedient, typical and less varied images; measure accuracy *and* distance, and ask when and away
 #    from what to guide before asking how strongly.
 #
-# **Next:** 08 (planned) shows DDPM, EDM and flow matching as one family. The second track begins with
-# [09 · Biomedical NER](09_biomedical_ner.ipynb).
+# **Next:** [08 · One family](08_one_family.ipynb) shows DDPM, EDM and flow matching as one model, and draws in four
+# evaluations.
 #
 # **References**
 #
