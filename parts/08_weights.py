@@ -309,11 +309,11 @@ figure.suptitle(
 plt.show()
 
 # %% [markdown]
-# Blue is told apart from "v, cosine" by these seeds, orange is not. The grey dots are the seeds. Bars are by Student's
-# $t$ with two degrees of freedom, as in notebook 07: what they do not tell apart is *not* shown to be equal, and of 24 bars
-# one may miss the line by chance. "flow, uniform" is the control: it minimises the same loss as "v, cosine", so what
-# parts the two is only what was drawn. Nobody should choose an objective after half a minute; but the errors show what
-# a weight does, and that an error at one noise level is bought with that at another.
+# Blue is told apart from "v, cosine" by these seeds, orange is not; grey dots are the seeds. Bars are by Student's $t$
+# with two degrees of freedom, as in notebook 07: what they do not tell apart is *not* shown to be equal, and of 24
+# bars one may miss the line by chance. "flow, uniform" is the control: it minimises the same loss as "v, cosine", so
+# what parts the two is only what was drawn. Compare the three errors with the right panel above: where does each
+# objective spend its half minute? Nobody should choose one after so short a training.
 #
 # ### 08.6 *(further)* Any weight, with any draws
 #
