@@ -202,7 +202,7 @@ plt.show()
 def middle_half(curve):
     """Between which log-SNR the middle half of a curve's area lies."""
     below = torch.cumulative_trapezoid(curve, shown)
-    ends = [float(shown[1:][below > part * below[-1]][0]) for part in (0.25, 0.75)]
+    ends = [float(shown[:-1][below > part * below[-1]][0]) for part in (0.25, 0.75)]
     return "{:.1f} to {:.1f}".format(*ends)
 
 
