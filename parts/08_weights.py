@@ -6,7 +6,7 @@
 #       format_name: percent
 # ---
 
-# ruff: noqa: E402, F401, F821
+
 
 # %%
 # Imports of sections 3 and 4, for the first cells of the notebook.
