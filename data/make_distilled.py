@@ -19,11 +19,7 @@ from utils.diffusion.images import ROOT
 from utils.diffusion.metrics import FOLDER, precision_recall
 from utils.files import load_state, save_state
 
-TEACHER, SEED, COUNT = "unet-fashion-mnist", 0, 20_000
-PHASES = [
-    dict(steps=6000, from_noise=0.5, learning_rate=2e-3, seed=0),
-    dict(steps=2000, from_noise=0.1, learning_rate=1e-3, seed=1),  # for more than one evaluation
-]
+TEACHER, SEED, COUNT, STEPS = "unet-fashion-mnist", 0, 20_000, 6000
 PATH = FOLDER / "distilled.safetensors"
 MEASURED = [("consistency", n) for n in EVALUATIONS] + [("ddim", n) for n in (1, 2, 4, 8)]
 MEASURED += [("dpmpp_2m", n) for n in (2, 4, 5, 8, 20)]
@@ -43,17 +39,14 @@ def make() -> None:
     started = time.process_time()
     trajectories = trajectories_of(model, diffusion)
     print(f"{COUNT:,} trajectories: {time.process_time() - started:.0f} s of processor time", flush=True)
-    started, done = time.process_time(), 0
-    for phase in PHASES:
-        for state in distill(model, diffusion, trajectories, **phase):
-            if state.step % 100 == 0:
-                spent = time.process_time() - started
-                print(f"step {state.step}  loss {state.loss:.4f}  {spent:.0f} s of processor time", flush=True)
-        done += state.step
-        notes = dict(evaluations=EVALUATIONS, teacher=TEACHER, steps=done, seed=SEED, size=28)
-        save_model(PATH, state.ema_model, diffusion, torch.float16, **notes)
-        print(f"{PATH.name}: {PATH.stat().st_size:,} bytes, torch {torch.__version__}", flush=True)
-        model, _ = load_model(PATH)
+    started = time.process_time()
+    for state in distill(model, diffusion, trajectories, steps=STEPS, seed=SEED):
+        if state.step % 100 == 0:
+            spent = time.process_time() - started
+            print(f"step {state.step}  loss {state.loss:.4f}  {spent:.0f} s of processor time", flush=True)
+    notes = dict(evaluations=EVALUATIONS, teacher=TEACHER, steps=state.step, seed=SEED, size=28)
+    save_model(PATH, state.ema_model, diffusion, torch.float16, **notes)
+    print(f"{PATH.name}: {PATH.stat().st_size:,} bytes, torch {torch.__version__}")
 
 
 def measure(count: int = 1000, seeds: tuple[int, ...] = (1, 2, 3, 4)) -> None:

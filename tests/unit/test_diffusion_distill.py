@@ -68,7 +68,7 @@ def test_the_loss_of_the_exact_consistency_function_is_0_and_a_mean_s_is_not():
     diffusion = process()
     model = GaussianModel(diffusion, MEAN, STD)
     trajectories = draw_trajectories(model, diffusion, 64, (3,), steps=200, clip=False, progress=False)
-    x_t, end, t, y = draw_pairs(trajectories, diffusion, 256, 0.5, step=0, seed=0)
+    x_t, end, t, y = draw_pairs(trajectories, diffusion, 256, step=0, seed=0)
     noise = paired_noise(diffusion, x_t, end, t)
     torch.testing.assert_close(diffusion.q_sample(end, t, noise), x_t, rtol=1e-4, atol=1e-4)
     assert y is None and set(t.tolist()) == set(timestep_grid(1000, STOPS))
@@ -129,9 +129,7 @@ def test_training_lowers_the_loss_and_is_the_same_each_time(taught):
 
 def test_batches_depend_on_seed_and_step(taught):
     ways, _ = taught
-    first, same, later, other = (
-        draw_pairs(ways, tiny_diffusion(), 16, 0.5, *at) for at in [(3, 0), (3, 0), (4, 0), (3, 1)]
-    )
+    first, same, later, other = (draw_pairs(ways, tiny_diffusion(), 16, *at) for at in [(3, 0), (3, 0), (4, 0), (3, 1)])
     assert all(map(torch.equal, first, same))
     assert not torch.equal(first[0], later[0]) and not torch.equal(first[0], other[0])
 

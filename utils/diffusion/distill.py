@@ -25,6 +25,9 @@ from utils.files import stream_seed
 
 STOPS = 8  # the places: x_t at the timesteps of eight evaluations, among which are those of four, two and one
 EVALUATIONS = [1, 2, 4, 8]
+FROM_NOISE = (
+    0.5  # share of a batch that is x_T, from where the end is hardest to tell; the rest is at any of the places
+)
 
 
 class Trajectories(NamedTuple):
@@ -78,11 +81,11 @@ def paired_noise(diffusion: GaussianDiffusion, x_t: Tensor, end: Tensor, t: Tens
     return (x_t - signal * end) / sigma
 
 
-def draw_pairs(trajectories: Trajectories, diffusion: GaussianDiffusion, count: int, from_noise: float, step, seed):
+def draw_pairs(trajectories: Trajectories, diffusion: GaussianDiffusion, count: int, step: int, seed: int):
     """x_t, the end of its way, t and y of one batch of `count`; each depends on seed and step alone."""
     generator = torch.Generator().manual_seed(stream_seed(seed, "distill", step))
     index, stop = (torch.randint(n, (count,), generator=generator) for n in (len(trajectories.x), STOPS))
-    stop[torch.rand(count, generator=generator) < from_noise] = 0
+    stop[torch.rand(count, generator=generator) < FROM_NOISE] = 0
     t = torch.tensor(timestep_grid(diffusion.num_timesteps, STOPS))[stop]
     y = None if trajectories.y is None else trajectories.y[index]
     return trajectories.x[index, stop].float(), trajectories.x[index, -1].float(), t, y
@@ -94,7 +97,6 @@ def distill(
     trajectories: Trajectories,
     *,
     steps: int,
-    from_noise: float = 0.5,
     device: torch.device | str | None = None,
     precision: str | None = None,
     progress: bool = True,
@@ -102,7 +104,6 @@ def distill(
 ) -> Iterator[TrainState]:
     """Train `student`, best begun with the teacher's weights, in place; a TrainState after every step, as `train` does.
 
-    from_noise: share of a batch that is x_T, from where the end is hardest to tell; the rest is at any of the places.
     settings: those of `Settings` that are not about images: batch_size, learning_rate, seed, ... The averaged network
     is for the steps of EVALUATIONS by the sampler "consistency"; its attribute `evaluations` says so.
     """
@@ -112,7 +113,7 @@ def distill(
     state.ema_model.evaluations = EVALUATIONS
     for step in tqdm(range(steps), desc="distilling", leave=False, disable=not progress or None):
         state.learning_rate = learning_rate(recipe, step, step / steps, steps)
-        pairs = draw_pairs(trajectories, diffusion, recipe.batch_size, from_noise, step, recipe.seed)
+        pairs = draw_pairs(trajectories, diffusion, recipe.batch_size, step, recipe.seed)
         x_t, end, t, y = (None if part is None else part.to(accelerator.device) for part in pairs)
         with accelerator.autocast():
             loss = diffusion.loss(state.network, end, t, paired_noise(diffusion, x_t, end, t), y)
