@@ -1,7 +1,9 @@
-"""Make data/checkpoints/distilled.safetensors from the shipped model: `python data/make_distilled.py` (one thread).
+"""Make data/checkpoints/distilled*.safetensors from the shipped model: `python data/make_distilled.py` (one thread).
 
-One network for 1, 2, 4 and 8 evaluations (notebook 08). The teacher's trajectories are drawn once, and kept in build/.
-`python data/make_distilled.py measure` prints its table in data/results.md.
+`distilled` tells the ends of the teacher's ways, for 1, 2, 4 and 8 evaluations; `distilled-4` jumps four times
+(notebook 08). `python data/make_distilled.py distilled-4` makes that one only. The ways are drawn once and kept in
+build/.
+`python data/make_distilled.py measure` prints the table of both in data/results.md.
 """
 
 import sys
@@ -20,9 +22,9 @@ from utils.diffusion.metrics import FOLDER, precision_recall
 from utils.files import load_state, save_state
 
 TEACHER, SEED, COUNT, STEPS = "unet-fashion-mnist", 0, 20_000, 6000
-PATH = FOLDER / "distilled.safetensors"
-MEASURED = [("consistency", n) for n in EVALUATIONS] + [("ddim", n) for n in (1, 2, 4, 8)]
-MEASURED += [("dpmpp_2m", n) for n in (2, 4, 5, 8, 20)]
+JUMPS = {"distilled": None, "distilled-4": 4}  # of the files
+MEASURED = [("distilled", "consistency", n) for n in EVALUATIONS] + [("distilled-4", "ddim", 4)]
+MEASURED += [(TEACHER, "ddim", n) for n in (1, 2, 4, 8)] + [(TEACHER, "dpmpp_2m", n) for n in (2, 4, 5, 8, 20)]
 
 
 def trajectories_of(teacher, diffusion) -> Trajectories:
@@ -34,19 +36,20 @@ def trajectories_of(teacher, diffusion) -> Trajectories:
     return Trajectories(saved["x"], saved["y"])
 
 
-def make() -> None:
+def make(name: str) -> None:
     model, diffusion = load_model(FOLDER / f"{TEACHER}.safetensors")
     started = time.process_time()
     trajectories = trajectories_of(model, diffusion)
     print(f"{COUNT:,} trajectories: {time.process_time() - started:.0f} s of processor time", flush=True)
     started = time.process_time()
-    for state in distill(model, diffusion, trajectories, steps=STEPS, seed=SEED):
+    for state in distill(model, diffusion, trajectories, steps=STEPS, jumps=JUMPS[name], seed=SEED):
         if state.step % 100 == 0:
             spent = time.process_time() - started
             print(f"step {state.step}  loss {state.loss:.4f}  {spent:.0f} s of processor time", flush=True)
-    notes = dict(evaluations=EVALUATIONS, teacher=TEACHER, steps=state.step, seed=SEED, size=28)
-    save_model(PATH, state.ema_model, diffusion, torch.float16, **notes)
-    print(f"{PATH.name}: {PATH.stat().st_size:,} bytes, torch {torch.__version__}")
+    path, student = FOLDER / f"{name}.safetensors", state.ema_model
+    notes = dict(distilled=student.distilled, teacher=TEACHER, steps=state.step, seed=SEED, size=28)
+    save_model(path, student, diffusion, torch.float16, **notes)
+    print(f"{path.name}: {path.stat().st_size:,} bytes, torch {torch.__version__}")
 
 
 def measure(count: int = 1000, seeds: tuple[int, ...] = (1, 2, 3, 4)) -> None:
@@ -54,23 +57,28 @@ def measure(count: int = 1000, seeds: tuple[int, ...] = (1, 2, 3, 4)) -> None:
     quality, images = ImageQuality.load(), load_images("fashion-mnist")
     real = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
     real = quality.features(images.pixels[real])
-    networks = {True: load_model(PATH), False: load_model(FOLDER / f"{TEACHER}.safetensors")}
-    print("| sampler | evaluations | Frechet distance | its mean | precision | recall | class accuracy, % |")
-    print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
-    for sampler, steps in MEASURED:
+    networks = {name: load_model(FOLDER / f"{name}.safetensors") for name in (*JUMPS, TEACHER)}
+    print("| network | sampler | evaluations | Frechet distance | its mean | precision | recall | class accuracy, % |")
+    print("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |")
+    for name, sampler, steps in MEASURED:
         rows = []
         for seed in seeds:
             y = torch.randint(10, (count,), generator=torch.Generator().manual_seed(100 + seed))
             options = dict(y=y, seed=seed, sampler=sampler, steps=steps)
             with autocast(torch.device("cpu"), find_precision(torch.device("cpu"))), torch.no_grad():
-                drawn = generate(*networks[sampler == "consistency"], count, **options)
+                drawn = generate(*networks[name], count, **options)
             features, shares = quality.features(drawn), precision_recall(real, quality.features(drawn), k=3)
             right = (quality.classifier(drawn).argmax(1) == y).double().mean().item()
             rows.append((quality.frechet(features), shares["precision"], shares["recall"], 100 * right))
-        means = torch.tensor(rows).mean(0).tolist()
+        distance, precision, recall, right = torch.tensor(rows).mean(0).tolist()
         each = ", ".join(f"{row[0]:.2f}" for row in rows)
-        print(f"| {sampler} | {steps} | {each} | {means[0]:.2f} | {means[1]:.2f} | {means[2]:.2f} | {means[3]:.1f} |")
+        quality_of = f"{each} | {distance:.2f} | {precision:.2f} | {recall:.2f} | {right:.1f}"
+        print(f"| {name} | {sampler} | {steps} | {quality_of} |", flush=True)
 
 
 if __name__ == "__main__":
-    measure() if sys.argv[1:] == ["measure"] else make()
+    if sys.argv[1:] == ["measure"]:
+        measure()
+    else:
+        for name in sys.argv[1:] or JUMPS:
+            make(name)

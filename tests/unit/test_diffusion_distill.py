@@ -11,13 +11,12 @@ from tests.tiny import tiny_diffusion, tiny_unet
 from utils.diffusion import GaussianDiffusion, NoiseSchedule, load_model, save_model
 from utils.diffusion.__main__ import main
 from utils.diffusion.checkpoints import read_notes
-from utils.diffusion.distill import EVALUATIONS, STOPS, distill, draw_pairs, draw_trajectories, paired_noise
+from utils.diffusion.distill import EVALUATIONS, STOPS, distill, draw_pairs, draw_trajectories, landing, paired_noise
 from utils.diffusion.metrics import FOLDER
-from utils.diffusion.sampling import consistency_step, sample, timestep_grid
+from utils.diffusion.sampling import consistency_step, ddim_step, sample, timestep_grid
 from utils.files import load_state
 
 MEAN, STD = torch.tensor([-0.7, 0.0, 0.4]), torch.tensor([0.1, 1.0, 0.5])
-SHIPPED = FOLDER / "distilled.safetensors"
 
 
 class EndModel(GaussianModel):
@@ -68,13 +67,31 @@ def test_the_loss_of_the_exact_consistency_function_is_0_and_a_mean_s_is_not():
     diffusion = process()
     model = GaussianModel(diffusion, MEAN, STD)
     trajectories = draw_trajectories(model, diffusion, 64, (3,), steps=200, clip=False, progress=False)
-    x_t, end, t, y = draw_pairs(trajectories, diffusion, 256, step=0, seed=0)
+    x_t, end, t, s, y = draw_pairs(trajectories, diffusion, 256, step=0, seed=0)
+    assert (s == -1).all() and torch.equal(landing(diffusion, x_t, end, t, s), end)
     noise = paired_noise(diffusion, x_t, end, t)
     torch.testing.assert_close(diffusion.q_sample(end, t, noise), x_t, rtol=1e-4, atol=1e-4)
     assert y is None and set(t.tolist()) == set(timestep_grid(1000, STOPS))
     assert 0.4 < (t == 999).double().mean() < 0.75
     assert diffusion.loss(EndModel(diffusion, MEAN, STD), end, t, noise) < 1e-3
     assert diffusion.loss(model, end, t, noise) > 0.1
+
+
+@pytest.mark.parametrize("jumps", EVALUATIONS)
+def test_a_step_of_ddim_with_the_x_0_of_a_jump_lands_on_the_next_place(jumps):
+    diffusion = process()
+    model = GaussianModel(diffusion, MEAN, STD)
+    trajectories = draw_trajectories(model, diffusion, 64, (3,), steps=200, clip=False, progress=False)
+    x_t, x_s, t, s, _ = draw_pairs(trajectories, diffusion, 256, step=0, seed=0, jumps=jumps)
+    grid = timestep_grid(1000, jumps)
+    assert set(zip(t.tolist(), s.tolist())) == set(zip(grid, [*grid[1:], -1]))
+    a_bar = [*diffusion.schedule.alphas_cumprod.tolist(), 1.0]
+    x_0 = landing(diffusion, x_t, x_s, t, s)
+    for k in range(len(t)):
+        own = ddim_step(x_t[k].double(), x_0[k].double(), a_bar[t[k]], a_bar[s[k]], z=0)
+        torch.testing.assert_close(own, x_s[k].double(), rtol=0, atol=1e-4)
+        expected = model.flow(x_t[k : k + 1], a_bar[t[k]], a_bar[s[k]])[0]
+        torch.testing.assert_close(x_s[k], expected, rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("steps", EVALUATIONS)
@@ -124,7 +141,21 @@ def test_training_lowers_the_loss_and_is_the_same_each_time(taught):
     _, ((losses, state), (again, _)) = taught
     assert losses == again
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-    assert state.step == 30 and state.ema_model.evaluations == EVALUATIONS
+    assert state.step == 30
+    assert state.ema_model.distilled == {"sampler": "consistency", "evaluations": EVALUATIONS}
+
+
+def test_jumps_are_for_one_number_of_evaluations(taught):
+    ways, _ = taught
+    options = dict(steps=30, batch_size=16, device="cpu", precision="no", progress=False)
+    student = tiny_unet(dropout=0.0)
+    states = [(state.loss, state) for state in distill(student, tiny_diffusion(), ways, jumps=2, **options)]
+    losses, last = [loss for loss, _ in states], states[-1][1].ema_model
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert last.distilled == {"sampler": "ddim", "evaluations": [2]}
+    assert len(list(sample(last, tiny_diffusion(), (2, 1, 8, 8), sampler="ddim", y=torch.tensor([1, 2])))) == 2
+    with pytest.raises(ValueError, match="jumps must be None or one of 1, 2, 4, 8, got 3"):
+        next(distill(student, tiny_diffusion(), ways, jumps=3, **options))
 
 
 def test_batches_depend_on_seed_and_step(taught):
@@ -146,13 +177,14 @@ def test_steps_that_do_not_pass_the_eight_places(steps):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("distilled") / "tiny.safetensors"
-    save_model(path, tiny_unet(), tiny_diffusion(), evaluations=[1, 2, 4], size=8)
+    made_for = {"sampler": "consistency", "evaluations": [1, 2, 4]}
+    save_model(path, tiny_unet(), tiny_diffusion(), distilled=made_for, size=8)
     return path
 
 
 def test_a_saved_network_knows_what_it_was_made_for(saved):
     model, diffusion = load_model(saved)
-    assert model.evaluations == [1, 2, 4] and tiny_unet().evaluations is None
+    assert model.distilled["evaluations"] == [1, 2, 4] and tiny_unet().distilled is None
     shape, y = (2, 1, 8, 8), torch.tensor([1, 2])
     assert len(list(sample(model, diffusion, shape, sampler="consistency", y=y))) == 4
     assert len(list(sample(model, diffusion, shape, sampler=consistency_step, steps=2, y=y, guidance=2.0))) == 2
@@ -163,7 +195,7 @@ def test_a_saved_network_knows_what_it_was_made_for(saved):
     [
         (dict(sampler="consistency", steps=3), "for 1, 2, 4 evaluations by sampler 'consistency'; got steps = 3"),
         (dict(sampler="ddim", steps=4), "for 1, 2, 4 evaluations by sampler 'consistency'; got sampler 'ddim'"),
-        (dict(), "for 1, 2, 4 evaluations by sampler 'consistency'; got steps = 50"),
+        (dict(), "for 1, 2, 4 evaluations by sampler 'consistency'; got sampler 'ddpm'"),
         (dict(sampler=consistency_step, steps=8), "this network is distilled, for 1, 2, 4 evaluations"),
     ],
 )
@@ -188,14 +220,19 @@ def test_the_command_line_finds_the_sampler(saved, tmp_path, capsys):
 # -- the shipped one --------------------------------------------------------------------------------
 
 
-def test_the_shipped_network_and_its_card():
-    model, diffusion = load_model(SHIPPED)
-    notes, card = read_notes(SHIPPED), SHIPPED.with_suffix(".md").read_text("utf-8")
-    assert model.evaluations == EVALUATIONS == notes["evaluations"] and notes["size"] == 28
-    assert SHIPPED.stat().st_size < 3_100_000
-    assert f"{SHIPPED.stat().st_size / 1e6:.1f} MB" in card and f"{notes['steps']:,} steps" in card
+@pytest.mark.parametrize(
+    "name, sampler, evaluations", [("distilled", "consistency", EVALUATIONS), ("distilled-4", "ddim", [4])]
+)
+def test_the_shipped_networks_and_their_card(name, sampler, evaluations):
+    path = FOLDER / f"{name}.safetensors"
+    model, diffusion = load_model(path)
+    notes, card = read_notes(path), (FOLDER / "distilled.md").read_text("utf-8")
+    assert model.distilled == {"sampler": sampler, "evaluations": evaluations} == notes["distilled"]
+    assert path.stat().st_size < 3_100_000 and notes["size"] == 28
+    assert f"{path.stat().st_size / 1e6:.1f} MB" in card and f"{notes['steps']:,} steps" in card and path.name in card
     teacher, _ = load_model(FOLDER / f"{notes['teacher']}.safetensors")
     assert teacher.config == model.config
     x_T, y = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 9])
-    *_, state = sample(model, diffusion, x_T.shape, sampler="consistency", steps=1, x_T=x_T, y=y)
+    steps = evaluations[0]
+    *_, state = sample(model, diffusion, x_T.shape, sampler=sampler, steps=steps, x_T=x_T, y=y)
     assert state.x_t.isfinite().all() and state.x_t.std() > 0.3

@@ -126,7 +126,7 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .png or .pt, got {args.out.name!r}")
     check_writable(args.out)
     model, diffusion = load_model(args.checkpoint, find_device(args.device))
-    args.sampler = args.sampler or ("consistency" if model.evaluations else "dpmpp_2m")
+    args.sampler = args.sampler or (model.distilled or {"sampler": "dpmpp_2m"})["sampler"]
     each = torch.arange(args.n) % model.num_classes if model.num_classes else None
     y = each if args.label is None else torch.full((args.n,), args.label)
     size = args.size or read_notes(args.checkpoint).get("size", 28)

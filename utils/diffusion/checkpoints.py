@@ -35,7 +35,7 @@ def save_model(
 ) -> None:
     """Write weights (as `dtype`), schedule, a UNet's settings, and `notes` (JSON values) to one safetensors file.
 
-    The note `evaluations` is for distilled networks: `sample` takes these numbers of steps only.
+    The note `distilled` is for such networks, {"sampler": ..., "evaluations": [...]}: `sample` takes no others.
     """
     tensors = {BETAS: diffusion.schedule.betas}
     for name, value in unwrap(model).state_dict().items():
@@ -75,7 +75,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UN
             raise ValueError("they are of no UNet: build that network, and give it the tensors that load_file reads")
         model = UNet(**config)
         model.load_state_dict(tensors)
-        model.evaluations = json.loads(header.get("notes", "{}")).get("evaluations")
+        model.distilled = json.loads(header.get("notes", "{}")).get("distilled")
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:500]
         raise ValueError(f"no network can be built from the weights in {Path(path).name}: {reason}") from error

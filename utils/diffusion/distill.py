@@ -1,12 +1,12 @@
-"""Distillation: a student that tells in one evaluation where the teacher's many end.
+"""Distillation: a student that tells in one evaluation where many of the teacher's lead.
 
     trajectories = draw_trajectories(teacher, diffusion, 20_000)
     for state in distill(student, diffusion, trajectories, steps=5000):
         ...                                                      # state.step, state.loss, state.ema_model
 
-The teacher's probability-flow equation takes each noise x_T to one image. From some places on the way the student
-learns its end, by the loss of training itself: a consistency function (Song et al. 2023), learned from stored ways as
-Luhman & Luhman 2021 learned that of x_T alone.
+The teacher's probability-flow equation takes each noise x_T to one image. From places on the way the student learns, by
+the loss of training itself, either its end: a consistency function (Song et al. 2023), learned from stored ways as
+Luhman & Luhman 2021 learned that of x_T alone; or, with jumps=N, the next of N places (Salimans & Ho 2022).
 """
 
 from collections.abc import Iterator
@@ -25,9 +25,7 @@ from utils.files import stream_seed
 
 STOPS = 8  # the places: x_t at the timesteps of eight evaluations, among which are those of four, two and one
 EVALUATIONS = [1, 2, 4, 8]
-FROM_NOISE = (
-    0.5  # share of a batch that is x_T, from where the end is hardest to tell; the rest is at any of the places
-)
+FROM_NOISE = 0.5  # share of a batch that is x_T for certain, from where the end is hardest to tell
 
 
 class Trajectories(NamedTuple):
@@ -75,20 +73,37 @@ def draw_trajectories(
     return Trajectories(torch.cat(ways), torch.cat(labels) if labels else None)
 
 
-def paired_noise(diffusion: GaussianDiffusion, x_t: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    """The noise with which `q_sample` makes of the image `end` the very x_t; shape of x_t."""
+def paired_noise(diffusion: GaussianDiffusion, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
+    """The noise with which `q_sample` makes of x_0 the very x_t; shape of x_t."""
     signal, sigma = diffusion.signal_and_noise(t, x_t)
-    return (x_t - signal * end) / sigma
+    return (x_t - signal * x_0) / sigma
 
 
-def draw_pairs(trajectories: Trajectories, diffusion: GaussianDiffusion, count: int, step: int, seed: int):
-    """x_t, the end of its way, t and y of one batch of `count`; each depends on seed and step alone."""
+def landing(diffusion: GaussianDiffusion, x_t: Tensor, x_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """The x_0 with which a step of DDIM from x_t lands on x_s (Salimans & Ho 2022, Algorithm 2); shape of x_t.
+
+    t, s: timesteps (B,), s < t; -1 is the end, and the x_0 then x_s itself.
+    """
+    is_end = (s < 0).view(-1, *[1] * (x_t.ndim - 1))
+    (signal, sigma), (signal_s, sigma_s) = (diffusion.signal_and_noise(at, x_t) for at in (t, s.clamp(min=0)))
+    kept = torch.where(is_end, 0.0, sigma_s / sigma)  # of x_t
+    return (x_s - kept * x_t) / (torch.where(is_end, 1.0, signal_s) - kept * signal)
+
+
+def draw_pairs(
+    trajectories: Trajectories, diffusion: GaussianDiffusion, count: int, step: int, seed: int, jumps: int | None = None
+):
+    """x_t, where to land, t, s and y of one batch of `count`; each depends on seed and step alone."""
     generator = torch.Generator().manual_seed(stream_seed(seed, "distill", step))
-    index, stop = (torch.randint(n, (count,), generator=generator) for n in (len(trajectories.x), STOPS))
-    stop[torch.rand(count, generator=generator) < FROM_NOISE] = 0
-    t = torch.tensor(timestep_grid(diffusion.num_timesteps, STOPS))[stop]
+    places = STOPS if jumps is None else jumps
+    index, start = (torch.randint(n, (count,), generator=generator) for n in (len(trajectories.x), places))
+    start = start * (STOPS // places)
+    if jumps is None:
+        start[torch.rand(count, generator=generator) < FROM_NOISE] = 0
+    goal = torch.full_like(start, STOPS) if jumps is None else start + STOPS // jumps
+    times = torch.tensor([*timestep_grid(diffusion.num_timesteps, STOPS), -1])
     y = None if trajectories.y is None else trajectories.y[index]
-    return trajectories.x[index, stop].float(), trajectories.x[index, -1].float(), t, y
+    return trajectories.x[index, start].float(), trajectories.x[index, goal].float(), times[start], times[goal], y
 
 
 def distill(
@@ -97,6 +112,7 @@ def distill(
     trajectories: Trajectories,
     *,
     steps: int,
+    jumps: int | None = None,
     device: torch.device | str | None = None,
     precision: str | None = None,
     progress: bool = True,
@@ -104,19 +120,25 @@ def distill(
 ) -> Iterator[TrainState]:
     """Train `student`, best begun with the teacher's weights, in place; a TrainState after every step, as `train` does.
 
-    settings: those of `Settings` that are not about images: batch_size, learning_rate, seed, ... The averaged network
-    is for the steps of EVALUATIONS by the sampler "consistency"; its attribute `evaluations` says so.
+    jumps: None, to tell the ends of the ways; the averaged network is then for the numbers of EVALUATIONS by the
+        sampler "consistency". Or 1, 2, 4 or 8, to tell the next of so many places, for as many evaluations by "ddim".
+        Its attribute `distilled` says which. ValueError for another number.
+    settings: those of `Settings` that are not about images: batch_size, learning_rate, seed, ...
     """
+    if jumps not in (None, *EVALUATIONS):
+        raise ValueError(f"jumps must be None or one of {', '.join(map(str, EVALUATIONS))}, got {jumps}")
     recipe = Settings(**settings)
     accelerator = make_accelerator(find_device(device), precision)
     state = prepare(student, accelerator, recipe.muon)
-    state.ema_model.evaluations = EVALUATIONS
+    sampler, evaluations = ("ddim", [jumps]) if jumps else ("consistency", EVALUATIONS)
+    state.ema_model.distilled = {"sampler": sampler, "evaluations": evaluations}
     for step in tqdm(range(steps), desc="distilling", leave=False, disable=not progress or None):
         state.learning_rate = learning_rate(recipe, step, step / steps, steps)
-        pairs = draw_pairs(trajectories, diffusion, recipe.batch_size, step, recipe.seed)
-        x_t, end, t, y = (None if part is None else part.to(accelerator.device) for part in pairs)
+        pairs = draw_pairs(trajectories, diffusion, recipe.batch_size, step, recipe.seed, jumps)
+        x_t, x_s, t, s, y = (None if part is None else part.to(accelerator.device) for part in pairs)
+        x_0 = landing(diffusion, x_t, x_s, t, s)
         with accelerator.autocast():
-            loss = diffusion.loss(state.network, end, t, paired_noise(diffusion, x_t, end, t), y)
+            loss = diffusion.loss(state.network, x_0, t, paired_noise(diffusion, x_t, x_0, t), y)
         descend(state, loss, recipe, accelerator)
         yield state
     accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)

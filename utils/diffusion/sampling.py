@@ -125,9 +125,10 @@ def sample(
 
     model: the work is done where its weights are, or where x_T is if it is a function.
     shape: (B, C, H, W) of the images.
-    sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", "consistency" (for distilled networks, which take no
-        other one), or a function like `ddpm_step`.
-    steps: network evaluations, 1 to T; by default 1000, 50, 20, 4, and 50 for a function, at most T.
+    sampler: "ddpm" (ancestral), "ddim" (with eta), "dpmpp_2m", "consistency" (for networks distilled so), or a function
+        like `ddpm_step`.
+    steps: network evaluations, 1 to T; by default 1000, 50, 20, 4, and 50 for a function, at most T; for a distilled
+        network the most that it was made for.
     eta: how much fresh noise DDIM adds, 0 to 1; the others take 0 only.
     clip: clamp the estimate of x_0 to [-1, 1] in every step; or a function of it, such as `dynamic_threshold`.
     y: class labels (B,), or None.
@@ -150,9 +151,12 @@ def sample(
         if getattr(model, "num_classes", None) is not None:
             check_labels(y, model.num_classes, hidden=True)  # once, since the network looks at values on the CPU only
         y = y.to(device)
-    steps = min(DEFAULT_STEPS.get(sampler, 50), diffusion.num_timesteps) if steps is None else steps
+    made_for = getattr(model, "distilled", None)
+    if steps is None:
+        usual = min(DEFAULT_STEPS.get(sampler, 50), diffusion.num_timesteps)
+        steps = made_for["evaluations"][-1] if made_for else usual
+    _check_distilled(made_for, sampler, steps)
     grid = timestep_grid(diffusion.num_timesteps, steps)
-    _check_distilled(getattr(model, "evaluations", None), sampler, steps)
     alphas_cumprod = [*diffusion.schedule.alphas_cumprod.tolist(), 1.0]  # index -1: no noise is left
     x_t = _normal(shape, generator, device, dtype) if x_T is None else x_T.to(device)
     if guidance is not None and not callable(guidance):
@@ -190,14 +194,14 @@ def _find_step(sampler: str | Callable[..., Tensor], eta: float) -> Callable[...
     return partial(ddim_step, eta=eta) if eta else SAMPLERS.get(sampler, sampler)
 
 
-def _check_distilled(evaluations: list[int] | None, sampler: str | Callable[..., Tensor], steps: int) -> None:
-    """A distilled network knows the timesteps of some numbers of evaluations only; `evaluations` is None for others."""
-    if evaluations is None:
+def _check_distilled(made_for: dict | None, sampler: str | Callable[..., Tensor], steps: int) -> None:
+    """A distilled network knows the timesteps of some numbers of evaluations only; None for any other network."""
+    if made_for is None:
         return
-    known = f"{', '.join(map(str, evaluations))} evaluations by sampler 'consistency'"
-    if steps not in evaluations:
+    known = f"{', '.join(map(str, made_for['evaluations']))} evaluations by sampler {made_for['sampler']!r}"
+    if steps not in made_for["evaluations"]:
         raise ValueError(f"this network is distilled, for {known}; got steps = {steps}")
-    if not callable(sampler) and sampler != "consistency":
+    if not callable(sampler) and sampler != made_for["sampler"]:
         raise ValueError(f"this network is distilled, for {known}; got sampler {sampler!r}")
 
 

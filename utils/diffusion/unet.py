@@ -105,10 +105,10 @@ class UNet(nn.Module):
     Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, out_channels, H, W). Raises ValueError
     where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is outside the classes.
 
-    Attribute evaluations: the numbers of evaluations that a distilled network was made for; None for any other.
+    Attribute distilled: {"sampler": ..., "evaluations": [...]} that a distilled network is for; None for any other.
     """
 
-    evaluations: list[int] | None = None
+    distilled: dict | None = None
 
     def __init__(
         self,
