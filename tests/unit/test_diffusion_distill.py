@@ -161,10 +161,10 @@ def test_a_saved_network_knows_what_it_was_made_for(saved):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(sampler="consistency", steps=3), "for 1, 2, 4 steps of 'consistency'; got 3 of 'consistency'"),
-        (dict(sampler="ddim", steps=4), "for 1, 2, 4 steps of 'consistency'; got 4 of 'ddim'"),
-        (dict(), "for 1, 2, 4 steps of 'consistency'; got 50 of 'ddpm'"),
-        (dict(sampler=consistency_step, steps=8), "for 1, 2, 4 steps of 'consistency'; got 8 of 'consistency_step'"),
+        (dict(sampler="consistency", steps=3), "for 1, 2, 4 evaluations by sampler 'consistency'; got steps = 3"),
+        (dict(sampler="ddim", steps=4), "for 1, 2, 4 evaluations by sampler 'consistency'; got sampler 'ddim'"),
+        (dict(), "for 1, 2, 4 evaluations by sampler 'consistency'; got steps = 50"),
+        (dict(sampler=consistency_step, steps=8), "this network is distilled, for 1, 2, 4 evaluations"),
     ],
 )
 def test_other_steps_and_samplers_are_refused(saved, options, message):
@@ -178,13 +178,10 @@ def test_the_command_line_finds_the_sampler(saved, tmp_path, capsys):
     main(["sample", str(saved), "--n", "4", "--steps", "2", "--out", str(out), "--device", "cpu"])
     assert "4 images by consistency" in capsys.readouterr().out
     assert load_state(out).shape == (4, 1, 8, 8)
-    for options, message in (
-        (["--steps", "3"], "got 3 of"),
-        (["--sampler", "ddpm", "--steps", "1"], "got 1 of 'ddpm'"),
-    ):
+    for options, message in ((["--steps", "3"], "got steps = 3"), (["--sampler", "ddpm", "--steps", "1"], "'ddpm'")):
         with pytest.raises(SystemExit) as stop:
             main(["sample", str(saved), *options, "--out", str(out), "--device", "cpu"])
-        assert str(stop.value).startswith("error: this network is distilled, for 1, 2, 4 steps")
+        assert str(stop.value).startswith("error: this network is distilled, for 1, 2, 4 evaluations")
         assert message in str(stop.value)
 
 

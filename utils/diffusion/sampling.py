@@ -192,9 +192,13 @@ def _find_step(sampler: str | Callable[..., Tensor], eta: float) -> Callable[...
 
 def _check_distilled(evaluations: list[int] | None, sampler: str | Callable[..., Tensor], steps: int) -> None:
     """A distilled network knows the timesteps of some numbers of evaluations only; `evaluations` is None for others."""
-    if evaluations and (steps not in evaluations or not (callable(sampler) or sampler == "consistency")):
-        known, seen = ", ".join(map(str, evaluations)), getattr(sampler, "__name__", sampler)
-        raise ValueError(f"this network is distilled, for {known} steps of 'consistency'; got {steps} of {seen!r}")
+    if evaluations is None:
+        return
+    known = f"{', '.join(map(str, evaluations))} evaluations by sampler 'consistency'"
+    if steps not in evaluations:
+        raise ValueError(f"this network is distilled, for {known}; got steps = {steps}")
+    if not callable(sampler) and sampler != "consistency":
+        raise ValueError(f"this network is distilled, for {known}; got sampler {sampler!r}")
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device, dtype: torch.dtype) -> Tensor:
