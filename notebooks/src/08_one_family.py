@@ -629,7 +629,7 @@ for name in ("DDIM (Euler in EDM or flow)", "2M", "Heun in EDM"):
 
 # %% tags=["figure"]
 figure, (left, right_panel) = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
-markers = dict(zip(methods, ["o-", "v:", "^:", "x--", "s-", "D--"]))
+markers = dict(zip(methods, ["o-", "v:", "^:", "x--", "s-", "*-", "D--"]))
 for name, values in errors.items():
     left.loglog(budget, values, markers[name], ms=4, label=name)
 for (name, lowest), values in whole.items():
@@ -1762,8 +1762,9 @@ lost_table.rename_axis(["sampler", "evaluations"])
 # **What it cost:** on one core 9 minutes for 20,000 ways, 480,000 evaluations of the teacher, and 17 for each of the two
 # trainings, once. Consistency training without stored ways and progressive halving were not compared. **What it lost:** recall, most in
 # one evaluation, where whole kinds of detail fall together; and what only a denoiser can do. The student's $\hat x_0$ is
-# no mean any more, so DDIM, 2M, a likelihood, or the way from an image to its noise cannot be had from it, and guidance
-# GUIDANCE
+# no mean any more, so DDIM, 2M, a likelihood, or the way from an image to its noise cannot be had from it. Guidance then
+# mixes two ends, not two means: with one evaluation it sharpens and makes no image more typical of its class, with four it
+# works as the teacher's ([results.md](../data/results.md)).
 #
 # No real image was used, and not the classifier on whose features the distance is measured: trained on the ruler, a
 # student would please the ruler.
