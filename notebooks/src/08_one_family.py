@@ -871,7 +871,7 @@ plt.show()
 # **Question:** one network serves DDPM, EDM and flow matching (section 1). But each was trained with another loss. What
 # is left of that difference?
 #
-# Two choices, no more: which noise levels a training draws, and by how much it multiplies the error there.
+# Two choices: which noise levels a training draws, and by how much it multiplies the error there.
 #
 # **All errors are one error.** On any path $x = a\,x_0 + s\,\epsilon$. The network sees $x$, so its estimates of $x_0$
 # and $\epsilon$ must add up to it: $a(x_0 - \hat x_0) = -s(\epsilon - \hat\epsilon)$. Every other error is then a
@@ -884,30 +884,30 @@ plt.show()
 # $a^2 + s^2 = 1$ again $\frac1a$ times that of the noise.
 #
 # **All clocks are one clock.** Timestep, $\sigma$ of EDM, time of flow matching: each only says how noisy $x$ is.
-# Put them on one axis, $\ell = \log\mathrm{SNR} = \log(a^2/s^2)$ (twice the $\lambda$ of notebook 05). If a clock $u$
-# runs from 0 to 1 and is drawn uniformly, a piece $du$ covers a piece $d\ell$ of the axis, so $\ell$ has the density
+# Put them on one axis, $\ell = \log\mathrm{SNR} = \log(a^2/s^2)$. If a clock $\tau$ runs from 0 to 1 and is drawn
+# uniformly, a piece $d\tau$ covers a piece $d\ell$ of the axis, so $\ell$ has the density
 #
-# $$p(\ell) = \left|\frac{du}{d\ell}\right|.$$
+# $$p(\ell) = \left|\frac{d\tau}{d\ell}\right|.$$
 #
-# **The scale of $x$ does not matter.** The multiples depend on $\ell$ alone (for $v$, $1/a^2 = 1 + e^{-\ell}$), and
-# images of the same $\ell$ on two paths differ by a known factor, by which the network's input can be scaled (section
-# 1). So *all* the losses can train one network, on one path.
+# **The scale of $x$ does not matter.** The multiples depend on $\ell$ alone (for $v$, $1/a^2 = 1 + e^{-\ell}$), and the
+# network's input can be scaled (section 1). So *all* the losses can train one network, on one path.
 #
 # Together (Kingma & Gao 2023, section 3), where $w(\ell)$ is the multiple of the noise's squared error:
 #
 # $$L = \int W(\ell)\;\mathbb E\,\lVert\epsilon - \hat\epsilon\rVert^2\,d\ell, \qquad W(\ell) = w(\ell)\,p(\ell).$$
 #
 # Only $W$, the *effective weight*, decides what is minimised. How it is split into $w$ and $p$ decides how noisy the
-# gradients are. The bound of notebook 04 is in the family: its terms were
+# gradients are. (Letters: Kingma & Gao's $\lambda$ is our $\ell$, and their $w(\lambda)$ is our $W$, up to a factor. The
+# $\lambda$ of notebook 05 is half of $\ell$.) The bound of notebook 04 is in the family: its terms were
 # $\frac12(\mathrm{SNR}_{t-1} - \mathrm{SNR}_t)\lVert x_0 - \hat x_0\rVert^2$. For small steps the bracket is
 # $\mathrm{SNR}\,d\ell$, and $\mathrm{SNR}\,\lVert x_0 - \hat x_0\rVert^2$ is the noise's squared error. So **the bound
 # is $W = \frac12$ everywhere**; all the others bend that line.
 #
 # ### Your turn: 08.5
 #
-# Flow matching draws $u$ uniformly from 0 to 1, mixes $x = (1-u)\,x_0 + u\,\epsilon$, and takes the squared error of
-# the velocity. Write $p(\ell)$ and $w(\ell)$. First solve $\ell = 2\log\frac{1-u}{u}$ for $u$. `hint("08.5")` and
-# `solution("08.5")` help. You may also go on: the next cell has the course's version, and uses yours if it is right.
+# Flow matching draws $\tau$ uniformly from 0 to 1, mixes $x = (1-\tau)\,x_0 + \tau\,\epsilon$, and takes the squared
+# error of the velocity. Write $p(\ell)$ and $w(\ell)$. First solve $\ell = 2\log\frac{1-\tau}{\tau}$ for $\tau$.
+# `hint("08.5")` and `solution("08.5")` help.
 
 
 # %%
@@ -925,27 +925,27 @@ check("08.5", flow_matching)
 
 # %%
 def course_flow_matching(log_snr):
-    u = torch.sigmoid(-log_snr / 2)
-    return u * (1 - u) / 2, (1 + torch.exp(-log_snr / 2)) ** 2
+    tau = torch.sigmoid(-log_snr / 2)
+    return tau * (1 - tau) / 2, (1 + torch.exp(-log_snr / 2)) ** 2
 
 
 flow_matching = choose("08.5", flow_matching, course_flow_matching)
 
 # %% [markdown]
-# Autograd knows the slope of $\ell(u)$, and random numbers know the errors; neither knows our formulas:
+# Autograd knows the slope of $\ell(\tau)$, and random numbers know the errors; neither knows our formulas:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-u = torch.rand(200_000, generator=rng(0), dtype=torch.float64).requires_grad_()
-flow_draws = 2 * torch.log((1 - u) / u)
-(slope,) = torch.autograd.grad(flow_draws.sum(), u)
-flow_draws, u = flow_draws.detach(), u.detach()
+tau = torch.rand(200_000, generator=rng(0), dtype=torch.float64).requires_grad_()
+flow_draws = 2 * torch.log((1 - tau) / tau)
+(slope,) = torch.autograd.grad(flow_draws.sum(), tau)
+flow_draws, tau = flow_draws.detach(), tau.detach()
 density, weight = flow_matching(flow_draws)
 torch.testing.assert_close(density, 1 / slope.abs())
 
-x_0, noise, noise_guess = torch.randn(3, len(u), generator=rng(1), dtype=torch.float64)
-x = (1 - u) * x_0 + u * noise
-x_0_guess = (x - u * noise_guess) / (1 - u)
+x_0, noise, noise_guess = torch.randn(3, len(tau), generator=rng(1), dtype=torch.float64)
+x = (1 - tau) * x_0 + tau * noise
+x_0_guess = (x - tau * noise_guess) / (1 - tau)
 error = (noise - x_0) - (noise_guess - x_0_guess)
 torch.testing.assert_close(weight, error**2 / (noise - noise_guess) ** 2)
 print("density and weight of flow matching agree with autograd and with random errors")
@@ -954,12 +954,13 @@ print("density and weight of flow matching agree with autograd and with random e
 # Now seven objectives, each as two functions of $\ell$: the density, and the weight of the noise's error. `bell` is the
 # normal density.
 #
-# - **v** and **noise**, $u$ uniform on the cosine schedule, where $a = \cos\frac{\pi u}{2}$ (Salimans & Ho 2022; Nichol
-#   & Dhariwal 2021). **The course's**: three quarters of $u$ are logit-normal about $-1$ (notebook 04).
+# - **v** and **noise**, $\tau$ uniform on the cosine schedule, where $a = \cos\frac{\pi\tau}{2}$ (Salimans & Ho 2022;
+#   Nichol & Dhariwal 2021). **The course's**: three quarters of $\tau$ are logit-normal about $-1$ (notebook 04).
 # - **min-SNR-5**: the error of $x_0$ counts $\min(\mathrm{SNR}, 5)$ times (Hang et al. 2023, section 3).
-# - **EDM**: $\log\sigma$ normal with mean $-1.2$ and standard deviation 1.2; the error of $x_0$ counts
-#   $1/\sigma^2 + 1/0.5^2$ times (Karras et al. 2022, Table 1).
-# - **Flow matching** with $u$ uniform, or logit-normal about 0 (Esser et al. 2024, section 3.1).
+# - **EDM** with its published numbers: $\log\sigma$ normal with mean $-1.2$ and standard deviation 1.2; the error of
+#   $x_0$ counts $1/\sigma^2 + 1/0.5^2$ times (Karras et al. 2022, Table 1). They were tuned for data of standard
+#   deviation 0.5; section 1 measured that of our images.
+# - **Flow matching** with $\tau$ uniform, or logit-normal about 0 (Esser et al. 2024, section 3.1).
 
 
 # %%
@@ -972,8 +973,9 @@ def cosine_times(log_snr):
 
 
 def course_times(log_snr):
-    u = torch.atan(torch.exp(-log_snr / 2)) * 2 / math.pi  # of the cosine schedule
-    return cosine_times(log_snr) * (0.75 * bell(u.logit(), -1, 1) / (u * (1 - u)) + 0.25)
+    tau = torch.atan(torch.exp(-log_snr / 2)) * 2 / math.pi  # of the cosine schedule
+    logit_normal = bell(tau.logit(), -1, 1) / (tau * (1 - tau))
+    return cosine_times(log_snr) * (0.75 * logit_normal + 0.25)
 
 
 def of_v(log_snr):
@@ -996,10 +998,10 @@ objectives = {
 # draws chance alone gives about 0.002.
 
 # %%
-z, u = torch.randn(200_000, generator=rng(2)).double(), u.float().double()
-middle = torch.where(torch.rand(len(u), generator=rng(3)) < 0.75, (z - 1).sigmoid(), u)
+z = torch.randn(200_000, generator=rng(2)).double()
+middle = torch.where(torch.rand(len(tau), generator=rng(3)) < 0.75, (z - 1).sigmoid(), tau)
 clocks = {
-    "v, cosine": -2 * torch.tan(math.pi / 2 * u).log(),
+    "v, cosine": -2 * torch.tan(math.pi / 2 * tau).log(),
     "EDM": -2 * (1.2 * z - 1.2),
     "flow, uniform": flow_draws,
     "flow, logit-normal": 2 * (1 / z.sigmoid() - 1).log(),
@@ -1016,7 +1018,7 @@ pd.DataFrame({"largest gap": gaps}).round(4)
 
 # %% [markdown]
 # **Predict before you run:** two of the seven have *the same* effective weight, so they minimise the same loss. Which?
-# And which one cares most for nearly clean images?
+# And which of them put most of the weight of *v's* error on nearly clean images, with $\ell > 4$?
 
 # %% tags=["figure"]
 shown = axis[(axis > -12) & (axis < 12)]
@@ -1047,24 +1049,29 @@ def middle_half(curve):
 rows = {}
 for name, (density, weight) in objectives.items():
     of_noise = density(shown) * weight(shown)
-    halves = [middle_half(curve) for curve in (density(shown), of_noise * shown.sigmoid())]
-    rows[name] = [*halves, "yes" if bool((of_noise.diff() < 0).all()) else ""]
-columns = ["half of the draws", "half of the weight", "W only falls"]
+    of_its_v = of_noise * shown.sigmoid()
+    halves = [middle_half(curve) for curve in (density(shown), of_its_v)]
+    clean = float(of_its_v[shown > 4].sum() / of_its_v.sum())
+    falls = "yes" if bool((of_noise.diff() < 0).all()) else ""
+    rows[name] = [*halves, f"{clean:.1%}", falls]
+columns = ["half of the draws", "half of the weight", "weight above l = 4", "W only falls"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
-# The right panel shows $a^2\,W$, the weight of *v's* error, with area 1: most $W$ grow without end to the left.
+# The right panel shows $a^2\,W$, the weight of *v's* error, with area 1. $W$ itself falls all the way from the left for
+# three of the seven (last column) and grows without end there; that of the others goes to 0. Where $W$ only falls with
+# $\ell$, the loss is the bound for images with some noise added to them (Kingma & Gao 2023, section 4).
 #
 # **v on the cosine schedule and flow matching with uniform times are one objective**: both have $W \propto e^{-\ell/2}$
-# (Kingma & Gao 2023, Table 1), and differ only in what they draw. Noise prediction cares most for nearly clean images.
-# min-SNR is noise prediction with the weight cut where the SNR is above 5. EDM *draws* the cleanest images, but weighs
-# them less. Where $W$ only falls with $\ell$ (last column), the loss is the bound for images with some noise added to
-# them (their section 4).
+# (Kingma & Gao 2023, Table 1), and differ only in what they draw. Noise prediction and EDM care most for nearly clean
+# images: EDM draws them more often, and weighs them less. min-SNR is noise prediction with the weight cut where the SNR
+# is above 5.
 #
 # ### Trained
 #
 # Whoever knows $w$ and $p$ can train with them. `train` hands the process a uniform timestep; we exchange it for one of
-# $T$ levels that follow $p$, and weigh the error. Nothing else changes.
+# $T$ levels that follow $p$, and weigh the error. Nothing else changes: every row trains a network that says $v$, on the
+# levels of the course's schedule. EDM's preconditioning (section 1) is thus not compared.
 
 
 # %%
@@ -1098,11 +1105,11 @@ last = np.mean(live_losses[-10:])
 print(f"loss: {live_losses[0]:.2f} at first, {last:.2f} as the mean of the last ten")
 
 # %% [markdown]
-# The comparison is stored: `tests/benchmarks/objectives.py` trains each objective three times for 280 steps, with the
-# same network, start, images and noise for all. A step costs all of them the same, so these are equal seconds: half a
-# minute of one processor core. The network always outputs $v$; factors are scaled to a mean of 1, so that gradients
-# are clipped alike. Learning rates were *not* tuned for any of them. Measured: the Frechet distance of 1,000 images
-# (2M, 20 evaluations), and $v$'s error at the least noisy 30% of the timesteps, the middle 40%, and the noisiest 30%.
+# The comparison is stored: `tests/benchmarks/objectives.py` trains each objective with a few seeds, with the same
+# network, start, images and noise for all. A step costs all of them the same, so these are equal seconds of one
+# processor core (first column). Factors are scaled to a mean of 1, so that gradients are clipped alike. Learning rates
+# were *not* tuned for any of them. Measured: the Frechet distance of 1,000 images (2M, 20 evaluations), and $v$'s error
+# at the least noisy 30% of the timesteps, the middle 40%, and the noisiest 30%.
 #
 # **Predict before you run:** which objective has the smallest error where there is little noise? And is it the one with
 # the best images?
@@ -1122,6 +1129,7 @@ def mean_and_half(values):
 
 table = stored.groupby("objective", sort=False)[["seconds", *measures]].mean()
 real_floor = quality.floor(1000)[0].mean()
+print(f"{len(of_seed)} seeds, {stored['steps'].max()} steps each")
 print(f"real images, 1,000 of them: Frechet distance {real_floor:.2f}")
 table.round({"seconds": 1, "Frechet distance": 1} | dict.fromkeys(measures[1:], 4))
 
@@ -1140,24 +1148,24 @@ for ax, measure in zip(panels, measures):
     ax.set_title(measure.replace("error of v, ", "error of v,\n"))
 panels[0].set_yticks(range(len(objectives)), objectives)
 panels[0].invert_yaxis()
-seeds = len(of_seed)
-figure.suptitle(
-    f"Minus 'v, cosine', left is better; bars: 95% for the mean of {seeds} seeds"
-)
+count = f"{len(of_seed)} seeds (t with {len(of_seed) - 1} degrees of freedom)"
+figure.suptitle(f"Minus 'v, cosine', left is better; bars: 95% for the mean of {count}")
 plt.show()
 
 # %% [markdown]
-# Blue is told apart from "v, cosine" by these seeds, orange is not; grey dots are the seeds. Bars are by Student's $t$
-# with two degrees of freedom, as in notebook 07: what they do not tell apart is *not* shown to be equal, and of 24
-# bars one may miss the line by chance. "flow, uniform" is the control: it minimises the same loss as "v, cosine", so
-# what parts the two is only what was drawn. Compare the three errors with the right panel above: where does each
-# objective spend its half minute? Nobody should choose one after so short a training.
+# Blue is told apart from "v, cosine" by these seeds, orange is not; grey dots are the seeds. Bars are by Student's $t$, as
+# in notebook 07: what they do not tell apart is *not* shown to be equal, and of 24 bars one may miss the line by chance.
+# "flow, uniform" is the control: it has the effective weight of "v, cosine". What parts the two is what was drawn, up to
+# the $T$ levels, the clipping of gradients and Adam.
+#
+# FINDINGS
 #
 # ### 08.6 *(further)* Any weight, with any draws
 #
 # Since only $W = w\,p$ counts, a training may draw as it likes and make up for it by the weight. Write the factor of
-# *v's* squared error that gives a wanted $W$. (Sigmoid weighting, Hoogeboom et al. 2024, is
-# `wanted = lambda x: torch.sigmoid(2 - x)`.) And what speaks against drawing $\ell$ evenly from $-12$ to 12?
+# *v's* squared error that gives a wanted $W$. (Sigmoid weighting, Kingma & Gao 2023, and Hoogeboom et al. 2024 with
+# another bias, is `wanted = lambda x: torch.sigmoid(2 - x)`.) And what speaks against drawing $\ell$ evenly from $-12$
+# to 12?
 
 
 # %%
