@@ -1173,7 +1173,7 @@ def factor_of_v(log_snr, wanted, density):
     """The factor of v's squared error in a training step.
 
     log_snr: a tensor. wanted, density: functions of it: the effective weight that the
-    noise's squared error shall have, and how often a log-SNR is drawn. A tensor like log_snr.
+    noise's squared error shall have, and how often a log-SNR is drawn. Like log_snr.
     """
     raise NotImplementedError
 
@@ -1832,7 +1832,6 @@ def sample_masked(network, count, size, steps, generator):
 # the *entropy*, no more; and several pixels in one step are wrong, since they are drawn without regard to each other.
 
 # %%
-# NBVAL_CHECK_OUTPUT
 states = torch.cartesian_prod(*[torch.arange(2)] * 4)  # (16, 4)
 joint = torch.rand(16, generator=rng(0)).double() ** 3
 joint /= joint.sum()
@@ -1846,6 +1845,8 @@ def perfect_network(x_t):
     return (by_level / chances.sum(1)[:, None, None]).log()
 
 
+# %%
+# NBVAL_CHECK_OUTPUT
 def log_p_in_order(order):
     """log of the product of the conditionals, pixels revealed in that order: (16,)."""
     x, total = torch.full_like(states, MASK), 0
@@ -2001,8 +2002,7 @@ show_images(as_picture(torch.cat(rows)), columns=12, title=finding)
 
 # %% [markdown]
 # With one step the samples are as good as independent pixels, no better. With more steps later pixels see earlier ones,
-# and strokes appear. (One step of the earlier notebooks gives a blur, the mean; here it gives pixels that do not know of
-# each other.) And a pixel that has been shown is not revised any more.
+# and strokes appear. But a pixel that has been shown is not revised any more.
 
 # %% [markdown]
 # ### 6.2 Inverse problems: a measurement and a trained prior
@@ -2057,8 +2057,7 @@ normal_gradient = choose("08.9", normal_gradient, course_normal_gradient)
 
 # %% [markdown]
 # Now three normals in the plane; the first coordinate is measured, with noise. The posterior is again a mixture of
-# three normals, with new weights, means and covariances: the truth to compare with. In the exact gradient of the
-# mixture your function stands for each of the normals.
+# three normals: the truth to compare with. In the exact gradient your function stands for each of them.
 
 # %%
 peaks = torch.tensor([[-0.9, -0.9], [0.8, 0.8], [0.8, -0.7]]).double()
@@ -2290,10 +2289,9 @@ finding = f"Top to bottom: true, measured, two samples, mean of {draws_each}"
 show_images(rows, columns=few_images, title=finding)
 
 # %% [markdown]
-# The samples are sharp. Where they differ from each other is what the measurement does not tell. By squared error the
-# mean of several is never worse than one sample on average, but it is smoother than any garment: which of the two is
-# wanted depends on the use. Nothing asks for a *linear* $A$: any loss of $\hat x_0$ in the place of
-# $-\log p(y\mid\hat x_0)$ pulls the samples by its gradient, and the classifier of notebook 07 was such a loss.
+# Where the samples differ from each other is what the measurement does not tell. By squared error their mean is never
+# worse than one of them on average, but it is smoother than any garment. And nothing asks for a *linear* $A$: any loss of
+# $\hat x_0$ in the place of $-\log p(y\mid\hat x_0)$ pulls the samples, and the classifier of notebook 07 was such a loss.
 #
 # ### 6.3 RePaint: why inpainting goes back
 #
@@ -2354,9 +2352,8 @@ def repaint(guess_at, known, mask, steps, repeats, seed):
 
 
 # %% [markdown]
-# **Where all is known:** the three normals again, with the first coordinate known to be 0.8, without noise. Then
-# $p(x_2 \mid x_1)$ is a mixture in one dimension. Two ways to pay for repeats: with the same number of evaluations in all,
-# so fewer steps, or with more evaluations.
+# **Where all is known:** the three normals again, with the first coordinate known to be 0.8, without noise. Repeats are
+# paid for with fewer steps, at the same number of evaluations, or with more evaluations.
 #
 # **Predict before you run:** at the same cost, do more and more repeats keep helping?
 
@@ -2438,8 +2435,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # the known coordinate rules out. At every step the invented coordinate met a known one that had been noised afresh,
 # independently of it. Repeats bring the samples nearer to the exact law. At a fixed number of evaluations (first row)
 # they take steps away, coarse steps have an error of their own, and the gain stops; with more evaluations the samples
-# come nearer. They do not reach the floor: the known part is noised independently in every repeat, too, so at finite
-# steps even endless repeats settle on another law than the exact one.
+# come nearer. At finite steps even endless repeats do not settle on the exact law: of the known part a reverse step sees
+# only a noised copy, drawn independently of the invented one.
 #
 # **On images.** The left half known, no label, the same number of evaluations each way.
 #
@@ -2506,8 +2503,7 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 # %% [markdown]
 # ### 6.4 The map
 #
-# What each family changes against notebooks 01 to 05. The pointers are public code that runs; the papers are where to
-# begin.
+# What each family changes against notebooks 01 to 05, papers to begin with, and public code.
 #
 # | family | what changes | papers | code | nearest here |
 # | --- | --- | --- | --- | --- |
