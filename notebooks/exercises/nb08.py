@@ -302,32 +302,32 @@ def straightness(states, times):
 
 
 def wrong_densities(log_snr: Tensor) -> dict[str, Tensor]:
-    u = torch.sigmoid(-log_snr / 2)
+    tau = torch.sigmoid(-log_snr / 2)
     half = torch.sigmoid(-log_snr)
     return {
-        "its sign is turned round: the log-SNR falls where u grows, and a density has no sign": -u * (1 - u) / 2,
-        "a factor of 1/2 is missing: the log-SNR is 2 log((1 - u) / u)": u * (1 - u),
-        "this is |d log_snr / du|; the density of log_snr is the inverse, |du / d log_snr|": 2 / (u * (1 - u)),
-        "this is the density for log((1 - u) / u), half the log-SNR": half * (1 - half),
-        "u is uniform, but the log-SNR is not: its density is |du / d log_snr|": torch.ones_like(u),
-        "this is u itself, or 1 - u; its slope is the density": u,
+        "its sign is turned round: the log-SNR falls where tau grows, and a density has no sign": -tau * (1 - tau) / 2,
+        "a factor of 1/2 is missing: the log-SNR is 2 log((1 - tau) / tau)": tau * (1 - tau),
+        "this is |d log_snr / dtau|; the density of log_snr is the inverse, |dtau / d log_snr|": 2 / (tau * (1 - tau)),
+        "this is the density for log((1 - tau) / tau), half the log-SNR": half * (1 - half),
+        "tau is uniform, but the log-SNR is not: its density is |dtau / d log_snr|": torch.ones_like(tau),
+        "this is tau itself, or 1 - tau; its slope is the density": tau,
         "this is the density of the cosine schedule, which has another clock": 1
         / (2 * math.pi * torch.cosh(log_snr / 2)),
-        "this is the density times the weight; give the two apart": u / (1 - u) / 2,
+        "this is the density times the weight; give the two apart": tau / (1 - tau) / 2,
     }
 
 
 def wrong_weights(log_snr: Tensor) -> dict[str, Tensor]:
-    u = torch.sigmoid(-log_snr / 2)
+    tau = torch.sigmoid(-log_snr / 2)
     return {
-        "the errors are squared, so the factor is, too": 1 / (1 - u),
-        "this is how many times the velocity's error the noise's is; it is asked the other way round": (1 - u) ** 2,
-        "signal and noise are exchanged: the image has the weight 1 - u": 1 / u**2,
-        "this is the factor of the error of x_0; the velocity is noise - x_0": (u / (1 - u)) ** 2,
+        "the errors are squared, so the factor is, too": 1 / (1 - tau),
+        "this is how many times the velocity's error the noise's is; it is asked the other way round": (1 - tau) ** 2,
+        "signal and noise are exchanged: the image has the weight 1 - tau": 1 / tau**2,
+        "this is the factor of the error of x_0; the velocity is noise - x_0": (tau / (1 - tau)) ** 2,
         "this is the factor of v, where a**2 + s**2 = 1; on the straight path a + s = 1": 1 + torch.exp(-log_snr),
-        "this is the weight times the density; give the two apart": u / (1 - u) / 2,
-        "the velocity's error is not the noise's: that of x_0 comes with it": torch.ones_like(u),
-        "the two errors add up before they are squared, as they have the same direction": 1 + (u / (1 - u)) ** 2,
+        "this is the weight times the density; give the two apart": tau / (1 - tau) / 2,
+        "the velocity's error is not the noise's: that of x_0 comes with it": torch.ones_like(tau),
+        "the two errors add up before they are squared, as they have the same direction": 1 + (tau / (1 - tau)) ** 2,
     }
 
 
@@ -339,9 +339,9 @@ def check_flow_matching(flow_matching: Callable) -> None:
         if not isinstance(answer, (tuple, list)) or len(answer) != 2:
             raise Wrong(f"two tensors are asked for, density and weight; got {type(answer).__name__}")
         refuse_changes([given], [log_snr], "log_snr")
-        u = torch.sigmoid(-log_snr / 2)
-        compare("the density", answer[0], u * (1 - u) / 2, wrong_densities(log_snr), log_snr)
-        compare("the weight", answer[1], 1 / (1 - u) ** 2, wrong_weights(log_snr), log_snr)
+        tau = torch.sigmoid(-log_snr / 2)
+        compare("the density", answer[0], tau * (1 - tau) / 2, wrong_densities(log_snr), log_snr)
+        compare("the weight", answer[1], 1 / (1 - tau) ** 2, wrong_weights(log_snr), log_snr)
 
 
 def compare(what: str, answer: Tensor, right: Tensor, wrong: dict[str, Tensor], log_snr: Tensor) -> None:
@@ -362,15 +362,15 @@ def compare(what: str, answer: Tensor, right: Tensor, wrong: dict[str, Tensor], 
     "flow matching on the axis of the log-SNR",
     check_flow_matching,
     hints=[
-        "exp(log_snr / 2) = (1 - u) / u, so u = 1 / (1 + exp(log_snr / 2)): torch.sigmoid(-log_snr / 2).",
+        "exp(log_snr / 2) = (1 - tau) / tau, so tau = 1 / (1 + exp(log_snr / 2)): torch.sigmoid(-log_snr / 2).",
         "The slope of the sigmoid is sigmoid * (1 - sigmoid), and the inner -log_snr / 2 gives a factor of 1/2 "
         "(without its sign).",
-        "The velocity's error is 1 / a times the noise's, with a = 1 - u. Square it.",
+        "The velocity's error is 1 / a times the noise's, with a = 1 - tau. Square it.",
     ],
 )
 def flow_matching(log_snr):
-    u = torch.sigmoid(-log_snr / 2)
-    return u * (1 - u) / 2, 1 / (1 - u) ** 2
+    tau = torch.sigmoid(-log_snr / 2)
+    return tau * (1 - tau) / 2, 1 / (1 - tau) ** 2
 
 
 # -- 08.6: any effective weight, with any draws -------------------------------------------------------

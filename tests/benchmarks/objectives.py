@@ -44,14 +44,14 @@ def cosine_times(log_snr: Tensor) -> Tensor:
 
 def course_times(log_snr: Tensor) -> Tensor:
     """Three quarters logit-normal about -1 on the cosine schedule, the others uniform: what `train` draws."""
-    u = torch.atan(torch.exp(-log_snr / 2)) * 2 / math.pi
-    return cosine_times(log_snr) * (0.75 * bell(u.logit(), -1, 1) / (u * (1 - u)) + 0.25)
+    tau = torch.atan(torch.exp(-log_snr / 2)) * 2 / math.pi
+    return cosine_times(log_snr) * (0.75 * bell(tau.logit(), -1, 1) / (tau * (1 - tau)) + 0.25)
 
 
 def flow_times(log_snr: Tensor) -> Tensor:
-    """u uniform on the straight path (1 - u) x_0 + u noise."""
-    u = torch.sigmoid(-log_snr / 2)
-    return u * (1 - u) / 2
+    """tau uniform on the straight path (1 - tau) x_0 + tau noise."""
+    tau = torch.sigmoid(-log_snr / 2)
+    return tau * (1 - tau) / 2
 
 
 # The weights of the squared error of the noise.
