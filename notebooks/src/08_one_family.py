@@ -2606,11 +2606,11 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 # Read down the second column and mark which of process, network, loss and sampler each row changes. The training loop of
 # notebook 00 stays.
 #
-# *References of this section that are not in the map:* Shi et al. 2024, *Simplified and Generalized Masked Diffusion for
-# Discrete Data*, arXiv 2406.04329; Ou et al. 2024, *Your Absorbing Discrete Diffusion Secretly Models the Conditional
-# Distributions of Clean Data*, arXiv 2406.03736; Song, Vahdat, Mardani, Kautz 2023, *Pseudoinverse-Guided Diffusion
-# Models for Inverse Problems*, ICLR; Peng et al. 2024, *Improving Diffusion Models for Inverse Problems Using Optimal Posterior Covariance*,
-# arXiv 2402.02149.
+# *References of this section that are not in the map:* Shi et al. 2024, *Simplified and Generalized Masked Diffusion
+# for Discrete Data*, arXiv 2406.04329; Ou et al. 2024, *Your Absorbing Discrete Diffusion Secretly Models the
+# Conditional Distributions of Clean Data*, arXiv 2406.03736; Song, Vahdat, Mardani, Kautz 2023, *Pseudoinverse-Guided
+# Diffusion Models for Inverse Problems*, ICLR; Peng et al. 2024, *Improving Diffusion Models for Inverse Problems Using
+# Optimal Posterior Covariance*, arXiv 2402.02149.
 
 # %% [markdown]
 # ## Recap
