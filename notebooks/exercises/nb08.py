@@ -340,6 +340,8 @@ def check_flow_matching(flow_matching: Callable) -> None:
             raise Wrong(f"two tensors are asked for, density and weight; got {type(answer).__name__}")
         refuse_changes([given], [log_snr], "log_snr")
         tau = torch.sigmoid(-log_snr / 2)
+        if close(as_float64(answer[1], shape, "the weight"), tau * (1 - tau) / 2, 1e-4):
+            raise Wrong("the two are in the wrong order: first the density, then the weight")
         compare("the density", answer[0], tau * (1 - tau) / 2, wrong_densities(log_snr), log_snr)
         compare("the weight", answer[1], 1 / (1 - tau) ** 2, wrong_weights(log_snr), log_snr)
 
@@ -448,6 +450,7 @@ def wrong_pairs(x_t: Tensor, end: Tensor, a: Tensor) -> dict[str, Tensor]:
         "a_bar_t is the square of the weight: the end is multiplied by its root": (x_t - a * end) / sigma,
         "1 - a_bar_t is a variance; divide by its root": (x_t - signal * end) / (1 - a),
         "the roots are exchanged": (x_t - sigma * end) / signal,
+        "both roots are missing: a_bar_t and 1 - a_bar_t are the squares of the weights": (x_t - a * end) / (1 - a),
         "the difference is divided by sqrt(a_bar_t); the noise has the weight sqrt(1 - a_bar_t)": (x_t - signal * end)
         / signal,
         "the sign is turned round": (signal * end - x_t) / sigma,
@@ -575,7 +578,7 @@ def unmask_step(x_t, logits, t, s, generator):
     chances = logits.softmax(-1).flatten(0, 1)
     drawn = torch.multinomial(chances, 1, generator=generator).view(x_t.shape)
     shown = torch.rand(x_t.shape, generator=generator) < (t - s) / t
-    return torch.where((x_t == MASK) & shown, drawn, x_t)
+    return torch.where((x_t == -1) & shown, drawn, x_t)
 
 
 # -- 08.9: the gradient of log p(y | x_t) for one normal ----------------------------------------------

@@ -11,8 +11,8 @@
 #
 # {{badge}}
 #
-# ![Rows of garments drawn by the distilled model with 1, 2 and 4 evaluations beside its teacher with
-# 20](../data/pictures/08.png)
+# ![Rows of garments from the same noise: the teacher with one evaluation is a blur; two students with one and with four
+# evaluations, and the teacher with 20, draw garments](../data/pictures/08.png)
 #
 # *One network, five names, and in the end a pupil that needs four looks where its teacher took twenty.*
 #
@@ -27,8 +27,8 @@
 # **You need** Python, basic PyTorch, and derivatives. Samplers come from notebook 05, the Frechet distance from 05 and
 # 06. Trained networks lie in `data/checkpoints`.
 #
-# **Time:** about five minutes on two cores. For you: 25 minutes of reading for the *core*, and half an hour for your
-# pieces.
+# **Time:** about four minutes on two cores. For you: 35 minutes of reading for the *core*, sections 0 to 3 and 5, and half an
+# hour for its five pieces (08.1 to 08.3, 08.5, 08.7).
 
 # %% tags=["setup"]
 from utils.course import start
@@ -144,7 +144,7 @@ for t in (20, 500, 980):
         row = rows.setdefault((paper, form), {})
         row[f"std at t = {t}"] = float(values.std())
         gap = float((found - by_velocity).abs().max())
-        row["x_0 differs"] = max(gap, row.get("x_0 differs", 0.0))
+        row["x_0 differs"] = max(gap, row.pop("x_0 differs", 0.0))  # the last column
 forms_table = pd.DataFrame.from_dict(rows, orient="index")
 forms_table.rename_axis(["paper", "what the network tells"]).round(5)
 
@@ -432,8 +432,9 @@ plt.show()
 
 # %% [markdown]
 # With the measured $\sigma_d$ both deviations are 1 at every level. With $\sigma_d = 1$ the input falls to $\sigma_d$ at
-# the clean end and the target at the noisy end, a small matter. The figure is what the third wish bought: never worse than
-# the better of the two simple choices, but for the data's own size.
+# the clean end and the target at the noisy end, a small matter. The figure is what the third wish bought: with little noise
+# an error shrinks as for a network that predicts the noise, with much noise it does not grow, as for one that predicts
+# $x_0$.
 
 # %% [markdown]
 # ## 2. Heun's method, and what order means · *core*
@@ -609,7 +610,7 @@ pd.DataFrame.from_dict(rows, orient="index")
 # Orders 1 and 2, whichever the time: that is the method's. The *size* of the error is the time's and the grid's. With
 # evenly spaced $\bar\sigma$ ($\rho = 1$; the even times of flow know no $\rho$) the steps are far too long where the blobs
 # part. At 32 evaluations the error is many times larger, and Heun in EDM's time worse than Euler; at 512 it is still on its
-# way to its order. An order is a statement about the limit.
+# way to its order, and 2M falls faster than its own. An order is a statement about the limit.
 #
 # **The last step** goes to $\bar\sigma = 0$ from the lowest level of the grid, and is Euler's. The lowest level does not
 # move when $N$ grows, so neither does that step's error. Now the whole way, from 80 to 0, with two lowest levels.
@@ -647,8 +648,8 @@ right_panel.legend(fontsize=7)
 plt.show()
 
 # %% [markdown]
-# With the lowest level 0.03 all three stop at one error, that of the last step; with EDM's 0.002 that lies far lower. With
-# 8 evaluations Heun has four steps, and from 80 these are too long for a mean of two slopes in $\bar\sigma$: it is worse
+# With the lowest level 0.03 all three stop at one error, that of the last step; with EDM's 0.002 that lies lower
+# than any curve here. With 8 evaluations Heun has four steps, and from 80 these are too long for a mean of two slopes in $\bar\sigma$: it is worse
 # than Euler. So an order is measured without the last step, and says little about few steps.
 #
 # ### Noise on the way *(further)*
@@ -705,7 +706,7 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # With many steps all three are where exact draws are: noise on the way changes the path, not the law. With few steps the
-# ODE's solver error is what the noise can repair. That it repairs the errors of a *network* too is the claim of Karras et
+# ODE's solver error is what some noise can repair; more of it asks for small steps again. That it repairs the errors of a *network* too is the claim of Karras et
 # al. (2022, section 4); with an exact $D$ it cannot be seen.
 #
 # ### On images, at equal cost
@@ -744,7 +745,7 @@ def images_by(method, kind, n):
 
 
 # %%
-def gap(a, b):
+def rms_gap(a, b):
     """The root mean square difference of pixels."""
     return float((a - b).square().mean().sqrt())
 
@@ -754,9 +755,9 @@ truths = {kind: images_by("Heun in flow", kind, many_looks) for kind in kinds}
 solver_errors = {}
 for method in tqdm(image_methods, desc="solvers"):
     for kind in kinds:
-        found = [gap(images_by(method, kind, n), truths[kind]) for n in looks]
+        found = [rms_gap(images_by(method, kind, n), truths[kind]) for n in looks]
         solver_errors[method, kind] = dict(zip(looks, found))
-other_truth = gap(images_by("2M", "even t", many_looks + 1), truths["even t"])
+other_truth = rms_gap(images_by("2M", "even t", many_looks + 1), truths["even t"])
 print(f"2M with {many_looks + 1} evaluations is {other_truth:.3f} from the truth on even t")
 columns = {n: f"{n} evaluations" for n in looks}
 pd.DataFrame(solver_errors).T.rename(columns=columns).round(3)
@@ -767,9 +768,11 @@ for ax, kind in zip(axes, kinds):
     for method, mark, colour in zip(image_methods, ["o-", "D--", "s-", "^:"], COLOURS):
         found = solver_errors[method, kind].values()
         ax.loglog(looks, found, mark, color=colour, ms=4, label=method)
-    ax.set(xlabel="evaluations", title=kind[0].upper() + kind[1:])
+    ax.set(xlabel="evaluations", ylim=(2e-3, 4))
     ax.set_xticks(looks, [str(n) for n in looks])
     ax.minorticks_off()
+axes[0].set_title("Even t (Heun in EDM is far above)")
+axes[1].set_title("EDM's grid: 2M is ahead")
 axes[0].set_ylabel("difference from the network's own ODE")
 axes[0].legend(fontsize=8)
 plt.show()
@@ -783,7 +786,8 @@ plt.show()
 # ### Play
 #
 # Eight points on their way to the blobs (crosses), scaled onto the quarter circle; grey is the same method with 200
-# steps. First for two numbers.
+# steps. First for two numbers: with 5 evaluations Heun's three steps throw points out of the picture, with 13 it is as
+# near as Euler or nearer.
 
 
 # %%
@@ -1049,7 +1053,7 @@ pd.DataFrame({"largest gap": gaps}).round(4)
 
 # %% [markdown]
 # **Predict before you run:** two of the seven have *the same* effective weight, so they minimise the same loss. Which?
-# And which of them put most of the weight of *v's* error on nearly clean images, with $\ell > 4$?
+# And which two put the most weight of *v's* error on nearly clean images, with $\ell > 4$?
 
 # %% tags=["figure"]
 shown = axis[(axis > -12) & (axis < 12)]
@@ -1199,8 +1203,8 @@ plt.show()
 #
 # Since only $W = w\,p$ counts, a training may draw as it likes and make up for it by the weight. Write the factor of
 # *v's* squared error that gives a wanted $W$. (Sigmoid weighting, Kingma & Gao 2023, and Hoogeboom et al. 2024 with
-# another bias, is `wanted = lambda x: torch.sigmoid(2 - x)`.) And what speaks against drawing $\ell$ evenly from $-12$
-# to 12?
+# another bias, is `wanted = lambda x: torch.sigmoid(2 - x)`.) Against drawing $\ell$ evenly from $-12$ to 12 speaks that
+# most of a batch would lie where the wanted weight is next to nothing.
 
 
 # %%
@@ -1369,7 +1373,7 @@ show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=find
 
 # %% [markdown]
 # With nothing forgotten the images agree up to rounding: what is left comes from $\bar\alpha$, which theirs computes in
-# float32. In the run shown the wrong prediction type is the worst. The two other defaults, *leading* and *unclipped*,
+# float32. To the eye the wrong prediction type is the worst. The two other defaults, *leading* and *unclipped*,
 # shift the images less, by the mean: *unclipped* hardly at all, *leading* by a few hundredths, but by half of the range in
 # single pixels. Nobody would call the images broken, and so such faults stay in the code.
 #
@@ -1625,8 +1629,10 @@ walkers = {
 for name, network in walkers.items():
     ax.plot(places, distance_to_end(network), "o-", label=name)
 ax.set(xlabel="$t$", ylabel="distance to the end", ylim=0)
-ax.set_title("The student tells the end of ways that it has not seen")
+ax.set_title("On ways that it has not seen, the student is nearer to the end")
 ax.legend()
+plt.show()
+
 # %% [markdown]
 # The distance is the root of the mean square over pixels of $[-1, 1]$. The teacher's is that of a mean to one image. The
 # student's limit is 0, since the end is a function of $x_t$ (nearly: the stored ways are 2M's, which remembers a step,
@@ -1669,8 +1675,8 @@ except ValueError as error:
 # \qquad\text{(Salimans \& Ho 2022, Algorithm 2).}$$
 #
 # At the end $r = 0$, and it is the end itself. So the loss stays, and the target is another: `distill(..., jumps=4)`. (In
-# their *progressive* distillation two steps of one student become one step of the next, until one is left. Here six of the
-# teacher's become one, once.) The network `distilled-4` is for four evaluations by DDIM and nothing else.
+# their *progressive* distillation two steps of one student become one step of the next, until one is left. Here all of the
+# teacher's between two places become one, at once.) The network `distilled-4` is for four evaluations by DDIM and nothing else.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1734,9 +1740,9 @@ rows = {}
 for ours, beside in pairs:
     ratio = few_results[ours][1] / few_results[beside][1]
     low, high = np.percentile(few_results[ours][2] / few_results[beside][2], [2.5, 97.5])
-    label = f"{ours[0]}, {ours[1]} evaluations / {beside[0]}, {beside[1]}"
+    label = f"{ours[0]}: {ours[1]}, over {beside[0]}: {beside[1]}"
     rows[label] = {"ratio": f"{ratio:.2f}", "95%": f"{low:.2f} to {high:.2f}"}
-pd.DataFrame(rows).T.rename_axis("Frechet distances, the same images redrawn for both")
+pd.DataFrame(rows).T.rename_axis("evaluations; the same draws for both")
 
 # %% tags=["figure"]
 fig, ax = plt.subplots(figsize=(6.5, 3.2))
@@ -1754,6 +1760,8 @@ ax.set_xticks(numbers, map(str, numbers))
 ax.minorticks_off()
 ax.set_title("Students (solid) and their teacher (dashed)")
 ax.legend(fontsize=8)
+plt.show()
+
 # %% [markdown]
 # What does the student lose? Precision asks whether its images look real, recall whether all kinds of real images are
 # there (notebook 06).
@@ -1775,13 +1783,15 @@ lost_table.rename_axis(["sampler", "evaluations"])
 # %% [markdown]
 # In one evaluation, where the teacher has a blur, the student of ends has garments; a minute of distillation brings most of
 # that. The longer the step, the more it gains: at eight evaluations the teacher's own 2M has nearly caught up. From four
-# to eight it gains nothing: its errors are those of the noisy places, which every way begins with. Jumps do not have that
-# fault, and are ahead with four. One set of images is not enough to say by how much; four sets of 1,000 are in
-# [results.md](../data/results.md). One training each was made.
+# to eight it gains nothing: its errors are those of the noisy places, which every way begins with. The student of jumps
+# draws its teacher's garments (the picture above). With one set of 500 images nothing is told apart at four evaluations:
+# look at the intervals, and a floor of about a half pulls every ratio towards 1. On four sets of 1,000
+# ([results.md](../data/results.md)) the mean distances are 0.84 for jumps, 1.08 for ends with four and 0.61 for the teacher's
+# twenty; and 1.93 for one evaluation, where 2M's five have 2.59. One training each was made.
 #
 # **What it cost:** on one core 9 minutes for 20,000 ways, 480,000 evaluations of the teacher, and 17 for each of the two
-# trainings, once. Consistency training without stored ways and progressive halving were not compared. **What it lost:** recall, most in
-# one evaluation, where whole kinds of detail fall together; and what only a denoiser can do. The student's $\hat x_0$ is
+# trainings, once. Consistency training without stored ways and progressive halving were not compared. **What it lost:** recall, some
+# of it, against the teacher's twenty; and what only a denoiser can do. The student's $\hat x_0$ is
 # no mean any more, so DDIM, 2M, a likelihood, or the way from an image to its noise cannot be had from it. Guidance then
 # mixes two ends, not two means: with one evaluation it sharpens and makes no image more typical of its class, with four it
 # works as the teacher's ([results.md](../data/results.md)).
@@ -2283,8 +2293,8 @@ def by_peak(points):
 
 # %%
 true_shares, true_std = by_peak(truth)
-everything, rows = {"exact set": truth} | found, {}
-for name, points in everything.items():
+rows = {}
+for name, points in found.items():
     gaps = sliced_distance(points, truth).numpy()  # (number of y, seeds)
     cells = [f"{v.mean():.3f} ± {v.std(ddof=1):.3f}" for v in gaps]
     shares, std = by_peak(points)
@@ -2316,10 +2326,11 @@ plt.show()
 # The exact gradient comes within the seeds' spread of the floor, or nearly, so the sampler is right and its row is the one
 # to judge the others by: what they lack is their guess of $p(x_0 \mid x_t)$. None of the three comes as near for all three
 # measurements. DPS believes the measurement more than it should: within a peak its samples lie too close together, and
-# its shares of the peaks are the worst. The other two have about the right width within a peak (last column), and yet
-# the distance stays: it is the *shares* that are wrong. They are decided at high noise, where $p(x_0 \mid x_t)$ has
-# several peaks and no normal fits. So these samplers give points that agree with the measurement, which is not yet the
-# right uncertainty.
+# its shares of the peaks are the worst. At $y = -0.6$, where one peak holds nearly all, it is nonetheless the best of the
+# three. The other two have about the right width within a peak (last column), and are near at $y = 0.8$; where two peaks
+# compete the distance stays, because the *shares* are wrong. They are decided at high noise, where $p(x_0 \mid x_t)$ has
+# several peaks and no normal fits, the one with the true variance neither. So these samplers give points that agree with
+# the measurement, which is not yet the right uncertainty.
 #
 # **On images:** ΠGDM with the shipped network, no label. $A$ averages blocks of 4x4 pixels, so $AA^\top = I/16$: of 784
 # pixels 49 numbers are left. (`sample` clips $\hat x_0$ to $[-1, 1]$ here, as it does by default.)
@@ -2493,7 +2504,9 @@ left.set(xscale="log", xlabel="repeats of each step", ylabel="Wasserstein distan
 left.set_xticks(times_each, [str(n) for n in times_each])
 left.minorticks_off()
 left.set_ylim(bottom=0)
-left.legend(fontsize=8, title="Repeats bring the samples nearer")
+left.set_title("Repeats bring the samples nearer")
+right.set_title("One of three seeds")
+left.legend(fontsize=8)
 shown = {(most // 2, n): example[most // 2, n] for n in (times_each[0], times_each[-1])}
 bins = np.linspace(-2, 2, 50)
 right.hist(reference, bins=bins, density=True, color="lightgrey", label="exact")
@@ -2519,8 +2532,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # the known coordinate rules out. At every step the invented coordinate met a known one that had been noised afresh,
 # independently of it. Repeats bring the samples nearer to the exact law. At a fixed number of evaluations (first row)
 # they take steps away, coarse steps have an error of their own, and the gain stops; with more evaluations the samples
-# come nearer. At finite steps even endless repeats do not settle on the exact law: of the known part a reverse step sees
-# only a noised copy, drawn independently of the invented one.
+# come nearer, if a little too narrow. (Even endless repeats would not settle on the exact law: of the known part a reverse step sees
+# only a noised copy, drawn independently of the invented one.)
 #
 # **On images.** The left half known, no label, the same number of evaluations each way.
 #
@@ -2581,8 +2594,9 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 
 # %% [markdown]
 # The columns "minus plain" compare the same images: where an interval holds 0, nothing can be told from chance with so
-# few. The first row says how large a jump is natural at that place and how often the classifier knows a whole image. More
-# repeats are fewer, longer steps here, so not all of a change need come from the repeats.
+# few. The first row says how large a jump is natural at that place and how often the classifier knows a whole image. With
+# repeats the jump at the border is smaller, about as small as it is in nature; the class is not told apart. More repeats
+# are fewer, longer steps here, so not all of the change need come from the repeats.
 
 # %% [markdown]
 # ### 6.4 The map
@@ -2595,8 +2609,8 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 # | latent diffusion | an autoencoder makes images small first, and the same process runs on its codes | Rombach et al. 2021, [2112.10752](https://arxiv.org/abs/2112.10752) | [CompVis/latent-diffusion](https://github.com/CompVis/latent-diffusion) | 04 |
 # | text to image | the label becomes a sentence: a text encoder's words are read by cross-attention, and guidance is that of 07 | Saharia et al. 2022 (Imagen), [2205.11487](https://arxiv.org/abs/2205.11487); Esser et al. 2024 (SD3, flow matching), [2403.03206](https://arxiv.org/abs/2403.03206) | [huggingface/diffusers](https://github.com/huggingface/diffusers) | 07, 15 (planned) |
 # | diffusion Transformers | patches and attention take the place of the U-Net; timestep and label scale the norms | Peebles & Xie 2022, [2212.09748](https://arxiv.org/abs/2212.09748) | [facebookresearch/DiT](https://github.com/facebookresearch/DiT) | 03 |
-# | consistency models | the network tells the end of the ODE's path from any point on it, so that one evaluation can do | Song, Dhariwal et al. 2023, [2303.01469](https://arxiv.org/abs/2303.01469) | [openai/consistency_models](https://github.com/openai/consistency_models) | 05, 08 |
-# | flows and bridges | a path joins two sets of samples, neither of which must be noise, and the network learns its velocity | Lipman et al. 2023, [2210.02747](https://arxiv.org/abs/2210.02747); De Bortoli et al. 2021, [2106.01357](https://arxiv.org/abs/2106.01357); Albergo et al. 2023, [2303.08797](https://arxiv.org/abs/2303.08797) | [atong01/conditional-flow-matching](https://github.com/atong01/conditional-flow-matching) | 08 |
+# | consistency models | the network tells the end of the ODE's path from any point on it, so that one evaluation can do | Song, Dhariwal et al. 2023, [2303.01469](https://arxiv.org/abs/2303.01469) | [openai/consistency_models](https://github.com/openai/consistency_models) | section 5 |
+# | flows and bridges | a path joins two sets of samples, neither of which must be noise, and the network learns its velocity | Lipman et al. 2023, [2210.02747](https://arxiv.org/abs/2210.02747); De Bortoli et al. 2021, [2106.01357](https://arxiv.org/abs/2106.01357); Albergo et al. 2023, [2303.08797](https://arxiv.org/abs/2303.08797) | [atong01/conditional-flow-matching](https://github.com/atong01/conditional-flow-matching) | sections 1, 2 |
 # | inverse problems | the network stays as it is, and every step of the sampler is pulled towards a measurement | Chung et al. 2022, [2209.14687](https://arxiv.org/abs/2209.14687); Lugmayr et al. 2022, [2201.09865](https://arxiv.org/abs/2201.09865) | [DPS2022/diffusion-posterior-sampling](https://github.com/DPS2022/diffusion-posterior-sampling) | 6.2, 6.3, 07 |
 # | control | a copy of the encoder reads edges or poses and adds to the frozen network through layers that start at zero | Zhang et al. 2023, [2302.05543](https://arxiv.org/abs/2302.05543) | [lllyasviel/ControlNet](https://github.com/lllyasviel/ControlNet) | 03, 07 |
 # | language | a Transformer fills in masked words in any order, in place of the next word only (LLaDA); or normal noise is put on the words' embeddings (Diffusion-LM) | Nie et al. 2025 (LLaDA), [2502.09992](https://arxiv.org/abs/2502.09992); Li et al. 2022 (Diffusion-LM), [2205.14217](https://arxiv.org/abs/2205.14217) | [ML-GSAI/LLaDA](https://github.com/ML-GSAI/LLaDA) | 6.1 |
@@ -2604,7 +2618,7 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 # | video | one axis more: the U-Net also attends from frame to frame | Ho et al. 2022, [2204.03458](https://arxiv.org/abs/2204.03458) | [lucidrains/video-diffusion-pytorch](https://github.com/lucidrains/video-diffusion-pytorch) | 03 |
 # | molecules | $x_0$ is a cloud of atoms, and the network turns its answer when the cloud is turned | Hoogeboom et al. 2022, [2203.17003](https://arxiv.org/abs/2203.17003); Xu et al. 2022 (GeoDiff), [2203.02923](https://arxiv.org/abs/2203.02923) | [ehoogeboom/e3_diffusion_for_molecules](https://github.com/ehoogeboom/e3_diffusion_for_molecules) | 01, 03 |
 # | protein design | each residue is a place and a rotation, and rotations need a noise of their own | Yim et al. 2023 (FrameDiff), [2302.02277](https://arxiv.org/abs/2302.02277); Watson et al. 2023 (RFdiffusion), *Nature* 620 | [RosettaCommons/RFdiffusion](https://github.com/RosettaCommons/RFdiffusion) | 01, 07 |
-# | structure prediction | AlphaFold 3's last part is a diffusion model of atom positions, told what the rest found in the sequence | Abramson et al. 2024, *Nature* 630 | [google-deepmind/alphafold3](https://github.com/google-deepmind/alphafold3) (weights on request) | 07, 08 |
+# | structure prediction | AlphaFold 3's last part is a diffusion model of atom positions, told what the rest found in the sequence | Abramson et al. 2024, *Nature* 630 | [google-deepmind/alphafold3](https://github.com/google-deepmind/alphafold3) (weights on request) | 07 |
 # | policies | $x_0$ is a short run of a robot's actions, and the label is what its cameras see | Chi et al. 2023, [2303.04137](https://arxiv.org/abs/2303.04137) | [real-stanford/diffusion_policy](https://github.com/real-stanford/diffusion_policy) | 07 |
 # | medical images | three dimensions, drawn for a given segmentation (Med-DDPM), or a scan from too few measurements as an inverse problem | Dorjsembe et al. 2023, [2305.18453](https://arxiv.org/abs/2305.18453); Chung & Ye 2021, [2110.05243](https://arxiv.org/abs/2110.05243) | [mobaidoctor/med-ddpm](https://github.com/mobaidoctor/med-ddpm), [HJ-harry/score-MRI](https://github.com/HJ-harry/score-MRI) | 03, 6.2 |
 # | cells and genomes | $x_0$ is the code of a cell's gene counts, or DNA letters with a noise that keeps them probabilities | Luo et al. 2024 (scDiffusion), [2401.03968](https://arxiv.org/abs/2401.03968); Avdeyev et al. 2023, [2305.10699](https://arxiv.org/abs/2305.10699) | [EperLuo/scDiffusion](https://github.com/EperLuo/scDiffusion), [jzhoulab/ddsm](https://github.com/jzhoulab/ddsm) | 04, 6.1 |
