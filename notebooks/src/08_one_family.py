@@ -27,7 +27,7 @@
 # **You need** Python, basic PyTorch, and derivatives. Samplers come from notebook 05, the Frechet distance from 05 and
 # 06. Trained networks lie in `data/checkpoints`.
 #
-# **Time:** about four minutes on two cores. For you: 35 minutes of reading for the *core*, sections 0 to 3 and 5, and half an
+# **Time:** about three minutes on two cores. For you: 35 minutes of reading for the *core*, sections 0 to 3 and 5, and half an
 # hour for its five pieces (08.1 to 08.3, 08.5, 08.7).
 
 # %% tags=["setup"]
