@@ -27,8 +27,8 @@
 # **You need** Python, basic PyTorch, and derivatives. Samplers come from notebook 05, the Frechet distance from 05 and
 # 06. Trained networks lie in `data/checkpoints`.
 #
-# **Time:** about three minutes on two cores. For you: 35 minutes of reading for the *core*, sections 0 to 3 and 5, and half an
-# hour for its five pieces (08.1 to 08.3, 08.5, 08.7).
+# **Time:** about three minutes on two cores. For you: 35 minutes of reading for the *core*, sections 0 to 3 and 5, and
+# half an hour for its five pieces (08.1 to 08.3, 08.5, 08.7).
 
 # %% tags=["setup"]
 from utils.course import start
@@ -149,9 +149,9 @@ forms_table = pd.DataFrame.from_dict(rows, orient="index")
 forms_table.rename_axis(["paper", "what the network tells"]).round(5)
 
 # %% [markdown]
-# All give one $\hat x_0$, by construction; the last column shows the rounding. Only the score grows, towards no noise; the others stay bounded. But bounded
-# is not enough: from the noise, $\hat x_0$ is found by dividing by $\sqrt{\bar\alpha_t}$, which is nearly 0 at the noisy
-# end and magnifies an error (notebook 05, section 3).
+# All give one $\hat x_0$, by construction; the last column shows the rounding. Only the score grows, towards no noise;
+# the others stay bounded. But bounded is not enough: from the noise, $\hat x_0$ is found by dividing by
+# $\sqrt{\bar\alpha_t}$, which is nearly 0 at the noisy end and magnifies an error (notebook 05, section 3).
 
 # %% [markdown]
 # ## 1. One line, many names · *core*
@@ -609,8 +609,8 @@ pd.DataFrame.from_dict(rows, orient="index")
 # %% [markdown]
 # Orders 1 and 2, whichever the time: that is the method's. The *size* of the error is the time's and the grid's. With
 # evenly spaced $\bar\sigma$ ($\rho = 1$; the even times of flow know no $\rho$) the steps are far too long where the blobs
-# part. At 32 evaluations the error is many times larger, and Heun in EDM's time worse than Euler; at 512 it is still on its
-# way to its order, and 2M falls faster than its own. An order is a statement about the limit.
+# part. At 32 evaluations the error is 4 to 50 times larger, and Heun in EDM's time worse than Euler; at 512 Heun is still
+# on its way to its order, and 2M falls faster than its own. An order is a statement about the limit.
 #
 # **The last step** goes to $\bar\sigma = 0$ from the lowest level of the grid, and is Euler's. The lowest level does not
 # move when $N$ grows, so neither does that step's error. Now the whole way, from 80 to 0, with two lowest levels.
@@ -649,8 +649,9 @@ plt.show()
 
 # %% [markdown]
 # With the lowest level 0.03 all three stop at one error, that of the last step; with EDM's 0.002 that lies lower
-# than any curve here. With 8 evaluations Heun has four steps, and from 80 these are too long for a mean of two slopes in $\bar\sigma$: it is worse
-# than Euler. So an order is measured without the last step, and says little about few steps.
+# than any curve here. With 8 evaluations Heun has four steps, and from 80 these are too long for a mean of two slopes in
+# $\bar\sigma$: it is worse than Euler, and with 16 still. So an order is measured without the last step, and says little
+# about few steps.
 #
 # ### Noise on the way *(further)*
 #
@@ -706,8 +707,8 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # With many steps all three are where exact draws are: noise on the way changes the path, not the law. With few steps the
-# ODE's solver error is what some noise can repair; more of it asks for small steps again. That it repairs the errors of a *network* too is the claim of Karras et
-# al. (2022, section 4); with an exact $D$ it cannot be seen.
+# ODE's solver error is what some noise can repair; more of it asks for small steps again. That it repairs the errors of a
+# *network* too is the claim of Karras et al. (2022, section 4); with an exact $D$ it cannot be seen.
 #
 # ### On images, at equal cost
 #
@@ -778,16 +779,18 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# 2M is ahead at every number of evaluations, and EDM's grid helps it as much as the method does. Heun's second evaluation
-# does not pay here. Heun in EDM's time on even $t$ is ruined by its first step, which is thousands long in $\bar\sigma$; in
-# flow's time the same step is a fraction of 1, and Heun is well. For Euler the two times are one, for Heun they are not.
-# (How good the pictures are is another question, since the network errs too: section 5 measures that.)
+# On EDM's grid 2M is ahead at every number of evaluations. It needs this grid: on even $t$ its error is about 1.5 to
+# 3 times larger, and from 19 evaluations Heun in flow's time is about level with it. DDIM hardly feels the grid.
+# Heun's second evaluation buys no more than 2M's memory of the last step, which costs nothing. Heun in EDM's time on
+# even $t$ is ruined by its first step, which is thousands long in $\bar\sigma$; in flow's time the same step is a
+# fraction of 1, and Heun is well. For Euler the two times are one, for Heun they are not. (How good the pictures are
+# is another question, since the network errs too: section 5 measures that.)
 #
 # ### Play
 #
 # Eight points on their way to the blobs (crosses), scaled onto the quarter circle; grey is the same method with 200
-# steps. First for two numbers: with 5 evaluations Heun's three steps throw points out of the picture, with 13 it is as
-# near as Euler or nearer.
+# steps. First for two numbers: with 5 evaluations Heun's three steps throw points out of the picture, with 13 most of its
+# ends are still a little farther off than Euler's. With 31 or more all are nearer: try it.
 
 
 # %%
@@ -1496,9 +1499,9 @@ finding = "The same ten noises and labels: one evaluation can do without the blu
 show_images(row_images, titles=row_titles, columns=10, scale=2, title=finding)
 
 # %% [markdown]
-# The first row is nearly the mean of each class. The others come from the same network, trained on, in two ways that this
-# section builds: the teacher walks many ways from noise to image once; the loss stays as it is; another target takes the
-# place of the image. (Where fresh noise enters, the garments are others than the teacher's.)
+# The first row is nearly the mean of each class. The next three come from the same network, trained on, in two ways
+# that this section builds: the teacher walks many ways from noise to image once; the loss stays as it is; another
+# target takes the place of the image. (Where fresh noise enters, the garments are others than the teacher's.)
 #
 # ### The end of the way
 #
@@ -1591,7 +1594,7 @@ print("the noise agrees with utils.diffusion.distill, and leads back to x_t")
 # **Predict before you run:** in notebook 04 the loss could not fall to 0, however good the network: many pairs of image
 # and noise make the same $x_t$. What is its lower limit here?
 #
-# A minute of distillation, from the teacher's weights. Half of each batch begins at $x_T$, where the end is hardest to
+# A short distillation, from the teacher's weights. Half of each batch begins at $x_T$, where the end is hardest to
 # tell.
 
 # %%
@@ -1634,12 +1637,12 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The distance is the root of the mean square over pixels of $[-1, 1]$. The teacher's is that of a mean to one image. The
-# student's limit is 0, since the end is a function of $x_t$ (nearly: the stored ways are 2M's, which remembers a step,
-# clips, and was kept in 16 bits). It does not get there: early on the function is so steep
-# that a network of this size errs, and what it errs towards is a mean again, if of fewer images. On the ways that it was
-# taught, the shipped student's distance at $x_T$ is half of that here ([results.md](../data/results.md)): more ways than
-# 20,000 would help.
+# The distance is the root of the mean square over pixels of $[-1, 1]$. The teacher's is that of a mean to one image.
+# The student's limit is 0, since the end is a function of $x_t$ (nearly: the stored ways are 2M's, which remembers a
+# step, clips, and was kept in 16 bits). It does not get there: early on the function is so steep that a network of
+# this size errs, and what it errs towards is a mean again, if of fewer images. On the ways that it was taught, the
+# shipped student's distance at $x_T$ is half of that here ([results.md](../data/results.md)): more ways than 20,000
+# should help (not tried).
 #
 # ### Several evaluations
 #
@@ -1781,20 +1784,23 @@ lost_table = pd.DataFrame.from_dict(few_rows, orient="index").round(2)
 lost_table.rename_axis(["sampler", "evaluations"])
 
 # %% [markdown]
-# In one evaluation, where the teacher has a blur, the student of ends has garments; a minute of distillation brings most of
-# that. The longer the step, the more it gains: at eight evaluations the teacher's own 2M has nearly caught up. From four
-# to eight it gains nothing: its errors are those of the noisy places, which every way begins with. The student of jumps
-# draws its teacher's garments (the picture above). With one set of 500 images nothing is told apart at four evaluations:
-# look at the intervals, and a floor of about a half pulls every ratio towards 1. On four sets of 1,000
-# ([results.md](../data/results.md)) the mean distances are 0.84 for jumps, 1.08 for ends with four and 0.61 for the teacher's
-# twenty; and 1.93 for one evaluation, where 2M's five have 2.59. One training each was made.
+# In one evaluation, where the teacher has a blur, the student of ends has garments; the short distillation brings
+# most of that. The longer the step, the more is gained: at eight evaluations the teacher's own 2M has nearly caught
+# up with the shipped student, and the short run is no longer ahead of it. From four to eight the student of ends
+# gains nothing: its errors are those of the noisy places, which every way begins with. The student of jumps draws its
+# teacher's garments (the picture above).
 #
-# **What it cost:** on one core 9 minutes for 20,000 ways, 480,000 evaluations of the teacher, and 17 for each of the two
-# trainings, once. Consistency training without stored ways and progressive halving were not compared. **What it lost:** recall, some
-# of it, against the teacher's twenty; and what only a denoiser can do. The student's $\hat x_0$ is
-# no mean any more, so DDIM, 2M, a likelihood, or the way from an image to its noise cannot be had from it. Guidance then
-# mixes two ends, not two means: with one evaluation it sharpens and makes no image more typical of its class, with four it
-# works as the teacher's ([results.md](../data/results.md)).
+# With one set of 500 images neither student with four is told from the teacher's twenty, nor one evaluation from 2M's
+# five: look at the intervals, and a floor of about a half pulls every ratio towards 1. Four sets of 1,000
+# ([results.md](../data/results.md)) tell more. The mean distances are 0.84 for jumps, 1.08 for ends with four and 0.61 for
+# the teacher's twenty: both students are behind it on every set. With one evaluation it is 1.93, where 2M's five have
+# 2.59: the student is ahead on every set. One training each was made.
+#
+# **What it cost:** on one core 9 minutes for 20,000 ways, 480,000 evaluations of the teacher, and 17 for each of the
+# two trainings, once. Consistency training without stored ways and progressive halving were not compared. **What it
+# lost:** recall, some of it, against the teacher's twenty (jumps the least); and what only a denoiser can do. The
+# student's $\hat x_0$ is no mean any more, so 2M, DDIM with as many steps as one likes, a likelihood, or the way from
+# an image to its noise cannot be had from it. Guidance (notebook 07) then mixes two ends, not two means.
 #
 # No real image was used, and not the classifier on whose features the distance is measured: trained on the ruler, a
 # student would please the ruler.
@@ -2323,14 +2329,15 @@ figure.suptitle(finding, x=0.01, ha="left")
 plt.show()
 
 # %% [markdown]
-# The exact gradient comes within the seeds' spread of the floor, or nearly, so the sampler is right and its row is the one
-# to judge the others by: what they lack is their guess of $p(x_0 \mid x_t)$. None of the three comes as near for all three
-# measurements. DPS believes the measurement more than it should: within a peak its samples lie too close together, and
-# its shares of the peaks are the worst. At $y = -0.6$, where one peak holds nearly all, it is nonetheless the best of the
-# three. The other two have about the right width within a peak (last column), and are near at $y = 0.8$; where two peaks
-# compete the distance stays, because the *shares* are wrong. They are decided at high noise, where $p(x_0 \mid x_t)$ has
-# several peaks and no normal fits, the one with the true variance neither. So these samplers give points that agree with
-# the measurement, which is not yet the right uncertainty.
+# The exact gradient comes within the seeds' spread of the floor, or nearly, so the sampler is right and its row is
+# the one to judge the others by: what they lack is their guess of $p(x_0 \mid x_t)$. None of the three comes as near
+# for all three measurements. DPS believes the measurement more than it should: within a peak its samples lie too
+# close together, and its shares of the peaks are the worst. At $y = -0.6$, where one peak holds nearly all, it is
+# nonetheless the best of the three. The other two have about the right width within a peak (last column), and are
+# near at $y = 0.8$. At the other two they are not; for $y = 0.1$ the table shows that the *shares* are wrong. They
+# are decided at high noise, where $p(x_0 \mid x_t)$ has several peaks and no normal fits, the one with the true
+# variance neither. So these samplers give points that agree with the measurement, which is not yet the right
+# uncertainty.
 #
 # **On images:** ΠGDM with the shipped network, no label. $A$ averages blocks of 4x4 pixels, so $AA^\top = I/16$: of 784
 # pixels 49 numbers are left. (`sample` clips $\hat x_0$ to $[-1, 1]$ here, as it does by default.)
