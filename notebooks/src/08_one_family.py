@@ -1800,7 +1800,8 @@ lost_table.rename_axis(["sampler", "evaluations"])
 # two trainings, once. Consistency training without stored ways and progressive halving were not compared. **What it
 # lost:** recall, some of it, against the teacher's twenty (jumps the least); and what only a denoiser can do. The
 # student's $\hat x_0$ is no mean any more, so 2M, DDIM with as many steps as one likes, a likelihood, or the way from
-# an image to its noise cannot be had from it. Guidance (notebook 07) then mixes two ends, not two means.
+# an image to its noise cannot be had from it. Guidance (notebook 07) then mixes two ends, not two means: with
+# four evaluations it works as the teacher's, with one it makes no image more typical ([results.md](../data/results.md)).
 #
 # No real image was used, and not the classifier on whose features the distance is measured: trained on the ruler, a
 # student would please the ruler.
@@ -1808,8 +1809,8 @@ lost_table.rename_axis(["sampler", "evaluations"])
 # %% [markdown]
 # ## 6. A map of the field · *further*
 #
-# Three pieces of the wider field fit into ten lines each and have a case where the right answer is known exactly; after
-# them comes the map.
+# Three pieces of the wider field, whose core fits into ten lines each, and each with a case where the right answer is known
+# exactly; after them comes the map.
 #
 # ### 6.1 Noise without numbers: masking
 #
