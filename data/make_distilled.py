@@ -21,16 +21,19 @@ from utils.diffusion.images import ROOT
 from utils.diffusion.metrics import FOLDER, precision_recall
 from utils.files import load_state, save_state
 
-TEACHER, SEED, COUNT, STEPS = "unet-fashion-mnist", 0, 20_000, 6000
+TEACHER, SEED = "unet-fashion-mnist", 0
 JUMPS = {"distilled": None, "distilled-4": 4}  # of the files
+WAYS = {"distilled": 20_000, "distilled-4": 40_000}  # how many of the teacher's they learn from
+STEPS = {"distilled": 6000, "distilled-4": 8000}
 MEASURED = [("distilled", "consistency", n) for n in EVALUATIONS] + [("distilled-4", "ddim", 4)]
 MEASURED += [(TEACHER, "ddim", n) for n in (1, 2, 4, 8)] + [(TEACHER, "dpmpp_2m", n) for n in (2, 4, 5, 8, 20)]
 
 
 def trajectories_of(teacher, diffusion) -> Trajectories:
-    path, settings = ROOT / "build" / "trajectories.pt", {"seed": SEED, "count": COUNT}
+    count = max(WAYS.values())
+    path, settings = ROOT / "build" / "trajectories.pt", {"seed": SEED, "count": count}
     if not path.exists():
-        drawn = draw_trajectories(teacher, diffusion, COUNT, seed=SEED)
+        drawn = draw_trajectories(teacher, diffusion, count, seed=SEED)
         save_state(path, {**drawn._asdict(), "settings": settings})
     saved = load_state(path, settings)
     return Trajectories(saved["x"], saved["y"])
@@ -39,10 +42,11 @@ def trajectories_of(teacher, diffusion) -> Trajectories:
 def make(name: str) -> None:
     model, diffusion = load_model(FOLDER / f"{TEACHER}.safetensors")
     started = time.process_time()
-    trajectories = trajectories_of(model, diffusion)
-    print(f"{COUNT:,} trajectories: {time.process_time() - started:.0f} s of processor time", flush=True)
+    x, y = trajectories_of(model, diffusion)
+    trajectories = Trajectories(x[: WAYS[name]], y[: WAYS[name]])
+    print(f"{len(x):,} trajectories: {time.process_time() - started:.0f} s of processor time", flush=True)
     started = time.process_time()
-    for state in distill(model, diffusion, trajectories, steps=STEPS, jumps=JUMPS[name], seed=SEED):
+    for state in distill(model, diffusion, trajectories, steps=STEPS[name], jumps=JUMPS[name], seed=SEED):
         if state.step % 100 == 0:
             spent = time.process_time() - started
             print(f"step {state.step}  loss {state.loss:.4f}  {spent:.0f} s of processor time", flush=True)

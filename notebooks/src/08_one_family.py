@@ -1527,14 +1527,15 @@ for k, colour in zip((0, 60, 100, 130, 160), COLOURS):
     ax.annotate("", guess, on_circle[k], arrowprops=dict(arrowstyle="->", color=colour))
 ax.plot(*one_way[-1], "*", ms=14, color="black")
 ax.set(xlabel="first coordinate", ylabel="second coordinate", aspect="equal")
-ax.set_title("One way, one end (star); arrows: the mean, guessed from five places")
+ax.set_title("One way, one end (star), five means")
 plt.show()
 
 # %% [markdown]
-# The blobs of section 2. From each place the exact $D$ guesses the mean of what may come; the consistency function says
-# the star, from all of them. *A student that learns from its own answers has to say the same all along a way. Which
-# function does that at once, and is useless?* A constant. Song et al. forbid it by a boundary condition: where there is
-# no noise, the answer is the input. With stored ways the end is given, and the question does not come up.
+# The blobs of section 2. From each of five places on the way the exact $D$ guesses (arrows) the mean of what may come;
+# the consistency function says the star, from all of them. *A student that learns from its own answers has to say the
+# same all along a way. Which function does that at once, and is useless?* A constant. Song et al. forbid it by a
+# boundary condition: where there is no noise, the answer is the input. With stored ways the end is given, and the
+# question does not come up.
 #
 # Loss and network stay as they are. In notebook 04 an image and a noise were drawn independently, and mixed to $x_t$.
 # Now $x_t$ and the image, the end, are given by the teacher. Which noise would have made this $x_t$ of this image? With
