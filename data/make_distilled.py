@@ -1,8 +1,8 @@
 """Make data/checkpoints/distilled*.safetensors from the shipped model: `python data/make_distilled.py` (one thread).
 
-`distilled` tells the ends of the teacher's ways, for 1, 2, 4 and 8 evaluations; `distilled-4` jumps four times
-(notebook 08). `python data/make_distilled.py distilled-4` makes that one only. The ways are drawn once and kept in
-build/.
+`distilled` tells the ends of the teacher's trajectories, for 1, 2, 4 and 8 evaluations; `distilled-4` jumps four times
+(notebook 08). `python data/make_distilled.py distilled-4` makes that one only. The trajectories are drawn once, and
+kept in build/.
 `python data/make_distilled.py measure` prints the table of both in data/results.md.
 """
 
@@ -23,14 +23,14 @@ from utils.files import load_state, save_state
 
 TEACHER, SEED = "unet-fashion-mnist", 0
 JUMPS = {"distilled": None, "distilled-4": 4}  # of the files
-WAYS = {"distilled": 20_000, "distilled-4": 40_000}  # how many of the teacher's they learn from
+COUNTS = {"distilled": 20_000, "distilled-4": 40_000}  # how many of the teacher's they learn from
 STEPS = {"distilled": 6000, "distilled-4": 8000}
 MEASURED = [("distilled", "consistency", n) for n in EVALUATIONS] + [("distilled-4", "ddim", 4)]
 MEASURED += [(TEACHER, "ddim", n) for n in (1, 2, 4, 8)] + [(TEACHER, "dpmpp_2m", n) for n in (2, 4, 5, 8, 20)]
 
 
 def trajectories_of(teacher, diffusion) -> Trajectories:
-    count = max(WAYS.values())
+    count = max(COUNTS.values())
     path, settings = ROOT / "build" / "trajectories.pt", {"seed": SEED, "count": count}
     if not path.exists():
         drawn = draw_trajectories(teacher, diffusion, count, seed=SEED)
@@ -43,7 +43,7 @@ def make(name: str) -> None:
     model, diffusion = load_model(FOLDER / f"{TEACHER}.safetensors")
     started = time.process_time()
     x, y = trajectories_of(model, diffusion)
-    trajectories = Trajectories(x[: WAYS[name]], y[: WAYS[name]])
+    trajectories = Trajectories(x[: COUNTS[name]], y[: COUNTS[name]])
     print(f"{len(x):,} trajectories: {time.process_time() - started:.0f} s of processor time", flush=True)
     started = time.process_time()
     for state in distill(model, diffusion, trajectories, steps=STEPS[name], jumps=JUMPS[name], seed=SEED):

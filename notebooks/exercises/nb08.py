@@ -439,7 +439,7 @@ def factor_of_v(log_snr, wanted, density):
     return wanted(log_snr) / density(log_snr) * torch.sigmoid(log_snr)
 
 
-# -- 08.7: the noise that belongs to x_t and the end of its way ----------------------------------------
+# -- 08.7: the noise that belongs to x_t and the end of its trajectory ----------------------------------
 
 
 def wrong_pairs(x_t: Tensor, end: Tensor, a: Tensor) -> dict[str, Tensor]:

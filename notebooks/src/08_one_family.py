@@ -794,8 +794,8 @@ plt.show()
 
 
 # %%
-def draw_ways(evaluations=9):
-    """Euler's and Heun's ways at this number of evaluations, an odd one."""
+def draw_solvers(evaluations=9):
+    """Euler's and Heun's trajectories at this number of evaluations, an odd one."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 4.2), sharex=True, sharey=True)
     begin = 10 * start_points[:8]
     for ax, solver, steps in zip(
@@ -807,8 +807,8 @@ def draw_ways(evaluations=9):
         ):
             grid = edm_grid(count, 0.02, 10)
             states = [begin, *solver(blobs, PATHS["EDM"], begin, grid)]
-            ways = torch.stack([x / math.hypot(1, level) for x, level in zip(states, grid)])
-            ax.plot(*ways.unbind(2), **{"color": COLOURS[0], "lw": 1} | look)
+            scaled = [x / math.hypot(1, level) for x, level in zip(states, grid)]
+            ax.plot(*torch.stack(scaled).unbind(2), **{"color": COLOURS[0], "lw": 1} | look)
         ax.plot(*blob_centres.T, "x", color="black")
         ax.set(
             xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xlabel="first coordinate", aspect="equal"
@@ -820,11 +820,11 @@ def draw_ways(evaluations=9):
 
 # %%
 for evaluations in (5, 13):
-    display(draw_ways(evaluations))
+    display(draw_solvers(evaluations))
     plt.close()
 
 # %%
-play(draw_ways, evaluations=(3, 41, 2))
+play(draw_solvers, evaluations=(3, 41, 2))
 
 # %% [markdown]
 # ### 08.4 *(further)* Is flow matching's path straight?
@@ -885,8 +885,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(3)
 figure, (left, right_panel) = plt.subplots(1, 2, figsize=(8, 4.2), sharex=True, sharey=True)
 partners = from_blobs(len(start_points), rng(5))
 left.plot(*torch.stack([start_points, partners]).unbind(2), color=COLOURS[0], lw=0.7)
-flow_ways = torch.stack(states)  # those of the six blobs
-right_panel.plot(*flow_ways.unbind(2), color=COLOURS[0], lw=0.7)
+flow_trajectories = torch.stack(states)  # those of the six blobs
+right_panel.plot(*flow_trajectories.unbind(2), color=COLOURS[0], lw=0.7)
 right_panel.plot(*single.T, "s", ms=5, color=COLOURS[1], label="one step of the exact flow")
 for ax in (left, right_panel):
     ax.plot(*start_points.T, ".", ms=4, color="grey")
@@ -1500,41 +1500,41 @@ show_images(row_images, titles=row_titles, columns=10, scale=2, title=finding)
 
 # %% [markdown]
 # The first row is nearly the mean of each class. The next three come from the same network, trained on, in two ways
-# that this section builds: the teacher walks many ways from noise to image once; the loss stays as it is; another
+# that this section builds: the teacher draws many trajectories from noise to image once; the loss stays as it is; another
 # target takes the place of the image. (Where fresh noise enters, the garments are others than the teacher's.)
 #
-# ### The end of the way
+# ### The end of the trajectory
 #
 # The probability-flow equation (section 2) has no noise of its own: from one $x_T$ it leads to one image. So for an
-# $x_t$ *on its way* the end is no mean of many. It is a function of $x_t$ and $t$, the *consistency function* (Song et
-# al. 2023, section 3), and a network may learn it. The direct way to teach it: let the teacher walk many ways once, and
+# $x_t$ *on its trajectory* the end is no mean of many. It is a function of $x_t$ and $t$, the *consistency function* (Song et
+# al. 2023, section 3), and a network may learn it. The direct way to teach it: let the teacher draw many trajectories once, and
 # keep some places of each and its end. (For $x_T$ alone this is the distillation of Luhman & Luhman 2021. Song et al.
-# do without stored ways: there the student's own answer a step further is the target.)
+# do without stored trajectories: there the student's own answer a step further is the target.)
 
 # %% tags=["figure"]
-way_grid = edm_grid(200, 0.02, 10)
+fine_grid = edm_grid(200, 0.02, 10)
 furthest = start_points.norm(dim=1).argmax()
 one_start = 10 * start_points[furthest, None]
-one_way = torch.cat([one_start, *heun(blobs, PATHS["EDM"], one_start, way_grid)])
-scales = torch.tensor([math.hypot(1, level) for level in way_grid])[:, None]
-on_circle = one_way / scales  # x_t, as in Play
+one_trajectory = torch.cat([one_start, *heun(blobs, PATHS["EDM"], one_start, fine_grid)])
+scales = torch.tensor([math.hypot(1, level) for level in fine_grid])[:, None]
+on_circle = one_trajectory / scales  # x_t, as in Play
 figure, ax = plt.subplots(figsize=(5, 4.2))
 ax.plot(*on_circle.T, color="grey", lw=2)
 ax.plot(*blob_centres.T, "x", color="black")
 for k, colour in zip((0, 60, 100, 130, 160), COLOURS):
-    guess = blobs(one_way[k : k + 1], way_grid[k])[0]
+    guess = blobs(one_trajectory[k : k + 1], fine_grid[k])[0]
     ax.plot(*on_circle[k], "o", color=colour)
     ax.annotate("", guess, on_circle[k], arrowprops=dict(arrowstyle="->", color=colour))
-ax.plot(*one_way[-1], "*", ms=14, color="black")
+ax.plot(*one_trajectory[-1], "*", ms=14, color="black")
 ax.set(xlabel="first coordinate", ylabel="second coordinate", aspect="equal")
-ax.set_title("One way, one end (star), five means")
+ax.set_title("One trajectory, one end (star), five means")
 plt.show()
 
 # %% [markdown]
-# The blobs of section 2. From each of five places on the way the exact $D$ guesses (arrows) the mean of what may come;
+# The blobs of section 2. From each of five places on it the exact $D$ guesses (arrows) the mean of what may come;
 # the consistency function says the star, from all of them. *A student that learns from its own answers has to say the
-# same all along a way. Which function does that at once, and is useless?* A constant. Song et al. forbid it by a
-# boundary condition: where there is no noise, the answer is the input. With stored ways the end is given, and the
+# same all along a trajectory. Which function does that at once, and is useless?* A constant. Song et al. forbid it by a
+# boundary condition: where there is no noise, the answer is the input. With stored trajectories the end is given, and the
 # question does not come up.
 #
 # Loss and network stay as they are. In notebook 04 an image and a noise were drawn independently, and mixed to $x_t$.
@@ -1572,17 +1572,23 @@ paired_noise = choose("08.7", paired_noise, course_paired_noise)
 # random label, or in one of ten cases none.
 
 # %%
-way_count, way_steps = course.pick(test=(20, 8), cpu=(2000, 16), gpu=(20_000, 24))
-ways = draw_trajectories(model, diffusion, way_count, steps=way_steps, seed=1)
+trajectory_count, trajectory_steps = course.pick(
+    test=(20, 8), cpu=(2000, 16), gpu=(20_000, 24)
+)
+trajectories = draw_trajectories(
+    model, diffusion, trajectory_count, steps=trajectory_steps, seed=1
+)
 places = timestep_grid(T, distillation.STOPS)
-print(f"{way_count} ways, x: {tuple(ways.x.shape)}; kept are t = {places}, and the end")
+print(
+    f"{trajectory_count} trajectories, x: {tuple(trajectories.x.shape)}; kept are t = {places}, and the end"
+)
 
 # %% [markdown]
-# **Check:** on the ways themselves, against `utils`; and the noise does make $x_t$ of the end.
+# **Check:** on the trajectories themselves, against `utils`; and the noise does make $x_t$ of the end.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-x_t, end = ways.x[:8, :-1].flatten(0, 1).float(), ways.x[:8, -1:].float()
+x_t, end = trajectories.x[:8, :-1].flatten(0, 1).float(), trajectories.x[:8, -1:].float()
 end = end.expand(-1, distillation.STOPS, -1, -1, -1).flatten(0, 1)
 t = torch.tensor(places).repeat(8)
 noise = paired_noise(x_t, end, schedule.alphas_cumprod[t].float().view(-1, 1, 1, 1))
@@ -1601,7 +1607,9 @@ print("the noise agrees with utils.diffusion.distill, and leads back to x_t")
 # %%
 distill_steps = course.pick(test=3, cpu=150, gpu=1500)
 student, losses = copy.deepcopy(model), []
-for state in distill(student, diffusion, ways, steps=distill_steps, seed=1, device=device):
+for state in distill(
+    student, diffusion, trajectories, steps=distill_steps, seed=1, device=device
+):
     losses.append(state.loss)
 student = state.ema_model
 
@@ -1613,7 +1621,7 @@ fresh = draw_trajectories(
 
 @torch.no_grad()
 def distance_to_end(network):
-    """How far the network's x_0 lies from the end of the way, at each place: (STOPS,)."""
+    """How far the network's x_0 lies from the trajectory's end, at each place: (STOPS,)."""
     found = []
     for k, place in enumerate(places):
         x_t, end = (fresh.x[:, part].float().to(device) for part in (k, -1))
@@ -1633,16 +1641,16 @@ walkers = {
 for name, network in walkers.items():
     ax.plot(places, distance_to_end(network), "o-", label=name)
 ax.set(xlabel="$t$", ylabel="distance to the end", ylim=0)
-ax.set_title("On ways that it has not seen, the student is nearer to the end")
+ax.set_title("On trajectories not seen before, the student is nearer to the end")
 ax.legend()
 plt.show()
 
 # %% [markdown]
 # The distance is the root of the mean square over pixels of $[-1, 1]$. The teacher's is that of a mean to one image.
-# The student's limit is 0, since the end is a function of $x_t$ (nearly: the stored ways are 2M's, which remembers a
+# The student's limit is 0, since the end is a function of $x_t$ (nearly: the stored trajectories are 2M's, which remembers a
 # step, clips, and was kept in 16 bits). It does not get there: early on the function is so steep that a network of
-# this size errs, and what it errs towards is a mean again, if of fewer images. On the ways that it was taught, the
-# shipped student's distance at $x_T$ is half of that here ([results.md](../data/results.md)): more ways than 20,000
+# this size errs, and what it errs towards is a mean again, if of fewer images. On the trajectories that it was taught, the
+# shipped student's distance at $x_T$ is half of that here ([results.md](../data/results.md)): more trajectories than 20,000
 # should help (not tried).
 #
 # ### Several evaluations
@@ -1670,7 +1678,7 @@ except ValueError as error:
 # %% [markdown]
 # ### Four jumps
 #
-# Fresh noise throws away what was right, too. The other way to several evaluations keeps to the teacher's way, and jumps
+# Fresh noise throws away what was right, too. The other way to several evaluations keeps to the teacher's trajectory, and jumps
 # to the next of $N$ places on it. With which $\hat x_0$ does DDIM's step from $x_t$ land on the place $x_s$? With that of
 # the straight line through both:
 #
@@ -1684,7 +1692,7 @@ except ValueError as error:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-x_t, x_s = ways.x[:8, 2].float(), ways.x[:8, 4].float()
+x_t, x_s = trajectories.x[:8, 2].float(), trajectories.x[:8, 4].float()
 t, s = (torch.full((8,), places[k]) for k in (2, 4))
 x_0 = landing(diffusion, x_t, x_s, t, s)
 landed = ddim_step(x_t, x_0, a_bar[places[2]], a_bar[places[4]], z=0)
@@ -1788,17 +1796,17 @@ lost_table.rename_axis(["sampler", "evaluations"])
 # In one evaluation, where the teacher has a blur, the student of ends has garments; the short distillation brings
 # most of that. The longer the step, the more is gained: at eight evaluations the teacher's own 2M has nearly caught
 # up with the shipped student, and the short run is no longer ahead of it. From four to eight the student of ends
-# gains nothing: its errors are those of the noisy places, which every way begins with. The student of jumps draws its
+# gains nothing: its errors are those of the noisy places, which every trajectory begins with. The student of jumps draws its
 # teacher's garments (the picture above).
 #
 # With one set of 500 images neither student with four is told from the teacher's twenty, nor one evaluation from 2M's
 # five: look at the intervals, and a floor of about a half pulls every ratio towards 1. Four sets of 1,000
-# ([results.md](../data/results.md)) tell more. The mean distances are 0.84 for jumps, 1.08 for ends with four and 0.61 for
+# ([results.md](../data/results.md)) tell more. The mean distances are 0.80 for jumps, 1.08 for ends with four and 0.61 for
 # the teacher's twenty: both students are behind it on every set. With one evaluation it is 1.93, where 2M's five have
 # 2.59: the student is ahead on every set. One training each was made.
 #
-# **What it cost:** on one core 9 minutes for 20,000 ways, 480,000 evaluations of the teacher, and 17 for each of the
-# two trainings, once. Consistency training without stored ways and progressive halving were not compared. **What it
+# **What it cost:** on one core 12 to 18 minutes for 40,000 trajectories (the ends took half of them), 960,000 evaluations of the
+# teacher, and 17 and 23 for the two trainings, once. Consistency training without stored trajectories and progressive halving were not compared. **What it
 # lost:** recall, some of it, against the teacher's twenty (jumps the least); and what only a denoiser can do. The
 # student's $\hat x_0$ is no mean any more, so 2M, DDIM with as many steps as one likes, a likelihood, or the way from
 # an image to its noise cannot be had from it. Guidance (notebook 07) then mixes two ends, not two means: with

@@ -1,4 +1,4 @@
-"""Distillation: ways and their ends in closed form, the training, the shipped file, and the errors."""
+"""Distillation: trajectories and their ends in closed form, the training, the shipped file, and the errors."""
 
 import math
 
@@ -120,21 +120,21 @@ def taught():
     """A tiny teacher's trajectories, and the losses and last state of a student's training, twice."""
     diffusion, teacher = tiny_diffusion(), tiny_unet(dropout=0.0)
     torch.nn.init.normal_(teacher.head[-1].weight, std=0.05)
-    ways = draw_trajectories(teacher, diffusion, 40, (1, 8, 8), steps=8, batch_size=16, progress=False)
+    trajectories = draw_trajectories(teacher, diffusion, 40, (1, 8, 8), steps=8, batch_size=16, progress=False)
     runs = []
     for _ in range(2):
         student = tiny_unet(dropout=0.0)
         options = dict(steps=30, batch_size=16, device="cpu", precision="no", progress=False)
-        states = [(state.loss, state) for state in distill(student, diffusion, ways, **options)]
+        states = [(state.loss, state) for state in distill(student, diffusion, trajectories, **options)]
         runs.append(([loss for loss, _ in states], states[-1][1]))
-    return ways, runs
+    return trajectories, runs
 
 
 def test_trajectories_of_a_network_with_classes(taught):
-    ways, _ = taught
-    assert ways.x.shape == (40, STOPS + 1, 1, 8, 8) and ways.y.shape == (40,)
-    assert set(ways.y.tolist()) <= set(range(11)) and len(set(ways.y.tolist())) > 4
-    assert ways.x[:, -1].abs().max() <= 1 and not torch.equal(ways.x[0], ways.x[16])
+    trajectories, _ = taught
+    assert trajectories.x.shape == (40, STOPS + 1, 1, 8, 8) and trajectories.y.shape == (40,)
+    assert set(trajectories.y.tolist()) <= set(range(11)) and len(set(trajectories.y.tolist())) > 4
+    assert trajectories.x[:, -1].abs().max() <= 1 and not torch.equal(trajectories.x[0], trajectories.x[16])
 
 
 def test_training_lowers_the_loss_and_is_the_same_each_time(taught):
@@ -146,21 +146,23 @@ def test_training_lowers_the_loss_and_is_the_same_each_time(taught):
 
 
 def test_jumps_are_for_one_number_of_evaluations(taught):
-    ways, _ = taught
+    trajectories, _ = taught
     options = dict(steps=30, batch_size=16, device="cpu", precision="no", progress=False)
     student = tiny_unet(dropout=0.0)
-    states = [(state.loss, state) for state in distill(student, tiny_diffusion(), ways, jumps=2, **options)]
+    states = [(state.loss, state) for state in distill(student, tiny_diffusion(), trajectories, jumps=2, **options)]
     losses, last = [loss for loss, _ in states], states[-1][1].ema_model
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert last.distilled == {"sampler": "ddim", "evaluations": [2]}
     assert len(list(sample(last, tiny_diffusion(), (2, 1, 8, 8), sampler="ddim", y=torch.tensor([1, 2])))) == 2
     with pytest.raises(ValueError, match="jumps must be None or one of 1, 2, 4, 8, got 3"):
-        next(distill(student, tiny_diffusion(), ways, jumps=3, **options))
+        next(distill(student, tiny_diffusion(), trajectories, jumps=3, **options))
 
 
 def test_batches_depend_on_seed_and_step(taught):
-    ways, _ = taught
-    first, same, later, other = (draw_pairs(ways, tiny_diffusion(), 16, *at) for at in [(3, 0), (3, 0), (4, 0), (3, 1)])
+    trajectories, _ = taught
+    first, same, later, other = (
+        draw_pairs(trajectories, tiny_diffusion(), 16, *at) for at in [(3, 0), (3, 0), (4, 0), (3, 1)]
+    )
     assert all(map(torch.equal, first, same))
     assert not torch.equal(first[0], later[0]) and not torch.equal(first[0], other[0])
 

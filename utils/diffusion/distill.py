@@ -4,9 +4,9 @@
     for state in distill(student, diffusion, trajectories, steps=5000):
         ...                                                      # state.step, state.loss, state.ema_model
 
-The teacher's probability-flow equation takes each noise x_T to one image. From places on the way the student learns, by
-the loss of training itself, either its end: a consistency function (Song et al. 2023), learned from stored ways as
-Luhman & Luhman 2021 learned that of x_T alone; or, with jumps=N, the next of N places (Salimans & Ho 2022).
+The teacher's probability-flow equation takes each noise x_T to one image. From places on this trajectory the student
+learns, by the loss of training itself, either its end: a consistency function (Song et al. 2023), learned from stored
+ones as Luhman & Luhman 2021 learned that of x_T alone; or, with jumps=N, the next of N places (Salimans & Ho 2022).
 """
 
 from collections.abc import Iterator
@@ -47,16 +47,16 @@ def draw_trajectories(
     seed: int = 0,
     progress: bool = True,
 ) -> Trajectories:
-    """`count` ways from noise to image by DPM-Solver++(2M) with `steps` evaluations, in the device's fast precision.
+    """`count` trajectories from noise to image, by DPM-Solver++(2M) with `steps` evaluations.
 
-    Labels are random, a tenth of them hidden. The random numbers are those of no `generate`. Raises ValueError where
+    They are computed in the device's fast precision. Labels are random, a tenth of them hidden. The random numbers are those of no `generate`. Raises ValueError where
     steps is not a multiple of 8, the places that are kept.
     """
     if steps % STOPS or steps < 1:
         raise ValueError(f"steps must be a multiple of {STOPS}, the places that are kept; got {steps}")
     check_numbers(count=count, batch_size=batch_size, seed=seed)
     device, classes = first_weight(teacher, torch.empty(0)).device, getattr(teacher, "num_classes", None)
-    ways, labels, options = [], [], dict(sampler="dpmpp_2m", steps=steps, clip=clip)
+    trajectories, labels, options = [], [], dict(sampler="dpmpp_2m", steps=steps, clip=clip)
     for part in tqdm(
         torch.arange(count).split(batch_size), desc="trajectories", leave=False, disable=not progress or None
     ):
@@ -68,9 +68,9 @@ def draw_trajectories(
         x_T = torch.randn(len(part), *image_shape, generator=generator)
         with autocast(device, find_precision(device)):
             states = sample(teacher, diffusion, x_T.shape, y=y, x_T=x_T.to(device), **options)
-            way = [x_T] + [state.x_t.cpu() for state in states if state.step % (steps // STOPS) == 0]
-        ways.append(torch.stack(way, dim=1).half())
-    return Trajectories(torch.cat(ways), torch.cat(labels) if labels else None)
+            places = [x_T] + [state.x_t.cpu() for state in states if state.step % (steps // STOPS) == 0]
+        trajectories.append(torch.stack(places, dim=1).half())
+    return Trajectories(torch.cat(trajectories), torch.cat(labels) if labels else None)
 
 
 def paired_noise(diffusion: GaussianDiffusion, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
@@ -120,9 +120,9 @@ def distill(
 ) -> Iterator[TrainState]:
     """Train `student`, best begun with the teacher's weights, in place; a TrainState after every step, as `train` does.
 
-    jumps: None, to tell the ends of the ways; the averaged network is then for the numbers of EVALUATIONS by the
-        sampler "consistency". Or 1, 2, 4 or 8, to tell the next of so many places, for as many evaluations by "ddim".
-        Its attribute `distilled` says which. ValueError for another number.
+    jumps: None, to tell the ends of the trajectories; the averaged network is then for the numbers of EVALUATIONS by
+        the sampler "consistency". Or 1, 2, 4 or 8, to tell the next of so many places, for as many evaluations by
+        "ddim". Its attribute `distilled` says which. ValueError for another number.
     settings: those of `Settings` that are not about images: batch_size, learning_rate, seed, ...
     """
     if jumps not in (None, *EVALUATIONS):
