@@ -24,8 +24,8 @@
 # Heun's method with its order measured; each training objective as a weight over noise levels; the way to diffusers and
 # back; a model that draws in four evaluations; and a map of the field beyond images.
 #
-# **You need** Python, basic PyTorch, and derivatives. Samplers come from notebook 05, the Frechet distance from 05 and
-# 06. Trained networks lie in `data/checkpoints`.
+# **You need** Python, basic PyTorch, and derivatives. Samplers come from notebook 05, the Frechet distance from
+# notebook 06. Trained networks lie in `data/checkpoints`.
 #
 # **Time:** about three minutes on two cores. For you: 35 minutes of reading for the *core*, sections 0 to 3 and 5, and
 # half an hour for its five pieces (08.1 to 08.3, 08.5, 08.7).
@@ -169,8 +169,9 @@ forms_table.rename_axis(["paper", "what the network tells"]).round(5)
 # | EDM | $1$ | $t$ | Karras et al. 2022, Table 1 |
 # | flow matching, rectified flow | $1-t$ | $t$ | Lipman et al. 2023; Liu et al. 2023 |
 #
-# (Ho's linear schedule goes along VP's circle by another clock. Lipman's flow runs the other way, with noise at $t = 0$;
-# here $t$ grows with the noise in all of them. Karras' $s(t)$ is $a$ here, and his $\sigma$ is $\bar\sigma = s/a$.)
+# (Ho's linear schedule goes along VP's circle by another clock. Lipman's flow runs the other way, with noise at
+# $t = 0$; here $t$ grows with the noise in all of them. Karras' $s(t)$ is $a$ here, and his $\sigma$ is
+# $\bar\sigma = s/a$.)
 
 # %% tags=["figure"]
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.4))
@@ -205,8 +206,9 @@ plt.show()
 #
 # $$\frac{dx}{dt} = a'(t)\,\hat x_0 + s'(t)\,\hat\epsilon .$$
 #
-# With numbers, on the straight path: $x_0 = 2$, $\epsilon = -1$, $t = \frac14$. Then $x = \frac34\cdot 2 + \frac14\cdot(-1)
-# = 1.25$, and the slope is $\epsilon - x_0 = -3$. One step of $-\frac14$ along it ends at $1.25 + 0.75 = 2$, the image.
+# With numbers, on the straight path: $x_0 = 2$, $\epsilon = -1$, $t = \frac14$. Then
+# $x = \frac34\cdot 2 + \frac14\cdot(-1) = 1.25$, and the slope is $\epsilon - x_0 = -3$. One step of $-\frac14$ along
+# it ends at $1.25 + 0.75 = 2$, the image.
 #
 # That is the *velocity field* of flow matching (Lipman et al. 2023), and the probability-flow ODE of notebook 05 (there
 # only for $a = 1$, $s = \bar\sigma$; Karras et al. 2022, eq. 4, has all).
@@ -270,13 +272,14 @@ pd.DataFrame(rows).T.round(3)
 # ### The same images from the same noise
 #
 # Now samplers with 20 evaluations at the same noise levels. DDIM of notebook 05, in $(x_t, t)$; Euler's method,
-# $x \leftarrow x + (t' - t)\,dx/dt$, in EDM's $(\bar x, \bar\sigma)$; Euler's in flow matching's $(x, t)$, once with the
-# velocity and once as Song et al. write it, with the score:
+# $x \leftarrow x + (t' - t)\,dx/dt$, in EDM's $(\bar x, \bar\sigma)$; Euler's in flow matching's $(x, t)$, once with
+# the velocity and once as Song et al. write it, with the score:
 #
 # $$\frac{dx}{dt} = f\,x - \tfrac12\,g^2\,\nabla\log p, \qquad f = \frac{a'}{a}, \quad g^2 = 2ss' - 2s^2\frac{a'}{a}
 # \qquad\text{(2021, eq. 13).}$$
 #
-# And Euler's in VP's and VE's own times. All start from one noise, scaled to the path, and end with one last $\hat x_0$.
+# And Euler's in VP's and VE's own times. All start from one noise, scaled to the path, and end with one last
+# $\hat x_0$.
 #
 # **Predict before you run:** which of them draw the same images?
 
@@ -333,16 +336,16 @@ rows_of_images = torch.cat([*by_way.values()]).float().cpu()
 show_images(rows_of_images, columns=8, scale=2, title=finding)
 
 # %% [markdown]
-# DDIM, EDM's Euler and flow matching's Euler, by velocity or by score, are one sampler; what is left is rounding. *Why?*
-# Hold the estimates $\hat x_0$ and $\hat\epsilon$ fixed during a step. Where $a$ and $s$ are both straight lines in the
-# time, $a\,\hat x_0 + s\,\hat\epsilon$ is one too, and an Euler step lands exactly where these estimates belong, at the new
-# noise level. DDIM puts them there by construction. So **DDIM is Euler on every path that is straight in its time**, as
-# EDM's and flow matching's are, and flow matching adds no sampler to it.
+# DDIM, EDM's Euler and flow matching's Euler, by velocity or by score, are one sampler; what is left is rounding.
+# *Why?* Hold the estimates $\hat x_0$ and $\hat\epsilon$ fixed during a step. Where $a$ and $s$ are both straight
+# lines in the time, $a\,\hat x_0 + s\,\hat\epsilon$ is one too, and an Euler step lands exactly where these estimates
+# belong, at the new noise level. DDIM puts them there by construction. So **DDIM is Euler on every path that is
+# straight in its time**, as EDM's and flow matching's are, and flow matching adds no sampler to it.
 #
 # The other two are not. In VP's own time the point moves on a circle, and Euler leaves it along the tangent: a little
 # longer at each step. In VE's time $\bar\sigma$ is an exponential, whose tangent overshoots where the levels lie far
-# apart, as they do at first. (VE ends at $\bar\sigma = 50$; here it goes on to the schedule's 20,000.) So the times are no
-# matter of taste once a solver takes finite steps; with infinitely many all agree.
+# apart, as they do at first. (VE ends at $\bar\sigma = 50$; here it goes on to the schedule's 20,000.) So the times
+# are no matter of taste once a solver takes finite steps; with infinitely many all agree.
 
 # %% [markdown]
 # ### What the network should see and say: EDM's preconditioning
@@ -356,7 +359,7 @@ show_images(rows_of_images, columns=8, scale=2, title=finding)
 #
 # 1. The input $c_\text{in}\,\bar x$ has variance 1, where $\bar x$ has $\sigma_d^2 + \bar\sigma^2$.
 # 2. The target of $F$, which is $(x_0 - c_\text{skip}\,\bar x)/c_\text{out}
-#    = \big((1-c_\text{skip})\,x_0 - c_\text{skip}\,\bar\sigma\,\epsilon\big)/c_\text{out}$, has variance 1.
+# = \big((1-c_\text{skip})\,x_0 - c_\text{skip}\,\bar\sigma\,\epsilon\big)/c_\text{out}$, has variance 1.
 # 3. An error of $F$ reaches $D$ times $c_\text{out}$: so $c_\text{skip}$ is chosen to make $c_\text{out}$ least.
 #
 # ### Your turn: 08.2
@@ -384,12 +387,12 @@ def course_preconditioning(sigma_bar, sigma_data):
 preconditioning = choose("08.2", preconditioning, course_preconditioning)
 
 # %% [markdown]
-# For $\sigma_d = 1$ these are old friends: $c_\text{in} = 1/\sqrt{1+\bar\sigma^2} = \sqrt{\bar\alpha_t}$, so the network
-# sees $x_t$; $c_\text{skip} = \bar\alpha_t$; $c_\text{out} = \sqrt{1-\bar\alpha_t}$. Then
+# For $\sigma_d = 1$ these are old friends: $c_\text{in} = 1/\sqrt{1+\bar\sigma^2} = \sqrt{\bar\alpha_t}$, so the
+# network sees $x_t$; $c_\text{skip} = \bar\alpha_t$; $c_\text{out} = \sqrt{1-\bar\alpha_t}$. Then
 # $D = \sqrt{\bar\alpha_t}\,x_t + \sqrt{1-\bar\alpha_t}\,F$. Beside
-# $\hat x_0 = \sqrt{\bar\alpha_t}\,x_t - \sqrt{1-\bar\alpha_t}\,v$ of notebook 01 that says $F = -v$: **the $v$ of Salimans
-# & Ho is EDM's preconditioning for data of variance 1, but for the sign.** In the open, and for our images too, whose
-# $\sigma_d$ we measure:
+# $\hat x_0 = \sqrt{\bar\alpha_t}\,x_t - \sqrt{1-\bar\alpha_t}\,v$ of notebook 01 that says $F = -v$: **the $v$ of
+# Salimans & Ho is EDM's preconditioning for data of variance 1, but for the sign.** In the open, and for our images
+# too, whose $\sigma_d$ we measure:
 
 # %%
 some = course.pick(test=100, cpu=2000, gpu=5000)
@@ -431,10 +434,10 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# With the measured $\sigma_d$ both deviations are 1 at every level. With $\sigma_d = 1$ the input falls to $\sigma_d$ at
-# the clean end and the target at the noisy end, a small matter. The figure is what the third wish bought: with little noise
-# an error shrinks as for a network that predicts the noise, with much noise it does not grow, as for one that predicts
-# $x_0$.
+# With the measured $\sigma_d$ both deviations are 1 at every level. With $\sigma_d = 1$ the input falls to $\sigma_d$
+# at the clean end and the target at the noisy end, a small matter. The figure is what the third wish bought: with
+# little noise an error shrinks as for a network that predicts the noise, with much noise it does not grow, as for one
+# that predicts $x_0$.
 
 # %% [markdown]
 # ## 2. Heun's method, and what order means · *core*
@@ -446,8 +449,8 @@ plt.show()
 # $$\tilde x = x + h\,u(x, t),\qquad x \leftarrow x + \tfrac h2\big(u(x, t) + u(\tilde x, t')\big),\qquad h = t' - t,$$
 #
 # with $u = dx/dt$. Two evaluations a step; its error falls with the square of their number, Euler's only like its
-# inverse. EDM's sampler is this in $(\bar x, \bar\sigma)$ (Karras et al. 2022, Algorithm 1). At $\bar\sigma = 0$ there is
-# no slope, since it divides by $\bar\sigma$: the last step stays Euler's. $N$ steps cost $2N - 1$ evaluations.
+# inverse. EDM's sampler is this in $(\bar x, \bar\sigma)$ (Karras et al. 2022, Algorithm 1). At $\bar\sigma = 0$ there
+# is no slope, since it divides by $\bar\sigma$: the last step stays Euler's. $N$ steps cost $2N - 1$ evaluations.
 #
 # ### Your turn: 08.3
 #
@@ -478,9 +481,9 @@ heun_step = choose("08.3", heun_step, course_heun_step)
 # %% [markdown]
 # ### Orders, where the answer is known
 #
-# Six round blobs in the plane (notebook 05): $D$ is a formula, and SciPy solves the ODE to a tolerance of 1e-10. All methods start
-# at the same 50 points. First they go over the middle of the way only, from $\bar\sigma = 10$ to $0.1$, over EDM's grid
-# (their eq. 5: evenly spaced in $\bar\sigma^{1/7}$).
+# Six round blobs in the plane (notebook 05): $D$ is a formula, and SciPy solves the ODE to a tolerance of 1e-10. All
+# methods start at the same 50 points. First they go over the middle of the way only, from $\bar\sigma = 10$ to $0.1$,
+# over EDM's grid (their eq. 5: evenly spaced in $\bar\sigma^{1/7}$).
 #
 # **Predict before you run:** which of these have order 1, which order 2: DDIM, Euler in VP's time and in VE's, Euler at
 # evenly spaced times of flow matching, Heun in EDM's time and in flow's, 2M of notebook 05?
@@ -608,12 +611,12 @@ pd.DataFrame.from_dict(rows, orient="index")
 
 # %% [markdown]
 # Orders 1 and 2, whichever the time: that is the method's. The *size* of the error is the time's and the grid's. With
-# evenly spaced $\bar\sigma$ ($\rho = 1$; the even times of flow know no $\rho$) the steps are far too long where the blobs
-# part. At 32 evaluations the error is 4 to 50 times larger, and Heun in EDM's time worse than Euler; at 512 Heun is still
-# on its way to its order, and 2M falls faster than its own. An order is a statement about the limit.
+# evenly spaced $\bar\sigma$ ($\rho = 1$; the even times of flow know no $\rho$) the steps are far too long where the
+# blobs part. At 32 evaluations the error is 4 to 50 times larger, and Heun in EDM's time worse than Euler; at 512 Heun
+# is still on its way to its order, and 2M falls faster than its own. An order is a statement about the limit.
 #
-# **The last step** goes to $\bar\sigma = 0$ from the lowest level of the grid, and is Euler's. The lowest level does not
-# move when $N$ grows, so neither does that step's error. Now the whole way, from 80 to 0, with two lowest levels.
+# **The last step** goes to $\bar\sigma = 0$ from the lowest level of the grid, and is Euler's. The lowest level does
+# not move when $N$ grows, so neither does that step's error. Now the whole way, from 80 to 0, with two lowest levels.
 #
 # **Predict before you run:** what becomes of Heun's order?
 
@@ -648,23 +651,24 @@ right_panel.legend(fontsize=7)
 plt.show()
 
 # %% [markdown]
-# With the lowest level 0.03 all three stop at one error, that of the last step; with EDM's 0.002 that lies lower
-# than any curve here. With 8 evaluations Heun has four steps, and from 80 these are too long for a mean of two slopes in
-# $\bar\sigma$: it is worse than Euler, and with 16 still. So an order is measured without the last step, and says little
-# about few steps.
+# With the lowest level 0.03 all three stop at one error, that of the last step; with EDM's 0.002 that lies lower than
+# any curve here. With 8 evaluations Heun has four steps, and from 80 these are too long for a mean of two slopes in
+# $\bar\sigma$: it is worse than Euler, and with 16 still. So an order is measured without the last step, and says
+# little about few steps.
 #
 # ### Noise on the way *(further)*
 #
 # Every ODE here has noisy siblings: for any $\kappa \ge 0$,
 #
-# $$d\bar x = (1+\kappa^2)\,\frac{\bar x - D(\bar x;\bar\sigma)}{\bar\sigma}\,d\bar\sigma
-# + \kappa\sqrt{2\bar\sigma}\,d\bar w ,$$
+# $$d\bar x = (1+\kappa^2)\,\frac{\bar x - D(\bar x;\bar\sigma)}{\bar\sigma}\,d\bar\sigma +
+# \kappa\sqrt{2\bar\sigma}\,d\bar w ,$$
 #
 # run from high to low $\bar\sigma$, passes through the same distributions (Karras et al. 2022, eq. 6). $\kappa = 0$ is
-# the ODE and $\kappa = 1$ the reverse SDE of Song et al. (2021, eq. 6), whose $f$ and $g^2$ stand in section 1; on the VP
-# path $g^2$ is the $\beta$ of notebook 01, per unit of time.
+# the ODE and $\kappa = 1$ the reverse SDE of Song et al. (2021, eq. 6), whose $f$ and $g^2$ stand in section 1; on the
+# VP path $g^2$ is the $\beta$ of notebook 01, per unit of time.
 #
-# **Predict before you run:** the network is exact here. Does noise help, do harm, or neither, with 20 steps and with 400?
+# **Predict before you run:** the network is exact here. Does noise help, do harm, or neither, with 20 steps and with
+# 400?
 
 
 # %%
@@ -706,16 +710,17 @@ print(f"Wasserstein distance, mean of both coordinates; exact draws: {spread}")
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# With many steps all three are where exact draws are: noise on the way changes the path, not the law. With few steps the
-# ODE's solver error is what some noise can repair; more of it asks for small steps again. That it repairs the errors of a
-# *network* too is the claim of Karras et al. (2022, section 4); with an exact $D$ it cannot be seen.
+# With many steps all three are where exact draws are: noise on the way changes the path, not the law. With few steps
+# the ODE's solver error is what some noise can repair; more of it asks for small steps again. That it repairs the
+# errors of a *network* too is the claim of Karras et al. (2022, section 4); with an exact $D$ it cannot be seen.
 #
 # ### On images, at equal cost
 #
 # With 5 to 39 evaluations we are far from the limit in which orders rule. The methods again, with the shipped model in
-# the place of `blobs`, on two grids: evenly spaced $t$, which `sample` uses and which begins at $\bar\sigma = 20{,}000$, and
-# EDM's, from 80 down to the network's lowest level, rounded to levels that it knows. The truth is the same network's own
-# ODE, solved with ten times as many steps; so this is the error of the solver and of nothing else.
+# the place of `blobs`, on two grids: evenly spaced $t$, which `sample` uses and which begins at
+# $\bar\sigma = 20{,}000$, and EDM's, from 80 down to the network's lowest level, rounded to levels that it knows. The
+# truth is the same network's own ODE, solved with ten times as many steps; so this is the error of the solver and of
+# nothing else.
 #
 # **Predict before you run:** does Heun beat 2M at the same number of evaluations? Does the grid matter as much as the
 # method?
@@ -789,8 +794,8 @@ plt.show()
 # ### Play
 #
 # Eight points on their way to the blobs (crosses), scaled onto the quarter circle; grey is the same method with 200
-# steps. First for two numbers: with 5 evaluations Heun's three steps throw points out of the picture, with 13 most of its
-# ends are still a little farther off than Euler's. With 31 or more all are nearer: try it.
+# steps. First for two numbers: with 5 evaluations Heun's three steps throw points out of the picture, with 13 most of
+# its ends are still a little farther off than Euler's. With 31 or more all are nearer: try it.
 
 
 # %%
@@ -830,9 +835,10 @@ play(draw_solvers, evaluations=(3, 41, 2))
 # ### 08.4 *(further)* Is flow matching's path straight?
 #
 # The line from one noise to one image is straight, by definition. The ODE's path is not that line: its velocity is the
-# *mean* over all images that may lie behind $x$. Liu et al. (2023, section 2) measure straightness by the mean over the
-# time of $\lVert dx/dt - (x_1 - x_0)/(t_1 - t_0)\rVert^2$, here with segments for the derivative, whose means hide what
-# bends within one: 0 means straight and at constant speed, so that *one* Euler step is exact. Write it. `hint("08.4")`, `solution("08.4")`.
+# *mean* over all images that may lie behind $x$. Liu et al. (2023, section 2) measure straightness by the mean over
+# the time of $\lVert dx/dt - (x_1 - x_0)/(t_1 - t_0)\rVert^2$, here with segments for the derivative, whose means hide
+# what bends within one: 0 means straight and at constant speed, so that *one* Euler step is exact. Write it.
+# `hint("08.4")`, `solution("08.4")`.
 
 
 # %%
@@ -935,8 +941,8 @@ plt.show()
 # $$L = \int W(\ell)\;\mathbb E\,\lVert\epsilon - \hat\epsilon\rVert^2\,d\ell, \qquad W(\ell) = w(\ell)\,p(\ell).$$
 #
 # Only $W$, the *effective weight*, decides what is minimised. How it is split into $w$ and $p$ decides how noisy the
-# gradients are. (Letters: Kingma & Gao's $\lambda$ is our $\ell$, and their $w(\lambda)$ is our $W$, up to a factor. The
-# $\lambda$ of notebook 05 is half of $\ell$.) The bound of notebook 04 is in the family: its terms were
+# gradients are. (Letters: Kingma & Gao's $\lambda$ is our $\ell$, and their $w(\lambda)$ is our $W$, up to a factor.
+# The $\lambda$ of notebook 05 is half of $\ell$.) The bound of notebook 04 is in the family: its terms were
 # $\frac12(\mathrm{SNR}_{t-1} - \mathrm{SNR}_t)\lVert x_0 - \hat x_0\rVert^2$. For small steps the bracket is
 # $\mathrm{SNR}\,d\ell$, and $\mathrm{SNR}\,\lVert x_0 - \hat x_0\rVert^2$ is the noise's squared error. So **the bound
 # is $W = \frac12$ everywhere**; all the others bend that line.
@@ -1107,9 +1113,9 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 #
 # ### Trained
 #
-# Whoever knows $w$ and $p$ can train with them. `train` hands the process a uniform timestep; we exchange it for one of
-# $T$ levels that follow $p$, and weigh the error. Nothing else changes: every row trains a network that says $v$, on the
-# levels of the course's schedule. EDM's preconditioning (section 1) is thus not compared.
+# Whoever knows $w$ and $p$ can train with them. `train` hands the process a uniform timestep; we exchange it for one
+# of $T$ levels that follow $p$, and weigh the error. Nothing else changes: every row trains a network that says $v$,
+# on the levels of the course's schedule. EDM's preconditioning (section 1) is thus not compared.
 
 
 # %%
@@ -1191,23 +1197,24 @@ figure.suptitle(f"Minus 'v, cosine', left is better; bars: 95% for the mean of {
 plt.show()
 
 # %% [markdown]
-# Blue is told apart from "v, cosine" by these seeds, orange is not; grey dots are the seeds. Bars are by Student's $t$, as
-# in notebook 07: what they do not tell apart is *not* shown to be equal, and of 24 bars one may miss the line by chance.
-# "flow, uniform" is the control: it has the effective weight of "v, cosine". What parts the two is what was drawn, up to
-# the $T$ levels, the clipping of gradients and Adam.
+# Blue is told apart from "v, cosine" by these seeds, orange is not; grey dots are the seeds. Bars are by Student's
+# $t$, as in notebook 07: what they do not tell apart is *not* shown to be equal, and of 24 bars one may miss the line
+# by chance. "flow, uniform" is the control: it has the effective weight of "v, cosine". What parts the two is what was
+# drawn, up to the $T$ levels, the clipping of gradients and Adam.
 #
-# An objective pays where it does not look. Noise prediction, EDM and the course's have a smaller error than "v, cosine"
-# where there is little noise and a larger one where there is much; min-SNR-5 and logit-normal flow have a smaller one in
-# the middle and larger ones at both ends. Images are told apart far less: by the Frechet distance logit-normal flow is
-# better, the control by a little, and none of the three with the smallest error at little noise, though the course's has
-# the best mean. All are far from the floor: nobody should choose an objective after so short a training.
+# An objective pays where it does not look. Noise prediction, EDM and the course's have a smaller error than "v,
+# cosine" where there is little noise and a larger one where there is much; min-SNR-5 and logit-normal flow have a
+# smaller one in the middle and larger ones at both ends. Images are told apart far less: by the Frechet distance
+# logit-normal flow is better, the control by a little, and none of the three with the smallest error at little noise,
+# though the course's has the best mean. All are far from the floor: nobody should choose an objective after so short a
+# training.
 #
 # ### 08.6 *(further)* Any weight, with any draws
 #
 # Since only $W = w\,p$ counts, a training may draw as it likes and make up for it by the weight. Write the factor of
 # *v's* squared error that gives a wanted $W$. (Sigmoid weighting, Kingma & Gao 2023, and Hoogeboom et al. 2024 with
-# another bias, is `wanted = lambda x: torch.sigmoid(2 - x)`.) Against drawing $\ell$ evenly from $-12$ to 12 speaks that
-# most of a batch would lie where the wanted weight is next to nothing.
+# another bias, is `wanted = lambda x: torch.sigmoid(2 - x)`.) Against drawing $\ell$ evenly from $-12$ to 12 speaks
+# that most of a batch would lie where the wanted weight is next to nothing.
 
 
 # %%
@@ -1375,10 +1382,10 @@ finding = "The pipeline draws what sample draws, unless a convention is forgotte
 show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=finding)
 
 # %% [markdown]
-# With nothing forgotten the images agree up to rounding: what is left comes from $\bar\alpha$, which theirs computes in
-# float32. To the eye the wrong prediction type is the worst. The two other defaults, *leading* and *unclipped*,
-# shift the images less, by the mean: *unclipped* hardly at all, *leading* by a few hundredths, but by half of the range in
-# single pixels. Nobody would call the images broken, and so such faults stay in the code.
+# With nothing forgotten the images agree up to rounding: what is left comes from $\bar\alpha$, which theirs computes
+# in float32. To the eye the wrong prediction type is the worst. The two other defaults, *leading* and *unclipped*,
+# shift the images less, by the mean: *unclipped* hardly at all, *leading* by a few hundredths, but by half of the
+# range in single pixels. Nobody would call the images broken, and so such faults stay in the code.
 #
 # ### One schedule, three schedulers
 #
@@ -1453,12 +1460,12 @@ print("three schedulers of diffusers draw the course's images")
 #
 # **Question:** what is lost when a step is long, and can a network learn to do without the short ones?
 #
-# The shipped model needs about 20 evaluations. The reason is what it was trained to say: $\hat x_0$ is the *mean* of all
-# the images that $x_t$ could have come from. A short step follows the mean a little way, and asks again. A step from
-# pure noise to the end lands in the mean itself, and a mean of shirts is no shirt.
+# The shipped model needs about 20 evaluations. The reason is what it was trained to say: $\hat x_0$ is the *mean* of
+# all the images that $x_t$ could have come from. A short step follows the mean a little way, and asks again. A step
+# from pure noise to the end lands in the mean itself, and a mean of shirts is no shirt.
 #
-# **Predict before you run:** the upper row is the network's one-step answer. Do its ten pictures depend on the noise, or
-# on the label only?
+# **Predict before you run:** the upper row is the network's one-step answer. Do its ten pictures depend on the noise,
+# or on the label only?
 
 # %%
 import copy
@@ -1500,16 +1507,17 @@ show_images(row_images, titles=row_titles, columns=10, scale=2, title=finding)
 
 # %% [markdown]
 # The first row is nearly the mean of each class. The next three come from the same network, trained on, in two ways
-# that this section builds: the teacher draws many trajectories from noise to image once; the loss stays as it is; another
-# target takes the place of the image. (Where fresh noise enters, the garments are others than the teacher's.)
+# that this section builds: the teacher draws many trajectories from noise to image once; the loss stays as it is;
+# another target takes the place of the image. (Where fresh noise enters, the garments are others than the teacher's.)
 #
 # ### The end of the trajectory
 #
 # The probability-flow equation (section 2) has no noise of its own: from one $x_T$ it leads to one image. So for an
-# $x_t$ *on its trajectory* the end is no mean of many. It is a function of $x_t$ and $t$, the *consistency function* (Song et
-# al. 2023, section 3), and a network may learn it. The direct way to teach it: let the teacher draw many trajectories once, and
-# keep some places of each and its end. (For $x_T$ alone this is the distillation of Luhman & Luhman 2021. Song et al.
-# do without stored trajectories: there the student's own answer a step further is the target.)
+# $x_t$ *on its trajectory* the end is no mean of many. It is a function of $x_t$ and $t$, the *consistency function*
+# (Song et al. 2023, section 3), and a network may learn it. The direct way to teach it: let the teacher draw many
+# trajectories once, and keep some places of each and its end. (For $x_T$ alone this is the distillation of Luhman &
+# Luhman 2021. Song et al. do without stored trajectories: there the student's own answer a step further is the
+# target.)
 
 # %% tags=["figure"]
 fine_grid = edm_grid(200, 0.02, 10)
@@ -1531,16 +1539,17 @@ ax.set_title("One trajectory, one end (star), five means")
 plt.show()
 
 # %% [markdown]
-# The blobs of section 2. From each of five places on it the exact $D$ guesses (arrows) the mean of what may come;
-# the consistency function says the star, from all of them. *A student that learns from its own answers has to say the
-# same all along a trajectory. Which function does that at once, and is useless?* A constant. Song et al. forbid it by a
-# boundary condition: where there is no noise, the answer is the input. With stored trajectories the end is given, and the
-# question does not come up.
+# The blobs of section 2. From each of five places on it the exact $D$ guesses (arrows) the mean of what may come; the
+# consistency function says the star, from all of them. *A student that learns from its own answers has to say the same
+# all along a trajectory. Which function does that at once, and is useless?* A constant. Song et al. forbid it by a
+# boundary condition: where there is no noise, the answer is the input. With stored trajectories the end is given, and
+# the question does not come up.
 #
 # Loss and network stay as they are. In notebook 04 an image and a noise were drawn independently, and mixed to $x_t$.
-# Now $x_t$ and the image, the end, are given by the teacher. Which noise would have made this $x_t$ of this image? With
-# it, the end and $t$, `diffusion.loss` can be called as ever. (That noise is not standard normal, nor independent of the
-# image: this is the whole difference. The error of $v$ is that of $\hat x_0$ over $\sqrt{1-\bar\alpha_t}$, as ever.)
+# Now $x_t$ and the image, the end, are given by the teacher. Which noise would have made this $x_t$ of this image?
+# With it, the end and $t$, `diffusion.loss` can be called as ever. (That noise is not standard normal, nor independent
+# of the image: this is the whole difference. The error of $v$ is that of $\hat x_0$ over $\sqrt{1-\bar\alpha_t}$, as
+# ever.)
 #
 # ### Your turn: 08.7
 #
@@ -1579,9 +1588,8 @@ trajectories = draw_trajectories(
     model, diffusion, trajectory_count, steps=trajectory_steps, seed=1
 )
 places = timestep_grid(T, distillation.STOPS)
-print(
-    f"{trajectory_count} trajectories, x: {tuple(trajectories.x.shape)}; kept are t = {places}, and the end"
-)
+print(f"{trajectory_count} trajectories, x: {tuple(trajectories.x.shape)}")
+print(f"kept are t = {places}, and the end")
 
 # %% [markdown]
 # **Check:** on the trajectories themselves, against `utils`; and the noise does make $x_t$ of the end.
@@ -1647,11 +1655,11 @@ plt.show()
 
 # %% [markdown]
 # The distance is the root of the mean square over pixels of $[-1, 1]$. The teacher's is that of a mean to one image.
-# The student's limit is 0, since the end is a function of $x_t$ (nearly: the stored trajectories are 2M's, which remembers a
-# step, clips, and was kept in 16 bits). It does not get there: early on the function is so steep that a network of
-# this size errs, and what it errs towards is a mean again, if of fewer images. On the trajectories that it was taught, the
-# shipped student's distance at $x_T$ is half of that here ([results.md](../data/results.md)): more trajectories than 20,000
-# should help (not tried).
+# The student's limit is 0, since the end is a function of $x_t$ (nearly: the stored trajectories are 2M's, which
+# remembers a step, clips, and was kept in 16 bits). It does not get there: early on the function is so steep that a
+# network of this size errs, and what it errs towards is a mean again, if of fewer images. On the trajectories that it
+# was taught, the shipped student's distance at $x_T$ is half of that here ([results.md](../data/results.md)): more
+# trajectories than 20,000 should help (not tried).
 #
 # ### Several evaluations
 #
@@ -1660,10 +1668,10 @@ plt.show()
 #
 # $$x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1-\bar\alpha_s}\,z, \qquad z \sim \mathcal N(0, 1).$$
 #
-# It is DDIM's step (notebook 05; Song et al. 2020, eq. 12) with $\sigma$ as large as it can be: nothing of the old noise
-# is kept. The student knows the eight places, so it takes 1, 2, 4 or 8 evaluations; `sample` refuses other numbers. On
-# the command line the file itself says how it is sampled:
-# `python -m utils.diffusion sample data/checkpoints/distilled.safetensors --steps 4`.
+# It is DDIM's step (notebook 05; Song et al. 2020, eq. 12) with $\sigma$ as large as it can be: nothing of the old
+# noise is kept. The student knows the eight places, so it takes 1, 2, 4 or 8 evaluations; `sample` refuses other
+# numbers. On the command line the file itself says how it is sampled: `python -m utils.diffusion sample
+# data/checkpoints/distilled.safetensors --steps 4`.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1678,17 +1686,18 @@ except ValueError as error:
 # %% [markdown]
 # ### Four jumps
 #
-# Fresh noise throws away what was right, too. The other way to several evaluations keeps to the teacher's trajectory, and jumps
-# to the next of $N$ places on it. With which $\hat x_0$ does DDIM's step from $x_t$ land on the place $x_s$? With that of
-# the straight line through both:
+# Fresh noise throws away what was right, too. The other way to several evaluations keeps to the teacher's trajectory,
+# and jumps to the next of $N$ places on it. With which $\hat x_0$ does DDIM's step from $x_t$ land on the place $x_s$?
+# With that of the straight line through both:
 #
 # $$\hat x_0 = \frac{x_s - r\,x_t}{\sqrt{\bar\alpha_s} - r\sqrt{\bar\alpha_t}}, \qquad
 # r = \frac{\sqrt{1-\bar\alpha_s}}{\sqrt{1-\bar\alpha_t}}
 # \qquad\text{(Salimans \& Ho 2022, Algorithm 2).}$$
 #
-# At the end $r = 0$, and it is the end itself. So the loss stays, and the target is another: `distill(..., jumps=4)`. (In
-# their *progressive* distillation two steps of one student become one step of the next, until one is left. Here all of the
-# teacher's between two places become one, at once.) The network `distilled-4` is for four evaluations by DDIM and nothing else.
+# At the end $r = 0$, and it is the end itself. So the loss stays, and the target is another: `distill(..., jumps=4)`.
+# (In their *progressive* distillation two steps of one student become one step of the next, until one is left. Here
+# all of the teacher's between two places become one, at once.) The network `distilled-4` is for four evaluations by
+# DDIM and nothing else.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1793,24 +1802,25 @@ lost_table = pd.DataFrame.from_dict(few_rows, orient="index").round(2)
 lost_table.rename_axis(["sampler", "evaluations"])
 
 # %% [markdown]
-# In one evaluation, where the teacher has a blur, the student of ends has garments; the short distillation brings
-# most of that. The longer the step, the more is gained: at eight evaluations the teacher's own 2M has nearly caught
-# up with the shipped student, and the short run is no longer ahead of it. From four to eight the student of ends
-# gains nothing: its errors are those of the noisy places, which every trajectory begins with. The student of jumps draws its
+# In one evaluation, where the teacher has a blur, the student of ends has garments; the short distillation brings most
+# of that. The longer the step, the more is gained: at eight evaluations the teacher's own 2M has nearly caught up with
+# the shipped student, and the short run is no longer ahead of it. From four to eight the student of ends gains
+# nothing: its errors are those of the noisy places, which every trajectory begins with. The student of jumps draws its
 # teacher's garments (the picture above).
 #
 # With one set of 500 images neither student with four is told from the teacher's twenty, nor one evaluation from 2M's
 # five: look at the intervals, and a floor of about a half pulls every ratio towards 1. Four sets of 1,000
-# ([results.md](../data/results.md)) tell more. The mean distances are 0.80 for jumps, 1.08 for ends with four and 0.61 for
-# the teacher's twenty: both students are behind it on every set. With one evaluation it is 1.93, where 2M's five have
-# 2.59: the student is ahead on every set. One training each was made.
+# ([results.md](../data/results.md)) tell more. The mean distances are 0.80 for jumps, 1.08 for ends with four and 0.61
+# for the teacher's twenty: both students are behind it on every set. With one evaluation it is 1.93, where 2M's five
+# have 2.59: the student is ahead on every set. One training each was made.
 #
-# **What it cost:** on one core 12 to 18 minutes for 40,000 trajectories (the ends took half of them), 960,000 evaluations of the
-# teacher, and 17 and 23 for the two trainings, once. Consistency training without stored trajectories and progressive halving were not compared. **What it
-# lost:** recall, some of it, against the teacher's twenty (jumps the least); and what only a denoiser can do. The
-# student's $\hat x_0$ is no mean any more, so 2M, DDIM with as many steps as one likes, a likelihood, or the way from
-# an image to its noise cannot be had from it. Guidance (notebook 07) then mixes two ends, not two means: with
-# four evaluations it works as the teacher's, with one it makes no image more typical ([results.md](../data/results.md)).
+# **What it cost:** on one core 12 to 18 minutes for 40,000 trajectories (the ends took half of them), 960,000
+# evaluations of the teacher, and 17 and 23 for the two trainings, once. Consistency training without stored
+# trajectories and progressive halving were not compared. **What it lost:** recall, some of it, against the teacher's
+# twenty (jumps the least); and what only a denoiser can do. The student's $\hat x_0$ is no mean any more, so 2M, DDIM
+# with as many steps as one likes, a likelihood, or the way from an image to its noise cannot be had from it. Guidance
+# (notebook 07) then mixes two ends, not two means: with four evaluations it works as the teacher's, with one it makes
+# no image more typical ([results.md](../data/results.md)).
 #
 # No real image was used, and not the classifier on whose features the distance is measured: trained on the ruler, a
 # student would please the ruler.
@@ -1818,8 +1828,8 @@ lost_table.rename_axis(["sampler", "evaluations"])
 # %% [markdown]
 # ## 6. A map of the field · *further*
 #
-# Three pieces of the wider field, whose core fits into ten lines each, and each with a case where the right answer is known
-# exactly; after them comes the map.
+# Three pieces of the wider field, whose core fits into ten lines each, and each with a case where the right answer is
+# known exactly; after them comes the map.
 #
 # ### 6.1 Noise without numbers: masking
 #
@@ -1827,8 +1837,8 @@ lost_table.rename_axis(["sampler", "evaluations"])
 #
 # The simplest one hides them (Austin et al. 2021, the *absorbing* process). At time $t$, from 0 to 1, each pixel of
 # $x_0$ is masked with probability $t$, by itself; a masked pixel stays masked. The network sees $x_t$ and tells, for
-# each masked pixel, the probabilities of its levels. It needs no $t$: what the visible pixels say about a hidden one does
-# not depend on how the others came to be hidden (Ou et al. 2024).
+# each masked pixel, the probabilities of its levels. It needs no $t$: what the visible pixels say about a hidden one
+# does not depend on how the others came to be hidden (Ou et al. 2024).
 #
 # **Backwards**, from $t$ to $s < t$: a pixel that is masked at $t$ was already visible at $s$ with probability
 # $(t-s)/t$. Then it is drawn from the network's probabilities. **The bound** is a cross-entropy over masked pixels:
@@ -1937,9 +1947,10 @@ def sample_masked(network, count, size, steps, generator):
 
 
 # %% [markdown]
-# **Where all is known.** Four pixels, black or white, with 16 probabilities made up at random. The perfect network is a
-# table. Three claims can be tested: revealing one pixel a step, in any order, gives the joint exactly; the bound is then
-# the *entropy*, no more; and several pixels in one step are wrong, since they are drawn without regard to each other.
+# **Where all is known.** Four pixels, black or white, with 16 probabilities made up at random. The perfect network is
+# a table. Three claims can be tested: revealing one pixel a step, in any order, gives the joint exactly; the bound is
+# then the *entropy*, no more; and several pixels in one step are wrong, since they are drawn without regard to each
+# other.
 
 # %%
 states = torch.cartesian_prod(*[torch.arange(2)] * 4)  # (16, 4)
@@ -2136,8 +2147,8 @@ show_images(as_picture(torch.cat(rows)), columns=12, title=finding)
 #
 # #### Your turn: 08.9
 #
-# $x_0 \sim \mathcal N(m, \sigma_d^2 I)$ and $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$. Write the
-# exact $\nabla_{x_t}\log p(y \mid x_t)$. `hint("08.9")`, `solution("08.9")`.
+# $x_0 \sim \mathcal N(m, \sigma_d^2 I)$ and $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$. Write
+# the exact $\nabla_{x_t}\log p(y \mid x_t)$. `hint("08.9")`, `solution("08.9")`.
 
 
 # %%
@@ -2271,8 +2282,9 @@ def posterior_points(gradient):
 
 
 # %% [markdown]
-# Measured: the sliced Wasserstein distance of notebook 07, the mean gap of the sorted projections, over 50 directions; and,
-# with each point given to the nearest peak, the shares of the peaks and the standard deviation of $Ax$ within a peak.
+# Measured: the sliced Wasserstein distance of notebook 07, the mean gap of the sorted projections, over 50 directions;
+# and, with each point given to the nearest peak, the shares of the peaks and the standard deviation of $Ax$ within a
+# peak.
 #
 # **Predict before you run:** DPS leaves out a variance, ΠGDM puts in one. Which error can be seen in the picture, and
 # does the true variance repair it?
@@ -2402,8 +2414,9 @@ show_images(rows, columns=few_images, title=finding)
 
 # %% [markdown]
 # Where the samples differ from each other is what the measurement does not tell. By squared error their mean is never
-# worse than one of them on average, but it is smoother than any garment. And nothing asks for a *linear* $A$: any loss of
-# $\hat x_0$ in the place of $-\log p(y\mid\hat x_0)$ pulls the samples, and the classifier of notebook 07 was such a loss.
+# worse than one of them on average, but it is smoother than any garment. And nothing asks for a *linear* $A$: any loss
+# of $\hat x_0$ in the place of $-\log p(y\mid\hat x_0)$ pulls the samples, and the classifier of notebook 07 was such
+# a loss.
 #
 # ### 6.3 RePaint: why inpainting goes back
 #
@@ -2549,8 +2562,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # the known coordinate rules out. At every step the invented coordinate met a known one that had been noised afresh,
 # independently of it. Repeats bring the samples nearer to the exact law. At a fixed number of evaluations (first row)
 # they take steps away, coarse steps have an error of their own, and the gain stops; with more evaluations the samples
-# come nearer, if a little too narrow. (Even endless repeats would not settle on the exact law: of the known part a reverse step sees
-# only a noised copy, drawn independently of the invented one.)
+# come nearer, if a little too narrow. (Even endless repeats would not settle on the exact law: of the known part a
+# reverse step sees only a noised copy, drawn independently of the invented one.)
 #
 # **On images.** The left half known, no label, the same number of evaluations each way.
 #
@@ -2611,9 +2624,9 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 
 # %% [markdown]
 # The columns "minus plain" compare the same images: where an interval holds 0, nothing can be told from chance with so
-# few. The first row says how large a jump is natural at that place and how often the classifier knows a whole image. With
-# repeats the jump at the border is smaller, about as small as it is in nature; the class is not told apart. More repeats
-# are fewer, longer steps here, so not all of the change need come from the repeats.
+# few. The first row says how large a jump is natural at that place and how often the classifier knows a whole image.
+# With repeats the jump at the border is smaller, about as small as it is in nature; the class is not told apart. More
+# repeats are fewer, longer steps here, so not all of the change need come from the repeats.
 
 # %% [markdown]
 # ### 6.4 The map
@@ -2640,8 +2653,8 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 # | medical images | three dimensions, drawn for a given segmentation (Med-DDPM), or a scan from too few measurements as an inverse problem | Dorjsembe et al. 2023, [2305.18453](https://arxiv.org/abs/2305.18453); Chung & Ye 2021, [2110.05243](https://arxiv.org/abs/2110.05243) | [mobaidoctor/med-ddpm](https://github.com/mobaidoctor/med-ddpm), [HJ-harry/score-MRI](https://github.com/HJ-harry/score-MRI) | 03, 6.2 |
 # | cells and genomes | $x_0$ is the code of a cell's gene counts, or DNA letters with a noise that keeps them probabilities | Luo et al. 2024 (scDiffusion), [2401.03968](https://arxiv.org/abs/2401.03968); Avdeyev et al. 2023, [2305.10699](https://arxiv.org/abs/2305.10699) | [EperLuo/scDiffusion](https://github.com/EperLuo/scDiffusion), [jzhoulab/ddsm](https://github.com/jzhoulab/ddsm) | 04, 6.1 |
 #
-# Read down the second column and mark which of process, network, loss and sampler each row changes. The training loop of
-# notebook 00 stays.
+# Read down the second column and mark which of process, network, loss and sampler each row changes. The training loop
+# of notebook 00 stays.
 #
 # *References of this section that are not in the map:* Shi et al. 2024, *Simplified and Generalized Masked Diffusion
 # for Discrete Data*, arXiv 2406.04329; Ou et al. 2024, *Your Absorbing Discrete Diffusion Secretly Models the

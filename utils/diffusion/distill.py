@@ -49,8 +49,8 @@ def draw_trajectories(
 ) -> Trajectories:
     """`count` trajectories from noise to image, by DPM-Solver++(2M) with `steps` evaluations.
 
-    They are computed in the device's fast precision. Labels are random, a tenth of them hidden. The random numbers are those of no `generate`. Raises ValueError where
-    steps is not a multiple of 8, the places that are kept.
+    They are computed in the device's fast precision. Labels are random, a tenth of them hidden. The random numbers are
+    those of no `generate`. Raises ValueError where steps is not a multiple of 8, the places that are kept.
     """
     if steps % STOPS or steps < 1:
         raise ValueError(f"steps must be a multiple of {STOPS}, the places that are kept; got {steps}")
