@@ -19,7 +19,7 @@ from utils.diffusion import ImageQuality, generate, load_images, load_model, sav
 from utils.diffusion.distill import EVALUATIONS, Trajectories, distill, draw_trajectories
 from utils.diffusion.images import ROOT
 from utils.diffusion.metrics import FOLDER, precision_recall
-from utils.files import load_state, save_state
+from utils.files import load_state, save_state, sha256_of
 
 TEACHER, SEED = "unet-fashion-mnist", 0
 JUMPS = {"distilled": None, "distilled-4": 4}  # of the files
@@ -31,9 +31,12 @@ MEASURED += [(TEACHER, "ddim", n) for n in (1, 2, 4, 8)] + [(TEACHER, "dpmpp_2m"
 
 def trajectories_of(teacher, diffusion) -> Trajectories:
     count = max(COUNTS.values())
-    path, settings = ROOT / "build" / "trajectories.pt", {"seed": SEED, "count": count}
+    path, teacher_file = ROOT / "build" / "trajectories.pt", FOLDER / f"{TEACHER}.safetensors"
+    settings = {"seed": SEED, "count": count, "teacher": sha256_of(teacher_file)}
     if not path.exists():
+        started = time.process_time()
         drawn = draw_trajectories(teacher, diffusion, count, seed=SEED)
+        print(f"{count:,} trajectories: {time.process_time() - started:.0f} s of processor time", flush=True)
         save_state(path, {**drawn._asdict(), "settings": settings})
     saved = load_state(path, settings)
     return Trajectories(saved["x"], saved["y"])
@@ -41,10 +44,8 @@ def trajectories_of(teacher, diffusion) -> Trajectories:
 
 def make(name: str) -> None:
     model, diffusion = load_model(FOLDER / f"{TEACHER}.safetensors")
-    started = time.process_time()
     x, y = trajectories_of(model, diffusion)
     trajectories = Trajectories(x[: COUNTS[name]], y[: COUNTS[name]])
-    print(f"{len(x):,} trajectories: {time.process_time() - started:.0f} s of processor time", flush=True)
     started = time.process_time()
     for state in distill(model, diffusion, trajectories, steps=STEPS[name], jumps=JUMPS[name], seed=SEED):
         if state.step % 100 == 0:

@@ -324,7 +324,8 @@ def wrong_weights(log_snr: Tensor) -> dict[str, Tensor]:
         "this is how many times the velocity's error the noise's is; it is asked the other way round": (1 - tau) ** 2,
         "signal and noise are exchanged: the image has the weight 1 - tau": 1 / tau**2,
         "this is the factor of the error of x_0; the velocity is noise - x_0": (tau / (1 - tau)) ** 2,
-        "this is the factor of v, where a**2 + s**2 = 1; on the straight path a + s = 1": 1 + torch.exp(-log_snr),
+        "this is the factor of v, where a**2 + sigma**2 = 1; on the straight path a + sigma = 1": 1
+        + torch.exp(-log_snr),
         "this is the weight times the density; give the two apart": tau / (1 - tau) / 2,
         "the velocity's error is not the noise's: that of x_0 comes with it": torch.ones_like(tau),
         "the two errors add up before they are squared, as they have the same direction": 1 + (tau / (1 - tau)) ** 2,
@@ -402,7 +403,7 @@ def wrong_factors(log_snr: Tensor, wanted: Tensor, density: Tensor) -> dict[str,
         "the density plays no part; what is drawn often must count less": wanted * a2,
         "the wanted weight plays no part": a2 / density,
         "v's error is 1 / a times the noise's, so the noise's is a times v's: multiply by a**2": wanted / density / a2,
-        "this takes s**2 = 1 - a**2 in the place of a**2": wanted / density * (1 - a2),
+        "this takes sigma**2 = 1 - a**2 in the place of a**2": wanted / density * (1 - a2),
         "the errors are squared: the factor is a**2, not a": wanted / density * a2.sqrt(),
         "a**2 is sigmoid(log_snr); here log_snr is the whole logarithm, not half": wanted
         / density

@@ -14,7 +14,8 @@
 # ![Rows of garments from the same noise: the teacher with one evaluation is a blur; two students with one and with four
 # evaluations, and the teacher with 20, draw garments](../data/pictures/08.png)
 #
-# *One network, five names, and in the end a pupil that needs four looks where its teacher took twenty.*
+# *One network, five names, and in the end a student that draws in four evaluations, nearly as well as its teacher in
+# twenty.*
 #
 # DDPM, score matching, EDM, flow matching: the papers differ in letters, signs and times. This notebook shows that the
 # network of this course is all of them at once, and that what remains of the difference is which noise levels a loss
@@ -63,7 +64,6 @@ from utils.diffusion import (
     load_model,
     sample,
 )
-from utils.diffusion import distill as distillation
 from utils.diffusion.family import (
     PATHS,
     denoiser,
@@ -137,15 +137,16 @@ def five_forms(t, count=8):
 
 
 # %%
-rows = {}
+rows, gaps = {}, {}
 for t in (20, 500, 980):
-    *_, (_, _, _, by_velocity) = five = five_forms(t)
+    five = five_forms(t)
+    by_velocity = five[-1][3]
     for paper, form, values, found in five:
-        row = rows.setdefault((paper, form), {})
-        row[f"std at t = {t}"] = float(values.std())
+        rows.setdefault((paper, form), {})[f"std at t = {t}"] = float(values.std())
         gap = float((found - by_velocity).abs().max())
-        row["x_0 differs"] = max(gap, row.pop("x_0 differs", 0.0))  # the last column
+        gaps[paper, form] = max(gap, gaps.get((paper, form), 0.0))
 forms_table = pd.DataFrame.from_dict(rows, orient="index")
+forms_table["x_0 differs"] = pd.Series(gaps)
 forms_table.rename_axis(["paper", "what the network tells"]).round(5)
 
 # %% [markdown]
@@ -160,9 +161,9 @@ forms_table.rename_axis(["paper", "what the network tells"]).round(5)
 #
 # They all mix an image and noise, with two functions of a time:
 #
-# $$x = a(t)\,x_0 + s(t)\,\epsilon .$$
+# $$x = a(t)\,x_0 + \sigma(t)\,\epsilon .$$
 #
-# | path | signal $a(t)$ | noise $s(t)$ | from |
+# | path | signal $a(t)$ | noise $\sigma(t)$ | from |
 # | --- | --- | --- | --- |
 # | variance preserving, VP | $\cos(\pi t/2)$ | $\sin(\pi t/2)$ | Ho et al. 2020; the cosine of Nichol & Dhariwal 2021, without its offset |
 # | variance exploding, VE | $1$ | $0.01 \cdot 5000^t$ | Song et al. 2021, Appendix C |
@@ -171,7 +172,7 @@ forms_table.rename_axis(["paper", "what the network tells"]).round(5)
 #
 # (Ho's linear schedule goes along VP's circle by another clock. Lipman's flow runs the other way, with noise at
 # $t = 0$; here $t$ grows with the noise in all of them. Karras' $s(t)$ is $a$ here, and his $\sigma$ is
-# $\bar\sigma = s/a$.)
+# $\bar\sigma = \sigma/a$.)
 
 # %% tags=["figure"]
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.4))
@@ -190,28 +191,28 @@ for ratio in (0.25, 1, 3):
         point = PATHS[name].at(PATHS[name].time(ratio))[:2]
         right.plot(*point, "o", ms=4, color="black")
 left.set(xlabel="t", ylabel="signal a(t)", title="Image")
-middle.set(xlabel="t", ylabel="noise s(t)", ylim=(0, 1.5), title="Noise")
+middle.set(xlabel="t", ylabel=r"noise $\sigma(t)$", ylim=(0, 1.5), title="Noise")
 right.set(xlabel="signal", ylabel="noise", xlim=(0, 1.1), ylim=(0, 1.5))
 right.set_title("On one ray: one image")
 left.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Look at the right panel. On one ray from the corner the noise level $\bar\sigma = s/a$ is the same, and so is the
+# Look at the right panel. On one ray from the corner the noise level $\bar\sigma = \sigma/a$ is the same, and so is the
 # log-SNR, $-2\log\bar\sigma$. The points on it differ by a factor only, for $x/a = x_0 + \bar\sigma\,\epsilon$. So a
 # network of one path answers for all: scale $x$ onto the quarter circle, where the squares of the weights add to 1, and
 # ask. (VE lies on EDM's line, and goes along it at another speed.)
 #
 # What does a sampler need? The slope of $x$ along its path, with the network's estimates in place of what is unknown:
 #
-# $$\frac{dx}{dt} = a'(t)\,\hat x_0 + s'(t)\,\hat\epsilon .$$
+# $$\frac{dx}{dt} = a'(t)\,\hat x_0 + \sigma'(t)\,\hat\epsilon .$$
 #
 # With numbers, on the straight path: $x_0 = 2$, $\epsilon = -1$, $t = \frac14$. Then
 # $x = \frac34\cdot 2 + \frac14\cdot(-1) = 1.25$, and the slope is $\epsilon - x_0 = -3$. One step of $-\frac14$ along
 # it ends at $1.25 + 0.75 = 2$, the image.
 #
 # That is the *velocity field* of flow matching (Lipman et al. 2023), and the probability-flow ODE of notebook 05 (there
-# only for $a = 1$, $s = \bar\sigma$; Karras et al. 2022, eq. 4, has all).
+# only for $a = 1$, $\sigma = \bar\sigma$; Karras et al. 2022, eq. 4, has all).
 #
 # ### Your turn: 08.1
 #
@@ -272,10 +273,10 @@ pd.DataFrame(rows).T.round(3)
 # ### The same images from the same noise
 #
 # Now samplers with 20 evaluations at the same noise levels. DDIM of notebook 05, in $(x_t, t)$; Euler's method,
-# $x \leftarrow x + (t' - t)\,dx/dt$, in EDM's $(\bar x, \bar\sigma)$; Euler's in flow matching's $(x, t)$, once with
+# $x \leftarrow x + (s - t)\,dx/dt$, in EDM's $(\bar x, \bar\sigma)$; Euler's in flow matching's $(x, t)$, once with
 # the velocity and once as Song et al. write it, with the score:
 #
-# $$\frac{dx}{dt} = f\,x - \tfrac12\,g^2\,\nabla\log p, \qquad f = \frac{a'}{a}, \quad g^2 = 2ss' - 2s^2\frac{a'}{a}
+# $$\frac{dx}{dt} = f\,x - \tfrac12\,g^2\,\nabla\log p, \qquad f = \frac{a'}{a}, \quad g^2 = 2\sigma\sigma' - 2\sigma^2\frac{a'}{a}
 # \qquad\text{(2021, eq. 13).}$$
 #
 # And Euler's in VP's and VE's own times. All start from one noise, scaled to the path, and end with one last
@@ -337,10 +338,10 @@ show_images(rows_of_images, columns=8, scale=2, title=finding)
 
 # %% [markdown]
 # DDIM, EDM's Euler and flow matching's Euler, by velocity or by score, are one sampler; what is left is rounding.
-# *Why?* Hold the estimates $\hat x_0$ and $\hat\epsilon$ fixed during a step. Where $a$ and $s$ are both straight
-# lines in the time, $a\,\hat x_0 + s\,\hat\epsilon$ is one too, and an Euler step lands exactly where these estimates
-# belong, at the new noise level. DDIM puts them there by construction. So **DDIM is Euler on every path that is
-# straight in its time**, as EDM's and flow matching's are, and flow matching adds no sampler to it.
+# *Why?* Hold the estimates $\hat x_0$ and $\hat\epsilon$ fixed during a step. Where $a$ and $\sigma$ are both straight
+# lines in the time, $a\,\hat x_0 + \sigma\,\hat\epsilon$ is one too, and an Euler step lands exactly where these
+# estimates belong, at the new noise level. DDIM puts them there by construction. So **DDIM is Euler on every path that
+# is straight in its time**, as EDM's and flow matching's are, and flow matching adds no sampler to it.
 #
 # The other two are not. In VP's own time the point moves on a circle, and Euler leaves it along the tangent: a little
 # longer at each step. In VE's time $\bar\sigma$ is an exponential, whose tangent overshoots where the levels lie far
@@ -446,7 +447,7 @@ plt.show()
 #
 # Euler takes the slope where it stands for the whole step. Heun's method looks at the far end too:
 #
-# $$\tilde x = x + h\,u(x, t),\qquad x \leftarrow x + \tfrac h2\big(u(x, t) + u(\tilde x, t')\big),\qquad h = t' - t,$$
+# $$\tilde x = x + h\,u(x, t),\qquad x \leftarrow x + \tfrac h2\big(u(x, t) + u(\tilde x, s)\big),\qquad h = s - t,$$
 #
 # with $u = dx/dt$. Two evaluations a step; its error falls with the square of their number, Euler's only like its
 # inverse. EDM's sampler is this in $(\bar x, \bar\sigma)$ (Karras et al. 2022, Algorithm 1). At $\bar\sigma = 0$ there
@@ -658,13 +659,13 @@ plt.show()
 #
 # ### Noise on the way *(further)*
 #
-# Every ODE here has noisy siblings: for any $\kappa \ge 0$,
+# Every ODE here has noisy siblings: for any $\zeta \ge 0$,
 #
-# $$d\bar x = (1+\kappa^2)\,\frac{\bar x - D(\bar x;\bar\sigma)}{\bar\sigma}\,d\bar\sigma +
-# \kappa\sqrt{2\bar\sigma}\,d\bar w ,$$
+# $$d\bar x = (1+\zeta^2)\,\frac{\bar x - D(\bar x;\bar\sigma)}{\bar\sigma}\,d\bar\sigma +
+# \zeta\sqrt{2\bar\sigma}\,d\bar w ,$$
 #
-# run from high to low $\bar\sigma$, passes through the same distributions (Karras et al. 2022, eq. 6). $\kappa = 0$ is
-# the ODE and $\kappa = 1$ the reverse SDE of Song et al. (2021, eq. 6), whose $f$ and $g^2$ stand in section 1; on the
+# run from high to low $\bar\sigma$, passes through the same distributions (Karras et al. 2022, eq. 6). $\zeta = 0$ is
+# the ODE and $\zeta = 1$ the reverse SDE of Song et al. (2021, eq. 6), whose $f$ and $g^2$ stand in section 1; on the
 # VP path $g^2$ is the $\beta$ of notebook 01, per unit of time.
 #
 # **Predict before you run:** the network is exact here. Does noise help, do harm, or neither, with 20 steps and with
@@ -673,7 +674,7 @@ plt.show()
 
 # %%
 def noisy_way(x_bar, grid, strength, generator):
-    """Euler-Maruyama down the grid; strength is kappa, and 0 is Euler's method."""
+    """Euler-Maruyama down the grid; strength is zeta, and 0 is Euler's method."""
     for level, lower in pairwise(grid):
         slope = (x_bar - blobs(x_bar, level)) / level
         z = torch.randn(x_bar.shape, generator=generator, dtype=x_bar.dtype)
@@ -703,7 +704,7 @@ for strength in (0, 1, 2):
             end = noisy_way(begin, grid_between(80, 0.01, steps), strength, rng(10 + seed))
             found.append(mean_wasserstein(end, exact_draws))
         text = f"{np.mean(found):.3f} ± {np.std(found, ddof=1):.3f}"
-        rows.setdefault(f"kappa = {strength}", {})[f"{steps} steps"] = text
+        rows.setdefault(f"zeta = {strength}", {})[f"{steps} steps"] = text
 chance = [mean_wasserstein(from_blobs(noisy_count, rng(k)), exact_draws) for k in (1, 2, 3)]
 spread = f"{np.mean(chance):.3f} ± {np.std(chance, ddof=1):.3f}"
 print(f"Wasserstein distance, mean of both coordinates; exact draws: {spread}")
@@ -794,8 +795,8 @@ plt.show()
 # ### Play
 #
 # Eight points on their way to the blobs (crosses), scaled onto the quarter circle; grey is the same method with 200
-# steps. First for two numbers: with 5 evaluations Heun's three steps throw points out of the picture, with 13 most of
-# its ends are still a little farther off than Euler's. With 31 or more all are nearer: try it.
+# steps. First for two numbers: with 5 evaluations Heun's three steps throw points out of the picture. From which number
+# on are all its ends nearer than Euler's? Try it.
 
 
 # %%
@@ -917,18 +918,18 @@ plt.show()
 #
 # Two choices: which noise levels a training draws, and by how much it multiplies the error there.
 #
-# **All errors are one error.** On any path $x = a\,x_0 + s\,\epsilon$. The network sees $x$, so its estimates of $x_0$
-# and $\epsilon$ must add up to it: $a(x_0 - \hat x_0) = -s(\epsilon - \hat\epsilon)$. Every other error is then a
-# multiple of that of the noise. For the velocity $\epsilon - x_0$ of the straight path, where $a + s = 1$:
+# **All errors are one error.** On any path $x = a\,x_0 + \sigma\,\epsilon$. The network sees $x$, so its estimates of
+# $x_0$ and $\epsilon$ must add up to it: $a(x_0 - \hat x_0) = -\sigma(\epsilon - \hat\epsilon)$. Every other error is
+# then a multiple of that of the noise. For the velocity $\epsilon - x_0$ of the straight path, where $a + \sigma = 1$:
 #
 # $$(\epsilon - x_0) - (\hat\epsilon - \hat x_0) = (\epsilon - \hat\epsilon) + \tfrac sa(\epsilon - \hat\epsilon)
-# = \tfrac{a+s}{a}\,(\epsilon - \hat\epsilon) = \tfrac1a\,(\epsilon - \hat\epsilon).$$
+# = \tfrac{a+\sigma}{a}\,(\epsilon - \hat\epsilon) = \tfrac1a\,(\epsilon - \hat\epsilon).$$
 #
-# In the same way $v = a\,\epsilon - s\,x_0$ has the error $\frac{a^2+s^2}{a}(\epsilon - \hat\epsilon)$, with
-# $a^2 + s^2 = 1$ again $\frac1a$ times that of the noise.
+# In the same way $v = a\,\epsilon - \sigma\,x_0$ has the error $\frac{a^2+\sigma^2}{a}(\epsilon - \hat\epsilon)$, with
+# $a^2 + \sigma^2 = 1$ again $\frac1a$ times that of the noise.
 #
 # **All clocks are one clock.** Timestep, $\sigma$ of EDM, time of flow matching: each only says how noisy $x$ is.
-# Put them on one axis, $\ell = \log\mathrm{SNR} = \log(a^2/s^2)$. If a clock $\tau$ runs from 0 to 1 and is drawn
+# Put them on one axis, $\ell = \log\mathrm{SNR} = \log(a^2/\sigma^2)$. If a clock $\tau$ runs from 0 to 1 and is drawn
 # uniformly, a piece $d\tau$ covers a piece $d\ell$ of the axis, so $\ell$ has the density
 #
 # $$p(\ell) = \left|\frac{d\tau}{d\ell}\right|.$$
@@ -1001,8 +1002,8 @@ print("density and weight of flow matching agree with autograd and with random e
 # - **v** and **noise**, $\tau$ uniform on the cosine schedule, where $a = \cos\frac{\pi\tau}{2}$ (Salimans & Ho 2022;
 #   Nichol & Dhariwal 2021). **The course's**: three quarters of $\tau$ are logit-normal about $-1$ (notebook 04).
 # - **min-SNR-5**: the error of $x_0$ counts $\min(\mathrm{SNR}, 5)$ times (Hang et al. 2023, section 3).
-# - **EDM** with its published numbers: $\log\sigma$ normal with mean $-1.2$ and standard deviation 1.2; the error of
-#   $x_0$ counts $1/\sigma^2 + 1/0.5^2$ times (Karras et al. 2022, Table 1). They were tuned for data of standard
+# - **EDM** with its published numbers: $\log\bar\sigma$ normal with mean $-1.2$ and standard deviation 1.2; the error of
+#   $x_0$ counts $1/\bar\sigma^2 + 1/0.5^2$ times (Karras et al. 2022, Table 1). They were tuned for data of standard
 #   deviation 0.5; section 1 measured that of our images.
 # - **Flow matching** with $\tau$ uniform, or logit-normal about 0 (Esser et al. 2024, section 3.1).
 
@@ -1248,7 +1249,7 @@ check("08.6", factor_of_v)
 #
 # ### Theirs, trained here
 #
-# A wrapper of four lines, `train`, and `save_pretrained`. A few steps show the plumbing; the images would be noise.
+# A small wrapper, `train`, and `save_pretrained`. A few steps show the plumbing; the images would be noise.
 
 # %%
 from diffusers import (
@@ -1382,23 +1383,23 @@ finding = "The pipeline draws what sample draws, unless a convention is forgotte
 show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=finding)
 
 # %% [markdown]
-# With nothing forgotten the images agree up to rounding: what is left comes from $\bar\alpha$, which theirs computes
-# in float32. To the eye the wrong prediction type is the worst. The two other defaults, *leading* and *unclipped*,
+# With nothing forgotten the images agree up to rounding (theirs keeps $\bar\alpha$ in float32). By the mean the wrong
+# prediction type and the wrong betas are the worst. The two other defaults, *leading* and *unclipped*,
 # shift the images less, by the mean: *unclipped* hardly at all, *leading* by a few hundredths, but by half of the
 # range in single pixels. Nobody would call the images broken, and so such faults stay in the code.
 #
 # ### One schedule, three schedulers
 #
 # A *scheduler* is one step of a sampler. DDIM and 2M (`DPMSolverMultistepScheduler`) take the schedule as above. That
-# of flow matching takes no betas but the times $\tau = s/(a+s)$ of the straight path, as in section 3. It wants $x$ on
-# that path, $x_\tau = x_t/(a+s)$, and the velocity $\hat\epsilon - \hat x_0$ (section 1). It knows one step, Euler's:
-# $x_{\tau'} = x_\tau + (\tau' - \tau)\,(\hat\epsilon - \hat x_0)$.
+# of flow matching takes no betas but the times $\tau = \sigma/(a+\sigma)$ of the straight path, as in section 3. It
+# wants $x$ on that path, $x_\tau = x_t/(a+\sigma)$, and the velocity $\hat\epsilon - \hat x_0$ (section 1). It knows
+# one step, Euler's: $x_{\tau'} = x_\tau + (\tau' - \tau)\,(\hat\epsilon - \hat x_0)$.
 #
 # **Predict before you run:** with which sampler of notebook 05 will Euler's images agree?
 
 # %%
 jumps, straight = timestep_grid(T, 20), PATHS["flow"]
-flow_levels = [straight.time(float(noise_levels(diffusion)[t])) for t in jumps]
+flow_levels = [straight.time(levels[t]) for t in jumps]
 without_label = denoiser(model, diffusion)
 
 
@@ -1472,7 +1473,8 @@ import copy
 import time
 
 from utils.device import autocast, find_precision
-from utils.diffusion.distill import distill, draw_trajectories, landing
+from utils.diffusion.distill import STOPS, distill, draw_trajectories, landing
+from utils.diffusion.distill import paired_noise as theirs_paired_noise
 from utils.diffusion.metrics import precision_recall
 from utils.diffusion.sampling import consistency_step, ddim_step
 
@@ -1587,7 +1589,7 @@ trajectory_count, trajectory_steps = course.pick(
 trajectories = draw_trajectories(
     model, diffusion, trajectory_count, steps=trajectory_steps, seed=1
 )
-places = timestep_grid(T, distillation.STOPS)
+places = timestep_grid(T, STOPS)
 print(f"{trajectory_count} trajectories, x: {tuple(trajectories.x.shape)}")
 print(f"kept are t = {places}, and the end")
 
@@ -1597,10 +1599,10 @@ print(f"kept are t = {places}, and the end")
 # %%
 # NBVAL_CHECK_OUTPUT
 x_t, end = trajectories.x[:8, :-1].flatten(0, 1).float(), trajectories.x[:8, -1:].float()
-end = end.expand(-1, distillation.STOPS, -1, -1, -1).flatten(0, 1)
+end = end.expand(-1, STOPS, -1, -1, -1).flatten(0, 1)
 t = torch.tensor(places).repeat(8)
 noise = paired_noise(x_t, end, schedule.alphas_cumprod[t].float().view(-1, 1, 1, 1))
-theirs = distillation.paired_noise(diffusion, x_t, end, t)
+theirs = theirs_paired_noise(diffusion, x_t, end, t)
 torch.testing.assert_close(noise, theirs, rtol=1e-4, atol=1e-4)
 torch.testing.assert_close(diffusion.q_sample(end, t, noise), x_t, rtol=1e-4, atol=1e-4)
 print("the noise agrees with utils.diffusion.distill, and leads back to x_t")
@@ -2562,7 +2564,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # the known coordinate rules out. At every step the invented coordinate met a known one that had been noised afresh,
 # independently of it. Repeats bring the samples nearer to the exact law. At a fixed number of evaluations (first row)
 # they take steps away, coarse steps have an error of their own, and the gain stops; with more evaluations the samples
-# come nearer, if a little too narrow. (Even endless repeats would not settle on the exact law: of the known part a
+# come nearer. (Even endless repeats would not settle on the exact law: of the known part a
 # reverse step sees only a noised copy, drawn independently of the invented one.)
 #
 # **On images.** The left half known, no label, the same number of evaluations each way.
@@ -2581,14 +2583,14 @@ half_count = course.pick(test=4, cpu=100, gpu=500)
 half_images, half_labels = test_set[200 : 200 + half_count]
 half_mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=device)
 half_mask[..., :14] = True
-ways = course.pick(
+half_settings = course.pick(
     test=[(2, 1), (1, 2)],
     cpu=[(60, 1), (20, 3), (10, 6)],
     gpu=[(240, 1), (60, 4), (24, 10)],
 )
 halves = {"real images": half_images}
-print(f"evaluations: {', '.join(str(steps * repeats) for steps, repeats in ways)}")
-for steps, repeats in tqdm(ways):
+print(f"evaluations: {', '.join(str(steps * repeats) for steps, repeats in half_settings)}")
+for steps, repeats in tqdm(half_settings):
     options = dict(mask=half_mask, steps=steps, repeats=repeats, seed=60)
     filled = repaint(guess_of_model, half_images.to(device), **options)
     halves[f"{steps} steps, {repeats} each"] = filled.clamp(-1, 1).cpu()
@@ -2667,14 +2669,15 @@ show_images(rows, columns=min(10, half_count), scale=2, title=finding)
 #
 # | symbol | code | meaning |
 # | --- | --- | --- |
-# | $a(t)$, $s(t)$ | `signal`, `sigma` | weights of image and noise along a path, $x = a\,x_0 + s\,\epsilon$ |
-# | $\bar\sigma = s/a$ | `sigma_bar` | noise level, EDM's $\sigma$; the log-SNR is $-2\log\bar\sigma$ |
+# | $a(t)$, $\sigma(t)$ | `signal`, `sigma` | weights of image and noise along a path, $x = a\,x_0 + \sigma\,\epsilon$ |
+# | $\bar\sigma = \sigma/a$ | `sigma_bar` | noise level, EDM's $\sigma$; the log-SNR is $-2\log\bar\sigma$ |
 # | $\bar x = x/a$ | `x_bar` | the image in EDM's variables |
 # | $D(\bar x; \bar\sigma)$ | `denoise` | the estimate $\hat x_0$ |
-# | $u = dx/dt$ | `velocity` | $a'\hat x_0 + s'\hat\epsilon$, the velocity field |
+# | $u = dx/dt$ | `velocity` | $a'\hat x_0 + \sigma'\hat\epsilon$, the velocity field |
 # | $c_\text{skip}, c_\text{out}, c_\text{in}$ | `preconditioning` | EDM's wrapping; with $\sigma_d = 1$ it is $v$-prediction, $F = -v$ |
+# | $\zeta$ | `strength` | noise on the way: 0 the ODE, 1 the reverse SDE |
 # | $N$, order | `budget` | an error of order $k$ falls like $N^{-k}$ |
-# | $\ell$ | `log_snr` | $\log(a^2/s^2)$, twice the $\lambda$ of notebook 05 |
+# | $\ell$ | `log_snr` | $\log(a^2/\sigma^2)$, twice the $\lambda$ of notebook 05 |
 # | $\tau$ | `tau` | a clock from 0 to 1, drawn uniformly where nothing else is said |
 # | $p(\ell)$, $w(\ell)$ | `density`, `weight` | how often a log-SNR is drawn; what the noise's squared error counts |
 # | $W = w\,p$ | | the effective weight: all that decides what a loss minimises |

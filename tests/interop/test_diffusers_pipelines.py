@@ -1,5 +1,6 @@
 """Networks and schedules to diffusers and back, as notebook 08 does it: pipelines draw the images of `sample`."""
 
+import inspect
 import math
 
 import pytest
@@ -21,6 +22,8 @@ CLOSE = dict(rtol=0, atol=1e-5)
 
 
 class FromDiffusers(nn.Module):
+    """A network of diffusers, called as the course calls one."""
+
     def __init__(self, unet):
         super().__init__()
         self.unet = unet
@@ -30,6 +33,8 @@ class FromDiffusers(nn.Module):
 
 
 class CourseUNet(ModelMixin, ConfigMixin):
+    """The course's network as diffusers calls one. settings: those of UNet."""
+
     @register_to_config
     def __init__(self, sample_size, in_channels, settings):
         super().__init__()
@@ -38,6 +43,12 @@ class CourseUNet(ModelMixin, ConfigMixin):
     def forward(self, sample, timestep, class_labels=None):
         t = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         return UNet2DOutput(self.network(sample, t, class_labels))
+
+
+@pytest.mark.parametrize("own", [FromDiffusers, CourseUNet])
+def test_the_classes_are_those_of_notebook_08(own, root):
+    (notebook,) = root.glob("notebooks/src/08_*.py")
+    assert inspect.getsource(own) in notebook.read_text("utf-8")
 
 
 @pytest.fixture(autouse=True)

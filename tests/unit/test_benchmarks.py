@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 from itertools import product
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import scipy.integrate
 import scipy.stats
 import torch
 
+from notebooks.exercises import nb08
 from tests.benchmarks import detector, ner, objectives, parts, quality
 from utils.diffusion import GaussianDiffusion, NoiseSchedule
 from utils.diffusion.images import ImageSet
@@ -128,7 +130,17 @@ def test_weights_are_those_of_the_papers():
 
 def test_notebook_08_trains_as_the_benchmark_does(root):
     (notebook,) = root.glob("notebooks/src/08_*.py")
-    assert inspect.getsource(objectives.Weighted) in notebook.read_text("utf-8")
+    source = notebook.read_text("utf-8")
+    assert inspect.getsource(objectives.Weighted) in source
+    found = {"torch": torch, "math": math, "flow_matching": nb08.flow_matching}
+    for cell in re.split(r"^# %%.*$", source, flags=re.MULTILINE):
+        if re.search(r"^(def bell\(|objectives = )", cell, re.MULTILINE):
+            exec(cell, found)
+    assert list(found["objectives"]) == list(objectives.OBJECTIVES)
+    log_snr = torch.linspace(-12, 12, 49, dtype=torch.float64)
+    for name, functions in objectives.OBJECTIVES.items():
+        for own, theirs in zip(found["objectives"][name], functions):
+            torch.testing.assert_close(own(log_snr), theirs(log_snr))
 
 
 def test_a_weighted_loss_is_its_factor_times_the_error_at_its_level():

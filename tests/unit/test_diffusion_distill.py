@@ -145,6 +145,16 @@ def test_training_lowers_the_loss_and_is_the_same_each_time(taught):
     assert state.ema_model.distilled == {"sampler": "consistency", "evaluations": EVALUATIONS}
 
 
+def test_a_training_that_is_left_gives_the_network_back_as_it_was(taught):
+    trajectories, _ = taught
+    student = tiny_unet(dropout=0.0)
+    states = distill(student, tiny_diffusion(), trajectories, steps=9, device="cpu", precision="bf16", progress=False)
+    next(states)
+    assert hasattr(student, "_original_forward")  # accelerate's wrapper
+    states.close()
+    assert not hasattr(student, "_original_forward")
+
+
 def test_jumps_are_for_one_number_of_evaluations(taught):
     trajectories, _ = taught
     options = dict(steps=30, batch_size=16, device="cpu", precision="no", progress=False)

@@ -132,14 +132,16 @@ def distill(
     state = prepare(student, accelerator, recipe.muon)
     sampler, evaluations = ("ddim", [jumps]) if jumps else ("consistency", EVALUATIONS)
     state.ema_model.distilled = {"sampler": sampler, "evaluations": evaluations}
-    for step in tqdm(range(steps), desc="distilling", leave=False, disable=not progress or None):
-        state.learning_rate = learning_rate(recipe, step, step / steps, steps)
-        pairs = draw_pairs(trajectories, diffusion, recipe.batch_size, step, recipe.seed, jumps)
-        x_t, x_s, t, s, y = (None if part is None else part.to(accelerator.device) for part in pairs)
-        x_0 = landing(diffusion, x_t, x_s, t, s)
-        with accelerator.autocast():
-            loss = diffusion.loss(state.network, x_0, t, paired_noise(diffusion, x_t, x_0, t), y)
-        descend(state, loss, recipe, accelerator)
-        yield state
-    accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)
-    accelerator.free_memory()
+    try:
+        for step in tqdm(range(steps), desc="distilling", leave=False, disable=not progress or None):
+            state.learning_rate = learning_rate(recipe, step, step / steps, steps)
+            pairs = draw_pairs(trajectories, diffusion, recipe.batch_size, step, recipe.seed, jumps)
+            x_t, x_s, t, s, y = (None if part is None else part.to(accelerator.device) for part in pairs)
+            x_0 = landing(diffusion, x_t, x_s, t, s)
+            with accelerator.autocast():
+                loss = diffusion.loss(state.network, x_0, t, paired_noise(diffusion, x_t, x_0, t), y)
+            descend(state, loss, recipe, accelerator)
+            yield state
+    finally:  # the caller has the network as it was given, without accelerate's wrappers
+        accelerator.unwrap_model(state.network, keep_fp32_wrapper=False)
+        accelerator.free_memory()
