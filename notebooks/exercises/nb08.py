@@ -495,9 +495,9 @@ def paired_noise(x_t, end, a_bar_t):
     return (x_t - a_bar_t.sqrt() * end) / (1 - a_bar_t).sqrt()
 
 
-MASK = -1  # as in the notebook
-
 # -- 08.8: one step of unmasking --------------------------------------------------------------------
+
+MASK = -1  # as in the notebook
 
 NOT_ROWS = {
     "must be 1 or 2 dim": "torch.multinomial takes one row of probabilities for each symbol: flatten (B, N, levels) to "
