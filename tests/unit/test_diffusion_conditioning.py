@@ -209,14 +209,16 @@ def test_networks_that_cannot_be(options):
 
 def test_training_resumes_to_the_same_bits(tmp_path, text, monkeypatch):
     """In what is a new process for the encoder too, which has read the prompts in another order."""
-    make = lambda: train(MADE["UNet"]("both"), tiny_diffusion(), prompted(), steps=4, out=tmp_path / "b", **OPTIONS)  # noqa: E731
-    (*_, alone) = train(MADE["UNet"]("both"), tiny_diffusion(), prompted(), steps=4, **OPTIONS)
-    begun = make()
+
+    def begin(out=None):
+        return train(MADE["UNet"]("both"), tiny_diffusion(), prompted(), steps=4, out=out, **OPTIONS)
+
+    (*_, alone), begun = begin(), begin(tmp_path)
     assert [next(begun).step, next(begun).step] == [1, 2]
     begun.close()
     monkeypatch.setattr(conditioning, "_ENCODERS", {})
     text_encoder("stand-in")(NAMES[::-1])
-    (*_, resumed) = make()
+    (*_, resumed) = begin(tmp_path)
     assert resumed.step == 4 and resumed.loss == alone.loss
     for a, b in zip(alone.ema_model.parameters(), resumed.ema_model.parameters()):
         assert torch.equal(a, b)

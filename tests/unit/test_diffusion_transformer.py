@@ -36,7 +36,7 @@ def test_a_block_starts_as_the_identity():
 
 
 def test_a_block_against_the_formula():
-    """x + gate * attention(norm(x) (1 + scale) + shift), one head and one patch at a time, then the same with the MLP."""
+    """x + gate * attention(norm(x) (1 + scale) + shift), one head, one patch at a time; then the MLP so."""
     block, x, emb = awake(Block(8, 2)), torch.randn(2, 5, 8), torch.randn(2, 8)
     numbers = (emb @ block.modulation.weight.T + block.modulation.bias).reshape(2, 6, 1, 8)
     shift, scale, gate, shift_2, scale_2, gate_2 = numbers.unbind(1)

@@ -22,7 +22,7 @@ def test_an_import_loads_no_more_than_it_needs(root, module, unwanted):
 
 
 def test_imports_point_one_way(root):
-    """course, diffusion, ner -> files, device. From one to another reach two files: ner's diffusion tagger, and what conditions diffusion on text."""
+    """course, diffusion, ner -> files, device. Two reach over: ner's diffusion tagger, and text for images."""
     for path in sorted((root / "utils").rglob("*.py")):
         package = path.parent.relative_to(root / "utils").parts[:1]
         others = {"course", "diffusion", "ner"} - {*package}
