@@ -17,6 +17,8 @@ from tests.tiny import tiny_diffusion, tiny_unet
 from utils.diffusion import __main__ as cli
 from utils.diffusion.__main__ import main
 from utils.diffusion.checkpoints import load_model, read_notes, save_model
+from utils.diffusion.conditioning import text_encoder
+from utils.diffusion.guidance import ClassifierFreeGuidance
 from utils.diffusion.sampling import generate
 from utils.files import load_state
 
@@ -89,7 +91,7 @@ def test_sampling_writes_a_tensor(trained, tmp_path, options, shape):
     [
         ("train", ["--data", "--minutes", "--steps", "--out", "--seed", "--save-every", "--schedule", "--precision"]),
         ("sample", ["checkpoint", "--sampler", "--steps", "--n", "--out", "--seed", "--eta", "--label"]),
-        ("sample", ["--guidance", "--negative-label", "--interval", "--rescale"]),
+        ("sample", ["--guidance", "--negative-label", "--interval", "--rescale", "--prompt", "--negative"]),
     ],
 )
 def test_help_lists_the_options(capsys, module, options):
@@ -231,6 +233,54 @@ def test_training_with_a_learned_variance(tmp_path):
     assert torch.load(tmp_path / "a.pt", weights_only=True).shape == (2, 1, 8, 8)
 
 
+@pytest.fixture
+def with_prompts(tmp_path):
+    """A network that is told words, with weights that let them through."""
+    model = tiny_unet(num_classes=None, text="words", encoder="stand-in")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_model(tmp_path / "m.safetensors", model, tiny_diffusion(), size=8)
+    return tmp_path / "m.safetensors"
+
+
+def test_sampling_from_a_prompt(with_prompts, tmp_path):
+    """Equal to the library's own call; each option changes the images; an empty prompt is none."""
+    (model, diffusion), text, drawn = load_model(with_prompts), text_encoder("stand-in"), {}
+    ways = {"bag": ["--prompt", "a bag"], "dark": ["--prompt", "a dark bag"], "none": ["--prompt", ""]}
+    ways["more"] = ["--prompt", "a bag", "--guidance", "3"]
+    ways["away"] = ["--prompt", "a bag", "--guidance", "3", "--negative", "a dark bag"]
+    ways["no negative"] = ["--prompt", "a bag", "--guidance", "3", "--negative", ""]
+    for name, options in ways.items():
+        line = [*options, "--n", "3", "--sampler", "ddim", "--steps", "4", "--out", tmp_path / "a.pt"]
+        assert command("sample", with_prompts, *line) == 0
+        drawn[name] = torch.load(tmp_path / "a.pt", weights_only=True)
+    options = dict(sampler="ddim", steps=4, seed=0)
+    guided = ClassifierFreeGuidance(3.0, negative=int(text("a dark bag")))
+    expected = generate(model, diffusion, 3, (1, 8, 8), y=text(["a bag"] * 3), guidance=guided, **options)
+    assert torch.equal(drawn["away"], expected)
+    assert torch.equal(drawn["none"], generate(model, diffusion, 3, (1, 8, 8), **options))
+    assert torch.equal(drawn.pop("no negative"), drawn["more"])
+    assert not any(torch.allclose(a, b, rtol=0, atol=1e-5) for a, b in itertools.combinations(drawn.values(), 2))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], 'm.safetensors was trained with prompts; give --prompt "a dark, wide bag", say, and no label'),
+        (["--prompt", "a bag", "--label", "3"], "was trained with prompts; give --prompt"),
+        (["--prompt", "a bag", "--guidance", "2", "--negative-label", "3"], "was trained with prompts; give --prompt"),
+        (
+            ["--prompt", "a bag", "--negative", "a hat"],
+            "--interval and --rescale belong to guidance; give --guidance 2",
+        ),
+        (["--prompt", "a bag " * 12], "a prompt may have 24 pieces, got 26; shorten 'a bag a bag "),
+    ],
+)
+def test_bad_prompts(with_prompts, tmp_path, options, message):
+    code = command("sample", with_prompts, *options, "--steps", "1", "--out", tmp_path / "a.pt")
+    assert isinstance(code, str) and code.startswith("error: ") and message in code and "\n" not in code
+
+
 def test_images_that_are_not_square_are_drawn_as_they_were(tmp_path):
     save_model(tmp_path / "m.safetensors", tiny_unet(), tiny_diffusion(), size=[8, 12])
     assert command("sample", tmp_path / "m.safetensors", "--n", "2", "--steps", "1", "--out", tmp_path / "a.pt") == 0
@@ -259,8 +309,10 @@ def test_an_empty_folder_as_data(tmp_path):
             "interval must be two timesteps of 0..49, the lower first; got ",
         ),
         (["--guidance", "2", "--rescale", "2"], "rescale must be a number from 0 to 1, got 2.0"),
-        (["--negative-label", "1"], "--negative-label, --interval and --rescale belong to guidance; give --guidance 2"),
-        (["--interval", "1", "2"], "--negative-label, --interval and --rescale belong to guidance; give --guidance 2"),
+        (["--negative-label", "1"], "--interval and --rescale belong to guidance; give --guidance 2"),
+        (["--interval", "1", "2"], "--interval and --rescale belong to guidance; give --guidance 2"),
+        (["--prompt", "a bag"], "model.safetensors was trained without prompts; leave --prompt and --negative out"),
+        (["--negative", "a bag"], "model.safetensors was trained without prompts; leave --prompt and --negative out"),
         (["--device", "tpu"], "no device 'tpu' on this machine; choose one of "),
         (["--size", "9"], "image size 9x9 cannot be halved"),
         (["--out", "samples.gif"], "--out must end in .png or .pt, got 'samples.gif'"),

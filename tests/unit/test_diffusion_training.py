@@ -402,12 +402,14 @@ class Shared(nn.Module):
 
 
 def test_any_network_can_be_trained_and_its_weights_are_saved(tmp_path):
-    with pytest.warns(UserWarning, match="of a Shared the weights are saved, but load_model builds UNets only"):
+    with pytest.warns(
+        UserWarning, match="of a Shared the weights are saved, but load_model builds UNet, DiT, Autoencoder only"
+    ):
         (state,) = tiny_training(steps=1, model=Shared(), out=tmp_path)
     kept = load_file(tmp_path / "model.safetensors")
     assert kept.keys() == {*state.ema_model.state_dict(), "schedule.betas"}
     assert torch.equal(kept["again"], state.ema_model.weight) and kept["norm.num_batches_tracked"].item() == 1
-    with pytest.raises(ValueError, match="model.safetensors: they are of no UNet: build that network"):
+    with pytest.raises(ValueError, match="model.safetensors: they are of no network of the course: build it"):
         load_model(tmp_path / "model.safetensors")
 
 

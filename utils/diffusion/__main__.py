@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 
 from utils.device import find_device
 from utils.diffusion.checkpoints import load_model, read_notes
+from utils.diffusion.conditioning import text_encoder
 from utils.diffusion.guidance import ClassifierFreeGuidance
 from utils.diffusion.images import SOURCES, load_images, save_grid
 from utils.diffusion.process import PREDICTIONS, VARIANCES, GaussianDiffusion
@@ -65,8 +66,10 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     add("--n", type=positive, default=64, help="how many images")
     add("--size", type=positive, help="height and width; that of the training images when not given")
     add("--label", type=int, help="class of all images; without it each class in turn, if there are classes")
+    add("--prompt", help="what all images show, in words, for a model that was trained with prompts")
     add("--guidance", type=float, help="weight of classifier-free guidance: 0 no label, 1 as without this, 2 more")
     add("--negative-label", type=int, help="with --guidance: the class to go away from, instead of no label")
+    add("--negative", metavar="PROMPT", help="with --guidance: the prompt to go away from, instead of none")
     add("--interval", type=int, nargs=2, metavar=("LOW", "HIGH"), help="with --guidance: only at these timesteps")
     add("--rescale", type=float, default=0.0, help="with --guidance: 0 to 1, against too much contrast")
     add("--batch-size", type=positive, default=250, help="images at a time")
@@ -127,6 +130,7 @@ def run_sample(args: argparse.Namespace) -> None:
     check_writable(args.out)
     model, diffusion = load_model(args.checkpoint, find_device(args.device))
     args.sampler = args.sampler or (model.distilled or {"sampler": "dpmpp_2m"})["sampler"]
+    read_prompts(args, model)
     each = torch.arange(args.n) % model.num_classes if model.num_classes else None
     y = each if args.label is None else torch.full((args.n,), args.label)
     size = args.size or read_notes(args.checkpoint).get("size", 28)
@@ -140,13 +144,26 @@ def run_sample(args: argparse.Namespace) -> None:
     print(f"{args.n} images by {args.sampler}: {args.out}")
 
 
+def read_prompts(args: argparse.Namespace, model: torch.nn.Module) -> None:
+    """Put the labels of --prompt and --negative where those of classes stand."""
+    name, prompts, labels = args.checkpoint.name, (args.prompt, args.negative), (args.label, args.negative_label)
+    if model.encoder is None and prompts != (None, None):
+        raise ValueError(f"{name} was trained without prompts; leave --prompt and --negative out")
+    if model.encoder is not None and (args.prompt is None or labels != (None, None)):
+        raise ValueError(f'{name} was trained with prompts; give --prompt "a dark, wide bag", say, and no label')
+    if model.encoder is not None:
+        text = text_encoder(model.encoder)
+        args.label = int(text(args.prompt))
+        args.negative_label = int(text(args.negative)) if args.negative else None
+
+
 def guidance_of(args: argparse.Namespace) -> ClassifierFreeGuidance | None:
     """What the options of guidance say; None without --guidance, which the others need."""
     others = {"negative": args.negative_label, "interval": args.interval, "rescale": args.rescale}
     if args.guidance is not None:
         return ClassifierFreeGuidance(args.guidance, **others)
     if any(value not in (None, 0.0) for value in others.values()):
-        raise ValueError("--negative-label, --interval and --rescale belong to guidance; give --guidance 2, say, too")
+        raise ValueError("--negative, --negative-label, --interval and --rescale belong to guidance; give --guidance 2")
     return None
 
 

@@ -24,7 +24,7 @@ def batch_at(images: Images, step: int, batch_size: int, seed: int) -> tuple[Ten
 def take(images: Images, index: Tensor) -> tuple[Tensor, Tensor | None]:
     """Images (B, C, H, W), float32 in [-1, 1], at these indices, and their labels (B,), None where there are none."""
     x_0, labels = _pick(images, index)
-    check_images(x_0)
+    check_images(x_0, getattr(images, "bounded", True))
     return to_float(x_0).float(), None if labels is None else as_labels(labels, len(x_0))
 
 
@@ -51,7 +51,7 @@ def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | 
     index = slice(None) if isinstance(images, (ImageSet, Tensor)) else some
     with torch.random.fork_rng([]):  # the caller's random state comes back
         (x_0, labels), (again, _) = _pick(images, index), _pick(images, index)
-    check_images(x_0.cpu())
+    check_images(x_0.cpu(), getattr(images, "bounded", True))
     to_float(x_0[:1])
     if labels is not None and classes is not None:
         check_labels(labels := as_labels(labels, len(x_0)), classes)

@@ -18,13 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from utils.diffusion.autoencoder import Autoencoder
 from utils.diffusion.batches import fingerprint
 from utils.diffusion.process import GaussianDiffusion
 from utils.diffusion.schedules import NoiseSchedule
+from utils.diffusion.transformer import DiT
 from utils.diffusion.unet import UNet
 from utils.files import check_writable, load_state, lock_folder, save_state, write_atomically
 
 FORMAT = "diffusion-course-1"
+NETWORKS = {"UNet": UNet, "DiT": DiT, "Autoencoder": Autoencoder}
 BETAS = "schedule.betas"
 NUMBERS = ("step", "seconds", "loss", "validation_loss")  # of a TrainState that are saved
 STATE, MODEL = "checkpoint.pt", "model.safetensors"  # the files of a training's folder
@@ -33,7 +36,7 @@ STATE, MODEL = "checkpoint.pt", "model.safetensors"  # the files of a training's
 def save_model(
     path: str | Path, model: nn.Module, diffusion: GaussianDiffusion, dtype: torch.dtype = torch.float32, **notes: Any
 ) -> None:
-    """Write weights (as `dtype`), schedule, a UNet's settings, and `notes` (JSON values) to one safetensors file.
+    """Write weights (as `dtype`), schedule, the network's settings, and `notes` (JSON values) to one safetensors file.
 
     The note `distilled` is for such networks, {"sampler": ..., "evaluations": [...]}: `sample` takes no others.
     """
@@ -43,6 +46,8 @@ def save_model(
         tensors[name.replace("_orig_mod.", "")] = value.contiguous()  # without what torch.compile puts in
     process = {"schedule": diffusion.schedule.name, "prediction": diffusion.prediction, "variance": diffusion.variance}
     header = {"format": FORMAT, "unet": json.dumps(config_of(model)), **process, "notes": json.dumps(notes)}
+    if (kind := type(unwrap(model)).__name__) != "UNet":
+        header["network"] = kind
     write_atomically(path, _in_fixed_order(save(tensors, metadata=header)))
 
 
@@ -54,26 +59,26 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def config_of(model: nn.Module) -> dict[str, Any] | None:
-    """What rebuilds a UNet; None, with a warning, for any other network."""
-    if type(model := unwrap(model)) is UNet:
+    """What rebuilds one of NETWORKS; None, with a warning, for any other."""
+    if type(model := unwrap(model)) in NETWORKS.values():
         return model.config
-    saved = f"of a {type(model).__name__} the weights are saved, but load_model builds UNets only"
+    saved = f"of a {type(model).__name__} the weights are saved, but load_model builds {', '.join(NETWORKS)} only"
     warnings.warn(f"{saved}; build it, and give it what safetensors.torch.load_file reads", stacklevel=1)  # shown once
     return None
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[UNet, GaussianDiffusion]:
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, GaussianDiffusion]:
     """The network in evaluation mode (float32 on `device`) and its diffusion process, as `save_model` wrote them.
 
-    Raises FileNotFoundError, or ValueError: no such file, a damaged one, or weights of another network than a UNet.
+    Raises FileNotFoundError, or ValueError: no such file, a damaged one, or weights of none of NETWORKS.
     """
     header, tensors = _read(Path(path))
     try:
         schedule = NoiseSchedule(tensors.pop(BETAS), header["schedule"])
         diffusion = GaussianDiffusion(schedule, header["prediction"], header.get("variance", "fixed"))
         if (config := json.loads(header["unet"])) is None:
-            raise ValueError("they are of no UNet: build that network, and give it the tensors that load_file reads")
-        model = UNet(**config)
+            raise ValueError("they are of no network of the course: build it, and give it what load_file reads")
+        model = NETWORKS[header.get("network", "UNet")](**config)
         model.load_state_dict(tensors)
         model.distilled = json.loads(header.get("notes", "{}")).get("distilled")
     except (RuntimeError, TypeError, KeyError, ValueError) as error:

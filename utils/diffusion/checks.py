@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 COUNTS = "num_timesteps in_channels channels blocks num_classes steps batch_size save_every validate_every count"
+PARTS = "depth heads patch latent_channels"
 RULES = [  # in words, of which kind, which ones, names
-    ("a whole number of at least 1", operator.index, lambda x: x >= 1, f"{COUNTS} points size out_channels"),
+    ("a whole number of at least 1", operator.index, lambda x: x >= 1, f"{COUNTS} points size out_channels {PARTS}"),
     ("a whole number of at least 0", operator.index, lambda x: x >= 0, "warmup"),
     ("a whole number", operator.index, lambda x: True, "seed negative"),
     ("a number above 0", float, lambda x: 0 < x < math.inf, "minutes max_gradient_norm"),
     ("a finite number", float, math.isfinite, "weight scale"),
-    ("a number of at least 0", float, lambda x: 0 <= x < math.inf, "learning_rate"),
+    ("a number of at least 0", float, lambda x: 0 <= x < math.inf, "learning_rate kl_weight"),
     ("a number from 0 to 1", float, lambda x: 0 <= x <= 1, "ema_decay label_dropout dropout middle rescale quantile"),
 ]
 LIMITS = {name: rule for *rule, names in RULES for name in names.split()}
@@ -37,11 +38,11 @@ def check_numbers(**values: Any) -> dict[str, Any]:
     return values
 
 
-def check_images(images: Tensor) -> None:
-    """Images are (N, C, H, W), and uint8 or float in [-1, 1]."""
+def check_images(images: Tensor, bounded: bool = True) -> None:
+    """Images are (N, C, H, W), and uint8 or float, in [-1, 1] where they are bounded."""
     if images.ndim != 4:
         raise ValueError(f"images must have shape (N, C, H, W), got (N, {', '.join(map(str, images.shape[1:]))})")
-    if images.is_floating_point() and images.device.type == "cpu":  # looking at values makes a GPU wait
+    if bounded and images.is_floating_point() and images.device.type == "cpu":  # looking at values makes a GPU wait
         low, high = images.min().item(), images.max().item()
         if not (low >= -1.001 and high <= 1.001):
             advice = "scale pixels of 0..255 by x / 127.5 - 1 and pixels of 0..1 by 2 * x - 1"

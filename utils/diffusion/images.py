@@ -54,6 +54,7 @@ class ImageSet:
     labels: Tensor  # int64 (N,), all 0 where there are no classes
     classes: tuple[str, ...] = ()  # the name of each
     source: str = ""  # where the images came from, in a few words
+    bounded: bool = True  # in [-1, 1]; latents, which are floats, are not
 
     def __len__(self) -> int:
         return len(self.pixels)

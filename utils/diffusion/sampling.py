@@ -221,12 +221,13 @@ def generate(
     y: Tensor | None = None,
     seed: int = 0,
     progress: bool = False,
+    decode: Callable[[Tensor], Tensor] | None = None,
     **options,
 ) -> Tensor:
     """`count` finished images (count, C, H, W) on the CPU, clamped to [-1, 1], drawn batch by batch.
 
-    `options` are those of `sample`; the same seed and batch size give the same images. Raises ValueError as `sample`
-    does, and for a count or batch size below 1.
+    decode: makes images of what are latents; then clip=False. `options` are those of `sample`; the same seed and batch
+    size give the same images. Raises ValueError as `sample` does, and for a count or batch size below 1.
     """
     seed = check_numbers(count=count, batch_size=batch_size, seed=seed)["seed"]
     y = None if y is None else as_labels(y, count)
@@ -237,6 +238,7 @@ def generate(
             shape, labels = (len(part), *image_shape), None if y is None else y[part]
             for state in sample(model, diffusion, shape, y=labels, generator=generator, **options):
                 last = state.x_t
+            last = last if decode is None else decode(last).detach()
             batches.append(last.clamp(-1, 1).cpu())
             bar.update(len(part))
     return torch.cat(batches)

