@@ -71,7 +71,8 @@ def convert(source: Path) -> NotebookNode:
 
 def setup_cell(number: str, url: str) -> str:
     """What the set-up cell of that notebook begins with; the same in all notebooks of a track."""
-    return SETUP.replace("ADDRESS", url).replace("PACKAGES", DIFFUSION if number < "09" else NER)
+    packages = DIFFUSION if number < "09" or number == "15" else NER
+    return SETUP.replace("ADDRESS", url).replace("PACKAGES", packages)
 
 
 def repository(root: Path = ROOT) -> str:
