@@ -91,7 +91,7 @@ def test_bad_prompts_and_labels(text, monkeypatch):
     for bad in (3, None, ["a bag", 3]):
         with pytest.raises((ValueError, TypeError), match="a prompt must be text|not iterable"):
             text(bad)
-    with pytest.raises(ValueError, match="a prompt may have 24 pieces, got 32; shorten 'a a a "):
+    with pytest.raises(ValueError, match="a prompt may have 20 pieces, got 32; shorten 'a a a "):
         text(["a bag", "a " * 30])
     with pytest.raises(ValueError, match="label 5 is of no prompt that was read here; make labels by text_encoder()"):
         text.look_up(torch.tensor([int(text("a bag")), 5]))

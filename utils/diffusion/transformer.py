@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.diffusion.checks import check_numbers
-from utils.diffusion.conditioning import CrossAttention
+from utils.diffusion.conditioning import CrossAttention, attention
 from utils.diffusion.embeddings import sinusoidal_embedding
 from utils.diffusion.unet import Denoiser, zero_init
 
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(attention(q, k, v)[0].transpose(1, 2).flatten(2))
 
 
 class DiT(Denoiser):
