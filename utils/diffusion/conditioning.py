@@ -1,8 +1,6 @@
 """Text in place of a class label: prompts as numbers, their words as vectors, and attention from image to words.
 
-    text = text_encoder()
-    y = text(["a dark, wide bag", "a sneaker"])          # labels (2,), for train, sample and guidance as any others
-    words, mask = text.look_up(y)                        # what a network with text="words" looks at
+    y = text_encoder()(["a dark, wide bag", "a sneaker"])    # labels (2,), for train, sample and guidance as any others
 
 A prompt's label is a number made of its letters, the same in every process. The frozen encoder reads a prompt once and
 keeps its word vectors under that number. Networks look them up; the encoder is no part of them.
@@ -83,24 +81,15 @@ class TextEncoder:
         self._mask = torch.cat([self._mask, mask.to(self._mask)])[order]
 
     def look_up(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Words (B, LENGTH, WIDTH), float32, and mask (B, LENGTH), True where there is one; on the device of y.
-
-        Raises ValueError, on the CPU, for a label whose prompt was not read.
-        """
+        """Words (B, LENGTH, WIDTH), float32, and mask (B, LENGTH), True at a word; ValueError for a label not read."""
         if self._labels.device != y.device:
             self._labels, self._words, self._mask = (x.to(y.device) for x in (self._labels, self._words, self._mask))
         row = torch.searchsorted(self._labels, y).clamp(max=len(self._labels) - 1)
         known = self._labels[row] == y
         if y.device.type == "cpu" and not known.all():
-            advice = "make labels by text_encoder()(prompts), in this process too"
-            raise ValueError(f"label {int(y[~known][0])} is of no prompt that was read here; {advice}")
+            raise ValueError(f"label {int(y[~known][0])} is of no prompt read here; make it by text_encoder()(prompts)")
         row = torch.where(known, row, len(self._labels))  # on a GPU, which would have to wait, an index out of range
         return self._words[row].float(), self._mask[row]
-
-    def mean(self, y: Tensor) -> Tensor:
-        """The mean of each prompt's words, (B, WIDTH)."""
-        words, mask = self.look_up(y)
-        return words.sum(1) / mask.sum(1, keepdim=True)
 
     def pieces(self, prompt: str) -> list[str]:
         """What the encoder cuts a prompt into: names for its words' vectors."""

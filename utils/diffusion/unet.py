@@ -100,8 +100,8 @@ class Denoiser(nn.Module):
         self.config, self.num_classes, self.encoder = config, config["num_classes"], None
         if text is not None:
             if text not in TEXTS or self.num_classes is not None:
-                seen = f"text {text!r} and num_classes {self.num_classes}"
-                raise ValueError(f"text must be one of {', '.join(TEXTS)}, and then without classes; got {seen}")
+                given = f"{text!r} with num_classes={self.num_classes}"
+                raise ValueError(f"text must be one of {', '.join(TEXTS)}, without classes; got {given}")
             self.num_classes, self.encoder = NO_PROMPT, encoder or DEFAULT_ENCODER
             config |= {"text": text, "encoder": self.encoder}  # else left out, as out_channels is
         self.time_embedding, self.class_embedding = TimestepEmbedding(dim, emb_dim), None
@@ -114,8 +114,10 @@ class Denoiser(nn.Module):
         """Timestep and label as one vector (B, emb_dim), already through the SiLU all blocks share."""
         emb = self.time_embedding(t)
         if self.class_embedding is not None:
-            labels = self._labels(t, y)
-            told = labels if self.encoder is None else text_encoder(self.encoder).mean(labels).to(emb.dtype)
+            told = self._labels(t, y)
+            if self.encoder is not None:
+                words, mask = text_encoder(self.encoder).look_up(told)
+                told = (words.sum(1) / mask.sum(1, keepdim=True)).to(emb.dtype)
             emb = emb + self.class_embedding(told)
         return F.silu(emb)
 
