@@ -273,7 +273,7 @@ def test_sampling_from_a_prompt(with_prompts, tmp_path):
             ["--prompt", "a bag", "--negative", "a hat"],
             "--interval and --rescale belong to guidance; give --guidance 2",
         ),
-        (["--prompt", "a bag " * 12], "a prompt may have 24 pieces, got 26; shorten 'a bag a bag "),
+        (["--prompt", "a bag " * 12], "a prompt may have 20 pieces, got 26; shorten 'a bag a bag "),
     ],
 )
 def test_bad_prompts(with_prompts, tmp_path, options, message):

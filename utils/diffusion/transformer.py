@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.diffusion.checks import check_numbers
-from utils.diffusion.conditioning import CrossAttention
+from utils.diffusion.conditioning import CrossAttention, attention
 from utils.diffusion.embeddings import sinusoidal_embedding
 from utils.diffusion.unet import Denoiser, zero_init
 
@@ -22,7 +22,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention between patches, to words where there are any, and two layers for each patch: (B, N, C) -> (B, N, C).
+    """Attention between patches, to words if there are any, and two layers for each patch: (B, N, C) -> (B, N, C).
 
     emb (B, C) makes shift, scale and gate of two branches, all zero at first (adaLN-Zero, section 3.2).
     """
@@ -34,8 +34,7 @@ class Block(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         self.words = CrossAttention(channels, heads=heads) if words else None
-        wide = 4 * channels
-        self.mlp = nn.Sequential(nn.Linear(channels, wide), nn.GELU(approximate="tanh"), nn.Linear(wide, channels))
+        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU("tanh"), nn.Linear(4 * channels, channels))
 
     def forward(self, x: Tensor, emb: Tensor, words: tuple[Tensor, Tensor] | None = None) -> Tensor:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(emb)[:, None].chunk(6, dim=-1)
@@ -46,14 +45,13 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(attention(q, k, v)[0].transpose(1, 2).flatten(2))
 
 
 class DiT(Denoiser):
     """The denoising network as a Transformer: (B, C, H, W) -> patches (B, N, channels) -> blocks -> (B, C, H, W).
 
-    channels: width of a patch's vector, divisible by 4 and by heads.
-    depth: blocks. patch: side of a patch, in pixels; it divides height and width.
+    channels: width of a patch's vector, divisible by 4 and by heads. patch: its side, which divides height and width.
     in_channels, num_classes, text, encoder: as in UNet, and so is the call.
     """
 
@@ -74,8 +72,7 @@ class DiT(Denoiser):
             raise ValueError(f"channels must be a multiple of 4 and of the {heads} heads, got {channels}")
         self.patch = patch
         self.stem = nn.Conv2d(in_channels, channels, patch, stride=patch)
-        words = text in ("words", "both")
-        self.blocks = nn.ModuleList(Block(channels, heads, words) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(channels, heads, text in ("words", "both")) for _ in range(depth))
         last = nn.Linear(channels, in_channels * patch**2)
         self.head = zero_init(nn.ModuleDict({"modulation": nn.Linear(channels, 2 * channels), "out": last}))
 

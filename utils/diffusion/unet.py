@@ -100,8 +100,8 @@ class Denoiser(nn.Module):
         self.config, self.num_classes, self.encoder = config, config["num_classes"], None
         if text is not None:
             if text not in TEXTS or self.num_classes is not None:
-                seen = f"text {text!r} and num_classes {self.num_classes}"
-                raise ValueError(f"text must be one of {', '.join(TEXTS)}, and then without classes; got {seen}")
+                given = f"{text!r} with num_classes={self.num_classes}"
+                raise ValueError(f"text must be one of {', '.join(TEXTS)}, without classes; got {given}")
             self.num_classes, self.encoder = NO_PROMPT, encoder or DEFAULT_ENCODER
             config |= {"text": text, "encoder": self.encoder}  # else left out, as out_channels is
         self.time_embedding, self.class_embedding = TimestepEmbedding(dim, emb_dim), None
@@ -114,8 +114,10 @@ class Denoiser(nn.Module):
         """Timestep and label as one vector (B, emb_dim), already through the SiLU all blocks share."""
         emb = self.time_embedding(t)
         if self.class_embedding is not None:
-            labels = self._labels(t, y)
-            told = labels if self.encoder is None else text_encoder(self.encoder).mean(labels).to(emb.dtype)
+            told = self._labels(t, y)
+            if self.encoder is not None:
+                words, mask = text_encoder(self.encoder).look_up(told)
+                told = (words.sum(1) / mask.sum(1, keepdim=True)).to(emb.dtype)
             emb = emb + self.class_embedding(told)
         return F.silu(emb)
 
@@ -153,7 +155,7 @@ class UNet(Denoiser):
     dropout: in the residual blocks, 0 to 1.
     out_channels: channels of the result, by default as many as in; twice as many for a learned variance.
     text: y holds labels of prompts (`conditioning`), and the network is told the mean of their words ("pooled"), looks
-        at each "words", or "both". encoder: the name of theirs.
+        at each in the middle and on the way up ("words"), or "both". encoder: the name of theirs.
 
     Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, out_channels, H, W). Raises ValueError
     where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is outside the classes.
@@ -192,7 +194,7 @@ class UNet(Denoiser):
         self.down = nn.ModuleList()
         for level, level_width in enumerate(widths):
             for _ in range(blocks):
-                self.down.append(_Stage(width, level_width, emb_dim, dropout, level in attention, words))
+                self.down.append(_Stage(width, level_width, emb_dim, dropout, level in attention))
                 width = level_width
                 skips.append(width)
             if level < len(widths) - 1:
@@ -237,7 +239,7 @@ class UNet(Denoiser):
 class _Stage(nn.Module):
     """A residual block, self-attention behind it where the level has it, attention to words where there are any."""
 
-    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float, attention: bool, words: bool):
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float, attention: bool, words=False):
         super().__init__()
         self.block = ResidualBlock(in_channels, out_channels, emb_dim, dropout)
         self.attention = SelfAttention(out_channels) if attention else nn.Identity()
