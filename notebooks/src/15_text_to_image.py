@@ -28,7 +28,7 @@
 # **You need** Python, basic PyTorch, and guidance (07). The encoder is that of notebook 11. A trained network lies in
 # `data/checkpoints`.
 #
-# **Time:** about five minutes on two cores. For you: 25 minutes of reading for the *core*, and half an hour for your
+# **Time:** about five minutes on two cores. For you: 20 minutes of reading for the *core*, and half an hour for your
 # three pieces.
 
 # %% tags=["setup"]
@@ -56,6 +56,7 @@ from tqdm.auto import tqdm
 # %%
 from utils.course import COLOURS, plain_ticks, play, show_images
 from utils.course.exercises import check, choose, hint, solution  # noqa: F401
+from utils.device import autocast, find_precision
 from utils.diffusion import (
     ClassifierFreeGuidance,
     GaussianDiffusion,
@@ -163,7 +164,8 @@ sentences = [
 ]
 columns = course.pick(test=2, cpu=8, gpu=8)
 rows = [draw([sentence] * columns, seed=2) for sentence in sentences]
-titles = [text_ for one in sentences for text_ in ("", one, *[""] * (columns - 2))]
+titles = [""] * (columns * len(sentences))
+titles[columns // 2 :: columns] = sentences
 finding = "One sentence a row, one noise a column; guidance weight 2"
 show_images(torch.cat(rows), titles=titles, columns=columns, scale=2, title=finding)
 
@@ -249,8 +251,7 @@ pd.DataFrame(rows).T.map("{:.1%}".format)
 
 # %% [markdown]
 # Hardly a word of the first three turns, because they are measured on means of 3x3 pixels. Many of the fourth do: what
-# tells a print from plain cloth is as fine as noise. Measured more coarsely it was robust, but it then told bright
-# garments from dark ones. So there is no word for patterns.
+# tells a print from plain cloth is as fine as noise. So there is no word for patterns.
 #
 # **A grammar** makes sentences of it: four forms, with each fitting word left out one time in four. Two things are
 # kept from training, so that they can be tested: two other **forms**, and five **combinations**, by leaving out every
@@ -282,19 +283,23 @@ pd.DataFrame(rows, columns=["form", "sentence"]).set_index("form")
 # %%
 known = ["a bag", "a dress", "a sneaker", "a coat", "a sandal"]
 strange = ["a handbag", "a gown", "a running shoe", "a jacket", "a flip-flop"]
-vectors = [
-    F.normalize(text.mean(text(list_)) - text.mean(text([""])), dim=1)
-    for list_ in (strange, known)
-]
-table = pd.DataFrame((vectors[0] @ vectors[1].T).numpy(), index=strange, columns=known)
+
+
+def directions_of(prompts):
+    """The mean of each prompt's pieces, less that of the empty one, of length 1: (B, 384)."""
+    words, mask = text.look_up(text([*prompts, ""]))
+    means = words.sum(1) / mask.sum(1, keepdim=True)
+    return F.normalize(means[:-1] - means[-1:], dim=1)
+
+
 of_bag = []
 for prompt in ("a dark bag", "a bright bag"):
     words, _ = text.look_up(text(prompt))
     of_bag.append(words[0, text.pieces(prompt).index("bag")])
-print(
-    f"'bag' after dark and after bright: cosine {torch.cosine_similarity(*of_bag, dim=0):.2f}"
-)
-table.round(2)
+cosine = torch.cosine_similarity(*of_bag, dim=0)
+print(f"'bag' after dark and after bright: cosine {cosine:.2f}")
+cosines = directions_of(strange) @ directions_of(known).T
+pd.DataFrame(cosines.numpy(), index=strange, columns=known).round(2)
 
 # %% [markdown]
 # (From each mean the vector of the empty sentence is taken away.) The second line matters later: the vector of "bag"
@@ -362,7 +367,8 @@ print("equal to scaled_dot_product_attention; a sentence of one piece gives its 
 # %% [markdown]
 # The layer around it has several *heads*: channels are cut into parts, each with questions and keys of its own. What
 # was found goes through one more matrix, which is **zero at first**, and is added to $x$. So the layer begins as
-# nothing, like the second convolution of a residual block. In the U-Net one stands behind every block.
+# nothing, like the second convolution of a residual block. In the U-Net such layers stand in the middle and on the way
+# up, where the image takes shape again.
 
 
 # %%
@@ -399,7 +405,8 @@ print("a new network gives the same answer to every sentence")
 # place of the encoder's. `tests/benchmarks/text_to_image.py` made the runs. All are asked for a class and two words
 # (section 4 says how that is counted); the network that knows only classes hears the class and guesses the words.
 #
-# **Predict before you run:** the grammar has 16 words and four forms. Is the order of words needed to follow it?
+# **Predict before you run:** the grammar has ten things, six properties and four forms. Does anybody need the order of
+# the words to follow it?
 
 # %%
 stored = pd.read_csv(course.root / "data" / "text-to-image.csv", comment="#")
@@ -540,9 +547,9 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Words for brightness were learned from numbers, and so a place between them is a brightness in between. A mixture of
-# answers is defined for any two sentences. A mixture of vectors is a sentence that nobody could write; that the network
-# can use it shows that it takes the vectors for directions, and not for a list.
+# A mixture of answers is defined for any two sentences. A mixture of vectors is a sentence that nobody could write.
+# Where its curve rises evenly, the network takes the vectors for directions, and not for a list of sentences: it was
+# told of the two ends only, and draws what lies between.
 
 # %% [markdown]
 # ## 4. Does it do what it is told? · *core*
@@ -721,7 +728,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # ### What does listening cost?
 #
 # The distance to the training images, for prompts of real test images, beside the class-conditional network of notebook
-# 05, which was trained as long on labels, and beside the floor, as many real images.
+# 05, which was trained about as long on labels, and beside the floor, as many real images.
 
 # %%
 count = course.pick(test=40, cpu=400, gpu=2000)
@@ -780,7 +787,7 @@ for row, t in zip(axes, shown):
     grid = maps[t][0].T.view(-1, 14, 14)
     row[0].imshow(guesses[t][0, 0], cmap="gray", vmin=-1, vmax=1)
     for ax, one in zip(row[1:], grid):
-        ax.imshow(one / maps[t][0].max())
+        ax.imshow(one, vmin=0, vmax=maps[t][0].max())
     row[0].set_ylabel(f"t = {t}")
     for ax in row:
         ax.set(xticks=[], yticks=[])
@@ -906,7 +913,9 @@ autoencoder = state.ema_model.eval()
 print(f"{steps} steps in {time.perf_counter() - began:.0f} s")
 with torch.no_grad():
     raw = autoencoder.encode(test_set[:1000][0].to(device)).cpu()
-latents = autoencoder.encode_set(told)
+some = course.pick(test=640, cpu=len(told), gpu=len(told))
+part = ImageSet(told.pixels[:some], told.labels[:some], told.classes)
+latents = autoencoder.encode_set(part)
 print(
     f"standard deviation of the latents: {raw.std():.2f}; scaled by {autoencoder.scale:.3f}"
 )
@@ -923,7 +932,8 @@ with torch.no_grad():
     rebuilt = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in parts])
 rebuilt = rebuilt.clamp(-1, 1).cpu()
 error = (rebuilt - x_0).square().mean()
-both = list(zip(describe(x_0, test_set.labels), describe(rebuilt, test_set.labels)))
+labels = test_set.labels[:count]
+both = list(zip(describe(x_0, labels), describe(rebuilt, labels)))
 kept = [word in after for before, after in both for word in before]
 floor, _ = quality.floor(count)
 rows = {
@@ -984,7 +994,9 @@ def step_time(network, images):
     for step in range(course.pick(test=3, cpu=9, gpu=30)):
         x_0, y = (part.to(device) for part in batch_at(images, step, 64, seed=0))
         began = time.perf_counter()
-        diffusion.loss(network, x_0, y=y).backward()
+        with autocast(device, find_precision(device)):
+            loss = diffusion.loss(network, x_0, y=y)
+        loss.backward()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])
 
@@ -1034,10 +1046,11 @@ print("means of the seeds and 95% intervals; agreement in percent")
 stored_table(variants, columns).T
 
 # %% [markdown]
-# On images of 28x28 latents have little to win: the network is cheap already, and what the autoencoder loses cannot be
-# had back. Stable Diffusion's images have 48 times as many pixels numbers as latents, and a U-Net 400 times the size of
-# ours; there the same exchange decides whether the model can be trained at all. The unscaled latents have the same
-# network, images and seconds: only the noise levels at which it works have moved.
+# Latents exchange cheaper steps for what the autoencoder loses, and that cannot be had back. On images of 28x28 a step
+# in pixels is cheap anyway. Stable Diffusion's images are 48 times as many numbers as its latents ($512^2 \cdot 3$
+# against $64^2 \cdot 4$), and its U-Net is some 400 times the size of ours (860 million weights; README of
+# CompVis/stable-diffusion): there the same exchange decides whether the model can be trained at all. The unscaled
+# latents have the same network, images and seconds: only the noise levels at which it works have moved.
 
 # %% [markdown]
 # ## 7. A Transformer in the U-Net's place · *core*
@@ -1126,9 +1139,9 @@ stored_table(list(shown), columns).rename(index=shown).T
 
 # %% [markdown]
 # A convolution knows from the start that neighbours belong together and that a thing may lie elsewhere. A Transformer has
-# to learn that, and pays in seconds. Its merit is another one: it has one kind of block and no shape to tune, and Peebles
-# & Xie (2023, section 5) found that its distance falls steadily with the arithmetic spent on it. That is seen over a
-# range of sizes and of months, and four minutes on one core can neither show nor refute it.
+# to learn that. Its merit is another one: it has one kind of block and no shape to tune, and Peebles & Xie (2023, section
+# 5) found that its distance falls steadily with the arithmetic spent on it. That was seen over a wide range of sizes, and
+# a few minutes on one core can neither show nor refute it.
 
 # %% [markdown]
 # ## 8. How the large ones are put together · *further*
@@ -1143,7 +1156,7 @@ stored_table(list(shown), columns).rename(index=shown).T
 # | latents | 4 channels, an eighth of the side | the same, trained anew | 16 channels | 16 channels | 4 channels, a quarter: `Autoencoder` (6) |
 # | process | noise, DDPM's schedule | the same | flow matching, timesteps mostly in the middle | flow matching | $v$, cosine (04); flow matching is 08 |
 # | guidance | classifier-free, negative prompts | the same | the same | distilled into the network ([dev]) | `ClassifierFreeGuidance` (07, section 3) |
-# | source | Rombach et al. 2022 | Podell et al. 2023 | Esser et al. 2024 | model cards and public code; there was no paper | |
+# | source | Rombach et al. 2022 | Podell et al. 2023 | Esser et al. 2024 | its model cards and public code | |
 #
 # diffusers' classes say the same of themselves: the arguments of each pipeline are its parts.
 
