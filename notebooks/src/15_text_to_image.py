@@ -687,8 +687,6 @@ plt.show()
 nouns = {"handbag": "bag", "purse": "bag", "sweater": "pullover", "gown": "dress"}
 nouns |= {"jacket": "coat", "pair of jeans": "pair of trousers", "blouse": "shirt"}
 nouns |= {"running shoe": "sneaker", "flip-flop": "sandal", "winter boot": "ankle boot"}
-properties = {"black": "dark", "white": "bright", "slim": "narrow", "broad": "wide"}
-properties |= {"flat": "low", "high": "tall"}
 count = course.pick(test=2, cpu=20, gpu=100)
 rows = {}
 for strange, name in nouns.items():
@@ -707,6 +705,8 @@ columns = ["meant", "drawn so", "drawn most often", "share"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %%
+properties = {"black": "dark", "white": "bright", "slim": "narrow", "broad": "wide"}
+properties |= {"flat": "low", "high": "tall"}
 rows = {}
 for strange, word in properties.items():
     names = [name for name in NAMES if word in itertools.chain(*pairs_of(name))]
@@ -979,32 +979,35 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # Two things change: a U-Net that takes 4 channels of 7x7, and `decode` at the end. (Nothing is clipped: latents have no
 # range.) A step costs less. How much less, measured here on batches of 64:
 
+
 # %%
-network = UNet(4, channels=96, multipliers=(1,), stem=1, text="words", encoder=text.name)
-sides = {
-    "U-Net, pixels": (UNet(text="words", encoder=text.name), told),
-    "U-Net, latents": (network, latents),
-    "Transformer, pixels": (DiT(text="words", encoder=text.name), told),
-}
-
-
 def step_time(network, images):
     """Median seconds of a training step of 64 images, without the optimizer."""
-    network, seconds = network.to(device), []
+    seconds = []
     for step in range(course.pick(test=3, cpu=9, gpu=30)):
         x_0, y = (part.to(device) for part in batch_at(images, step, 64, seed=0))
         began = time.perf_counter()
         with autocast(device, find_precision(device)):
             loss = diffusion.loss(network, x_0, y=y)
         loss.backward()
+        next(network.parameters()).grad.sum().item()  # a GPU works on its own: wait for it
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])
 
 
+# %%
+words_of = dict(text="words", encoder=text.name)
+network = UNet(4, channels=96, multipliers=(1,), stem=1, **words_of)
+sides = {
+    "U-Net, pixels": (UNet(**words_of), told),
+    "U-Net, latents": (network, latents),
+    "Transformer, pixels": (DiT(**words_of), told),
+}
 rows = {}
 for name, (one, images) in sides.items():
-    numbers = sum(p.numel() for p in one.parameters()), 1000 * step_time(one, images)
-    rows[name] = [f"{numbers[0]:,}", f"{numbers[1]:.0f}"]
+    weights_of = sum(p.numel() for p in one.parameters())
+    milliseconds = 1000 * step_time(one.to(device), images)
+    rows[name] = [f"{weights_of:,}", f"{milliseconds:.0f}"]
 pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "ms a step, 64 images"])
 
 # %%
@@ -1168,6 +1171,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
+# %%
 parts = ["text_encoder", "text_encoder_2", "text_encoder_3", "unet", "transformer", "vae"]
 pipelines = {
     "Stable Diffusion": StableDiffusionPipeline,
