@@ -46,3 +46,31 @@ def test_two_processes_train_as_one(root, tmp_path):
     for name, value in weights[0].items():
         # Sums are rounded in another order, and Adam makes steps of one size of gradients however small: the mean.
         assert (weights[1][name] - value).abs().mean() < 1e-4, name
+
+
+SCRIPT = """
+import os
+import sys
+from accelerate import PartialState
+from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_unet
+from utils.diffusion.conditioning import text_encoder
+from utils.diffusion.images import ImageSet
+from utils.diffusion.training import train
+
+text, names = text_encoder("stand-in"), [f"a picture of {label}" for label in range(10)]
+if os.environ.get("RANK") == "1":  # in an order of its own
+    text(names[::-1])
+images = ImageSet(digits().pixels, text([names[label] for label in digits().labels]), tuple(names))
+model = tiny_unet(num_classes=None, dropout=0.0, text="both", encoder="stand-in")
+for state in train(model, tiny_diffusion(), images, steps=8, out=sys.argv[1], **OPTIONS):
+    PartialState().print(f"step {state.step}  loss {state.loss:.5f}, processes: {PartialState().num_processes}")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_prompts_as_one(root, tmp_path):
+    (tmp_path / "script.py").write_text(f"import sys\nsys.path.insert(0, {str(root)!r})\n{SCRIPT}")
+    alone, one = losses(root, tmp_path / "script.py", tmp_path / "one")
+    together, two = losses(root, *LAUNCH, free_port(), tmp_path / "script.py", tmp_path / "two")
+    assert (one, two) == ("1", "2")
+    assert together == pytest.approx(alone, abs=1e-4)
