@@ -906,7 +906,7 @@ torch.testing.assert_close(mine.mean(), theirs, rtol=1e-4, atol=1e-5)
 print(f"{tuple(x_0.shape[1:])} -> {tuple(mean.shape[1:])}; the loss by hand agrees")
 
 # %%
-steps = course.pick(test=3, cpu=800, gpu=4000)
+steps = course.pick(test=3, cpu=1200, gpu=4000)
 began = time.perf_counter()
 *_, state = train(autoencoder, process, told, steps=steps, device=device)
 autoencoder = state.ema_model.eval()
@@ -1012,7 +1012,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "ms a step, 64 
 
 # %%
 torch.manual_seed(0)
-steps = course.pick(test=3, cpu=500, gpu=5000)
+steps = course.pick(test=3, cpu=700, gpu=5000)
 began = time.perf_counter()
 *_, state = train(network, diffusion, latents, steps=steps, device=device)
 small = state.ema_model.eval()
