@@ -1,0 +1,38 @@
+"""The benchmark of networks that draw from text: what it asks for, and how it judges."""
+
+import pytest
+import torch
+
+from tests.benchmarks import text_to_image as bench
+from utils.diffusion import ImageQuality, load_images
+from utils.diffusion.prompts import NAMES, PHRASINGS, UNSEEN_PHRASINGS, describe, is_unseen, phrase
+
+
+@pytest.mark.parametrize("kind", bench.KINDS)
+def test_requests_are_of_their_kind(kind):
+    asked, new = bench.requests(kind, 200), kind == "unseen combinations"
+    assert asked == bench.requests(kind, 200) and len({request.prompt for request in asked}) > 10
+    forms = UNSEEN_PHRASINGS if kind == "unseen phrasings" else PHRASINGS
+    for request in asked:
+        assert is_unseen(request.name, request.words) == new and len(request.words) == 2
+        assert request.prompt in [phrase(request.name, request.words, form) for form in forms]
+    assert {request.name for request in asked} == {*(bench.UNSEEN_COMBINATIONS if new else NAMES)}
+
+
+def test_real_images_agree_with_their_own_words_and_not_with_others():
+    images = load_images("fashion-mnist", "test")
+    x_0, labels = images[:300]
+    own = [bench.Request(NAMES[k], words, "") for k, words in zip(labels.tolist(), describe(x_0, labels))]
+    of_class, words = bench.agreement(x_0, own, ImageQuality.load())
+    assert of_class > 0.85 and words == 1.0
+    turned = {"dark": "bright", "bright": "dark"}
+    others = [one for one in range(300) if turned.keys() & {*own[one].words}]
+    wrong = [bench.Request(own[k].name, tuple(turned.get(w, w) for w in own[k].words), "") for k in others]
+    assert bench.agreement(x_0[others], wrong, ImageQuality.load())[1] == 0.0
+
+
+def test_a_label_is_the_same_for_both_encoders():
+    prompts = ["a dark, wide bag", "a sneaker"]
+    labels = bench.both_encoders(prompts)
+    for name in (bench.MINILM, bench.STAND_IN):
+        assert torch.equal(bench.text_encoder(name)(prompts), labels)
