@@ -48,6 +48,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from IPython.display import display
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 from torch import nn
@@ -74,7 +75,7 @@ from utils.diffusion import (
 # %%
 from utils.diffusion.autoencoder import Autoencoder, Reconstruction
 from utils.diffusion.batches import batch_at
-from utils.diffusion.conditioning import CrossAttention, label_of, text_encoder
+from utils.diffusion.conditioning import CrossAttention, text_encoder
 from utils.diffusion.prompts import (
     CLASSES,
     NAMES,
@@ -113,7 +114,7 @@ told = with_prompts(train_set, text)  # section 1
 def small_model():
     """Where there is no encoder: a network that learns the stand-in's words, for a minute."""
     torch.manual_seed(0)
-    network = UNet(text="words", encoder=text.name)
+    network = UNet(text="both", encoder=text.name)
     steps = course.pick(test=3, cpu=400, gpu=3000)
     *_, state = train(network, diffusion, told, steps=steps, device=device)
     return state.ema_model.eval()
@@ -162,12 +163,12 @@ sentences = [
     "please draw one wide pullover for the shop",
     "the ankle boot should be tall",
 ]
-columns = course.pick(test=2, cpu=8, gpu=8)
-rows = [draw([sentence] * columns, seed=2) for sentence in sentences]
-titles = [""] * (columns * len(sentences))
-titles[columns // 2 :: columns] = sentences
+across = course.pick(test=2, cpu=8, gpu=8)
+rows = [draw([sentence] * across, seed=2) for sentence in sentences]
+titles = [""] * (across * len(sentences))
+titles[across // 2 :: across] = sentences
 finding = "One sentence a row, one noise a column; guidance weight 2"
-show_images(torch.cat(rows), titles=titles, columns=columns, scale=2, title=finding)
+show_images(torch.cat(rows), titles=titles, columns=across, scale=2, title=finding)
 
 # %% [markdown]
 # No picture was chosen: these are the first noises of one seed. How often the sentences are obeyed is counted in
@@ -368,7 +369,7 @@ print("equal to scaled_dot_product_attention; a sentence of one piece gives its 
 # The layer around it has several *heads*: channels are cut into parts, each with questions and keys of its own. What
 # was found goes through one more matrix, which is **zero at first**, and is added to $x$. So the layer begins as
 # nothing, like the second convolution of a residual block. In the U-Net such layers stand in the middle and on the way
-# up, where the image takes shape again.
+# up, where the image takes shape again. (The network that ships hears the mean of the pieces as well.)
 
 
 # %%
@@ -503,7 +504,7 @@ def mixed_answers(a, b, share, w=2.0):
     """A network between the sentences a and b, with guidance."""
 
     def network(x_t, t, y):
-        labels = torch.cat([torch.full_like(y, label_of(one)) for one in ("", a, b)])
+        labels = torch.cat([text([one] * len(y)) for one in ("", a, b)]).to(y.device)
         none, of_a, of_b = model(x_t.repeat(3, 1, 1, 1), t.repeat(3), labels).chunk(3)
         return none + w * ((1 - share) * of_a + share * of_b - none)
 
@@ -814,7 +815,7 @@ table.round(2)
 # what it finds: much of the weight may rest on pieces that mean nothing, such as [SEP]. To know what a word *does*, take
 # it away.
 #
-# **Predict before you run:** the piece "dark" is hidden from every layer. Are the bags still dark?
+# **Predict before you run:** the piece "dark" is hidden from every layer, and from the mean. Are the bags still dark?
 
 
 # %%
@@ -1018,23 +1019,15 @@ began = time.perf_counter()
 small = state.ema_model.eval()
 print(f"{steps} steps in {time.perf_counter() - began:.0f} s")
 options = dict(clip=False, decode=autoencoder.decode, sampler="dpmpp_2m", steps=evaluations)
+options |= dict(image_shape=(4, 7, 7), guidance=2.0)
 rows = [
-    generate(
-        small,
-        diffusion,
-        columns_,
-        (4, 7, 7),
-        y=text([one] * columns_),
-        guidance=2.0,
-        **options,
-    )
-    for columns_ in [course.pick(test=2, cpu=8, gpu=8)]
+    generate(small, diffusion, across, y=text([one] * across), **options)
     for one in sentences
 ]
 
 # %% tags=["figure"]
 finding = "Drawn in latents after a short training; the sentences of section 0"
-show_images(torch.cat(rows), columns=len(rows[0]), scale=2, title=finding)
+show_images(torch.cat(rows), columns=across, scale=2, title=finding)
 
 # %% [markdown]
 # And with more patience, from the stored runs: equal seconds, of which the autoencoder's count for the latents.
@@ -1182,9 +1175,9 @@ pipelines = {
 rows = {}
 for name, pipeline in pipelines.items():
     arguments = inspect.signature(pipeline.__init__).parameters
-    kinds_ = {part: arguments[part].annotation for part in parts if part in arguments}
+    declared = {part: arguments[part].annotation for part in parts if part in arguments}
     rows[name] = {
-        part: getattr(kind, "__name__", str(kind)) for part, kind in kinds_.items()
+        part: getattr(kind, "__name__", str(kind)) for part, kind in declared.items()
     }
 pd.DataFrame(rows).reindex(parts).fillna("")
 
@@ -1224,8 +1217,7 @@ def draw_sentence(prompt="a dark, wide bag", negative="", weight=2.0, seed=0):
 
 
 for prompt in ("a dark, wide bag", "a small red fish", "a boot and a hat"):
-    draw_sentence(prompt)
-plt.show()
+    display(draw_sentence(prompt))
 
 # %%
 examples = [
