@@ -634,6 +634,7 @@ def real_images(asked, with_words, seed=0):
     for name, words, _ in asked:
         own = by_name[name].tolist()
         fitting = [k for k in own if {*words} <= {*real_words[k]}] if with_words else own
+        fitting = fitting or own  # a small set may lack a combination
         places.append(fitting[int(torch.randint(len(fitting), (1,), generator=generator))])
     return test_set[places][0]
 
@@ -850,8 +851,8 @@ pd.DataFrame(rows).T
 # %% [markdown]
 # ## 6. Latents · *core*
 #
-# **Question:** most of an image's numbers describe what nobody looks at. Why run the large network on all of them, in
-# every step?
+# **Question:** most bits of an image describe details that nobody sees (Rombach et al. 2022, figure 2). Why run the large
+# network on all of them, in every step?
 #
 # *Latent diffusion* (Rombach et al. 2022) first trains an **autoencoder**: 28x28 pixels become 7x7 places of 4 channels,
 # a quarter of the numbers, and back. Then the same diffusion runs on these. The encoder gives each latent a mean and a
@@ -926,7 +927,7 @@ print(
 # better than one that was only encoded and decoded.
 
 # %%
-count = course.pick(test=50, cpu=2000, gpu=10_000)
+count = min(course.pick(test=50, cpu=2000, gpu=10_000), len(test_set))
 x_0 = test_set[:count][0]
 with torch.no_grad():
     parts = x_0.to(device).split(500)
@@ -1280,8 +1281,8 @@ check("15.4", to_patches)
 # - Wang et al. 2020, *MiniLM*, arXiv 2002.10957
 # - Radford et al. 2021, *Learning Transferable Visual Models From Natural Language Supervision* (CLIP), arXiv 2103.00020
 # - Kingma & Welling 2014, *Auto-Encoding Variational Bayes*, arXiv 1312.6114, appendix B
-# - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models*, arXiv 2112.10752, sections 3.1,
-#   3.3, 4.3.2, D.1
+# - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models*, arXiv 2112.10752, figure 2,
+#   sections 3.1, 3.3, 4.3.2, D.1
 # - Saharia et al. 2022, *Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding*, arXiv
 #   2205.11487
 # - Hertz et al. 2022, *Prompt-to-Prompt Image Editing with Cross Attention Control*, arXiv 2208.01626
