@@ -52,22 +52,21 @@ def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
     return windows
 
 
-class EncoderNetwork(nn.Module):
-    """Encoder, one vector a token, features beside it, one score a tag."""
+class TokenEncoder(nn.Module):
+    """Encoder, one vector a token, features beside it."""
 
-    def __init__(self, encoder, tokenizer, features: list[int], head: TagHead, options: dict[str, Any]) -> None:
+    def __init__(self, encoder, tokenizer, features: list[int], options: dict[str, Any]) -> None:
         super().__init__()
         self.encoder, self.pooling, self.piece_dropout = encoder, options["pooling"], options["piece_dropout"]
         self.mask = (tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id) or 0
         self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)  # never masked
         self.features = FeatureEmbedding(features)
         self.dropout = nn.Dropout(options["dropout"])
-        self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, head.count)
-        self.head = head
-        self.new = [self.features, self.scores, head]  # layers that begin from random weights
+        self.width = encoder.config.hidden_size + self.features.width
+        self.new = [self.features]  # layers that begin from random weights
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to emissions (B, T, K)."""
+        """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to vectors (B, T, width)."""
         ids = batch["ids"]
         if self.training and self.piece_dropout:  # names are to be known by their other pieces and the context, too
             chosen = torch.rand(ids.shape, device=ids.device) < self.piece_dropout
@@ -83,57 +82,35 @@ class EncoderNetwork(nn.Module):
         x = self.dropout(tokens)
         if self.features.width:
             x = torch.cat([x, self.features(batch["features"]).to(x.dtype)], dim=-1)
-        return self.scores(x)
+        return x
 
 
-class TransformerTagger(NeuralTagger):
-    """Any encoder of the Hugging Face hub with a score for each tag on top; all of it is trained.
+class EncoderNetwork(TokenEncoder):
+    """One score a tag on top."""
+
+    def __init__(self, encoder, tokenizer, features: list[int], head: TagHead, options: dict[str, Any]) -> None:
+        super().__init__(encoder, tokenizer, features, options)
+        self.scores, self.head = nn.Linear(self.width, head.count), head
+        self.new += [self.scores, head]
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """As in TokenEncoder, to emissions (B, T, K)."""
+        return self.scores(super().forward(batch))
+
+
+class EncoderTagger(NeuralTagger):
+    """What taggers on an encoder of the Hugging Face hub share; a kind has `_network(encoder)`, which makes a network.
 
     The tokenizer cuts the text into pieces, of which `align` finds each token's. Sentences of more pieces than the
-    encoder can read are cut into windows that overlap; a token's scores come from where it is farther from the edge.
-
-    Without a CRF, lists, shapes and means it is the plain network of BERT's paper, and `save` writes what
-    `AutoModelForTokenClassification` and `pipeline("token-classification", aggregation_strategy="simple")` load. Tags
-    are the same, but for steps that the scheme forbids, which only the tagger keeps out; the pipeline knows BIO alone.
-
-    encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
-    pooling: a token is read at its "first" piece, or as the "mean" of all. crf: a LinearChainCRF on top, or softmaxes.
-    shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
-    dropout: of the token vectors. piece_dropout: how often, in training, the encoder's mask hides a piece, in [0, 1).
-    scheme, others, errors: as in NeuralTagger and `load_encoder`.
+    encoder can read are cut into windows that overlap; a token is scored where it is farther from the edge.
     """
-
-    name = "transformer"
-
-    def __init__(
-        self,
-        encoder: str | Path | None = None,
-        pooling: str = "first",
-        crf: bool = False,
-        shapes: bool = False,
-        dropout: float = 0.1,
-        piece_dropout: float = 0.0,
-        scheme: str = "BIO",
-        **others: Any,
-    ) -> None:
-        check_choice("pooling", pooling, ("first", "mean"))
-        if not 0 <= piece_dropout < 1:
-            raise ValueError(f"expected 0 <= piece_dropout < 1, got {piece_dropout}")
-        options = dict(encoder=encoder and str(encoder), pooling=pooling, crf=crf, shapes=shapes)
-        options |= dict(dropout=dropout, piece_dropout=piece_dropout, scheme=scheme)
-        super().__init__(options, **dict(epochs=5, learning_rate=2e-4, new_rate=5.0) | others)
 
     def _build(self, train: Sentences) -> None:
         encoder, self.tokenizer = load_encoder(self.options["encoder"])
         self._make_network(encoder)
 
     def _make_network(self, encoder: PreTrainedModel) -> None:
-        tokenizer, head = self.tokenizer, TagHead(self.tags, self.scheme, self.options["crf"])
-        self.network = EncoderNetwork(encoder, tokenizer, self.features.sizes, head, self.options)
-        plain = not (self.options["crf"] or self.features.sizes) and self.options["pooling"] == "first"
-        self._plain = as_classifier(encoder, self.network.scores, self.tags) if plain else None
-        if self._plain and getattr(encoder, "pooler", None):
-            encoder.pooler = None  # unused, and not in that network
+        tokenizer, self.network = self.tokenizer, self._network(encoder)
         ends = tokenizer.cls_token_id, tokenizer.sep_token_id
         self._before, self._after = ([] if piece is None else [piece] for piece in ends)
         readable = getattr(encoder.config, "max_position_embeddings", MAX_PIECES)
@@ -167,18 +144,6 @@ class TransformerTagger(NeuralTagger):
         columns = {name: [window.inputs[name] for window in windows] for name in windows[0].inputs}
         return {name: self._padded(rows, fill.get(name, 0)) for name, rows in columns.items()}
 
-    def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
-        """The plain network scores every piece, as it has no tokens: those behind a token's first one go on with it."""
-        examples = super()._examples(sentence)
-        going_on = [self.tags.index(f"I-{tag[2:]}") if tag != "O" else 0 for tag in self.tags]
-        for i, (window, tags) in enumerate(examples if self._plain else ()):
-            first, count = window.inputs["first"], window.inputs["count"]
-            places = [place for a, n in zip(first, count) for place in range(a, a + n)]
-            wanted = [number for tag, n in zip(tags, count) for number in [tag] + [going_on[tag]] * (n - 1)]
-            inputs = {**window.inputs, "first": places, "count": [1] * len(places)}
-            examples[i] = (window._replace(inputs=inputs), wanted)
-        return examples
-
     def _save_parts(self, folder: Path) -> None:
         self.network.encoder.config.save_pretrained(folder / "encoder")
         self.tokenizer.save_pretrained(folder / "encoder")
@@ -190,3 +155,59 @@ class TransformerTagger(NeuralTagger):
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", **how)
         config = AutoConfig.from_pretrained(folder / "encoder", **how)
         self._make_network(AutoModel.from_config(config).float())
+
+
+class TransformerTagger(EncoderTagger):
+    """Any encoder of the Hugging Face hub with a score for each tag on top; all of it is trained.
+
+    Without a CRF, lists, shapes and means it is the plain network of BERT's paper, and `save` writes what
+    `AutoModelForTokenClassification` and `pipeline("token-classification", aggregation_strategy="simple")` load. Tags
+    are the same, but for steps that the scheme forbids, which only the tagger keeps out; the pipeline knows BIO alone.
+
+    encoder: a folder, a name on the hub (such as `encoders.PUBMED`), None for the small all-MiniLM-L6-v2.
+    pooling: a token is read at its "first" piece, or as the "mean" of all. crf: a LinearChainCRF on top, or softmaxes.
+    shapes: tell the network how each token is written (capitals, digits), which an uncased encoder does not see.
+    dropout: of the token vectors. piece_dropout: how often, in training, the encoder's mask hides a piece, in [0, 1).
+    scheme, others, errors: as in NeuralTagger and `load_encoder`.
+    """
+
+    name = "transformer"
+
+    def __init__(
+        self,
+        encoder: str | Path | None = None,
+        pooling: str = "first",
+        crf: bool = False,
+        shapes: bool = False,
+        dropout: float = 0.1,
+        piece_dropout: float = 0.0,
+        scheme: str = "BIO",
+        **others: Any,
+    ) -> None:
+        check_choice("pooling", pooling, ("first", "mean"))
+        if not 0 <= piece_dropout < 1:
+            raise ValueError(f"expected 0 <= piece_dropout < 1, got {piece_dropout}")
+        options = dict(encoder=encoder and str(encoder), pooling=pooling, crf=crf, shapes=shapes)
+        options |= dict(dropout=dropout, piece_dropout=piece_dropout, scheme=scheme)
+        super().__init__(options, **dict(epochs=5, learning_rate=2e-4, new_rate=5.0) | others)
+
+    def _network(self, encoder: PreTrainedModel) -> EncoderNetwork:
+        head = TagHead(self.tags, self.scheme, self.options["crf"])
+        network = EncoderNetwork(encoder, self.tokenizer, self.features.sizes, head, self.options)
+        plain = not (self.options["crf"] or self.features.sizes) and self.options["pooling"] == "first"
+        self._plain = as_classifier(encoder, network.scores, self.tags) if plain else None
+        if self._plain and getattr(encoder, "pooler", None):
+            encoder.pooler = None  # unused, and not in that network
+        return network
+
+    def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
+        """The plain network scores every piece, as it has no tokens: those behind a token's first one go on with it."""
+        examples = super()._examples(sentence)
+        going_on = [self.tags.index(f"I-{tag[2:]}") if tag != "O" else 0 for tag in self.tags]
+        for i, (window, tags) in enumerate(examples if self._plain else ()):
+            first, count = window.inputs["first"], window.inputs["count"]
+            places = [place for a, n in zip(first, count) for place in range(a, a + n)]
+            wanted = [number for tag, n in zip(tags, count) for number in [tag] + [going_on[tag]] * (n - 1)]
+            inputs = {**window.inputs, "first": places, "count": [1] * len(places)}
+            examples[i] = (window._replace(inputs=inputs), wanted)
+        return examples

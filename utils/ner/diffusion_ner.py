@@ -1,0 +1,284 @@
+"""DiffusionTagger: entities, nested ones too, as spans that a diffusion model draws out of noise.
+
+After DiffusionNER (Shen et al. 2023, arXiv 2305.13298). An entity is a point (centre, width) in [-1, 1]^2. In training
+the points are noised by `GaussianDiffusion`, and the network, which reads the sentence, says where each began: two
+pointers over the tokens. To tag, points of pure noise are denoised by DDIM, and a judge gives each span that they end
+at a type, or none. Other than in the paper: what noise belongs to which entity is settled by optimal transport, so that
+no matching is needed; pointers are softmaxes; the judge is a network of its own; proposals do not attend to each other.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from utils.device import autocast
+from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
+from utils.diffusion.process import GaussianDiffusion
+from utils.diffusion.sampling import sample
+from utils.diffusion.schedules import NoiseSchedule
+from utils.files import stream_seed
+from utils.ner.neural import Window
+from utils.ner.sentence import Entity, Sentence
+from utils.ner.tagger import Sentences
+from utils.ner.tags import token_spans
+from utils.ner.transformer import EncoderTagger, TokenEncoder
+from utils.ner.words import check_choice
+
+PLACE = 64  # numbers that tell where an edge is
+JITTER = 2  # tokens by which an edge is moved, at most, to show the judge what is nearly right
+
+
+def encode_spans(spans: Tensor, lengths: Tensor) -> Tensor:
+    """Spans (..., 2), first token and token behind the last, as points: centre and width in [-1, 1], float32.
+
+    lengths: tokens of each span's sentence, of the shape of spans without the 2, or one that broadcasts to it.
+    """
+    start, end = spans.float().unbind(-1)
+    return torch.stack([(start + end) / lengths - 1, 2 * (end - start) / lengths - 1], dim=-1)
+
+
+def edges(points: Tensor) -> Tensor:
+    """Centre and width (..., 2) as left and right edge, where -1 and 1 are the sentence's own."""
+    centre, width = points[..., 0], (points[..., 1] + 1) / 2
+    return torch.stack([centre - width, centre + width], dim=-1)
+
+
+def decode_spans(points: Tensor, lengths: Tensor) -> Tensor:
+    """The spans (..., 2) of at least one token, inside the sentence, whose edges are nearest: `encode_spans` undone."""
+    start, end = ((edges(points) + 1) / 2 * lengths.unsqueeze(-1)).round().long().unbind(-1)
+    start = start.clamp(min=0).minimum(lengths - 1)
+    return torch.stack([start, end.maximum(start + 1).minimum(lengths)], dim=-1)
+
+
+def pair_noise(noise: Tensor, x_0: Tensor) -> Tensor:
+    """The K points of noise (B, K, 2) of each sentence in another order: that in which their squared distances to x_0
+    (B, K, 2) add up to the least, so that each proposal begins near the entity that it is to find."""
+    distances = torch.cdist(x_0.double(), noise.double()).square().cpu().numpy()
+    order = np.stack([linear_sum_assignment(one)[1] for one in distances])
+    return noise.take_along_dim(torch.from_numpy(order).to(noise.device).unsqueeze(-1), dim=1)
+
+
+class Denoised(NamedTuple):
+    """After one evaluation of the network: all proposals of a batch of sentences."""
+
+    x_t: Tensor  # (B, K, 2), the points at the next timestep
+    x_0: Tensor  # (B, K, 2), the estimate that led there
+    spans: Tensor  # (B, K, 2), the tokens that the pointers show, the end not included
+
+
+class SpanNetwork(TokenEncoder):
+    """Token vectors, two pointers for each proposal, and the judge of spans."""
+
+    def __init__(self, encoder, tokenizer, features: list[int], types: int, options: dict[str, Any]) -> None:
+        super().__init__(encoder, tokenizer, features, options)
+        hidden = options["hidden"]
+        self.time = TimestepEmbedding(PLACE, hidden)
+        self.query = nn.Sequential(
+            nn.Linear(self.width + 2 * PLACE + hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, 2 * hidden)
+        )
+        self.keys = nn.ModuleList(nn.Linear(self.width + PLACE, hidden) for _ in range(2))
+        self.judge = nn.Sequential(
+            nn.Linear(3 * self.width, hidden), nn.SiLU(), nn.Dropout(options["dropout"]), nn.Linear(hidden, types + 1)
+        )
+        self.new += [self.time, self.query, self.keys, self.judge]
+
+    def pointers(self, tokens: Tensor, lengths: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Where the first and the last token of each proposal's entity are: logits (B, K, 2, T).
+
+        tokens: (B, T, width). lengths: (B,). x_t: (B, K, 2). t: (B, K).
+        """
+        lengths, tokens = lengths.unsqueeze(1), tokens.float()  # (B, 1)
+        inside = self._span_means(tokens, decode_spans(x_t, lengths))
+        time = self.time(t.flatten()).view(*t.shape, -1)
+        query = self.query(torch.cat([inside, _places(edges(x_t)).flatten(-2), time], dim=-1))
+        number = torch.arange(tokens.shape[1], device=tokens.device)
+        logits = []
+        for side, (key, part) in enumerate(zip(self.keys, query.chunk(2, dim=-1))):
+            place = _places(2 * (number + side) / lengths - 1)  # (B, T, PLACE), of the token's left or right edge
+            logits.append(part @ key(torch.cat([tokens, place], dim=-1)).mT / part.shape[-1] ** 0.5)
+        return torch.stack(logits, dim=2).float().masked_fill((number >= lengths)[:, None, None], -torch.inf)
+
+    def judge_spans(self, tokens: Tensor, spans: Tensor) -> Tensor:
+        """Logits (B, S, types + 1) of spans (B, S, 2), the first for no entity: by first token, last token and mean."""
+        tokens = tokens.float()
+        ends = [tokens.take_along_dim(place.unsqueeze(-1), 1) for place in (spans[..., 0], spans[..., 1] - 1)]
+        return self.judge(torch.cat([*ends, self._span_means(tokens, spans)], dim=-1)).float()
+
+    def _span_means(self, tokens: Tensor, spans: Tensor) -> Tensor:
+        """(B, S, width), from sums of all tokens before each."""
+        sums = nn.functional.pad(tokens.cumsum(1), (0, 0, 1, 0))
+        start, end = (sums.take_along_dim(place.unsqueeze(-1), 1) for place in spans.unbind(-1))
+        return (end - start) / (spans[..., 1] - spans[..., 0]).unsqueeze(-1)
+
+
+def _places(x: Tensor) -> Tensor:
+    """Coordinates in [-1, 1], of any shape, as PLACE sines and cosines each."""
+    return sinusoidal_embedding(100 * x.flatten(), PLACE).view(*x.shape, PLACE)
+
+
+class DiffusionTagger(EncoderTagger):
+    """Names that nest are found, because nothing is said of tokens; each entity's `score` is the judge's probability.
+
+    encoder, pooling, shapes, dropout, piece_dropout, others, errors: as in TransformerTagger.
+    proposals: points of noise for each sentence, to tag. train_proposals: in training; entities beyond so many in a
+        sentence are seen by the judge alone. steps: of DDIM, 1 to 1000. These three may be changed in `options` later.
+    overlap: whether entities that share tokens are returned: "none", "nested" (one inside the other), or None: nested
+        where the training sentences have such. hidden: width of the new layers.
+    ValueError also for an unknown overlap, and for a number of proposals, steps or hidden below 1.
+    """
+
+    name = "diffusion"
+    version = 1
+    _layers = 99  # that entities nest or cross is no loss here
+
+    def __init__(
+        self,
+        encoder: str | Path | None = None,
+        proposals: int = 60,
+        train_proposals: int = 30,
+        steps: int = 5,
+        overlap: str | None = None,
+        hidden: int = 256,
+        pooling: str = "mean",
+        shapes: bool = True,
+        dropout: float = 0.1,
+        piece_dropout: float = 0.0,
+        **others: Any,
+    ) -> None:
+        check_choice("pooling", pooling, ("first", "mean"))
+        check_choice("overlap", overlap, (None, "none", "nested"))
+        options = dict(encoder=encoder and str(encoder), proposals=proposals, train_proposals=train_proposals)
+        options |= dict(steps=steps, overlap=overlap, hidden=hidden)
+        for name in ("proposals", "train_proposals", "steps", "hidden"):
+            if options[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {options[name]}")
+        options |= dict(pooling=pooling, shapes=shapes, dropout=dropout, piece_dropout=piece_dropout)
+        super().__init__(options, **dict(epochs=5, learning_rate=2e-4, new_rate=5.0) | others)
+        self.diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="x_0")
+
+    def _network(self, encoder: PreTrainedModel) -> SpanNetwork:
+        return SpanNetwork(encoder, self.tokenizer, self.features.sizes, len(self.types), self.options)
+
+    def _build(self, train: Sentences) -> None:
+        if self.options["overlap"] is None:
+            overlaps = (a.overlaps(b) for one in train for a in one.entities for b in one.entities if a < b)
+            self.options["overlap"] = "nested" if any(overlaps) else "none"
+        super()._build(train)
+
+    def _examples(self, sentence: Sentence) -> list[tuple[Window, list[tuple[int, int, int]]]]:
+        """The windows, each with the spans (start, end, number of the type) that are wholly inside."""
+        spans, examples = token_spans(sentence).values(), []
+        for window in self._windows(sentence):
+            inside = [span for span in spans if window.start <= span[0] and span[1] <= window.end]
+            moved = [(a - window.start, b - window.start, self.types.index(kind) + 1) for a, b, kind in inside]
+            examples.append((window, moved))
+        return examples
+
+    def _loss(self, windows: Sequence[Window], spans: Sequence[list[tuple[int, int, int]]]) -> Tensor:
+        """Cross-entropies of the pointers, over all proposals, and of the judge, over spans of four kinds."""
+        batch, K = self._batch(windows), self.options["train_proposals"]
+        tokens, lengths = self.network(batch), self._lengths(windows)
+        has = torch.tensor([bool(some) for some in spans], device=self.device)
+        # What stands in for the entities of a sentence without any is not learnt by the pointers.
+        copies = [[(some or [(0, 1, 0)])[k % max(len(some), 1)][:2] for k in range(K)] for some in spans]
+        gold = self._padded(copies)  # (B, K, 2)
+        x_0 = encode_spans(gold, lengths.unsqueeze(1))
+        noise = pair_noise(torch.randn_like(x_0), x_0)
+        # Proposals do not see each other, so each may have a timestep of its own.
+        t = torch.randint(self.diffusion.num_timesteps, x_0.shape[:2], device=self.device)
+        x_t = self.diffusion.q_sample(x_0.flatten(0, 1), t.flatten(), noise.flatten(0, 1)).view_as(x_0)
+        logits = self.network.pointers(tokens, lengths, x_t, t)
+        wanted = torch.stack([gold[..., 0], gold[..., 1] - 1], dim=-1)
+        pointing = cross_entropy(logits[has].flatten(0, 2), wanted[has].flatten()) if has.any() else 0.0
+        lengths = lengths.unsqueeze(1)
+        moved = gold + torch.randint(-JITTER, JITTER + 1, gold.shape, device=self.device)
+        moved = torch.stack([moved[..., 0], moved[..., 1].maximum(moved[..., 0] + 1)], dim=-1)
+        found = decode_spans(encode_spans(moved, lengths), lengths), decode_spans(x_t, lengths), shown(logits)
+        return pointing + self._judging(tokens, torch.cat([gold, *found], dim=1), spans)
+
+    def _judging(self, tokens: Tensor, candidates: Tensor, spans: Sequence[list[tuple[int, int, int]]]) -> Tensor:
+        """The judge's cross-entropy, over candidates (B, S, 2): the type of the entity that one equals, or none."""
+        gold = self._padded([some or [(0, 0, 0)] for some in spans])  # (B, G, 3); what is padded equals no span
+        equal = (candidates.unsqueeze(2) == gold[:, None, :, :2]).all(-1)  # (B, S, G)
+        types = (equal * gold[:, None, :, 2]).amax(-1)
+        return cross_entropy(self.network.judge_spans(tokens, candidates).flatten(0, 1), types.flatten())
+
+    def _lengths(self, windows: Sequence[Window]) -> Tensor:
+        return torch.tensor([window.end - window.start for window in windows], device=self.device)
+
+    def denoise(self, sentences: Sentences) -> Iterator[tuple[list[tuple[int, Window]], Tensor, list[Denoised]]]:
+        """For each batch its windows, with their sentences' numbers, its token vectors, and what each step has led to.
+
+        All sentences begin from the same noise, which the seed tells, so that no other sentence changes what is found.
+        """
+        generator = torch.Generator().manual_seed(stream_seed(self.recipe.seed, "proposals"))
+        start = torch.randn(self.options["proposals"], 2, generator=generator).to(self.device)
+        for windows, batch in self._batches(sentences):
+            lengths = self._lengths([window for _, window in windows])
+            with torch.no_grad(), autocast(self.device, self.precision):
+                tokens, states = self.network(batch), []
+                for x_t, x_0, spans in self.steps(tokens, lengths, start.expand(len(windows), -1, -1)):
+                    states.append(Denoised(x_t, x_0, spans))
+            yield windows, tokens, states
+
+    def steps(self, tokens: Tensor, lengths: Tensor, x_T: Tensor) -> Iterator[Denoised]:
+        """DDIM from x_T (B, K, 2). The estimate of x_0 is the mean of what the pointers show, by their probabilities:
+        what the squared error asks of a denoiser, while there is doubt a place between the entities."""
+        last = []
+
+        def network(x_t: Tensor, t: Tensor) -> Tensor:
+            logits = self.network.pointers(tokens, lengths, x_t, t.unsqueeze(1).expand(x_t.shape[:2]))
+            places = torch.arange(tokens.shape[1], device=x_t.device, dtype=torch.float32)
+            last[:] = [shown(logits)]
+            means = logits.softmax(-1) @ places + torch.tensor([0.0, 1.0], device=x_t.device)
+            return encode_spans(means, lengths.unsqueeze(1))
+
+        options = dict(sampler="ddim", steps=self.options["steps"], clip=False, x_T=x_T)
+        for state in sample(network, self.diffusion, tuple(x_T.shape), **options):
+            yield Denoised(state.x_t, state.x_0, *last)
+
+    def _tag(self, sentences: Sentences) -> list[list[Entity]]:
+        found: list[dict[Entity, None]] = [{} for _ in sentences]
+        for windows, tokens, states in self.denoise(sentences):
+            spans = states[-1].spans
+            with torch.no_grad(), autocast(self.device, self.precision):
+                scores, types = self.network.judge_spans(tokens, spans).softmax(-1).max(-1)
+            for (number, window), *rows in zip(windows, spans.tolist(), types.tolist(), scores.tolist()):
+                places = sentences[number].tokens[window.start : window.end]
+                for (start, end), kind, score in zip(*rows):
+                    if kind and window.keep[0] <= window.start + start < window.keep[1]:
+                        edges = places[start].start, places[end - 1].end
+                        found[number][Entity(*edges, self.types[kind - 1], score=min(score, 1.0))] = None
+        return [self._compatible(entities) for entities in found]
+
+    def _compatible(self, entities: Iterable[Entity]) -> list[Entity]:
+        """The entities, from the surest on, that overlap no surer one, or that only nest with such."""
+        kept: list[Entity] = []
+        for entity in sorted(entities, key=lambda entity: (-entity.score, entity)):
+            touched = filter(entity.overlaps, kept)
+            if self.options["overlap"] == "nested":
+                touched = (other for other in touched if not (_holds(entity, other) or _holds(other, entity)))
+            if not any(touched):
+                kept.append(entity)
+        return kept
+
+    def emissions(self, sentences: Sentences) -> list[Tensor]:
+        """A TypeError: there are no tags, and so no probabilities of them."""
+        raise TypeError("a DiffusionTagger scores spans, not tags; its entities have their `score`")
+
+
+def shown(logits: Tensor) -> Tensor:
+    """The most probable spans (B, K, 2) of pointers (B, K, 2, T); the end, not included, is behind the start."""
+    start, last = logits.argmax(-1).unbind(-1)
+    return torch.stack([start, last.maximum(start) + 1], dim=-1)
+
+
+def _holds(outer: Entity, inner: Entity) -> bool:
+    return outer.start <= inner.start and inner.end <= outer.end and outer.pieces != inner.pieces
