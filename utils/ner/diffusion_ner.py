@@ -52,7 +52,12 @@ def edges(points: Tensor) -> Tensor:
 
 def decode_spans(points: Tensor, lengths: Tensor) -> Tensor:
     """The spans (..., 2) of at least one token, inside the sentence, whose edges are nearest: `encode_spans` undone."""
-    start, end = ((edges(points) + 1) / 2 * lengths.unsqueeze(-1)).round().long().unbind(-1)
+    return inside(((edges(points) + 1) / 2 * lengths.unsqueeze(-1)).round().long(), lengths)
+
+
+def inside(spans: Tensor, lengths: Tensor) -> Tensor:
+    """Spans (..., 2) cut to their sentences; what is left has one token at least."""
+    start, end = spans.unbind(-1)
     start = start.clamp(min=0).minimum(lengths - 1)
     return torch.stack([start, end.maximum(start + 1).minimum(lengths)], dim=-1)
 
@@ -92,12 +97,12 @@ class SpanNetwork(TokenEncoder):
     def pointers(self, tokens: Tensor, lengths: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Where the first and the last token of each proposal's entity are: logits (B, K, 2, T).
 
-        tokens: (B, T, width). lengths: (B,). x_t: (B, K, 2). t: (B, K).
+        tokens: (B, T, width). lengths: (B, 1). x_t: (B, K, 2). t: (B, K).
         """
-        lengths, tokens = lengths.unsqueeze(1), tokens.float()  # (B, 1)
-        inside = self._span_means(tokens, decode_spans(x_t, lengths))
+        tokens = tokens.float()
+        around = self._span_means(tokens, decode_spans(x_t, lengths))
         time = self.time(t.flatten()).view(*t.shape, -1)
-        query = self.query(torch.cat([inside, _places(edges(x_t)).flatten(-2), time], dim=-1))
+        query = self.query(torch.cat([around, _places(edges(x_t)).flatten(-2), time], dim=-1))
         number = torch.arange(tokens.shape[1], device=tokens.device)
         logits = []
         for side, (key, part) in enumerate(zip(self.keys, query.chunk(2, dim=-1))):
@@ -182,26 +187,29 @@ class DiffusionTagger(EncoderTagger):
         return examples
 
     def _loss(self, windows: Sequence[Window], spans: Sequence[list[tuple[int, int, int]]]) -> Tensor:
-        """Cross-entropies of the pointers, over all proposals, and of the judge, over spans of four kinds."""
-        batch, K = self._batch(windows), self.options["train_proposals"]
-        tokens, lengths = self.network(batch), self._lengths(windows)
-        has = torch.tensor([bool(some) for some in spans], device=self.device)
+        """Cross-entropies of the pointers and of the judge, which sees gold and what proposals could end at."""
+        K, tokens = self.options["train_proposals"], self.network(self._batch(windows))
+        lengths = self._lengths(windows)
         # What stands in for the entities of a sentence without any is not learnt by the pointers.
-        copies = [[(some or [(0, 1, 0)])[k % max(len(some), 1)][:2] for k in range(K)] for some in spans]
-        gold = self._padded(copies)  # (B, K, 2)
-        x_0 = encode_spans(gold, lengths.unsqueeze(1))
-        noise = pair_noise(torch.randn_like(x_0), x_0)
-        # Proposals do not see each other, so each may have a timestep of its own.
-        t = torch.randint(self.diffusion.num_timesteps, x_0.shape[:2], device=self.device)
-        x_t = self.diffusion.q_sample(x_0.flatten(0, 1), t.flatten(), noise.flatten(0, 1)).view_as(x_0)
+        has = torch.tensor([bool(some) for some in spans], device=self.device)
+        gold = self._padded([[(some or [(0, 1)])[k % max(len(some), 1)][:2] for k in range(K)] for some in spans])
+        x_t, t = self._noised(encode_spans(gold, lengths))
         logits = self.network.pointers(tokens, lengths, x_t, t)
+        pointing = self._pointing(logits[has], gold[has]) if has.any() else 0.0
+        near = inside(gold + torch.randint(-JITTER, JITTER + 1, gold.shape, device=self.device), lengths)
+        candidates = torch.cat([gold, near, decode_spans(x_t, lengths), shown(logits)], dim=1)
+        return pointing + self._judging(tokens, candidates, spans)
+
+    def _noised(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t (B, K, 2) and t (B, K): proposals do not see each other, so each may have a timestep of its own."""
+        t = torch.randint(self.diffusion.num_timesteps, x_0.shape[:2], device=self.device)
+        noise = pair_noise(torch.randn_like(x_0), x_0)
+        return self.diffusion.q_sample(x_0.flatten(0, 1), t.flatten(), noise.flatten(0, 1)).view_as(x_0), t
+
+    def _pointing(self, logits: Tensor, gold: Tensor) -> Tensor:
+        """The mean cross-entropy of pointers (B, K, 2, T) for spans (B, K, 2)."""
         wanted = torch.stack([gold[..., 0], gold[..., 1] - 1], dim=-1)
-        pointing = cross_entropy(logits[has].flatten(0, 2), wanted[has].flatten()) if has.any() else 0.0
-        lengths = lengths.unsqueeze(1)
-        moved = gold + torch.randint(-JITTER, JITTER + 1, gold.shape, device=self.device)
-        moved = torch.stack([moved[..., 0], moved[..., 1].maximum(moved[..., 0] + 1)], dim=-1)
-        found = decode_spans(encode_spans(moved, lengths), lengths), decode_spans(x_t, lengths), shown(logits)
-        return pointing + self._judging(tokens, torch.cat([gold, *found], dim=1), spans)
+        return cross_entropy(logits.flatten(0, 2), wanted.flatten())
 
     def _judging(self, tokens: Tensor, candidates: Tensor, spans: Sequence[list[tuple[int, int, int]]]) -> Tensor:
         """The judge's cross-entropy, over candidates (B, S, 2): the type of the entity that one equals, or none."""
@@ -211,7 +219,8 @@ class DiffusionTagger(EncoderTagger):
         return cross_entropy(self.network.judge_spans(tokens, candidates).flatten(0, 1), types.flatten())
 
     def _lengths(self, windows: Sequence[Window]) -> Tensor:
-        return torch.tensor([window.end - window.start for window in windows], device=self.device)
+        """(B, 1), in tokens."""
+        return torch.tensor([[window.end - window.start] for window in windows], device=self.device)
 
     def denoise(self, sentences: Sentences) -> Iterator[tuple[list[tuple[int, Window]], Tensor, list[Denoised]]]:
         """For each batch its windows, with their sentences' numbers, its token vectors, and what each step has led to.
@@ -238,7 +247,7 @@ class DiffusionTagger(EncoderTagger):
             places = torch.arange(tokens.shape[1], device=x_t.device, dtype=torch.float32)
             last[:] = [shown(logits)]
             means = logits.softmax(-1) @ places + torch.tensor([0.0, 1.0], device=x_t.device)
-            return encode_spans(means, lengths.unsqueeze(1))
+            return encode_spans(means, lengths)
 
         options = dict(sampler="ddim", steps=self.options["steps"], clip=False, x_T=x_T)
         for state in sample(network, self.diffusion, tuple(x_T.shape), **options):
