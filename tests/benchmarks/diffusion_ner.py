@@ -31,7 +31,7 @@ from utils.diffusion import GaussianDiffusion, NoiseSchedule
 from utils.files import write_atomically
 from utils.ner import diffusion_ner as parts
 from utils.ner import evaluate, load_corpus
-from utils.ner.diffusion_ner import Denoised, DiffusionTagger
+from utils.ner.diffusion_ner import DiffusionTagger
 from utils.ner.neural import Window
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tags import to_layers, token_spans
@@ -106,8 +106,7 @@ class SpanTagger(DiffusionTagger):
         for windows, batch in self._batches(sentences):
             with torch.no_grad(), parts.autocast(self.device, self.precision):
                 tokens = self.network(batch)
-            none = torch.zeros(0)
-            yield windows, tokens, [Denoised(none, none, self._spans([window for _, window in windows]))]
+            yield windows, tokens, [(None, None, self._spans([window for _, window in windows]))]
 
 
 class OneNoise(DiffusionTagger):
@@ -137,7 +136,7 @@ class KnownSpans(DiffusionTagger):
     """The judge is taught by gold and by what is nearly gold, not by what the proposals end at."""
 
     def _judging(self, tokens: Tensor, candidates: Tensor, spans) -> Tensor:
-        return super()._judging(tokens, candidates[:, : 2 * self.options["train_proposals"]], spans)
+        return super()._judging(tokens, candidates[:, : 2 * parts.TRAINED], spans)
 
 
 def any_pairing(noise: Tensor, x_0: Tensor) -> Tensor:
@@ -232,7 +231,7 @@ def proposed(tagger: DiffusionTagger, sentences: Sequence[Sentence]) -> float:
     """The share of gold spans that are among those which the judge is shown."""
     found, gold = 0, [{span[:2] for span in token_spans(sentence).values()} for sentence in sentences]
     for windows, _, states in tagger.denoise(sentences):
-        for (number, window), spans in zip(windows, states[-1].spans.tolist()):
+        for (number, window), spans in zip(windows, states[-1][-1].tolist()):
             found += len(gold[number] & {(window.start + a, window.start + b) for a, b in spans})
     return found / sum(map(len, gold))
 

@@ -9,7 +9,7 @@ no matching is needed; pointers are softmaxes; the judge is a network of its own
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +28,11 @@ from utils.ner.neural import Window
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Sentences
 from utils.ner.tags import token_spans
-from utils.ner.transformer import EncoderTagger, TokenEncoder
+from utils.ner.transformer import TokenEncoder, TransformerTagger
 from utils.ner.words import check_choice
 
 PLACE = 64  # numbers that tell where an edge is
+TRAINED = 30  # proposals of a sentence in training; the judge alone sees entities beyond so many
 JITTER = 2  # tokens by which an edge is moved, at most, to show the judge what is nearly right
 
 
@@ -70,12 +71,7 @@ def pair_noise(noise: Tensor, x_0: Tensor) -> Tensor:
     return noise.take_along_dim(torch.from_numpy(order).to(noise.device).unsqueeze(-1), dim=1)
 
 
-class Denoised(NamedTuple):
-    """After one evaluation of the network: all proposals of a batch of sentences."""
-
-    x_t: Tensor  # (B, K, 2), the points at the next timestep
-    x_0: Tensor  # (B, K, 2), the estimate that led there
-    spans: Tensor  # (B, K, 2), the tokens that the pointers show, the end not included
+Step = tuple[Tensor, Tensor, Tensor]  # x_t, x_0 and spans, (B, K, 2) each
 
 
 class SpanNetwork(TokenEncoder):
@@ -128,15 +124,14 @@ def _places(x: Tensor) -> Tensor:
     return sinusoidal_embedding(100 * x.flatten(), PLACE).view(*x.shape, PLACE)
 
 
-class DiffusionTagger(EncoderTagger):
+class DiffusionTagger(TransformerTagger):
     """Names that nest are found, because nothing is said of tokens; each entity's `score` is the judge's probability.
 
-    encoder, pooling, shapes, dropout, piece_dropout, others, errors: as in TransformerTagger.
-    proposals: points of noise for each sentence, to tag. train_proposals: in training; entities beyond so many in a
-        sentence are seen by the judge alone. steps: of DDIM, 1 to 1000. These three may be changed in `options` later.
+    proposals: points of noise for each sentence. steps: of DDIM, 1 to 1000. Both may be changed in `options` later.
     overlap: whether entities that share tokens are returned: "none", "nested" (one inside the other), or None: nested
-        where the training sentences have such. hidden: width of the new layers.
-    ValueError also for an unknown overlap, and for a number of proposals, steps or hidden below 1.
+        where training sentences have such. hidden: width of the new layers.
+    others, errors: as in TransformerTagger, of which crf and scheme mean nothing here; ValueError also for an unknown
+        overlap, and for proposals, steps or hidden below 1.
     """
 
     name = "diffusion"
@@ -147,25 +142,18 @@ class DiffusionTagger(EncoderTagger):
         self,
         encoder: str | Path | None = None,
         proposals: int = 60,
-        train_proposals: int = 30,
         steps: int = 5,
         overlap: str | None = None,
         hidden: int = 256,
-        pooling: str = "mean",
-        shapes: bool = True,
-        dropout: float = 0.1,
-        piece_dropout: float = 0.0,
         **others: Any,
     ) -> None:
-        check_choice("pooling", pooling, ("first", "mean"))
         check_choice("overlap", overlap, (None, "none", "nested"))
-        options = dict(encoder=encoder and str(encoder), proposals=proposals, train_proposals=train_proposals)
-        options |= dict(steps=steps, overlap=overlap, hidden=hidden)
-        for name in ("proposals", "train_proposals", "steps", "hidden"):
-            if options[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {options[name]}")
-        options |= dict(pooling=pooling, shapes=shapes, dropout=dropout, piece_dropout=piece_dropout)
-        super().__init__(options, **dict(epochs=5, learning_rate=2e-4, new_rate=5.0) | others)
+        options = dict(proposals=proposals, steps=steps, hidden=hidden)
+        for option, value in options.items():
+            if value < 1:
+                raise ValueError(f"{option} must be at least 1, got {value}")
+        super().__init__(encoder, **dict(pooling="mean", shapes=True) | others)
+        self.options |= options | dict(overlap=overlap)
         self.diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="x_0")
 
     def _network(self, encoder: PreTrainedModel) -> SpanNetwork:
@@ -188,11 +176,10 @@ class DiffusionTagger(EncoderTagger):
 
     def _loss(self, windows: Sequence[Window], spans: Sequence[list[tuple[int, int, int]]]) -> Tensor:
         """Cross-entropies of the pointers and of the judge, which sees gold and what proposals could end at."""
-        K, tokens = self.options["train_proposals"], self.network(self._batch(windows))
-        lengths = self._lengths(windows)
+        tokens, lengths = self.network(self._batch(windows)), self._lengths(windows)
         # What stands in for the entities of a sentence without any is not learnt by the pointers.
         has = torch.tensor([bool(some) for some in spans], device=self.device)
-        gold = self._padded([[(some or [(0, 1)])[k % max(len(some), 1)][:2] for k in range(K)] for some in spans])
+        gold = self._padded([[(some or [(0, 1)])[k % max(len(some), 1)][:2] for k in range(TRAINED)] for some in spans])
         x_t, t = self._noised(encode_spans(gold, lengths))
         logits = self.network.pointers(tokens, lengths, x_t, t)
         pointing = self._pointing(logits[has], gold[has]) if has.any() else 0.0
@@ -222,59 +209,59 @@ class DiffusionTagger(EncoderTagger):
         """(B, 1), in tokens."""
         return torch.tensor([[window.end - window.start] for window in windows], device=self.device)
 
-    def denoise(self, sentences: Sentences) -> Iterator[tuple[list[tuple[int, Window]], Tensor, list[Denoised]]]:
-        """For each batch its windows, with their sentences' numbers, its token vectors, and what each step has led to.
+    def denoise(self, sentences: Sentences) -> Iterator[tuple[list[tuple[int, Window]], Tensor, list[Step]]]:
+        """For each batch its windows, with their sentences' numbers, its token vectors, and the steps of DDIM.
 
         All sentences begin from the same noise, which the seed tells, so that no other sentence changes what is found.
         """
         generator = torch.Generator().manual_seed(stream_seed(self.recipe.seed, "proposals"))
-        start = torch.randn(self.options["proposals"], 2, generator=generator).to(self.device)
+        x_T = torch.randn(self.options["proposals"], 2, generator=generator).to(self.device)
         for windows, batch in self._batches(sentences):
             lengths = self._lengths([window for _, window in windows])
             with torch.no_grad(), autocast(self.device, self.precision):
-                tokens, states = self.network(batch), []
-                for x_t, x_0, spans in self.steps(tokens, lengths, start.expand(len(windows), -1, -1)):
-                    states.append(Denoised(x_t, x_0, spans))
-            yield windows, tokens, states
+                tokens = self.network(batch)
+                steps = self.steps(tokens, lengths, x_T.expand(len(windows), -1, -1))
+            yield windows, tokens, steps
 
-    def steps(self, tokens: Tensor, lengths: Tensor, x_T: Tensor) -> Iterator[Denoised]:
-        """DDIM from x_T (B, K, 2). The estimate of x_0 is the mean of what the pointers show, by their probabilities:
-        what the squared error asks of a denoiser, while there is doubt a place between the entities."""
-        last = []
+    def steps(self, tokens: Tensor, lengths: Tensor, x_T: Tensor) -> list[Step]:
+        """From noise x_T (B, K, 2): for each step x_t, the estimate of x_0 that led there, and the most probable spans.
+
+        The estimate is the mean of the places where the pointers point, each by its probability."""
+        spans = []
 
         def network(x_t: Tensor, t: Tensor) -> Tensor:
             logits = self.network.pointers(tokens, lengths, x_t, t.unsqueeze(1).expand(x_t.shape[:2]))
-            places = torch.arange(tokens.shape[1], device=x_t.device, dtype=torch.float32)
-            last[:] = [shown(logits)]
-            means = logits.softmax(-1) @ places + torch.tensor([0.0, 1.0], device=x_t.device)
-            return encode_spans(means, lengths)
+            spans.append(shown(logits))
+            places = torch.arange(logits.shape[-1], device=x_t.device).float()
+            means = [part.softmax(-1) @ (places + side) for side, part in enumerate(logits.unbind(2))]
+            return encode_spans(torch.stack(means, dim=-1), lengths)
 
         options = dict(sampler="ddim", steps=self.options["steps"], clip=False, x_T=x_T)
-        for state in sample(network, self.diffusion, tuple(x_T.shape), **options):
-            yield Denoised(state.x_t, state.x_0, *last)
+        states = list(sample(network, self.diffusion, tuple(x_T.shape), **options))
+        return [(state.x_t, state.x_0, found) for state, found in zip(states, spans)]
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
-        found: list[dict[Entity, None]] = [{} for _ in sentences]
+        found: list[set[Entity]] = [set() for _ in sentences]
         for windows, tokens, states in self.denoise(sentences):
-            spans = states[-1].spans
+            spans = states[-1][-1]
             with torch.no_grad(), autocast(self.device, self.precision):
                 scores, types = self.network.judge_spans(tokens, spans).softmax(-1).max(-1)
             for (number, window), *rows in zip(windows, spans.tolist(), types.tolist(), scores.tolist()):
                 places = sentences[number].tokens[window.start : window.end]
                 for (start, end), kind, score in zip(*rows):
                     if kind and window.keep[0] <= window.start + start < window.keep[1]:
-                        edges = places[start].start, places[end - 1].end
-                        found[number][Entity(*edges, self.types[kind - 1], score=min(score, 1.0))] = None
-        return [self._compatible(entities) for entities in found]
+                        offsets = places[start].start, places[end - 1].end
+                        found[number].add(Entity(*offsets, self.types[kind - 1], score=min(score, 1.0)))
+        return list(map(self._compatible, found))
 
     def _compatible(self, entities: Iterable[Entity]) -> list[Entity]:
-        """The entities, from the surest on, that overlap no surer one, or that only nest with such."""
+        """The entities, from the surest on, that overlap no surer one, or that nest with those that they overlap."""
         kept: list[Entity] = []
         for entity in sorted(entities, key=lambda entity: (-entity.score, entity)):
-            touched = filter(entity.overlaps, kept)
-            if self.options["overlap"] == "nested":
-                touched = (other for other in touched if not (_holds(entity, other) or _holds(other, entity)))
-            if not any(touched):
+            touched = list(filter(entity.overlaps, kept))
+            if self.options["overlap"] == "nested":  # those that cross it have both edges on the same side of its own
+                touched = [one for one in touched if (one.start - entity.start) * (one.end - entity.end) > 0]
+            if not touched:
                 kept.append(entity)
         return kept
 
@@ -287,7 +274,3 @@ def shown(logits: Tensor) -> Tensor:
     """The most probable spans (B, K, 2) of pointers (B, K, 2, T); the end, not included, is behind the start."""
     start, last = logits.argmax(-1).unbind(-1)
     return torch.stack([start, last.maximum(start) + 1], dim=-1)
-
-
-def _holds(outer: Entity, inner: Entity) -> bool:
-    return outer.start <= inner.start and inner.end <= outer.end and outer.pieces != inner.pieces

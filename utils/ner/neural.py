@@ -60,8 +60,8 @@ class NeuralTagger(Tagger):
     - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights;
     - where it scores something else than tags: `_examples`, `_loss` and `_tag` of its own.
 
-    options: the kind's own, as JSON values, perhaps among them scheme ("BIO" or "BIOES") and crf (whether the tags of
-        a sentence are scored together). lexicons: lists of names; the network is told which tokens stand in one.
+    options: the kind's own, as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags of a
+        sentence are scored together). lexicons: lists of names; the network is told which tokens stand in one.
     device: the best there is when None. precision: of the forward pass, "no" (fp32), "bf16" or "fp16"; what is fast on
         the device when None. progress: whether `fit` shows a bar. recipe: numbers of `Recipe` (TypeError for others).
     Attributes: `tags`, the K tags in the order of emissions and probabilities; `history`, see `train_network`;
@@ -84,7 +84,7 @@ class NeuralTagger(Tagger):
     ) -> None:
         self.device = find_device(device)
         self.precision, self.progress = precision or find_precision(self.device), progress
-        self.options, self.scheme = options, options.get("scheme", "BIO")
+        self.options, self.scheme = options, options["scheme"]
         check_choice("scheme", self.scheme, SCHEMES)
         check_choice("precision", self.precision, DTYPES)
         self.features = TokenFeatures(lexicons, options.get("shapes", True))

@@ -94,71 +94,15 @@ class EncoderNetwork(TokenEncoder):
         self.new += [self.scores, head]
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """As in TokenEncoder, to emissions (B, T, K)."""
+        """What TokenEncoder reads to emissions (B, T, K)."""
         return self.scores(super().forward(batch))
 
 
-class EncoderTagger(NeuralTagger):
-    """What taggers on an encoder of the Hugging Face hub share; a kind has `_network(encoder)`, which makes a network.
+class TransformerTagger(NeuralTagger):
+    """Any encoder of the Hugging Face hub with a score for each tag on top; all of it is trained.
 
     The tokenizer cuts the text into pieces, of which `align` finds each token's. Sentences of more pieces than the
-    encoder can read are cut into windows that overlap; a token is scored where it is farther from the edge.
-    """
-
-    def _build(self, train: Sentences) -> None:
-        encoder, self.tokenizer = load_encoder(self.options["encoder"])
-        self._make_network(encoder)
-
-    def _make_network(self, encoder: PreTrainedModel) -> None:
-        tokenizer, self.network = self.tokenizer, self._network(encoder)
-        ends = tokenizer.cls_token_id, tokenizer.sep_token_id
-        self._before, self._after = ([] if piece is None else [piece] for piece in ends)
-        readable = getattr(encoder.config, "max_position_embeddings", MAX_PIECES)
-        most = min(readable, tokenizer.model_max_length, MAX_PIECES)
-        self._limit = most - len(self._before) - len(self._after)
-
-    def _windows(self, sentence: Sentence) -> list[Window]:
-        ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
-        ids = ids or [self.tokenizer.unk_token_id or 0]
-        spans = align([token[:2] for token in sentence.tokens], offsets)
-        features = list(zip(*self.features(sentence)))  # of each token
-        stretches = cut_windows(spans, self._limit, self._limit // 4)
-        edges = [0, *((a[1] + b[0]) // 2 for a, b in pairwise(stretches)), len(spans)]
-        windows = []
-        for (start, end), keep in zip(stretches, pairwise(edges)):
-            first, last = spans[start][0], min(spans[end - 1][1], spans[start][0] + self._limit)
-            pieces = [*self._before, *ids[first:last], *self._after]
-            inputs = {
-                "ids": pieces,
-                "attention": [1] * len(pieces),
-                "first": [len(self._before) + a - first for a, _ in spans[start:end]],
-                # A token of more pieces than the limit is read at those that fit.
-                "count": [min(b, last) - a for a, b in spans[start:end]],
-                "features": features[start:end],
-            }
-            windows.append(Window(start, end, keep, len(pieces), inputs))
-        return windows
-
-    def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        fill = {"ids": self.tokenizer.pad_token_id or 0}
-        columns = {name: [window.inputs[name] for window in windows] for name in windows[0].inputs}
-        return {name: self._padded(rows, fill.get(name, 0)) for name, rows in columns.items()}
-
-    def _save_parts(self, folder: Path) -> None:
-        self.network.encoder.config.save_pretrained(folder / "encoder")
-        self.tokenizer.save_pretrained(folder / "encoder")
-        if self._plain:
-            self.tokenizer.save_pretrained(folder)  # where transformers looks for it
-
-    def _load_parts(self, folder: Path) -> None:
-        how = dict(local_files_only=True, trust_remote_code=False)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", **how)
-        config = AutoConfig.from_pretrained(folder / "encoder", **how)
-        self._make_network(AutoModel.from_config(config).float())
-
-
-class TransformerTagger(EncoderTagger):
-    """Any encoder of the Hugging Face hub with a score for each tag on top; all of it is trained.
+    encoder can read are cut into windows that overlap; a token's scores come from where it is farther from the edge.
 
     Without a CRF, lists, shapes and means it is the plain network of BERT's paper, and `save` writes what
     `AutoModelForTokenClassification` and `pipeline("token-classification", aggregation_strategy="simple")` load. Tags
@@ -191,7 +135,19 @@ class TransformerTagger(EncoderTagger):
         options |= dict(dropout=dropout, piece_dropout=piece_dropout, scheme=scheme)
         super().__init__(options, **dict(epochs=5, learning_rate=2e-4, new_rate=5.0) | others)
 
-    def _network(self, encoder: PreTrainedModel) -> EncoderNetwork:
+    def _build(self, train: Sentences) -> None:
+        encoder, self.tokenizer = load_encoder(self.options["encoder"])
+        self._make_network(encoder)
+
+    def _make_network(self, encoder: PreTrainedModel) -> None:
+        tokenizer, self.network = self.tokenizer, self._network(encoder)
+        ends = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self._before, self._after = ([] if piece is None else [piece] for piece in ends)
+        readable = getattr(encoder.config, "max_position_embeddings", MAX_PIECES)
+        most = min(readable, tokenizer.model_max_length, MAX_PIECES)
+        self._limit = most - len(self._before) - len(self._after)
+
+    def _network(self, encoder: PreTrainedModel) -> TokenEncoder:
         head = TagHead(self.tags, self.scheme, self.options["crf"])
         network = EncoderNetwork(encoder, self.tokenizer, self.features.sizes, head, self.options)
         plain = not (self.options["crf"] or self.features.sizes) and self.options["pooling"] == "first"
@@ -199,6 +155,33 @@ class TransformerTagger(EncoderTagger):
         if self._plain and getattr(encoder, "pooler", None):
             encoder.pooler = None  # unused, and not in that network
         return network
+
+    def _windows(self, sentence: Sentence) -> list[Window]:
+        ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
+        ids = ids or [self.tokenizer.unk_token_id or 0]
+        spans = align([token[:2] for token in sentence.tokens], offsets)
+        features = list(zip(*self.features(sentence)))  # of each token
+        stretches = cut_windows(spans, self._limit, self._limit // 4)
+        edges = [0, *((a[1] + b[0]) // 2 for a, b in pairwise(stretches)), len(spans)]
+        windows = []
+        for (start, end), keep in zip(stretches, pairwise(edges)):
+            first, last = spans[start][0], min(spans[end - 1][1], spans[start][0] + self._limit)
+            pieces = [*self._before, *ids[first:last], *self._after]
+            inputs = {
+                "ids": pieces,
+                "attention": [1] * len(pieces),
+                "first": [len(self._before) + a - first for a, _ in spans[start:end]],
+                # A token of more pieces than the limit is read at those that fit.
+                "count": [min(b, last) - a for a, b in spans[start:end]],
+                "features": features[start:end],
+            }
+            windows.append(Window(start, end, keep, len(pieces), inputs))
+        return windows
+
+    def _batch(self, windows: Sequence[Window]) -> dict[str, Tensor]:
+        fill = {"ids": self.tokenizer.pad_token_id or 0}
+        columns = {name: [window.inputs[name] for window in windows] for name in windows[0].inputs}
+        return {name: self._padded(rows, fill.get(name, 0)) for name, rows in columns.items()}
 
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[int]]]:
         """The plain network scores every piece, as it has no tokens: those behind a token's first one go on with it."""
@@ -211,3 +194,15 @@ class TransformerTagger(EncoderTagger):
             inputs = {**window.inputs, "first": places, "count": [1] * len(places)}
             examples[i] = (window._replace(inputs=inputs), wanted)
         return examples
+
+    def _save_parts(self, folder: Path) -> None:
+        self.network.encoder.config.save_pretrained(folder / "encoder")
+        self.tokenizer.save_pretrained(folder / "encoder")
+        if self._plain:
+            self.tokenizer.save_pretrained(folder)  # where transformers looks for it
+
+    def _load_parts(self, folder: Path) -> None:
+        how = dict(local_files_only=True, trust_remote_code=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", **how)
+        config = AutoConfig.from_pretrained(folder / "encoder", **how)
+        self._make_network(AutoModel.from_config(config).float())
