@@ -147,7 +147,7 @@ class DiffusionTagger(TransformerTagger):
         hidden: int = 256,
         **others: Any,
     ) -> None:
-        check_choice("overlap", overlap, (None, "none", "nested"))
+        check_choice("overlap", overlap or "nested", ("none", "nested"))
         options = dict(proposals=proposals, steps=steps, hidden=hidden)
         for option, value in options.items():
             if value < 1:
