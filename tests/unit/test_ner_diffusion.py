@@ -36,7 +36,7 @@ def encoder(tmp_path_factory):
 
 def make(encoder, **options):
     recipe = dict(epochs=2, batch_size=8, learning_rate=3e-3, new_rate=1.0, device="cpu", precision="no")
-    return DiffusionTagger(encoder, **dict(hidden=32, proposals=20, progress=False) | recipe | options)
+    return DiffusionTagger(encoder, **dict(proposals=20, progress=False) | recipe | options)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(encoder, tmp_path, monkeypa
     assert resumed.history == whole.history
     assert all(map(torch.equal, whole.network.parameters(), resumed.network.parameters()))
     with pytest.raises(ValueError, match="but this training has"):
-        make(encoder, hidden=16).fit(TRAIN, DEV, tmp_path)
+        make(encoder, overlap="none").fit(TRAIN, DEV, tmp_path)
 
 
 def test_every_token_of_overlapping_windows_is_found_once(trained, monkeypatch):
@@ -272,7 +272,7 @@ def test_nothing_nested_is_said_to_be_lost(encoder, capsys):
 
 
 def test_bad_arguments(encoder, trained, tmp_path):
-    for option, value in [("proposals", 0), ("steps", 0), ("hidden", -1)]:
+    for option, value in [("proposals", 0), ("steps", -1)]:
         with pytest.raises(ValueError, match=f"{option} must be at least 1, got {value}"):
             make(encoder, **{option: value})
     with pytest.raises(ValueError, match="unknown overlap 'all'; choose one of none, nested"):

@@ -98,9 +98,7 @@ def train(args: argparse.Namespace) -> None:
     started, states = time.perf_counter(), args.out / "training"
     options = {name: vars(args)[name] for name in ("learning_rate", "precision") if vars(args)[name] is not None}
     if options and args.model not in NETWORKS:
-        *some, last = NETWORKS
-        networks = f"{', '.join(some)} and {last}"
-        args.parser.error(f"--learning-rate and --precision are for {networks}, not for {args.model}")
+        args.parser.error(f"--learning-rate and --precision are for {', '.join(NETWORKS)}, not for {args.model}")
     tagger = make_tagger(args.model, types, args.seed, **options)
     check_writable(args.out / HEADER)
     tagger.fit(sentences, dev, states)

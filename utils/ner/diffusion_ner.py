@@ -1,10 +1,10 @@
 """DiffusionTagger: entities, nested ones too, as spans that a diffusion model draws out of noise.
 
-After DiffusionNER (Shen et al. 2023, arXiv 2305.13298). An entity is a point (centre, width) in [-1, 1]^2. In training
-the points are noised by `GaussianDiffusion`, and the network, which reads the sentence, says where each began: two
-pointers over the tokens. To tag, points of pure noise are denoised by DDIM, and a judge gives each span that they end
-at a type, or none. Other than in the paper: what noise belongs to which entity is settled by optimal transport, so that
-no matching is needed; pointers are softmaxes; the judge is a network of its own; proposals do not attend to each other.
+After DiffusionNER (Shen et al. 2023, arXiv 2305.13298). An entity is a point, (centre, width) in [-1, 1]. The network
+reads the sentence and a noised point, and says where the entity was: two pointers over the tokens. To tag, points of
+pure noise are denoised by DDIM, and a judge gives each span that they end at a type, or none. Other than in the paper:
+noise is paired with entities by optimal transport, so that no matching is needed; pointers are softmaxes; the judge is
+a network of its own; proposals do not attend to each other.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ from utils.ner.tags import token_spans
 from utils.ner.transformer import TokenEncoder, TransformerTagger
 from utils.ner.words import check_choice
 
-PLACE = 64  # numbers that tell where an edge is
+PLACE, HIDDEN = 64, 256  # how many numbers tell where an edge is; width of the new layers
 TRAINED = 30  # proposals of a sentence in training; the judge alone sees entities beyond so many
 JITTER = 2  # tokens by which an edge is moved, at most, to show the judge what is nearly right
 
@@ -71,23 +71,17 @@ def pair_noise(noise: Tensor, x_0: Tensor) -> Tensor:
     return noise.take_along_dim(torch.from_numpy(order).to(noise.device).unsqueeze(-1), dim=1)
 
 
-Step = tuple[Tensor, Tensor, Tensor]  # x_t, x_0 and spans, (B, K, 2) each
-
-
 class SpanNetwork(TokenEncoder):
     """Token vectors, two pointers for each proposal, and the judge of spans."""
 
     def __init__(self, encoder, tokenizer, features: list[int], types: int, options: dict[str, Any]) -> None:
         super().__init__(encoder, tokenizer, features, options)
-        hidden = options["hidden"]
-        self.time = TimestepEmbedding(PLACE, hidden)
+        self.time = TimestepEmbedding(PLACE, HIDDEN)
         self.query = nn.Sequential(
-            nn.Linear(self.width + 2 * PLACE + hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, 2 * hidden)
+            nn.Linear(self.width + 2 * PLACE + HIDDEN, 512), nn.SiLU(), nn.Linear(512, 2 * HIDDEN)
         )
-        self.keys = nn.ModuleList(nn.Linear(self.width + PLACE, hidden) for _ in range(2))
-        self.judge = nn.Sequential(
-            nn.Linear(3 * self.width, hidden), nn.SiLU(), nn.Dropout(options["dropout"]), nn.Linear(hidden, types + 1)
-        )
+        self.keys = nn.ModuleList(nn.Linear(self.width + PLACE, HIDDEN) for _ in range(2))
+        self.judge = nn.Sequential(nn.Linear(3 * self.width, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, types + 1))
         self.new += [self.time, self.query, self.keys, self.judge]
 
     def pointers(self, tokens: Tensor, lengths: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -95,7 +89,6 @@ class SpanNetwork(TokenEncoder):
 
         tokens: (B, T, width). lengths: (B, 1). x_t: (B, K, 2). t: (B, K).
         """
-        tokens = tokens.float()
         around = self._span_means(tokens, decode_spans(x_t, lengths))
         time = self.time(t.flatten()).view(*t.shape, -1)
         query = self.query(torch.cat([around, _places(edges(x_t)).flatten(-2), time], dim=-1))
@@ -108,13 +101,12 @@ class SpanNetwork(TokenEncoder):
 
     def judge_spans(self, tokens: Tensor, spans: Tensor) -> Tensor:
         """Logits (B, S, types + 1) of spans (B, S, 2), the first for no entity: by first token, last token and mean."""
-        tokens = tokens.float()
         ends = [tokens.take_along_dim(place.unsqueeze(-1), 1) for place in (spans[..., 0], spans[..., 1] - 1)]
         return self.judge(torch.cat([*ends, self._span_means(tokens, spans)], dim=-1)).float()
 
     def _span_means(self, tokens: Tensor, spans: Tensor) -> Tensor:
         """(B, S, width), from sums of all tokens before each."""
-        sums = nn.functional.pad(tokens.cumsum(1), (0, 0, 1, 0))
+        sums = nn.functional.pad(tokens.float().cumsum(1), (0, 0, 1, 0))
         start, end = (sums.take_along_dim(place.unsqueeze(-1), 1) for place in spans.unbind(-1))
         return (end - start) / (spans[..., 1] - spans[..., 0]).unsqueeze(-1)
 
@@ -128,10 +120,9 @@ class DiffusionTagger(TransformerTagger):
     """Names that nest are found, because nothing is said of tokens; each entity's `score` is the judge's probability.
 
     proposals: points of noise for each sentence. steps: of DDIM, 1 to 1000. Both may be changed in `options` later.
-    overlap: whether entities that share tokens are returned: "none", "nested" (one inside the other), or None: nested
-        where training sentences have such. hidden: width of the new layers.
+    overlap: of returned entities, "none" or "nested" (one may be inside the other); by default what training has.
     others, errors: as in TransformerTagger, of which crf and scheme mean nothing here; ValueError also for an unknown
-        overlap, and for proposals, steps or hidden below 1.
+        overlap, and for proposals or steps below 1.
     """
 
     name = "diffusion"
@@ -139,28 +130,22 @@ class DiffusionTagger(TransformerTagger):
     _layers = 99  # that entities nest or cross is no loss here
 
     def __init__(
-        self,
-        encoder: str | Path | None = None,
-        proposals: int = 60,
-        steps: int = 5,
-        overlap: str | None = None,
-        hidden: int = 256,
-        **others: Any,
+        self, encoder: str | Path | None = None, proposals: int = 60, steps: int = 5, overlap: str = "", **others: Any
     ) -> None:
         check_choice("overlap", overlap or "nested", ("none", "nested"))
-        options = dict(proposals=proposals, steps=steps, hidden=hidden)
-        for option, value in options.items():
-            if value < 1:
-                raise ValueError(f"{option} must be at least 1, got {value}")
+        options = dict(proposals=proposals, steps=steps, overlap=overlap)
+        for option in ("proposals", "steps"):
+            if options[option] < 1:
+                raise ValueError(f"{option} must be at least 1, got {options[option]}")
         super().__init__(encoder, **dict(pooling="mean", shapes=True) | others)
-        self.options |= options | dict(overlap=overlap)
+        self.options |= options
         self.diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="x_0")
 
     def _network(self, encoder: PreTrainedModel) -> SpanNetwork:
         return SpanNetwork(encoder, self.tokenizer, self.features.sizes, len(self.types), self.options)
 
     def _build(self, train: Sentences) -> None:
-        if self.options["overlap"] is None:
+        if not self.options["overlap"]:
             overlaps = (a.overlaps(b) for one in train for a in one.entities for b in one.entities if a < b)
             self.options["overlap"] = "nested" if any(overlaps) else "none"
         super()._build(train)
@@ -209,7 +194,9 @@ class DiffusionTagger(TransformerTagger):
         """(B, 1), in tokens."""
         return torch.tensor([[window.end - window.start] for window in windows], device=self.device)
 
-    def denoise(self, sentences: Sentences) -> Iterator[tuple[list[tuple[int, Window]], Tensor, list[Step]]]:
+    def denoise(
+        self, sentences: Sentences
+    ) -> Iterator[tuple[list[tuple[int, Window]], Tensor, list[tuple[Tensor, ...]]]]:
         """For each batch its windows, with their sentences' numbers, its token vectors, and the steps of DDIM.
 
         All sentences begin from the same noise, which the seed tells, so that no other sentence changes what is found.
@@ -223,7 +210,7 @@ class DiffusionTagger(TransformerTagger):
                 steps = self.steps(tokens, lengths, x_T.expand(len(windows), -1, -1))
             yield windows, tokens, steps
 
-    def steps(self, tokens: Tensor, lengths: Tensor, x_T: Tensor) -> list[Step]:
+    def steps(self, tokens: Tensor, lengths: Tensor, x_T: Tensor) -> list[tuple[Tensor, ...]]:
         """From noise x_T (B, K, 2): for each step x_t, the estimate of x_0 that led there, and the most probable spans.
 
         The estimate is the mean of the places where the pointers point, each by its probability."""
