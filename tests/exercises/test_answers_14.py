@@ -261,7 +261,7 @@ WRONG = [
     ("14.4", no_overlap, "names that nest are thrown out"),
     ("14.4", lowest_first, "the higher score stays"),
     ("14.4", everything, "nothing is thrown out"),
-    ("14.4", in_the_order_given, "there should stay"),
+    ("14.4", in_the_order_given, "the higher score stays"),
     ("14.4", sorts_in_place, "changes the list"),
     ("14.4", without_scores, "some of the spans given"),
 ]
