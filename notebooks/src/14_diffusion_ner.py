@@ -52,8 +52,9 @@ from scipy.stats import t as student
 from utils.course import COLOURS, animate, check, choose, hint, play, solution  # noqa: F401
 from utils.diffusion.embeddings import sinusoidal_embedding
 from utils.diffusion.sampling import ddim_step, timestep_grid
-from utils.ner import DiffusionTagger, Entity, Sentence, evaluate, load_corpus
-from utils.ner.diffusion_ner import decode_spans, edges, encode_spans, pair_noise, shown
+from utils.files import stream_seed
+from utils.ner import DiffusionTagger, evaluate, load_corpus
+from utils.ner.diffusion_ner import decode_spans, edges, encode_spans, pair_noise
 from utils.ner.display import show_entities
 from utils.ner.encoders import INSTALL, load_encoder, make_random_encoder
 from utils.ner.tags import losses, token_spans
@@ -145,8 +146,6 @@ def film_of(sentences, steps, proposals=60):
 # %% tags=["figure"]
 def start_noise(proposals):
     """The tagger's own x_T."""
-    from utils.files import stream_seed
-
     generator = torch.Generator().manual_seed(stream_seed(tagger.recipe.seed, "proposals"))
     return torch.randn(proposals, 2, generator=generator)
 
@@ -155,8 +154,8 @@ def colours(sentence, spans, found):
     """Of each proposal, by where it ends."""
     gold, tokens = {e.span[:2] for e in sentence.entities}, sentence.tokens
     judged, result = {span[:2] for span in found}, []
-    for start, end in spans:
-        place = tokens[start].start, tokens[end - 1].end
+    for first, behind in spans:
+        place = tokens[first].start, tokens[behind - 1].end
         if place in gold and place in judged:
             result.append(GREEN)
         else:
@@ -576,12 +575,12 @@ denoise_step = choose("14.3", denoise_step, course_denoise_step)
 # NBVAL_CHECK_OUTPUT
 grid = timestep_grid(1000, tagger.options["steps"])
 x, levels = x_T, [*a_bar.tolist(), 1.0]
-for (t, s), (x_t, _, spans) in zip(itertools.pairwise([*grid, -1]), steps):
+for (t, s), (x_t, _, _) in zip(itertools.pairwise([*grid, -1]), steps):
     with torch.no_grad():
         first, last = pointers_by_hand(h, x, t).softmax(-1).unbind(1)
     x, mine = denoise_step(first, last, x, levels[t], levels[s])
     torch.testing.assert_close(x, x_t[0].float(), rtol=1e-2, atol=1e-2)
-same = (mine == spans[0]).all(1).float().mean()
+same = (mine == steps[-1][2][0]).all(1).float().mean()
 assert same > 0.9
 print("By hand and by utils: the same steps.")
 
@@ -593,8 +592,8 @@ print("By hand and by utils: the same steps.")
 with torch.no_grad():
     verdict = tagger.network.judge_spans(h[None], mine[None])[0].softmax(-1)
 kinds, rows = ["none", *tagger.types], Counter()
-for (start, end), chances in zip(mine.tolist(), verdict):
-    name = " ".join(sentence.words[start:end])
+for (here, behind), chances in zip(mine.tolist(), verdict):
+    name = " ".join(sentence.words[here:behind])
     rows[name, kinds[int(chances.argmax())], f"{float(chances.max()):.2f}"] += 1
 table = [(*row, count) for row, count in rows.most_common(12)]
 pd.DataFrame(table, columns=["span", "verdict", "probability", "proposals"])
