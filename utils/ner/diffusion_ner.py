@@ -53,12 +53,7 @@ def edges(points: Tensor) -> Tensor:
 
 def decode_spans(points: Tensor, lengths: Tensor) -> Tensor:
     """The spans (..., 2) of at least one token, inside the sentence, whose edges are nearest: `encode_spans` undone."""
-    return inside(((edges(points) + 1) / 2 * lengths.unsqueeze(-1)).round().long(), lengths)
-
-
-def inside(spans: Tensor, lengths: Tensor) -> Tensor:
-    """Spans (..., 2) cut to their sentences; what is left has one token at least."""
-    start, end = spans.unbind(-1)
+    start, end = ((edges(points) + 1) / 2 * lengths.unsqueeze(-1)).round().long().unbind(-1)
     start = start.clamp(min=0).minimum(lengths - 1)
     return torch.stack([start, end.maximum(start + 1).minimum(lengths)], dim=-1)
 
@@ -168,8 +163,9 @@ class DiffusionTagger(TransformerTagger):
         x_t, t = self._noised(encode_spans(gold, lengths))
         logits = self.network.pointers(tokens, lengths, x_t, t)
         pointing = self._pointing(logits[has], gold[has]) if has.any() else 0.0
-        near = inside(gold + torch.randint(-JITTER, JITTER + 1, gold.shape, device=self.device), lengths)
-        candidates = torch.cat([gold, near, decode_spans(x_t, lengths), shown(logits)], dim=1)
+        near = gold + torch.randint(-JITTER, JITTER + 1, gold.shape, device=self.device)
+        found = [decode_spans(points, lengths) for points in (encode_spans(near, lengths), x_t)]
+        candidates = torch.cat([gold, *found, shown(logits)], dim=1)
         return pointing + self._judging(tokens, candidates, spans)
 
     def _noised(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +175,6 @@ class DiffusionTagger(TransformerTagger):
         return self.diffusion.q_sample(x_0.flatten(0, 1), t.flatten(), noise.flatten(0, 1)).view_as(x_0), t
 
     def _pointing(self, logits: Tensor, gold: Tensor) -> Tensor:
-        """The mean cross-entropy of pointers (B, K, 2, T) for spans (B, K, 2)."""
         wanted = torch.stack([gold[..., 0], gold[..., 1] - 1], dim=-1)
         return cross_entropy(logits.flatten(0, 2), wanted.flatten())
 

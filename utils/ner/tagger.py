@@ -34,8 +34,7 @@ CLASSES = {
     "voting": "VotingTagger",
     "corrected": "CorrectedTagger",
 }
-# What `make_tagger` makes.
-MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "diffusion", "biotagger-gm", "voting")
+MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "diffusion", "biotagger-gm", "voting")  # of `make_tagger`
 NETWORKS = ("bilstm-crf", "transformer", "diffusion")  # those that have a learning rate and a precision
 VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # the members of "voting"
 # Chosen on NCBI-disease's dev split.
