@@ -234,22 +234,23 @@ plt.show()
 # tag (notebook 09), so of two names that share a word it keeps one, the longer. Counted over the sentences that we train
 # and test on:
 
+
 # %%
+def nested_pairs(sentence):
+    """(inner, outer) for every name that lies inside a longer one."""
+    pairs = itertools.permutations(sentence.entities, 2)
+    inside = [(a, b) for a, b in pairs if b.start <= a.start and a.end <= b.end]
+    return [(a, b) for a, b in inside if a.pieces != b.pieces]
+
+
 rows = {}
 for name, part in {"train": train, "test": test}.items():
-    count = Counter(loss.reason for sentence in part for loss in losses(sentence))
+    lost = Counter(loss.reason for sentence in part for loss in losses(sentence))
     names = sum(len(sentence.entities) for sentence in part)
-    pairs = [p for s in part for p in itertools.permutations(s.entities, 2)]
-    inner = {
-        (id(a), b.span)
-        for b, a in pairs
-        if a.start <= b.start and b.end <= a.end and a != b
-    }
-    rows[name] = {"names": names, "in one row of tags": names - count.total()} | dict(count)
-    rows[name]["share one edge with an outer name"] = sum(
-        a.start <= b.start and b.end <= a.end and (a.start == b.start) != (a.end == b.end)
-        for a, b in pairs
-    )
+    pairs = [pair for sentence in part for pair in nested_pairs(sentence)]
+    same = sum((a.start == b.start) or (a.end == b.end) for a, b in pairs)
+    rows[name] = {"names": names, "in one row of tags": names - lost.total()} | dict(lost)
+    rows[name] |= {"pairs that nest": len(pairs), "of these with one edge in common": same}
 pd.DataFrame(rows).T.fillna(0).astype(int)
 
 # %%
@@ -332,12 +333,10 @@ print("All spans of 1, 8 and 40 tokens come back.")
 # %% tags=["figure"]
 points, inner = [], []
 for sentence in train:
+    nested_here = {a for a, _ in nested_pairs(sentence)}
     for e, span in token_spans(sentence).items():
         points.append(to_points(torch.tensor([span[:2]]), len(sentence.tokens))[0])
-        inside = (
-            o.start <= e.start and e.end <= o.end and o != e for o in sentence.entities
-        )
-        inner.append(any(inside))
+        inner.append(e in nested_here)
 points, inner = torch.stack(points), np.array(inner)
 figure, ax = plt.subplots(figsize=(6, 3.4))
 for which, colour, name in [
@@ -620,9 +619,7 @@ def recall_of(gold, found, kind):
     """The share of inner (0) or outer (1) names that were found."""
     right, count = 0, 0
     for sentence, guess in zip(gold, found):
-        pairs = itertools.permutations(sentence.entities, 2)
-        nest = [p for p in pairs if p[1].start <= p[0].start and p[0].end <= p[1].end]
-        names = {pair[kind] for pair in nest if pair[0].pieces != pair[1].pieces}
+        names = {pair[kind] for pair in nested_pairs(sentence)}
         right, count = right + len(names & {*guess.entities}), count + len(names)
     return right / max(count, 1)
 
