@@ -189,7 +189,7 @@ def epochs_in(kind: type, train: Sequence[Sentence], seconds: float) -> int:
 
 
 def measure(block: str, name: str, corpus: str, seed: int, seconds: float, epochs: int = 0) -> Iterator[dict]:
-    """One training, as rows of the table: of the settings as they are, and for "diffusion" of others.
+    """One training, as rows of the table: of the settings as they are, and where there is diffusion of others.
 
     epochs: as many as another seed had; else the seconds tell.
     """
@@ -203,7 +203,8 @@ def measure(block: str, name: str, corpus: str, seed: int, seconds: float, epoch
         row = {"block": block, "corpus": corpus, "model": name, "setting": "", "seed": seed}
         row |= {"seconds": round(time.process_time() - started, 1), "epochs": tagger.recipe.epochs}
         yield row | scores(tagger, test) | more_scores(tagger, dev, test)
-        for setting in SETTINGS if name == "diffusion" else ():
+        asked = SETTINGS if name == "diffusion" else SETTINGS[:1] if block == "parts" else ()
+        for setting in asked if kind is not OneNoise else ():
             tagger.options |= {"steps": 5, "proposals": 60} | setting
             ((what, value),) = setting.items()
             yield row | {"block": "settings", "setting": f"{what} {value}"} | scores(tagger, test)
@@ -273,7 +274,7 @@ def main() -> None:
                 return
             known = [row["epochs"] for row in rows if (row["block"], row["corpus"], row["model"]) == key[:3]]
             rows += measure(block, name, corpus, seed, args.seconds, *known[:1])
-            print(rows[-1] if name != "diffusion" else rows[-1 - len(SETTINGS)], flush=True)
+            print(*(row for row in rows if (row["corpus"], row["model"], row["seed"]) == key[1:]), sep="\n", flush=True)
             threads = f"torch {torch.__version__}, 1 thread, {args.seconds:g} s of training each"
             about = f"# python -m tests.benchmarks.diffusion_ner; {threads}, {datetime.date.today()}\n"
             write_atomically(args.out, (about + pd.DataFrame(rows).to_csv(index=False)).encode())
