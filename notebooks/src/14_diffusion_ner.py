@@ -85,10 +85,8 @@ ENCODER = None
 try:
     encoder, _ = load_encoder(ENCODER)
 except OSError:
-    print(
-        "No encoder at hand: a small one with RANDOM weights stands in. To get one:",
-        INSTALL,
-    )
+    print("No encoder at hand, so a small one with RANDOM weights stands in.")
+    print("To get one:", INSTALL)
     texts = [sentence.text for sentence in train]
     ENCODER = make_random_encoder(course.build / "notebook14" / "random-encoder", texts)
     encoder, _ = load_encoder(ENCODER)
@@ -130,15 +128,12 @@ def film_of(sentences, steps, proposals=60):
     found = [{e.span for e in one.entities} for one in tagger.predict(sentences)]
     for windows, _, states in tagger.denoise(sentences):
         first = start_noise(proposals).expand_as(states[0][0])
-        moved = torch.stack(
-            [edges(x.cpu()) for x in (first, *(state[0] for state in states))]
-        )
+        points = [first, *(state[0].cpu() for state in states)]
+        moved = (edges(torch.stack(points)) + 1) / 2
         for row, (number, window) in enumerate(windows):
             n, spans = window.end - window.start, states[-1][2][row].tolist()
-            film[number] = (
-                (moved[:, row] + 1) / 2 * n,
-                colours(sentences[number], spans, found[number]),
-            )
+            hues = colours(sentences[number], spans, found[number])
+            film[number] = moved[:, row] * n, hues
     tagger.options |= before
     return film
 
@@ -168,9 +163,8 @@ def draw_strip(ax, sentence, bars, bar_colours):
     """The text, the proposals above it, the annotated names below."""
     tokens = sentence.tokens
     letters = [*(token.start for token in tokens), len(sentence.text)]
-    left, right = (
-        np.interp(edge, range(len(letters)), letters) for edge in np.asarray(bars).T
-    )
+    places = range(len(letters))
+    left, right = (np.interp(edge, places, letters) for edge in np.asarray(bars).T)
     height = 0.35 + 0.65 * (np.arange(len(left)) % 20) / 20
     order = np.argsort([colour != GREY for colour in bar_colours], kind="stable")
     for k in order:
@@ -178,9 +172,8 @@ def draw_strip(ax, sentence, bars, bar_colours):
         ax.hlines(height[k], *ends, color=bar_colours[k], linewidth=1.6, alpha=0.8)
     ax.text(0, 0.12, sentence.text, family="monospace", fontsize=FONT, va="center")
     for e in sentence.entities:
-        depth = sum(
-            o.start <= e.start and e.end <= o.end and o != e for o in sentence.entities
-        )
+        around = [o for o in sentence.entities if o.start <= e.start and e.end <= o.end]
+        depth = len(around) - 1
         ax.hlines(-0.08 - 0.1 * depth, e.start, e.end, color=COLOURS[0], linewidth=2)
     ax.set(xlim=(-1, LETTERS), ylim=(-0.35, 1.05))
     ax.set_axis_off()
@@ -231,9 +224,9 @@ plt.show()
 #
 # **Question:** how many names are inside others, and what do BIO tags do to them?
 #
-# *Human immunodeficiency virus type 1 promoter* is DNA; the virus in it has a name of its own. BIO gives each word one
-# tag (notebook 09), so of two names that share a word it keeps one, the longer. Counted over the sentences that we
-# train and test on:
+# A protein may give its name to a gene, and a cell type to a cell line: then a shorter name stands in a longer one. BIO
+# gives each word one tag (notebook 09), so of two names that share a word it keeps one, here the longer. Counted over
+# the sentences that we train and test on:
 
 
 # %%
@@ -274,7 +267,7 @@ show_entities(deep[:3])
 # $$ x_0 = \left( 2\,\frac{\text{start} + \text{end}}{2n} - 1,\;\; 2\,\frac{\text{end} - \text{start}}{n} - 1 \right) .
 # \tag{1} $$
 #
-# (Shen et al. 2023, section 3.1, have left and right edge in their equations; their code offers both.)
+# (Shen et al. 2023 speak of left and right edge; their public code turns them into centre, or left edge, and width.)
 #
 # ### Your turn: 14.1
 #
