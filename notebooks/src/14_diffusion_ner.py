@@ -407,7 +407,7 @@ print("By hand and by utils: the same noised points.")
 # steps can help (the table of parts in section 6 has one step and five). But we may also choose which noise goes with
 # which copy. Take the pairing that moves the points least, **optimal transport**: the permutation $\pi$ of the $K$
 # noise points with the smallest $\sum_k \lVert \epsilon_{\pi(k)} - x_{0,k} \rVert^2$. SciPy finds it
-# (`linear_sum_assignment`, the Hungarian algorithm). Then noise on the left belongs to names on the left.
+# (`linear_sum_assignment`). Then noise on the left belongs to names on the left.
 #
 # **Predict before you run:** three names; at pure noise, the mean name of all points whose noise has its centre near
 # $c$, as a function of $c$: what does it look like with random pairing, and with transport?
@@ -433,13 +433,12 @@ assert torch.equal(pair_by_hand(noise, x_0), pair_noise(noise[None], x_0[None])[
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
 bins = np.linspace(-2, 2, 17)
-for ax, (name, some) in zip(axes, pairs.items()):
-    noise_at, name_at = torch.cat(some, dim=1).numpy()
+for ax, (name, drawn) in zip(axes, pairs.items()):
+    noise_at, name_at = torch.cat(drawn, dim=1).numpy()
     ax.plot(noise_at[:1500], name_at[:1500], ".", color=GREY, markersize=3)
     which = np.digitize(noise_at, bins)
-    means = [
-        name_at[which == k].mean() if (which == k).any() else np.nan for k in range(1, 17)
-    ]
+    filled = [name_at[which == k] for k in range(1, 17)]
+    means = [some.mean() if len(some) else np.nan for some in filled]
     ax.plot((bins[1:] + bins[:-1]) / 2, means, "o-", color=COLOURS[0], markersize=4)
     ax.set(xlabel="centre of the noise", xlim=(-2, 2))
     spread = np.nanmax(means) - np.nanmin(means)
@@ -448,9 +447,9 @@ axes[0].set_ylabel("centre of its name")
 plt.show()
 
 # %% [markdown]
-# Blue is what a network that minimises the squared error would answer. Paired at random the answer does not depend on
-# the point. Paired by transport it is a staircase from name to name: even the first step already leads to different
-# names.
+# Blue is what a network that minimises the squared error would answer, and the mean of the probabilities with which
+# ours will answer. Paired at random the answer does not depend on the point. Paired by transport it is a staircase from
+# name to name: even the first step already leads to different names.
 #
 # Shen et al. have another remedy, from DETR (Carion et al. 2020): **Hungarian matching** of what the network *answers*
 # with the names, in the loss. Each proposal is taught the name that its answer is nearest to. Then the point of noise
@@ -864,7 +863,8 @@ check("14.4", keep_nested)
 # - Pooladian et al. 2023, *Multisample flow matching: straightening flows with minibatch couplings*, arXiv 2304.14772;
 #   Tong et al. 2023, *Improving and generalizing flow-based generative models with minibatch optimal transport*, arXiv
 #   2302.00482: noise paired with data by transport.
-# - Kuhn 1955, *The Hungarian method for the assignment problem*, Naval Research Logistics Quarterly 2: 83.
+# - Kuhn 1955, *The Hungarian method for the assignment problem*, Naval Research Logistics Quarterly 2: 83. SciPy solves
+#   the problem by Crouse 2016, *On implementing 2D rectangular assignment algorithms*, IEEE TAES 52: 1679.
 # - Song, Meng, Ermon 2020, *Denoising diffusion implicit models*, arXiv 2010.02502: eq. 12.
 # - Kim et al. 2003, *GENIA corpus*, Bioinformatics 19: i180; its terms: data/README.md.
 # - Doğan, Leaman, Lu 2014, *NCBI disease corpus*, J. Biomed. Inform. 47: 1. Li et al. 2016, *BioCreative V CDR task
