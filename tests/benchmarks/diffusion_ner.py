@@ -3,10 +3,11 @@
     python -m tests.benchmarks.diffusion_ner
     python -m tests.benchmarks.diffusion_ner --blocks models --corpora genia-nested --seeds 0
 
-Each is trained for as many epochs as fit into SECONDS on one thread, which a part of the sentences tells before, and
-tested on the whole test split after the last epoch. "models" compares taggers; "parts" leaves one part of the
-DiffusionTagger out, on nested GENIA; "settings" tags with other steps and proposals than the default, by the same
-weights. Nested GENIA has no train split here: its dev split is one, but for its last 200 sentences in a row.
+Each is trained on one thread until SECONDS are over, by a learning rate that falls with the clock and not with the
+epochs, and then tested on the whole test split. "models" compares taggers; "parts" leaves one part of the
+DiffusionTagger out, on nested GENIA; rows of the block "settings" tag with other steps and proposals than the default,
+by the same weights. Nested GENIA has no train split here: its dev split is one, but for its last 200 sentences in a
+row.
 
 Finished rows are kept in data/ner/diffusion-ner.csv and left out by the next call, so that a call may be cut off. It
 begins no training after `--limit` seconds.
@@ -17,7 +18,7 @@ import datetime
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from utils.diffusion import GaussianDiffusion, NoiseSchedule
 from utils.files import write_atomically
 from utils.ner import diffusion_ner as parts
-from utils.ner import evaluate, load_corpus
+from utils.ner import evaluate, load_corpus, training
 from utils.ner.diffusion_ner import DiffusionTagger
 from utils.ner.neural import Window
 from utils.ner.sentence import Entity, Sentence
@@ -39,7 +40,7 @@ from utils.ner.tags import to_layers, token_spans
 from utils.ner.transformer import EncoderNetwork, TransformerTagger
 
 TABLE = Path(__file__).resolve().parents[2] / "data" / "ner" / "diffusion-ner.csv"
-SECONDS, SEEDS, TRIED, CHOOSING = 300, 3, 384, 200
+SECONDS, SEEDS, CHOOSING = 300, 3, 200
 CORPORA = ("genia-nested", "ncbi-disease", "bc5cdr")
 READING = dict(pooling="mean", shapes=True, progress=False)  # how all of them read the encoder
 LONGEST = 12  # tokens of a span that the span classifier looks at
@@ -177,31 +178,35 @@ def splits(name: str) -> tuple[list[Sentence], list[Sentence], list[Sentence]]:
     return corpus.dev[:-CHOOSING], corpus.dev[-CHOOSING:], corpus.test
 
 
-def epochs_in(kind: type, train: Sequence[Sentence], seconds: float) -> int:
-    """How many epochs fit into the seconds, by those that a part of the sentences takes."""
-    clock = []
-    for count in (32, TRIED):  # the first has what is loaded and compiled once
-        some, started = train[:count], time.process_time()
-        kind(**READING, epochs=1).fit(some)
-        clock.append(time.process_time() - started)
-    each = (clock[1] - clock[0]) / (TRIED - 32)
-    return max(1, round(seconds / (each * len(train))))
+class TimeIsUp(Exception):
+    """The budget of a training is spent."""
 
 
-def measure(block: str, name: str, corpus: str, seed: int, seconds: float, epochs: int = 0) -> Iterator[dict]:
-    """One training, as rows of the table: of the settings as they are, and where there is diffusion of others.
+def train_by_the_clock(tagger: Tagger, train: Sequence[Sentence], seconds: float) -> dict:
+    """Fit a tagger until the processor seconds are over. Gives how many there were, and the steps."""
+    clock, by_share = [time.process_time()], training.rate
 
-    epochs: as many as another seed had; else the seconds tell.
-    """
+    def rate(_: float) -> float:
+        clock.append(time.process_time())
+        if clock[-1] - clock[0] >= seconds:
+            raise TimeIsUp
+        return by_share((clock[-1] - clock[0]) / seconds)
+
+    with patch.object(training, "rate", rate), suppress(TimeIsUp):
+        tagger.fit(train)
+    tagger.network.eval()
+    return {"seconds": round(clock[-1] - clock[0], 1), "steps": len(clock) - 2}
+
+
+def measure(block: str, name: str, corpus: str, seed: int, seconds: float) -> Iterator[dict]:
+    """One training, as rows of the table: of the settings as they are, and where there is diffusion of others."""
     kind, (train, dev, test) = BLOCKS[block][name], splits(corpus)
     with ExitStack() as stack:
         for place, other in PATCHES.get(name, {}).items():
             stack.enter_context(patch.object(parts, place, other))
-        tagger = kind(**READING, epochs=epochs or epochs_in(kind, train, seconds), seed=seed)
-        started = time.process_time()
-        tagger.fit(train)
+        tagger = kind(**READING, epochs=1000, seed=seed)
         row = {"block": block, "corpus": corpus, "model": name, "setting": "", "seed": seed}
-        row |= {"seconds": round(time.process_time() - started, 1), "epochs": tagger.recipe.epochs}
+        row |= train_by_the_clock(tagger, train, seconds)
         yield row | scores(tagger, test) | more_scores(tagger, dev, test)
         asked = SETTINGS if name == "diffusion" else SETTINGS[:1] if block == "parts" else ()
         for setting in asked if kind is not OneNoise else ():
@@ -256,9 +261,7 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", choices=CORPORA, default=CORPORA)
     parser.add_argument("--models", nargs="+", choices=[*MODELS, *PARTS])
     parser.add_argument("--seeds", nargs="+", type=int, default=range(SEEDS))
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="of training; others than the default go to --out"
-    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of training; ")
     parser.add_argument("--out", type=Path, default=TABLE)
     parser.add_argument("--limit", type=float, default=6 * 3600, help="seconds after which no training is begun")
     args, begun = parser.parse_args(), time.perf_counter()
@@ -272,8 +275,7 @@ def main() -> None:
                 continue
             if time.perf_counter() - begun > args.limit:
                 return
-            known = [row["epochs"] for row in rows if (row["block"], row["corpus"], row["model"]) == key[:3]]
-            rows += measure(block, name, corpus, seed, args.seconds, *known[:1])
+            rows += measure(block, name, corpus, seed, args.seconds)
             print(*(row for row in rows if (row["corpus"], row["model"], row["seed"]) == key[1:]), sep="\n", flush=True)
             threads = f"torch {torch.__version__}, 1 thread, {args.seconds:g} s of training each"
             about = f"# python -m tests.benchmarks.diffusion_ner; {threads}, {datetime.date.today()}\n"
