@@ -678,6 +678,7 @@ table_of(models, "F1", "corpus").reindex(columns=CORPORA).fillna("")
 # %%
 genia = models[models.corpus == "genia-nested"]
 columns = ["F1", "precision", "recall", "inner recall", "outer recall", "proposed"]
+columns += ["sentences a second"]
 measured = genia.melt(["model", "seed"], columns, "what").replace("", np.nan).dropna()
 table_of(measured.assign(value=measured.value.astype(float)), "value", "what")[columns]
 
@@ -880,7 +881,7 @@ check("14.4", keep_nested)
 #    the one that tells what the diffusion adds.
 #
 # **When to take what.** Nothing nests, or speed counts: a token head, which reads a sentence once and is done. Names
-# nest: a tagger of spans; with short sentences all of them can be judged. Proposals from noise are worth their steps
+# nest: a tagger of spans; with short sentences all of them can be judged. Proposals from noise may be worth their steps
 # where there are too many spans to look at: long names, long texts, names in pieces. That case is not measured here.
 #
 # **Next:** 15 · text to image (planned), where a text encoder steers the diffusion model.
