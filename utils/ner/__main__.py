@@ -98,7 +98,8 @@ def train(args: argparse.Namespace) -> None:
     started, states = time.perf_counter(), args.out / "training"
     options = {name: vars(args)[name] for name in ("learning_rate", "precision") if vars(args)[name] is not None}
     if options and args.model not in NETWORKS:
-        args.parser.error(f"--learning-rate and --precision are for {', '.join(NETWORKS)}, not for {args.model}")
+        networks = f"{', '.join(NETWORKS[:-1])} and {NETWORKS[-1]}"
+        args.parser.error(f"--learning-rate and --precision are for {networks}, not for {args.model}")
     tagger = make_tagger(args.model, types, args.seed, **options)
     check_writable(args.out / HEADER)
     tagger.fit(sentences, dev, states)

@@ -29,7 +29,6 @@ from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Sentences
 from utils.ner.tags import token_spans
 from utils.ner.transformer import TokenEncoder, TransformerTagger
-from utils.ner.words import check_choice
 
 PLACE, HIDDEN = 64, 256  # how many numbers tell where an edge is; width of the new layers
 TRAINED = 30  # proposals of a sentence in training; the judge alone sees entities beyond so many
@@ -114,43 +113,39 @@ def _places(x: Tensor) -> Tensor:
 class DiffusionTagger(TransformerTagger):
     """Names that nest are found, because nothing is said of tokens; each entity's `score` is the judge's probability.
 
-    proposals: points of noise for each sentence. steps: of DDIM, 1 to 1000. Both may be changed in `options` later.
-    overlap: of returned entities, "none" or "nested" (one may be inside the other); by default what training has.
-    others, errors: as in TransformerTagger, of which crf and scheme mean nothing here; ValueError also for an unknown
-        overlap, and for proposals or steps below 1.
+    proposals: points of noise for each sentence. steps: of DDIM, 1 to 1000. nested: whether returned entities may be
+        inside each other; `fit` sets it by what training has. All three may be changed in `options` later.
+    others, errors: as in TransformerTagger, of which crf and scheme mean nothing here; ValueError also for proposals or
+        steps below 1. Of two entities of one span that differ in type it learns one.
     """
 
     name = "diffusion"
-    version = 1
     _layers = 99  # that entities nest or cross is no loss here
 
     def __init__(
-        self, encoder: str | Path | None = None, proposals: int = 60, steps: int = 5, overlap: str = "", **others: Any
+        self, encoder: str | Path | None = None, proposals: int = 60, steps: int = 5, nested: bool = True, **others: Any
     ) -> None:
-        check_choice("overlap", overlap or "nested", ("none", "nested"))
-        options = dict(proposals=proposals, steps=steps, overlap=overlap)
-        for option in ("proposals", "steps"):
-            if options[option] < 1:
-                raise ValueError(f"{option} must be at least 1, got {options[option]}")
+        for option, value in dict(proposals=proposals, steps=steps).items():
+            if value < 1:
+                raise ValueError(f"{option} must be at least 1, got {value}")
         super().__init__(encoder, **dict(pooling="mean", shapes=True) | others)
-        self.options |= options
+        self.options |= dict(proposals=proposals, steps=steps, nested=nested)
         self.diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="x_0")
 
     def _network(self, encoder: PreTrainedModel) -> SpanNetwork:
         return SpanNetwork(encoder, self.tokenizer, self.features.sizes, len(self.types), self.options)
 
     def _build(self, train: Sentences) -> None:
-        if not self.options["overlap"]:
-            overlaps = (a.overlaps(b) for one in train for a in one.entities for b in one.entities if a < b)
-            self.options["overlap"] = "nested" if any(overlaps) else "none"
+        overlaps = (a.overlaps(b) for one in train for a in one.entities for b in one.entities if a < b)
+        self.options["nested"] = any(overlaps)
         super()._build(train)
 
     def _examples(self, sentence: Sentence) -> list[tuple[Window, list[tuple[int, int, int]]]]:
         """The windows, each with the spans (start, end, number of the type) that are wholly inside."""
-        spans, examples = token_spans(sentence).values(), []
+        spans, types, examples = token_spans(sentence).values(), self.types, []
         for window in self._windows(sentence):
             inside = [span for span in spans if window.start <= span[0] and span[1] <= window.end]
-            moved = [(a - window.start, b - window.start, self.types.index(kind) + 1) for a, b, kind in inside]
+            moved = [(a - window.start, b - window.start, types.index(kind) + 1) for a, b, kind in inside]
             examples.append((window, moved))
         return examples
 
@@ -158,8 +153,7 @@ class DiffusionTagger(TransformerTagger):
         """Cross-entropies of the pointers and of the judge, which sees gold and what proposals could end at."""
         tokens, lengths = self.network(self._batch(windows)), self._lengths(windows)
         # What stands in for the entities of a sentence without any is not learnt by the pointers.
-        has = torch.tensor([bool(some) for some in spans], device=self.device)
-        gold = self._padded([[(some or [(0, 1)])[k % max(len(some), 1)][:2] for k in range(TRAINED)] for some in spans])
+        has, gold = torch.tensor([bool(some) for some in spans], device=self.device), self._repeated(spans)
         x_t, t = self._noised(encode_spans(gold, lengths))
         logits = self.network.pointers(tokens, lengths, x_t, t)
         pointing = self._pointing(logits[has], gold[has]) if has.any() else 0.0
@@ -167,6 +161,11 @@ class DiffusionTagger(TransformerTagger):
         found = [decode_spans(points, lengths) for points in (encode_spans(near, lengths), x_t)]
         candidates = torch.cat([gold, *found, shown(logits)], dim=1)
         return pointing + self._judging(tokens, candidates, spans)
+
+    def _repeated(self, spans: Sequence[list[tuple[int, int, int]]]) -> Tensor:
+        """The spans (B, TRAINED, 2) of each sentence again and again; where there is none, its first token."""
+        copies = ([(some or [(0, 1)])[k % max(len(some), 1)][:2] for k in range(TRAINED)] for some in spans)
+        return self._padded(list(copies))
 
     def _noised(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
         """x_t (B, K, 2) and t (B, K): proposals do not see each other, so each may have a timestep of its own."""
@@ -189,15 +188,14 @@ class DiffusionTagger(TransformerTagger):
         """(B, 1), in tokens."""
         return torch.tensor([[window.end - window.start] for window in windows], device=self.device)
 
-    def denoise(
-        self, sentences: Sentences
-    ) -> Iterator[tuple[list[tuple[int, Window]], Tensor, list[tuple[Tensor, ...]]]]:
-        """For each batch its windows, with their sentences' numbers, its token vectors, and the steps of DDIM.
-
-        All sentences begin from the same noise, which the seed tells, so that no other sentence changes what is found.
-        """
+    def start(self) -> Tensor:
+        """x_T (K, 2), the same for all sentences, so that none changes what is found in another."""
         generator = torch.Generator().manual_seed(stream_seed(self.recipe.seed, "proposals"))
-        x_T = torch.randn(self.options["proposals"], 2, generator=generator).to(self.device)
+        return torch.randn(self.options["proposals"], 2, generator=generator).to(self.device)
+
+    def denoise(self, sentences: Sentences) -> Iterator[tuple]:
+        """For each batch its windows, with their sentences' numbers, its token vectors, and the `steps` of DDIM."""
+        x_T = self.start()
         for windows, batch in self._batches(sentences):
             lengths = self._lengths([window for _, window in windows])
             with torch.no_grad(), autocast(self.device, self.precision):
@@ -214,26 +212,26 @@ class DiffusionTagger(TransformerTagger):
         def network(x_t: Tensor, t: Tensor) -> Tensor:
             logits = self.network.pointers(tokens, lengths, x_t, t.unsqueeze(1).expand(x_t.shape[:2]))
             spans.append(shown(logits))
-            places = torch.arange(logits.shape[-1], device=x_t.device).float()
-            means = [part.softmax(-1) @ (places + side) for side, part in enumerate(logits.unbind(2))]
-            return encode_spans(torch.stack(means, dim=-1), lengths)
+            return encode_spans(mean_places(logits), lengths)
 
         options = dict(sampler="ddim", steps=self.options["steps"], clip=False, x_T=x_T)
+        options["generator"] = torch.Generator()  # what it draws is not used, and the caller's stays as it is
         states = list(sample(network, self.diffusion, tuple(x_T.shape), **options))
         return [(state.x_t, state.x_0, found) for state, found in zip(states, spans)]
 
     def _tag(self, sentences: Sentences) -> list[list[Entity]]:
         found: list[set[Entity]] = [set() for _ in sentences]
+        types = self.types
         for windows, tokens, states in self.denoise(sentences):
             spans = states[-1][-1]
             with torch.no_grad(), autocast(self.device, self.precision):
-                scores, types = self.network.judge_spans(tokens, spans).softmax(-1).max(-1)
-            for (number, window), *rows in zip(windows, spans.tolist(), types.tolist(), scores.tolist()):
+                scores, kinds = self.network.judge_spans(tokens, spans).softmax(-1).max(-1)
+            for (number, window), *rows in zip(windows, spans.tolist(), kinds.tolist(), scores.tolist()):
                 places = sentences[number].tokens[window.start : window.end]
                 for (start, end), kind, score in zip(*rows):
                     if kind and window.keep[0] <= window.start + start < window.keep[1]:
                         offsets = places[start].start, places[end - 1].end
-                        found[number].add(Entity(*offsets, self.types[kind - 1], score=min(score, 1.0)))
+                        found[number].add(Entity(*offsets, types[kind - 1], score=min(score, 1.0)))
         return list(map(self._compatible, found))
 
     def _compatible(self, entities: Iterable[Entity]) -> list[Entity]:
@@ -241,7 +239,7 @@ class DiffusionTagger(TransformerTagger):
         kept: list[Entity] = []
         for entity in sorted(entities, key=lambda entity: (-entity.score, entity)):
             touched = list(filter(entity.overlaps, kept))
-            if self.options["overlap"] == "nested":  # those that cross it have both edges on the same side of its own
+            if self.options["nested"]:  # those that cross it have both edges on the same side of its own
                 touched = [one for one in touched if (one.start - entity.start) * (one.end - entity.end) > 0]
             if not touched:
                 kept.append(entity)
@@ -250,6 +248,12 @@ class DiffusionTagger(TransformerTagger):
     def emissions(self, sentences: Sentences) -> list[Tensor]:
         """A TypeError: there are no tags, and so no probabilities of them."""
         raise TypeError("a DiffusionTagger scores spans, not tags; its entities have their `score`")
+
+
+def mean_places(logits: Tensor) -> Tensor:
+    """The mean edges (B, K, 2) of pointers (B, K, 2, T), in tokens: the end is behind the last one."""
+    number = torch.arange(logits.shape[-1], device=logits.device).float()
+    return torch.stack([part.softmax(-1) @ (number + side) for side, part in enumerate(logits.unbind(2))], dim=-1)
 
 
 def shown(logits: Tensor) -> Tensor:

@@ -84,9 +84,9 @@ class NeuralTagger(Tagger):
     ) -> None:
         self.device = find_device(device)
         self.precision, self.progress = precision or find_precision(self.device), progress
-        self.options, self.scheme = options, options["scheme"]
-        check_choice("scheme", self.scheme, SCHEMES)
+        check_choice("scheme", options["scheme"], SCHEMES)
         check_choice("precision", self.precision, DTYPES)
+        self.options, self.scheme = options, options["scheme"]
         self.features = TokenFeatures(lexicons, options.get("shapes", True))
         self.recipe = Recipe(**recipe)
         self.tags: list[str] = []
