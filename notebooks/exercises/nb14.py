@@ -14,26 +14,29 @@ from utils.course.exercises import Wrong, exercise
 
 def _points(spans: Tensor, n: int) -> Tensor:
     start, end = spans.double().unbind(-1)
-    return torch.stack([(start + end) / n - 1, 2 * (end - start) / n - 1], dim=-1)
+    return 2 * torch.stack([(start + end) / n - 1, 2 * (end - start) / n - 1], dim=-1)
 
 
 def wrong_points(spans: Tensor, n: int) -> dict[str, Tensor]:
     start, end = spans.double().unbind(-1)
-    centre, width = (start + end) / 2 / n, (end - start) / n
+    centre, width = 2 * (start + end) / n - 2, 4 * (end - start) / n - 2
     return {
-        "centre and width are exchanged": torch.stack([2 * width - 1, 2 * centre - 1], -1),
-        "these are in [0, 1]: take them times 2, less 1": torch.stack([centre, width], -1),
+        "centre and width are exchanged": torch.stack([width, centre], -1),
+        "these are in [-1, 1]: the signal scale b = 2 is missing": torch.stack([centre / 2, width / 2], -1),
+        "these are in [0, 1]: take them times 2, less 1, and all that times 2": torch.stack(
+            [centre / 4 + 0.5, width / 4 + 0.5], -1
+        ),
         "these are left and right edge; centre and width are asked for": torch.stack(
-            [2 * start / n - 1, 2 * end / n - 1], -1
+            [4 * start / n - 2, 4 * end / n - 2], -1
         ),
         "the end is the token behind the last, so the width is end - start, without + 1": torch.stack(
-            [2 * centre - 1, 2 * (width + 1 / n) - 1], -1
+            [centre, width + 4 / n], -1
         ),
         "divide by the n tokens, not by n - 1": torch.stack(
-            [(start + end) / max(n - 1, 1) - 1, 2 * (end - start) / max(n - 1, 1) - 1], -1
+            [2 * (start + end) / max(n - 1, 1) - 2, 4 * (end - start) / max(n - 1, 1) - 2], -1
         ),
-        "the centre is the mean of start and end": torch.stack([2 * (start + end) / n - 1, 2 * width - 1], -1),
-        "this is half the width": torch.stack([2 * centre - 1, width - 1], -1),
+        "the centre is the mean of start and end": torch.stack([4 * (start + end) / n - 2, width], -1),
+        "this is half the width": torch.stack([centre, 2 * (end - start) / n - 2], -1),
     }
 
 
@@ -57,13 +60,13 @@ def check_points(to_points: Callable) -> None:
     check_points,
     hints=[
         "spans[:, 0] and spans[:, 1] are the starts and the ends. In [0, 1] the centre is (start + end) / 2 / n.",
-        "The width in [0, 1] is (end - start) / n. Both times 2, less 1; torch.stack([centre, width], dim=-1).",
+        "The width in [0, 1] is (end - start) / n. Both times 2, less 1; then the whole times b = 2.",
     ],
 )
 def to_points(spans, n):
     start, end = spans[:, 0], spans[:, 1]
     centre, width = (start + end) / 2 / n, (end - start) / n
-    return 2 * torch.stack([centre, width], dim=-1) - 1
+    return 2 * (2 * torch.stack([centre, width], dim=-1) - 1)
 
 
 # -- 14.2: K proposals, noised -----------------------------------------------------------------------

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.diffusion_ner
     python -m tests.benchmarks.diffusion_ner --blocks models --corpora genia-nested --seeds 0
 
-Each is trained on one thread until `--seconds` are over, reading the corpus included, by a learning rate that falls
-with the clock and not with the epochs, and then tested on the whole test split. "models" compares taggers; "parts"
+Each is trained on one thread until `--seconds` are over, loading the encoder and cutting the texts included, by a
+learning rate that falls with the clock and not with the epochs, and then tested on the whole test split. "models" compares taggers; "parts"
 changes one part, on nested GENIA; rows of the block "settings" ask the diffusion's own weights in another way, most
 of them on the sentences to choose on alone. Nested GENIA has no train split here: its dev split is one, but for its
 last 199 sentences, which begin with an abstract. Of these all but the last four, whose abstract goes on in test, are
@@ -184,19 +184,21 @@ PARTS: dict[str, type] = {
     "Hungarian matching instead": MatchedTagger,
     "Hungarian matching, one shot": OneShotMatchedTagger,
     "left and right, not centre and width": DiffusionTagger,
+    "signal scale 1": DiffusionTagger,
     "judge taught by gold and near gold alone": KnownSpans,
     "all spans, taught by few": SpanTaggerTaughtByFew,
     "token head, CRF and BIOES": functools.partial(TransformerTagger, crf=True, scheme="BIOES"),
 }
 # What stands in the place of names in `utils.ner.diffusion_ner`, by part or setting.
-PATCHES: dict[str, dict[str, Callable]] = {
+PATCHES: dict[str, dict[str, Callable | float]] = {
     "no transport pairing": {"pair_noise": any_pairing},
     "Hungarian matching instead": {"pair_noise": any_pairing},
     "Hungarian matching, one shot": {"pair_noise": any_pairing},
     "left and right, not centre and width": {
-        "encode_spans": lambda spans, lengths: 2 * spans.float() / lengths.unsqueeze(-1) - 1,
-        "edges": lambda points: points,
+        "encode_spans": lambda spans, lengths: parts.SCALE * (2 * spans.float() / lengths.unsqueeze(-1) - 1),
+        "edges": lambda points: points / parts.SCALE,
     },
+    "signal scale 1": {"SCALE": 1.0},
     "eta 1": {"sample": functools.partial(sample, eta=1.0)},
     "argmax, not the mean": {"mean_places": lambda logits: parts.shown(logits).float()},
 }

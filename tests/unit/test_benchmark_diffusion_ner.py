@@ -41,7 +41,7 @@ SHORT = ("token head", "token head, CRF and BIOES")  # one row of tags holds no 
 @pytest.mark.parametrize("name", [*benchmark.MODELS, *benchmark.PARTS])
 def test_each_gives_its_rows(tiny, monkeypatch, name):
     block, losses = "models" if name in benchmark.MODELS else "parts", []
-    places = ("pair_noise", "encode_spans", "edges", "sample", "mean_places")
+    places = ("SCALE", "pair_noise", "encode_spans", "edges", "sample", "mean_places")
     kept = {place: getattr(parts, place) for place in places}
     if block == "models":
         kind = benchmark.MODELS[name]

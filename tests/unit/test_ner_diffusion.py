@@ -52,9 +52,9 @@ def all_spans(n):
 
 
 def test_points_by_hand():
-    """Of 10 tokens, 2 to 5: centre 3.5, width 3, both a tenth, then from [0, 1] to [-1, 1]."""
+    """Of 10 tokens, 2 to 5: centre 3.5, width 3, both a tenth, then from [0, 1] to [-2, 2]."""
     points = encode_spans(torch.tensor([[2, 5], [0, 10], [0, 1]]), torch.tensor(10))
-    expected = torch.tensor([[2 * 0.35 - 1, 2 * 0.3 - 1], [0, 1], [-0.9, -0.8]])
+    expected = torch.tensor([[4 * 0.35 - 2, 4 * 0.3 - 2], [0, 2], [-1.8, -1.6]])
     torch.testing.assert_close(points, expected)
 
 
@@ -134,7 +134,7 @@ def test_steps_are_those_of_ddim(trained):
         chances = logits.softmax(-1)  # (1, 20, 2, n)
         start = sum(chances[..., 0, k] * k for k in range(n))
         end = sum(chances[..., 1, k] * (k + 1) for k in range(n))
-        mean = torch.stack([(start + end) / n - 1, 2 * (end - start) / n - 1], dim=-1)
+        mean = 2 * torch.stack([(start + end) / n - 1, 2 * (end - start) / n - 1], dim=-1)
         torch.testing.assert_close(x_0, mean, rtol=1e-4, atol=1e-4)
         x = ddim_step(x, mean, a_bar[t].item(), a_bar[s].item() if s >= 0 else 1.0, torch.zeros_like(x))
         torch.testing.assert_close(x_t, x.float(), rtol=1e-3, atol=1e-3)

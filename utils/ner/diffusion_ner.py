@@ -1,6 +1,6 @@
 """DiffusionTagger: entities, nested ones too, as spans that a diffusion model draws out of noise.
 
-After DiffusionNER (Shen et al. 2023, arXiv 2305.13298). An entity is a point, (centre, width) in [-1, 1]. The network
+After DiffusionNER (Shen et al. 2023, arXiv 2305.13298). An entity is a point, (centre, width) in [-2, 2]. The network
 reads the sentence and a noised point, and says where the entity was: two pointers over the tokens. To tag, points of
 pure noise are denoised by DDIM, and a judge gives each span that they end at a type, or none. Other than in the paper:
 noise is paired with entities by optimal transport, so that no matching is needed; pointers are softmaxes; the judge is
@@ -30,23 +30,24 @@ from utils.ner.tagger import Sentences
 from utils.ner.tags import token_spans
 from utils.ner.transformer import TokenEncoder, TransformerTagger
 
+SCALE = 2.0  # of the signal beside noise of variance 1, as in DiffusionDet (Chen et al. 2022, arXiv 2211.09788)
 PLACE, HIDDEN = 64, 256  # how many numbers tell where an edge is; width of the new layers
 TRAINED = 30  # proposals of a sentence in training; the judge alone sees entities beyond so many
 JITTER = 2  # tokens by which an edge is moved, at most, to show the judge what is nearly right
 
 
 def encode_spans(spans: Tensor, lengths: Tensor) -> Tensor:
-    """Spans (..., 2), first token and token behind the last, as points: centre and width in [-1, 1], float32.
+    """Spans (..., 2), first token and token behind the last, as points: centre and width in [-SCALE, SCALE].
 
     lengths: tokens of each span's sentence, of the shape of spans without the 2, or one that broadcasts to it.
     """
     start, end = spans.float().unbind(-1)
-    return torch.stack([(start + end) / lengths - 1, 2 * (end - start) / lengths - 1], dim=-1)
+    return SCALE * torch.stack([(start + end) / lengths - 1, 2 * (end - start) / lengths - 1], dim=-1)
 
 
 def edges(points: Tensor) -> Tensor:
     """Centre and width (..., 2) as left and right edge, where -1 and 1 are the sentence's own."""
-    centre, width = points[..., 0], (points[..., 1] + 1) / 2
+    centre, width = points[..., 0] / SCALE, (points[..., 1] / SCALE + 1) / 2
     return torch.stack([centre - width, centre + width], dim=-1)
 
 
