@@ -257,12 +257,13 @@ show_entities(deep[:3])
 # **Question:** what is there to add noise to?
 #
 # A name is a span of tokens, `start` the first and `end` the one behind the last. Two numbers, its centre and its width
-# as shares of the sentence, scaled to $[-1, 1]$:
+# as shares of the sentence, scaled to $[-1, 1]$, and then by the *signal scale* $b = 2$:
 #
-# $$ x_0 = \left( 2\,\frac{\text{start} + \text{end}}{2n} - 1,\;\; 2\,\frac{\text{end} - \text{start}}{n} - 1 \right) .
+# $$ x_0 = b \left( 2\,\frac{\text{start} + \text{end}}{2n} - 1,\;\; 2\,\frac{\text{end} - \text{start}}{n} - 1 \right) .
 # \tag{1} $$
 #
-# (Shen et al. 2023 speak of left and right edge; their public code turns them into centre, or left edge, and width.)
+# What $b$ does is seen in section 5. (Shen et al. 2023 speak of left and right edge; their public code turns them into
+# centre, or left edge, and width. Its $b$ is 1.)
 #
 # ### Your turn: 14.1
 #
@@ -272,9 +273,9 @@ show_entities(deep[:3])
 
 # %%
 def to_points(spans, n):
-    """Eq. 1: spans (G, 2), start and end in tokens, as points (G, 2), centre and width.
+    """Eq. 1, b = 2: spans (G, 2), start and end in tokens, as points (G, 2).
 
-    n: tokens of the sentence.
+    A point is centre and width. n: tokens of the sentence.
     """
     raise NotImplementedError
 
@@ -285,7 +286,7 @@ check("14.1", to_points)
 # %%
 def course_to_points(spans, n):
     start, end = spans[:, 0], spans[:, 1]
-    return torch.stack([(start + end) / n - 1, 2 * (end - start) / n - 1], dim=-1)
+    return 2 * torch.stack([(start + end) / n - 1, 2 * (end - start) / n - 1], dim=-1)
 
 
 to_points = choose("14.1", to_points, course_to_points)
@@ -299,7 +300,7 @@ to_points = choose("14.1", to_points, course_to_points)
 # %%
 def to_spans(points, n):
     """Points (K, 2) as spans (K, 2) of a sentence of n tokens."""
-    centre, width = (points[:, 0] + 1) / 2 * n, (points[:, 1] + 1) / 2 * n
+    centre, width = (points[:, 0] / 2 + 1) / 2 * n, (points[:, 1] / 2 + 1) / 2 * n
     start = (centre - width / 2).round().long().clamp(0, n - 1)
     end = (centre + width / 2).round().long()
     return torch.stack([start, end.maximum(start + 1).clamp(max=n)], dim=-1)
@@ -334,9 +335,9 @@ for which, colour, name in [
     (inner, COLOURS[1], "inner names"),
 ]:
     ax.plot(*points[torch.from_numpy(which)].T, ".", color=colour, markersize=3, label=name)
-small = (points[:, 1] < -0.5).float().mean()
-ax.set(xlabel="centre", ylabel="width", xlim=(-1, 1), ylim=(-1, 1))
-ax.set_title(f"Names are short: {small:.0%} have a width below -0.5")
+small = (points[:, 1] < -1).float().mean()
+ax.set(xlabel="centre", ylabel="width", xlim=(-2, 2), ylim=(-2, 2))
+ax.set_title(f"Names are short: {small:.0%} cover less than a quarter of the sentence")
 ax.legend()
 plt.show()
 
@@ -416,7 +417,7 @@ def pair_by_hand(noise, x_0):
     return noise[order]
 
 
-three = torch.tensor([[-0.7, -0.9], [0.3, -0.8], [0.25, -0.3]])
+three = 2 * torch.tensor([[-0.6, -0.8], [0.3, -0.8], [0.2, -0.3]])
 x_0, _ = noised_proposals(three, torch.zeros(30, 2), 1.0)
 draws = torch.randn(course.pick(test=20, cpu=400, gpu=400), 30, 2)
 by_transport = torch.stack([pair_by_hand(noise, x_0) for noise in draws])
@@ -616,13 +617,13 @@ denoise_step = choose("14.3", denoise_step, course_denoise_step)
 # NBVAL_CHECK_OUTPUT
 grid = timestep_grid(1000, exact.options["steps"])
 x, levels = x_T, [*a_bar.tolist(), 1.0]
-for (t, s), (x_s, _, shown) in zip(itertools.pairwise([*grid, -1]), steps):
+for (t, s), (x_s, _, _) in zip(itertools.pairwise([*grid, -1]), steps):
     with torch.no_grad():
         first, last = pointers_by_hand(h, x, t).softmax(-1).unbind(1)
     mine, shown_by_me = denoise_step(first, last, x, levels[t], levels[s])
     torch.testing.assert_close(mine, x_s[0], rtol=1e-3, atol=1e-3)
     x = x_s[0]
-assert torch.equal(shown_by_me, shown[0])
+assert torch.equal(shown_by_me, steps[-1][2][0])
 print("By hand and by utils: the same steps, and the same spans.")
 
 # %% [markdown]
@@ -646,8 +647,8 @@ pd.DataFrame(rows).T.rename_axis("steps").astype({"last t": int})
 
 # %% [markdown]
 # In the last of five steps a point is still blurred by more than the one or two tokens in which nested names differ. It
-# says which region is meant, and the pointers choose in it. The *signal scale* $b$ makes the points sharper at the same
-# $t$ (Chen, Zhang, Hinton 2022); more steps do it, too.
+# says which region is meant, and the pointers choose in it. A larger $b$ makes the points sharper at the same $t$
+# (Chen, Zhang, Hinton 2022); more steps do it, too.
 #
 # The judge then looks at each span, and what it calls a name stays; of two that cross, the surer one. (Names that nest
 # may stay together where the training sentences have such.)
@@ -916,6 +917,7 @@ play(
 # | between proposals | 2 layers of attention | nothing | each may have its own $t$ in training |
 # | encoder | BioBERT-large, frozen at first, and a BiLSTM | MiniLM, trained from the start | a laptop |
 # | DDIM | 5 steps, eta 1 | 5 steps, eta 0 | nothing is drawn but the start |
+# | signal scale | 1 | 2, as in DiffusionDet | sharper points, section 5 |
 # | lengths | divided by n in training, by n - 1 in the head | by n | spans without noise come back |
 # | kept | p(left) + p(right) + p(type) above 2.5, no overlap | the judge's word; no crossing | names nest |
 # | GENIA | F1 81.5, whole train split, as published | section 6, a tenth of the sentences | |
@@ -947,7 +949,7 @@ check("14.4", keep_nested)
 # | symbol | code | meaning |
 # | --- | --- | --- |
 # | $n$, $K$ | `n`, `K` | tokens of a sentence; proposals |
-# | $x_0$ | `encode_spans` | a name: centre and width in $[-1, 1]$, eq. 1 |
+# | $x_0$, $b$ | `encode_spans` | a name: centre and width in $[-b, b]$, eq. 1 |
 # | $x_t$ | `q_sample` | the noised point, eq. 2 |
 # | $\pi$ | `pair_noise` | which noise goes with which name |
 # | $p^{\text{first}}, p^{\text{last}}$ | `pointers` | where a name begins and ends, eq. 3 |
@@ -975,7 +977,8 @@ check("14.4", keep_nested)
 #   Ananiadou 2018, *A neural layered model for nested named entity recognition*, NAACL: layers of tags.
 # - Vinyals, Fortunato, Jaitly 2015, *Pointer networks*, arXiv 1506.03134.
 # - Carion et al. 2020, *End-to-end object detection with Transformers* (DETR), arXiv 2005.12872: section 3.1.
-# - Chen et al. 2022, *DiffusionDet: diffusion model for object detection*, arXiv 2211.09788: boxes from noise.
+# - Chen et al. 2022, *DiffusionDet: diffusion model for object detection*, arXiv 2211.09788: boxes from noise, and its
+#   table of signal scales. Chen, Zhang, Hinton 2022, *Analog bits*, arXiv 2208.04202: section 2 for the scale.
 # - Pooladian et al. 2023, *Multisample flow matching: straightening flows with minibatch couplings*, arXiv 2304.14772;
 #   Tong et al. 2023, *Improving and generalizing flow-based generative models with minibatch optimal transport*, arXiv
 #   2302.00482: noise paired with data by transport.

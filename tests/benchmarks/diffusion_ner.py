@@ -4,11 +4,11 @@
     python -m tests.benchmarks.diffusion_ner --blocks models --corpora genia-nested --seeds 0
 
 Each is trained on one thread until `--seconds` are over, loading the encoder and cutting the texts included, by a
-learning rate that falls with the clock and not with the epochs, and then tested on the whole test split. "models" compares taggers; "parts"
-changes one part, on nested GENIA; rows of the block "settings" ask the diffusion's own weights in another way, most
-of them on the sentences to choose on alone. Nested GENIA has no train split here: its dev split is one, but for its
-last 199 sentences, which begin with an abstract. Of these all but the last four, whose abstract goes on in test, are
-to choose on.
+learning rate that falls with the clock and not with the epochs, and then tested on the whole test split. "models"
+compares taggers; "parts" changes one part, on nested GENIA; rows of the block "settings" ask the diffusion's own
+weights in another way, most of them on the sentences to choose on alone. Nested GENIA has no train split here: its dev
+split is one, but for its last 199 sentences, which begin with an abstract. Of these all but the last four, whose
+abstract goes on in test, are to choose on.
 
 Finished rows are kept in data/ner/diffusion-ner.csv and left out by the next call, so that a call may be cut off. It
 begins no training after `--limit` seconds.

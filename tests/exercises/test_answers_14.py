@@ -13,12 +13,12 @@ from utils.course.exercises import grade
 
 
 def row_by_row(spans, n):
-    rows = [((a + b) / n - 1, 2 * (b - a) / n - 1) for a, b in spans.tolist()]
+    rows = [(2 * (a + b) / n - 2, 4 * (b - a) / n - 2) for a, b in spans.tolist()]
     return torch.tensor(rows)
 
 
 def by_matrix(spans, n):
-    return spans.float() @ torch.tensor([[1.0, -2.0], [1.0, 2.0]]) / n - 1
+    return spans.float() @ torch.tensor([[2.0, -4.0], [2.0, 4.0]]) / n - 2
 
 
 def by_cycle(points, noise, a_bar_t):
@@ -41,7 +41,7 @@ def step_by_sums(first, last, x_t, a_bar_t, a_bar_s):
         start = int(p.argmax())
         spans.append((start, max(int(q.argmax()), start) + 1))
     start, end = torch.stack(starts), torch.stack(ends)
-    x_0 = torch.stack([(start + end) / n - 1, 2 * (end - start) / n - 1], dim=1)
+    x_0 = torch.stack([2 * (start + end) / n - 2, 4 * (end - start) / n - 2], dim=1)
     ratio = math.sqrt((1 - a_bar_s) / (1 - a_bar_t))
     return ratio * x_t + (math.sqrt(a_bar_s) - ratio * math.sqrt(a_bar_t)) * x_0, torch.tensor(spans)
 
@@ -71,16 +71,20 @@ def test_another_right_answer_passes(number, answer):
 # -- wrong ---------------------------------------------------------------------------------------------------
 
 
+def without_scale(spans, n):
+    return by_matrix(spans, n) / 2
+
+
 def in_0_1(spans, n):
-    return (by_matrix(spans, n) + 1) / 2
+    return (by_matrix(spans, n) / 2 + 1) / 2
 
 
 def left_and_right(spans, n):
-    return 2 * spans / n - 1
+    return 4 * spans / n - 2
 
 
 def last_token_counted_twice(spans, n):
-    return by_matrix(spans + torch.tensor([0, 1]), n) - torch.tensor([1 / n, 0])
+    return by_matrix(spans + torch.tensor([0, 1]), n) - torch.tensor([2 / n, 0])
 
 
 def by_n_minus_one(spans, n):
@@ -92,11 +96,11 @@ def turned(spans, n):
 
 
 def sums(spans, n):
-    return by_matrix(spans, n) * torch.tensor([2.0, 1.0]) + torch.tensor([1.0, 0.0])
+    return by_matrix(spans, n) * torch.tensor([2.0, 1.0]) + torch.tensor([2.0, 0.0])
 
 
 def half(spans, n):
-    return by_matrix(spans, n) * torch.tensor([1.0, 0.5]) - torch.tensor([0.0, 0.5])
+    return by_matrix(spans, n) * torch.tensor([1.0, 0.5]) - torch.tensor([0.0, 1.0])
 
 
 def padded_with_zeros(points, noise, a_bar_t):
@@ -234,6 +238,7 @@ def without_scores(scored):
 
 
 WRONG = [
+    ("14.1", without_scale, "the signal scale b = 2 is missing"),
     ("14.1", in_0_1, r"in \[0, 1\]: take them times 2"),
     ("14.1", left_and_right, "left and right edge"),
     ("14.1", last_token_counted_twice, r"without \+ 1"),
