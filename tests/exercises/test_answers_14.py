@@ -164,7 +164,7 @@ def inner_ends(first, last, x_t, a_bar_t, a_bar_s):
 def _start_end(first, last, more, n):
     places = torch.arange(n).to(first)
     start, end = first @ places, last @ (places + more)
-    return (start + end) / n - 1, 2 * (end - start) / n - 1
+    return 2 * (start + end) / n - 2, 4 * (end - start) / n - 2
 
 
 def _ddim(x_0, x_t, a, s):
@@ -175,7 +175,7 @@ def _ddim(x_0, x_t, a, s):
 def by_argmax(first, last, x_t, a_bar_t, a_bar_s):
     _, spans = step_by_sums(first, last, x_t, a_bar_t, a_bar_s)
     n, start, end = first.shape[1], first.argmax(1), last.argmax(1) + 1
-    x_0 = torch.stack([(start + end) / n - 1, 2 * (end - start) / n - 1], 1)
+    x_0 = torch.stack([2 * (start + end) / n - 2, 4 * (end - start) / n - 2], 1)
     return _ddim(x_0, x_t, a_bar_t, a_bar_s), spans
 
 
