@@ -88,6 +88,7 @@ speedrun: $(VENV)/.bench-deps ## image quality after 300 seconds of training, be
 .PHONY: bench-ner
 bench-ner: $(VENV)/.run-deps ## taggers on the biomedical corpora, as tables; COURSE_DATA=FOLDER says where they are
 	@$(OFFLINE) $(PY) -m tests.benchmarks.ner $(BENCH_ARGS)
+	@$(OFFLINE) $(PY) -m tests.benchmarks.diffusion_ner
 
 .PHONY: set-repo
 set-repo: ## make set-repo URL=https://github.com/NAME/REPO: the public address in badges and set-up cells
