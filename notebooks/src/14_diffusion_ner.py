@@ -721,9 +721,8 @@ print(f"outer: {recall_of(test, found, 1):.0%}")
 
 # %%
 TABLE = course.root / "data" / "ner" / "diffusion-ner.csv"
-every = pd.read_csv(TABLE, comment="#", keep_default_na=False).replace("", np.nan)
-runs = every[every.budget == 300].copy()
-runs["setting"] = runs.setting.fillna("")
+every = pd.read_csv(TABLE, comment="#").fillna({"setting": ""})
+runs = every[every.budget == 300]
 CORPORA = ["genia-nested", "ncbi-disease", "bc5cdr"]
 MODELS = ["token head", "two layers of tags", "all spans, no diffusion"]
 MODELS += ["one shot, no diffusion", "diffusion"]
