@@ -67,7 +67,8 @@ class LayerScores(nn.Module):
 
 
 class LayeredTagger(TransformerTagger):
-    """Two token heads on one encoder: the outer names' and, of what is left, the inner ones'."""
+    """Two token heads on one encoder: the outer names' and, of what is left, the inner ones'. It reads each sentence
+    twice to tag, which it need not; so its speed tells nothing."""
 
     _layers = 2
 
@@ -90,7 +91,8 @@ class LayeredTagger(TransformerTagger):
 
     def _tag(self, sentences: Sequence[Sentence]) -> list[list[Entity]]:
         found: list[list[Entity]] = [[] for _ in sentences]
-        for self.network.scores.layer in range(2):
+        for layer in range(2):
+            self.network.scores.layer = layer
             for entities, more in zip(found, super()._tag(sentences)):
                 entities += more
         return found
@@ -210,8 +212,16 @@ SETTINGS: dict[str, dict] = {
     "argmax, not the mean": {},
     **{f"noise {seed}": {} for seed in (1, 2, 3)},
     "judge all spans": {},
+    "sure as chosen": {},
+    "judge all spans, sure as chosen": {},
 }
-ON_TEST = ("steps 1", "judge all spans")  # the others look at the sentences to choose on alone
+ON_TEST = (
+    "steps 1",
+    "judge all spans",
+    "sure as chosen",
+    "judge all spans, sure as chosen",
+)  # the others: on dev alone
+SURE = [round(0.05 * k, 2) for k in range(2, 19)]  # how probable an entity has to be, chosen on dev
 BLOCKS = {"models": MODELS, "parts": PARTS}
 
 
@@ -257,17 +267,21 @@ def measure(block: str, name: str, corpus: str, seed: int, seconds: float) -> It
         for setting in settings_of(block, name, corpus):
             other = asked_by(tagger, setting)
             with replaced(setting):
+                if "sure" in setting:
+                    other.options["sure"] = surest(other, dev)
                 more = scores(other, test) if setting in ON_TEST else {}
-                yield row | {"block": "settings", "setting": setting} | more | on_dev(other, dev)
+                asked = {"block": "settings", "setting": setting, "sure": other.options["sure"]}
+                yield row | asked | more | on_dev(other, dev)
 
 
 def settings_of(block: str, name: str, corpus: str) -> list[str]:
-    """All for the diffusion, one step for what is changed in it; none where there are no steps to ask for."""
-    if corpus != CORPORA[0] or PARTS.get(name) in (OneShotMatchedTagger, SpanTaggerTaughtByFew):
+    """All for the diffusion, one step for what is changed in it, and sureness wherever there is a judge."""
+    if corpus != CORPORA[0] or name.startswith(("token head", "two layers")):
         return []
     if name == "diffusion":
         return list(SETTINGS)
-    return ["steps 1"] if block == "parts" and not name.startswith("token head") else []
+    has_steps = block == "parts" and PARTS[name] not in (OneShotMatchedTagger, SpanTaggerTaughtByFew)
+    return ["steps 1", "sure as chosen"] if has_steps else ["sure as chosen"]
 
 
 @contextmanager
@@ -283,11 +297,21 @@ def asked_by(tagger: DiffusionTagger, setting: str) -> DiffusionTagger:
     """The same weights, asked in another way."""
     other = copy.copy(tagger)
     other.options = tagger.options | SETTINGS[setting]
-    if setting == "judge all spans":
+    if setting.startswith("judge all spans"):
         other.__class__ = SpanTagger
     if setting.startswith("noise"):
         other.recipe = dataclasses.replace(tagger.recipe, seed=1000 + int(setting.split()[1]))
     return other
+
+
+def surest(tagger: DiffusionTagger, dev: Sequence[Sentence]) -> float:
+    """The `sure` with the best F1."""
+
+    def f1(sure: float) -> float:
+        tagger.options["sure"] = sure
+        return evaluate(dev, tagger.predict(dev), resamples=0).f1
+
+    return max(SURE, key=f1)
 
 
 def scores(tagger: Tagger, sentences: Sequence[Sentence]) -> dict:
@@ -297,7 +321,8 @@ def scores(tagger: Tagger, sentences: Sequence[Sentence]) -> dict:
     row = {"F1": report.f1, "precision": report.precision, "recall": report.recall}
     for kind, place in (("inner", 0), ("outer", 1)):
         names = {(i, pair[place]) for i, one in enumerate(sentences) for pair in nested_pairs(one)}
-        row[f"{kind} recall"] = sum(name in found[i].entities for i, name in names) / max(len(names), 1)
+        if names:
+            row[f"{kind} recall"] = sum(name in found[i].entities for i, name in names) / len(names)
     row = {name: round(100 * value, 2) for name, value in row.items()}
     if isinstance(tagger, DiffusionTagger):
         gold = [{span[:2] for span in token_spans(one).values()} for one in sentences]
@@ -328,7 +353,8 @@ def predict_and_watch(tagger: Tagger, sentences: Sequence[Sentence]) -> tuple[li
     seconds, shown = time.process_time() - begun, [set() for _ in sentences]
     for windows, spans in seen:
         for (number, window), some in zip(windows, spans.tolist()):
-            shown[number] |= {(window.start + a, window.start + b) for a, b in some}
+            places = ((window.start + a, window.start + b) for a, b in some)
+            shown[number] |= {place for place in places if window.keep[0] <= place[0] < window.keep[1]}
     return found, shown, seconds
 
 

@@ -6,25 +6,15 @@ import json
 import pytest
 import torch
 
-from tests.tiny_ner import make_corpus, make_encoder
+from tests.tiny_ner import make_corpus, make_encoder, make_nested
 from utils.diffusion.sampling import ddim_step, timestep_grid
 from utils.ner import diffusion_ner, training
 from utils.ner.__main__ import main
-from utils.ner.diffusion_ner import DiffusionTagger, decode_spans, encode_spans, pair_noise, shown
+from utils.ner.diffusion_ner import DiffusionTagger, decode_spans, encode_spans, mean_places, pair_noise, shown
 from utils.ner.evaluation import evaluate
 from utils.ner.formats.jsonl import write_jsonl
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import entity_confidence, load_tagger, make_tagger
-
-
-def make_nested(count=60, seed=0):
-    """The tiny corpus, where in "severe hepatitis" the last word is a name, too."""
-    sentences = []
-    for one in make_corpus(count, seed):
-        inner = [Entity(e.end - len(e.text.split()[-1]), e.end, "Part") for e in one.entities if " " in e.text]
-        sentences.append(one.with_entities([*one.entities, *inner]))
-    return sentences
-
 
 TRAIN, DEV = make_nested(), make_nested(20, seed=1)
 
@@ -142,6 +132,13 @@ def test_steps_are_those_of_ddim(trained):
         x = x_t
 
 
+def test_the_mean_is_not_rounded_to_bf16():
+    logits = torch.randn(1, 5, 2, 250, generator=torch.Generator().manual_seed(0))
+    exact = torch.stack([logits[:, :, k].softmax(-1) @ (torch.arange(250.0) + k) for k in (0, 1)], dim=-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(mean_places(logits), exact)
+
+
 def test_padding_is_never_pointed_at(trained):
     tokens, x_t = torch.randn(2, 9, trained.network.width), torch.randn(2, 5, 2)
     logits = trained.network.pointers(tokens, torch.tensor([[9], [4]]), x_t, torch.zeros(2, 5, dtype=torch.long))
@@ -195,6 +192,16 @@ def test_overlap(trained, encoder, monkeypatch):
     assert not any(a.overlaps(b) for one in flat for a, b in itertools.combinations(one.entities, 2))
 
 
+def test_sure(trained, monkeypatch):
+    counts = []
+    for sure in (0.01, 0.5, 0.99, 1.0):
+        monkeypatch.setitem(trained.options, "sure", sure)
+        found = [e for one in trained.predict(DEV) for e in one.entities]
+        assert all(e.score >= sure for e in found)
+        counts.append(len(found))
+    assert counts == sorted(counts, reverse=True) and counts[1] > counts[2] > counts[3]
+
+
 def test_seeded_and_independent_of_its_company(trained, encoder):
     torch.manual_seed(3)
     one, after = make(encoder).fit(TRAIN, DEV), torch.rand(1)
@@ -234,7 +241,9 @@ def test_every_token_of_overlapping_windows_is_found_once(trained, monkeypatch):
         return [(None, None, torch.stack([first, first + 1], dim=-1))]
 
     monkeypatch.setattr(trained, "steps", show_all)
-    monkeypatch.setattr(trained.network, "judge_spans", lambda _, spans: torch.eye(4)[1].expand(*spans.shape[:2], 4))
+    monkeypatch.setattr(
+        trained.network, "judge_spans", lambda _, spans: 9 * torch.eye(4)[1].expand(*spans.shape[:2], 4)
+    )
     sentence = Sentence.from_words([word for one in make_corpus(40, seed=4) for word in one.words])
     assert len(trained._windows(sentence)) > 2
     (found,) = trained.predict([sentence, *DEV[:2]])[:1]
@@ -258,6 +267,9 @@ def test_odd_sentences(trained):
 def test_sentences_without_names_and_with_more_than_are_noised(encoder):
     nothing = make(encoder).fit([sentence.with_entities([]) for sentence in TRAIN])
     assert nothing.types == [] and not any(one.entities for one in nothing.predict(DEV))
+    examples = [example for one in TRAIN[:4] for example in nothing._examples(one.with_entities([]))]
+    nothing._loss(*zip(*examples)).backward()
+    assert all(part.grad is None for part in nothing.network.keys.parameters())  # the pointers learn nothing from these
     names = [(k, k + 1, "Gene") for k in range(40)]
     make(encoder, epochs=1).fit([Sentence.from_words(["BRC7"] * 40, names)] * 2)
 
@@ -280,9 +292,9 @@ def test_nothing_nested_is_said_to_be_lost(encoder, capsys):
 
 
 def test_bad_arguments(encoder, trained, tmp_path):
-    for option, value in [("proposals", 0), ("steps", -1)]:
-        with pytest.raises(ValueError, match=f"{option} must be at least 1, got {value}"):
-            make(encoder, **{option: value})
+    for wrong in (dict(proposals=0), dict(steps=0), dict(steps=1001), dict(steps=2.5), dict(sure=0), dict(sure=1.1)):
+        with pytest.raises(ValueError, match="proposals must be at least 1, steps 1 to 1000, sure above 0 to 1; got "):
+            make(encoder, **wrong)
     with pytest.raises(ValueError, match="unknown pooling 'last'"):
         make(encoder, pooling="last")
     with pytest.raises(ValueError, match="has learned nothing yet"):
@@ -291,9 +303,6 @@ def test_bad_arguments(encoder, trained, tmp_path):
         make(encoder).fit([Sentence("")])
     with pytest.raises(TypeError, match="scores spans, not tags"):
         entity_confidence(trained, DEV)
-    with pytest.raises(ValueError, match="steps must lie in 1..1000"):
-        tagger = make(encoder, steps=2000, epochs=1).fit(TRAIN[:8])
-        tagger.predict(DEV)
     trained.save(tmp_path)
     header = json.loads((tmp_path / "tagger.json").read_text())
     assert header["tagger"] == "diffusion"

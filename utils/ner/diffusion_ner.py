@@ -60,8 +60,9 @@ def decode_spans(points: Tensor, lengths: Tensor) -> Tensor:
 
 def pair_noise(noise: Tensor, x_0: Tensor) -> Tensor:
     """The K points of noise (B, K, 2) of each sentence in another order: that in which their squared distances to x_0
-    (B, K, 2) add up to the least, so that each proposal begins near the entity that it is to find."""
-    distances = torch.cdist(x_0.double(), noise.double()).square().cpu().numpy()
+    (B, K, 2) add up to the least, so that each proposal begins near the entity that it is to find. Not for samplers
+    that add noise, which would be paired at random."""
+    distances = torch.cdist(x_0.cpu().double(), noise.cpu().double()).square().numpy()
     order = np.stack([linear_sum_assignment(one)[1] for one in distances])
     return noise.take_along_dim(torch.from_numpy(order).to(noise.device).unsqueeze(-1), dim=1)
 
@@ -114,23 +115,30 @@ def _places(x: Tensor) -> Tensor:
 class DiffusionTagger(TransformerTagger):
     """Names that nest are found, because nothing is said of tokens; each entity's `score` is the judge's probability.
 
-    proposals: points of noise for each sentence. steps: of DDIM, 1 to 1000. nested: whether returned entities may be
-        inside each other; `fit` sets it by what training has. All three may be changed in `options` later.
+    proposals: points of noise for each sentence. steps: of DDIM, 1 to 1000. sure: how probable an entity has to be,
+        above 0 to 1. nested: whether returned entities may be inside each other; `fit` sets it by what training has.
+        All four may be changed in `options` later.
     others, errors: as in TransformerTagger, of which crf and scheme mean nothing here; ValueError also for proposals or
-        steps below 1. Of two entities of one span that differ in type it learns one.
+        steps out of range. Of two entities of one span that differ in type it learns one.
     """
 
     name = "diffusion"
     _layers = 99  # that entities nest or cross is no loss here
 
     def __init__(
-        self, encoder: str | Path | None = None, proposals: int = 60, steps: int = 5, nested: bool = True, **others: Any
+        self,
+        encoder: str | Path | None = None,
+        proposals: int = 60,
+        steps: int = 5,
+        sure: float = 0.5,
+        nested: bool = True,
+        **others: Any,
     ) -> None:
-        for option, value in dict(proposals=proposals, steps=steps).items():
-            if value < 1:
-                raise ValueError(f"{option} must be at least 1, got {value}")
+        if proposals < 1 or steps not in range(1, 1001) or not 0 < sure <= 1:
+            given = f"{proposals}, {steps} and {sure}"
+            raise ValueError(f"proposals must be at least 1, steps 1 to 1000, sure above 0 to 1; got {given}")
         super().__init__(encoder, **dict(pooling="mean", shapes=True) | others)
-        self.options |= dict(proposals=proposals, steps=steps, nested=nested)
+        self.options |= dict(proposals=proposals, steps=steps, sure=sure, nested=nested)
         self.diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000), prediction="x_0")
 
     def _network(self, encoder: PreTrainedModel) -> SpanNetwork:
@@ -226,11 +234,12 @@ class DiffusionTagger(TransformerTagger):
         for windows, tokens, states in self.denoise(sentences):
             spans = states[-1][-1]
             with torch.no_grad(), autocast(self.device, self.precision):
-                scores, kinds = self.network.judge_spans(tokens, spans).softmax(-1).max(-1)
+                chances = self.network.judge_spans(tokens, spans).softmax(-1)
+            scores, kinds = chances.index_fill(-1, torch.tensor(0, device=self.device), 0.0).max(-1)  # none is no kind
             for (number, window), *rows in zip(windows, spans.tolist(), kinds.tolist(), scores.tolist()):
                 places = sentences[number].tokens[window.start : window.end]
                 for (start, end), kind, score in zip(*rows):
-                    if kind and window.keep[0] <= window.start + start < window.keep[1]:
+                    if score >= self.options["sure"] and window.keep[0] <= window.start + start < window.keep[1]:
                         offsets = places[start].start, places[end - 1].end
                         found[number].add(Entity(*offsets, types[kind - 1], score=min(score, 1.0)))
         return list(map(self._compatible, found))
@@ -254,7 +263,9 @@ class DiffusionTagger(TransformerTagger):
 def mean_places(logits: Tensor) -> Tensor:
     """The mean edges (B, K, 2) of pointers (B, K, 2, T), in tokens: the end is behind the last one."""
     number = torch.arange(logits.shape[-1], device=logits.device).float()
-    return torch.stack([part.softmax(-1) @ (number + side) for side, part in enumerate(logits.unbind(2))], dim=-1)
+    # Not by @, which autocast would do in bf16: up to a token off in a long sentence.
+    means = ((part.softmax(-1) * (number + side)).sum(-1) for side, part in enumerate(logits.unbind(2)))
+    return torch.stack(list(means), dim=-1)
 
 
 def shown(logits: Tensor) -> Tensor:
