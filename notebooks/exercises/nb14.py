@@ -140,7 +140,7 @@ def wrong_steps(first: Tensor, last: Tensor, x_t: Tensor, a: float, s: float) ->
     noise = (x_t - math.sqrt(a) * x_0) / math.sqrt(1 - a)
     return {
         "this is the estimate of x_0, not x_s": x_0,
-        "the end is behind the last token: its place is k + 1": _ddim(inner, x_t, a, s),
+        "the end is behind the last token: its place is j + 1": _ddim(inner, x_t, a, s),
         "x_0 comes from the most probable places; take the mean of the places": _ddim(_points(shown, n), x_t, a, s),
         "x_s is put together with alpha-bar_t; the step goes to alpha-bar_s": _ddim(x_0, x_t, a, a),
         "the noise of x_s has to be the one in x_t, of weight sqrt(1 - alpha-bar_s)": math.sqrt(s) * x_0,

@@ -257,7 +257,7 @@ WRONG = [
     ("14.2", by_torch, "math.sqrt"),
     ("14.3", the_estimate, "the estimate of x_0, not x_s"),
     ("14.3", the_same_noise_level, "put together with alpha-bar_t"),
-    ("14.3", inner_ends, r"its place is k \+ 1"),
+    ("14.3", inner_ends, r"its place is j \+ 1"),
     ("14.3", by_argmax, "take the mean of the places"),
     ("14.3", no_noise, "of weight sqrt"),
     ("14.3", places_for_points, "the point of the span, as in 14.1"),
