@@ -742,9 +742,9 @@ MODELS += ["one shot, no diffusion", "diffusion"]
 
 
 def with_interval(values):
-    """The mean and half of its 95% interval (Student's t), over seeds; of one, itself."""
+    """The mean over seeds and, of three or more, half of its 95% interval (Student's t)."""
     values = pd.to_numeric(values).dropna().to_numpy()
-    if len(values) < 2:
+    if len(values) < 3:
         return f"{values.mean():.1f}" if len(values) else ""
     half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return f"{values.mean():.1f} ± {half:.1f}"
@@ -760,7 +760,7 @@ cells.rename_axis(index="F1 on test (seeds)", columns="")
 genia = models[models.corpus == "genia-nested"]
 columns = ["precision", "recall", "inner recall", "outer recall", "proposed"]
 columns += ["spans judged", "sentences a second", "epochs"]
-genia.groupby("model")[columns].agg(with_interval).reindex(MODELS).astype(object).fillna("")
+genia.groupby("model")[columns].mean().reindex(MODELS).round(1).astype(object).fillna("")
 
 # %% [markdown]
 # *Proposed* is the share of the annotated names that the judge gets to see at all. Read it beside *recall*: what is
@@ -796,7 +796,7 @@ for other in [name for name in MODELS[:4] if name in by_model]:
 pd.DataFrame(gaps).T.reindex(columns=CORPORA).astype(object).fillna("")
 
 # %% [markdown]
-# Differences in F1, with an interval of their own (Student's t over seeds; with three it is wide, 2.5 standard
+# Differences in F1, of three seeds with an interval of their own (Student's t; with three it is wide, 2.5 standard
 # deviations each way). It holds what training draws, not what sentences were drawn for the test: that adds about 1
 # point each way on GENIA's 5,474 names. With so many differences one may miss zero by chance.
 #
@@ -824,8 +824,10 @@ names = {
     ("all spans, no diffusion", "sure as chosen"): "all spans, trained so, sure as chosen",
 }
 free = runs[(runs.corpus == "genia-nested") & (runs.block != "parts")]
-columns = ["F1", "precision", "recall", "inner recall", "sure", "sentences a second"]
-table = free.groupby(["model", "setting"])[columns].agg(with_interval)
+grouped = free.groupby(["model", "setting"])
+table = grouped[["F1"]].agg(with_interval)
+columns = ["precision", "recall", "inner recall", "sure", "sentences a second"]
+table[columns] = grouped[columns].mean().round(1)
 table = table.reindex([key for key in names if key in table.index])
 table.set_axis([names[key] for key in table.index]).rename_axis("shown to the judge")
 
@@ -871,7 +873,7 @@ plt.show()
 others = ["", "eta 1", "argmax, not the mean", "noise 1", "noise 2", "noise 3"]
 few = runs[(runs.corpus == "genia-nested") & (runs.model == "diffusion")]
 few = few[few.setting.isin(others)].groupby("setting")[["dev F1", "dev proposed"]]
-few.agg(with_interval).reindex(others).rename(index={"": "as it is"})
+few.mean().round(1).reindex(others).rename(index={"": "as it is"})
 
 # %% [markdown]
 # TEXT-SETTINGS
