@@ -658,8 +658,10 @@ pd.DataFrame(rows).T.rename_axis("t").round(2)
 # That is the case against many steps: what is left for them is what the *network* does not get right at once. Section 6
 # measures how much that is.
 #
-# The judge then looks at each span, and what it calls a name stays; of two that cross, the surer one. (Names that nest
-# may stay together where the training sentences have such.)
+# ### The verdict · *core*
+#
+# At the end the judge looks at each span. What it calls a name with a probability of 0.5 or more stays; of two that
+# cross, the surer one. (Names that nest may stay together where the training sentences have such.)
 
 # %%
 ends = shown_by_me
