@@ -761,14 +761,14 @@ cells.rename_axis(index="F1 on test (seeds)", columns="")
 # %%
 genia = models[models.corpus == "genia-nested"]
 columns = ["precision", "recall", "inner recall", "outer recall", "proposed"]
-columns += ["spans judged", "sentences a second", "epochs"]
+columns += ["spans judged", "sentences a second", "epochs", "dev F1"]
 genia.groupby("model")[columns].mean().reindex(MODELS).round(1).astype(object).fillna("")
 
 # %% [markdown]
 # *Proposed* is the share of the annotated names that the judge gets to see at all. Read it beside *recall*: what is
 # proposed and not found, the judge has missed. *Spans judged* counts different ones a sentence: sixty proposals end at
-# a handful of places. *Epochs* is how often the training sentences were seen in the same seconds. (*Two layers* reads
-# each sentence twice here, which it need not: its speed tells nothing.)
+# a handful of places. *Epochs* is how often the training sentences were seen in the same seconds, *dev F1* is on the
+# sentences held back. (*Two layers* reads each sentence twice here, which it need not: its speed tells nothing.)
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True)
@@ -784,7 +784,11 @@ for ax, (corpus, column) in zip(axes, panels):
     ax.set_xlabel("per cent")
 axes[0].set_yticks(range(len(MODELS)), MODELS, fontsize=8)
 axes[0].invert_yaxis()
-figure.suptitle("Each training a mark: FIGURE-TITLE", x=0.01, ha="left")
+figure.suptitle(
+    "Each training a mark: the diffusion leads where names nest, and by little",
+    x=0.01,
+    ha="left",
+)
 plt.show()
 
 # %%
@@ -802,7 +806,17 @@ pd.DataFrame(gaps).T.reindex(columns=CORPORA).astype(object).fillna("")
 # deviations each way). It holds what training draws, not what sentences were drawn for the test: that adds about 1
 # point each way on GENIA's 5,474 names. With so many differences one may miss zero by chance.
 #
-# TEXT-READ
+# **How to read this.** *On nested GENIA* the diffusion has the highest F1, by about one point over tags and two over the
+# other taggers of spans. It gains in recall, and half of that are inner names, of which one row of tags finds hardly
+# any. But spans find inner names with or without diffusion: two layers, all spans and one shot find about a quarter of
+# them, the diffusion a little more. On the sentences held back, where only one name in twenty is an inner one, tags are
+# ahead. So nesting decides who leads, and by little.
+#
+# *What noise levels and steps add* is the distance to one shot: two points of F1, for a third of the speed. It is no
+# more because transport tells each proposal from the start where to look (section 5). And of the names that the
+# diffusion misses two thirds were never shown to its judge: see *proposed*.
+#
+# *Where nothing nests*, a token head is as good or better, and twice as fast.
 #
 # ### The same weights, asked in another way · *core*
 #
@@ -834,7 +848,11 @@ table = table.reindex([key for key in names if key in table.index])
 table.set_axis([names[key] for key in table.index]).rename_axis("shown to the judge")
 
 # %% [markdown]
-# TEXT-FREE
+# Shown all spans, the *same* judge finds more names, inner and outer ones. But it was taught on spans near names, and on
+# the other three hundred it says yes too often: precision falls, and F1 with it. Asked to be surer, it gets most of the
+# F1 back, and loses the inner names again. So the proposals do not find what a judge would overlook. They are a filter:
+# five spans a sentence in place of three hundred, and in sentences of this length not even a faster one. One step of
+# the same weights is as good as a tagger trained for one step; the other four bring the two points.
 #
 # ### Steps and proposals · *core*
 #
@@ -866,8 +884,8 @@ for ax, what in zip(axes, ("steps", "proposals")):
     ax.set_xticks(rows.index, rows.index)
     ax.minorticks_off()
 axes[0].set_ylabel("per cent")
-axes[0].set_title("STEPS-TITLE", fontsize=10)
-axes[1].set_title("PROPOSALS-TITLE", fontsize=10)
+axes[0].set_title("From two steps on: nothing to see", fontsize=10)
+axes[1].set_title("More proposals: more is proposed, F1 stays", fontsize=10)
 axes[0].legend(fontsize=8)
 plt.show()
 
@@ -878,7 +896,11 @@ few = few[few.setting.isin(others)].groupby("setting")[["dev F1", "dev proposed"
 few.mean().round(1).reindex(others).rename(index={"": "as it is"})
 
 # %% [markdown]
-# TEXT-SETTINGS
+# More proposals show the judge more of the names, with ever less to gain, and F1 stops rising at 30 to 60. 240 proposals
+# are four starts of noise put together: that is what averaging over starts is here, since the judge's word does not
+# depend on the noise. Steps: one proposes less than two; from two on nothing is to be seen here. On the whole test
+# split, above, five are better than one. Other starts, fresh noise, argmax for the mean: no farther apart than starts
+# are. Fresh noise undoes the pairing, and the mean has theory on its side; on 461 names neither shows.
 #
 # ### Which parts are needed? · *further*
 #
