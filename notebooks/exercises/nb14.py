@@ -83,9 +83,10 @@ def check_proposals(noised_proposals: Callable) -> None:
         x_0, x_t = (as_float64(value, (K, 2), name) for value, name in zip(answer, ("x_0", "x_t")))
         counts = [sum(close(row, point, 1e-6, 1e-9) for row in x_0) for point in given[0]]
         if sum(counts) < K:
-            raise Wrong(f"{G} points, K = {K}: a row of x_0 is none of the points; repeat them, and add nothing")
+            order = "repeat them, add nothing, and return x_0 before x_t"
+            raise Wrong(f"G = {G}, K = {K}: a row of x_0 is none of the points; {order}")
         if max(counts) - min(counts) > 1:
-            raise Wrong(f"{G} points, K = {K}: they stand {counts} times in x_0; each should have its fair share")
+            raise Wrong(f"G = {G}, K = {K}: the points stand {counts} times in x_0; each should have its fair share")
         _check_mixture(x_0, x_t, given[1], a)
 
 
@@ -168,17 +169,22 @@ def check_step(denoise_step: Callable) -> None:
                 if close(x_s, found, 1e-5, 1e-6):
                     raise Wrong(fault)
             raise Wrong(f"alpha-bar {a} to {s}: x_s is not the DDIM step from x_t and the mean of the places")
-        _check_spans(spans, first.argmax(1), last.argmax(1))
+        _check_spans(spans, first, last)
 
 
 def _check_spans(spans: Tensor, first: Tensor, last: Tensor) -> None:
-    if torch.equal(spans, torch.stack([first, last], -1).double()):
+    """spans: the answer's. first, last: probabilities (K, n)."""
+    start, end = first.argmax(1), last.argmax(1)
+    right = torch.stack([start, end.maximum(start) + 1], -1).double()
+    if torch.equal(spans, right):
+        return
+    if torch.equal(spans, torch.stack([start, end], -1).double()) or torch.equal(spans, right - torch.tensor([0, 1])):
         raise Wrong("the end of a span is the token behind the last one: add 1")
+    if torch.equal(spans, torch.stack(_means(first, last), -1).round()):
+        raise Wrong("a span is read off the most probable places, not off their means")
     if (spans[:, 1] <= spans[:, 0]).any():
         raise Wrong("where the last token lies before the first, the span should be the first token alone")
-    right = torch.stack([first, last.maximum(first) + 1], -1).double()
-    if not torch.equal(spans, right):
-        raise Wrong(f"the pointers show {right.long().tolist()}, your spans are {spans.tolist()}")
+    raise Wrong(f"the pointers show {right.long().tolist()}, your spans are {spans.long().tolist()}")
 
 
 @exercise(
@@ -210,15 +216,19 @@ SCORED = [
     [(2, 4, 0.5), (2, 6, 0.8), (3, 8, 0.9), (0, 9, 0.1)],
     [(0, 2, 0.3), (2, 4, 0.2), (1, 3, 0.1)],
     [(1, 4, 0.7)],
+    [(0, 8, 0.9), (0, 3, 0.8), (4, 6, 0.7)],
+    [(0, 4, 0.9), (2, 6, 0.8), (5, 8, 0.7)],
     [],
 ]
 
 
-def _kept(scored: list, crossing: Callable, turned: bool = False) -> set:
-    kept: list = []
-    for span in sorted(scored, key=lambda span: span[2], reverse=not turned):
-        if not any(crossing(span, other) for other in kept):
+def _kept(scored: list, crossing: Callable, order: int = -1, with_all: bool = False) -> set:
+    """order: -1 surest first, 1 surest last, 0 as given. with_all: compared with those thrown out, too."""
+    kept, seen = [], []
+    for span in sorted(scored, key=lambda span: order * span[2]):
+        if not any(crossing(span, other) for other in (seen if with_all else kept)):
             kept.append(span)
+        seen.append(span)
     return set(kept)
 
 
@@ -231,26 +241,41 @@ def check_nesting(keep_nested: Callable) -> None:
         "names that nest are thrown out; only those that cross may not stand together": dict(
             crossing=lambda a, b: a[0] < b[1] and b[0] < a[1]
         ),
-        "of two that cross, the one with the higher score stays": dict(crossing=_crosses, turned=True),
+        "of two that cross, the one with the higher score stays": dict(crossing=_crosses, order=1),
+        "go through them from the surest on, so that the one with the higher score stays": dict(
+            crossing=_crosses, order=0
+        ),
         "names that only touch do not cross: an end is behind the last token": dict(
             crossing=lambda a, b: a[0] < b[0] <= a[1] < b[1] or b[0] < a[0] <= b[1] < a[1]
         ),
+        "compare with the spans that were kept, not with all that are surer": dict(crossing=_crosses, with_all=True),
+        "names with one edge in common nest; they do not cross": dict(
+            crossing=lambda a, b: a[0] <= b[0] < a[1] <= b[1] or b[0] <= a[0] < b[1] <= a[1]
+        ),
+        "two spans cross in two ways: the surer one may begin first, or last": dict(
+            crossing=lambda a, b: a[0] < b[0] < a[1] < b[1]
+        ),
         "nothing is thrown out": dict(crossing=lambda a, b: False),
     }
-    for scored in SCORED:
-        given = list(scored)
-        answer = keep_nested(given)
-        if given != scored:
-            raise Wrong("your function changes the list that it is given; make a new one")
-        if not isinstance(answer, (list, tuple, set)) or not set(answer) <= set(scored):
-            raise Wrong(f"the result should be a list of some of the spans given, got {answer!r}")
-        right, seen = _kept(scored, _crosses), set(answer)
-        if seen == right and len(answer) == len(seen):
+    answers = [_nested_answer(keep_nested, scored) for scored in SCORED]
+    for scored, answer in zip(SCORED, answers):
+        right = _kept(scored, _crosses)
+        if set(answer) == right and len(answer) == len(right):
             continue
         for fault, how in wrongs.items():
-            if seen == _kept(scored, **how):
+            if all(set(seen) == _kept(given, **how) for given, seen in zip(SCORED, answers)):
                 raise Wrong(f"of {scored}: {fault}")
         raise Wrong(f"of {scored} there should stay {sorted(right)}, got {sorted(answer)}")
+
+
+def _nested_answer(keep_nested: Callable, scored: list) -> list:
+    given = list(scored)
+    answer = keep_nested(given)
+    if given != scored:
+        raise Wrong("your function changes the list that it is given; make a new one")
+    if not isinstance(answer, (list, tuple, set)) or not set(answer) <= set(scored):
+        raise Wrong(f"the result should be a list of some of the spans given, got {answer!r}")
+    return list(answer)
 
 
 @exercise(

@@ -195,6 +195,12 @@ def inclusive_ends(first, last, x_t, a_bar_t, a_bar_s):
     return x_s, torch.stack([first.argmax(1), last.argmax(1)], 1)
 
 
+def rounded_means(first, last, x_t, a_bar_t, a_bar_s):
+    x_s, _ = step_by_sums(first, last, x_t, a_bar_t, a_bar_s)
+    places = torch.arange(first.shape[1]).to(first)
+    return x_s, torch.stack([first @ places, last @ (places + 1)], 1).round()
+
+
 def empty_spans(first, last, x_t, a_bar_t, a_bar_s):
     x_s, _ = step_by_sums(first, last, x_t, a_bar_t, a_bar_s)
     return x_s, torch.stack([first.argmax(1), last.argmax(1) + 1], 1)
@@ -220,6 +226,27 @@ def everything(scored):
     return list(scored)
 
 
+def with_all_surer(scored):
+    ordered = sorted(scored, key=lambda span: -span[2])
+    return [span for k, span in enumerate(ordered) if not any(crosses(one, span) for one in ordered[:k])]
+
+
+def shared_edges_cross(scored):
+    kept = []
+    for a, b, score in sorted(scored, key=lambda span: -span[2]):
+        if not any(c <= a < d <= b or a <= c < b <= d for c, d, _ in kept):
+            kept.append((a, b, score))
+    return kept
+
+
+def one_way_only(scored):
+    kept = []
+    for a, b, score in sorted(scored, key=lambda span: -span[2]):
+        if not any(a < c < b < d for c, d, _ in kept):
+            kept.append((a, b, score))
+    return kept
+
+
 def in_the_order_given(scored):
     kept = []
     for span in scored:
@@ -238,6 +265,10 @@ def without_scores(scored):
 
 
 WRONG = [
+    ("14.3", rounded_means, "read off the most probable places, not off their means"),
+    ("14.4", with_all_surer, "compare with the spans that were kept"),
+    ("14.4", shared_edges_cross, "one edge in common nest"),
+    ("14.4", one_way_only, "cross in two ways"),
     ("14.1", without_scale, "the signal scale b = 2 is missing"),
     ("14.1", in_0_1, r"in \[0, 1\]: take them times 2"),
     ("14.1", left_and_right, "left and right edge"),
