@@ -826,17 +826,18 @@ pd.DataFrame(gaps).T.reindex(columns=CORPORA).astype(object).fillna("")
 # deviations each way). It covers the chance in training, not that in the choice of test sentences: that adds about 1
 # point each way on GENIA's 5,474 names. With so many differences one may miss zero by chance.
 #
-# **How to read this.** *On nested GENIA* the diffusion has the highest F1, by about one point over tags and two over the
-# other taggers of spans. It gains in recall, and half of that are inner names, of which one row of tags finds hardly
-# any. But spans find inner names with or without diffusion: two layers, all spans and one shot find about a quarter of
-# them, the diffusion a little more. On the sentences held back, where only one name in twenty is an inner one, tags are
-# ahead. So nesting decides who leads, and by little.
+# **How to read this.** *On nested GENIA* the diffusion has the highest mean F1. To one shot and to all spans the distance
+# is more than two points, and its interval leaves zero out; to a token head it is under one, and the interval does not.
+# What it gains on the token head is recall, and most of that are inner names, of which one row of tags finds hardly any.
+# But spans find inner names with or without diffusion: two layers, all spans and one shot find about a quarter of them,
+# the diffusion a little more. On the sentences held back, where only one name in twenty is an inner one, tags are ahead.
+# So nesting decides who leads, and by little.
 #
-# *What noise levels and steps add* is the distance to one shot: two points of F1, for a third of the speed. It is no
-# more because transport tells each proposal from the start where to look (section 5). And of the names that the
-# diffusion misses two thirds were never shown to its judge: see *proposed*.
+# *What noise levels and steps add* is the distance to one shot: two points of F1, at 0.7 of the speed. It is no more
+# because transport tells each proposal from the start where to look (section 5). And of the names that the diffusion
+# misses two thirds were never shown to its judge: see *proposed*.
 #
-# *Where nothing nests*, a token head is as good or better, and twice as fast.
+# *Where nothing nests*, one seed each says that a token head is better, and twice as fast.
 #
 # ### The same weights, asked in another way · *core*
 #
@@ -868,11 +869,13 @@ table = table.reindex([key for key in names if key in table.index])
 table.set_axis([names[key] for key in table.index]).rename_axis("shown to the judge")
 
 # %% [markdown]
-# Shown all spans, the *same* judge finds more names, inner and outer ones. But it was taught on spans near names, and on
-# the other three hundred it says yes too often: precision falls, and F1 with it. Asked to be surer, it gets most of the
-# F1 back, and loses the inner names again. So the proposals do not find what a judge would overlook. They are a filter:
-# five spans a sentence in place of three hundred, and in sentences of this length not even a faster one. One step of
-# the same weights is as good as a tagger trained for one step; the other four bring the two points.
+# Read from above. *One shot* to *one step*: training at all noise levels, next to nothing. *One step* to *five*: the
+# steps, nearly two points. *Five steps* to *all spans*: shown every span, the *same* judge finds more names, inner and
+# outer ones, but it was taught on spans near names, and of the other three hundred it takes too many. Asked to be surer,
+# it has the F1 of the five steps again, and has lost the inner names again. So the proposals do not find what a judge
+# would overlook. They are a filter: five spans a sentence in place of three hundred, and in sentences of this length
+# hardly a faster one. *All spans, trained so* is behind by its training: it saw the sentences less often, and its judge
+# learned from spans that nearly all are none.
 #
 # ### Steps and proposals · *core*
 #
@@ -1052,8 +1055,8 @@ check("14.4", keep_nested)
 #    with places.
 # 2. What the first step can know is settled by how noise and names are paired. At random it knows nothing, and the steps
 #    do the work. By transport each name has a region of the noise of its own, and little is left for the steps.
-# 3. What does the diffusion add? Five steps, two points of F1 to one shot, for a third of the speed; to a token head
-#    about one, by inner names. The same judge shown all spans finds more of these, and errs more.
+# 3. What does the diffusion add? Steps add two points of F1 to one shot, at 0.7 of the speed. Beside a token head the
+#    gain is not sure; more inner names are found. The same judge shown all spans, and asked to be surer, does as well.
 #
 # **When to take what.** Nothing nests, or speed counts: a token head, which reads a sentence once and is done. Names
 # nest, and missing inner ones costs more than false ones: a judge on all spans. Both count: proposals, by diffusion or
