@@ -27,8 +27,8 @@
 # **You need** Python, PyTorch, and two ideas: noising and DDIM (notebooks 01 and 05), an encoder with a token head
 # (notebook 11).
 #
-# **Time:** about five minutes on two cores with bf16 instructions, most of it in the training of section 0. For
-# you: 30 minutes for the *core*, sections 0 to 7, and half an hour for the three pieces.
+# **Time:** about three minutes on two cores with bf16 instructions, most of it in the training of section 0. For
+# you: 45 minutes for the *core*, sections 0 to 7, and half an hour for the three pieces.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -267,8 +267,8 @@ show_entities(deep[:3])
 # \tag{1} $$
 #
 # A larger $b$ lowers the noise beside the names at every $t$ (Chen 2023). Ours is that of DiffusionDet (Chen et al.
-# 2022), taken over and not tuned; the table of parts in section 6 has $b = 1$. (Shen et al. 2023 speak of left and right
-# edge; their public code noises left edge and width, and its $b$ is 1.)
+# 2022), taken over and not tuned. (Shen et al. 2023 speak of left and right edge; their public code noises left edge and
+# width, and its $b$ is 1.)
 #
 # ### Your turn: 14.1
 #
@@ -480,8 +480,7 @@ plt.show()
 # Shen et al. solve the same assignment elsewhere, as DETR does (Carion et al. 2020): not *before* the network, on noise
 # and names, but *after* it, on answers and names, in the loss (**Hungarian matching**). Whatever a proposal answers, it
 # is compared with the name that suits it, each name as often as before. So its noise need not say which name it is for;
-# it has to make it differ from the others. The table of parts in section 6 has a tagger trained so, and one of pure
-# noise.
+# it has to make it differ from the others.
 #
 # ## 4. The network · *core*
 #
@@ -755,7 +754,7 @@ print("outer names found:", recall_of(test, found, 1))
 
 # %%
 TABLE = course.root / "data" / "ner" / "diffusion-ner.csv"
-runs = pd.read_csv(TABLE, comment="#").fillna({"setting": ""})
+runs = pd.read_csv(TABLE, comment="#").fillna({"setting": "", "sure": 0.5})
 runs = runs[runs.budget == 300]
 models = runs[runs.block == "models"]
 CORPORA = ["genia-nested", "ncbi-disease", "bc5cdr"]
@@ -837,7 +836,7 @@ pd.DataFrame(gaps).T.reindex(columns=CORPORA).astype(object).fillna("")
 # because transport tells each proposal from the start where to look (section 5). And of the names that the diffusion
 # misses two thirds were never shown to its judge: see *proposed*.
 #
-# *Where nothing nests*, one seed each says that a token head is better, and twice as fast.
+# *Where nothing nests*, one seed on each corpus says that a token head is better, and twice as fast.
 #
 # ### The same weights, asked in another way · *core*
 #
@@ -930,11 +929,11 @@ few.mean().round(1).reindex(others).rename(index={"": "as it is"})
 # split, above, five are better than one. Other starts, fresh noise, argmax for the mean: no farther apart than starts
 # are. Fresh noise undoes the pairing, and the mean has theory on its side; on 461 names neither shows.
 #
-# ### Which parts are needed? · *further*
+# ### Without the pairing · *core*
 #
-# One part at a time, on GENIA, with the same five minutes; seeds in the last column. *Hungarian matching*: of answers and
-# names, in the loss, and no pairing of the noise; *one shot*: the same at pure noise alone. *Taught by few*: the judge of
-# *all spans* learns on names, near misses and spans of noise. *CRF and BIOES*: a token head as notebook 11 has it.
+# The same tagger, trained for the same five minutes, but each proposal keeps the noise that it drew (section 3's trap).
+#
+# **Predict before you run:** what will it find in one step, and what in five?
 
 # %%
 inside = runs[runs.corpus == "genia-nested"].replace({"model": {"diffusion": "as it is"}})
@@ -951,10 +950,10 @@ table = {
 pd.DataFrame(table).astype(object).fillna("")
 
 # %% [markdown]
-# *Without pairing* the first step has nothing to go by, as section 3 said: one step finds a third of the names. Five
-# steps bring all of it back, and F1 is that of the whole. So the pairing is worth twenty points to a tagger of one step
-# and hardly any to one of five, unless it is inner names that matter. That is what diffusion is for here: it settles,
-# step by step, what noise alone cannot say. Transport settles it before the first step, and little is left to do.
+# Without the pairing the first step has nothing to go by, as section 3 said: one step finds less than a third of the
+# names. Five steps bring F1 back to that of the whole tagger; of inner names they find fewer. (Of this part there is one
+# training.) That is what diffusion is for here: it settles, step by step, what noise alone cannot say. Transport settles
+# it before the first step, and little is left to do.
 #
 # ## 7. Play: stop the film anywhere · *core*
 
@@ -1015,7 +1014,7 @@ play(
 # | GENIA | F1 81.5 as published; the public settings train on train and dev, and choose the epoch on test | section 6, a tenth of the sentences | |
 #
 # That figure and those of section 6 must not be compared: encoder, sentences and hours of training differ. What stands
-# under *why* are reasons, not findings; the findings are in the table of parts.
+# under *why* are reasons, not findings.
 #
 # ## 9. Exercise · *further*
 #
