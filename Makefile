@@ -14,7 +14,7 @@ PROFILE := $(or $(COURSE_PROFILE),cpu)
 NOTEBOOKS ?=
 numbers = $(foreach source,$(sort $(wildcard $(1))),$(firstword $(subst _, ,$(notdir $(source)))))
 DIFFUSION := $(call numbers,notebooks/src/0[0-8]_*.py)
-NER := $(call numbers,notebooks/src/09_*.py notebooks/src/1[0-3]_*.py)
+NER := $(call numbers,notebooks/src/09_*.py notebooks/src/1[0-4]_*.py)
 VENV := .venv
 CONSTRAINTS := constraints.txt
 PY := $(VENV)/bin/python
@@ -88,6 +88,7 @@ speedrun: $(VENV)/.bench-deps ## image quality after 300 seconds of training, be
 .PHONY: bench-ner
 bench-ner: $(VENV)/.run-deps ## taggers on the biomedical corpora, as tables; COURSE_DATA=FOLDER says where they are
 	@$(OFFLINE) $(PY) -m tests.benchmarks.ner $(BENCH_ARGS)
+	@$(OFFLINE) $(PY) -m tests.benchmarks.diffusion_ner
 
 .PHONY: set-repo
 set-repo: ## make set-repo URL=https://github.com/NAME/REPO: the public address in badges and set-up cells

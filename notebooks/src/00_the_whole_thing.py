@@ -743,8 +743,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # The second track finds the names of genes, diseases and chemicals in biomedical text. It needs nothing of this one.
 # [09](09_biomedical_ner.ipynb) sets the task, [10](10_preprocessing.ipynb) cuts text into tokens,
 # [11](11_ner_models.ipynb) goes from rules to Transformers, [12](12_ner_in_action.ipynb) reads and doubts a tagger,
-# [13](13_domain_adaptation.ipynb) moves one to other texts. Two planned notebooks join the tracks: 14 takes this reverse
-# process to the borders of names in a sentence, 15 gives `model` a text to listen to.
+# [13](13_domain_adaptation.ipynb) moves one to other texts. [14](14_diffusion_ner.ipynb) joins the tracks: it takes this
+# reverse process to the borders of names in a sentence. A planned one, 15, gives `model` a text to listen to.
 #
 # ## Recap
 #

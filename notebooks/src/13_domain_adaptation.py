@@ -1044,7 +1044,8 @@ check("13.3", mix_weights)
 # 2. What differs between domains is words, case and length, and also the guideline; a mapping of types hides the last.
 # 3. Compare ways on the same samples, seed by seed, choose on dev, and test the source again afterwards.
 #
-# **Next:** 14 · DiffusionNER (planned), where the two tracks of the course meet: entity boundaries from noise.
+# **Next:** [14 · DiffusionNER](14_diffusion_ner.ipynb), where the two tracks of the course meet: entity boundaries from
+# noise.
 #
 # ### References
 # - Lin 1991, *Divergence measures based on the Shannon entropy*, IEEE Transactions on Information Theory 37: 145.

@@ -181,7 +181,7 @@ def test_a_training_that_diverges_and_its_switches(tmp_path, monkeypatch, capsys
     assert made == [{"learning_rate": 1e-4, "precision": "no"}]
     with pytest.raises(SystemExit):
         main(line)
-    assert "are for bilstm-crf and transformer, not for crf" in capsys.readouterr().err
+    assert "are for bilstm-crf, transformer and diffusion, not for crf" in capsys.readouterr().err
 
 
 def test_snap_moves_edges_to_tokens(tmp_path):

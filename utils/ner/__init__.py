@@ -23,6 +23,7 @@ PUBLIC = {
     "chain": ("LinearChainCRF",),
     "bilstm_crf": ("BiLSTMCRFTagger",),
     "transformer": ("TransformerTagger",),
+    "diffusion_ner": ("DiffusionTagger",),
     "combine": ("BioTaggerGM", "CorrectedTagger", "VotingTagger"),
     "pretraining": ("continue_pretraining",),
     "tagger": ("Tagger", "load_tagger", "make_tagger"),

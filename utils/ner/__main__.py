@@ -27,7 +27,7 @@ from utils.ner.corpora import OWN_ENDINGS, corpus_names, load_corpus
 from utils.ner.evaluation import evaluate
 from utils.ner.formats import MISMATCHES, READERS, WRITERS, read_lines, read_sentences
 from utils.ner.sentence import Sentence
-from utils.ner.tagger import HEADER, MODELS, load_tagger, make_tagger
+from utils.ner.tagger import HEADER, MODELS, NETWORKS, load_tagger, make_tagger
 from utils.ner.tags import ON_LOSS, at_token_edges
 
 # What messages of the library advise, and the switch for it.
@@ -76,8 +76,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained tagger")
     parser.add_argument("--seed", type=int, default=0, help="of networks; a dictionary and a CRF draw nothing")
     parser.add_argument("--snap", action="store_true", help="move entities to the edges of the tokens that they touch")
-    parser.add_argument("--learning-rate", type=float, help="of bilstm-crf and transformer; a lower one is safer")
-    parser.add_argument("--precision", choices=["no", "bf16", "fp16"], help="of bilstm-crf and transformer")
+    parser.add_argument("--learning-rate", type=float, help="of a network; a lower one is safer")
+    parser.add_argument("--precision", choices=["no", "bf16", "fp16"], help="of a network")
     parser.set_defaults(run=train, parser=parser)
 
 
@@ -97,8 +97,9 @@ def train(args: argparse.Namespace) -> None:
     print(f"{len(sentences):,} training sentences with {', '.join(types) or 'no entity'}; {len(dev):,} for choosing")
     started, states = time.perf_counter(), args.out / "training"
     options = {name: vars(args)[name] for name in ("learning_rate", "precision") if vars(args)[name] is not None}
-    if options and args.model not in ("bilstm-crf", "transformer"):
-        args.parser.error(f"--learning-rate and --precision are for bilstm-crf and transformer, not for {args.model}")
+    if options and args.model not in NETWORKS:
+        networks = f"{', '.join(NETWORKS[:-1])} and {NETWORKS[-1]}"
+        args.parser.error(f"--learning-rate and --precision are for {networks}, not for {args.model}")
     tagger = make_tagger(args.model, types, args.seed, **options)
     check_writable(args.out / HEADER)
     tagger.fit(sentences, dev, states)

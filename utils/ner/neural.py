@@ -57,7 +57,8 @@ class NeuralTagger(Tagger):
     - `_build(train)`: makes vocabularies and `network`, which has a TagHead as its `head`, for sentences and `tags`;
     - `_windows(sentence)`: a list of `Window` that together keep every token once; none for no tokens;
     - `_batch(windows)`: what the network reads, a dictionary of tensors on the device;
-    - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights.
+    - `_save_parts(folder)`, `_load_parts(folder)`: write and read what `_build` made, but for the weights;
+    - where it scores something else than tags: `_examples`, `_loss` and `_tag` of its own.
 
     options: the kind's own, as JSON values, among them scheme ("BIO" or "BIOES") and crf (whether the tags of a
         sentence are scored together). lexicons: lists of names; the network is told which tokens stand in one.
@@ -69,6 +70,7 @@ class NeuralTagger(Tagger):
     """
 
     _plain: PreTrainedModel | None = None  # the network in the form that transformers knows, where it has one
+    _layers = 1  # of tags, which hold what it can learn
     version = 4
 
     def __init__(
@@ -96,7 +98,7 @@ class NeuralTagger(Tagger):
 
         Raises ValueError: nothing that tags can hold (what they cannot is printed); and what `train_network` raises.
         """
-        train = learnable(train)
+        train = learnable(train, self._layers)
         with seeded(stream_seed(self.recipe.seed, "weights"), self.device):
             self.tags = ["O", *(f"{prefix}-{kind}" for kind in _types(train) for prefix in SCHEMES[self.scheme])]
             self._build(train)
@@ -105,18 +107,22 @@ class NeuralTagger(Tagger):
     def fine_tune(self, train: Sentences, dev: Sentences = (), folder: Folder = None) -> "NeuralTagger":
         """Like `fit`, but from the weights it has, with other sentences of the same types (ValueError for new ones)."""
         self._check_trained()
-        known = sorted({tag[2:] for tag in self.tags} - {""})
-        if new := [kind for kind in _types(train) if kind not in known]:
-            raise ValueError(f"cannot go on with {', '.join(new)}: it knows {', '.join(known)}; rename, or fit anew")
-        return self._train(learnable(train), dev, folder, "weights it had")
+        if new := [kind for kind in _types(train) if kind not in self.types]:
+            known = ", ".join(self.types)
+            raise ValueError(f"cannot go on with {', '.join(new)}: it knows {known}; rename, or fit anew")
+        return self._train(learnable(train, self._layers), dev, folder, "weights it had")
+
+    @property
+    def types(self) -> list[str]:
+        """Of the entities that it knows."""
+        return sorted({tag[2:] for tag in self.tags} - {""})
 
     def _train(self, train: Sentences, dev: Sentences, folder: Folder, start: str) -> "NeuralTagger":
         self.network.to(self.device)
         examples = [example for sentence in train for example in self._examples(sentence)]
 
         def loss(numbers: list[int]) -> Tensor:
-            windows, tags = zip(*(examples[i] for i in numbers))
-            return self.network.head.loss(self.network(self._batch(windows)), self._padded(tags, IGNORED))
+            return self._loss(*zip(*(examples[i] for i in numbers)))
 
         settings = {"tagger": self.name, "options": json.dumps(self.options), "start": start}
         settings |= {"sentences": fingerprint(train), "dev sentences": fingerprint(dev)}
@@ -126,18 +132,25 @@ class NeuralTagger(Tagger):
         self.history = train_network(self.network, loss, lengths, self.recipe, score, settings, **computing)
         return self
 
-    def emissions(self, sentences: Sentences) -> list[Tensor]:
-        """The network's scores: for each sentence a float32 tensor (tokens, K)."""
+    def _loss(self, windows: Sequence[Window], tags: Sequence[list[int]]) -> Tensor:
+        return self.network.head.loss(self.network(self._batch(windows)), self._padded(tags, IGNORED))
+
+    def _batches(self, sentences: Sentences) -> Iterator[tuple[list[tuple[int, Window]], dict[str, Tensor]]]:
+        """The windows of all sentences, each with its sentence's number, in batches, and what the network reads."""
         self._check_trained()
         windows = [(number, window) for number, sentence in enumerate(sentences) for window in self._windows(sentence)]
         lengths = [window.length for _, window in windows]
-        found = [torch.empty(len(sentence.tokens), len(self.tags)) for sentence in sentences]
         self.network.eval()
         for batch in cut_batches(sorted(range(len(windows)), key=lengths.__getitem__), lengths, self.recipe):
+            yield [windows[i] for i in batch], self._batch([windows[i][1] for i in batch])
+
+    def emissions(self, sentences: Sentences) -> list[Tensor]:
+        """The network's scores: for each sentence a float32 tensor (tokens, K)."""
+        found = [torch.empty(len(sentence.tokens), len(self.tags)) for sentence in sentences]
+        for windows, batch in self._batches(sentences):
             with torch.no_grad(), autocast(self.device, self.precision):
-                scores = self.network(self._batch([windows[i][1] for i in batch])).float().cpu()
-            for i, rows in zip(batch, scores):
-                number, window = windows[i]
+                scores = self.network(batch).float().cpu()
+            for (number, window), rows in zip(windows, scores):
                 start, end = window.keep
                 found[number][start:end] = rows[start - window.start : end - window.start]
         return found

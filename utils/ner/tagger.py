@@ -30,10 +30,12 @@ CLASSES = {
     "crf": "CRFTagger",
     "bilstm-crf": "BiLSTMCRFTagger",
     "transformer": "TransformerTagger",
+    "diffusion": "DiffusionTagger",
     "voting": "VotingTagger",
     "corrected": "CorrectedTagger",
 }
-MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "biotagger-gm", "voting")  # what `make_tagger` makes
+MODELS = ("dictionary", "crf", "bilstm-crf", "transformer", "diffusion", "biotagger-gm", "voting")  # of `make_tagger`
+NETWORKS = ("bilstm-crf", "transformer", "diffusion")  # those that have a learning rate and a precision
 VOTERS = ("crf", "biotagger-gm", "bilstm-crf", "transformer")  # the members of "voting"
 # Chosen on NCBI-disease's dev split.
 TRANSFORMER = dict(shapes=True, pooling="mean", crf=True, scheme="BIOES", dropout=0.3, piece_dropout=0.15)
@@ -103,12 +105,12 @@ def fingerprint(sentences: Sentences) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def learnable(train: Sentences) -> list[Sentence]:
+def learnable(train: Sentences, layers: int = 1) -> list[Sentence]:
     """The sentences with a token (none: ValueError), for a tagger that learns tags; losses as in `say_losses`."""
     if not (sentences := [sentence for sentence in train if sentence.tokens]):
         expected = "expected at least one sentence with a token"
         raise ValueError(f"nothing to learn from: {len(train)} sentences, none with a token; {expected}")
-    say_losses(train)
+    say_losses(train, layers)
     return sentences
 
 
@@ -197,4 +199,6 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
     from utils.ner.encoders import find_encoder
 
     find_encoder(options.get("encoder"))  # missed now, not after the trainings of a vote's other members
+    if name == "diffusion":
+        return ner.DiffusionTagger(**{"seed": seed, "lexicons": lexicons, **options})
     return ner.TransformerTagger(**{"seed": seed, **TRANSFORMER, "lexicons": lexicons, **options})

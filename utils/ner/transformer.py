@@ -52,22 +52,21 @@ def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
     return windows
 
 
-class EncoderNetwork(nn.Module):
-    """Encoder, one vector a token, features beside it, one score a tag."""
+class TokenEncoder(nn.Module):
+    """Encoder, one vector a token, features beside it."""
 
-    def __init__(self, encoder, tokenizer, features: list[int], head: TagHead, options: dict[str, Any]) -> None:
+    def __init__(self, encoder, tokenizer, features: list[int], options: dict[str, Any]) -> None:
         super().__init__()
         self.encoder, self.pooling, self.piece_dropout = encoder, options["pooling"], options["piece_dropout"]
         self.mask = (tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id) or 0
         self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)  # never masked
         self.features = FeatureEmbedding(features)
         self.dropout = nn.Dropout(options["dropout"])
-        self.scores = nn.Linear(encoder.config.hidden_size + self.features.width, head.count)
-        self.head = head
-        self.new = [self.features, self.scores, head]  # layers that begin from random weights
+        self.width = encoder.config.hidden_size + self.features.width
+        self.new = [self.features]  # layers that begin from random weights
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to emissions (B, T, K)."""
+        """ids, attention (B, P), first piece, count of pieces (B, T), features (B, T, F) to vectors (B, T, width)."""
         ids = batch["ids"]
         if self.training and self.piece_dropout:  # names are to be known by their other pieces and the context, too
             chosen = torch.rand(ids.shape, device=ids.device) < self.piece_dropout
@@ -83,7 +82,20 @@ class EncoderNetwork(nn.Module):
         x = self.dropout(tokens)
         if self.features.width:
             x = torch.cat([x, self.features(batch["features"]).to(x.dtype)], dim=-1)
-        return self.scores(x)
+        return x
+
+
+class EncoderNetwork(TokenEncoder):
+    """One score a tag on top."""
+
+    def __init__(self, encoder, tokenizer, features: list[int], head: TagHead, options: dict[str, Any]) -> None:
+        super().__init__(encoder, tokenizer, features, options)
+        self.scores, self.head = nn.Linear(self.width, head.count), head
+        self.new += [self.scores, head]
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """What TokenEncoder reads to emissions (B, T, K)."""
+        return self.scores(super().forward(batch))
 
 
 class TransformerTagger(NeuralTagger):
@@ -128,17 +140,21 @@ class TransformerTagger(NeuralTagger):
         self._make_network(encoder)
 
     def _make_network(self, encoder: PreTrainedModel) -> None:
-        tokenizer, head = self.tokenizer, TagHead(self.tags, self.scheme, self.options["crf"])
-        self.network = EncoderNetwork(encoder, tokenizer, self.features.sizes, head, self.options)
-        plain = not (self.options["crf"] or self.features.sizes) and self.options["pooling"] == "first"
-        self._plain = as_classifier(encoder, self.network.scores, self.tags) if plain else None
-        if self._plain and getattr(encoder, "pooler", None):
-            encoder.pooler = None  # unused, and not in that network
+        tokenizer, self.network = self.tokenizer, self._network(encoder)
         ends = tokenizer.cls_token_id, tokenizer.sep_token_id
         self._before, self._after = ([] if piece is None else [piece] for piece in ends)
         readable = getattr(encoder.config, "max_position_embeddings", MAX_PIECES)
         most = min(readable, tokenizer.model_max_length, MAX_PIECES)
         self._limit = most - len(self._before) - len(self._after)
+
+    def _network(self, encoder: PreTrainedModel) -> TokenEncoder:
+        head = TagHead(self.tags, self.scheme, self.options["crf"])
+        network = EncoderNetwork(encoder, self.tokenizer, self.features.sizes, head, self.options)
+        plain = not (self.options["crf"] or self.features.sizes) and self.options["pooling"] == "first"
+        self._plain = as_classifier(encoder, network.scores, self.tags) if plain else None
+        if self._plain and getattr(encoder, "pooler", None):
+            encoder.pooler = None  # unused, and not in that network
+        return network
 
     def _windows(self, sentence: Sentence) -> list[Window]:
         ((ids, offsets),) = pieces_of(self.tokenizer, [sentence.text])
