@@ -973,7 +973,7 @@ pd.DataFrame(table).astype(object).fillna("")
 films = {}
 
 
-def draw_film(step=5, steps=5, proposals=60, sentence=0):
+def draw_film(step=0, steps=5, proposals=60, sentence=0):
     """One sentence after so many of its steps."""
     key = steps, proposals, sentence
     if key not in films:
