@@ -88,7 +88,10 @@ speedrun: $(VENV)/.bench-deps ## image quality after 300 seconds of training, be
 .PHONY: bench-ner
 bench-ner: $(VENV)/.run-deps ## taggers on the biomedical corpora, as tables; COURSE_DATA=FOLDER says where they are
 	@$(OFFLINE) $(PY) -m tests.benchmarks.ner $(BENCH_ARGS)
-	@$(OFFLINE) $(PY) -m tests.benchmarks.diffusion_ner
+
+.PHONY: bench-spans
+bench-spans: $(VENV)/.run-deps ## what diffusion adds to taggers (notebook 14): adds the rows that miss, hours; COURSE_DATA as above
+	@$(OFFLINE) $(PY) -m tests.benchmarks.diffusion_ner $(BENCH_ARGS)
 
 .PHONY: set-repo
 set-repo: ## make set-repo URL=https://github.com/NAME/REPO: the public address in badges and set-up cells

@@ -161,6 +161,13 @@ def test_it_goes_on_where_it_was_cut_off(monkeypatch, tmp_path):
     assert table.read_text().startswith("# python -m tests.benchmarks.diffusion_ner; torch ")
 
 
+def test_what_stands_in_is_not_measured(monkeypatch):
+    corpus = types.SimpleNamespace(stands_in=True, splits=("train", "dev", "test"))
+    monkeypatch.setattr(benchmark, "load_corpus", lambda name: corpus)
+    with pytest.raises(SystemExit, match="genia-nested is not at hand, so nothing is measured"):
+        benchmark.splits("genia-nested")
+
+
 def test_two_layers_only_where_names_nest():
     args = types.SimpleNamespace(blocks=["models", "parts"], seeds=[0], corpora=benchmark.CORPORA)
     args.models = [*benchmark.MODELS, *benchmark.PARTS]
