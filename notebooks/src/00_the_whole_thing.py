@@ -594,7 +594,7 @@ plt.show()
 # %% [markdown]
 # One big step takes every point to the mean of all data: the blur again, in the plane. That is the price of diffusion.
 # A GAN or a VAE draws in one look of its network, this model in many. Notebook 05 comes down to some 20; Stable
-# Diffusion makes each look cheap by working on small, encoded pictures (Rombach et al. 2022; planned as 15). Find the
+# Diffusion makes each look cheap by working on small, encoded pictures (Rombach et al. 2022; notebook 15). Find the
 # smallest number of steps that satisfies you.
 
 # %%
@@ -744,7 +744,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # [09](09_biomedical_ner.ipynb) sets the task, [10](10_preprocessing.ipynb) cuts text into tokens,
 # [11](11_ner_models.ipynb) goes from rules to Transformers, [12](12_ner_in_action.ipynb) reads and doubts a tagger,
 # [13](13_domain_adaptation.ipynb) moves one to other texts. [14](14_diffusion_ner.ipynb) joins the tracks: it takes this
-# reverse process to the borders of names in a sentence. A planned one, 15, gives `model` a text to listen to.
+# reverse process to the borders of names in a sentence. [15](15_text_to_image.ipynb) gives `model` a sentence to listen to.
 #
 # ## Recap
 #

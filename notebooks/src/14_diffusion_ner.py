@@ -1076,7 +1076,7 @@ check("14.4", keep_nested)
 # layers of tags, which on one seed have one point of F1 less. Where there are too many spans to look at, in long
 # texts, proposals should pay more; that is not measured here.
 #
-# **Next:** 15 · text to image (planned), where a text encoder steers the diffusion model.
+# **Next:** [15 · Text to image](15_text_to_image.ipynb), where a text encoder steers the diffusion model.
 #
 # ### References
 # - Shen et al. 2023, *DiffusionNER: boundary diffusion for named entity recognition*, ACL, arXiv 2305.13298: section 3.
