@@ -34,6 +34,7 @@ assert found.parent == root / "utils", f"rename {found}: it hides the course's u
 # What the notebooks need and a machine with PyTorch and Jupyter may lack. Never torch or numpy: other versions than
 # Colab's own would break its GPU set-up.
 DIFFUSION = "accelerate safetensors diffusers"
+TEXT_TO_IMAGE = f"{DIFFUSION} transformers"
 NER = "python-crfsuite snowballstemmer spacy transformers"
 WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "[A control appears here when the cell is run.]"
@@ -71,7 +72,7 @@ def convert(source: Path) -> NotebookNode:
 
 def setup_cell(number: str, url: str) -> str:
     """What the set-up cell of that notebook begins with; the same in all notebooks of a track."""
-    packages = DIFFUSION if number < "09" or number == "15" else NER
+    packages = DIFFUSION if number < "09" else TEXT_TO_IMAGE if number == "15" else NER
     return SETUP.replace("ADDRESS", url).replace("PACKAGES", packages)
 
 

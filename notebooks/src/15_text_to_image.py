@@ -274,10 +274,10 @@ pd.DataFrame(rows, columns=["form", "sentence"]).set_index("form")
 # %% [markdown]
 # ### What the encoder makes of it
 #
-# The encoder, all-MiniLM-L6-v2, was trained on text alone and never saw a picture; here it stays as it is. It cuts a
-# sentence into *pieces* and gives each a vector of 384 numbers that depends on the whole sentence. Cosines of these
-# vectors say what it holds for similar. (Papers take CLIP's text encoder, which was trained on pairs of pictures and
-# captions, or T5, which was not.)
+# The encoder, all-MiniLM-L6-v2, was trained on text alone (captions of pictures among it) and never saw a picture; here
+# it stays as it is. It cuts a sentence into *pieces* and gives each a vector of 384 numbers that depends on the whole
+# sentence. Cosines of these vectors say what it holds for similar. (Papers take CLIP's text encoder (Radford et al.
+# 2021), trained on pairs of pictures and captions, or T5, trained on text alone too.)
 #
 # **Predict before you run:** "a handbag" never occurs in training. Which trained sentence is it nearest to?
 
@@ -449,10 +449,10 @@ table.T
 # %% [markdown]
 # ## 3. Guidance with sentences · *core*
 #
-# **Question:** what changes in classifier-free guidance? Nothing (07, section 4): the answer to the sentence, pushed away
-# from that to the empty one. In training a sentence is replaced by the empty one in a tenth of the images. So all of
-# section 5 of notebook 07 holds too, and the **negative prompt** is its "negative label": another sentence in the place
-# of the empty one.
+# **Question:** what changes in classifier-free guidance (Ho & Salimans 2022)? Nothing (07, section 4): the answer to
+# the sentence, pushed away from that to the empty one. In training a sentence is replaced by the empty one in a tenth
+# of the images. So all of section 5 of notebook 07 holds too, and the **negative prompt** is its "negative label":
+# another sentence in the place of the empty one.
 #
 # **Predict before you run:** "a bag" with the negative prompt "a dark bag" asks for no brightness. Will the bags be as
 # bright as those of "a bright bag"? And what does "a bag that is not dark" do?
@@ -724,7 +724,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # %% [markdown]
 # Nothing in training said what a purse is. If it is drawn as a bag, that comes from the encoder, which has met both
 # words in similar sentences; and where it goes wrong, it is often the encoder's neighbourhood that is wrong and not the
-# picture. So the knowledge of a text-to-image model about words is mostly its text encoder's: Saharia et al. (2022)
+# picture. So much of what such a model knows of words is its text encoder's; and Saharia et al. (2022, section 4.4)
 # report that a larger text encoder helped Imagen more than a larger U-Net.
 #
 # ### What does listening cost?
@@ -856,8 +856,9 @@ pd.DataFrame(rows).T
 #
 # *Latent diffusion* (Rombach et al. 2022) first trains an **autoencoder**: 28x28 pixels become 7x7 places of 4 channels,
 # a quarter of the numbers, and back. Then the same diffusion runs on these. The encoder gives each latent a mean and a
-# variance; the decoder gets a draw. The loss is the squared error of the image, and, weighing little, the divergence of
-# the latents from a standard normal (Kingma & Welling 2014), which keeps them from drifting apart:
+# variance; the decoder gets a draw. The loss here is the squared error of the image, and, weighing little, the divergence
+# of the latents from a standard normal (Kingma & Welling 2014), which keeps their variance from growing without bounds
+# (Rombach et al., section 3.1, who add a perceptual and an adversarial loss against blur):
 #
 # $$\mathrm{KL}\big(\mathcal N(\mu, \sigma^2)\,\|\,\mathcal N(0, 1)\big)
 # = \tfrac12\,\big(\mu^2 + \sigma^2 - 1 - \log\sigma^2\big).$$
@@ -958,8 +959,8 @@ show_images(pairs, columns=10, scale=2, title=finding)
 # Images lie in [-1, 1], and the schedule was made for them: at $t = 0$ hardly any noise, at $T-1$ nothing else. Latents
 # have whatever spread the autoencoder gave them. With a standard deviation $s$ the signal-to-noise ratio is
 # $s^2\,\bar\alpha_t/(1-\bar\alpha_t)$: the whole schedule is shifted by $2\log s$ on the scale of log SNR. So they are
-# multiplied by $1/s$ (Rombach et al. 2022, sections 4.3.2 and D.1; Stable Diffusion's famous 0.18215 is this number for
-# its autoencoder).
+# multiplied by $1/s$ (Rombach et al. 2022, sections 4.3.2, D.1 and G; Stable Diffusion's 0.18215 is this number
+# for its autoencoder).
 
 # %%
 a_bar = diffusion.schedule.alphas_cumprod
@@ -1046,7 +1047,8 @@ stored_table(variants, columns).T
 # Latents exchange cheaper steps for what the autoencoder loses, and that cannot be had back. On images of 28x28 a step
 # in pixels is cheap anyway. Stable Diffusion's images are 48 times as many numbers as its latents ($512^2 \cdot 3$
 # against $64^2 \cdot 4$), and its U-Net is some 400 times the size of ours (860 million weights; README of
-# CompVis/stable-diffusion): there the same exchange decides whether the model can be trained at all. The unscaled
+# CompVis/stable-diffusion). There the exchange pays: in inpainting, Rombach et al. (section 4.5) measured latents to be
+# at least 2.7 times as fast as pixels, with a better distance. The unscaled
 # latents have the same network, images and seconds: only the noise levels at which it works have moved.
 
 # %% [markdown]
@@ -1063,7 +1065,7 @@ stored_table(variants, columns).T
 #
 # $$x + \mathrm{gate}\cdot f\big(\mathrm{norm}(x)\,(1 + \mathrm{scale}) + \mathrm{shift}\big).$$
 #
-# All three begin at zero, so that the whole network begins as the identity.
+# All three begin at zero. So the gate shuts every branch, and each block begins as the identity.
 #
 # ### Your turn: 15.3
 #
@@ -1147,13 +1149,13 @@ stored_table(list(shown), columns).rename(index=shown).T
 #
 # | part | Stable Diffusion 1 | SDXL | Stable Diffusion 3 | Flux.1 | here |
 # | --- | --- | --- | --- | --- | --- |
-# | text | CLIP, words | CLIP and OpenCLIP, words; pooled too | two CLIPs and T5; pooled too | T5, words; CLIP, pooled | MiniLM: `text_encoder` (section 1) |
+# | text | CLIP, words | CLIP and OpenCLIP, words; OpenCLIP's pooled too | two CLIPs and T5; pooled too | T5, words; CLIP, pooled | MiniLM: `text_encoder` (section 1) |
 # | how it is heard | cross-attention | cross-attention, pooled in the timestep's vector | one attention over words and patches together; pooled in adaLN | the same, and blocks with one stream | `CrossAttention`, `text="pooled"` (2) |
 # | network | U-Net | U-Net, more Transformer blocks at its lower levels | Transformer (MM-DiT) | Transformer | `UNet` (03), `DiT` (7) |
 # | latents | 4 channels, an eighth of the side | the same, trained anew | 16 channels | 16 channels | 4 channels, a quarter: `Autoencoder` (6) |
-# | process | noise, DDPM's schedule | the same | flow matching, timesteps mostly in the middle | flow matching | $v$, cosine (04); flow matching is 08 |
-# | guidance | classifier-free, negative prompts | the same | the same | distilled into the network ([dev]) | `ClassifierFreeGuidance` (07, section 3) |
-# | source | Rombach et al. 2022 | Podell et al. 2023 | Esser et al. 2024 | its model cards and public code | |
+# | process | noise, DDPM's schedule altered ($\sqrt\beta$ rises evenly) | the same | flow matching, timesteps mostly in the middle | flow matching | $v$, cosine (04); flow matching is 08 |
+# | guidance | classifier-free; negative prompts in public code | the same | the same | distilled into the network ([dev]) | `ClassifierFreeGuidance` (07, section 3) |
+# | source | Rombach et al. 2022; README of CompVis/stable-diffusion | Podell et al. 2023 | Esser et al. 2024 | its model cards and public code | |
 #
 # diffusers' classes say the same of themselves: the arguments of each pipeline are its parts.
 
@@ -1278,17 +1280,17 @@ check("15.4", to_patches)
 # **References**
 #
 # - Vaswani et al. 2017, *Attention Is All You Need*, arXiv 1706.03762, eq. 1
-# - Wang et al. 2020, *MiniLM*, arXiv 2002.10957
+# - Wang et al. 2020, *MiniLM*, arXiv 2002.10957; model card of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0)
 # - Radford et al. 2021, *Learning Transferable Visual Models From Natural Language Supervision* (CLIP), arXiv 2103.00020
 # - Kingma & Welling 2014, *Auto-Encoding Variational Bayes*, arXiv 1312.6114, appendix B
 # - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models*, arXiv 2112.10752, figure 2,
-#   sections 3.1, 3.3, 4.3.2, D.1
+#   sections 3.1, 3.3, 4.3.2, 4.5, D.1, G
 # - Saharia et al. 2022, *Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding*, arXiv
 #   2205.11487
 # - Hertz et al. 2022, *Prompt-to-Prompt Image Editing with Cross Attention Control*, arXiv 2208.01626
 # - Ho & Salimans 2022, *Classifier-Free Diffusion Guidance*, arXiv 2207.12598
-# - Peebles & Xie 2023, *Scalable Diffusion Models with Transformers*, arXiv 2212.09748, section 3.2
+# - Peebles & Xie 2023, *Scalable Diffusion Models with Transformers*, arXiv 2212.09748, sections 3.2 and 5
 # - Podell et al. 2023, *SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis*, arXiv 2307.01952,
 #   section 2
 # - Esser et al. 2024, *Scaling Rectified Flow Transformers for High-Resolution Image Synthesis*, arXiv 2403.03206,
-#   sections 3.1 and 4
+#   sections 3.1, 4, 5.2.1 and B.2

@@ -49,7 +49,11 @@ def test_in_a_checkout_it_fetches_and_installs_nothing():
 
 @pytest.mark.parametrize(
     ("name", "needed"),
-    [(DIFFUSION, "accelerate safetensors diffusers"), (NER, "python-crfsuite snowballstemmer spacy transformers")],
+    [
+        (DIFFUSION, "accelerate safetensors diffusers"),
+        (NER, "python-crfsuite snowballstemmer spacy transformers"),
+        ("15_text_to_image", "accelerate safetensors diffusers transformers"),
+    ],
 )
 def test_elsewhere_it_clones_the_public_address_and_installs_what_the_track_needs(tmp_path, name, needed):
     (clone, install, ready), _ = run(tmp_path, name)
