@@ -52,6 +52,7 @@ from IPython.display import display
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 from torch import nn
+from torch.distributions import MultivariateNormal
 from tqdm.auto import tqdm
 
 # %%
@@ -89,6 +90,7 @@ from utils.diffusion.prompts import (
     phrase,
     with_prompts,
 )
+from utils.diffusion.sampling import ddim_step, timestep_grid
 from utils.diffusion.transformer import Block, DiT
 
 # %% [markdown]
@@ -303,8 +305,26 @@ cosines = directions_of(strange) @ directions_of(known).T
 pd.DataFrame(cosines.numpy(), index=strange, columns=known).round(2)
 
 # %% [markdown]
-# (From each mean the vector of the empty sentence is taken away.) The second line matters later: the vector of "bag"
-# is not the same in the two sentences, so that it tells something of the word before it.
+# (From each mean the vector of the empty sentence is taken away.) The line above the table matters later: the vector of
+# "bag" is not the same in the two sentences, so that it tells something of the word before it.
+#
+# **Predict before you run:** which is nearest to "a dark bag": its opposite, a synonym, or another dark thing?
+
+# %%
+others = ["a black bag", "a bright bag", "a bag that is not dark", "a dark dress"]
+near = (directions_of(others) @ directions_of(["a dark bag"]).T)[:, 0].tolist()
+order = directions_of(["a dark, wide bag", "a wide, dark bag"])
+rows = {
+    **dict(zip(others, near)),
+    "(order: dark, wide / wide, dark)": float(order[0] @ order[1]),
+}
+pd.DataFrame(rows, index=["cosine with 'a dark bag'"]).T.round(2)
+
+# %% [markdown]
+# Opposites stand in the same places of texts, and an encoder that knows texts alone puts them side by side. So a small
+# difference of vectors has to do for dark and bright, and "not" hardly moves the sentence. A cosine is a hint only: the
+# judges are drawn images (sections 3 and 4). And a sentence here names one thing. *Whose* property a word is, how many
+# things there are, and where they stand, cannot be tested with this grammar.
 
 # %% [markdown]
 # ## 2. Cross-attention · *core*
@@ -366,6 +386,9 @@ torch.testing.assert_close(found, words[:, 1:2].expand_as(found))
 print("equal to scaled_dot_product_attention; a sentence of one piece gives its value")
 
 # %% [markdown]
+# Self-attention (03, section 3) is the same with keys and values from the image itself: N x N weights in place of N x L.
+# And the pointers of notebook 14 are this softmax without values: there the weights are the answer.
+#
 # The layer around it has several *heads*: channels are cut into parts, each with questions and keys of its own. What
 # was found goes through one more matrix, which is **zero at first**, and is added to $x$. So the layer begins as
 # nothing, like the second convolution of a residual block. In the U-Net such layers stand in the middle and on the way
@@ -924,8 +947,15 @@ print(
 )
 
 # %% [markdown]
+# From here on the autoencoder is frozen, and an image's latents are the *means* (the draws were for the training).
+#
 # **The floor of all that follows** is what the autoencoder loses: an image that diffusion draws in latents can be no
 # better than one that was only encoded and decoded.
+#
+# **Is it a generator already?** The latents were pulled towards a normal distribution. So draw from one and decode. Two
+# are tried: the normal with the latents' mean and variance alone, and the one with all their covariances too.
+#
+# **Predict before you run:** will these pass for clothes?
 
 # %%
 count = min(course.pick(test=50, cpu=2000, gpu=10_000), len(test_set))
@@ -934,6 +964,17 @@ with torch.no_grad():
     parts = x_0.to(device).split(500)
     rebuilt = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in parts])
 rebuilt = rebuilt.clamp(-1, 1).cpu()
+flat = latents.pixels.flatten(1)  # (N, 196)
+spread = {"independent": flat.var(0).diag(), "with covariances": flat.T.cov()}
+fitted = {}
+torch.manual_seed(0)
+for name, covariance in spread.items():
+    normals = MultivariateNormal(flat.mean(0), covariance + 1e-4 * torch.eye(196))
+    with torch.no_grad():
+        drawn = autoencoder.decode(normals.sample((count,)).view(-1, 4, 7, 7).to(device))
+    fitted[name] = drawn.clamp(-1, 1).cpu()
+
+# %%
 error = (rebuilt - x_0).square().mean()
 labels = test_set.labels[:count]
 both = list(zip(describe(x_0, labels), describe(rebuilt, labels)))
@@ -942,16 +983,29 @@ floor, _ = quality.floor(count)
 rows = {
     "mean squared error": f"{error:.4f}",
     "the same in decibels (PSNR)": f"{10 * math.log10(4 / error):.1f}",
+    "words that are kept": f"{np.mean(kept):.0%}",
     "Frechet distance": f"{quality.frechet(quality.features(rebuilt)):.2f}",
     "as many real images": f"{floor.mean():.2f} ± {floor.std():.2f}",
-    "words that are kept": f"{np.mean(kept):.0%}",
 }
-pd.DataFrame(rows, index=["encoded and decoded"]).T
+for name, drawn in fitted.items():
+    rows[f"decoded normal draws, {name}"] = (
+        f"{quality.frechet(quality.features(drawn)):.1f}"
+    )
+pd.DataFrame(rows, index=["autoencoder"]).T
 
 # %% tags=["figure"]
-pairs = torch.cat([x_0[:10], rebuilt[:10]])
-finding = "Top: test images. Bottom: through the autoencoder, fine prints are lost"
-show_images(pairs, columns=10, scale=2, title=finding)
+with torch.no_grad():
+    codes = autoencoder.encode(x_0[:10].to(device)).cpu() / 3  # to about [-1, 1]
+channels = F.interpolate(codes, scale_factor=4).transpose(0, 1).reshape(-1, 1, 28, 28)
+shown = [x_0[:10], channels, rebuilt[:10], *[drawn[:10] for drawn in fitted.values()]]
+finding = "Top to bottom: test images; the four channels of their latents; decoded again;\n"
+finding += "decoded normal draws, independent; with covariances"
+show_images(torch.cat(shown), columns=10, scale=2, title=finding)
+
+# %% [markdown]
+# The channels look like small, coarse pictures: a place of the latents stands for its place in the image. A cloud of
+# normal draws is not where the data lie, although its mean and covariances are theirs. To find the data in there is what
+# diffusion is for.
 
 # %% [markdown]
 # ### The scale of latents
@@ -980,7 +1034,19 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # ### The same diffusion, in latents
 #
 # Two things change: a U-Net that takes 4 channels of 7x7, and `decode` at the end. (Nothing is clipped: latents have no
-# range.) A step costs less. How much less, measured here on batches of 64:
+# range.) Who learns, and who works when:
+#
+# | part | learns | while the U-Net learns | while it draws |
+# | --- | --- | --- | --- |
+# | text encoder | elsewhere, before | once a sentence | once a sentence |
+# | encoder | first, with the decoder | once an image | never |
+# | U-Net | second | every step | twice a step, with guidance |
+# | decoder | first | never | once an image |
+#
+# Why are the others frozen? If the loss of diffusion could change the encoder, it would make all latents equal: the
+# noise could then be read off $x_t$, and the loss be zero.
+#
+# A step costs less. How much less, measured here on batches of 64:
 
 
 # %%
@@ -1032,6 +1098,59 @@ finding = "Drawn in latents after a short training; the sentences of section 0"
 show_images(torch.cat(rows), columns=across, scale=2, title=finding)
 
 # %% [markdown]
+# **From a sentence to pixels, by hand.** All parts are on the table; this joins them, and notes what each hands on and
+# how long it takes. `sample` and `decode` must give the same.
+#
+# **Predict before you run:** which part takes longest?
+
+
+# %%
+def timed(name, part, *inputs):
+    """What one part makes of its inputs; notes seconds and shape."""
+    began = time.perf_counter()
+    result = part(*inputs)
+    result.sum().item()  # a GPU works on its own: wait for it
+    before, calls, _ = spent.get(name, (0, 0, ()))
+    spent[name] = before + time.perf_counter() - began, calls + 1, tuple(result.shape)
+    return result
+
+
+@torch.no_grad()
+def sentence_to_pixels(prompt, x_t, w=2.0):
+    y = timed("text encoder", text, [prompt] * len(x_t)).to(device)
+    both = torch.cat([torch.full_like(y, small.num_classes), y])  # the empty sentence first
+    grid = timestep_grid(1000, evaluations)
+    for t, s in itertools.pairwise([*grid, -1]):
+        a_bar_t, a_bar_s = (1.0 if at < 0 else float(a_bar[at]) for at in (t, s))
+        ts = torch.full_like(both, t)
+        answers = timed("U-Net", small, x_t.repeat(2, 1, 1, 1), ts, both)
+        none, told_so = answers.chunk(2)
+        x_0 = diffusion.to_x_0(none + w * (told_so - none), x_t, ts[: len(y)])
+        x_t = ddim_step(x_t, x_0, a_bar_t, a_bar_s, z=0.0)
+    return timed("decoder", autoencoder.decode, x_t)
+
+
+# %%
+spent, prompt = {}, "a dark and wide bag"  # not read before
+x_T = normal((across, 4, 7, 7), rng(5))
+mine = sentence_to_pixels(prompt, x_T)
+options = dict(sampler="ddim", steps=evaluations, guidance=2.0, clip=False, x_T=x_T)
+*_, last = sample(small, diffusion, x_T.shape, y=text([prompt] * across), **options)
+with torch.no_grad():
+    theirs = autoencoder.decode(last.x_t)
+torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+rows = {
+    name: [calls, shape, f"{1000 * seconds:.0f}"]
+    for name, (seconds, calls, shape) in spent.items()
+}
+columns = ["calls", "hands on", "milliseconds in all"]
+print("by hand and by sample: the same images")
+pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+# %% [markdown]
+# The text encoder hands on numbers of prompts; the network looks up their words. In Stable Diffusion all is the same, in
+# the same order.
+#
 # And with more patience, from the stored runs: equal seconds, of which the autoencoder's count for the latents.
 #
 # **Predict before you run:** pixels or latents, after equal seconds? And how much is lost without the scale?
@@ -1048,8 +1167,8 @@ stored_table(variants, columns).T
 # in pixels is cheap anyway. Stable Diffusion's images are 48 times as many numbers as its latents ($512^2 \cdot 3$
 # against $64^2 \cdot 4$), and its U-Net is some 400 times the size of ours (860 million weights; README of
 # CompVis/stable-diffusion). There the exchange pays: in inpainting, Rombach et al. (section 4.5) measured latents to be
-# at least 2.7 times as fast as pixels, with a better distance. The unscaled
-# latents have the same network, images and seconds: only the noise levels at which it works have moved.
+# at least 2.7 times as fast as pixels, with a better distance. The unscaled latents have the same network, images and
+# seconds: only the noise levels at which it works have moved.
 
 # %% [markdown]
 # ## 7. A Transformer in the U-Net's place · *core*
@@ -1156,6 +1275,10 @@ stored_table(list(shown), columns).rename(index=shown).T
 # | process | noise, DDPM's schedule altered ($\sqrt\beta$ rises evenly) | the same | flow matching, timesteps mostly in the middle | flow matching | $v$, cosine (04); flow matching is 08 |
 # | guidance | classifier-free; negative prompts in public code | the same | the same | distilled into the network ([dev]) | `ClassifierFreeGuidance` (07, section 3) |
 # | source | Rombach et al. 2022; README of CompVis/stable-diffusion | Podell et al. 2023 | Esser et al. 2024 | its model cards and public code | |
+#
+# Three things the table does not say. Stable Diffusion hears the words on the way down too, at all levels but the lowest.
+# Its sentences always have 77 pieces, and the filling is *not* masked; what is longer is cut off. And its schedule never
+# takes away the whole image, so that it cannot draw very dark or very bright ones (notebook 01, section 5).
 #
 # diffusers' classes say the same of themselves: the arguments of each pipeline are its parts.
 
