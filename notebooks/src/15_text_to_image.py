@@ -445,22 +445,22 @@ def with_interval(values, digits):
     return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
 
 
-def stored_table(variants, columns):
-    """Rows of the stored runs; shares in percent."""
-    runs = ended.assign(**{c: 100 * ended[c] for c in columns if ": " in c})
+def stored_table(variants, costs, results):
+    """Columns of the stored runs: costs as means, results with intervals, shares in percent."""
+    runs = ended.assign(**{c: 100 * ended[c] for c in results if ": " in c})
     groups = runs[runs.variant.isin(variants)].groupby("variant")
-    digits = {c: 2 if c == "Frechet distance" else 0 for c in columns}
-    found = {c: groups[c].apply(with_interval, digits=digits[c]) for c in columns}
+    found = {c: groups[c].mean().map("{:,.0f}".format) for c in costs}
+    for column in results:
+        digits = 0 if ": " in column else 2
+        found[column] = groups[column].apply(with_interval, digits=digits)
     return pd.DataFrame(found).loc[variants]
 
 
 # %%
 variants = ["class", "pooled", "words", "both", "words, random vectors"]
-columns = ["steps", "Frechet distance"]
-columns += [f"{kind}: {what}" for what in ("class", "words") for kind in kinds]
+results = [f"{kind}: {what}" for what in ("class", "words") for kind in kinds]
 print("means of the seeds and 95% intervals; agreement in percent")
-table = stored_table(variants, columns)
-table.T
+stored_table(variants, ["ms a step", "steps"], ["Frechet distance", *results]).T
 
 # %% [markdown]
 # Read it in three steps. *class* against the others, in the rows of words: what chance gives, and what listening adds.
@@ -1157,10 +1157,9 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %%
 variants = ["words", "latents", "latents, not scaled"]
-columns = ["steps", "ms a step", "ms an image", "Frechet distance"]
-columns += ["seen: class", "seen: words"]
+costs, results = ["ms a step", "steps", "ms an image"], ["seen: class", "seen: words"]
 print("means of the seeds and 95% intervals; agreement in percent")
-stored_table(variants, columns).T
+stored_table(variants, costs, ["Frechet distance", *results]).T
 
 # %% [markdown]
 # Latents exchange cheaper steps for what the autoencoder loses, and that cannot be had back. On images of 28x28 a step
@@ -1251,9 +1250,9 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %%
-columns = ["weights", "steps", "Frechet distance", "seen: class", "seen: words"]
-columns += ["unseen combinations: words"]
-stored_table(list(shown), columns).rename(index=shown).T
+results = ["Frechet distance", "seen: class", "seen: words", "unseen combinations: words"]
+print("means of the seeds and 95% intervals; agreement in percent")
+stored_table(list(shown), ["weights", "ms a step", "steps"], results).rename(index=shown).T
 
 # %% [markdown]
 # A convolution knows from the start that neighbours belong together and that a thing may lie elsewhere. A Transformer has
