@@ -4,13 +4,15 @@
 
 How a U-Net is told a prompt: by the mean of its words ("pooled"), by attention to each of them ("words"), by both, or
 by the class alone; with random vectors in place of the encoder's. The same U-Net's small sister in the latents of an
-autoencoder, whose own seconds count, with and without the latents' scaling. A diffusion Transformer in the U-Net's
-place, on pixels and on latents, of about as many weights.
+autoencoder, whose own seconds count: scaled to a standard deviation of 1, as they come, and five times as large. A
+diffusion Transformer in the U-Net's place, on pixels and on latents, of about as many weights.
 
-Each is trained by `train`, all as by default, for as many steps as fit into the seconds, which a few steps before tell.
-After each quarter a row tells the Frechet distance of COUNT images, without guidance, for prompts of real test images.
-The last row also tells how often an image agrees with what was asked, at guidance weight GUIDANCE: with its class, and
-with all its words, on prompts like those of the training, in other phrasings, and for combinations kept from training.
+All learn from the same images, without the combinations that are kept from training; the reading of the prompts does
+not count. Each is trained by `train`, all as by default, for as many steps as fit into the seconds, which a few steps
+before tell. After each quarter a row tells the Frechet distance of COUNT images, without guidance, for prompts of real
+test images. The last row also tells how often an image agrees with what was asked, at guidance weight GUIDANCE: with
+its class, with all its words, and with both; on prompts like those of the training, in other phrasings, for
+combinations kept from training, and for other combinations of the same classes.
 
 Rows go to data/text-to-image.csv when a run is finished; a call leaves out what is there, so that it may be cut off. It
 begins no run after `--limit` seconds.
@@ -49,6 +51,7 @@ from utils.files import write_atomically
 
 TABLE = Path(__file__).resolve().parents[2] / "data" / "text-to-image.csv"
 GUIDANCE, EVALUATIONS, TIMED_STEPS = 2.0, 10, 15
+ASKED = 300  # images for each kind of request
 LATENT = dict(in_channels=4, channels=96, multipliers=(1,), stem=1)
 # name: where it works, and its network
 VARIANTS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
@@ -57,19 +60,20 @@ VARIANTS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "words": ("pixels", lambda: UNet(text="words", encoder=MINILM)),
     "both": ("pixels", lambda: UNet(text="both", encoder=MINILM)),
     "words, random vectors": ("pixels", lambda: UNet(text="words", encoder=STAND_IN)),
-    "Transformer": ("pixels", lambda: DiT(text="words", encoder=MINILM)),
+    "Transformer": ("pixels", lambda: DiT(channels=120, text="words", encoder=MINILM)),
     "latents": ("latents", lambda: UNet(**LATENT, text="words", encoder=MINILM)),
-    "latents, not scaled": ("raw latents", lambda: UNet(**LATENT, text="words", encoder=MINILM)),
-    "latents, Transformer": ("latents", lambda: DiT(4, patch=1, text="words", encoder=MINILM)),
+    "latents, not scaled": ("latents as they come", lambda: UNet(**LATENT, text="words", encoder=MINILM)),
+    "latents, s = 5": ("latents, five times", lambda: UNet(**LATENT, text="words", encoder=MINILM)),
+    "latents, Transformer": ("latents", lambda: DiT(4, 120, patch=1, text="words", encoder=MINILM)),
 }
 
 
 @dataclass
 class Data:
-    """What all runs share: images with classes, the same with prompts, test images of both kinds, and the meter."""
+    """What all runs share: images to learn from, what is asked for by test images, and the meter."""
 
-    images: ImageSet
-    told: ImageSet
+    images: ImageSet  # with classes
+    told: ImageSet  # the same with prompts
     asked_class: Tensor
     asked: Tensor
     quality: ImageQuality
@@ -91,13 +95,18 @@ def both_encoders(prompts: list[str]) -> Tensor:
 
 
 def load(count: int) -> Data:
-    images, test = load_images("fashion-mnist"), load_images("fashion-mnist", "test")
-    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    fitting = zip(order.tolist(), describe(test.pixels[order], test.labels[order]))
-    kept = [k for k, words in fitting if not is_unseen(NAMES[test.labels[k]], words)][:count]
-    part = ImageSet(test.pixels[kept], test.labels[kept], test.classes, test.source)
-    asked = with_prompts(part, both_encoders).labels
-    return Data(images, with_prompts(images, both_encoders), part.labels, asked, ImageQuality.load())
+    images, test = seen(load_images("fashion-mnist")), seen(load_images("fashion-mnist", "test"))
+    some = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:count]
+    part = ImageSet(test.pixels[some], test.labels[some], test.classes, test.source)
+    told, asked = with_prompts(images, both_encoders), with_prompts(part, both_encoders).labels
+    return Data(images, told, part.labels, asked, ImageQuality.load())
+
+
+def seen(images: ImageSet) -> ImageSet:
+    """Without the combinations that are kept from training."""
+    words = zip(images.labels.tolist(), describe(images.pixels, images.labels))
+    kept = [k for k, (label, own) in enumerate(words) if not is_unseen(NAMES[label], own)]
+    return ImageSet(images.pixels[kept], images.labels[kept], images.classes, images.source)
 
 
 def pairs_of(name: str) -> list[tuple[str, str]]:
@@ -108,26 +117,28 @@ def pairs_of(name: str) -> list[tuple[str, str]]:
 
 def requests(kind: str, count: int) -> list[Request]:
     """`count` requests of that kind, the same ones at every call: classes in turn, each time another pair of words."""
-    names = list(UNSEEN_COMBINATIONS) if kind == "unseen combinations" else list(NAMES)
+    new = kind == "unseen combinations"
+    names = list(UNSEEN_COMBINATIONS if new or kind == "seen, the same five" else NAMES)
     forms, found = UNSEEN_PHRASINGS if kind == "unseen phrasings" else PHRASINGS, []
     for k in range(count):
         name, turn = names[k % len(names)], k // len(names)
-        pairs = [pair for pair in pairs_of(name) if is_unseen(name, pair) == (kind == "unseen combinations")]
-        words = pairs[turn % len(pairs)]
-        found.append(Request(name, words, phrase(name, words, forms[turn % len(forms)])))
+        pairs = [pair for pair in pairs_of(name) if is_unseen(name, pair) == new]
+        words, form = pairs[turn % len(pairs)], forms[turn // len(pairs) % len(forms)]  # every pair in every form
+        found.append(Request(name, words, phrase(name, words, form)))
     return found
 
 
-KINDS = ("seen", "unseen phrasings", "unseen combinations")
+KINDS = ("seen", "unseen phrasings", "seen, the same five", "unseen combinations")
 
 
-def agreement(images: Tensor, asked: list[Request], quality: ImageQuality) -> tuple[float, float]:
-    """The share of images of the class that was asked for, and of those that all words fit."""
+def agreement(images: Tensor, asked: list[Request], quality: ImageQuality) -> dict[str, float]:
+    """The share of images of the class that was asked for, of those that all words fit, and of those with both."""
     labels = torch.tensor([NAMES.index(request.name) for request in asked])
     with torch.no_grad():
         right = quality.classifier(images).argmax(1) == labels
-    fits = [{*one.words} <= {*words} for one, words in zip(asked, describe(images, labels))]
-    return float(right.double().mean()), sum(fits) / len(fits)
+    fits = torch.tensor([{*one.words} <= {*words} for one, words in zip(asked, describe(images, labels))])
+    shares = {"class": right, "words": fits, "both": right & fits}
+    return {what: float(hits.double().mean()) for what, hits in shares.items()}
 
 
 class Run:
@@ -135,7 +146,7 @@ class Run:
 
     def __init__(self, name: str, seed: int, data: Data, autoencoder_seconds: float):
         self.name, self.seed, self.data = name, seed, data
-        self.diffusion, self.before = GaussianDiffusion(NoiseSchedule.cosine(1000)), 0.0
+        self.diffusion, self.before, self.spread = GaussianDiffusion(NoiseSchedule.cosine(1000)), 0.0, None
         place, make = VARIANTS[name]
         self.images, self.options = data.images if name == "class" else data.told, {}
         if place != "pixels":
@@ -144,17 +155,19 @@ class Run:
         self.model = make()
 
     def latents(self, place: str, seconds: float) -> ImageSet:
-        """The images as latents of an autoencoder that was trained for these seconds, which count."""
+        """The images as latents of an autoencoder trained for these seconds; they count, and the encoding does."""
         torch.manual_seed(self.seed)
         process, pixels = Reconstruction(), self.images
         steps = steps_in(seconds, Autoencoder(), process, pixels)
         started = time.process_time()
         *_, state = train(Autoencoder(), process, pixels, steps=steps, seed=self.seed, progress=False)
-        autoencoder, self.before = state.ema_model, time.process_time() - started
+        autoencoder = state.ema_model
         latents = autoencoder.encode_set(pixels)
-        if place == "raw latents":
-            latents.pixels /= autoencoder.scale
-            autoencoder.scale.fill_(1.0)
+        self.before = time.process_time() - started
+        as_they_come = float(1 / autoencoder.scale)
+        self.spread = {"latents": 1.0, "latents as they come": as_they_come, "latents, five times": 5.0}[place]
+        latents.pixels *= self.spread
+        autoencoder.scale *= self.spread
         self.options = dict(image_shape=(4, 7, 7), clip=False, decode=autoencoder.decode)
         return latents
 
@@ -167,10 +180,11 @@ class Run:
             if state.step in stops:
                 spent += time.process_time() - began
                 row = {"variant": self.name, "seed": self.seed, "quarter": stops[state.step], "steps": state.step}
-                row |= {"weights": sum(p.numel() for p in self.model.parameters()), "seconds": round(spent, 1)}
+                row |= {"weights": sum(p.numel() for p in self.model.parameters()), "spread": self.spread}
+                row |= {"seconds": round(spent, 1), "before": round(self.before, 1)}
                 row |= {"ms a step": round(1000 * (spent - self.before) / state.step, 2)}
                 row |= self.distance(state.ema_model)
-                yield row | (self.agreements(state.ema_model, count) if state.step == steps else {})
+                yield row | (self.agreements(state.ema_model) if state.step == steps else {})
                 began = time.process_time()
 
     def draw(self, model: nn.Module, y: Tensor, **options) -> Tensor:
@@ -185,16 +199,16 @@ class Run:
         distance = self.data.quality.frechet(self.data.quality.features(images))
         return {"Frechet distance": round(distance, 3), "ms an image": round(cost, 2)}
 
-    def agreements(self, model: nn.Module, count: int) -> dict:
+    def agreements(self, model: nn.Module) -> dict:
         """The share of images that agree, for each kind of request."""
         found = {}
         for kind in KINDS:
-            asked = requests(kind, count)
+            asked = requests(kind, ASKED)
             y = both_encoders([request.prompt for request in asked])
             if self.name == "class":
                 y = torch.tensor([NAMES.index(request.name) for request in asked])
             shares = agreement(self.draw(model, y, guidance=GUIDANCE), asked, self.data.quality)
-            found |= {f"{kind}: {what}": round(share, 4) for what, share in zip(("class", "words"), shares)}
+            found |= {f"{kind}: {what}": round(share, 4) for what, share in shares.items()}
         return found
 
 
@@ -207,10 +221,10 @@ def steps_in(seconds: float, model: nn.Module, diffusion: GaussianDiffusion, ima
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.text_to_image", description=__doc__)
     add = parser.add_argument
-    add("--seconds", type=float, default=240, help="of processor time, for each run, the autoencoder's included")
-    add("--autoencoder-seconds", type=float, default=60)
+    add("--seconds", type=float, default=180, help="of processor time, for each run, the autoencoder's included")
+    add("--autoencoder-seconds", type=float, default=40)
     add("--seeds", type=int, default=3)
-    add("--count", type=int, default=500, help="images of a measurement")
+    add("--count", type=int, default=500, help="images of a Frechet distance")
     add("--limit", type=float, default=float("inf"), help="seconds after which no run is begun")
     add("--table", type=Path, default=TABLE)
     args, started = parser.parse_args(), time.monotonic()

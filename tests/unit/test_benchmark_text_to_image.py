@@ -16,19 +16,23 @@ def test_requests_are_of_their_kind(kind):
     for request in asked:
         assert is_unseen(request.name, request.words) == new and len(request.words) == 2
         assert request.prompt in [phrase(request.name, request.words, form) for form in forms]
-    assert {request.name for request in asked} == {*(bench.UNSEEN_COMBINATIONS if new else NAMES)}
+    five = new or kind == "seen, the same five"
+    assert {request.name for request in asked} == {*(bench.UNSEEN_COMBINATIONS if five else NAMES)}
+    met = {request.prompt for request in asked if request.name == "sneaker"}
+    pairs = {request.words for request in asked if request.name == "sneaker"}
+    assert len(met) == len(pairs) * len(forms)  # every pair in every form
 
 
 def test_real_images_agree_with_their_own_words_and_not_with_others():
     images = load_images("fashion-mnist", "test")
     x_0, labels = images[:300]
     own = [bench.Request(NAMES[k], words, "") for k, words in zip(labels.tolist(), describe(x_0, labels))]
-    of_class, words = bench.agreement(x_0, own, ImageQuality.load())
-    assert of_class > 0.85 and words == 1.0
+    shares = bench.agreement(x_0, own, ImageQuality.load())
+    assert shares["class"] == shares["both"] > 0.85 and shares["words"] == 1.0
     turned = {"dark": "bright", "bright": "dark"}
     others = [one for one in range(300) if turned.keys() & {*own[one].words}]
     wrong = [bench.Request(own[k].name, tuple(turned.get(w, w) for w in own[k].words), "") for k in others]
-    assert bench.agreement(x_0[others], wrong, ImageQuality.load())[1] == 0.0
+    assert bench.agreement(x_0[others], wrong, ImageQuality.load())["words"] == 0.0
 
 
 def test_a_label_is_the_same_for_both_encoders():
