@@ -416,8 +416,9 @@ print("equal to scaled_dot_product_attention; a sentence of one piece gives its 
 #
 # The layer around it has several *heads*: channels are cut into parts, each with questions and keys of its own. What
 # was found goes through one more matrix, which is **zero at first**, and is added to $x$. So the layer begins as
-# nothing, like the second convolution of a residual block. In the U-Net such layers stand in the middle and on the way
-# up, where the image takes shape again. (The network that ships hears the mean of the pieces as well.)
+# nothing, like the second convolution of a residual block. In *this* U-Net such layers stand in the middle and on the
+# way up, to save seconds. (Stable Diffusion has them on the way down too, each in a Transformer block. The network that
+# ships with the course hears the mean of the pieces as well.)
 
 
 # %%
@@ -443,7 +444,7 @@ fresh = UNet(channels=32, text="words", encoder=text.name).to(device)
 nn.init.normal_(fresh.head[-1].weight, std=0.1)  # it is zero too, and would hide the rest
 x_t, t = normal((2, 1, 28, 28), rng(2)), torch.full((2,), 500, device=device)
 answers = [fresh(x_t, t, text([one] * 2).to(device)) for one in ("a dark bag", "")]
-torch.testing.assert_close(*answers, rtol=0, atol=0)
+torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-6)
 print("a new network gives the same answer to every sentence")
 
 # %% [markdown]
@@ -531,8 +532,17 @@ differences("words", ["pooled", "both", "words, random vectors"], compared)
 # of the images. So all of section 5 of notebook 07 holds too, and the **negative prompt** is its "negative label":
 # another sentence in the place of the empty one.
 #
-# **Predict before you run:** "a bag" with the negative prompt "a dark bag" asks for no brightness. Will the bags be as
-# bright as those of "a bright bag"? And what does "a bag that is not dark" do?
+# **Predict before you run:** "a bag" with the negative prompt "a dark bag" names no brightness. Will the bags be as
+# bright as those of "a bright bag"? And what does "a bag that is not dark" do? (It has a form that was never trained; "a
+# bag that is dark" has the same form.)
+
+
+# %%
+def percent(hits):
+    """A share with its 95% interval (Wilson), as text."""
+    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return f"{hits.mean():.0%} ({interval.low:.0%} to {interval.high:.0%})"
+
 
 # %%
 count = course.pick(test=4, cpu=100, gpu=300)
@@ -540,6 +550,8 @@ asked = {
     "a bag": ("a bag", None),
     "a bag, negative: a dark bag": ("a bag", "a dark bag"),
     "a bright bag": ("a bright bag", None),
+    "a dark bag": ("a dark bag", None),
+    "a bag that is dark": ("a bag that is dark", None),
     "a bag that is not dark": ("a bag that is not dark", None),
 }
 rows, drawn = {}, {}
@@ -548,12 +560,11 @@ for name, (prompt, negative) in asked.items():
     images = draw([prompt] * count, 10, guidance=ClassifierFreeGuidance(2.0, negative=away))
     words = describe(images, torch.full((count,), bag))
     drawn[name] = images
-    rows[name] = {
-        word: np.mean([word in own for own in words]) for word in WORDS["brightness"]
-    }
-    rows[name]["mean brightness"] = float(measure(images)["brightness"].mean())
-print(f"{count} images each; a share of three tenths is that of real bags")
-pd.DataFrame(rows).T.round(2)
+    hits = {word: np.array([word in own for own in words]) for word in WORDS["brightness"]}
+    rows[name] = {word: percent(own) for word, own in hits.items()}
+    rows[name]["mean brightness"] = f"{measure(images)['brightness'].mean():.2f}"
+print(f"{count} images each; of real bags three tenths have each word")
+pd.DataFrame(rows).T
 
 # %% tags=["figure"]
 some = course.pick(test=2, cpu=10, gpu=10)
@@ -564,7 +575,7 @@ show_images(
 
 # %% [markdown]
 # A negative prompt acts by subtraction, outside the sentence, and needs no word for "not". Inside a sentence "not" is
-# one more word, and this one never occurred in training: the last row tells whether the network heard *not*, or only
+# one more word, and this one never occurred in training: the last two rows tell whether the network heard *not*, or only
 # *dark*.
 #
 # ### Between two sentences
@@ -580,8 +591,10 @@ show_images(
 def mixed_answers(a, b, share, w=2.0):
     """A network between the sentences a and b, with guidance."""
 
+    three = text(["", a, b])
+
     def network(x_t, t, y):
-        labels = torch.cat([text([one] * len(y)) for one in ("", a, b)]).to(y.device)
+        labels = three.to(y.device).repeat_interleave(len(y))
         none, of_a, of_b = model(x_t.repeat(3, 1, 1, 1), t.repeat(3), labels).chunk(3)
         return none + w * ((1 - share) * of_a + share * of_b - none)
 
@@ -609,25 +622,28 @@ for share in tqdm(shares, desc="between"):
 
 # %% tags=["figure"]
 figure, ax = plt.subplots()
-for (kind, sets), marker in zip(between.items(), "os"):
+for (kind, sets), marker, colour in zip(between.items(), "os", COLOURS):
     values = [measure(images)["brightness"] for images in sets]
+    single = torch.stack(values)[:, :8].numpy()
+    ax.plot(shares, single, color=colour, lw=0.6, alpha=0.5)
     means = [float(one.mean()) for one in values]
     bars = [float(1.96 * one.std() / count**0.5) for one in values]
-    ax.errorbar(shares, means, bars, fmt=f"{marker}-", capsize=3, label=f"mixed {kind}")
+    look = dict(fmt=f"{marker}-", color=colour, lw=2, capsize=3, label=f"mixed {kind}")
+    ax.errorbar(shares, means, bars, **look)
 for end, word in zip(CLASSES["bag"]["brightness"], WORDS["brightness"]):
     ax.axhline(end, ls=":", color="grey")
     ax.annotate(
         f"limit of {word}", (0, end), (0, 3), textcoords="offset points", fontsize=8
     )
 ax.set(xlabel=f"share s, from '{ends[0]}' to '{ends[1]}'", ylabel="mean brightness")
-ax.set_title(f"Between two sentences ({count} images a point, 95% intervals)")
+ax.set_title(f"Means of {count} images (95% intervals); thin: eight single noises")
 ax.legend()
 plt.show()
 
 # %% [markdown]
-# A mixture of answers is defined for any two sentences. A mixture of vectors is a sentence that nobody could write.
-# Where its curve rises evenly, the network takes the vectors for directions, and not for a list of sentences: it was
-# told of the two ends only, and draws what lies between.
+# A mixture of answers is defined for any two sentences. A mixture of vectors is a sentence that nobody could write; the
+# network was told of the two ends only. A mean that rises evenly can hide images that jump. So look at the thin lines:
+# where single noises too rise evenly, what lies between two sentences has a meaning for the network.
 
 # %% [markdown]
 # ## 4. Does it do what it is told? · *core*
@@ -733,12 +749,6 @@ for kind in kinds:
     results[f"{kind}: real, any of the class"] = judge(real_images(asked, False), asked)
 
 
-def percent(hits):
-    """A share with its 95% interval (Wilson), as text."""
-    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return f"{hits.mean():.0%} ({interval.low:.0%} to {interval.high:.0%})"
-
-
 columns = ["class", "words", "both"]
 rows = {kind: [percent(hits) for hits in found.T] for kind, found in results.items()}
 print(f"{count} images each, guidance weight {weight:g}")
@@ -804,8 +814,9 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # %% [markdown]
 # Nothing in training said what a purse is. If it is drawn as a bag, that comes from the encoder, which has met both
 # words in similar sentences. Compare the last columns of the first table: where the drawn thing is the encoder's
-# neighbour and not the one that was meant, the encoder erred. So much of what such a model knows of words is its text encoder's; and Saharia et al. (2022, section 4.4)
-# report that a larger text encoder helped Imagen more than a larger U-Net.
+# neighbour and not the one that was meant, the encoder erred. So much of what such a model knows of words is its text
+# encoder's; and Saharia et al. (2022, section 4.4) report that a larger text encoder helped Imagen more than a larger
+# U-Net.
 #
 # ### What does listening cost?
 #
@@ -843,8 +854,8 @@ pd.DataFrame(rows, index=[f"Frechet distance of {count} images"]).T
 #
 # **Question:** the weights of cross-attention form a map for each piece: which places look at it. What do they show?
 #
-# While one sentence is drawn, the layers that work on 14x14 places keep their weights; shown is the mean over layers
-# and heads, at four of the steps.
+# While one sentence is drawn, without guidance, the layers that work on 14x14 places keep their weights; shown is the
+# mean over layers and heads, at four of the steps. (This network hears the words by their mean too, which no map shows.)
 
 # %%
 prompt = "a dark, wide bag"
@@ -865,18 +876,20 @@ images = state.x_t.cpu()
 
 # %% tags=["figure"]
 shown = [list(maps)[k] for k in np.linspace(0, len(maps) - 1, 4).round().astype(int)]
+tops = torch.stack([maps[t][0].amax(0) for t in shown]).amax(0).tolist()  # of each piece
 figure, axes = plt.subplots(len(shown), len(pieces) + 1, figsize=(9, 4.8))
 for row, t in zip(axes, shown):
     grid = maps[t][0].T.view(-1, 14, 14)
     row[0].imshow(guesses[t][0, 0], cmap="gray", vmin=-1, vmax=1)
-    for ax, one in zip(row[1:], grid):
-        ax.imshow(one, vmin=0, vmax=maps[t][0].max())
+    for ax, one, top in zip(row[1:], grid, tops):
+        ax.imshow(one, vmin=0, vmax=top)
     row[0].set_ylabel(f"t = {t}")
     for ax in row:
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
-for ax, piece in zip(axes[0], ["estimate", *pieces]):
-    ax.set_title(piece, fontsize=9, loc="center")
+axes[0, 0].set_title("estimate", fontsize=9, loc="center")
+for ax, piece, top in zip(axes[0, 1:], pieces, tops):
+    ax.set_title(f"{piece}\n0 to {top:.2f}", fontsize=9, loc="center")
 figure.suptitle("Places that look at a piece are bright; from noise (top) to image")
 plt.show()
 
@@ -894,7 +907,7 @@ table.round(2)
 
 # %% [markdown]
 # Such maps are drawn often (Hertz et al. 2022 edit images by them). They say where a place *looks*, not what it does with
-# what it finds: much of the weight may rest on pieces that mean nothing, such as [SEP]. To know what a word *does*, take
+# what it finds: much of the weight may rest on pieces that are no words, such as [SEP]. To know what a word *does*, take
 # it away.
 #
 # **Predict before you run:** the piece "dark" is hidden from every layer, and from the mean. Are the bags still dark?
@@ -913,7 +926,9 @@ def without_piece(prompt, *hidden):
 
 # %%
 count = course.pick(test=2, cpu=60, gpu=300)
-hidden = {"nothing": (), "dark": ("dark",), "wide": ("wide",), "both": ("dark", "wide")}
+hidden = {"nothing": (), "the comma": (",",), "dark": ("dark",), "wide": ("wide",)}
+hidden |= {"dark and wide": ("dark", "wide"), "bag": ("bag",)}
+hidden["dark, wide and bag"] = ("dark", "wide", "bag")
 rows = {}
 for name, gone in hidden.items():
     images = draw(without_piece(prompt, *gone).repeat(count), 90, guidance=weight)
@@ -926,8 +941,9 @@ rows["the sentence 'a bag'"] = {w: percent(np.array([w in o for o in words])) fo
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# What is left where a piece is hidden came through the *other* pieces: the encoder has read the whole sentence, and
-# "bag" after "dark" is another vector (section 1). So a map is no proof of where a word acts.
+# The comma is the control: a change there would come from a mask that was never met in training. What is left where a
+# word is hidden came through the *other* pieces: the encoder has read the whole sentence, and "bag" after "dark" is
+# another vector (section 1). So a map is no proof of where a word acts.
 
 # %% [markdown]
 # ## 6. Latents · *core*
@@ -1007,8 +1023,8 @@ print(
 # %% [markdown]
 # From here on the autoencoder is frozen, and an image's latents are the *means* (the draws were for the training).
 #
-# **The floor of all that follows** is what the autoencoder loses: an image that diffusion draws in latents can be no
-# better than one that was only encoded and decoded.
+# **The floor of all that follows** is what the autoencoder loses: an image that diffusion draws in latents can have no
+# finer detail than one that was only encoded and decoded.
 #
 # **Is it a generator already?** The latents were pulled towards a normal distribution. So draw from one and decode. Two
 # are tried: the normal with the latents' mean and variance alone, and the one with all their covariances too.
@@ -1076,11 +1092,8 @@ show_images(torch.cat(shown), columns=10, scale=2, title=finding)
 
 # %%
 a_bar = diffusion.schedule.alphas_cumprod
-stds = {
-    "scaled, s = 1": 1.0,
-    f"as they come, s = {raw.std():.2f}": float(raw.std()),
-    "s = 5": 5.0,
-}
+stds = {"scaled, s = 1": 1.0, f"as they come, s = {raw.std():.2f}": float(raw.std())}
+stds["Stable Diffusion's, s = 5.5"] = 1 / 0.18215
 rows = {}
 for name, s in stds.items():
     snr = s**2 * a_bar / (1 - a_bar)
@@ -1104,7 +1117,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # Why are the others frozen? If the loss of diffusion could change the encoder, it would make all latents equal: the
 # noise could then be read off $x_t$, and the loss be zero.
 #
-# A step costs less. How much less, measured here on batches of 64:
+# **Predict before you run:** does a step cost less? Measured on batches of 64:
 
 
 # %%
@@ -1128,7 +1141,7 @@ network = UNet(4, channels=96, multipliers=(1,), stem=1, **words_of)
 sides = {
     "U-Net, pixels": (UNet(**words_of), told),
     "U-Net, latents": (network, latents),
-    "Transformer, pixels": (DiT(**words_of), told),
+    "Transformer, pixels": (DiT(channels=120, **words_of), told),
 }
 rows = {}
 for name, (one, images) in sides.items():
@@ -1211,21 +1224,28 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 #
 # And with more patience, from the stored runs: equal seconds, of which the autoencoder's count for the latents.
 #
-# **Predict before you run:** pixels or latents, after equal seconds? And how much is lost without the scale?
+# **Predict before you run:** pixels or latents, after equal seconds? And is anything lost without the scale, where the
+# latents come with an $s$ near 1? With $s = 5$?
 
 # %%
-variants = ["words", "latents", "latents, not scaled"]
-costs, results = ["ms a step", "steps", "ms an image"], ["seen: class", "seen: words"]
+variants = ["words", "latents", "latents, not scaled", "latents, s = 5"]
+costs = ["seconds", "before", "ms a step", "steps", "ms an image"]
+results = ["Frechet distance", "seen: class", "seen: words"]
+spreads = ended[ended.variant.isin(variants[1:])].groupby("variant").spread.mean()
+print("standard deviation of latents:", *(f"{n} {s:.2f};" for n, s in spreads.items()))
 print("means of the seeds and 95% intervals; agreement in percent")
-stored_table(variants, costs, ["Frechet distance", *results]).T
+display(stored_table(variants, costs, results).T)
+differences("latents", ["words", *variants[2:]], results)
 
 # %% [markdown]
-# Latents exchange cheaper steps for what the autoencoder loses, and that cannot be had back. On images of 28x28 a step
-# in pixels is cheap anyway. Stable Diffusion's images are 48 times as many numbers as its latents ($512^2 \cdot 3$
-# against $64^2 \cdot 4$), and its U-Net is some 400 times the size of ours (860 million weights; README of
-# CompVis/stable-diffusion). There the exchange pays: in inpainting, Rombach et al. (section 4.5) measured latents to be
-# at least 2.7 times as fast as pixels, with a better distance. The unscaled latents have the same network, images and
-# seconds: only the noise levels at which it works have moved.
+# (*before*: the seconds of the autoencoder, encoding included. It is trained once for as many networks as one likes.)
+# The second table has the differences from *latents*. Three things move with $s$: the noise levels, the spread of what
+# the network sees, and the weight of the loss where there is much noise. With $s$ near 1 all three are small.
+#
+# Latents exchange cheaper steps for what the autoencoder loses, and that cannot be had back. Stable Diffusion's images
+# are 48 times as many numbers as its latents ($512^2 \cdot 3$ against $64^2 \cdot 4$), and its U-Net is some 400 times
+# the size of ours (860 million weights; README of CompVis/stable-diffusion). There the exchange pays: in inpainting,
+# Rombach et al. (section 4.5) measured latents to be at least 2.7 times as fast as pixels, with a better distance.
 
 # %% [markdown]
 # ## 7. A Transformer in the U-Net's place · *core*
@@ -1286,8 +1306,9 @@ torch.testing.assert_close(mine, block(x, emb), rtol=1e-4, atol=1e-4)
 print("a new block is the identity; one with weights agrees with the block by hand")
 
 # %% [markdown]
-# Beside the U-Net, at about equal weights and equal seconds, both with cross-attention to the same words, on pixels and
-# on latents (patches of 1x1 there). The curves show where each stands as training goes on.
+# Here it tells the timestep; the words come by cross-attention between the two branches, as in PixArt-alpha (Chen et al.
+# 2023). Beside the U-Net, at equal weights and equal seconds, both with the same words, on pixels and on latents (patches
+# of 1x1 there):
 
 # %% tags=["figure"]
 figure, ax = plt.subplots(figsize=(8, 3.8))
@@ -1313,24 +1334,30 @@ print("means of the seeds and 95% intervals; agreement in percent")
 stored_table(list(shown), ["weights", "ms a step", "steps"], results).rename(index=shown).T
 
 # %% [markdown]
+# The learning rate falls over the whole length, so the first three points show the way of a longer training, not what a
+# shorter one would reach. And the recipe was tuned in this course for the U-Net, the patches' size by the clock; a
+# Transformer tuned as long might stand elsewhere.
+#
 # A convolution knows from the start that neighbours belong together and that a thing may lie elsewhere. A Transformer has
-# to learn that. Its merit is another one: it has one kind of block and no shape to tune, and Peebles & Xie (2023, section
-# 5) found that its distance falls steadily with the arithmetic spent on it. That was seen over a wide range of sizes, and
-# a few minutes on one core can neither show nor refute it.
+# to learn that. In latents of 7x7 our U-Net has one level only, and less of that head start. What speaks for the
+# Transformer is seen at other sizes: it has one kind of block and no shape to tune, and Peebles & Xie (2023, section 5)
+# found that its distance falls steadily with the arithmetic spent on it. A few minutes on one core can neither show nor
+# refute that.
 
 # %% [markdown]
 # ## 8. How the large ones are put together · *further*
 #
-# Every part of the public text-to-image models has its small sibling in this course.
+# Most parts of the public text-to-image models have a small sibling in this course. (None here: attention over words and
+# patches together, guidance distilled into the network, and SDXL's labels for an image's size and crop.)
 #
 # | part | Stable Diffusion 1 | SDXL | Stable Diffusion 3 | Flux.1 | here |
 # | --- | --- | --- | --- | --- | --- |
 # | text | CLIP, words | CLIP and OpenCLIP, words; OpenCLIP's pooled too | two CLIPs and T5; pooled too | T5, words; CLIP, pooled | MiniLM: `text_encoder` (section 1) |
-# | how it is heard | cross-attention | cross-attention, pooled in the timestep's vector | one attention over words and patches together; pooled in adaLN | the same, and blocks with one stream | `CrossAttention`, `text="pooled"` (2) |
-# | network | U-Net | U-Net, more Transformer blocks at its lower levels | Transformer (MM-DiT) | Transformer | `UNet` (03), `DiT` (7) |
+# | how it is heard | cross-attention | cross-attention, pooled in the timestep's vector | one attention over words and patches together; pooled in adaLN | the same, and blocks with one stream | `CrossAttention`, `text="both"` (2) |
+# | network | U-Net | U-Net, more Transformer blocks at its lower levels | Transformer (MM-DiT) | Transformer | `UNet` ([03](03_unet.ipynb)), `DiT` (7) |
 # | latents | 4 channels, an eighth of the side | the same, trained anew | 16 channels | 16 channels | 4 channels, a quarter: `Autoencoder` (6) |
-# | process | noise, DDPM's schedule altered ($\sqrt\beta$ rises evenly) | the same | flow matching, timesteps mostly in the middle | flow matching | $v$, cosine (04); flow matching is 08 |
-# | guidance | classifier-free; negative prompts in public code | the same | the same | distilled into the network ([dev]) | `ClassifierFreeGuidance` (07, section 3) |
+# | process | noise, DDPM's schedule altered ($\sqrt\beta$ rises evenly) | the same | flow matching, timesteps mostly in the middle | flow matching | $v$, cosine, timesteps mostly in the middle ([04](04_training.ipynb)); flow matching ([08](08_one_family.ipynb)) |
+# | guidance | classifier-free; negative prompts in public code | the same | the same | distilled into the network ([dev]) | `ClassifierFreeGuidance` ([07](07_guidance.ipynb), section 4) |
 # | source | Rombach et al. 2022; README of CompVis/stable-diffusion | Podell et al. 2023 | Esser et al. 2024 | its model cards and public code | |
 #
 # Three things the table does not say. Stable Diffusion hears the words on the way down too, at all levels but the lowest.
@@ -1453,7 +1480,8 @@ check("15.4", to_patches)
 #    they were.
 # 2. "Does what it is told" is a number only where a meter and a comparison stand beside it: chance, real images, and
 #    what was kept from training.
-# 3. Latents and the Transformer are exchanges of one part each: they cost something here, and pay at other sizes.
+# 3. Latents and the Transformer are exchanges of one part each. What they cost or win here stands in the tables; the
+#    published gains are at other sizes.
 #
 # This is the last notebook. [00](00_the_whole_thing.ipynb) has the map.
 #
@@ -1470,6 +1498,8 @@ check("15.4", to_patches)
 # - Hertz et al. 2022, *Prompt-to-Prompt Image Editing with Cross Attention Control*, arXiv 2208.01626
 # - Ho & Salimans 2022, *Classifier-Free Diffusion Guidance*, arXiv 2207.12598
 # - Peebles & Xie 2023, *Scalable Diffusion Models with Transformers*, arXiv 2212.09748, sections 3.2 and 5
+# - Chen et al. 2023, *PixArt-alpha: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image Synthesis*,
+#   arXiv 2310.00426
 # - Podell et al. 2023, *SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis*, arXiv 2307.01952,
 #   section 2
 # - Esser et al. 2024, *Scaling Rectified Flow Transformers for High-Resolution Image Synthesis*, arXiv 2403.03206,
