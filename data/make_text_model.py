@@ -40,7 +40,8 @@ def make(data: Data, steps: int, out: Path, target: Path) -> str:
         if state.step % 100 == 0:
             print(f"step {state.step}  loss {state.loss:.4f}  {state.seconds:.0f} s", flush=True)
     save_model(target, *load_model(out / MODEL), dtype=torch.float16, **read_notes(out / MODEL), seed=SEED)
-    weights, version = sum(parameter.numel() for parameter in model.parameters()), torch.__version__.split("+")[0]
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
     return f"""| | |
 | --- | --- |
 | network | `UNet(text="both")`: 48 channels, levels 1 and 2, one block each, 2x2 stem, {weights:,} parameters |
@@ -49,7 +50,7 @@ def make(data: Data, steps: int, out: Path, target: Path) -> str:
 | data | {len(data.told):,} training images of Fashion-MNIST with {len(data.told.classes):,} different prompts |
 | command | `OMP_NUM_THREADS=1 python data/make_text_model.py`, seed {SEED} |
 | training | {steps:,} steps of 64 images by the default recipe of `train`; prompts hidden with probability 0.1 |
-| wall time | {state.seconds / 60:.0f} minutes on one core, with other work beside it; Python {platform.python_version()}, torch {version} |
+| wall time | {state.seconds / 60:.0f} minutes on one core, with other work beside it; {versions} |
 | licence | MIT, as the course; the data are Zalando's, MIT; the encoder's card says Apache-2.0 |
 """
 
@@ -111,8 +112,8 @@ python -m utils.diffusion sample data/checkpoints/{args.target.name} --prompt "a
 ```
 
 {about}
-**Agreement with the prompt**, {args.count} images each, by 2M with {EVALUATIONS} evaluations: the class by the course's own
-classifier ([its card](classifier.md)), brightness and one other word by the measurement that made the prompts. Of
+**Agreement with the prompt**, {args.count} images each, by 2M with {EVALUATIONS} evaluations: the class by the course's
+own classifier ([its card](classifier.md)), brightness and one other word by the measurement that made the prompts. Of
 prompts like those of the training, noises of seed {CHOSEN_BY}:
 
 {measure(args.target, data, args.count)}
