@@ -28,7 +28,7 @@
 # **You need** Python, basic PyTorch, and guidance (07). The encoder is that of notebook 11. A trained network lies in
 # `data/checkpoints`.
 #
-# **Time:** about five minutes on two cores. For you: 20 minutes of reading for the *core*, and half an hour for your
+# **Time:** about five minutes on two cores. For you: 25 minutes of reading for the *core*, and half an hour for your
 # three pieces.
 
 # %% tags=["setup"]
