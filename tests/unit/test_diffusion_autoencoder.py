@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_unet
 from utils.diffusion.autoencoder import Autoencoder, Reconstruction
@@ -21,14 +22,28 @@ def trained(steps: int = 30, **options):
 
 
 def test_the_divergence_in_closed_form_and_the_draw():
-    """(mean^2 + variance - 1 - log variance) / 2 (Kingma & Welling 2014, appendix B); mean + sigma noise."""
+    """That of torch's distributions from a standard normal (Kingma & Welling 2014, appendix B); mean + sigma noise."""
     model, x, noise = Autoencoder(**SMALL), torch.randn(2, 1, 8, 12), torch.randn(2, 1, 8, 12)
     image, found = model(x, noise)
     mean, log_variance = model.encoder(x).split(3, dim=1)
-    torch.testing.assert_close(found, (mean**2 + log_variance.exp() - 1 - log_variance) / 2)
+    expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(torch.zeros_like(mean), 1.0))
+    torch.testing.assert_close(found, expected)
     folded = noise.reshape(2, 2, 4, 3, 4).permute(0, 2, 4, 1, 3).reshape(2, 16, 2, 3)[:, :3]
     torch.testing.assert_close(image, model.decoder(mean + (log_variance / 2).exp() * folded))
     assert image.shape == x.shape and model.encode(x).shape == (2, 3, 2, 3)
+
+
+def test_the_divergence_keeps_its_digits_in_short_precision():
+    model, x, noise = Autoencoder(**SMALL), torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    for parameter in model.encoder[-1].parameters():
+        nn.init.constant_(parameter, 2**-7)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, found = model(x, noise)
+        mean, log_variance = model.encoder(x).double().chunk(2, dim=1)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(
+        found.double(), (mean**2 + log_variance.expm1() - log_variance) / 2, atol=1e-6, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.5])

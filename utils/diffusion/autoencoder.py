@@ -14,7 +14,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
 
 from utils.diffusion.checks import check_numbers
 from utils.diffusion.images import ImageSet, to_float
@@ -58,10 +57,9 @@ class Autoencoder(nn.Module):
 
         noise: standard normal, of the shape of x_0; folded to that of the latents, which are fewer numbers.
         """
-        mean, log_variance = self.encoder(x_0).chunk(2, dim=1)
-        latents = Normal(mean, (log_variance / 2).exp(), validate_args=False)
-        drawn = latents.mean + latents.stddev * F.pixel_unshuffle(noise, FACTOR)[:, : mean.shape[1]]
-        return self.decoder(drawn), kl_divergence(latents, Normal(torch.zeros_like(mean), 1.0))
+        mean, log_variance = self.encoder(x_0).to(x_0.dtype).chunk(2, dim=1)  # float32, whatever autocast computes in
+        drawn = mean + (log_variance / 2).exp() * F.pixel_unshuffle(noise, FACTOR)[:, : mean.shape[1]]
+        return self.decoder(drawn), (mean.square() + log_variance.exp() - 1 - log_variance) / 2
 
     def encode(self, x_0: Tensor) -> Tensor:
         """Images in [-1, 1] to the means of their latents, times `scale`. ValueError where H or W does not fit."""
