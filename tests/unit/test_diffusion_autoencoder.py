@@ -104,11 +104,13 @@ def test_diffusion_in_latents():
     assert last.step == 2
     with pytest.raises(ValueError, match=r"images must lie in \[-1, 1\], got values from"):
         next(train(tiny_unet(**options), tiny_diffusion(), latents.pixels, steps=2, **OPTIONS))
-    draw = dict(y=[1, 2, 3], sampler="ddim", steps=3, batch_size=2, clip=False)
+    draw = dict(y=[1, 2, 3], sampler="ddim", steps=3, batch_size=2)
     raw = generate(last.ema_model, tiny_diffusion(), 3, (3, 2, 2), **draw, decode=lambda x: x / 1000) * 1000
     drawn = generate(last.ema_model, tiny_diffusion(), 3, (3, 2, 2), **draw, decode=state.ema_model.decode)
     assert raw.abs().max() > 1 and drawn.shape == (3, 1, 8, 8) and not drawn.requires_grad
     torch.testing.assert_close(drawn, state.ema_model.decode(raw).clamp(-1, 1), atol=1e-4, rtol=1e-4)
+    clipped = generate(last.ema_model, tiny_diffusion(), 3, (3, 2, 2), **draw, clip=True, decode=lambda x: x / 1000)
+    assert (1000 * clipped).abs().max() <= 1 + 1e-4
 
 
 def test_bad_sizes():

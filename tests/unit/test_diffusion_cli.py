@@ -299,7 +299,7 @@ def test_an_empty_folder_as_data(tmp_path):
         (["--steps", "51"], "steps must lie in 1..50"),
         (["--label", "11"], "label 11 is outside the classes 0..9"),
         (["--guidance", "nan"], "weight must be a finite number, got nan"),
-        (["--guidance", "2", "--negative-label", "10"], "label 10 is outside the classes 0..9"),
+        (["--guidance", "2", "--negative-label", "11"], "label 11 is outside the classes 0..9"),
         (
             ["--guidance", "2", "--interval", "20", "50"],
             "interval must be two timesteps of 0..49, the lower first; got ",

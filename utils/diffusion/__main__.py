@@ -147,14 +147,13 @@ def run_sample(args: argparse.Namespace) -> None:
 def read_prompts(args: argparse.Namespace, model: torch.nn.Module) -> None:
     """Put the labels of --prompt and --negative where those of classes stand."""
     name, prompts, labels = args.checkpoint.name, (args.prompt, args.negative), (args.label, args.negative_label)
-    if model.encoder is None and prompts != (None, None):
+    if model.encoder_name is None and prompts != (None, None):
         raise ValueError(f"{name} was trained without prompts; leave --prompt and --negative out")
-    if model.encoder is not None and (args.prompt is None or labels != (None, None)):
+    if model.encoder_name is not None and (args.prompt is None or labels != (None, None)):
         raise ValueError(f'{name} was trained with prompts; give --prompt "a dark, wide bag", say, and no label')
-    if model.encoder is not None:
-        text = text_encoder(model.encoder)
-        args.label = int(text(args.prompt))
-        args.negative_label = int(text(args.negative)) if args.negative else None
+    if model.encoder_name is not None:
+        text = text_encoder(model.encoder_name)
+        args.label, args.negative_label = (None if one is None else int(text(one)) for one in prompts)
 
 
 def guidance_of(args: argparse.Namespace) -> ClassifierFreeGuidance | None:

@@ -3,7 +3,7 @@
     autoencoder = Autoencoder()
     for state in train(autoencoder, Reconstruction(), images, steps=2000): ...
     latents = state.ema_model.encode_set(images)              # an ImageSet to train a UNet(4, stem=1) on
-    generate(model, diffusion, 64, (4, 7, 7), clip=False, decode=state.ema_model.decode)
+    generate(model, diffusion, 64, (4, 7, 7), decode=state.ema_model.decode)
 
 A variational autoencoder (Kingma & Welling 2014) whose divergence weighs little (Rombach et al. 2022, section 3.1,
 where a perceptual and an adversarial loss are added).

@@ -57,9 +57,8 @@ def draw_trajectories(
     check_numbers(count=count, batch_size=batch_size, seed=seed)
     device, classes = first_weight(teacher, torch.empty(0)).device, getattr(teacher, "num_classes", None)
     trajectories, labels, options = [], [], dict(sampler="dpmpp_2m", steps=steps, clip=clip)
-    for part in tqdm(
-        torch.arange(count).split(batch_size), desc="trajectories", leave=False, disable=not progress or None
-    ):
+    parts = torch.arange(count).split(batch_size)
+    for part in tqdm(parts, desc="trajectories", leave=False, disable=not progress or None):
         generator = torch.Generator().manual_seed(stream_seed(seed, "trajectories", int(part[0])))
         y, hidden = None, torch.rand(len(part), generator=generator) < Settings.label_dropout
         if classes is not None:

@@ -44,8 +44,7 @@ class Block(nn.Module):
         return x + gate_2 * self.mlp(modulate(x, shift_2, scale_2))
 
     def attend(self, x: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.out(attention(q, k, v)[0].transpose(1, 2).flatten(2))
+        return self.out(attention(*self.qkv(x).chunk(3, dim=-1), self.heads)[0])
 
 
 class DiT(Denoiser):
@@ -68,21 +67,18 @@ class DiT(Denoiser):
     ):
         numbers = dict(in_channels=in_channels, channels=channels, depth=depth, heads=heads, patch=patch)
         super().__init__(check_numbers(**numbers, num_classes=num_classes), channels, channels, text, encoder)
-        if channels % heads or channels % 4:
-            raise ValueError(f"channels must be a multiple of 4 and of the {heads} heads, got {channels}")
-        self.patch = patch
+        if channels % heads or channels % 4 or channels < 8:
+            raise ValueError(f"channels must be 8 or more, a multiple of 4 and of the {heads} heads, got {channels}")
+        self.patch = self.size_multiple = patch
         self.stem = nn.Conv2d(in_channels, channels, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(channels, heads, text in ("words", "both")) for _ in range(depth))
         last = nn.Linear(channels, in_channels * patch**2)
         self.head = zero_init(nn.ModuleDict({"modulation": nn.Linear(channels, 2 * channels), "out": last}))
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        self._check_labels(x_t, y)
-        height, width = x_t.shape[-2:]
-        if height % self.patch or width % self.patch:
-            raise ValueError(f"image size {height}x{width} cannot be cut into patches of {self.patch}x{self.patch}")
+        self._check(x_t, y)
         emb, words = self.embed(t, y), self.words(t, y)
-        rows, columns = height // self.patch, width // self.patch
+        rows, columns = (side // self.patch for side in x_t.shape[2:])
         x = self.stem(x_t).flatten(2).mT
         x = x + position_embedding(rows, columns, x.shape[2], x.device).to(x.dtype)
         for block in self.blocks:

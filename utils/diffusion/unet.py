@@ -97,13 +97,13 @@ class Denoiser(nn.Module):
 
     def __init__(self, config: dict, dim: int, emb_dim: int, text: str | None = None, encoder: str | None = None):
         super().__init__()
-        self.config, self.num_classes, self.encoder = config, config["num_classes"], None
+        self.config, self.num_classes, self.encoder_name = config, config["num_classes"], None
         if text is not None:
             if text not in TEXTS or self.num_classes is not None:
                 given = f"{text!r} with num_classes={self.num_classes}"
                 raise ValueError(f"text must be one of {', '.join(TEXTS)}, without classes; got {given}")
-            self.num_classes, self.encoder = NO_PROMPT, encoder or DEFAULT_ENCODER
-            config |= {"text": text, "encoder": self.encoder}  # else left out, as out_channels is
+            self.num_classes, self.encoder_name = NO_PROMPT, encoder or DEFAULT_ENCODER
+            self.config |= {"text": text, "encoder": self.encoder_name}  # else left out, as out_channels is
         self.time_embedding, self.class_embedding = TimestepEmbedding(dim, emb_dim), None
         if text in ("pooled", "both"):
             self.class_embedding = nn.Linear(WIDTH, emb_dim)
@@ -114,24 +114,28 @@ class Denoiser(nn.Module):
         """Timestep and label as one vector (B, emb_dim), already through the SiLU all blocks share."""
         emb = self.time_embedding(t)
         if self.class_embedding is not None:
-            told = self._labels(t, y)
-            if self.encoder is not None:
-                words, mask = text_encoder(self.encoder).look_up(told)
-                told = (words.sum(1) / mask.sum(1, keepdim=True)).to(emb.dtype)
+            words = self.words(t, y)
+            told = self._labels(t, y) if words is None else words[0].sum(1) / words[1].sum(1, keepdim=True)
             emb = emb + self.class_embedding(told)
         return F.silu(emb)
 
     def words(self, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
-        """The words that cross-attention looks at, and their mask; None for a network that has none."""
-        if self.config.get("text") not in ("words", "both"):
+        """The words of each prompt (B, LENGTH, WIDTH), and their mask; None for a network that is told no prompts."""
+        if self.encoder_name is None:
             return None
-        words, mask = text_encoder(self.encoder).look_up(self._labels(t, y))
+        words, mask = text_encoder(self.encoder_name).look_up(self._labels(t, y))
         return words.to(self.stem.weight.dtype), mask
 
     def _labels(self, t: Tensor, y: Tensor | None) -> Tensor:
         return torch.full_like(t, self.num_classes, dtype=torch.long) if y is None else y.long()
 
-    def _check_labels(self, x_t: Tensor, y: Tensor | None) -> None:
+    def _check(self, x_t: Tensor, y: Tensor | None) -> None:
+        channels, height, width = x_t.shape[1:]
+        if channels != self.config["in_channels"]:
+            raise ValueError(f"images have {channels} channels, but the network {self.config['in_channels']}")
+        if height % self.size_multiple or width % self.size_multiple:
+            advice = f"multiples of {self.size_multiple}; resize or pad the images, or build it otherwise"
+            raise ValueError(f"image size {height}x{width} cannot be halved or cut by this network: it takes {advice}")
         if y is None:
             return
         if self.num_classes is None:
@@ -225,15 +229,6 @@ class UNet(Denoiser):
         for stage in self.up:
             x = stage(torch.cat([x, skips.pop()], dim=1), emb, words) if isinstance(stage, _Stage) else stage(x)
         return F.pixel_shuffle(self.head(x), self.stem_size)
-
-    def _check(self, x_t: Tensor, y: Tensor | None) -> None:
-        self._check_labels(x_t, y)
-        height, width = x_t.shape[-2:]
-        if x_t.shape[1] != self.config["in_channels"]:
-            raise ValueError(f"images have {x_t.shape[1]} channels, but the network {self.config['in_channels']}")
-        if height % self.size_multiple or width % self.size_multiple:
-            advice = f"multiples of {self.size_multiple}; resize or pad the images, or use fewer multipliers"
-            raise ValueError(f"image size {height}x{width} cannot be halved by this network, which takes {advice}")
 
 
 class _Stage(nn.Module):
