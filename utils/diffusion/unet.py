@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.diffusion.checks import check_labels, check_numbers
-from utils.diffusion.conditioning import DEFAULT_ENCODER, NO_PROMPT, TEXTS, WIDTH, CrossAttention, text_encoder
+from utils.diffusion.conditioning import DEFAULT_ENCODER, ENCODERS, NO_PROMPT, WAYS, WIDTH, CrossAttention, text_encoder
 from utils.diffusion.embeddings import TimestepEmbedding
 
 
@@ -90,7 +90,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Denoiser(nn.Module):
+class Conditioned(nn.Module):
     """What UNet and DiT share: their options, timestep and label as one vector, and the words of a prompt."""
 
     distilled: dict | None = None
@@ -98,10 +98,11 @@ class Denoiser(nn.Module):
     def __init__(self, config: dict, dim: int, emb_dim: int, text: str | None = None, encoder: str | None = None):
         super().__init__()
         self.config, self.num_classes, self.encoder_name = config, config["num_classes"], None
+        if encoder is not None and (text is None or encoder not in ENCODERS):
+            raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, for a network with text; got {encoder!r}")
         if text is not None:
-            if text not in TEXTS or self.num_classes is not None:
-                given = f"{text!r} with num_classes={self.num_classes}"
-                raise ValueError(f"text must be one of {', '.join(TEXTS)}, without classes; got {given}")
+            if text not in WAYS or self.num_classes is not None:
+                raise ValueError(f"text must be one of {', '.join(WAYS)}, without classes; got {text!r}, {config}")
             self.num_classes, self.encoder_name = NO_PROMPT, encoder or DEFAULT_ENCODER
             self.config |= {"text": text, "encoder": self.encoder_name}  # else left out, as out_channels is
         self.time_embedding, self.class_embedding = TimestepEmbedding(dim, emb_dim), None
@@ -136,17 +137,15 @@ class Denoiser(nn.Module):
         if height % self.size_multiple or width % self.size_multiple:
             advice = f"multiples of {self.size_multiple}; resize or pad the images, or build it otherwise"
             raise ValueError(f"image size {height}x{width} cannot be halved or cut by this network: it takes {advice}")
-        if y is None:
-            return
-        if self.num_classes is None:
+        if y is not None and self.num_classes is None:
             raise ValueError("labels were given, but this network has no classes; build it with num_classes=...")
-        if y.dtype.is_floating_point or y.shape != x_t.shape[:1]:
+        if y is not None and (y.dtype.is_floating_point or y.shape != x_t.shape[:1]):
             raise ValueError(f"y must hold one whole number per image; got {y.dtype} of shape {tuple(y.shape)}")
-        if y.device.type == "cpu":  # a GPU would have to wait
+        if y is not None and y.device.type == "cpu":  # a GPU would have to wait
             check_labels(y, self.num_classes, hidden=True)
 
 
-class UNet(Denoiser):
+class UNet(Conditioned):
     """The denoising network.
 
     in_channels: channels of the image (1 grey, 3 colour).
@@ -162,7 +161,7 @@ class UNet(Denoiser):
         at each in the middle and on the way up ("words"), or "both". encoder: the name of theirs.
 
     Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, out_channels, H, W). Raises ValueError
-    where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is outside the classes.
+    where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is of no class or prompt.
 
     Attribute distilled: {"sampler": ..., "evaluations": [...]} that a distilled network is for; None for any other.
     """
