@@ -120,4 +120,13 @@ def test_bad_sizes():
         Autoencoder(latent_channels=0)
     with pytest.raises(ValueError, match="kl_weight must be a number of at least 0, got -1"):
         Reconstruction(-1)
-    assert isinstance(Autoencoder(3, 16).decoder[-1], nn.PixelShuffle)
+    with pytest.raises(ValueError, match="latent_channels must be at most 16, got 17"):
+        Autoencoder(1, 16, latent_channels=17)
+
+
+def test_colour_and_as_many_latents_as_there_can_be():
+    model, x = Autoencoder(3, 16, latent_channels=48), torch.randn(2, 3, 8, 12)
+    latents = model.encode(x)
+    assert latents.shape == (2, 48, 2, 3) and model.decode(latents).shape == x.shape
+    image, divergences = model(x, torch.randn_like(x))
+    assert image.shape == x.shape and divergences.shape == latents.shape

@@ -149,9 +149,7 @@ def sample(
     if y is not None:
         y = as_labels(y, shape[0])
         if getattr(model, "num_classes", None) is not None:
-            check_labels(
-                y, model.num_classes, True, getattr(model, "encoder_name", None)
-            )  # once, before a GPU has them
+            check_labels(y, model.num_classes, True, getattr(model, "encoder_name", None))  # before a GPU has them
         y = y.to(device)
     made_for = getattr(model, "distilled", None)
     if steps is None:

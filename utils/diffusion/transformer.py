@@ -51,7 +51,8 @@ class DiT(Conditioned):
     """The denoising network as a Transformer: (B, C, H, W) -> patches (B, N, channels) -> blocks -> (B, C, H, W).
 
     channels: width of a patch's vector, divisible by 4 and by heads. patch: its side, which divides height and width.
-    depth: blocks. heads: of each attention. in_channels, num_classes, text, encoder, call, ValueErrors: as in UNet.
+    depth: blocks. heads: of each attention. in_channels, num_classes, text, encoder, call, ValueErrors: as in UNet,
+    except that none learns a variance.
     """
 
     def __init__(
