@@ -22,8 +22,8 @@ from utils.ner.encoders import find_minilm, load_encoder
 
 NAMES = ["a bag", "a dark bag", "a sneaker", "a wide sneaker"]
 MADE = {
-    "UNet": lambda text, **more: tiny_unet(num_classes=None, dropout=0.0, text=text, encoder="stand-in", **more),
-    "DiT": lambda text, **more: DiT(channels=32, depth=2, text=text, encoder="stand-in", **more),
+    "UNet": lambda text, **more: tiny_unet(num_classes=None, dropout=0.0, text=text, encoder=text and "stand-in", **more),
+    "DiT": lambda text, **more: DiT(channels=32, depth=2, text=text, encoder=text and "stand-in", **more),
 }
 
 
