@@ -21,9 +21,16 @@ from utils.diffusion.transformer import DiT
 from utils.ner.encoders import find_minilm, load_encoder
 
 NAMES = ["a bag", "a dark bag", "a sneaker", "a wide sneaker"]
+
+
+def encoder_for(text):
+    """The encoder of a network that is told prompts."""
+    return text and "stand-in"
+
+
 MADE = {
-    "UNet": lambda text, **more: tiny_unet(num_classes=None, dropout=0.0, text=text, encoder=text and "stand-in", **more),
-    "DiT": lambda text, **more: DiT(channels=32, depth=2, text=text, encoder=text and "stand-in", **more),
+    "UNet": lambda text, **more: tiny_unet(num_classes=None, dropout=0.0, text=text, encoder=encoder_for(text), **more),
+    "DiT": lambda text, **more: DiT(channels=32, depth=2, text=text, encoder=encoder_for(text), **more),
 }
 
 
