@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
 from tests.tiny import OPTIONS, digits, tiny_diffusion, tiny_unet
 from utils.diffusion.autoencoder import Autoencoder, Reconstruction
@@ -21,14 +22,28 @@ def trained(steps: int = 30, **options):
 
 
 def test_the_divergence_in_closed_form_and_the_draw():
-    """(mean^2 + variance - 1 - log variance) / 2 (Kingma & Welling 2014, appendix B); mean + sigma noise."""
+    """That of torch's distributions from a standard normal (Kingma & Welling 2014, appendix B); mean + sigma noise."""
     model, x, noise = Autoencoder(**SMALL), torch.randn(2, 1, 8, 12), torch.randn(2, 1, 8, 12)
     image, found = model(x, noise)
     mean, log_variance = model.encoder(x).split(3, dim=1)
-    torch.testing.assert_close(found, (mean**2 + log_variance.exp() - 1 - log_variance) / 2)
+    expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(torch.zeros_like(mean), 1.0))
+    torch.testing.assert_close(found, expected)
     folded = noise.reshape(2, 2, 4, 3, 4).permute(0, 2, 4, 1, 3).reshape(2, 16, 2, 3)[:, :3]
     torch.testing.assert_close(image, model.decoder(mean + (log_variance / 2).exp() * folded))
     assert image.shape == x.shape and model.encode(x).shape == (2, 3, 2, 3)
+
+
+def test_the_divergence_keeps_its_digits_in_short_precision():
+    model, x, noise = Autoencoder(**SMALL), torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    for parameter in model.encoder[-1].parameters():
+        nn.init.constant_(parameter, 2**-7)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, found = model(x, noise)
+        mean, log_variance = model.encoder(x).double().chunk(2, dim=1)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(
+        found.double(), (mean**2 + log_variance.expm1() - log_variance) / 2, atol=1e-6, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.5])
@@ -89,11 +104,13 @@ def test_diffusion_in_latents():
     assert last.step == 2
     with pytest.raises(ValueError, match=r"images must lie in \[-1, 1\], got values from"):
         next(train(tiny_unet(**options), tiny_diffusion(), latents.pixels, steps=2, **OPTIONS))
-    draw = dict(y=[1, 2, 3], sampler="ddim", steps=3, batch_size=2, clip=False)
+    draw = dict(y=[1, 2, 3], sampler="ddim", steps=3, batch_size=2)
     raw = generate(last.ema_model, tiny_diffusion(), 3, (3, 2, 2), **draw, decode=lambda x: x / 1000) * 1000
     drawn = generate(last.ema_model, tiny_diffusion(), 3, (3, 2, 2), **draw, decode=state.ema_model.decode)
     assert raw.abs().max() > 1 and drawn.shape == (3, 1, 8, 8) and not drawn.requires_grad
     torch.testing.assert_close(drawn, state.ema_model.decode(raw).clamp(-1, 1), atol=1e-4, rtol=1e-4)
+    clipped = generate(last.ema_model, tiny_diffusion(), 3, (3, 2, 2), **draw, clip=True, decode=lambda x: x / 1000)
+    assert (1000 * clipped).abs().max() <= 1 + 1e-4
 
 
 def test_bad_sizes():
@@ -103,4 +120,13 @@ def test_bad_sizes():
         Autoencoder(latent_channels=0)
     with pytest.raises(ValueError, match="kl_weight must be a number of at least 0, got -1"):
         Reconstruction(-1)
-    assert isinstance(Autoencoder(3, 16).decoder[-1], nn.PixelShuffle)
+    with pytest.raises(ValueError, match="latent_channels must be at most 16, got 17"):
+        Autoencoder(1, 16, latent_channels=17)
+
+
+def test_colour_and_as_many_latents_as_there_can_be():
+    model, x = Autoencoder(3, 16, latent_channels=48), torch.randn(2, 3, 8, 12)
+    latents = model.encode(x)
+    assert latents.shape == (2, 48, 2, 3) and model.decode(latents).shape == x.shape
+    image, divergences = model(x, torch.randn_like(x))
+    assert image.shape == x.shape and divergences.shape == latents.shape

@@ -16,10 +16,12 @@ from PIL import Image
 from tests.tiny import tiny_diffusion, tiny_unet
 from utils.diffusion import __main__ as cli
 from utils.diffusion.__main__ import main
+from utils.diffusion.autoencoder import Autoencoder
 from utils.diffusion.checkpoints import load_model, read_notes, save_model
 from utils.diffusion.conditioning import text_encoder
 from utils.diffusion.guidance import ClassifierFreeGuidance
 from utils.diffusion.sampling import generate
+from utils.diffusion.transformer import DiT
 from utils.files import load_state
 
 TRAIN = ["train", "--data", "digits", "--steps", "6", "--batch-size", "16", "--channels", "16", "--timesteps", "50"]
@@ -281,6 +283,22 @@ def test_bad_prompts(with_prompts, tmp_path, options, message):
     assert isinstance(code, str) and code.startswith("error: ") and message in code and "\n" not in code
 
 
+@pytest.mark.parametrize("prompt", [[], ["--prompt", "a bag"]])
+@pytest.mark.parametrize("make", [lambda: Autoencoder(channels=8), lambda: tiny_unet(in_channels=4, stem=1)])
+def test_what_draws_no_images(tmp_path, make, prompt):
+    save_model(tmp_path / "m.safetensors", make(), tiny_diffusion(), size=8)
+    code = command("sample", tmp_path / "m.safetensors", *prompt, "--steps", "1", "--out", tmp_path / "a.png")
+    assert code == "error: m.safetensors draws no images: it is an autoencoder, or draws the latents of one"
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_transformer_draws(tmp_path):
+    model = DiT(channels=32, depth=1, num_classes=3)
+    save_model(tmp_path / "m.safetensors", model, tiny_diffusion(), size=8)
+    assert command("sample", tmp_path / "m.safetensors", "--n", "2", "--steps", "1", "--out", tmp_path / "a.pt") == 0
+    assert torch.load(tmp_path / "a.pt", weights_only=True).shape == (2, 1, 8, 8)
+
+
 def test_images_that_are_not_square_are_drawn_as_they_were(tmp_path):
     save_model(tmp_path / "m.safetensors", tiny_unet(), tiny_diffusion(), size=[8, 12])
     assert command("sample", tmp_path / "m.safetensors", "--n", "2", "--steps", "1", "--out", tmp_path / "a.pt") == 0
@@ -299,7 +317,7 @@ def test_an_empty_folder_as_data(tmp_path):
         (["--steps", "51"], "steps must lie in 1..50"),
         (["--label", "11"], "label 11 is outside the classes 0..9"),
         (["--guidance", "nan"], "weight must be a finite number, got nan"),
-        (["--guidance", "2", "--negative-label", "10"], "label 10 is outside the classes 0..9"),
+        (["--guidance", "2", "--negative-label", "11"], "label 11 is outside the classes 0..9"),
         (
             ["--guidance", "2", "--interval", "20", "50"],
             "interval must be two timesteps of 0..49, the lower first; got ",

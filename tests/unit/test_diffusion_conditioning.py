@@ -12,6 +12,7 @@ from tests.unit.test_diffusion_unet import awake
 from utils.diffusion import conditioning
 from utils.diffusion.checkpoints import load_model, save_model
 from utils.diffusion.conditioning import LENGTH, MINILM, NO_PROMPT, WIDTH, CrossAttention, TextEncoder, text_encoder
+from utils.diffusion.distill import draw_trajectories
 from utils.diffusion.guidance import ClassifierFreeGuidance
 from utils.diffusion.images import ImageSet
 from utils.diffusion.sampling import generate
@@ -20,9 +21,16 @@ from utils.diffusion.transformer import DiT
 from utils.ner.encoders import find_minilm, load_encoder
 
 NAMES = ["a bag", "a dark bag", "a sneaker", "a wide sneaker"]
+
+
+def encoder_for(text):
+    """The encoder of a network that is told prompts."""
+    return text and "stand-in"
+
+
 MADE = {
-    "UNet": lambda text, **more: tiny_unet(num_classes=None, dropout=0.0, text=text, encoder="stand-in", **more),
-    "DiT": lambda text, **more: DiT(channels=32, depth=2, text=text, encoder="stand-in", **more),
+    "UNet": lambda text, **more: tiny_unet(num_classes=None, dropout=0.0, text=text, encoder=encoder_for(text), **more),
+    "DiT": lambda text, **more: DiT(channels=32, depth=2, text=text, encoder=encoder_for(text), **more),
 }
 
 
@@ -70,6 +78,61 @@ def test_words_of_ones_own_can_be_kept(text):
     assert torch.equal(kept_mask[0], mask[1])
 
 
+def test_what_is_kept_anew_takes_the_place_of_the_old():
+    text, y = TextEncoder("stand-in"), torch.tensor([conditioning.label_of("mine")])
+    mask = torch.arange(LENGTH)[None] < 3
+    for number in (0.0, 1.0, 2.0):
+        text.remember(["mine"], torch.full((1, LENGTH, WIDTH), number), mask)
+        words, kept = text.look_up(y)
+        assert (words[kept] == number).all() and torch.equal(kept, mask)
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_word_that_is_masked_is_not_in_the_mean(kind, text):
+    words, mask = text.look_up(text(NAMES[1]))
+    smaller = mask & (torch.arange(LENGTH) != 2)
+    text.remember(["without dark"], words, smaller)
+    model, t, y = MADE[kind]("both"), torch.tensor([500]), text("without dark")
+    told = words[0, [0, 1, 3, 4]].mean(0) @ model.class_embedding.weight.T + model.class_embedding.bias
+    torch.testing.assert_close(model.embed(t, y), F.silu(model.time_embedding(t) + told))
+    assert torch.equal(text.look_up(y)[1], smaller)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, WIDTH), (2, LENGTH, WIDTH), (1, LENGTH, 4)])
+def test_words_of_a_wrong_shape_break_nothing(shape):
+    text = TextEncoder("stand-in")
+    before = text.look_up(text(NAMES))
+    with pytest.raises(RuntimeError, match="size"):
+        text.remember(["wrong"], torch.zeros(shape), torch.ones(1, LENGTH, dtype=torch.bool))
+    with pytest.raises(RuntimeError, match="size"):
+        text.remember(["wrong"], torch.zeros(1, LENGTH, WIDTH), torch.ones(1, 5, dtype=torch.bool))
+    assert all(torch.equal(a, b) for a, b in zip(before, text.look_up(text(NAMES))))
+    with pytest.raises(ValueError, match="is of no prompt read here"):
+        text.look_up(torch.tensor([conditioning.label_of("wrong")]))
+
+
+def test_more_prompts_than_are_read_at_once(monkeypatch):
+    monkeypatch.setattr(conditioning, "READ_AT_ONCE", 3)
+    text, one_by_one, read = TextEncoder("stand-in"), TextEncoder("stand-in"), []
+    monkeypatch.setattr(text, "_read", lambda part: read.append(len(part)) or TextEncoder._read(text, part))
+    prompts = [f"bag number {k}" for k in range(8)]
+    y = text([*prompts, *prompts])
+    assert read == [3, 3, 2] and torch.equal(y[:8], y[8:])
+    for prompt in prompts:
+        one_by_one(prompt)
+    assert all(torch.equal(a, b) for a, b in zip(text.look_up(y), one_by_one.look_up(y)))
+
+
+@pytest.mark.skipif(find_minilm() is None, reason="the package with the small encoder is not installed")
+def test_minilm_gives_the_same_bits_in_whatever_order_it_reads():
+    together, alone = TextEncoder(MINILM), TextEncoder(MINILM)
+    y = together([*NAMES, "a dark and wide ankle boot, photographed from its side"])
+    for name in NAMES[::-1]:
+        alone(name)
+    (words, mask), (again, mask_again) = together.look_up(y[:4]), alone.look_up(y[:4])
+    assert torch.equal(words, again) and torch.equal(mask, mask_again)
+
+
 @pytest.mark.skipif(find_minilm() is None, reason="the package with the small encoder is not installed")
 def test_minilm_as_transformers_calls_it():
     text, (encoder, tokenizer) = text_encoder(MINILM), load_encoder()
@@ -91,7 +154,9 @@ def test_bad_prompts_and_labels(text, monkeypatch):
             text(bad)
     with pytest.raises(ValueError, match="a prompt may have 20 pieces, got 32; shorten 'a a a "):
         text(["a bag", "a " * 30])
-    with pytest.raises(ValueError, match="label 5 is of no prompt read here; make it by text_encoder()"):
+    with pytest.raises(
+        ValueError, match=r"label 5 is of no prompt read here; make it by text_encoder\('stand-in'\)\(...\)"
+    ):
         text.look_up(torch.tensor([int(text("a bag")), 5]))
     with pytest.raises(ValueError, match="encoder must be 'all-MiniLM-L6-v2' or 'stand-in', got 'bert'"):
         text_encoder("bert")
@@ -207,6 +272,44 @@ def test_there_and_back(tmp_path, kind, text):
 def test_networks_that_cannot_be(options):
     with pytest.raises(ValueError, match="text must be one of pooled, words, both, without classes; got "):
         tiny_unet(**{"num_classes": None, **options})
+
+
+@pytest.mark.parametrize("options", [dict(encoder="stand-in"), dict(text="words", encoder="bert")])
+@pytest.mark.parametrize("make", [tiny_unet, DiT])
+def test_an_encoder_without_text_or_that_none_knows(make, options):
+    with pytest.raises(ValueError, match="encoder must be one of all-MiniLM-L6-v2, stand-in, for a network with text"):
+        make(**{"num_classes": None, **options})
+
+
+def test_labels_of_no_prompt_are_found_before_the_network_sees_any(tmp_path):
+    model, diffusion = MADE["UNet"]("words"), tiny_diffusion()
+    model.register_forward_pre_hook(lambda module, inputs: pytest.fail("the network was called"))
+    for images, validation in ((digits(), None), (prompted(), digits())):
+        states = train(model, diffusion, images, steps=1, validation=validation, out=tmp_path / "out", **OPTIONS)
+        with pytest.raises(ValueError, match="label 0 is of no prompt read here"):
+            next(states)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="label 1 is of no prompt read here"):
+        generate(model, diffusion, 2, (1, 8, 8), y=[1, 2], steps=1)
+    with pytest.raises(ValueError, match="label 3 is of no prompt read here"):
+        ClassifierFreeGuidance(2.0, negative=3)(model, diffusion)
+
+
+def test_no_negative_prompt_is_the_empty_one(text):
+    model, diffusion, x, t = (
+        awake(MADE["UNet"]("both")),
+        tiny_diffusion(),
+        torch.randn(2, 1, 8, 8),
+        torch.tensor([9, 30]),
+    )
+    y = text(NAMES[:2])
+    by_name = ClassifierFreeGuidance(3.0, negative=int(text("")))(model.eval(), diffusion)(x, t, y)
+    assert torch.equal(by_name, ClassifierFreeGuidance(3.0)(model, diffusion)(x, t, y))
+
+
+def test_trajectories_of_a_network_that_is_told_prompts():
+    with pytest.raises(ValueError, match="told prompts cannot be distilled here"):
+        draw_trajectories(MADE["UNet"]("words"), tiny_diffusion(), 2, (1, 8, 8), steps=8)
 
 
 # -- training and guidance, of which no line knows words -------------------------------------------

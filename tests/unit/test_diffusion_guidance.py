@@ -216,7 +216,7 @@ def test_weights_that_are_no_numbers(bad):
         (dict(interval=(30, 20)), r"interval must be two timesteps of 0..49, the lower first; got \(30, 20\)"),
         (dict(interval=(30,)), r"interval must be two timesteps of 0..49, the lower first; got \(30,\)"),
         (dict(interval="all"), "interval must be two timesteps of 0..49, the lower first; got 'all'"),
-        (dict(negative=10), r"label 10 is outside the classes 0..9"),
+        (dict(negative=11), r"label 11 is outside the classes 0..9"),
         (dict(negative=-1), r"label -1 is outside the classes 0..9"),
         (dict(negative=0.5), "negative must be a whole number, got 0.5"),
         (dict(rescale=1.5), "rescale must be a number from 0 to 1, got 1.5"),

@@ -106,11 +106,19 @@ def test_trains_saves_and_draws(tmp_path):
 
 
 def test_bad_sizes_and_labels():
-    with pytest.raises(ValueError, match="image size 8x9 cannot be cut into patches of 2x2"):
+    with pytest.raises(
+        ValueError, match="image size 8x9 cannot be halved or cut by this network: it takes multiples of 2"
+    ):
         DiT(**SMALL)(torch.zeros(1, 1, 8, 9), torch.tensor([0]))
     for channels, heads in ((30, 5), (32, 5)):
-        with pytest.raises(ValueError, match=f"channels must be a multiple of 4 and of the 5 heads, got {channels}"):
+        with pytest.raises(
+            ValueError, match=f"channels must be 8 or more, a multiple of 4 and of the 5 heads, got {channels}"
+        ):
             DiT(channels=channels, heads=heads)
+    with pytest.raises(ValueError, match="channels must be 8 or more, a multiple of 4 and of the 4 heads, got 4"):
+        DiT(channels=4)
+    with pytest.raises(ValueError, match="images have 3 channels, but the network 1"):
+        DiT(**SMALL)(torch.zeros(1, 3, 8, 8), torch.tensor([0]))
     with pytest.raises(ValueError, match="patch must be a whole number of at least 1, got 0"):
         DiT(patch=0)
     with pytest.raises(ValueError, match="no classes; build it with num_classes"):

@@ -20,7 +20,7 @@ from utils.diffusion.process import PREDICTIONS, VARIANCES, GaussianDiffusion
 from utils.diffusion.sampling import SAMPLERS, generate
 from utils.diffusion.schedules import SCHEDULES, NoiseSchedule
 from utils.diffusion.training import Settings, TrainState, train
-from utils.diffusion.unet import UNet
+from utils.diffusion.unet import Conditioned, UNet
 from utils.files import TrainingDiverged, check_writable, save_state, stream_seed
 
 
@@ -129,6 +129,8 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .png or .pt, got {args.out.name!r}")
     check_writable(args.out)
     model, diffusion = load_model(args.checkpoint, find_device(args.device))
+    if not isinstance(model, Conditioned) or model.config["in_channels"] not in (1, 3):
+        raise ValueError(f"{args.checkpoint.name} draws no images: it is an autoencoder, or draws the latents of one")
     args.sampler = args.sampler or (model.distilled or {"sampler": "dpmpp_2m"})["sampler"]
     read_prompts(args, model)
     each = torch.arange(args.n) % model.num_classes if model.num_classes else None
@@ -147,14 +149,13 @@ def run_sample(args: argparse.Namespace) -> None:
 def read_prompts(args: argparse.Namespace, model: torch.nn.Module) -> None:
     """Put the labels of --prompt and --negative where those of classes stand."""
     name, prompts, labels = args.checkpoint.name, (args.prompt, args.negative), (args.label, args.negative_label)
-    if model.encoder is None and prompts != (None, None):
+    if model.encoder_name is None and prompts != (None, None):
         raise ValueError(f"{name} was trained without prompts; leave --prompt and --negative out")
-    if model.encoder is not None and (args.prompt is None or labels != (None, None)):
+    if model.encoder_name is not None and (args.prompt is None or labels != (None, None)):
         raise ValueError(f'{name} was trained with prompts; give --prompt "a dark, wide bag", say, and no label')
-    if model.encoder is not None:
-        text = text_encoder(model.encoder)
-        args.label = int(text(args.prompt))
-        args.negative_label = int(text(args.negative)) if args.negative else None
+    if model.encoder_name is not None:
+        text = text_encoder(model.encoder_name)
+        args.label, args.negative_label = (None if one is None else int(text(one)) for one in prompts)
 
 
 def guidance_of(args: argparse.Namespace) -> ClassifierFreeGuidance | None:

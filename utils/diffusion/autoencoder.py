@@ -3,7 +3,7 @@
     autoencoder = Autoencoder()
     for state in train(autoencoder, Reconstruction(), images, steps=2000): ...
     latents = state.ema_model.encode_set(images)              # an ImageSet to train a UNet(4, stem=1) on
-    generate(model, diffusion, 64, (4, 7, 7), clip=False, decode=state.ema_model.decode)
+    generate(model, diffusion, 64, (4, 7, 7), decode=state.ema_model.decode)
 
 A variational autoencoder (Kingma & Welling 2014) whose divergence weighs little (Rombach et al. 2022, section 3.1,
 where a perceptual and an adversarial loss are added).
@@ -14,7 +14,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
 
 from utils.diffusion.checks import check_numbers
 from utils.diffusion.images import ImageSet, to_float
@@ -46,6 +45,8 @@ class Autoencoder(nn.Module):
     def __init__(self, in_channels: int = 1, channels: int = 32, latent_channels: int = 4):
         super().__init__()
         self.config = check_numbers(in_channels=in_channels, channels=channels, latent_channels=latent_channels)
+        if latent_channels > FACTOR**2 * in_channels:
+            raise ValueError(f"latent_channels must be at most {FACTOR**2 * in_channels}, got {latent_channels}")
         pixels, wide = 4 * in_channels, 2 * channels
         inwards = [nn.PixelUnshuffle(2), conv(pixels, channels), _Residual(channels), Downsample(channels)]
         self.encoder = nn.Sequential(*inwards, conv(channels, wide), _Residual(wide), conv(wide, 2 * latent_channels))
@@ -56,12 +57,11 @@ class Autoencoder(nn.Module):
     def forward(self, x_0: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Images from a draw of their latents, and the divergence of each latent from a standard normal, in nats.
 
-        noise: standard normal, of the shape of x_0; folded to that of the latents, which are fewer numbers.
+        noise: standard normal, of the shape of x_0; folded to that of the latents, which are no more numbers.
         """
-        mean, log_variance = self.encoder(x_0).chunk(2, dim=1)
-        latents = Normal(mean, (log_variance / 2).exp(), validate_args=False)
-        drawn = latents.mean + latents.stddev * F.pixel_unshuffle(noise, FACTOR)[:, : mean.shape[1]]
-        return self.decoder(drawn), kl_divergence(latents, Normal(torch.zeros_like(mean), 1.0))
+        mean, log_variance = self.encoder(x_0).to(x_0.dtype).chunk(2, dim=1)  # float32, whatever autocast computes in
+        drawn = mean + (log_variance / 2).exp() * F.pixel_unshuffle(noise, FACTOR)[:, : mean.shape[1]]
+        return self.decoder(drawn), (mean.square() + log_variance.exp() - 1 - log_variance) / 2
 
     def encode(self, x_0: Tensor) -> Tensor:
         """Images in [-1, 1] to the means of their latents, times `scale`. ValueError where H or W does not fit."""

@@ -3,7 +3,7 @@
 import hashlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from utils.diffusion.checks import as_labels, check_images, check_labels
@@ -39,7 +39,7 @@ def _pick(images: Images, index: Tensor | slice) -> tuple[Tensor, Tensor | None]
     return x_0, labels[0] if labels else None
 
 
-def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | None]:
+def look_through(images: Images, model: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Images and labels as they are kept, all that are in memory, else ValueError: none, or bad shape, type or values.
 
     Without classes labels are left out. Of a Dataset that changes its images from call to call (flips, crops) none are
@@ -47,6 +47,7 @@ def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | 
     """
     if not hasattr(images, "__len__") or len(images) == 0:
         raise ValueError(f"there are no images to train on: a {type(images).__name__} without length, or of length 0")
+    classes = getattr(model, "num_classes", None)
     some = torch.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).long()
     index = slice(None) if isinstance(images, (ImageSet, Tensor)) else some
     with torch.random.fork_rng([]):  # the caller's random state comes back
@@ -54,7 +55,7 @@ def look_through(images: Images, classes: int | None) -> tuple[Tensor, Tensor | 
     check_images(x_0.cpu(), getattr(images, "bounded", True))
     to_float(x_0[:1])
     if labels is not None and classes is not None:
-        check_labels(labels := as_labels(labels, len(x_0)), classes)
+        check_labels(labels := as_labels(labels, len(x_0)), classes, encoder=getattr(model, "encoder_name", None))
     changing = index is some and not torch.equal(x_0, again)
     return x_0[:0] if changing else x_0, None if classes is None else labels
 

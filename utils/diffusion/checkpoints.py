@@ -70,6 +70,7 @@ def config_of(model: nn.Module) -> dict[str, Any] | None:
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, GaussianDiffusion]:
     """The network in evaluation mode (float32 on `device`) and its diffusion process, as `save_model` wrote them.
 
+    With an Autoencoder comes a process that says nothing: train and validate it by a Reconstruction of its own.
     Raises FileNotFoundError, or ValueError: no such file, a damaged one, or weights of none of NETWORKS.
     """
     header, tensors = _read(Path(path))

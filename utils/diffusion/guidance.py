@@ -26,7 +26,7 @@ class ClassifierFreeGuidance:
 
     weight: 0 is the other answer alone, 1 the plain conditional network, above 1 goes on in that direction.
     interval: (first, last) timestep, 0..T-1, at which it guides; elsewhere weight is 1 (Kynkäänniemi et al. 2024).
-    negative: a class whose answer is the other one; by default that without a label.
+    negative: a class whose answer is the other one; num_classes, as by default, for that without a label.
     weaker: a network in evaluation mode that gives the other answer, for the same label (Karras et al. 2024).
     rescale: 0..1, how far the output's standard deviation, per image, returns to that of the conditional one (Lin et
         al. 2023, eq. 15 and 16).
@@ -50,7 +50,7 @@ class ClassifierFreeGuidance:
         if self.weaker is None and classes is None:
             raise ValueError("guidance needs a network with classes, got one without: build it with num_classes=...")
         if self.negative is not None:
-            check_labels(torch.tensor([self.negative]), classes)
+            check_labels(torch.tensor([self.negative]), classes, True, getattr(model, "encoder_name", None))
         ends = (0, last) if self.interval is None else tuple(self.interval)
         if len(ends) != 2 or not all(end in range(last + 1) for end in ends) or ends[0] > ends[1]:
             raise ValueError(f"interval must be two timesteps of 0..{last}, the lower first; got {self.interval!r}")

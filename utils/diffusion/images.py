@@ -48,11 +48,11 @@ FASHION_FILES = {
 
 @dataclass
 class ImageSet:
-    """Images in memory as uint8, with their labels: a map-style data set, `image, label = data[3]`."""
+    """Images, or their latents, in memory with their labels: a map-style data set, `image, label = data[3]`."""
 
-    pixels: Tensor  # uint8 (N, C, H, W), 0 to 255
-    labels: Tensor  # int64 (N,), all 0 where there are no classes
-    classes: tuple[str, ...] = ()  # the name of each
+    pixels: Tensor  # uint8 (N, C, H, W), 0 to 255; latents float32
+    labels: Tensor  # int64 (N,), of classes or of prompts; all 0 where there are neither
+    classes: tuple[str, ...] = ()  # the name of each; of prompts, all that occur
     source: str = ""  # where the images came from, in a few words
     bounded: bool = True  # in [-1, 1]; latents, which are floats, are not
 
@@ -60,7 +60,7 @@ class ImageSet:
         return len(self.pixels)
 
     def __getitem__(self, index) -> tuple[Tensor, Tensor]:
-        """Images (float32, in [-1, 1]) and labels at an index, a slice or a tensor of indices."""
+        """Images (float32, in [-1, 1] but for latents) and labels at an index, a slice or a tensor of indices."""
         return to_float(self.pixels[index]), self.labels[index]
 
     @property

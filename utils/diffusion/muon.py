@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-ENDS = ("stem", "head", "class_embedding")  # what UNet calls its first and last layers, and its table of labels
+ENDS = ("stem", "head", "class_embedding")  # first and last layers, and table of labels; an Autoencoder has none
 
 
 class Muon(torch.optim.Adam):

@@ -122,9 +122,7 @@ class GaussianDiffusion:
         prediction, between = output.chunk(2, dim=1)
         return prediction, (between + 1) / 2
 
-    def bound_terms(
-        self, x_0_estimate: Tensor, fraction: Tensor | float, x_0: Tensor, x_t: Tensor, t: Tensor
-    ) -> Tensor:
+    def bound_terms(self, guess: Tensor, fraction: Tensor | float, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The term at t of the variational bound, in bits per dimension (B,). Added over all t they are the bound.
 
         For t > 0 the divergence from q(x_{t-1} | x_t, x_0) to the reverse step (Ho et al. 2020, eq. 5), at t = 0 the
@@ -133,7 +131,7 @@ class GaussianDiffusion:
         """
         normal = partial(Normal, validate_args=False)  # a loss that is not a number is the caller's to find
         true_mean, _ = self.q_posterior(x_0, x_t, t)
-        mean, _ = self.q_posterior(x_0_estimate, x_t, t)
+        mean, _ = self.q_posterior(guess, x_t, t)
         _, small = self.q_posterior(x_0, x_t, t.clamp(min=1))  # t = 0 has none, and takes that of t = 1
         (large,) = self.at(t, x_t, self.schedule.betas)
         step = normal(mean, (small ** (1 - fraction) * large**fraction).sqrt())

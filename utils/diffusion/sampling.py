@@ -149,7 +149,7 @@ def sample(
     if y is not None:
         y = as_labels(y, shape[0])
         if getattr(model, "num_classes", None) is not None:
-            check_labels(y, model.num_classes, hidden=True)  # once, since the network looks at values on the CPU only
+            check_labels(y, model.num_classes, True, getattr(model, "encoder_name", None))  # before a GPU has them
         y = y.to(device)
     made_for = getattr(model, "distilled", None)
     if steps is None:
@@ -211,6 +211,7 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device, d
     return torch.randn(shape, generator=generator, device=where, dtype=dtype).to(device)
 
 
+@torch.no_grad()
 def generate(
     model: nn.Module,
     diffusion: GaussianDiffusion,
@@ -226,20 +227,19 @@ def generate(
 ) -> Tensor:
     """`count` finished images (count, C, H, W) on the CPU, clamped to [-1, 1], drawn batch by batch.
 
-    decode: makes images of what are latents; then clip=False. `options` are those of `sample`; the same seed and batch
-    size give the same images. Raises ValueError as `sample` does, and for a count or batch size below 1.
+    decode: makes images of what are latents, which are not clipped. `options` are those of `sample`; the same seed and
+    batch size give the same images. Raises ValueError as `sample` does, and for a count or batch size below 1.
     """
     seed = check_numbers(count=count, batch_size=batch_size, seed=seed)["seed"]
     y = None if y is None else as_labels(y, count)
     seed = seed if 0 <= seed < 2**32 else stream_seed(seed, "generator")  # a CPU's generator reads 32 bits alone
-    generator, batches = torch.Generator().manual_seed(seed), []
+    rng, batches = torch.Generator().manual_seed(seed), []
     with tqdm(total=count, desc="sampling", unit="image", leave=False, disable=not progress or None) as bar:
         for part in torch.arange(count).split(batch_size):
             shape, labels = (len(part), *image_shape), None if y is None else y[part]
-            for state in sample(model, diffusion, shape, y=labels, generator=generator, **options):
+            for state in sample(model, diffusion, shape, y=labels, generator=rng, **{"clip": not decode} | options):
                 last = state.x_t
-            last = last if decode is None else decode(last).detach()
-            batches.append(last.clamp(-1, 1).cpu())
+            batches.append((decode(last) if decode else last).clamp(-1, 1).cpu())
             bar.update(len(part))
     return torch.cat(batches)
 

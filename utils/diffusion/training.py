@@ -107,9 +107,9 @@ def train(
     steps, minutes, save_every, validate_every = check_numbers(**counts).values()
     if diffusion.variance == "learned":
         settings = {"middle": 0.0} | settings
-    recipe, classes = Settings(**settings), getattr(unwrap(model), "num_classes", None)
-    x_0, y = look_through(images, classes)
-    if validation is not None and (other := look_through(validation, classes)[0].shape[1:]) != x_0.shape[1:]:
+    recipe, network = Settings(**settings), unwrap(model)
+    x_0, y = look_through(images, network)
+    if validation is not None and (other := look_through(validation, network)[0].shape[1:]) != x_0.shape[1:]:
         raise ValueError(f"validation images are {tuple(other)}, but the images {tuple(x_0.shape[1:])}; resize them")
     recipe = replace(recipe, batch_size=min(recipe.batch_size, len(images)))
     accelerator = make_accelerator(find_device(device), precision)

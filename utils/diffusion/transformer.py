@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from utils.diffusion.checks import check_numbers
 from utils.diffusion.conditioning import CrossAttention, attention
 from utils.diffusion.embeddings import sinusoidal_embedding
-from utils.diffusion.unet import Denoiser, zero_init
+from utils.diffusion.unet import Conditioned, zero_init
 
 
 def position_embedding(rows: int, columns: int, dim: int, device: torch.device | None = None) -> Tensor:
@@ -43,16 +43,16 @@ class Block(nn.Module):
             x = self.words(x, *words)
         return x + gate_2 * self.mlp(modulate(x, shift_2, scale_2))
 
-    def attend(self, x: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.out(attention(q, k, v)[0].transpose(1, 2).flatten(2))
+    def attend(self, x: Tensor) -> Tensor:  # (B, N, C) -> (B, N, C)
+        return self.out(attention(*self.qkv(x).chunk(3, dim=-1), self.heads)[0])
 
 
-class DiT(Denoiser):
+class DiT(Conditioned):
     """The denoising network as a Transformer: (B, C, H, W) -> patches (B, N, channels) -> blocks -> (B, C, H, W).
 
     channels: width of a patch's vector, divisible by 4 and by heads. patch: its side, which divides height and width.
-    in_channels, num_classes, text, encoder: as in UNet, and so is the call.
+    depth: blocks. heads: of each attention. in_channels, num_classes, text, encoder, call, ValueErrors: as in UNet,
+    except that none learns a variance.
     """
 
     def __init__(
@@ -68,21 +68,18 @@ class DiT(Denoiser):
     ):
         numbers = dict(in_channels=in_channels, channels=channels, depth=depth, heads=heads, patch=patch)
         super().__init__(check_numbers(**numbers, num_classes=num_classes), channels, channels, text, encoder)
-        if channels % heads or channels % 4:
-            raise ValueError(f"channels must be a multiple of 4 and of the {heads} heads, got {channels}")
-        self.patch = patch
+        if channels % heads or channels % 4 or channels < 8:
+            raise ValueError(f"channels must be 8 or more, a multiple of 4 and of the {heads} heads, got {channels}")
+        self.patch = self.size_multiple = patch
         self.stem = nn.Conv2d(in_channels, channels, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(channels, heads, text in ("words", "both")) for _ in range(depth))
         last = nn.Linear(channels, in_channels * patch**2)
         self.head = zero_init(nn.ModuleDict({"modulation": nn.Linear(channels, 2 * channels), "out": last}))
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        self._check_labels(x_t, y)
-        height, width = x_t.shape[-2:]
-        if height % self.patch or width % self.patch:
-            raise ValueError(f"image size {height}x{width} cannot be cut into patches of {self.patch}x{self.patch}")
+        self._check(x_t, y)
         emb, words = self.embed(t, y), self.words(t, y)
-        rows, columns = height // self.patch, width // self.patch
+        rows, columns = (side // self.patch for side in x_t.shape[2:])
         x = self.stem(x_t).flatten(2).mT
         x = x + position_embedding(rows, columns, x.shape[2], x.device).to(x.dtype)
         for block in self.blocks:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.diffusion.checks import check_labels, check_numbers
-from utils.diffusion.conditioning import DEFAULT_ENCODER, NO_PROMPT, TEXTS, WIDTH, CrossAttention, text_encoder
+from utils.diffusion.conditioning import DEFAULT_ENCODER, ENCODERS, NO_PROMPT, WAYS, WIDTH, CrossAttention, text_encoder
 from utils.diffusion.embeddings import TimestepEmbedding
 
 
@@ -90,20 +90,21 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Denoiser(nn.Module):
+class Conditioned(nn.Module):
     """What UNet and DiT share: their options, timestep and label as one vector, and the words of a prompt."""
 
     distilled: dict | None = None
 
     def __init__(self, config: dict, dim: int, emb_dim: int, text: str | None = None, encoder: str | None = None):
         super().__init__()
-        self.config, self.num_classes, self.encoder = config, config["num_classes"], None
+        self.config, self.num_classes, self.encoder_name = config, config["num_classes"], None
+        if encoder is not None and (text is None or encoder not in ENCODERS):
+            raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, for a network with text; got {encoder!r}")
         if text is not None:
-            if text not in TEXTS or self.num_classes is not None:
-                given = f"{text!r} with num_classes={self.num_classes}"
-                raise ValueError(f"text must be one of {', '.join(TEXTS)}, without classes; got {given}")
-            self.num_classes, self.encoder = NO_PROMPT, encoder or DEFAULT_ENCODER
-            config |= {"text": text, "encoder": self.encoder}  # else left out, as out_channels is
+            if text not in WAYS or self.num_classes is not None:
+                raise ValueError(f"text must be one of {', '.join(WAYS)}, without classes; got {text!r}, {config}")
+            self.num_classes, self.encoder_name = NO_PROMPT, encoder or DEFAULT_ENCODER
+            self.config |= {"text": text, "encoder": self.encoder_name}  # else left out, as out_channels is
         self.time_embedding, self.class_embedding = TimestepEmbedding(dim, emb_dim), None
         if text in ("pooled", "both"):
             self.class_embedding = nn.Linear(WIDTH, emb_dim)
@@ -114,35 +115,37 @@ class Denoiser(nn.Module):
         """Timestep and label as one vector (B, emb_dim), already through the SiLU all blocks share."""
         emb = self.time_embedding(t)
         if self.class_embedding is not None:
-            told = self._labels(t, y)
-            if self.encoder is not None:
-                words, mask = text_encoder(self.encoder).look_up(told)
-                told = (words.sum(1) / mask.sum(1, keepdim=True)).to(emb.dtype)
+            words = self.words(t, y)
+            told = self._labels(t, y) if words is None else words[0].sum(1) / words[1].sum(1, keepdim=True)
             emb = emb + self.class_embedding(told)
         return F.silu(emb)
 
     def words(self, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
-        """The words that cross-attention looks at, and their mask; None for a network that has none."""
-        if self.config.get("text") not in ("words", "both"):
+        """The words of each prompt (B, LENGTH, WIDTH), and their mask; None for a network that is told no prompts."""
+        if self.encoder_name is None:
             return None
-        words, mask = text_encoder(self.encoder).look_up(self._labels(t, y))
+        words, mask = text_encoder(self.encoder_name).look_up(self._labels(t, y))
         return words.to(self.stem.weight.dtype), mask
 
     def _labels(self, t: Tensor, y: Tensor | None) -> Tensor:
         return torch.full_like(t, self.num_classes, dtype=torch.long) if y is None else y.long()
 
-    def _check_labels(self, x_t: Tensor, y: Tensor | None) -> None:
-        if y is None:
-            return
-        if self.num_classes is None:
+    def _check(self, x_t: Tensor, y: Tensor | None) -> None:
+        channels, height, width = x_t.shape[1:]
+        if channels != self.config["in_channels"]:
+            raise ValueError(f"images have {channels} channels, but the network {self.config['in_channels']}")
+        if height % self.size_multiple or width % self.size_multiple:
+            advice = f"multiples of {self.size_multiple}; resize or pad the images, or build it otherwise"
+            raise ValueError(f"image size {height}x{width} cannot be halved or cut by this network: it takes {advice}")
+        if y is not None and self.num_classes is None:
             raise ValueError("labels were given, but this network has no classes; build it with num_classes=...")
-        if y.dtype.is_floating_point or y.shape != x_t.shape[:1]:
+        if y is not None and (y.dtype.is_floating_point or y.shape != x_t.shape[:1]):
             raise ValueError(f"y must hold one whole number per image; got {y.dtype} of shape {tuple(y.shape)}")
-        if y.device.type == "cpu":  # a GPU would have to wait
+        if y is not None and y.device.type == "cpu":  # a GPU would have to wait
             check_labels(y, self.num_classes, hidden=True)
 
 
-class UNet(Denoiser):
+class UNet(Conditioned):
     """The denoising network.
 
     in_channels: channels of the image (1 grey, 3 colour).
@@ -158,7 +161,7 @@ class UNet(Denoiser):
         at each in the middle and on the way up ("words"), or "both". encoder: the name of theirs.
 
     Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, out_channels, H, W). Raises ValueError
-    where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is outside the classes.
+    where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is of no class or prompt.
 
     Attribute distilled: {"sampler": ..., "evaluations": [...]} that a distilled network is for; None for any other.
     """
@@ -225,15 +228,6 @@ class UNet(Denoiser):
         for stage in self.up:
             x = stage(torch.cat([x, skips.pop()], dim=1), emb, words) if isinstance(stage, _Stage) else stage(x)
         return F.pixel_shuffle(self.head(x), self.stem_size)
-
-    def _check(self, x_t: Tensor, y: Tensor | None) -> None:
-        self._check_labels(x_t, y)
-        height, width = x_t.shape[-2:]
-        if x_t.shape[1] != self.config["in_channels"]:
-            raise ValueError(f"images have {x_t.shape[1]} channels, but the network {self.config['in_channels']}")
-        if height % self.size_multiple or width % self.size_multiple:
-            advice = f"multiples of {self.size_multiple}; resize or pad the images, or use fewer multipliers"
-            raise ValueError(f"image size {height}x{width} cannot be halved by this network, which takes {advice}")
 
 
 class _Stage(nn.Module):
