@@ -547,17 +547,17 @@ def percent(hits):
 # %%
 count = course.pick(test=4, cpu=100, gpu=300)
 asked = {
-    "a bag": ("a bag", None),
+    "a bag": ("a bag", ""),
     "a bag, negative: a dark bag": ("a bag", "a dark bag"),
-    "a bright bag": ("a bright bag", None),
-    "a dark bag": ("a dark bag", None),
-    "a bag that is dark": ("a bag that is dark", None),
-    "a bag that is not dark": ("a bag that is not dark", None),
+    "a bright bag": ("a bright bag", ""),
+    "a dark bag": ("a dark bag", ""),
+    "a bag that is dark": ("a bag that is dark", ""),
+    "a bag that is not dark": ("a bag that is not dark", ""),
 }
 rows, drawn = {}, {}
 for name, (prompt, negative) in asked.items():
-    away = None if negative is None else int(text(negative))
-    images = draw([prompt] * count, 10, guidance=ClassifierFreeGuidance(2.0, negative=away))
+    guidance = ClassifierFreeGuidance(2.0, negative=int(text(negative)))
+    images = draw([prompt] * count, 10, guidance=guidance)
     words = describe(images, torch.full((count,), bag))
     drawn[name] = images
     hits = {word: np.array([word in own for own in words]) for word in WORDS["brightness"]}
@@ -1157,7 +1157,7 @@ began = time.perf_counter()
 *_, state = train(network, diffusion, latents, steps=steps, device=device)
 small = state.ema_model.eval()
 print(f"{steps} steps in {time.perf_counter() - began:.0f} s")
-options = dict(clip=False, decode=autoencoder.decode, sampler="dpmpp_2m", steps=evaluations)
+options = dict(decode=autoencoder.decode, sampler="dpmpp_2m", steps=evaluations)
 options |= dict(image_shape=(4, 7, 7), guidance=2.0)
 rows = [
     generate(small, diffusion, across, y=text([one] * across), **options)
@@ -1419,8 +1419,7 @@ else:
 # %%
 def draw_sentence(prompt="a dark, wide bag", negative="", weight=2.0, seed=0):
     """Eight images of one sentence, from noises of a seed."""
-    away = int(text(negative)) if negative else None
-    guidance = ClassifierFreeGuidance(weight, negative=away)
+    guidance = ClassifierFreeGuidance(weight, negative=int(text(negative)))
     images = draw([prompt] * 8, seed, guidance=guidance)
     finding = f"{prompt!r}, away from {negative!r}, w = {weight:g}"
     return show_images(images, columns=8, scale=2, title=finding)

@@ -168,7 +168,7 @@ class Run:
         self.spread = {"latents": 1.0, "latents as they come": as_they_come, "latents, five times": 5.0}[place]
         latents.pixels *= self.spread
         autoencoder.scale *= self.spread
-        self.options = dict(image_shape=(4, 7, 7), clip=False, decode=autoencoder.decode)
+        self.options = dict(image_shape=(4, 7, 7), decode=autoencoder.decode)
         return latents
 
     def rows(self, seconds: float, count: int) -> Iterator[dict]:
