@@ -4,8 +4,8 @@
 
 How a U-Net is told a prompt: by the mean of its words ("pooled"), by attention to each of them ("words"), by both, or
 by the class alone; with random vectors in place of the encoder's. The same U-Net's small sister in the latents of an
-autoencoder, whose own seconds count: scaled to a standard deviation of 1, as they come, and five times as large. A
-diffusion Transformer in the U-Net's place, on pixels and on latents, of about as many weights.
+autoencoder, whose own seconds count; scaled to a standard deviation of 1, and of 5, about as Stable Diffusion's are
+before they are scaled. A diffusion Transformer in the U-Net's place, on pixels and on latents, of about as many weights.
 
 All learn from the same images, without the combinations that are kept from training; the reading of the prompts does
 not count. Each is trained by `train`, all as by default, for as many steps as fit into the seconds, which a few steps
@@ -62,7 +62,6 @@ VARIANTS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "words, random vectors": ("pixels", lambda: UNet(text="words", encoder=STAND_IN)),
     "Transformer": ("pixels", lambda: DiT(channels=120, text="words", encoder=MINILM)),
     "latents": ("latents", lambda: UNet(**LATENT, text="words", encoder=MINILM)),
-    "latents, not scaled": ("latents as they come", lambda: UNet(**LATENT, text="words", encoder=MINILM)),
     "latents, s = 5": ("latents, five times", lambda: UNet(**LATENT, text="words", encoder=MINILM)),
     "latents, Transformer": ("latents", lambda: DiT(4, 120, patch=1, text="words", encoder=MINILM)),
 }
@@ -146,7 +145,7 @@ class Run:
 
     def __init__(self, name: str, seed: int, data: Data, autoencoder_seconds: float):
         self.name, self.seed, self.data = name, seed, data
-        self.diffusion, self.before, self.spread = GaussianDiffusion(NoiseSchedule.cosine(1000)), 0.0, None
+        self.diffusion, self.before, self.came_with = GaussianDiffusion(NoiseSchedule.cosine(1000)), 0.0, None
         place, make = VARIANTS[name]
         self.images, self.options = data.images if name == "class" else data.told, {}
         if place != "pixels":
@@ -164,10 +163,10 @@ class Run:
         autoencoder = state.ema_model
         latents = autoencoder.encode_set(pixels)
         self.before = time.process_time() - started
-        as_they_come = float(1 / autoencoder.scale)
-        self.spread = {"latents": 1.0, "latents as they come": as_they_come, "latents, five times": 5.0}[place]
-        latents.pixels *= self.spread
-        autoencoder.scale *= self.spread
+        self.came_with = float(1 / autoencoder.scale)
+        spread = 5.0 if place == "latents, five times" else 1.0
+        latents.pixels *= spread
+        autoencoder.scale *= spread
         self.options = dict(image_shape=(4, 7, 7), decode=autoencoder.decode)
         return latents
 
@@ -180,7 +179,7 @@ class Run:
             if state.step in stops:
                 spent += time.process_time() - began
                 row = {"variant": self.name, "seed": self.seed, "quarter": stops[state.step], "steps": state.step}
-                row |= {"weights": sum(p.numel() for p in self.model.parameters()), "spread": self.spread}
+                row |= {"weights": sum(p.numel() for p in self.model.parameters()), "spread": self.came_with}
                 row |= {"seconds": round(spent, 1), "before": round(self.before, 1)}
                 row |= {"ms a step": round(1000 * (spent - self.before) / state.step, 2)}
                 row |= self.distance(state.ema_model)
