@@ -5,7 +5,7 @@
 How a U-Net is told a prompt: by the mean of its words ("pooled"), by attention to each of them ("words"), by both, or
 by the class alone; with random vectors in place of the encoder's. The same U-Net's small sister in the latents of an
 autoencoder, whose own seconds count; scaled to a standard deviation of 1, and of 5, about as Stable Diffusion's are
-before they are scaled. A diffusion Transformer in the U-Net's place, on pixels and on latents, of about as many weights.
+before they are scaled. A diffusion Transformer in the U-Net's place, on pixels and latents, of about as many weights.
 
 All learn from the same images, without the combinations that are kept from training; the reading of the prompts does
 not count. Each is trained by `train`, all as by default, for as many steps as fit into the seconds, which a few steps
