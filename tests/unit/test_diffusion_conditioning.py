@@ -70,6 +70,15 @@ def test_words_are_found_under_their_label_in_whatever_order_they_were_read():
     torch.testing.assert_close(words[mask].square().mean(1), torch.ones(25), atol=5e-3, rtol=0)
 
 
+def test_words_are_found_under_autocast_too():
+    """There float16 cannot be stacked on a CPU."""
+    new = TextEncoder("stand-in")
+    label = new("a red bag")
+    with torch.autocast("cpu", torch.bfloat16):
+        words, _ = new.look_up(label)
+    assert words.dtype == torch.float32 and torch.equal(words, new.look_up(label)[0])
+
+
 def test_words_of_ones_own_can_be_kept(text):
     words, mask = text.look_up(text(NAMES[:2]))
     text.remember(["between"], words.mean(0, keepdim=True), mask[1:])

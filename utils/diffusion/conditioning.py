@@ -75,6 +75,7 @@ class TextEncoder:
         self._kept |= zip(map(label_of, names), zip(words.masked_fill(~mask[..., None], 0), mask))
         self._tables = {}
 
+    @torch.autocast("cpu", enabled=False)  # under which float16 cannot be stacked
     def look_up(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Words (B, LENGTH, WIDTH), float32, and mask (B, LENGTH), True at a word; ValueError for a label not read."""
         if y.device.type == "cpu" and (new := {*y.tolist()} - self._kept.keys()):  # a GPU, which would wait, gives NaN
