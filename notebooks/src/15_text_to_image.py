@@ -114,7 +114,7 @@ told = with_prompts(train_set, text)  # section 1
 
 # %%
 def small_model():
-    """Where there is no encoder: a network that learns the stand-in's words, for a minute."""
+    """Without the encoder: a network that learns the stand-in's words, for a minute."""
     torch.manual_seed(0)
     network = UNet(text="both", encoder=text.name)
     steps = course.pick(test=3, cpu=400, gpu=3000)
@@ -144,7 +144,7 @@ evaluations = course.pick(test=2, cpu=10, gpu=10)
 
 
 def draw(prompts, seed, network=model, **options):
-    """Images (B, 1, 28, 28) on the CPU, one for each prompt or label, from noise of `seed`."""
+    """Images (B, 1, 28, 28) on the CPU, one a prompt or label, from noise of `seed`."""
     y = prompts if torch.is_tensor(prompts) else text(prompts)
     x_T = normal((len(y), 1, 28, 28), rng(seed))
     options = dict(sampler="dpmpp_2m", steps=evaluations, guidance=2.0) | options
@@ -308,12 +308,13 @@ known, strange = [f"a {name}" for name in NAMES], [f"a {noun}" for noun in nouns
 
 
 def directions_of(prompts):
-    """The mean of each prompt's pieces, less that of the empty one, of length 1: (B, 384)."""
+    """Each prompt's mean piece less that of the empty one, of length 1: (B, 384)."""
     words, mask = text.look_up(text([*prompts, ""]))
     means = words.sum(1) / mask.sum(1, keepdim=True)
     return F.normalize(means[:-1] - means[-1:], dim=1)
 
 
+# %%
 of_bag = []
 for prompt in ("a dark bag", "a bright bag"):
     words, _ = text.look_up(text(prompt))
@@ -322,14 +323,11 @@ cosine = torch.cosine_similarity(*of_bag, dim=0)
 print(f"'bag' after dark and after bright: cosine {cosine:.2f}")
 cosines = directions_of(strange) @ directions_of(known).T
 neighbours = dict(zip(nouns, (NAMES[k] for k in cosines.argmax(1))))
-rows = {
-    strange[k]: [own, f"{cosines[k, NAMES.index(own)]:.2f}", neighbours[noun]]
-    for k, (noun, own) in enumerate(nouns.items())
-}
-columns = ["meant", "cosine with it", "nearest trained thing"]
-pd.DataFrame.from_dict(rows, orient="index", columns=columns).assign(
-    cosine=[f"{best:.2f}" for best in cosines.max(1).values]
-)
+table = pd.DataFrame({"meant": list(nouns.values())}, index=strange)
+table["cosine"] = [float(row[NAMES.index(own)]) for row, own in zip(cosines, table.meant)]
+table["nearest trained thing"] = list(neighbours.values())
+table["its cosine"] = cosines.max(1).values
+table.round(2)
 
 # %% [markdown]
 # (From each mean the vector of the empty sentence is taken away.) The line above the table matters later: the vector of
@@ -479,7 +477,7 @@ def with_interval(values, digits):
 
 
 def stored_table(variants, costs, results):
-    """Columns of the stored runs: costs as means, results with intervals, shares in percent."""
+    """Stored runs: costs as means, results with intervals, shares in percent."""
     runs = ended.assign(**{c: 100 * ended[c] for c in results if ": " in c})
     groups = runs[runs.variant.isin(variants)].groupby("variant")
     found = {c: groups[c].mean().map("{:,.0f}".format) for c in costs}
@@ -505,7 +503,7 @@ stored_table(variants, costs, ["Frechet distance", *results]).T
 
 # %%
 def differences(base, others, results):
-    """Mean over the seeds, and 95% interval, of what another variant has more than `base`."""
+    """What other variants have more than `base`: means of seeds, 95% intervals."""
     rows = {}
     for column in results:
         wide = ended.pivot(index="seed", columns="variant", values=column)
@@ -674,7 +672,7 @@ def pairs_of(name):
 
 
 def requests(kind, count):
-    """Requests (name, words, sentence): classes in turn, then pairs of words, then forms."""
+    """(name, words, sentence): classes in turn, then pairs of words, then forms."""
     new = kind == "unseen combinations"
     names = list(UNSEEN_COMBINATIONS if new or "five" in kind else NAMES)
     forms, found = UNSEEN_PHRASINGS if kind == "unseen phrasings" else PHRASINGS, []
@@ -733,7 +731,7 @@ by_name = {name: (test_set.labels == k).nonzero()[:, 0] for k, name in enumerate
 
 
 def real_images(asked, with_words, seed=0):
-    """A test image for each request, of its class, and with its words or without regard to them."""
+    """A test image for each request, of its class, and with its words or any."""
     places, generator = [], rng(seed)
     for name, words, _ in asked:
         own = by_name[name].tolist()
