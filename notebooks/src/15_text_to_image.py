@@ -25,10 +25,10 @@
 # by you, equal to `utils`; a measure of how well a model does what it is told, on sentences and combinations that it
 # never saw; and a table of parts that takes Stable Diffusion, SDXL, SD3 and Flux apart.
 #
-# **You need** Python, basic PyTorch, and guidance (07). The encoder is that of notebook 11. A trained network lies in
-# `data/checkpoints`.
+# **You need** Python, basic PyTorch, and guidance (07). The encoder is that of notebook 11, which you need not know. A
+# trained network lies in `data/checkpoints`.
 #
-# **Time:** about five minutes on two cores. For you: 25 minutes of reading for the *core*, and half an hour for your
+# **Time:** about five minutes on two cores. For you: 40 minutes of reading for the *core* with its tables, and half an hour for your
 # three pieces.
 
 # %% tags=["setup"]
@@ -56,7 +56,7 @@ from torch.distributions import MultivariateNormal
 from tqdm.auto import tqdm
 
 # %%
-from utils.course import COLOURS, plain_ticks, play, show_images
+from utils.course import COLOURS, play, show_images
 from utils.course.exercises import check, choose, hint, solution  # noqa: F401
 from utils.device import autocast, find_precision
 from utils.diffusion import (
@@ -154,9 +154,19 @@ def draw(prompts, seed, network=model, **options):
     return last.x_t.float().clamp(-1, 1).cpu()
 
 
+# %%
+def show_rows(rows, finding):
+    """Images (N, 1, 28, 28) a row, with the row's name above its middle."""
+    across = len(next(iter(rows.values())))
+    titles = [""] * (across * len(rows))
+    titles[across // 2 :: across] = rows
+    together = torch.cat([*rows.values()])
+    return show_images(together, titles=titles, columns=across, scale=2, title=finding)
+
+
 # %% [markdown]
-# **Predict before you run:** three of these sentences have a form or a combination that never occurred in training.
-# Which would you trust least?
+# **Predict before you run:** one of these sentences has a *combination* of thing and words, and two have a *form*, that
+# never occurred in training. Which?
 
 # %% tags=["figure", "picture"]
 sentences = [
@@ -168,14 +178,12 @@ sentences = [
 ]
 across = course.pick(test=2, cpu=8, gpu=8)
 rows = [draw([sentence] * across, seed=2) for sentence in sentences]
-titles = [""] * (across * len(sentences))
-titles[across // 2 :: across] = sentences
 finding = "One sentence a row, one noise a column; guidance weight 2"
-show_images(torch.cat(rows), titles=titles, columns=across, scale=2, title=finding)
+show_rows(dict(zip(sentences, rows)), finding)
 
 # %% [markdown]
-# No picture was chosen: these are the first noises of one seed. How often the sentences are obeyed is counted in
-# section 4. On the command line the same is
+# No picture was chosen: these are the first noises of one seed. Unseen are the combination of row 2 and the forms of rows
+# 4 and 5; how often such sentences are obeyed is counted in section 4. On the command line the same is
 #
 # ```sh
 # python -m utils.diffusion sample data/checkpoints/text-to-image.safetensors --prompt "a dark, wide bag" --guidance 2
@@ -188,7 +196,8 @@ show_images(torch.cat(rows), titles=titles, columns=across, scale=2, title=findi
 #
 # From what can be *measured*. A model can only be said to do what it is told if a meter can tell whether it did. So a
 # word stands for a number: **brightness** (the mean of the pixels that are seen), **width** and **height** (in pixels).
-# In a bar of $w$ columns, in all of which equally many pixels are seen, the columns have a variance of $(w^2-1)/12$; so
+# A pixel is seen if the mean of the 3x3 around it is above 0.15. Counting columns would hang on stray pixels, so width
+# comes from how far the seen pixels scatter: the numbers of $w$ full columns have the variance $(w^2-1)/12$, hence
 # $\sqrt{12\,\mathrm{Var} + 1}$ is called the width of anything. Within its class, the lowest three tenths get the one
 # word and the highest three tenths the other: dark and bright, narrow and wide, low and tall. In between nothing is
 # said.
@@ -269,8 +278,8 @@ finding = "The first T-shirts of the test set with a low (top) and a high patter
 show_images(two, columns=some, scale=2, title=finding)
 
 # %% [markdown]
-# Most of the lower row have a print or blocks of colour, but some are plain: the edges of bright cloth and a bright hem
-# count for much. And one of the upper row is printed all over, faintly. A word needs a meter that is steady *and* means
+# Most of the lower row have a print or blocks of colour, but the 4th, 10th and 12th are plain: the edges of bright cloth
+# and a bright hem count for much. And the 4th of the upper row is printed all over, faintly. A word needs a meter that is steady *and* means
 # what the word means. This one is not good enough, so there is no word for patterns.
 #
 # **A grammar** makes sentences of it: four forms, with each fitting word left out one time in four. Two things are
@@ -298,7 +307,8 @@ pd.DataFrame(rows, columns=["form", "sentence"]).set_index("form")
 # sentence. Cosines of these vectors say what it holds for similar. (Papers take CLIP's text encoder (Radford et al.
 # 2021), trained on pairs of pictures and captions, or T5, trained on text alone too.)
 #
-# **Predict before you run:** "a handbag" never occurs in training. Which trained sentence is it nearest to?
+# **Predict before you run:** ten nouns that never occur in training, such as "a handbag", "a sweater", "a flip-flop". Which
+# of them lie nearest to the thing that they mean?
 
 # %%
 nouns = {"handbag": "bag", "purse": "bag", "sweater": "pullover", "gown": "dress"}
@@ -333,7 +343,7 @@ table.round(2)
 # (From each mean the vector of the empty sentence is taken away.) The line above the table matters later: the vector of
 # "bag" is not the same in the two sentences, so it may tell something of the word before it; section 5 tests that.
 #
-# **Predict before you run:** which is nearest to "a dark bag": its opposite, a synonym, or another dark thing?
+# **Predict before you run:** which is nearest to "a dark bag": its opposite, a synonym, or what is *not* dark?
 
 # %%
 others = ["a bag", "a black bag", "a bright bag", "a bag that is not dark", "a dark dress"]
@@ -363,7 +373,9 @@ pd.DataFrame(rows, index=["cosine with 'a dark bag'"]).T.round(2)
 #
 # $$\mathrm{found} = \mathrm{softmax}\big(q\,k^\top / \sqrt d\,\big)\, v.$$
 #
-# A row of the softmax says how much one place looks at each piece, and adds up to 1. Sentences have different lengths,
+# A row of the softmax says how much one place looks at each piece, and adds up to 1. (This $v$ is a value, not what the
+# network predicts.) "a dark, wide bag" has seven pieces: [CLS], a, dark, the comma, wide, bag, [SEP]; the encoder adds the
+# first and the last, which mark the ends. Sentences have different lengths,
 # so short ones are filled up, and a **mask** says where a piece stands; the rest must get the weight 0.
 #
 # ### Your turn: 15.1
@@ -417,8 +429,8 @@ print("equal to scaled_dot_product_attention; a sentence of one piece gives its 
 # The layer around it has several *heads*: channels are cut into parts, each with questions and keys of its own. What
 # was found goes through one more matrix, which is **zero at first**, and is added to $x$. So the layer begins as
 # nothing, like the second convolution of a residual block. In *this* U-Net such layers stand in the middle and on the
-# way up, to save seconds. (Stable Diffusion has them on the way down too, each in a Transformer block. The network that
-# ships with the course hears the mean of the pieces as well.)
+# way up, to save seconds. (Stable Diffusion has them on the way down too, each in a Transformer block.) "The network", from
+# here on, hears both: the mean of the pieces, with the timestep, and each piece by cross-attention.
 
 
 # %%
@@ -446,83 +458,6 @@ x_t, t = normal((2, 1, 28, 28), rng(2)), torch.full((2,), 500, device=device)
 answers = [fresh(x_t, t, text([one] * 2).to(device)) for one in ("a dark bag", "")]
 torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-6)
 print("a new network gives the same answer to every sentence")
-
-# %% [markdown]
-# ### The mean or each word?
-#
-# Five networks, trained on the same images for equal seconds of processor time, three seeds each: told the *class* alone
-# (as in 07); the *pooled* mean; the *words* by cross-attention; both; and words whose vectors are **random**, one for
-# each word, in the place of the encoder's. `tests/benchmarks/text_to_image.py` made the runs. Frechet distances are
-# without guidance; then all are asked for a thing and two words, with weight 2, which was tuned for none. Counted is how
-# often the image is that thing, and whether both words fit (section 4 says how): in *seen* forms and combinations, in
-# *unseen phrasings*, in *unseen combinations*, and, beside the last, in seen combinations of *the same five* things. The
-# network that knows only classes hears the class and guesses the words.
-#
-# **Predict before you run:** the grammar has ten things, six properties and four forms. Is the mean of a sentence's
-# pieces enough to follow it?
-
-# %%
-path = course.root / "data" / "text-to-image.csv"
-print(path.read_text().splitlines()[0])
-stored = pd.read_csv(path, comment="#")
-ended = stored[stored.quarter == 4]
-kinds = ["seen", "unseen phrasings", "seen, the same five", "unseen combinations"]
-t_value = student_t.ppf(0.975, ended.seed.nunique() - 1)
-
-
-def with_interval(values, digits):
-    """The mean of the seeds and half of its 95% interval, as text."""
-    half = t_value * values.std(ddof=1) / len(values) ** 0.5
-    return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
-
-
-def stored_table(variants, costs, results):
-    """Stored runs: costs as means, results with intervals, shares in percent."""
-    runs = ended.assign(**{c: 100 * ended[c] for c in results if ": " in c})
-    groups = runs[runs.variant.isin(variants)].groupby("variant")
-    found = {c: groups[c].mean().map("{:,.0f}".format) for c in costs}
-    for column in results:
-        digits = 0 if ": " in column else 2
-        found[column] = groups[column].apply(with_interval, digits=digits)
-    return pd.DataFrame(found).loc[variants]
-
-
-# %%
-variants = ["class", "pooled", "words", "both", "words, random vectors"]
-results = [f"{kind}: {what}" for what in ("class", "words") for kind in kinds]
-floor, _ = quality.floor(500)
-print(f"500 real images: Frechet distance {floor.mean():.2f} ± {floor.std():.2f}")
-print("means of the seeds and 95% intervals; agreement in percent")
-costs = ["weights", "seconds", "ms a step", "steps"]
-stored_table(variants, costs, ["Frechet distance", *results]).T
-
-# %% [markdown]
-# Seeds share noise and order of images, so differences within a seed scatter less. Here they are, from the network with
-# *words*. (Of twelve intervals, one may miss 0 by luck.)
-
-
-# %%
-def differences(base, others, results):
-    """What other variants have more than `base`: means of seeds, 95% intervals."""
-    rows = {}
-    for column in results:
-        wide = ended.pivot(index="seed", columns="variant", values=column)
-        factor, digits = (100, 1) if ": " in column else (1, 2)
-        gaps = {one: factor * (wide[one] - wide[base]) for one in others}
-        rows[column] = {one: with_interval(gap, digits) for one, gap in gaps.items()}
-    return pd.DataFrame(rows).T
-
-
-compared = ["Frechet distance", *[f"{kind}: words" for kind in kinds if "five" not in kind]]
-differences("words", ["pooled", "both", "words, random vectors"], compared)
-
-# %% [markdown]
-# Read it in three steps. *class* against the others, in the rows of words: what chance gives, and what listening adds.
-# *pooled* against *words*: cross-attention costs steps, since each takes longer; does it repay them? For sentences that
-# name one thing and at most three properties little more than a set of words has to be heard; if the mean of the pieces
-# holds that, *pooled* is no worse. And *random vectors*, which lack three things, kinship of words, context and order:
-# where they are no worse, this grammar needs none of the three, since its key words are known ones in every form. Kinship
-# is asked for by words that never occurred (end of section 4).
 
 # %% [markdown]
 # ## 3. Guidance with sentences · *core*
@@ -568,10 +503,7 @@ pd.DataFrame(rows).T
 
 # %% tags=["figure"]
 some = course.pick(test=2, cpu=10, gpu=10)
-finding = "The same noises. Top to bottom:\n" + "; ".join(asked)
-show_images(
-    torch.cat([x[:some] for x in drawn.values()]), columns=some, scale=2, title=finding
-)
+show_rows({name: x[:some] for name, x in drawn.items()}, "The same noises in each row")
 
 # %% [markdown]
 # A negative prompt acts by subtraction, outside the sentence, and needs no word for "not". Inside a sentence "not" is
@@ -581,10 +513,10 @@ show_images(
 # ### Between two sentences
 #
 # Two ways from one sentence to another. Mix the network's **answers**, as 07 mixed those for two labels: with
-# $v_a$, $v_b$ for the sentences and $v$ for the empty one, $v + w\,\big((1-s)\,v_a + s\,v_b - v\big)$. Or mix the
+# $v_a$, $v_b$ for the sentences and $v$ for the empty one, $v + w\,\big((1-\lambda)\,v_a + \lambda\,v_b - v\big)$. Or mix the
 # **vectors** of the words, piece by piece, before the network sees them; the sentences must then have equally many.
 #
-# **Predict before you run:** does brightness rise evenly with $s$?
+# **Predict before you run:** does brightness rise evenly with $\lambda$?
 
 
 # %%
@@ -635,7 +567,9 @@ for end, word in zip(CLASSES["bag"]["brightness"], WORDS["brightness"]):
     ax.annotate(
         f"limit of {word}", (0, end), (0, 3), textcoords="offset points", fontsize=8
     )
-ax.set(xlabel=f"share s, from '{ends[0]}' to '{ends[1]}'", ylabel="mean brightness")
+ax.set(
+    xlabel=f"share $\\lambda$, from '{ends[0]}' to '{ends[1]}'", ylabel="mean brightness"
+)
 ax.set_title(f"Means of {count} images (95% intervals); thin: eight single noises")
 ax.legend()
 plt.show()
@@ -669,6 +603,9 @@ def pairs_of(name):
     """Every brightness with every other word of this class."""
     others = [WORDS[attribute] for attribute in CLASSES[name] if attribute != "brightness"]
     return [*itertools.product(WORDS["brightness"], itertools.chain(*others))]
+
+
+kinds = ["seen", "unseen phrasings", "seen, the same five", "unseen combinations"]
 
 
 def requests(kind, count):
@@ -722,7 +659,8 @@ shares.rename_axis("w").map("{:.0%}".format)
 # errs on them too; words are right by definition), and test images of the class *without* regard to the words, which is
 # what a model gets that hears the class and no word. (By chance alone the class is right in one of ten.)
 #
-# **Predict before you run:** where will the words suffer more, in unseen phrasings or in unseen combinations?
+# **Predict before you run:** where will the words suffer more, in unseen phrasings or in unseen combinations? And how
+# much of the obedience is the guidance's?
 
 # %%
 count = course.pick(test=10, cpu=200, gpu=1000)
@@ -742,34 +680,38 @@ def real_images(asked, with_words, seed=0):
 
 
 # %%
-results, rows = {}, {}
+results = {}
 for kind in kinds:
     asked = requests(kind, count)
-    results[kind] = judged(asked, 40, guidance=weight)
-    results[f"{kind}: real, with the words"] = judge(real_images(asked, True), asked)
-    results[f"{kind}: real, any of the class"] = judge(real_images(asked, False), asked)
+    results["drawn, w = 1", kind] = judged(asked, 40, guidance=1.0)
+    results[f"drawn, w = {weight:g}", kind] = judged(asked, 40, guidance=weight)
+    results["real, with the words", kind] = judge(real_images(asked, True), asked)
+    results["real, any of the class", kind] = judge(real_images(asked, False), asked)
 
-
-columns = ["class", "words", "both"]
-rows = {kind: [percent(hits) for hits in found.T] for kind, found in results.items()}
-print(f"{count} images each, guidance weight {weight:g}")
+# %%
+columns, rows = ["class", "words", "both"], {}
+for source in (f"drawn, w = {weight:g}", "real, with the words", "real, any of the class"):
+    found = np.concatenate([results[source, kind] for kind in kinds])
+    rows[f"{source}, all four kinds"] = [percent(hits) for hits in found.T]
+for kind in kinds:
+    found = results[f"drawn, w = {weight:g}", kind]
+    rows[f"drawn, {kind}"] = [percent(hits) for hits in found.T]
+print(f"{count} images of a kind, guidance weight {weight:g}")
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% tags=["figure"]
-figure, ax = plt.subplots(figsize=(8, 3.4))
-for place, kind in enumerate(kinds):
-    sources = ["", ": real, any of the class", ": real, with the words"]
-    for shift, source, colour in zip((-0.25, 0, 0.25), sources, (0, 5, 2)):
-        hits = results[kind + source][:, 1]
-        low, high = binomtest(int(hits.sum()), count).proportion_ci(method="wilson")
-        bar = [[hits.mean() - low], [high - hits.mean()]]
-        label = (source[2:] or "drawn") if place == 0 else None
-        look = dict(color=COLOURS[colour], yerr=np.clip(bar, 0, 1), capsize=3, label=label)
-        ax.bar(place + shift, hits.mean(), 0.23, **look)
-ax.set_xticks(range(len(kinds)), kinds)
-ax.set(ylabel="share of images that both words fit", ylim=(0, 1.05))
-ax.set_title("Does the image have the two words that were asked for? (95% intervals)")
-figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+sources = [*dict.fromkeys(source for source, _ in results)]
+figure, ax = plt.subplots(figsize=(8, 3.6))
+for shift, source, colour in zip((-0.3, -0.1, 0.1, 0.3), sources, (5, 0, 2, 7)):
+    hits = np.stack([results[source, kind][:, 2] for kind in kinds])
+    ends = [binomtest(int(own.sum()), count).proportion_ci(method="wilson") for own in hits]
+    means, look = hits.mean(1), dict(color=COLOURS[colour], label=source, capsize=3)
+    bars = [means - [e.low for e in ends], [e.high for e in ends] - means]
+    ax.bar(np.arange(4) + shift, means, 0.18, yerr=np.clip(bars, 0, 1), **look)
+ax.set_xticks(range(4), kinds)
+ax.set(ylabel="share with class and both words", ylim=(0, 1.05))
+ax.set_title("Is it the thing that was asked for, with both words? (95% intervals)")
+figure.legend(loc="outside lower center", ncols=4, fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -807,9 +749,14 @@ for strange, word in properties.items():
     for said in [(strange,), (word,), ()]:
         asked = [(name, (word,), phrase(name, said, PHRASINGS[0])) for name in names] * each
         shares.append(judged(asked, 60, guidance=weight)[:, 1])
-    rows[strange] = [word, *map(percent, shares)]
+    pair = next(pair for pair in WORDS.values() if word in pair)
+    three = [phrase(names[0], (one,), PHRASINGS[0]) for one in (strange, *pair)]
+    near, *both = directions_of(three)
+    side = pair[int(near @ both[1] > near @ both[0])]
+    rows[strange] = [word, side, *map(percent, shares)]
 print("share of images that the meant word fits")
-columns = ["meant", "asked by the strange word", "by the known word", "by neither"]
+columns = ["meant", "nearest by the encoder", "asked by the strange word"]
+columns += ["by the known word", "by neither"]
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
@@ -849,6 +796,80 @@ pd.DataFrame(rows, index=[f"Frechet distance of {count} images"]).T
 # In 07 obedience past $w = 1$ cost distance. Whether it does here the two rows of sentences say; where a network draws
 # worse than its data allow, some guidance can lessen the distance too. The network with sentences was trained without the
 # five combinations, a twentieth of the images, and is measured against all.
+
+# %% [markdown]
+# ### The mean, or each word?
+#
+# Is cross-attention worth its price? Five networks, trained on the same images for equal seconds of processor time,
+# three seeds each: told the *class only* (as in 07); the *mean* of the pieces, where the class was; *each word*, by
+# cross-attention; both; and each word with a **random** vector in the place of the encoder's.
+# `tests/benchmarks/text_to_image.py` made the runs. Frechet distances are without guidance, agreement is at weight 2,
+# which was tuned for none. (A Frechet distance falls with the number of images: compare only within a table, and with
+# its floor. The network that knows only classes guesses the properties.)
+#
+# **Predict before you run:** the grammar has ten things, six properties and four forms. Is the mean of a sentence's
+# pieces enough to follow it?
+
+# %%
+path = course.root / "data" / "text-to-image.csv"
+print(path.read_text().splitlines()[0])
+stored = pd.read_csv(path, comment="#").rename(columns={"weights": "parameters"})
+ended = stored[stored.quarter == 4]
+t_value = student_t.ppf(0.975, ended.seed.nunique() - 1)
+
+
+def with_interval(values, digits):
+    """The mean of the seeds and half of its 95% interval, as text."""
+    half = t_value * values.std(ddof=1) / len(values) ** 0.5
+    return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
+
+
+def stored_table(variants, costs, results):
+    """Stored runs: costs as means, results with intervals, shares in percent."""
+    runs = ended.assign(**{c: 100 * ended[c] for c in results if ": " in c})
+    groups = runs[runs.variant.isin(variants)].groupby("variant")
+    found = {c: groups[c].mean().map("{:,.0f}".format) for c in costs}
+    for column in results:
+        digits = 0 if ": " in column else 2
+        found[column] = groups[column].apply(with_interval, digits=digits)
+    return pd.DataFrame(found).loc[list(variants)].rename(index=variants).T
+
+
+# %%
+variants = {"class": "class only", "pooled": "mean", "words": "each word"}
+variants |= {"both": "mean and each word", "words, random vectors": "random vectors"}
+results = [f"{kind}: {what}" for what in ("class", "words") for kind in kinds]
+floor, _ = quality.floor(500)
+print(f"500 real images: Frechet distance {floor.mean():.2f} ± {floor.std():.2f}")
+print("means of the seeds and 95% intervals; agreement in percent")
+costs = ["parameters", "seconds", "ms a step", "steps"]
+stored_table(variants, costs, ["Frechet distance", *results])
+
+# %% [markdown]
+# Seeds share noise and order of images, so differences within a seed scatter less. Here they are, from *each word*. (Of
+# twelve intervals, one may miss 0 by luck.)
+
+
+# %%
+def differences(base, others, results):
+    """What other variants have more than `base`: means of seeds, 95% intervals."""
+    rows = {}
+    for column in results:
+        wide = ended.pivot(index="seed", columns="variant", values=column)
+        factor, digits = (100, 1) if ": " in column else (1, 2)
+        gaps = {one: factor * (wide[one] - wide[base]) for one in others}
+        rows[column] = {
+            others[one]: with_interval(gap, digits) for one, gap in gaps.items()
+        }
+    return pd.DataFrame(rows).T
+
+
+compared = ["Frechet distance", *[f"{kind}: words" for kind in kinds if "five" not in kind]]
+others = {one: variants[one] for one in ("pooled", "both", "words, random vectors")}
+differences("words", others, compared)
+
+# %% [markdown]
+# READ_STORED
 
 # %% [markdown]
 # ## 5. What each word looks at · *further*
@@ -907,9 +928,12 @@ table.index = pd.MultiIndex.from_tuples(table.index, names=["t", "places"])
 table.round(2)
 
 # %% [markdown]
-# Such maps are drawn often (Hertz et al. 2022 edit images by them). They say where a place *looks*, not what it does with
-# what it finds: much of the weight may rest on pieces that are no words, such as [SEP]. To know what a word *does*, take
-# it away.
+# *dark* is looked at in the first step, on the bag alone, and hardly later: how dark a bag becomes is settled early.
+# Later the places look at *bag*, on it and around it nearly alike, and some of the weight rests on pieces that are no
+# words.
+#
+# Such maps are drawn often (Hertz et al. 2022 edit images by them). They say where a place *looks*, not what it does
+# with what it finds. To know what a word *does*, take it away.
 #
 # **Predict before you run:** the piece "dark" is hidden from every layer, and from the mean. Are the bags still dark?
 
@@ -929,16 +953,20 @@ def without_piece(prompt, *hidden):
 count = course.pick(test=2, cpu=60, gpu=300)
 hidden = {"nothing": (), "the comma": (",",), "dark": ("dark",), "wide": ("wide",)}
 hidden |= {"dark and wide": ("dark", "wide"), "bag": ("bag",)}
-hidden["dark, wide and bag"] = ("dark", "wide", "bag")
+asked = {f"hidden: {name}": without_piece(prompt, *gone) for name, gone in hidden.items()}
+asked |= {
+    f"the sentence {one!r}": text(one) for one in ("a dark bag", "a wide bag", "a bag")
+}
 rows = {}
-for name, gone in hidden.items():
-    images = draw(without_piece(prompt, *gone).repeat(count), 90, guidance=weight)
+for name, y in tqdm(asked.items(), desc="hidden"):
+    images = draw(y.repeat(count), 90, guidance=weight)
+    with torch.no_grad():
+        found = quality.classifier(images).argmax(1)
     words = describe(images, torch.full((count,), bag))
-    fits = {word: np.array([word in own for own in words]) for word in ("dark", "wide")}
-    rows[f"hidden: {name}"] = {word: percent(hits) for word, hits in fits.items()}
-images = draw(["a bag"] * count, 90, guidance=weight)
-words = describe(images, torch.full((count,), bag))
-rows["the sentence 'a bag'"] = {w: percent(np.array([w in o for o in words])) for w in fits}
+    rows[name] = {
+        w: percent(np.array([w in own for own in words])) for w in ("dark", "wide")
+    }
+    rows[name]["is a bag"] = percent((found == bag).numpy())
 pd.DataFrame(rows).T
 
 # %% [markdown]
@@ -952,11 +980,14 @@ pd.DataFrame(rows).T
 # **Question:** most bits of an image describe details that nobody sees (Rombach et al. 2022, figure 2). Why run the large
 # network on all of them, in every step?
 #
-# *Latent diffusion* (Rombach et al. 2022) first trains an **autoencoder**: 28x28 pixels become 7x7 places of 4 channels,
-# a quarter of the numbers, and back. Then the same diffusion runs on these. The encoder gives each latent a mean and a
-# variance; the decoder gets a draw. The loss here is the squared error of the image, and, weighing little, the divergence
-# of the latents from a standard normal (Kingma & Welling 2014), which keeps their variance from growing without bounds
-# (Rombach et al., section 3.1, who add a perceptual and an adversarial loss against blur):
+# *Latent diffusion* (Rombach et al. 2022) first trains an **autoencoder**: 28x28 pixels become 7x7 places of 4
+# channels, a quarter of the numbers, and back. Then the same diffusion runs on these.
+#
+# For each latent the encoder gives $\mu$ and $\log\sigma^2$, and the decoder gets $\mu + \sigma\epsilon$ with fresh
+# noise $\epsilon$. The loss is the squared error of the image. (Rombach et al., section 3.1, add a perceptual and an
+# adversarial part against blur.) If the error counted alone, the encoder would make $\mu$ huge, so that the noise did
+# not matter. So a little of the divergence from a standard normal is added (Kingma & Welling 2014), which makes large
+# $\mu$ and small $\sigma$ dear:
 #
 # $$\mathrm{KL}\big(\mathcal N(\mu, \sigma^2)\,\|\,\mathcal N(0, 1)\big)
 # = \tfrac12\,\big(\mu^2 + \sigma^2 - 1 - \log\sigma^2\big).$$
@@ -1030,10 +1061,10 @@ print(
 # **Is it a generator already?** The latents were pulled towards a normal distribution. So draw from one and decode. Two
 # are tried: the normal with the latents' mean and variance alone, and the one with all their covariances too.
 #
-# **Predict before you run:** will these pass for clothes?
+# **Predict before you run:** which of the two is nearer to clothes, and does it come near the floor?
 
 # %%
-count = min(course.pick(test=50, cpu=2000, gpu=10_000), len(test_set))
+count = min(course.pick(test=50, cpu=500, gpu=500), len(test_set))
 x_0 = test_set[:count][0]
 with torch.no_grad():
     parts = x_0.to(device).split(500)
@@ -1072,10 +1103,11 @@ pd.DataFrame(rows, index=["autoencoder"]).T
 with torch.no_grad():
     codes = autoencoder.encode(x_0[:10].to(device)).cpu() / 3  # to about [-1, 1]
 channels = F.interpolate(codes, scale_factor=4).transpose(0, 1).reshape(-1, 1, 28, 28)
-shown = [x_0[:10], channels, rebuilt[:10], *[drawn[:10] for drawn in fitted.values()]]
-finding = "Top to bottom: test images; the four channels of their latents; decoded again;\n"
-finding += "decoded normal draws, independent; with covariances"
-show_images(torch.cat(shown), columns=10, scale=2, title=finding)
+rows = {"test images": x_0[:10]}
+rows |= {f"channel {k + 1}": part for k, part in enumerate(channels.split(10))}
+rows["decoded again"] = rebuilt[:10]
+rows |= {f"normal draws, {name}": drawn[:10] for name, drawn in fitted.items()}
+show_rows(rows, "Images, their latents, and what the decoder makes of normal draws")
 
 # %% [markdown]
 # The channels look like small, coarse pictures: a place of the latents stands for its place in the image. A cloud of
@@ -1118,7 +1150,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # Why are the others frozen? If the loss of diffusion could change the encoder, it would make all latents equal: the
 # noise could then be read off $x_t$, and the loss be zero.
 #
-# **Predict before you run:** does a step cost less? Measured on batches of 64:
+# **Predict before you run:** a quarter of the numbers, so a quarter of the time? (The stored runs below took longer a
+# step: one thread, and with the optimizer.)
 
 
 # %%
@@ -1139,17 +1172,14 @@ def step_time(network, images):
 # %%
 words_of = dict(text="words", encoder=text.name)
 network = UNet(4, channels=96, multipliers=(1,), stem=1, **words_of)
-sides = {
-    "U-Net, pixels": (UNet(**words_of), told),
-    "U-Net, latents": (network, latents),
-    "Transformer, pixels": (DiT(channels=120, **words_of), told),
-}
+sides = {"U-Net, pixels": (UNet(**words_of), told), "U-Net, latents": (network, latents)}
 rows = {}
 for name, (one, images) in sides.items():
-    weights_of = sum(p.numel() for p in one.parameters())
+    parameters = sum(p.numel() for p in one.parameters())
     milliseconds = 1000 * step_time(one.to(device), images)
-    rows[name] = [f"{weights_of:,}", f"{milliseconds:.0f}"]
-pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "ms a step, 64 images"])
+    rows[name] = [f"{parameters:,}", f"{milliseconds:.0f}"]
+columns = ["parameters", "ms a step, 64 images"]
+pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %%
 torch.manual_seed(0)
@@ -1166,14 +1196,13 @@ rows = [
 ]
 
 # %% tags=["figure"]
-finding = "Drawn in latents after a short training; the sentences of section 0"
-show_images(torch.cat(rows), columns=across, scale=2, title=finding)
+show_rows(dict(zip(sentences, rows)), "Drawn in latents after a short training")
 
 # %% [markdown]
 # **From a sentence to pixels, by hand.** All parts are on the table; this joins them, and notes what each hands on and
 # how long it takes. `sample` and `decode` must give the same.
 #
-# **Predict before you run:** which part takes longest?
+# **Predict before you run:** which share of the time is the U-Net's?
 
 
 # %%
@@ -1225,13 +1254,13 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 #
 # And with more patience, from the stored runs: equal seconds, of which the autoencoder's count for the latents.
 #
-# Ours come with an $s$ near 1 (printed below), and leaving the scale out would change little. So in *s = 5* they are made
-# five times as large instead, about as Stable Diffusion's come.
+# Ours come with an $s$ near 1, so leaving the scale out would change little. To see what it is for, one of the runs has
+# latents five times as large, about as Stable Diffusion's come.
 #
-# **Predict before you run:** pixels or latents, after equal seconds? And what is lost with $s = 5$?
+# **Predict before you run:** pixels or latents, after equal seconds? And what does $s = 5$ cost?
 
 # %%
-variants = ["words", "latents", "latents, s = 5"]
+variants = {"words": "pixels", "latents": "latents", "latents, s = 5": "latents, s = 5"}
 costs = ["seconds", "before", "ms a step", "steps", "ms an image"]
 results = ["Frechet distance", "seen: class", "seen: words"]
 came = ended.spread.dropna()
@@ -1239,13 +1268,15 @@ print(
     f"standard deviation of the latents as they come: {came.min():.2f} to {came.max():.2f}"
 )
 print("means of the seeds and 95% intervals; agreement in percent")
-display(stored_table(variants, costs, results).T)
-differences("latents", ["words", "latents, s = 5"], results)
+display(stored_table(variants, costs, results))
+others = {one: variants[one] for one in ("words", "latents, s = 5")}
+differences("latents", others, results)
 
 # %% [markdown]
-# (*before*: the seconds of the autoencoder, encoding included. It is trained once for as many networks as one likes.)
-# The second table has the differences from *latents*. Three things move with $s$: the noise levels, the spread of what
-# the network sees, and the weight of the loss where there is much noise. With $s$ near 1 all three are small.
+# (*before*: the seconds of the autoencoder, encoding included. It is trained once for as many networks as one likes.
+# The second table has the differences from *latents*.) With $s = 5$ most timesteps have more signal than noise; the
+# network's input is up to five times as large; and so is its target $v$ where there is much noise, so that these
+# timesteps fill the loss. Which of the three costs how much is not tested here.
 #
 # Latents exchange cheaper steps for what the autoencoder loses, and that cannot be had back. Stable Diffusion's images
 # are 48 times as many numbers as its latents ($512^2 \cdot 3$ against $64^2 \cdot 4$), and its U-Net is some 400 times
@@ -1262,7 +1293,8 @@ differences("latents", ["words", "latents, s = 5"], results)
 # between patches, and of two layers for each patch by itself, follow; and at the end each vector becomes pixels again.
 #
 # What is special is how a block hears the timestep and the label: **adaLN-Zero** (section 3.2). From their vector come,
-# for each branch, a shift, a scale and a gate. The norm has no weights of its own:
+# for each branch, a shift, a scale and a gate. The norm is over the channels of each patch, without weights of its own,
+# `F.layer_norm(x, x.shape[-1:])`:
 #
 # $$x + \mathrm{gate}\cdot f\big(\mathrm{norm}(x)\,(1 + \mathrm{scale}) + \mathrm{shift}\big).$$
 #
@@ -1315,28 +1347,37 @@ print("a new block is the identity; one with weights agrees with the block by ha
 # 2023). Beside the U-Net, at equal weights and equal seconds, both with the same words, on pixels and on latents (patches
 # of 1x1 there):
 
+# %%
+whole = DiT(channels=120, **words_of).to(device)
+parameters = sum(p.numel() for p in whole.parameters())
+milliseconds = 1000 * step_time(whole, told)
+print(f"{parameters:,} parameters, {milliseconds:.0f} ms a step of 64 images, on pixels")
+
 # %% tags=["figure"]
-figure, ax = plt.subplots(figsize=(8, 3.8))
-shown = {"words": "U-Net, pixels", "Transformer": "Transformer, pixels"}
-shown |= {"latents": "U-Net, latents", "latents, Transformer": "Transformer, latents"}
-for (variant, name), style in zip(shown.items(), ["o-", "s-", "o--", "s--"]):
+figure, ax = plt.subplots(figsize=(8, 4))
+shown = {"words": "U-Net, pixels", "latents": "U-Net, latents"}
+shown |= {"Transformer": "Transformer, pixels"}
+shown |= {"latents, Transformer": "Transformer, latents"}
+looks = [(COLOURS[0], "-"), (COLOURS[0], "--"), (COLOURS[1], "-"), (COLOURS[1], "--")]
+for (variant, name), (colour, line) in zip(shown.items(), looks):
     runs = stored[stored.variant == variant].groupby("quarter")
     means = runs[["seconds", "Frechet distance"]].mean()
+    look = dict(color=colour, ls=line, marker="o", ms=5, capsize=3, label=name)
     spread = runs["Frechet distance"].std()
-    at, y = means["seconds"], means["Frechet distance"]
-    ax.errorbar(at, y, spread, fmt=style, ms=5, capsize=3, label=name)
-ax.set(xlabel="processor seconds on one thread", ylabel="Frechet distance", yscale="log")
-plain_ticks(ax)
-ax.set_title(
-    "Equal seconds, the autoencoder's included (bars: standard deviation of seeds)"
-)
+    ax.errorbar(means["seconds"], means["Frechet distance"], spread, **look)
+ax.set(xlabel="processor seconds on one thread", yscale="log")
+ax.set_ylabel("Frechet distance (logarithmic)")
+ticks = [3, 4, 5, 7, 10, 15, 20, 30, 40]
+ax.set_yticks(ticks, ticks)
+ax.minorticks_off()
+ax.set_title("The autoencoder's seconds included (bars: standard deviation of seeds)")
 ax.legend(fontsize=8)
 plt.show()
 
 # %%
 results = ["Frechet distance", "seen: class", "seen: words", "unseen combinations: words"]
 print("means of the seeds and 95% intervals; agreement in percent")
-stored_table(list(shown), ["weights", "ms a step", "steps"], results).rename(index=shown).T
+stored_table(shown, ["parameters", "ms a step", "steps"], results)
 
 # %% [markdown]
 # The learning rate falls over the whole length, so the first three points show the way of a longer training, not what a
@@ -1426,7 +1467,8 @@ def draw_sentence(prompt="a dark, wide bag", negative="", weight=2.0, seed=0):
     """Eight images of one sentence, from noises of a seed."""
     guidance = ClassifierFreeGuidance(weight, negative=int(text(negative)))
     images = draw([prompt] * 8, seed, guidance=guidance)
-    finding = f"{prompt!r}, away from {negative!r}, w = {weight:g}"
+    away = f", away from {negative!r}" if negative else ""
+    finding = f"{prompt!r}{away}, w = {weight:g}"
     return show_images(images, columns=8, scale=2, title=finding)
 
 
