@@ -11,11 +11,11 @@ from torch.distributions import Normal, kl_divergence
 from notebooks.exercises import as_float64, called, close, normal, refuse_changes, refuse_dtype
 from utils.course.exercises import Wrong, exercise
 
-# -- 15.1: attention from positions to words ---------------------------------------------------------
+# -- 15.1: attention from places to pieces -----------------------------------------------------------
 
 SHAPES = {
     "size of tensor": "the scores are (B, N, L): q @ k.mT, or torch.einsum('bnd,bld->bnl', q, k); a mask (B, L) needs "
-    "a place for the positions: mask[:, None, :]",
+    "an axis for the places: mask[:, None, :]",
     "mat1 and mat2": "k has to be turned round for the product: q @ k.mT",
     "Expected size": "k has to be turned round for the product: q @ k.mT",
     "bool": "a mask of True and False cannot be added or subtracted; scores.masked_fill(~mask[:, None, :], -math.inf)",
@@ -28,17 +28,20 @@ def wrong_weights(scores: Tensor, width: int, mask: Tensor) -> dict[str, Tensor]
     free = scaled.softmax(-1)
     return {
         "padding is looked at too: its scores must become -inf before the softmax": free,
-        "the mask is turned round: True is where a word stands": scaled.masked_fill(mask, -math.inf).softmax(-1),
+        "the mask is turned round: True is where a piece stands": scaled.masked_fill(mask, -math.inf).softmax(-1),
+        "the mask is turned round: True is where a piece stands; lower the scores elsewhere": (
+            (scaled - 1e9 * mask).softmax(-1)
+        ),
         "padding is put to 0 after the softmax, so that the other weights add up to less than 1": free * mask,
         "a score of 0 is not nothing: exp(0) is 1; padding needs -inf": (scaled * mask).softmax(-1),
         "the scores are not divided by the root of d": scores.masked_fill(~mask, -math.inf).softmax(-1),
         "the scores are divided by d; take its root": (scores / width).masked_fill(~mask, -math.inf).softmax(-1),
-        "the scores are divided by the root of L, the number of words; take the width d": (
+        "the scores are divided by the root of L, the number of pieces; take the width d": (
             scores / math.sqrt(scores.shape[-1])
         )
         .masked_fill(~mask, -math.inf)
         .softmax(-1),
-        "the softmax runs over the positions; the weights of one position over the words add up to 1": (
+        "the softmax runs over the places; the weights of one place over the pieces add up to 1": (
             scaled.masked_fill(~mask, -math.inf).softmax(1)
         ),
         "these are the scores; the softmax is missing": scaled,
@@ -68,23 +71,21 @@ def check_cross_attention(cross_attention: Callable) -> None:
             for fault, wrong in wrong_weights(scores, width, seen).items():
                 if torch.allclose(weights, wrong, rtol=1e-4, atol=1e-6, equal_nan=True):
                     raise Wrong(fault)
-            raise Wrong(f"the first position's weights should be {rounded(right)}, got {rounded(weights)}")
+            worst = (weights - right).abs().nan_to_num(nan=1.0).amax((1, 2)).argmax()
+            pairs = [[round(float(value), 3) for value in one[worst, 0]] for one in (right, weights)]
+            raise Wrong(f"of sentence {worst} the first place's weights should be {pairs[0]}, got {pairs[1]}")
         if not close(found, right @ v, 1e-4, 1e-5):
             if close(found, right @ k, 1e-4, 1e-5):
                 raise Wrong("the weights are right, but they mix the keys; it is the values that are handed on")
-            raise Wrong("the weights are right; what a position finds is the sum of weight times value: weights @ v")
-
-
-def rounded(weights: Tensor) -> list[float]:
-    return [round(float(value), 3) for value in weights[0, 0]]
+            raise Wrong("the weights are right; what a place finds is the sum of weight times value: weights @ v")
 
 
 @exercise(
     "15.1",
-    "attention from positions to words",
+    "attention from places to pieces",
     check_cross_attention,
     hints=[
-        "scores = q @ k.mT has shape (B, N, L): how well each position's question fits each word's key. Divide by "
+        "scores = q @ k.mT has shape (B, N, L): how well each place's question fits each piece's key. Divide by "
         "math.sqrt(d).",
         "mask[:, None, :] has shape (B, 1, L). Where it is False, a score becomes -math.inf: "
         "scores.masked_fill(~mask[:, None, :], -math.inf).",
@@ -111,6 +112,12 @@ def wrong_divergences(mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
     ones, std = torch.ones_like(mean), (log_variance / 2).exp()
     plain = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
     return {
+        "log_variance is used as the standard deviation; its exp is the variance": (
+            (mean.square() + log_variance.square() - 1 - log_variance.square().log()) / 2
+        ),
+        "exp(log_variance) is the variance itself; do not square it": (
+            (mean.square() + (2 * log_variance).exp() - 1 - log_variance) / 2
+        ),
         "this is the divergence the other way round, of the standard normal from the latent": kl_divergence(
             Normal(0 * ones, ones), Normal(mean, std)
         ),
@@ -195,6 +202,9 @@ def wrong_blocks(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> dict[
         + gate * branch((normed + shift) * (1 + scale)),
         "shift and scale are exchanged": x + gate * branch(normed * (1 + shift) + scale),
         "the branch is added to the normalised x; the path around it stays as it is": normed + gate * branch(told),
+        "the norm runs over patches and channels together; over the channels alone: x.shape[-1:]": x
+        + gate * branch(F.layer_norm(x, x.shape[1:]) * (1 + scale) + shift),
+        "x is weakened by 1 - gate; the path around the branch stays as it is": (1 - gate) * x + gate * branch(told),
         "the norm runs over the patches; it is taken over the channels of each patch by itself": x
         + gate * branch(over_patches * (1 + scale) + shift),
         "the gate is applied before the branch; it closes the branch behind it": x + branch(gate * told),

@@ -174,6 +174,10 @@ def adaln_over_patches(x, shift, scale, gate, branch):
     return x + gate * branch(normed * (1 + scale) + shift)
 
 
+def adaln_over_all(x, shift, scale, gate, branch):
+    return x + gate * branch(F.layer_norm(x, x.shape[1:]) * (1 + scale) + shift)
+
+
 def adaln_with_a_wider_norm(x, shift, scale, gate, branch):
     normed = (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True)
     return x + gate * branch(normed * (1 + scale) + shift)
@@ -205,9 +209,11 @@ WRONG = {
         (attention_with(lambda s, m: hidden(s, ~m).softmax(-1)), "the mask is turned round"),
         (attention_with(lambda s, m: s.softmax(-1) * m), "put to 0 after the softmax"),
         (attention_with(lambda s, m: (s * m).softmax(-1)), "a score of 0 is not nothing"),
-        (attention_with(lambda s, m: hidden(s, m).softmax(1)), "the softmax runs over the positions"),
+        (attention_with(lambda s, m: hidden(s, m).softmax(1)), "the softmax runs over the places"),
         (attention_with(lambda s, m: s), "the softmax is missing"),
-        (attention_with(lambda s, m: hidden(2 * s, m).softmax(-1)), "the first position's weights should be"),
+        (attention_with(lambda s, m: hidden(2 * s, m).softmax(-1)), "the first place's weights should be"),
+        (attention_with(lambda s, m: (s - 1e4 * m).softmax(-1)), "the mask is turned round.*lower the scores"),
+        (attention_with(lambda s, m: (s - 2.0 * ~m).softmax(-1)), r"of sentence [12] the first place's weights"),
         (scaled_by(lambda d, count: 1.0), "not divided by the root of d"),
         (scaled_by(lambda d, count: 1 / d), "divided by d; take its root"),
         (scaled_by(lambda d, count: count**-0.5), "the root of L"),
@@ -232,6 +238,8 @@ WRONG = {
         (divergence_with(lambda m, s: (m**2 + s.exp() - 1) / 2), "- log_variance is missing"),
         (divergence_with(lambda m, s: (m**2 + s.exp() - 1 + s) / 2), "it has to be taken away"),
         (divergence_with(lambda m, s: each(m, s) / math.log(2)), "these are bits"),
+        (divergence_with(lambda m, s: (m**2 + s**2 - 1 - (s**2).log()) / 2), "used as the standard deviation"),
+        (divergence_with(lambda m, s: (m**2 + s.exp() ** 2 - 1 - s) / 2), "is the variance itself"),
         (divergence_with(lambda m, s: 3 * each(m, s)), "the first image's divergence should be"),
         (lambda m, s: each(m, s).flatten(1).mean(1), "the mean over an image's latents"),
         (each, "the divergence of each latent"),
@@ -250,7 +258,9 @@ WRONG = {
         (adaln_with(lambda x, n, b, a, g, f: x + f(g * (n * (1 + a) + b))), "applied before the branch"),
         (adaln_with(lambda x, n, b, a, g, f: x + (1 + g) * f(n * (1 + a) + b)), "used as 1 \\+ gate"),
         (adaln_with(lambda x, n, b, a, g, f: x + g * (f(n) * (1 + a) + b)), "they belong before it"),
-        (adaln_over_patches, "the norm runs over the patches"),
+        (adaln_over_patches, "the norm runs over the patches;"),
+        (adaln_over_all, "over patches and channels together"),
+        (adaln_with(lambda x, n, b, a, g, f: (1 - g) * x + g * f(n * (1 + a) + b)), "weakened by 1 - gate"),
         (adaln_with_a_wider_norm, "is the norm that of layer_norm"),
         (adaln_with(lambda x, n, b, a, g, f: (x + g * f(n * (1 + a) + b))[0]), r"should have shape \(3, 5, 8\)"),
         (adaln_in_place, "changes what it is given, in place"),
