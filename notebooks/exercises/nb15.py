@@ -29,9 +29,6 @@ def wrong_weights(scores: Tensor, width: int, mask: Tensor) -> dict[str, Tensor]
     return {
         "padding is looked at too: its scores must become -inf before the softmax": free,
         "the mask is turned round: True is where a piece stands": scaled.masked_fill(mask, -math.inf).softmax(-1),
-        "the mask is turned round: True is where a piece stands; lower the scores elsewhere": (
-            (scaled - 1e9 * mask).softmax(-1)
-        ),
         "padding is put to 0 after the softmax, so that the other weights add up to less than 1": free * mask,
         "a score of 0 is not nothing: exp(0) is 1; padding needs -inf": (scaled * mask).softmax(-1),
         "the scores are not divided by the root of d": scores.masked_fill(~mask, -math.inf).softmax(-1),

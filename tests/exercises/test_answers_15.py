@@ -212,7 +212,7 @@ WRONG = {
         (attention_with(lambda s, m: hidden(s, m).softmax(1)), "the softmax runs over the places"),
         (attention_with(lambda s, m: s), "the softmax is missing"),
         (attention_with(lambda s, m: hidden(2 * s, m).softmax(-1)), "the first place's weights should be"),
-        (attention_with(lambda s, m: (s - 1e4 * m).softmax(-1)), "the mask is turned round.*lower the scores"),
+        (attention_with(lambda s, m: (s - 1e4 * m).softmax(-1)), "of sentence 2 the first place's weights should be"),
         (attention_with(lambda s, m: (s - 2.0 * ~m).softmax(-1)), r"of sentence [12] the first place's weights"),
         (scaled_by(lambda d, count: 1.0), "not divided by the root of d"),
         (scaled_by(lambda d, count: 1 / d), "divided by d; take its root"),
