@@ -28,8 +28,8 @@
 # **You need** Python, basic PyTorch, and guidance (07). The encoder is that of notebook 11, which you need not know. A
 # trained network lies in `data/checkpoints`.
 #
-# **Time:** about five minutes on two cores. For you: 40 minutes of reading for the *core* with its tables, and half an hour for your
-# three pieces.
+# **Time:** about five minutes on two cores. For you: 40 minutes of reading for the *core* with its tables, and half an
+# hour for your three pieces.
 
 # %% tags=["setup"]
 from utils.course import start
@@ -278,9 +278,9 @@ finding = "The first T-shirts of the test set with a low (top) and a high patter
 show_images(two, columns=some, scale=2, title=finding)
 
 # %% [markdown]
-# Most of the lower row have a print or blocks of colour, but the 4th, 10th and 12th are plain: the edges of bright cloth
-# and a bright hem count for much. And the 4th of the upper row is printed all over, faintly. A word needs a meter that is steady *and* means
-# what the word means. This one is not good enough, so there is no word for patterns.
+# Most of the lower row have a print or blocks of colour, but the 4th, 10th and 12th are plain: the edges of bright
+# cloth and a bright hem count for much. And the 4th of the upper row is printed all over, faintly. A word needs a meter
+# that is steady *and* means what the word means. This one is not good enough, so there is no word for patterns.
 #
 # **A grammar** makes sentences of it: four forms, with each fitting word left out one time in four. Two things are
 # kept from training, so that they can be tested: two other **forms**, and five **combinations**, by leaving out every
@@ -307,8 +307,8 @@ pd.DataFrame(rows, columns=["form", "sentence"]).set_index("form")
 # sentence. Cosines of these vectors say what it holds for similar. (Papers take CLIP's text encoder (Radford et al.
 # 2021), trained on pairs of pictures and captions, or T5, trained on text alone too.)
 #
-# **Predict before you run:** ten nouns that never occur in training, such as "a handbag", "a sweater", "a flip-flop". Which
-# of them lie nearest to the thing that they mean?
+# **Predict before you run:** ten nouns that never occur in training, such as "a handbag", "a sweater", "a flip-flop".
+# Which of them lie nearest to the thing that they mean?
 
 # %%
 nouns = {"handbag": "bag", "purse": "bag", "sweater": "pullover", "gown": "dress"}
@@ -376,9 +376,9 @@ pd.DataFrame(rows, index=["cosine with 'a dark bag'"]).T.round(2)
 # $$\mathrm{found} = \mathrm{softmax}\big(q\,k^\top / \sqrt d\,\big)\, v.$$
 #
 # A row of the softmax says how much one place looks at each piece, and adds up to 1. (This $v$ is a value, not what the
-# network predicts.) "a dark, wide bag" has seven pieces: [CLS], a, dark, the comma, wide, bag, [SEP]; the encoder adds the
-# first and the last, which mark the ends. Sentences have different lengths,
-# so short ones are filled up, and a **mask** says where a piece stands; the rest must get the weight 0.
+# network predicts.) "a dark, wide bag" has seven pieces: [CLS], a, dark, the comma, wide, bag, [SEP]; the encoder adds
+# the first and the last, which mark the ends. Sentences have different lengths, so short ones are filled up, and a
+# **mask** says where a piece stands; the rest must get the weight 0.
 #
 # ### Your turn: 15.1
 #
@@ -431,8 +431,8 @@ print("equal to scaled_dot_product_attention; a sentence of one piece gives its 
 # The layer around it has several *heads*: channels are cut into parts, each with questions and keys of its own. What
 # was found goes through one more matrix, which is **zero at first**, and is added to $x$. So the layer begins as
 # nothing, like the second convolution of a residual block. In *this* U-Net such layers stand in the middle and on the
-# way up, to save seconds. (Stable Diffusion has them on the way down too, each in a Transformer block.) "The network", from
-# here on, hears both: the mean of the pieces, with the timestep, and each piece by cross-attention.
+# way up, to save seconds. (Stable Diffusion has them on the way down too, each in a Transformer block.) "The network",
+# from here on, hears both: the mean of the pieces, with the timestep, and each piece by cross-attention.
 
 
 # %%
@@ -526,8 +526,8 @@ show_rows({name: x[:some] for name, x in drawn.items()}, "The same noises in eac
 #
 # ### Between two sentences
 #
-# Two ways from one sentence to another. Mix the network's **answers**, as 07 mixed those for two labels: with
-# $v_a$, $v_b$ for the sentences and $v$ for the empty one, $v + w\,\big((1-\lambda)\,v_a + \lambda\,v_b - v\big)$. Or mix the
+# Two ways from one sentence to another. Mix the network's **answers**, as 07 mixed those for two labels: with $v_a$,
+# $v_b$ for the sentences and $v$ for the empty one, $v + w\,\big((1-\lambda)\,v_a + \lambda\,v_b - v\big)$. Or mix the
 # **vectors** of the words, piece by piece, before the network sees them; the sentences must then have equally many.
 #
 # **Predict before you run:** does brightness rise evenly with $\lambda$?
@@ -598,11 +598,10 @@ plt.show()
 # **Question:** how often? And on what it never saw?
 #
 # A **request** is a class and two words, brightness and one other. Two meters judge that had no part in the training:
-# the course's classifier tells the class, and `describe` whether the words fit. But the second is the one that wrote the
-# sentences. It tells whether the network learned the meter, not whether a person would say "wide". And it takes the
+# the course's classifier tells the class, and `describe` whether the words fit. But the second is the one that wrote
+# the sentences. It tells whether the network learned the meter, not whether a person would say "wide". And it takes the
 # limits of the class that was *asked for*, whatever was drawn; so the column *both* counts most. (Public models are
-# judged by CLIP's score, by people's preference, or by detectors that count and place things: meters too, with errors of
-# their own.) Five kinds:
+# judged by CLIP's score, by people, or by detectors that count and place things: meters too.) Five kinds:
 #
 # - **seen**: forms and combinations of the training;
 # - **unseen phrasings**: the same in the two other forms. Thing and property words are known; only what stands between is
@@ -650,10 +649,9 @@ def judged(asked, seed, **options):
 
 # %% [markdown]
 # **The weight** is chosen on seen requests, with noises of its own, before anything else is looked at. More of it costs
-# likeness (07), so it is the *smallest* whose share of images with the right class and words reaches the lower end of the
-# best one's 95% interval. (A rule fixed beforehand, and no test: the weights share requests and noises, and the best of
-# five is flattered.) No unseen form or combination has a say in it. The other sections take 2, as notebook 07 did; this
-# one and the next take the chosen weight from here on.
+# likeness (07), so it is the *smallest* whose share of images with the right class and words reaches the lower end of
+# the best one's 95% interval. (A rule, not a test.) No unseen form or combination has a say in it. The other sections
+# take 2, as notebook 07 did; this one and the next take the chosen weight from here on.
 
 # %%
 count = course.pick(test=10, cpu=200, gpu=500)
@@ -816,7 +814,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 #
 # The distance to the training images, for prompts of real test images, beside the class-conditional network of notebook
 # 05, and beside the floor, as many real images. (That network had 20,000 steps on the labels of all images; this one
-# 12,000, each some 1.4 times as dear. At equal seconds they stand in section 2.)
+# 12,000, each some 1.4 times as dear. At equal seconds they stand below.)
 
 # %%
 count = course.pick(test=40, cpu=200, gpu=2000)
@@ -1201,8 +1199,8 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # | decoder | first | never | once an image |
 #
 # Why is the encoder frozen? If the loss of diffusion alone could change it, it could make all latents equal: the noise
-# could then be read off $x_t$, and the loss be zero. (The decoder has no part in that loss. The text encoder is frozen
-# to save its cost, and because 402 sentences would spoil what it knows.)
+# could then be read off $x_t$, and the loss be zero. (The text encoder is frozen to save its cost, and because 402
+# sentences would spoil what it knows.)
 #
 # **Predict before you run:** a quarter of the numbers, so a quarter of the time? (The stored runs below took longer a
 # step: one thread, and with the optimizer.)
@@ -1397,9 +1395,9 @@ torch.testing.assert_close(mine, block(x, emb), rtol=1e-4, atol=1e-4)
 print("a new block is the identity; one with weights agrees with the block by hand")
 
 # %% [markdown]
-# Here it tells the timestep; the words come by cross-attention between the two branches, as in PixArt-alpha (Chen et al.
-# 2023). Beside the U-Net, within 2% of its parameters and at equal seconds, both with the same words, on pixels and on latents (patches
-# of 1x1 there):
+# Here it tells the timestep; the words come by cross-attention between the two branches, as in PixArt-alpha (Chen et
+# al. 2023). Beside the U-Net, within 2% of its parameters and at equal seconds, both with the same words, on pixels and
+# on latents (patches of 1x1 there):
 
 # %%
 whole = DiT(channels=120, **words_of).to(device)
@@ -1438,11 +1436,10 @@ stored_table(shown, ["parameters", "ms a step", "steps"], results)
 # shorter one would reach. And the recipe was tuned in this course for the U-Net, the patches' size by the clock; a
 # Transformer tuned as long might stand elsewhere.
 #
-# A convolution knows from the start that neighbours belong together and that a thing may lie elsewhere. A Transformer has
-# to learn that. In latents of 7x7 our U-Net has one level only, and less of that head start. What speaks for the
+# A convolution knows from the start that neighbours belong together and that a thing may lie elsewhere. A Transformer
+# has to learn that. In latents of 7x7 our U-Net has one level only, and less of that head start. What speaks for the
 # Transformer is seen at other sizes: it has one kind of block and no shape to tune, and Peebles & Xie (2023, section 5)
-# found that its distance falls steadily with the arithmetic spent on it. A few minutes on one core can neither show nor
-# refute that.
+# found that its distance falls steadily with the arithmetic spent on it.
 
 # %% [markdown]
 # ## 8. How the large ones are put together · *further*
@@ -1561,9 +1558,9 @@ def to_patches(x, size):
 check("15.4", to_patches)
 
 # %% [markdown]
-# Further questions, without a check: does a larger weight for the KL divergence make the latents easier to draw, and what
-# does it cost in the reconstruction? Which of the layers' maps follow the outline, the fine or the coarse ones? And what
-# does `UNet(text="both")` gain on "a bag that is not dark", if you add such sentences to the grammar?
+# Further questions, without a check: does a larger weight for the KL divergence make the latents easier to draw, and
+# what does it cost in the reconstruction? And what does `UNet(text="both")` gain on "a bag that is not dark", if you
+# add such sentences to the grammar?
 
 # %% [markdown]
 # ## Recap
