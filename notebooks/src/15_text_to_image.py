@@ -714,7 +714,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # %% tags=["figure"]
 sources = [*dict.fromkeys(source for source, _ in results)]
 figure, ax = plt.subplots(figsize=(8, 3.6))
-for shift, source, colour in zip((-0.3, -0.1, 0.1, 0.3), sources, (5, 0, 2, 7)):
+for shift, source, colour in zip((-0.3, -0.1, 0.1, 0.3), sources, (5, 0, 2, 3)):
     hits = np.stack([results[source, kind][:, 2] for kind in kinds])
     ends = [binomtest(int(own.sum()), count).proportion_ci(method="wilson") for own in hits]
     means, look = hits.mean(1), dict(color=COLOURS[colour], label=source, capsize=3)
