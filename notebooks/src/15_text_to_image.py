@@ -650,8 +650,9 @@ def judged(asked, seed, **options):
 # %% [markdown]
 # **The weight** is chosen on seen requests, with noises of its own, before anything else is looked at. More of it costs
 # likeness (07), so it is the *smallest* whose share of images with the right class and words reaches the lower end of
-# the best one's 95% interval. (A rule, not a test.) No unseen form or combination has a say in it. The other sections
-# take 2, as notebook 07 did; this one and the next take the chosen weight from here on.
+# the best one's 95% interval. (A rule, not a test: the card of the model, with 400 images and other noises, comes to
+# 5.) No unseen form or combination has a say in it. The other sections take 2, as notebook 07 did; this one and the
+# next take the chosen weight from here on.
 
 # %%
 count = course.pick(test=10, cpu=200, gpu=500)
@@ -727,15 +728,15 @@ figure.legend(loc="outside lower center", ncols=4, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# *class* is a matter of one noun, and should not suffer from another form of the sentence: the encoder has to carry it.
-# *words* are right only if the image lies in the outer three tenths *twice*, so a faint obedience does not count; how
-# often that happens by chance stands in the bars of real images.
+# *class* is a matter of one noun, and hardly suffers from another form of the sentence: the encoder carries it. *words*
+# are right only if the image lies in the outer three tenths *twice*, so a faint obedience does not count; how often
+# that happens by chance stands in the bars of real images.
 #
 # Compare *unseen combinations* with *seen, the same five*: same things, only the meeting of the words is new. At the
-# chosen weight all kinds stand near 100%, where no difference can show. That is a result, since dark, wide trousers can
-# be had though none was ever seen; but it does not show that the new costs nothing. Look at $w = 1$. What is missing
-# *there* against the same five has two possible causes, which this cannot part: the two words were not put together, or
-# the training, in which no dark trousers were wide, was believed. Guidance covers it.
+# chosen weight they are not told apart. That is a result, since dark, wide trousers can be had though none was ever
+# seen; but it does not show that the new costs nothing. Look at $w = 1$, where the unseen combinations come last. What
+# is missing *there* has two possible causes, which this cannot part: the two words were not put together, or the
+# training, in which no dark trousers were wide, was believed. Guidance covers it.
 #
 # **More of the drawn images are "right" than of the real ones.** That is not better drawing:
 
@@ -814,7 +815,7 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 #
 # The distance to the training images, for prompts of real test images, beside the class-conditional network of notebook
 # 05, and beside the floor, as many real images. (That network had 20,000 steps on the labels of all images; this one
-# 12,000, each some 1.4 times as dear. At equal seconds they stand below.)
+# 12,000, each some 1.5 times as dear. At equal seconds they stand below.)
 
 # %%
 count = course.pick(test=40, cpu=200, gpu=2000)
@@ -914,12 +915,11 @@ others = {one: variants[one] for one in ("pooled", "both", "words, random vector
 differences("words", others, compared)
 
 # %% [markdown]
-# *class only* against the others, in the rows of words: what chance gives (less than of real images, as a class drawn
-# with guidance is drawn in its middle), and what listening adds. The *mean* obeys already: of sentences that name one
-# thing and at most three properties, little more than a set of words has to be heard. *Each word* hears properties
-# better, most of all in phrasings that it never met, where new pieces thin out the mean. It pays with steps, and so
-# with distance: whoever takes fewer steps in these seconds is further from the data. (The network that ships had
-# 12,000, and at $w = 1$ its distance is that of the class network.)
+# *class only* against the others, in the rows of words: what chance gives, and what listening adds. The *mean* obeys
+# already: of sentences that name one thing and at most three properties, little more than a set of words has to be
+# heard. *Each word* hears properties better, most of all in phrasings that it never met, where new pieces thin out the
+# mean. It pays with steps, and so with distance: whoever takes fewer steps in these seconds is further from the data.
+# (The network that ships had 12,000, and at $w = 1$ its distance is that of the class network.)
 #
 # **Random vectors obey no worse, and draw no worse**, though they lack kinship of words, context and order. This
 # grammar needs none of the three, since its key words are known ones in every form. And the random vectors of *dark*
@@ -1028,11 +1028,11 @@ pd.DataFrame(rows).T
 
 # %% [markdown]
 # The comma is the control: a change there would come from a mask that was never met in training. Compare a hidden word
-# with the sentence that lacks it. *dark* acts by its own piece: hidden, the bags are no darker than those of "a wide
-# bag", although "bag" is another vector after it; the network makes nothing of that. Of *wide* a part comes through the
-# other pieces. (Read it in pixels: many bags lie near the limit, so that a small shift turns a large share.) And with
-# *bag* hidden, even with all three words, they are still bags: the encoder has read the whole sentence, and the thing
-# stands in every piece of it. So neither a map nor a piece's name tells where a word acts.
+# with the sentence that lacks it. *dark* acts by its own piece: hidden, the bags are about as bright as those of "a
+# wide bag", although "bag" is another vector after it; the network makes nothing of that. Of *wide* a part comes
+# through the other pieces. (Read it in pixels: many bags lie near the limit, so that a small shift turns a large
+# share.) And with *bag* hidden, even with all three words, they are still bags: the encoder has read the whole
+# sentence, and the thing stands in every piece of it. So neither a map nor a piece's name tells where a word acts.
 
 # %% [markdown]
 # ## 6. Latents · *core*
@@ -1261,6 +1261,8 @@ rows = [
 show_rows(dict(zip(sentences, rows)), f"Drawn in latents after {steps} steps")
 
 # %% [markdown]
+# A step takes about half as long, not a quarter: the network in latents is wider, so that it has as many parameters.
+#
 # **From a sentence to pixels, by hand.** All parts are on the table; this joins them, and notes what each hands on and
 # how long it takes. `sample` and `decode` must give the same.
 #
@@ -1411,7 +1413,7 @@ print("a new block is the identity; one with weights agrees with the block by ha
 # %% [markdown]
 # Here it tells the timestep; the words come by cross-attention between the two branches, as in PixArt-alpha (Chen et
 # al. 2023). Beside the U-Net, within 2% of its parameters and at equal seconds, both with the same words, on pixels and
-# on latents (patches of 1x1 there):
+# on latents (dashed; patches of 1x1 there):
 
 # %%
 whole = DiT(channels=120, **words_of).to(device)
@@ -1437,7 +1439,7 @@ ticks = [3, 4, 5, 7, 10, 15, 20, 30, 40]
 ax.set_yticks(ticks, ticks)
 ax.minorticks_off()
 ax.set_title("The autoencoder's seconds included (95% intervals of three seeds)")
-ax.legend(fontsize=8)
+ax.legend(fontsize=8, handlelength=4)
 plt.show()
 
 # %%
@@ -1446,16 +1448,16 @@ print("means of the seeds and 95% intervals; agreement in percent")
 stored_table(shown, ["parameters", "ms a step", "steps"], results)
 
 # %% [markdown]
-# The Transformers obey about as well as the U-Nets and draw worse: agreement does not see how good an image is.
+# In known forms of sentences the Transformers obey about as well as the U-Nets, and they draw worse: agreement does not
+# see how good an image is.
 #
 # The learning rate falls over the whole length, so the first three points show the way of a longer training, not what a
 # shorter one would reach. And the recipe was tuned in this course for the U-Net, the patches' size by the clock; a
 # Transformer tuned as long might stand elsewhere.
 #
 # A convolution knows from the start that neighbours belong together and that a thing may lie elsewhere. A Transformer
-# has to learn that. In latents of 7x7 our U-Net has one level only, and less of that head start. What speaks for the
-# Transformer is seen at other sizes: it has one kind of block and no shape to tune, and Peebles & Xie (2023, section 5)
-# found that its distance falls steadily with the arithmetic spent on it.
+# has to learn that. What speaks for it is seen at other sizes: it has one kind of block and no shape to tune, and
+# Peebles & Xie (2023, section 5) found that its distance falls steadily with the arithmetic spent on it.
 
 # %% [markdown]
 # ## 8. How the large ones are put together · *further*
@@ -1525,8 +1527,8 @@ else:
 # %% [markdown]
 # ## 9. Play · *further*
 #
-# Any sentence you like. Three to begin with. The network has no way to refuse: a fish becomes some garment, and of a boot
-# and a hat it draws one thing, seldom a clear one.
+# Any sentence you like. Three to begin with. The network has no way to refuse: a fish becomes some garment, and of a
+# boot and a hat it draws mostly a boot.
 
 
 # %%
