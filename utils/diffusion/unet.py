@@ -217,16 +217,16 @@ class UNet(Conditioned):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         self._check(x_t, y)
-        emb, words = self.embed(t, y), self.words(t, y)
+        told = [part for part in (self.embed(t, y), self.words(t, y)) if part is not None]
         x = self.stem(F.pixel_unshuffle(x_t, self.stem_size))
         skips = [x]
         for stage in self.down:
-            x = stage(x, emb, words) if isinstance(stage, _Stage) else stage(x)
+            x = stage(x, *told) if isinstance(stage, _Stage) else stage(x)
             skips.append(x)
         for stage in self.middle:
-            x = stage(x, emb, words)
+            x = stage(x, *told)
         for stage in self.up:
-            x = stage(torch.cat([x, skips.pop()], dim=1), emb, words) if isinstance(stage, _Stage) else stage(x)
+            x = stage(torch.cat([x, skips.pop()], dim=1), *told) if isinstance(stage, _Stage) else stage(x)
         return F.pixel_shuffle(self.head(x), self.stem_size)
 
 
