@@ -31,6 +31,7 @@ from utils.files import stream_seed, write_atomically
 STEPS, SEED = 12_000, 0
 WEIGHTS, CHOSEN_BY, REPORTED = (1.0, 1.5, 2.0, 3.0, 5.0), 1, (2, 3, 4)  # guidance; seeds of draws
 CLASS_MODEL = "unet-fashion-mnist"
+Network = tuple[torch.nn.Module, GaussianDiffusion]
 
 
 def make(steps: int, out: Path, target: Path) -> str:
@@ -58,47 +59,45 @@ def make(steps: int, out: Path, target: Path) -> str:
 """
 
 
-def draw(name: Path, y: torch.Tensor, seed: int, guidance: float | None) -> torch.Tensor:
+def draw(network: Network, y: torch.Tensor, seed: int, guidance: float) -> torch.Tensor:
     device = torch.device("cpu")
     with autocast(device, find_precision(device)):
         options = dict(sampler="dpmpp_2m", steps=EVALUATIONS, seed=seed, guidance=guidance)
-        return generate(*load_model(name), len(y), y=y, **options)
+        return generate(*network, len(y), y=y, **options)
 
 
-def shares(target: Path, data: Data, kind: str, count: int, seed: int, weight: float) -> torch.Tensor:
+def shares(network: Network, data: Data, kind: str, count: int, seed: int, weight: float) -> torch.Tensor:
     """The shares in percent of images of the class, with the words, and with both, that were asked for: (3,)."""
     asked = requests(kind, count)
     y = text_encoder(MINILM)([request.prompt for request in asked])
-    found = agreement(draw(target, y, seed, weight), asked, data.quality)
+    found = agreement(draw(network, y, seed, weight), asked, data.quality)
     return 100 * torch.tensor([found["class"], found["words"], found["both"]])
 
 
 def measure(target: Path, data: Data, count: int) -> str:
     """What the card says about agreement and distance."""
-    tried = {weight: shares(target, data, "seen", count, CHOSEN_BY, weight) for weight in WEIGHTS}
+    told, by_class = load_model(target), load_model(FOLDER / f"{CLASS_MODEL}.safetensors")
+    tried = {weight: shares(told, data, "seen", count, CHOSEN_BY, weight) for weight in WEIGHTS}
     most = max(float(found[2]) for found in tried.values())
     low = 100 * binomtest(round(most * count / 100), count).proportion_ci(method="wilson").low
     chosen = min(weight for weight, found in tried.items() if found[2] >= low)
     lines = ["| guidance weight | class, % | words, % | both, % |", "| ---: | ---: | ---: | ---: |"]
     lines += [f"| {weight:g} | " + " | ".join(f"{x:.1f}" for x in found) + " |" for weight, found in tried.items()]
-    lines += [
-        "",
-        f"At {chosen:g}, the smallest weight with at least {low:.1f}% of both, draws of {len(REPORTED)} other seeds:",
-        "",
-    ]
+    rule = f"the smallest weight with at least {low:.1f}% of both"
+    lines += ["", f"At {chosen:g}, {rule}, draws of {len(REPORTED)} other seeds:", ""]
     lines += ["| requests | class, % | words, % | both, % |", "| --- | --- | --- | --- |"]
     for kind in KINDS:
-        rows = torch.stack([shares(target, data, kind, count, seed, chosen) for seed in REPORTED])
+        rows = torch.stack([shares(told, data, kind, count, seed, chosen) for seed in REPORTED])
         lines.append(f"| {kind} | " + " | ".join(", ".join(f"{x:.1f}" for x in column) for column in rows.T) + " |")
     floor, _ = data.quality.floor(count)
     lines += ["", f"Frechet distance of {count} images, of prompts or classes of the same test images; as many real"]
     lines += [f"images are at {floor.mean():.2f} ± {floor.std():.2f}:", ""]
     lines += ["| network | guidance weight | Frechet distance |", "| --- | ---: | --- |"]
-    networks = [(target, data.asked), (FOLDER / f"{CLASS_MODEL}.safetensors", data.asked_class)]
-    for (name, y), weight in itertools.product(networks, dict.fromkeys((1.0, chosen))):
-        features = [data.quality.features(draw(name, y, seed, weight)) for seed in REPORTED]
+    networks = [(target.stem, told, data.asked), (CLASS_MODEL, by_class, data.asked_class)]
+    for (name, network, y), weight in itertools.product(networks, dict.fromkeys((1.0, chosen))):
+        features = [data.quality.features(draw(network, y, seed, weight)) for seed in REPORTED]
         distances = ", ".join(f"{data.quality.frechet(one):.2f}" for one in features)
-        lines.append(f"| {name.stem} | {weight:g} | {distances} |")
+        lines.append(f"| {name} | {weight:g} | {distances} |")
     return "\n".join(lines)
 
 

@@ -69,5 +69,5 @@ def check_labels(y: Tensor, num_classes: int, hidden: bool = False, encoder: str
     if len(outside):
         hint = f" ({num_classes} stands for no label)" if hidden else "; number them from 0, or build it with more"
         raise ValueError(f"label {int(outside[0])} is outside the classes 0..{num_classes - 1}{hint}")
-    if encoder:
-        text_encoder(encoder).look_up(y.unique().cpu())
+    for some in y.unique().cpu().split(1000) if encoder else ():  # the words of all might not fit into memory
+        text_encoder(encoder).look_up(some)
