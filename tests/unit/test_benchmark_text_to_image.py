@@ -43,3 +43,16 @@ def test_both_encoders_have_read_the_prompts(monkeypatch):
     for name in (bench.MINILM, bench.STAND_IN):
         words, mask = bench.text_encoder(name).look_up(labels)
         assert (words[mask] != 0).any(1).all() and mask.sum(1).min() >= 4
+
+
+def test_a_table_of_other_settings_is_not_gone_on_with(monkeypatch, tmp_path):
+    table = tmp_path / "table.csv"
+    kept = "# python -m tests.benchmarks.text_to_image --seconds 180 --count 500; torch 2, 1 thread, today\n"
+    table.write_text(kept + "variant,seed\nclass,0\n")
+    monkeypatch.setattr(bench, "load", lambda count: None)
+    monkeypatch.setattr("sys.argv", ["text_to_image", "--table", str(table), "--seconds", "5", "--limit", "0"])
+    with pytest.raises(SystemExit, match="has rows of other settings than python .* --seconds 5 --count 500"):
+        bench.main()
+    monkeypatch.setattr("sys.argv", ["text_to_image", "--table", str(table), "--limit", "0"])
+    bench.main()  # whose time is over before its first run
+    assert table.read_text().startswith(kept)

@@ -115,6 +115,8 @@ def test_words_of_a_wrong_shape_break_nothing(shape):
         text.remember(["wrong"], torch.zeros(shape), torch.ones(1, LENGTH, dtype=torch.bool))
     with pytest.raises(RuntimeError, match="size"):
         text.remember(["wrong"], torch.zeros(1, LENGTH, WIDTH), torch.ones(1, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="every prompt needs a word that is not masked"):
+        text.remember(["wrong"], torch.zeros(1, LENGTH, WIDTH), torch.zeros(1, LENGTH, dtype=torch.bool))
     assert all(torch.equal(a, b) for a, b in zip(before, text.look_up(text(NAMES))))
     with pytest.raises(ValueError, match="is of no prompt read here"):
         text.look_up(torch.tensor([conditioning.label_of("wrong")]))

@@ -38,7 +38,6 @@ class Autoencoder(nn.Module):
     """Images (B, in_channels, H, W) to latents (B, latent_channels, H/4, W/4) and back.
 
     channels: width at half the size of the images, twice as many at a quarter. H and W have to be multiples of 4.
-
     Its buffer `scale` gives the latents the standard deviation 1. It is 1 itself until `encode_set` measures it.
     """
 

@@ -71,6 +71,8 @@ class TextEncoder:
 
     def remember(self, names: Sequence[str], words: Tensor, mask: Tensor) -> None:
         """Keep words (N, LENGTH, WIDTH), 0 where mask (N, LENGTH) is False, by name, in the place of what was there."""
+        if not mask.any(-1).all():
+            raise ValueError("every prompt needs a word that is not masked, got a mask without any: keep one at least")
         words, mask = words.half().cpu().expand(len(names), LENGTH, WIDTH), mask.cpu().expand(len(names), LENGTH)
         self._kept |= zip(map(label_of, names), zip(words.masked_fill(~mask[..., None], 0), mask))
         self._tables = {}
@@ -127,7 +129,6 @@ class CrossAttention(nn.Module):
     """Every position of an image looks at every word: x (B, N, channels) plus what it finds, of the same shape.
 
     Queries from positions, keys and values from words (Rombach et al. 2022, section 3.3). Starts as the identity.
-
     Call as attention(x, words, mask): words (B, L, text_width), mask (B, L), True where there is a word. Where `keep`
     is set to True, `weights` (B, heads, N, L) then tells how much each position looked at each word.
     """

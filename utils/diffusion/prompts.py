@@ -42,7 +42,7 @@ def measure(images: Tensor) -> dict[str, Tensor]:
     """Brightness, 0 to 1, width and height, in pixels, of what is seen on black, (N,) each.
 
     images: (N, 1, H, W), floats in [-1, 1] or uint8; each pixel first becomes the mean of the 3x3 around it, so that
-    noise and a little blur change no word. w columns that are seen equally often have the width w.
+    noise and a little blur hardly turn a word round. w columns that are seen equally often have the width w.
     """
     smooth = F.avg_pool2d((to_float(images).float() + 1) / 2, 3, stride=1, padding=1)[:, 0]
     area = (seen := (smooth > 0.15).float()).sum((1, 2)).clamp(min=1)

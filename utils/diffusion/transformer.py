@@ -78,7 +78,7 @@ class DiT(Conditioned):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         self._check(x_t, y)
-        emb, words = self.embed(t, y), self.words(t, y)
+        emb = self.embed(t, y, words := self.words(t, y))
         rows, columns = (side // self.patch for side in x_t.shape[2:])
         x = self.stem(x_t).flatten(2).mT
         x = x + position_embedding(rows, columns, x.shape[2], x.device).to(x.dtype)

@@ -111,11 +111,11 @@ class Conditioned(nn.Module):
         elif text is None and self.num_classes is not None:
             self.class_embedding = nn.Embedding(self.num_classes + 1, emb_dim)
 
-    def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Timestep and label as one vector (B, emb_dim), already through the SiLU all blocks share."""
+    def embed(self, t: Tensor, y: Tensor | None = None, words: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Timestep and label as one vector (B, emb_dim), already through the SiLU all blocks share; words: of y."""
         emb = self.time_embedding(t)
         if self.class_embedding is not None:
-            words = self.words(t, y)
+            words = words or self.words(t, y)
             told = self._labels(t, y) if words is None else words[0].sum(1) / words[1].sum(1, keepdim=True)
             emb = emb + self.class_embedding(told)
         return F.silu(emb)
@@ -162,7 +162,6 @@ class UNet(Conditioned):
 
     Call as model(x_t, t, y=None): x_t (B, C, H, W), t (B,) integers, result (B, out_channels, H, W). Raises ValueError
     where H or W cannot be halved often enough, y has another shape, or, on the CPU, a label is of no class or prompt.
-
     Attribute distilled: {"sampler": ..., "evaluations": [...]} that a distilled network is for; None for any other.
     """
 
@@ -217,7 +216,8 @@ class UNet(Conditioned):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         self._check(x_t, y)
-        told = [part for part in (self.embed(t, y), self.words(t, y)) if part is not None]
+        words = self.words(t, y)
+        told = [part for part in (self.embed(t, y, words), words) if part is not None]
         x = self.stem(F.pixel_unshuffle(x_t, self.stem_size))
         skips = [x]
         for stage in self.down:
