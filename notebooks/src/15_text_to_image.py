@@ -1029,8 +1029,8 @@ table.round(2)
 
 # %% [markdown]
 # *dark* is read in the first step, where the bag will be, and hardly later: the coarse is settled first, as in notebook
-# 05. *bag* is looked at most along the bag's outline: its frame can be seen in the maps. And after the first step two
-# fifths and more of the weight inside the bag rest on pieces that name neither thing nor property: "a", the comma,
+# 05. *bag* is looked at a little more along the bag's outline, and so its frame can be seen in the maps. And
+# after the first step two fifths and more of the weight inside the bag rest on pieces that name neither thing nor property: "a", the comma,
 # [CLS] and [SEP].
 #
 # Such maps are drawn often (Hertz et al. 2022 edit images by them). They say where a place *looks*, not what it does
