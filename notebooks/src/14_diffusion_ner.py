@@ -739,9 +739,10 @@ print("outer names found:", recall_of(test, found, 1))
 # %% [markdown]
 # (The interval is a bootstrap over sentences, of this one training, a shorter one, and on a part of the test split:
 # hence other figures than below.) One training says little. The tables below come from trainings of **five minutes of
-# processor time on one core each**, tested on whole test splits, with three seeds:
-# `python -m tests.benchmarks.diffusion_ner` makes them, and `data/ner/diffusion-ner.csv` keeps them. All read the same
-# encoder in the same way. Beside the diffusion stand
+# processor time on one core each**, tested on whole test splits, with three seeds; parts and longer trainings, further
+# below, have one seed, and steps and proposals the sentences held back. `python -m tests.benchmarks.diffusion_ner`
+# makes them, and `data/ner/diffusion-ner.csv` keeps them. All read the same encoder in the same way. Beside the
+# diffusion stand
 #
 # - a **token head**: one row of BIO tags (notebook 11);
 # - **two layers of tags**: two token heads beside each other, for outer and for inner names (in Ju, Miwa, Ananiadou 2018
@@ -836,13 +837,14 @@ pd.DataFrame(gaps).T.reindex(columns=CORPORA).astype(object).fillna("")
 # distance is more than two points, to two layers about one, and these intervals leave zero out (the last one hardly);
 # to a token head it is under one, and the interval does not. What it gains on the token head is recall, and most of
 # that are inner names, of which one row of tags finds hardly any. But inner names are found without diffusion too: two
-# layers, all spans and one shot find 22 to 24 in a hundred, the diffusion 30. On the sentences held back, where only
+# layers, all spans and one shot find 23 to 24 in a hundred, the diffusion 30. On the sentences held back, where only
 # one name in twenty is an inner one, the token head is ahead. So who leads may hang on nesting, and between these two
 # neither lead is sure.
 #
-# *What noise levels and steps add* is the distance to one shot: two points of F1, at 0.7 of the speed. It is no more
-# because transport tells each proposal from the start where to look (section 5). And of the names that the diffusion
-# misses two thirds were never shown to its judge: see *proposed*.
+# *What noise levels and steps add* is the distance to one shot: two points of F1, at 0.7 of the speed, and nearly all
+# of it from the steps (next table). On the sentences held back it does not show. It is no more because transport tells
+# each proposal from the start where to look (section 5). And of the names that the diffusion misses two thirds were
+# never shown to its judge: see *proposed*.
 #
 # *Where nothing nests* a token head does as well or better, twice as fast: on NCBI-disease the two are not told apart,
 # on BC5CDR it leads by a point with each of the three seeds. *All spans* is behind both on average, and on neither
@@ -887,10 +889,10 @@ table.set_axis([names[key] for key in table.index]).rename_axis("shown to the ju
 # length hardly a faster one. *All spans, trained so* is behind by its training: it saw the sentences less often, its
 # judge learned from spans that nearly all are none, and no pointers learned beside it. The first two do not explain
 # it: *all spans, taught by few* (the table of parts, below) sees the sentences as often as the diffusion and is taught
-# by as few spans, and is more than six points behind the diffusion's judge on all spans (one seed; the file has five
-# points where both are asked to be as sure as suits them). Left are the pointers that learn beside the diffusion's
-# judge, and that this judge learns from what its own proposals end at, near misses that few random spans are: a
-# diffusion whose judge does not is three and a half points worse (same table).
+# by as few spans, and is more than six points behind the diffusion's judge on all spans (one seed; five where both are
+# as sure as chosen). Left are the pointers that learn beside the diffusion's judge, and that this judge learns from
+# what its own proposals end at, near misses that few random spans are: a diffusion whose judge learns from gold and
+# near gold alone is three and a half points worse (same table).
 #
 # ### Steps and proposals · *core*
 #
@@ -924,7 +926,7 @@ for ax, what in zip(axes, ("steps", "proposals")):
     ax.set_xticks(rows.index, rows.index)
     ax.minorticks_off()
 axes[0].set_ylabel("per cent")
-axes[0].set_title("From two steps on: F1 stays, less is proposed", fontsize=10)
+axes[0].set_title("From five steps on less is proposed; F1 stays", fontsize=10)
 axes[1].set_title("More proposals: F1 stays from 30 on, more is proposed", fontsize=10)
 axes[0].legend(fontsize=8)
 plt.show()
@@ -955,7 +957,7 @@ few.mean().round(1).reindex(others).rename(index={"": "as it is"})
 # - *Hungarian matching*: no pairing of the noise either; a proposal learns the name that its own pointers are nearest to,
 #   as in the paper; and the same in *one shot*, at pure noise alone;
 # - *signal scale 1*, and *left and right* in place of centre and width (section 2);
-# - *judge taught by gold and near gold alone*, not by what proposals end at;
+# - *judge taught by gold and near gold alone*, not by noised spans nor by what proposals end at;
 # - two taggers without diffusion: *all spans, taught by few*, whose judge learns from gold, near gold and random spans;
 #   and a *token head with a CRF and BIOES* tags.
 #
@@ -965,12 +967,13 @@ few.mean().round(1).reindex(others).rename(index={"": "as it is"})
 inside = runs[(runs.corpus == "genia-nested") & (runs.seed == 0)]
 inside = inside.replace({"model": {"diffusion": "as it is"}})
 inside = inside[~inside.model.isin(MODELS)]
-five, one = (inside[inside.setting == setting] for setting in ("", "steps 1"))
+settings = ("", "steps 1", "sure as chosen")
+five, one, sure = (inside[inside.setting == setting] for setting in settings)
 table = {
     "F1": five.groupby("model").F1.agg(with_interval),
+    "F1, sure as chosen": sure.groupby("model").F1.agg(with_interval),
     "F1, one step": one.groupby("model").F1.agg(with_interval),
     "recall, one step": one.groupby("model").recall.agg(with_interval),
-    "F1 held back": five.groupby("model")["dev F1"].agg(with_interval),
     "inner recall": five.groupby("model")["inner recall"].agg(with_interval),
     "proposed": five.groupby("model")["proposed"].agg(with_interval),
 }
@@ -978,18 +981,19 @@ pd.DataFrame(table).astype(object).fillna("")
 
 # %% [markdown]
 # Without the pairing the first step has nothing to go by, as section 3 said: one step finds less than a third of the
-# names. Five steps bring F1 back to that of the whole tagger: there the pairing shows in the inner names alone, 21 in
-# a hundred against 30. That is what diffusion is for here: it settles, step by step, what noise alone cannot say.
-# Transport settles most of it before the first step, and little is left to do.
+# names. Five steps bring F1 back to that of the whole tagger: there the pairing shows most in the inner names, 21 in a
+# hundred against 30: less is proposed, and what is found is surer. That is what diffusion is for here: it settles,
+# step by step, what noise alone cannot say. Transport settles most of it before the first step, and little is left to
+# do.
 #
 # With Hungarian matching the network may choose which name a proposal learns, and there the noise levels are no help:
 # in one shot it has a higher F1 than with all of them, and finds more of the inner names. (At equal seconds; its own
-# step costs a tenth more. The authors' network lets proposals look at each other, ours does not.)
+# step costs an eighth more. The authors' network lets proposals look at each other, ours does not.)
 #
 # *Signal scale 1* and *left and right* are within a point of the tagger as it is: F1 does not hang on section 2's two
-# choices. What the judge is taught by counts for more. Without the spans that proposals end at it takes too many, and
-# loses three and a half points. And with a CRF and BIOES tags the token head is half way to the diffusion on this seed.
-# One training each: differences of a point say little, the large ones more.
+# choices. What the judge is taught by counts for more. Without noised spans and those that proposals end at it takes
+# too many, and loses three and a half points. And with a CRF and BIOES tags the token head is half way to the
+# diffusion on this seed. One training each: differences of a point say little, the large ones more.
 #
 # ### With more time · *further*
 #
@@ -1003,9 +1007,9 @@ longer = longer.assign(minutes=longer.budget / 60).set_index(["corpus", "minutes
 longer[columns].astype(object).fillna("")
 
 # %% [markdown]
-# Three minutes more bring GENIA a point of F1 and no more of the inner names; the hour brings NCBI-disease nearly three
-# points. So after five minutes neither is done, and the tables above compare small budgets. How the other taggers fare
-# with an hour was not measured.
+# Three minutes more bring GENIA a point of F1 and no more of the inner names; the hour brings NCBI-disease nearly
+# three points on this seed, the lowest of the three at five minutes. So after five minutes neither is done, and the
+# tables above compare small budgets. How the other taggers fare with an hour was not measured.
 #
 # ## 7. Play: stop the film anywhere · *core*
 
@@ -1107,15 +1111,15 @@ check("14.4", keep_nested)
 #    with places.
 # 2. What the first step can know is settled by how noise and names are paired. At random it knows nothing, and the steps
 #    do the work. By transport each name has a region of the noise of its own, and little is left for the steps.
-# 3. What does the diffusion add? Noise levels and steps add two points of F1 to one shot, at 0.7 of the speed. Beside a
-#    token head the gain is not sure, at half its speed; more inner names are found. Where nothing nests it is level on
-#    one corpus and a point behind on the other. The same judge shown all spans, and asked to be surer, does as well in
-#    F1.
+# 3. What does the diffusion add? On nested GENIA two points of F1 to one shot, nearly all by its steps, at 0.7 of the
+#    speed. Beside a token head the gain is not sure, at half its speed; more inner names are found. Where nothing
+#    nests it is level on one corpus and a point behind on the other. The same judge shown all spans, and asked to be
+#    surer, does as well in F1 and finds fewer inner names.
 #
 # **When to take what.** Nothing nests, or speed counts: a token head. Names nest, and missing inner ones costs more
 # than false ones: the diffusion's judge on all spans (not one trained on all spans). Both count: the diffusion, or two
-# layers of tags, which have one point of F1 less and ask for no steps. Where there are too many spans to look at, in
-# long texts, proposals should pay more; that is not measured here.
+# layers of tags, which have one point of F1 less, find 23 inner names in a hundred, not 30, and ask for no steps.
+# Where there are too many spans to look at, in long texts, proposals should pay more; that is not measured here.
 #
 # **Next:** [15 · Text to image](15_text_to_image.ipynb), where a text encoder steers the diffusion model.
 #
