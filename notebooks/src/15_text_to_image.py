@@ -940,9 +940,10 @@ def differences(base, others, results):
 
 compared = ["Frechet distance", *[f"{kind}: words" for kind in kinds if "five" not in kind]]
 others = {one: variants[one] for one in ("pooled", "both", "words, random vectors")}
-display(differences("words", others, compared))
+differences("words", others, compared)
 
 
+# %%
 def after_three_quarters(variant):
     """Steps, and the distance of three seeds, before the last quarter of the training."""
     runs = stored[(stored.variant == variant) & (stored.quarter == 3)]
@@ -958,7 +959,7 @@ print("Frechet distance after three quarters, the mean:", after_three_quarters("
 # heard. *Each word* hears properties better, most of all in phrasings that it never met. (New pieces may thin out the
 # mean there; that is not tested.) It pays with distance, and fewer steps in the same seconds are only a part of the
 # price: after three quarters of its training, and more steps than *each word* takes in all, the mean is nearer to the
-# data too (line below). With patience the price goes: the network that ships had 12,000 steps, and at $w = 1$ its
+# data too (line above). With patience the price goes: the network that ships had 12,000 steps, and at $w = 1$ its
 # distance is that of the class network.
 #
 # **Random vectors draw no worse, and obey no worse, in two of three rows a little better**, though they lack kinship
