@@ -842,8 +842,8 @@ pd.DataFrame(gaps).T.reindex(columns=CORPORA).astype(object).fillna("")
 # neither lead is sure.
 #
 # *What noise levels and steps add* is the distance to one shot: two points of F1, at 0.7 of the speed, and nearly all
-# of it from the steps (next table). On the sentences held back it does not show. It is no more because transport tells
-# each proposal from the start where to look (section 5). And of the names that the diffusion misses two thirds were
+# of it from the steps (next table). On the sentences held back it does not show. The distance is no larger because
+# transport tells each proposal from the start where to look (section 5). And of the names that the diffusion misses two thirds were
 # never shown to its judge: see *proposed*.
 #
 # *Where nothing nests* a token head does as well or better, twice as fast: on NCBI-disease the two are not told apart,
@@ -982,7 +982,7 @@ pd.DataFrame(table).astype(object).fillna("")
 # %% [markdown]
 # Without the pairing the first step has nothing to go by, as section 3 said: one step finds less than a third of the
 # names. Five steps bring F1 back to that of the whole tagger: there the pairing shows most in the inner names, 21 in a
-# hundred against 30: less is proposed, and what is found is surer. That is what diffusion is for here: it settles,
+# hundred against 30: less is proposed, and precision makes up for it. That is what diffusion is for here: it settles,
 # step by step, what noise alone cannot say. Transport settles most of it before the first step, and little is left to
 # do.
 #
@@ -1132,8 +1132,8 @@ check("14.4", keep_nested)
 # - Vinyals, Fortunato, Jaitly 2015, *Pointer networks*, arXiv 1506.03134.
 # - Carion et al. 2020, *End-to-end object detection with Transformers* (DETR), arXiv 2005.12872: section 3.1.
 # - Chen et al. 2022, *DiffusionDet: diffusion model for object detection*, arXiv 2211.09788: boxes from noise, and their
-# signal scale. Chen 2023, *On the importance of noise scheduling for diffusion models*, arXiv 2301.10972: what scaling
-# the input does.
+#   signal scale. Chen 2023, *On the importance of noise scheduling for diffusion models*, arXiv 2301.10972: what scaling
+#   the input does.
 # - Li et al. 2024, *Immiscible diffusion: accelerating diffusion training with noise assignment*, arXiv 2406.12303.
 # - Pooladian et al. 2023, *Multisample flow matching: straightening flows with minibatch couplings*, arXiv 2304.14772;
 #   Tong et al. 2023, *Improving and generalizing flow-based generative models with minibatch optimal transport*, arXiv

@@ -747,8 +747,8 @@ figure.legend(loc="outside lower center", ncols=4, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# (The intervals cover the noises, of this one network; another training would differ by more.) *class* is a matter of
-# one noun, and hardly suffers from another form of the sentence: the pieces of the noun are the same. *words* are
+# (The intervals cover the noises, of this one network; how another training would differ they do not say.) *class* is
+# a matter of one noun, which is the same in another form of the sentence, and hardly suffers from it. *words* are
 # right only if the image lies in the outer three tenths *twice*, so a faint obedience does not count; how often that
 # happens by chance stands in the bars of real images.
 #
@@ -1030,9 +1030,9 @@ table.round(2)
 
 # %% [markdown]
 # *dark* is read in the first step, where the bag will be, and hardly later: the coarse is settled first, as in notebook
-# 05. *bag* is looked at a little more along the bag's outline, and so its frame can be seen in the maps. And
-# after the first step two fifths and more of the weight inside the bag rest on pieces that name neither thing nor property: "a", the comma,
-# [CLS] and [SEP].
+# 05. *bag* is looked at a little more along the bag's outline, and so its frame can be seen in the maps. And after the
+# first step two fifths and more of the weight inside the bag rest on pieces that name neither thing nor property: "a",
+# the comma, [CLS] and [SEP].
 #
 # Such maps are drawn often (Hertz et al. 2022 edit images by them). They say where a place *looks*, not what it does
 # with what it finds. To know what a word *does*, take it away.
