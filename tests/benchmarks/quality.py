@@ -48,8 +48,8 @@ def course(seconds: float, images, seed: int) -> Trained:
 
 
 def denoising_diffusion_pytorch(seconds: float, images, seed: int) -> Trained:
-    """Its defaults (v targets, sigmoid schedule, T = 1000; its Trainer's Adam betas, clipping and EMA), learning rate
-    1e-3; its own sampler is DDIM with 50 evaluations."""
+    """Its loss and schedule (v targets, sigmoid, T = 1000), its Trainer's Adam betas, clipping and EMA; the batch and
+    the learning rate of 1e-3 are ours (its Trainer's: 16, 1e-4). Its own sampler is DDIM with 50 evaluations."""
     from ema_pytorch import EMA
 
     peer = lucidrains()
