@@ -964,7 +964,7 @@ few.mean().round(1).reindex(others).rename(index={"": "as it is"})
 #
 # - *no transport pairing*: each proposal keeps the noise that it drew (section 3's trap);
 # - *Hungarian matching*: no pairing of the noise either; a proposal learns the name that its own pointers are nearest to,
-#   as in the paper; and the same in *one shot*, at pure noise alone;
+#   much as in the paper; and the same in *one shot*, at pure noise alone;
 # - *signal scale 1*, and *left and right* in place of centre and width (section 2);
 # - *judge taught by gold and near gold alone*, not by noised spans nor by what proposals end at;
 # - two taggers without diffusion: *all spans, taught by few*, whose judge learns from gold, near gold and random spans;
@@ -1002,14 +1002,14 @@ pd.DataFrame(table).astype(object).fillna("")
 #
 # *Signal scale 1* and *left and right* are within a point of the tagger as it is: F1 does not hang on section 2's two
 # choices. What the judge is taught by counts for more. Without noised spans and those that proposals end at it takes
-# too many (precision 58.1 against 66.0), and loses three and a half points. And with a CRF and BIOES tags the token
+# too many (precision 58 against 66), and loses three and a half points. And with a CRF and BIOES tags the token
 # head gains half a point, and is at 73.7 on the sentences held back, where the diffusion of this seed is at 68.4.
 #
-# Why is *all spans* behind? *Taught by few* sees the sentences as often as the diffusion (12 epochs, not 9) and is
-# taught by as few spans. It finds the most inner names of all, 47 in a hundred, at a precision of 46.5: more than six
-# points of F1 behind the diffusion's judge on all spans, five where both are as sure as chosen (its own choice, 0.99,
-# is the edge of what was tried). Both changes came at once, so neither is ruled out alone. What else the diffusion's
-# judge has: the pointers that learn beside it, and the near misses that its own proposals end at.
+# Why is *all spans* behind? *All spans, taught by few* sees the sentences as often as the diffusion (12 epochs, not 9)
+# and is taught by as few spans. It finds the most inner names of all, 47 in a hundred, at a precision of 46.5: more
+# than six points of F1 behind the diffusion's judge on all spans, five where both are as sure as chosen (its own
+# choice, 0.99, is the edge of what was tried). Both changes came at once, so neither is ruled out alone. What else the
+# diffusion's judge has: the pointers that learn beside it, and the near misses that its own proposals end at.
 #
 # One training each: differences of a point say little, the large ones more.
 #
@@ -1130,10 +1130,10 @@ check("14.4", keep_nested)
 # 2. What the first step can know is settled by how noise and names are paired. At random it knows nothing, and the steps
 #    do the work: 43 points of F1 after one, 67 after five. By transport each name has a region of the noise of its own:
 #    65 after one step, 67 after five, and more inner names (one seed).
-# 3. What does the diffusion add? On nested GENIA two points of F1 to one shot, about three quarters by its steps, at 0.7
-# of the speed. Beside a token head the gain is not sure, at half its speed; more inner names are found. Where nothing
-# nests it is level on one corpus and a point behind on the other. The same judge shown all spans is as good, where
-# both are as sure as the held-back sentences advise.
+# 3. What does the diffusion add? On nested GENIA two points of F1 to one shot, about three quarters by its steps, at
+#    0.7 of the speed. Beside a token head the gain is not sure, at half its speed; more inner names are found. Where
+#    nothing nests it is level on one corpus and a point behind on the other. The same judge shown all spans is as good,
+#    where both are as sure as the held-back sentences advise.
 #
 # **When to take what.** Nothing nests, or speed counts: a token head. Names nest, and missing inner ones costs more
 # than false ones: a judge on all spans, at the price of precision (the diffusion's 37.6 inner names in a hundred at a
@@ -1152,8 +1152,8 @@ check("14.4", keep_nested)
 # - Vinyals, Fortunato, Jaitly 2015, *Pointer networks*, arXiv 1506.03134.
 # - Carion et al. 2020, *End-to-end object detection with Transformers* (DETR), arXiv 2005.12872: section 3.1.
 # - Chen et al. 2022, *DiffusionDet: diffusion model for object detection*, arXiv 2211.09788: boxes from noise, and their
-# signal scale. Chen 2023, *On the importance of noise scheduling for diffusion models*, arXiv 2301.10972: what scaling
-# the input does.
+#   signal scale. Chen 2023, *On the importance of noise scheduling for diffusion models*, arXiv 2301.10972: what scaling
+#   the input does.
 # - Li et al. 2024, *Immiscible diffusion: accelerating diffusion training with noise assignment*, arXiv 2406.12303.
 # - Pooladian et al. 2023, *Multisample flow matching: straightening flows with minibatch couplings*, arXiv 2304.14772;
 #   Tong et al. 2023, *Improving and generalizing flow-based generative models with minibatch optimal transport*, arXiv
