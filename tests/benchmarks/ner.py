@@ -1,17 +1,18 @@
-"""`make bench-ner`: every tagger on every corpus's test split, as tables in Markdown, also in build/ner_bench.md.
+"""`make bench-ner`: every tagger on every corpus's test split, as tables in Markdown, also in build/ner_bench/tables.md.
 
 There are two blocks. *Train only*: everything learns from train, dev chooses epochs, rules and weights. *Train + dev*:
 what the train-only run of the same model and seed chose is kept, everything learns from both, nothing is chosen.
 
-Each block, model, corpus and seed is measured once and kept as a JSON file in build/ner_bench; the tables are made of
+Each block, model, corpus and seed is measured once and kept as a JSON file in data/ner/runs; the tables are made of
 all the files there. So a run that was interrupted goes on where it stopped, and can be done in parts:
 
     python -m tests.benchmarks.ner --models crf --corpora ncbi-disease --blocks train --again
 
 Ensembles and votes are made of what is measured, and anew when there is more; what still lacks something is passed
-over with a word. Training is given in seconds of processor time, which other work on the machine changes little;
-tagging in sentences a second on the wall and of processor time. With `--tag-again` what is trained already only tags
-once more, for example to measure its speed when the machine has nothing else to do.
+over with a word. They and `--tag-again` need the trained models, which lie in build/ner_bench; those of a part that was
+measured elsewhere have to be trained with `--again`. Training is given in seconds of processor time, which other work on
+the machine changes little; tagging in sentences a second on the wall and of processor time. With `--tag-again` what is
+trained already only tags once more, for example to measure its speed when the machine has nothing else to do.
 """
 
 import argparse
@@ -41,7 +42,8 @@ from utils.ner.tagger import VOTERS, Tagger
 from utils.ner.tags import from_tags
 
 ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / "build" / "ner_bench"
+RUNS = ROOT / "data" / "ner" / "runs"
+TRAINED = ROOT / "build" / "ner_bench"
 CORPORA = ("ncbi-disease", "bc5cdr", "bc2gm")
 BLOCKS = {"train": "Train only", "train+dev": "Train + dev"}
 ENSEMBLES = {"bilstm-crf-ensemble": "bilstm-crf", "transformer-ensemble": "transformer"}  # of what, of all its seeds
@@ -63,7 +65,8 @@ TRAINING = ("train_seconds", "train_processor_seconds")
 class Run:
     """A model on a corpus, with a seed: what it learns from, and where the result is kept."""
 
-    out: Path
+    runs: Path  # results
+    trained: Path  # models
     corpus: Corpus
     block: str  # of BLOCKS
     model: str  # of MODELS
@@ -75,11 +78,11 @@ class Run:
 
     @property
     def path(self) -> Path:
-        return self.out / self.block / f"{self.name}.json"
+        return self.runs / self.block / f"{self.name}.json"
 
     @property
     def folder(self) -> Path:
-        return self.out / self.block / "models" / self.name
+        return self.trained / self.block / self.name
 
     @property
     def is_made_of_others(self) -> bool:
@@ -113,15 +116,22 @@ class Run:
         """What has to be measured before, in words; "" where nothing has."""
         if self.block != "train" and self.chosen_before() is None:
             return "its train-only run, whose choices it keeps"
-        missing = [one.name for one in self.members() if not one.path.exists()]
+        missing = [one.name if not one.path.exists() else one.untrained() for one in self.members()]
         if self.is_made_of_others and len(self.members()) < 2:
             kinds = VOTES.get(self.model, [f"the seeds of {ENSEMBLES.get(self.model)}"])
             return f"two of {', '.join(kinds)}, found {len(self.members())}"
-        return ", ".join(missing)
+        return ", ".join(filter(None, missing))
+
+    def untrained(self) -> str:
+        """Which trained models it needs that are not here although they are measured, in words; "" for none."""
+        if self.is_made_of_others:
+            return ", ".join(filter(None, (one.untrained() for one in self.members())))
+        return "" if self.folder.exists() else f"the model {self.name} in {self.trained} (--again trains it)"
 
     def parts(self) -> dict[str, float]:
         """The members as they are trained now, by the seconds that it took: no two trainings take the same."""
-        return {one.name: one.result()["train_processor_seconds"] for one in self.members()}
+        measured = {one.name: one.result() for one in self.members()}
+        return {name: result["train_processor_seconds"] for name, result in measured.items() if result}
 
     def is_stale(self, result: dict) -> bool:
         """Whether other members, or other choices of the train-only run, are there since it was measured."""
@@ -155,7 +165,6 @@ def measure(run: Run, before: dict | None = None) -> dict:
         "sentences_per_processor_second": len(corpus.test) / processor,
         "scores": _scores(corpus, predicted),
         "counts": _counts(corpus, predicted),
-        "groups": _groups(corpus),
     }
 
 
@@ -323,7 +332,8 @@ def _groups(corpus: Corpus) -> list | None:
 
 
 def _counts(corpus: Corpus, predicted: Sequence[Sentence]) -> dict[str, list[list[int]]]:
-    """For each row of the table how many entities of each sentence are right, predicted and in the gold annotation."""
+    """For each row of the table how many entities are right, predicted and in the gold annotation, in each group that
+    the bootstrap draws (`_groups`)."""
 
     def of(kinds: Sequence[str], sentences: Sequence[Sentence]) -> list[list[Entity]]:
         return [[entity for entity in sentence.entities if entity.type in kinds] for sentence in sentences]
@@ -333,7 +343,17 @@ def _counts(corpus: Corpus, predicted: Sequence[Sentence]) -> dict[str, list[lis
     found = {name: count(of(kinds, corpus.test), of(kinds, predicted)) for name, kinds in rows.items()}
     if _has_official(corpus):
         found["official"] = count(corpus.test, predicted, "bc2", corpus.official("test"))
-    return {name: table.astype(int).tolist() for name, table in found.items()}
+    return {name: _summed(table, _groups(corpus)).tolist() for name, table in found.items()}
+
+
+def _summed(counts: np.ndarray, groups: Sequence | None) -> np.ndarray:
+    """Rows of counts, those of a group added up, groups in the order in which they begin."""
+    if groups is None:
+        return counts.astype(int)
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    sums = np.zeros((len(places), counts.shape[1]), int)
+    np.add.at(sums, [places[group] for group in groups], counts.astype(int))
+    return sums
 
 
 def _has_official(corpus: Corpus) -> bool:
@@ -349,9 +369,11 @@ def _row(scores: Report) -> dict:
 Rows = dict[tuple[str, str], dict[str, list[dict]]]  # corpus and kind: model: its results, one a seed
 
 
-def collect(out: Path) -> list[dict]:
+def collect(runs: Path) -> list[dict]:
     """All results, in the order of blocks, corpora, models and seeds."""
-    results = [json.loads(path.read_text("utf-8")) for block in BLOCKS for path in sorted((out / block).glob("*.json"))]
+    results = [
+        json.loads(path.read_text("utf-8")) for block in BLOCKS for path in sorted((runs / block).glob("*.json"))
+    ]
     blocks = list(BLOCKS)
     place = {"block": blocks.index, "corpus": str, "model": MODELS.index, "seed": int}
     return sorted(results, key=lambda one: [order(one[name]) for name, order in place.items()])
@@ -447,7 +469,7 @@ def change(first: Sequence[dict], second: Sequence[dict], kind: str) -> tuple[fl
     All are scored on the same resampled groups (paired bootstrap), as in `utils.ner.evaluation.difference`.
     """
     rows = np.concatenate([np.array(one["counts"][kind], float) for one in (*first, *second)], axis=1)
-    drawn = np.vstack([rows.sum(0), resample(rows, first[0]["groups"])])  # the first row: as it is
+    drawn = np.vstack([rows.sum(0), resample(rows)])  # the first row: as it is
     f1 = np.stack([f1_of(drawn[:, k : k + 3]) for k in range(0, drawn.shape[1], 3)])
     here, *changes = (f1[len(first) :].mean(0) - f1[: len(first)].mean(0)).tolist()
     return here, *np.quantile(changes, EDGES).tolist()
@@ -495,33 +517,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     parser.add_argument("--tag-again", action="store_true", help="tag and score anew what is there, without training")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=RUNS, help="where results are and go (default data/ner/runs)")
+    parser.add_argument(
+        "--trained", type=Path, default=TRAINED, help="where models and tables are and go (default build/ner_bench)"
+    )
     args = parser.parse_args(arguments)
     for name in args.corpora:
         corpus = with_documents(load_corpus(name))
         for block in (one for one in BLOCKS if one in args.blocks):
             for model in (one for one in MODELS if one in args.models):
                 for seed in args.seeds if model not in SEEDLESS else [0]:
-                    _measure_once(Run(args.out, corpus, block, model, seed), args.again, args.tag_again)
+                    run = Run(args.out, args.trained, corpus, block, model, seed)
+                    _measure_once(run, args.again, args.tag_again)
     text = tables(collect(args.out)) + "\n"
     print(f"\n{text}")
-    write_atomically(args.out.with_suffix(".md"), text)
+    write_atomically(args.trained / "tables.md", text)
 
 
 def _measure_once(run: Run, again: bool, tag_again: bool) -> None:
     """Measure what is not there, or not any more, and can be; say what is done."""
     about = f"{run.corpus.name}: {run.model}, seed {run.seed}, {BLOCKS[run.block].lower()}"
-    if lacks := run.lacks():
-        print(f"{about}: passed over, it needs {lacks}")
-        return
     before = None if again else run.result()
     if before and run.is_stale(before):
         before = None
     if before and not tag_again:
         print(f"{about}: is there; --again measures it anew")
         return
+    if lacks := run.lacks() or (before and run.untrained()):
+        print(f"{about}: passed over, it needs {lacks}")
+        return
     print(about, flush=True)
-    write_atomically(run.path, json.dumps(measure(run, before)) + "\n")
+    write_atomically(run.path, json.dumps(measure(run, before), separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":

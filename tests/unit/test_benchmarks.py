@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import re
+import shutil
 from itertools import product
 from types import SimpleNamespace
 
@@ -191,7 +192,8 @@ def bench(stars, tmp_path, capsys):
     """Runs the benchmark; gives what is kept, by block and by model and seed, and what is printed."""
 
     def run(*arguments):
-        ner.main([*map(str, arguments), "--corpora", str(stars), "--out", str(tmp_path / "out")])
+        folders = ["--out", str(tmp_path / "out"), "--trained", str(tmp_path / "trained")]
+        ner.main([*map(str, arguments), "--corpora", str(stars), *folders])
         kept = {block: {} for block in ner.BLOCKS}
         for path in tmp_path.glob("out/*/*.json"):
             kept[path.parent.name][path.stem.removeprefix("stars--")] = json.loads(path.read_text())
@@ -235,7 +237,7 @@ def test_train_and_dev_takes_the_epochs_over_and_looks_at_no_score(bench, monkey
     assert [row[:3] for row in fits] == [(2, 2, 4), (4, 0, 2)]
     assert len(fits[1][3]) == 2 and all(map(math.isnan, fits[1][3]))
     assert [kept[block]["bilstm-crf--7"]["chosen"]["epochs"] for block in ner.BLOCKS] == [2, 2]
-    saved = load_tagger(tmp_path / "out" / "train+dev" / "models" / "stars--bilstm-crf--7").tagger
+    saved = load_tagger(tmp_path / "trained" / "train+dev" / "stars--bilstm-crf--7").tagger
     assert (saved.recipe.epochs, saved.recipe.seed) == (2, 7)
 
 
@@ -256,7 +258,7 @@ def test_rules_weights_and_threshold_are_kept(bench, monkeypatch, tmp_path):
     kept, _ = bench("--models", "biotagger-gm")
     first, second = (kept[block]["biotagger-gm--0"]["chosen"] for block in ner.BLOCKS)
     assert first == second and first["weights"] != [1.0, 1.0] and first["parts"] == [{"rules": []}] * 2
-    saved = load_tagger(tmp_path / "out" / "train+dev" / "models" / "stars--biotagger-gm--0")
+    saved = load_tagger(tmp_path / "trained" / "train+dev" / "stars--biotagger-gm--0")
     assert (saved.weights, saved.threshold) == (first["weights"], first["threshold"])
     assert [member.steps for member in saved.members] == [[], []]  # a new one has two
 
@@ -277,6 +279,26 @@ def test_a_vote_is_made_of_what_is_there_and_anew_when_there_is_more(bench, monk
     for results in kept.values():
         assert [name for name, _ in results["voting--0"]["chosen"]["members"]] == [*names]
         assert right(results["voting--0"]) == [1, 0, 0, 1]
+
+
+def test_results_outlive_their_models(bench, monkeypatch, tmp_path):
+    """As in a fresh clone: results are there, models are not."""
+    names = {"crf": "Look", "biotagger-gm": "Vega|Deneb"}
+    monkeypatch.setattr(ner, "make_tagger", lambda model, *_: RegexTagger({"Star": names[model]}))
+    line = ("--blocks", "train", "--seeds", 0, "--models", *names)
+    kept, _ = bench(*line)
+    shutil.rmtree(tmp_path / "trained")
+    assert bench(*line)[1].count("is there") == 2
+    assert (
+        "biotagger-gm, seed 0, train only: passed over, it needs the model stars--biot"
+        in bench(*line, "--tag-again")[1]
+    )
+    after, text = bench(*line, "voting")
+    assert "voting, seed 0, train only: passed over, it needs the model stars--crf--0 in" in text and after == kept
+    kept, _ = bench(*line, "voting", "--again")
+    assert kept["train"].keys() == {"crf--0", "biotagger-gm--0", "voting--0"}
+    shutil.rmtree(tmp_path / "trained")
+    assert "voting, seed 0, train only: is there" in bench(*line, "voting")[1]
 
 
 def drawn_network(tags, sentence):
@@ -316,14 +338,15 @@ def test_an_ensemble_refuses_networks_with_other_tags():
 
 
 @pytest.fixture
-def found(stars):
+def found(stars, monkeypatch):
     """Gold sentences, their groups, what two taggers find, the second more; and the results that are kept of them."""
     corpus = load_corpus(stars)
     gold = corpus.test * 6
     corpus.read = lambda split: gold
     groups = [number // 2 for number in range(len(gold))]
+    monkeypatch.setattr(ner, "_groups", lambda _: groups)
     found = [RegexTagger({"Star": names}).predict(gold) for names in ("Vega|now", "Vega|Rigel|Mira")]
-    return gold, groups, found, [{"counts": ner._counts(corpus, one), "groups": groups} for one in found]
+    return gold, groups, found, [{"counts": ner._counts(corpus, one)} for one in found]
 
 
 def test_a_difference_is_the_second_less_the_first(found):

@@ -319,7 +319,8 @@ def test_an_interrupted_network_goes_on_too(kind, tmp_path, monkeypatch, interru
 
 def test_the_benchmark_keeps_no_half_trained_network(tmp_path, monkeypatch, interrupt):
     monkeypatch.setattr(benchmark, "make_tagger", make_small)
-    line = ["--models", "bilstm-crf", "--corpora", "course-corpus", "--out", str(tmp_path / "bench")]
+    line = ["--models", "bilstm-crf", "--corpora", "course-corpus"]
+    line += ["--out", str(tmp_path / "bench"), "--trained", str(tmp_path / "trained")]
     with pytest.raises(KeyboardInterrupt):
         benchmark.main(line)
     assert not list(tmp_path.rglob("*.json"))
@@ -358,8 +359,8 @@ def test_formats_by_name(tmp_path):
 
 
 def test_benchmark_measures_once_and_collects(tmp_path, capsys):
-    out = str(tmp_path / "bench")
-    line = ["--models", "dictionary", "--corpora", "course-corpus", "--blocks", "train", "--out", out]
+    line = ["--models", "dictionary", "--corpora", "course-corpus", "--blocks", "train"]
+    line += ["--out", str(tmp_path / "bench"), "--trained", str(tmp_path / "trained")]
     benchmark.main(line)
     kept = tmp_path / "bench" / "train" / "course-corpus--dictionary--0.json"
     result = json.loads(kept.read_text())
@@ -372,7 +373,7 @@ def test_benchmark_measures_once_and_collects(tmp_path, capsys):
     kept.with_name("course-corpus--dictionary--1.json").write_text(json.dumps(other))
     benchmark.main(line)
     assert "--again measures it anew" in capsys.readouterr().out
-    text = (tmp_path / "bench.md").read_text()
+    text = (tmp_path / "trained" / "tables.md").read_text()
     assert "| corpus | dictionary |" in text
     assert "| course-corpus, all | 41.7 ± 11.8 |" in text  # mean and standard deviation of 33.3 and 50
     assert "| course-corpus, all | dictionary | 50.0 | 25.0 | 41.7 ± 11.8 | 30.0 to 40.0 |" in text
