@@ -1,4 +1,4 @@
-"""`make bench-ner`: every tagger on every corpus's test split, as tables in Markdown, also in build/ner_bench/tables.md.
+"""`make bench-ner`: every tagger on every corpus's test split, as tables in Markdown (and build/ner_bench/tables.md).
 
 There are two blocks. *Train only*: everything learns from train, dev chooses epochs, rules and weights. *Train + dev*:
 what the train-only run of the same model and seed chose is kept, everything learns from both, nothing is chosen.
@@ -9,10 +9,10 @@ all the files there. So a run that was interrupted goes on where it stopped, and
     python -m tests.benchmarks.ner --models crf --corpora ncbi-disease --blocks train --again
 
 Ensembles and votes are made of what is measured, and anew when there is more; what still lacks something is passed
-over with a word. They and `--tag-again` need the trained models, which lie in build/ner_bench; those of a part that was
-measured elsewhere have to be trained with `--again`. Training is given in seconds of processor time, which other work on
-the machine changes little; tagging in sentences a second on the wall and of processor time. With `--tag-again` what is
-trained already only tags once more, for example to measure its speed when the machine has nothing else to do.
+over with a word. They and `--tag-again` need the trained models, which lie in build/ner_bench; what was measured on
+another machine must be trained with `--again` before. Training is given in seconds of processor time, which other work
+on the machine changes little; tagging in sentences a second on the wall and of processor time. With `--tag-again` what
+is trained already only tags once more, for example to measure its speed when the machine has nothing else to do.
 """
 
 import argparse
