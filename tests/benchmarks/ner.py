@@ -3,20 +3,24 @@
 There are two blocks. *Train only*: everything learns from train, dev chooses epochs, rules and weights. *Train + dev*:
 what the train-only run of the same model and seed chose is kept, everything learns from both, nothing is chosen.
 
-Each block, model, corpus and seed is measured once and kept as a JSON file in data/ner/runs; the tables are made of
-all the files there. So a run that was interrupted goes on where it stopped, and can be done in parts:
+Each block, model, corpus and seed is measured once and kept in data/ner/runs, a JSON file beside a compressed one with
+the names that it found; the tables are made of all the files there. So a run that was interrupted goes on where it
+stopped, and can be done in parts:
 
     python -m tests.benchmarks.ner --models crf --corpora ncbi-disease --blocks train --again
 
 Ensembles and votes are made of what is measured, and anew when there is more; what still lacks something is passed
-over with a word. They and `--tag-again` need the trained models, which lie in build/ner_bench; what was measured on
-another machine must be trained with `--again` before. Training is given in seconds of processor time, which other work
-on the machine changes little; tagging in sentences a second on the wall and of processor time. With `--tag-again` what
-is trained already only tags once more, for example to measure its speed when the machine has nothing else to do.
+over with a word. Votes are counted from what the members found. Ensembles and `--tag-again` need the trained models,
+which lie in build/ner_bench; what was measured on another machine must be trained with `--again` before.
+
+Training is given in seconds of processor time, which other work on the machine changes little; tagging in sentences a
+second on the wall and of processor time. With `--tag-again` what is trained already only tags once more, for example
+to measure its speed when the machine has nothing else to do.
 """
 
 import argparse
 import copy
+import gzip
 import json
 import statistics
 import time
@@ -59,6 +63,7 @@ BLOCK = 10  # sentences of an abstract, about
 # BC2GM has two to three times as many sentences as the others: fewer passes over them, about as many steps.
 EPOCHS = {("bc2gm", "transformer"): {"epochs": 4}, ("bc2gm", "bilstm-crf"): {"epochs": 8}}
 TRAINING = ("train_seconds", "train_processor_seconds")
+SPEEDS = ("sentences_per_second", "sentences_per_processor_second")
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,11 @@ class Run:
         return self.runs / self.block / f"{self.name}.json"
 
     @property
+    def kept(self) -> Path:
+        """Of each sentence what it found there, and counts of it."""
+        return self.path.with_suffix(".json.gz")
+
+    @property
     def folder(self) -> Path:
         return self.trained / self.block / self.name
 
@@ -91,6 +101,11 @@ class Run:
     def result(self) -> dict | None:
         """What was measured, or None."""
         return json.loads(self.path.read_text("utf-8")) if self.path.exists() else None
+
+    def found(self, split: str) -> list[Sentence]:
+        """The sentences of the split with what it found there."""
+        pairs = zip(self.corpus.split(split), _unpacked(self.kept)[split], strict=True)
+        return [sentence.with_entities(Entity(*place) for place in places) for sentence, places in pairs]
 
     def chosen_before(self) -> dict | None:
         """What the train-only run chose, or None where it is not measured."""
@@ -116,17 +131,17 @@ class Run:
         """What has to be measured before, in words; "" where nothing has."""
         if self.block != "train" and self.chosen_before() is None:
             return "its train-only run, whose choices it keeps"
-        missing = [one.name if not one.path.exists() else one.untrained() for one in self.members()]
+        missing = [one.name for one in self.members() if not one.path.exists()]
         if self.is_made_of_others and len(self.members()) < 2:
             kinds = VOTES.get(self.model, [f"the seeds of {ENSEMBLES.get(self.model)}"])
             return f"two of {', '.join(kinds)}, found {len(self.members())}"
-        return ", ".join(filter(None, missing))
+        return ", ".join(missing)
 
     def untrained(self) -> str:
-        """Which trained models it needs that are not here although they are measured, in words; "" for none."""
-        if self.is_made_of_others:
-            return ", ".join(filter(None, (one.untrained() for one in self.members())))
-        return "" if self.folder.exists() else f"the model {self.name} in {self.trained} (--again trains it)"
+        """Which of the trained models that tag are not here, in words; "" where none is missing."""
+        runs = [] if self.model in VOTES else self.members() or [self]
+        gone = ", ".join(one.name for one in runs if not one.folder.exists())
+        return gone and f"trained models in {self.trained} (--again trains them): {gone}"
 
     def parts(self) -> dict[str, float]:
         """The members as they are trained now, by the seconds that it took: no two trainings take the same."""
@@ -139,20 +154,16 @@ class Run:
         return not kept or result["parts"] != self.parts()
 
 
-def measure(run: Run, before: dict | None = None) -> dict:
-    """Train (or put together what is trained), tag the test split, score it.
+def measure(run: Run, before: dict | None = None) -> None:
+    """Train (or put together what is trained), tag, score what is found in the test split, and keep all that.
 
     Args:
         before: what was measured when the saved model was trained; given, it is not trained again.
     """
     corpus = run.corpus
     learnt = {name: before[name] for name in (*TRAINING, "chosen", "bytes", "parts")} if before else _learn(run)
-    tagger = _load(run, learnt["chosen"])  # the saved one is what is measured; its stores are empty
-    tagger.predict(corpus.test[:1])  # loads what is loaded once
-    started = time.perf_counter(), time.process_time()
-    predicted = tagger.predict(corpus.test)
-    wall, processor = time.perf_counter() - started[0], time.process_time() - started[1]
-    return {
+    found, speeds = _tag(run, learnt["chosen"])
+    result = {
         "model": run.model,
         "corpus": corpus.name,
         "block": run.block,
@@ -161,11 +172,42 @@ def measure(run: Run, before: dict | None = None) -> dict:
         "seed": run.seed,
         "machine": machine(),
         **learnt,
-        "sentences_per_second": len(corpus.test) / wall,
-        "sentences_per_processor_second": len(corpus.test) / processor,
-        "scores": _scores(corpus, predicted),
-        "counts": _counts(corpus, predicted),
+        **speeds,
+        "scores": _scores(corpus, found["test"]),
     }
+    places = {split: [[_place(one) for one in s.entities] for s in sentences] for split, sentences in found.items()}
+    write_atomically(run.kept, _packed(places | {"counts": _counts(corpus, found["test"])}))
+    write_atomically(run.path, json.dumps(result, indent=1) + "\n")
+
+
+def _tag(run: Run, chosen: dict) -> tuple[dict[str, list[Sentence]], dict[str, float]]:
+    """What is found in the test split and, by train-only runs, in dev, where votes choose; and the speed on test."""
+    corpus = run.corpus
+    splits = {"test": corpus.test} | ({"dev": corpus.dev} if run.block == "train" else {})
+    if run.model in VOTES:
+        vote = VotingTagger(run.members(), chosen["weights"], chosen["threshold"])
+        found = {split: vote.combine([one.found(split) for one in run.members()]) for split in splits}
+        members = [one.result() for one in run.members()]
+        return found, {name: 1 / sum(1 / one[name] for one in members) for name in SPEEDS}
+    tagger = _load(run, chosen)  # the saved one is what is measured; its stores are empty
+    tagger.predict(corpus.test[:1])  # loads what is loaded once
+    started = time.perf_counter(), time.process_time()
+    found = {"test": tagger.predict(corpus.test)}
+    times = time.perf_counter() - started[0], time.process_time() - started[1]
+    found |= {split: tagger.predict(sentences) for split, sentences in splits.items() if split not in found}
+    return found, {name: len(corpus.test) / seconds for name, seconds in zip(SPEEDS, times)}
+
+
+def _place(entity: Entity) -> list:
+    return [entity.start, entity.end, entity.type]
+
+
+def _packed(values: dict) -> bytes:
+    return gzip.compress(json.dumps(values, separators=(",", ":")).encode(), mtime=0)  # the same bytes at any time
+
+
+def _unpacked(path: Path) -> dict:
+    return json.loads(gzip.decompress(path.read_bytes()))
 
 
 def _learn(run: Run) -> dict:
@@ -227,29 +269,23 @@ def _choose(run: Run) -> dict:
     """How to put members together: rules of an ensemble, weights and threshold of a vote."""
     if run.block != "train":
         return run.chosen_before()
-    members = [_load(one, one.result()["chosen"]) for one in run.members()]
-    if run.model in VOTES:
-        vote = VotingTagger(members).choose(run.corpus.dev)
+    members = run.members()
+    if run.model in VOTES:  # the members are only counted: what they found is known
+        vote = VotingTagger(members).choose(run.corpus.dev, [one.found("dev") for one in members])
         chosen = {"weights": vote.weights, "threshold": vote.threshold}
     else:
         chosen = _choices(CorrectedTagger(_averaged(members)).fit((), run.corpus.dev))
-    return chosen | {"members": [[one.model, one.seed] for one in run.members()]}
+    return chosen | {"members": [[one.model, one.seed] for one in members]}
 
 
 def _load(run: Run, chosen: dict) -> Tagger:
-    """The saved tagger, or the one that is put together of saved ones as was chosen."""
-    if not run.is_made_of_others:
-        return load_tagger(run.folder)
-    runs = [replace(run, model=model, seed=seed) for model, seed in chosen["members"]]
-    members = [_load(one, one.result()["chosen"]) for one in runs]
-    if run.model in VOTES:
-        return VotingTagger(members, chosen["weights"], chosen["threshold"])
-    return CorrectedTagger(_averaged(members), chosen["rules"])
+    """The saved tagger, or the ensemble of saved ones with the rules that were chosen."""
+    return CorrectedTagger(_averaged(run.members()), chosen["rules"]) if run.members() else load_tagger(run.folder)
 
 
-def _averaged(members: Sequence[CorrectedTagger]) -> "Ensemble":
+def _averaged(members: Sequence[Run]) -> "Ensemble":
     """Of the networks without their rules."""
-    return Ensemble([member.tagger for member in members])
+    return Ensemble([load_tagger(one.folder).tagger for one in members])
 
 
 class Ensemble(Tagger):
@@ -371,9 +407,9 @@ Rows = dict[tuple[str, str], dict[str, list[dict]]]  # corpus and kind: model: i
 
 def collect(runs: Path) -> list[dict]:
     """All results, in the order of blocks, corpora, models and seeds."""
-    results = [
-        json.loads(path.read_text("utf-8")) for block in BLOCKS for path in sorted((runs / block).glob("*.json"))
-    ]
+    paths = [path for block in BLOCKS for path in sorted((runs / block).glob("*.json"))]
+    counts = [_unpacked(path.with_suffix(".json.gz"))["counts"] for path in paths]
+    results = [json.loads(path.read_text("utf-8")) | {"counts": one} for path, one in zip(paths, counts)]
     blocks = list(BLOCKS)
     place = {"block": blocks.index, "corpus": str, "model": MODELS.index, "seed": int}
     return sorted(results, key=lambda one: [order(one[name]) for name, order in place.items()])
@@ -395,7 +431,8 @@ def tables(results: list[dict]) -> str:
         "Intervals hold for the test set drawn anew: bootstrap of abstracts (NCBI-disease), of blocks of "
         f"{BLOCK} neighbouring sentences (BC5CDR, whose files do not say where an abstract ends), of sentences "
         "(BC2GM). Those of F1 are of the first seed's model; those of differences are paired, of the means over seeds.",
-        "Training of an ensemble or a vote is that of all members and the choice on dev.",
+        "Training of an ensemble or a vote is that of all members and the choice on dev; tagging of a vote is that of "
+        "all members.",
     ]
     stand_ins = sorted({f"{one['corpus']} ({one['source']})" for one in results if one["stands_in"]})
     if stand_ins:
@@ -543,11 +580,11 @@ def _measure_once(run: Run, again: bool, tag_again: bool) -> None:
     if before and not tag_again:
         print(f"{about}: is there; --again measures it anew")
         return
-    if lacks := run.lacks() or (before and run.untrained()):
+    if lacks := run.lacks() or ((before or run.is_made_of_others) and run.untrained()):
         print(f"{about}: passed over, it needs {lacks}")
         return
     print(about, flush=True)
-    write_atomically(run.path, json.dumps(measure(run, before), separators=(",", ":")) + "\n")
+    measure(run, before)
 
 
 if __name__ == "__main__":

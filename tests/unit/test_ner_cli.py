@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -371,6 +372,7 @@ def test_benchmark_measures_once_and_collects(tmp_path, capsys):
     other["scores"]["all"]["f1"] = 0.5
     kept.write_text(json.dumps(result))
     kept.with_name("course-corpus--dictionary--1.json").write_text(json.dumps(other))
+    shutil.copy(f"{kept}.gz", kept.with_name("course-corpus--dictionary--1.json.gz"))
     benchmark.main(line)
     assert "--again measures it anew" in capsys.readouterr().out
     text = (tmp_path / "trained" / "tables.md").read_text()
