@@ -561,6 +561,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     for name in args.corpora:
         corpus = with_documents(load_corpus(name))
+        if corpus.stands_in:  # never among the results of the real one
+            corpus = replace(corpus, name=f"{corpus.name}-stand-in")
         for block in (one for one in BLOCKS if one in args.blocks):
             for model in (one for one in MODELS if one in args.models):
                 for seed in args.seeds if model not in SEEDLESS else [0]:

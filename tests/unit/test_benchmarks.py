@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 import shutil
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
@@ -292,6 +293,14 @@ def test_results_outlive_their_models(bench, monkeypatch, tmp_path):
     assert "biotagger-gm, seed 0, train only: passed over, it needs trained models" in text
     kept, _ = bench(*line, "voting")  # is counted from what they found
     assert right(kept["train"]["voting--0"]) == [1, 0, 0, 1]
+
+
+def test_what_stands_in_is_kept_apart(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(ner, "load_corpus", lambda folder: replace(load_corpus(folder), stands_in=True))
+    monkeypatch.setattr(ner, "make_tagger", lambda *_: RegexTagger({"Star": "Vega"}))
+    _, text = bench("--models", "crf", "--blocks", "train")
+    assert "| stars-stand-in, Star |" in text and "Not the real corpora" in text
+    assert [path.name for path in tmp_path.rglob("*.json.gz")] == ["stars-stand-in--crf--0.json.gz"]
 
 
 def drawn_network(tags, sentence):
