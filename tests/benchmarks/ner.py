@@ -51,12 +51,13 @@ TRAINED = ROOT / "build" / "ner_bench"
 CORPORA = ("ncbi-disease", "bc5cdr", "bc2gm")
 BLOCKS = {"train": "Train only", "train+dev": "Train + dev"}
 ENSEMBLES = {"bilstm-crf-ensemble": "bilstm-crf", "transformer-ensemble": "transformer"}  # of what, of all its seeds
-VOTES = {"voting": VOTERS, "voting-ensembles": ("crf", "biotagger-gm", *ENSEMBLES)}
+VOTES = {"voting": VOTERS, "voting-ensembles": ("crf", "biotagger-gm", *ENSEMBLES), "voting-seeds": VOTERS}
+OF_ALL_SEEDS = (*ENSEMBLES, "voting-seeds")
 # In this order, so that what they are made of comes before ensembles and votes, and neighbours can be compared.
 MODELS = ("dictionary", "crf", "biotagger-gm", "bilstm-crf", "bilstm-crf-ensemble", "transformer")
 MODELS += ("transformer-ensemble", *VOTES)
 # One seed says it all: they draw no random number, or have all seeds of another in them.
-SEEDLESS = ("dictionary", "crf", "biotagger-gm", *ENSEMBLES, "voting-ensembles")
+SEEDLESS = ("dictionary", "crf", "biotagger-gm", *OF_ALL_SEEDS, "voting-ensembles")
 WITHOUT_RULES = ("dictionary", "biotagger-gm")  # BioTagger-GM's members have them already
 ABSTRACTS = ("ncbi-disease", "bc5cdr")  # whole abstracts, one after the other; BC2GM has single sentences
 BLOCK = 10  # sentences of an abstract, about
@@ -119,13 +120,18 @@ class Run:
             return []
         if self.block != "train":
             wanted = self.chosen_before()["members"]
-        elif base := ENSEMBLES.get(self.model):
-            measured = self.path.parent.glob(f"{self.corpus.name}--{base}--*.json")
-            wanted = sorted((base, int(path.stem.rpartition("--")[2])) for path in measured)
         else:
-            wanted = [(name, 0 if name in SEEDLESS else self.seed) for name in VOTES[self.model]]
+            names = VOTES.get(self.model) or [ENSEMBLES[self.model]]
+            wanted = [(name, seed) for name in names for seed in self._seeds(name)]
         members = [replace(self, model=model, seed=seed) for model, seed in wanted]
         return [one for one in members if one.path.exists()] if self.block == "train" else members
+
+    def _seeds(self, member: str) -> list[int]:
+        """Of a member, whether measured or not."""
+        if self.model not in OF_ALL_SEEDS:
+            return [0 if member in SEEDLESS else self.seed]
+        measured = self.path.parent.glob(f"{self.corpus.name}--{member}--*.json")
+        return sorted(int(path.stem.rpartition("--")[2]) for path in measured)
 
     def lacks(self) -> str:
         """What has to be measured before, in words; "" where nothing has."""

@@ -281,6 +281,16 @@ def test_a_vote_is_made_of_what_is_there_and_anew_when_there_is_more(bench, monk
         assert right(results["voting--0"]) == [1, 0, 0, 1]
 
 
+def test_a_vote_of_all_seeds_has_each_as_a_member(bench, monkeypatch):
+    """Two seeds outvote the one that is wrong everywhere."""
+    names = {("crf", 0): "Look", ("bilstm-crf", 0): "Vega|Deneb|Rigel", ("bilstm-crf", 1): "Vega|Deneb|Rigel"}
+    monkeypatch.setattr(ner, "make_tagger", lambda model, _, seed: RegexTagger({"Star": names[model, seed]}))
+    kept, _ = bench("--seeds", 0, 1, "--models", "crf", "bilstm-crf", "voting-seeds", "--blocks", "train")
+    vote = kept["train"]["voting-seeds--0"]
+    assert vote["chosen"]["members"] == [list(one) for one in names] and vote["chosen"]["weights"] == [1, 1, 1]
+    assert right(vote) == [1, 1, 0, 1]
+
+
 def test_results_outlive_their_models(bench, monkeypatch, tmp_path):
     """As in a fresh clone: results are there, models are not."""
     names = {"crf": "Look", "biotagger-gm": "Vega|Deneb"}
@@ -369,6 +379,14 @@ def test_neighbours_are_compared_from_left_to_right(found):
     place = lines.index("| corpus | transformer - crf |")
     here, low, high = (100 * value for value in ner.change([worse], [better], "Star"))
     assert lines[place + 2] == f"| stars, Star | +{here:.1f} (+{low:.1f} to +{high:.1f}) |"
+
+
+def test_the_page_of_results_says_what_was_measured(root, monkeypatch):
+    """All that is printed but for the differences, whose intervals take long."""
+    monkeypatch.setattr(ner, "_change", lambda *_: "")
+    rows = [line for line in ner.tables(ner.collect(ner.RUNS)).splitlines() if re.match(r"\|.*\d \|", line)]
+    page = (root / "data" / "ner" / "results.md").read_text("utf-8").splitlines()
+    assert len(rows) > 50 and set(rows) <= set(page)
 
 
 def test_sentences_get_the_abstracts_they_are_of(stars):
