@@ -56,7 +56,7 @@ OF_ALL_SEEDS = (*ENSEMBLES, "voting-seeds")
 # In this order, so that what they are made of comes before ensembles and votes, and neighbours can be compared.
 MODELS = ("dictionary", "crf", "biotagger-gm", "bilstm-crf", "bilstm-crf-ensemble", "transformer")
 MODELS += ("transformer-ensemble", *VOTES)
-# One seed says it all: they draw no random number, or have all seeds of another in them.
+# One seed says it all: they draw no random number, or have all measured seeds of another in them.
 SEEDLESS = ("dictionary", "crf", "biotagger-gm", *OF_ALL_SEEDS, "voting-ensembles")
 WITHOUT_RULES = ("dictionary", "biotagger-gm")  # BioTagger-GM's members have them already
 ABSTRACTS = ("ncbi-disease", "bc5cdr")  # whole abstracts, one after the other; BC2GM has single sentences
@@ -87,7 +87,7 @@ class Run:
         return self.runs / self.block / f"{self.name}.json"
 
     @property
-    def kept(self) -> Path:
+    def places(self) -> Path:
         """Of each sentence what it found there, and counts of it."""
         return self.path.with_suffix(".json.gz")
 
@@ -105,7 +105,7 @@ class Run:
 
     def found(self, split: str) -> list[Sentence]:
         """The sentences of the split with what it found there."""
-        pairs = zip(self.corpus.split(split), _unpacked(self.kept)[split], strict=True)
+        pairs = zip(self.corpus.split(split), _unpacked(self.places)[split], strict=True)
         return [sentence.with_entities(Entity(*place) for place in places) for sentence, places in pairs]
 
     def chosen_before(self) -> dict | None:
@@ -127,7 +127,7 @@ class Run:
         return [one for one in members if one.path.exists()] if self.block == "train" else members
 
     def _seeds(self, member: str) -> list[int]:
-        """Of a member, whether measured or not."""
+        """Those of a member that are measured, for what is made of all seeds; else the one that belongs to it."""
         if self.model not in OF_ALL_SEEDS:
             return [0 if member in SEEDLESS else self.seed]
         measured = self.path.parent.glob(f"{self.corpus.name}--{member}--*.json")
@@ -146,8 +146,13 @@ class Run:
     def untrained(self) -> str:
         """Which of the trained models that tag are not here, in words; "" where none is missing."""
         runs = [] if self.model in VOTES else self.members() or [self]
-        gone = ", ".join(one.name for one in runs if not one.folder.exists())
+        gone = ", ".join(one.name for one in runs if not one.is_trained())
         return gone and f"trained models in {self.trained} (--again trains them): {gone}"
+
+    def is_trained(self) -> bool:
+        """Whether the trained model is here, that of the result and no other."""
+        mark = self.folder / "seconds.json"
+        return mark.exists() and json.loads(mark.read_text("utf-8")) == self.result()["train_processor_seconds"]
 
     def parts(self) -> dict[str, float]:
         """The members as they are trained now, by the seconds that it took: no two trainings take the same."""
@@ -182,15 +187,16 @@ def measure(run: Run, before: dict | None = None) -> None:
         "scores": _scores(corpus, found["test"]),
     }
     places = {split: [[_place(one) for one in s.entities] for s in sentences] for split, sentences in found.items()}
-    write_atomically(run.kept, _packed(places | {"counts": _counts(corpus, found["test"])}))
+    run.path.unlink(missing_ok=True)  # so that an interrupt leaves no figures beside places of another run
+    write_atomically(run.places, _packed(places | {"counts": _counts(corpus, found["test"])}))
     write_atomically(run.path, json.dumps(result, indent=1) + "\n")
 
 
 def _tag(run: Run, chosen: dict) -> tuple[dict[str, list[Sentence]], dict[str, float]]:
     """What is found in the test split and, by train-only runs, in dev, where votes choose; and the speed on test."""
     corpus = run.corpus
-    splits = {"test": corpus.test} | ({"dev": corpus.dev} if run.block == "train" else {})
-    if run.model in VOTES:
+    splits = ["test", "dev"] if run.block == "train" else ["test"]
+    if run.model in VOTES:  # the members are only counted: what they found is known
         vote = VotingTagger(run.members(), chosen["weights"], chosen["threshold"])
         found = {split: vote.combine([one.found(split) for one in run.members()]) for split in splits}
         members = [one.result() for one in run.members()]
@@ -200,7 +206,8 @@ def _tag(run: Run, chosen: dict) -> tuple[dict[str, list[Sentence]], dict[str, f
     started = time.perf_counter(), time.process_time()
     found = {"test": tagger.predict(corpus.test)}
     times = time.perf_counter() - started[0], time.process_time() - started[1]
-    found |= {split: tagger.predict(sentences) for split, sentences in splits.items() if split not in found}
+    if "dev" in splits:
+        found["dev"] = tagger.predict(corpus.dev)
     return found, {name: len(corpus.test) / seconds for name, seconds in zip(SPEEDS, times)}
 
 
@@ -221,6 +228,8 @@ def _learn(run: Run) -> dict:
     started = time.perf_counter(), time.process_time()
     chosen = _choose(run) if run.is_made_of_others else _train(run)
     times = time.perf_counter() - started[0], time.process_time() - started[1]
+    if not run.is_made_of_others:
+        write_atomically(run.folder / "seconds.json", json.dumps(times[1]))  # by which it is known
     members = [one.result() for one in run.members()]
     learnt = {name: own + sum(one[name] for one in members) for name, own in zip(TRAINING, times)}
     files = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
@@ -438,7 +447,7 @@ def tables(results: list[dict]) -> str:
         f"{BLOCK} neighbouring sentences (BC5CDR, whose files do not say where an abstract ends), of sentences "
         "(BC2GM). Those of F1 are of the first seed's model; those of differences are paired, of the means over seeds.",
         "Training of an ensemble or a vote is that of all members and the choice on dev; tagging of a vote is that of "
-        "all members.",
+        "all members. Training on train + dev is without the train-only run that chose for it.",
     ]
     stand_ins = sorted({f"{one['corpus']} ({one['source']})" for one in results if one["stands_in"]})
     if stand_ins:
@@ -560,21 +569,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     parser.add_argument("--tag-again", action="store_true", help="tag and score anew what is there, without training")
-    parser.add_argument("--out", type=Path, default=RUNS, help="where results are and go (default data/ner/runs)")
+    where = "where results are and go (default data/ner/runs, of other corpora build/ner_bench/runs)"
+    parser.add_argument("--out", type=Path, help=where)
     parser.add_argument(
         "--trained", type=Path, default=TRAINED, help="where models and tables are and go (default build/ner_bench)"
     )
     args = parser.parse_args(arguments)
+    used: dict[Path, None] = {}
     for name in args.corpora:
         corpus = with_documents(load_corpus(name))
-        if corpus.stands_in:  # never among the results of the real one
-            corpus = replace(corpus, name=f"{corpus.name}-stand-in")
+        # What stands in, or is somebody's own, is never among the results of the public corpora.
+        runs = args.out or (RUNS if name in CORPORA and not corpus.stands_in else args.trained / "runs")
+        used[runs] = None
         for block in (one for one in BLOCKS if one in args.blocks):
             for model in (one for one in MODELS if one in args.models):
                 for seed in args.seeds if model not in SEEDLESS else [0]:
-                    run = Run(args.out, args.trained, corpus, block, model, seed)
+                    run = Run(runs, args.trained, corpus, block, model, seed)
                     _measure_once(run, args.again, args.tag_again)
-    text = tables(collect(args.out)) + "\n"
+    text = "\n\n".join(tables(collect(runs)) for runs in used) + "\n"
     print(f"\n{text}")
     write_atomically(args.trained / "tables.md", text)
 
@@ -584,6 +596,7 @@ def _measure_once(run: Run, again: bool, tag_again: bool) -> None:
     about = f"{run.corpus.name}: {run.model}, seed {run.seed}, {BLOCKS[run.block].lower()}"
     before = None if again else run.result()
     if before and run.is_stale(before):
+        run.path.unlink()  # nor is it in the tables where it cannot be made anew
         before = None
     if before and not tag_again:
         print(f"{about}: is there; --again measures it anew")
