@@ -308,6 +308,18 @@ def test_results_outlive_their_models(bench, monkeypatch, tmp_path):
     assert right(kept["train"]["voting--0"]) == [1, 0, 0, 1]
 
 
+def test_what_is_out_of_date_leaves_the_tables(bench, monkeypatch, tmp_path):
+    """An ensemble of other members than those that are measured, which cannot be made anew."""
+    monkeypatch.setattr(ner, "make_tagger", lambda *_: RegexTagger({"Star": "Vega"}))
+    line, folder = ("--blocks", "train", "--seeds", 0, 1, "--models", "bilstm-crf"), tmp_path / "out" / "train"
+    bench(*line)
+    for end in (".json", ".json.gz"):
+        shutil.copy(folder / f"stars--bilstm-crf--0{end}", folder / f"stars--bilstm-crf-ensemble--0{end}")
+    shutil.rmtree(tmp_path / "trained")
+    assert "bilstm-crf-ensemble, seed 0, train only: passed over, it needs" in bench(*line, "bilstm-crf-ensemble")[1]
+    assert [path.stem for path in sorted(folder.glob("*.json"))] == ["stars--bilstm-crf--0", "stars--bilstm-crf--1"]
+
+
 def test_only_results_of_public_corpora_are_kept_with_them(stars, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ner, "make_tagger", lambda *_: RegexTagger({"Star": "Vega"}))
     monkeypatch.setattr(ner, "RUNS", tmp_path / "kept")
