@@ -394,13 +394,12 @@ def _counts(corpus: Corpus, predicted: Sequence[Sentence]) -> dict[str, list[lis
     found = {name: count(of(kinds, corpus.test), of(kinds, predicted)) for name, kinds in rows.items()}
     if _has_official(corpus):
         found["official"] = count(corpus.test, predicted, "bc2", corpus.official("test"))
-    return {name: _summed(table, _groups(corpus)).tolist() for name, table in found.items()}
+    groups = _groups(corpus) or range(len(corpus.test))
+    return {name: _summed(table, groups).tolist() for name, table in found.items()}
 
 
-def _summed(counts: np.ndarray, groups: Sequence | None) -> np.ndarray:
-    """Rows of counts, those of a group added up, groups in the order in which they begin."""
-    if groups is None:
-        return counts.astype(int)
+def _summed(counts: np.ndarray, groups: Sequence) -> np.ndarray:
+    """Rows of counts, those of a group added up, groups in the order in which they begin, as `resample` has them."""
     places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     sums = np.zeros((len(places), counts.shape[1]), int)
     np.add.at(sums, [places[group] for group in groups], counts.astype(int))
