@@ -1,4 +1,5 @@
-"""`make bench-ner`: every tagger on every corpus's test split, as tables in Markdown (and build/ner_bench/tables.md).
+"""`make bench-ner`: every tagger on every corpus's test split, as tables in Markdown (build/ner_bench/tables.md, those
+of the public corpora also in data/ner/results.md).
 
 There are two blocks. *Train only*: everything learns from train, dev chooses epochs, rules and weights. *Train + dev*:
 what the train-only run of the same model and seed chose is kept, everything learns from both, nothing is chosen.
@@ -47,6 +48,8 @@ from utils.ner.tags import from_tags
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "data" / "ner" / "runs"
+# Around the tables in the page of results, data/ner/results.md.
+TABLES = ("<!-- tables of make bench-ner -->\n\n", "\n<!-- end of the tables -->\n")
 TRAINED = ROOT / "build" / "ner_bench"
 CORPORA = ("ncbi-disease", "bc5cdr", "bc2gm")
 BLOCKS = {"train": "Train only", "train+dev": "Train + dev"}
@@ -585,9 +588,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for seed in args.seeds if model not in SEEDLESS else [0]:
                     run = Run(runs, args.trained, corpus, block, model, seed)
                     _measure_once(run, args.again, args.tag_again)
-    text = "\n\n".join(tables(collect(runs)) for runs in used) + "\n"
+    texts = {runs: tables(collect(runs)) + "\n" for runs in used}
+    text = "\n".join(texts.values())
     print(f"\n{text}")
     write_atomically(args.trained / "tables.md", text)
+    if RUNS in texts:
+        _put_into(RUNS.parent / "results.md", texts[RUNS])
+
+
+def _put_into(page: Path, text: str) -> None:
+    """Put the tables into the page of results, in place of those that stand there."""
+    if page.exists():
+        before, _, rest = page.read_text("utf-8").partition(TABLES[0])
+        write_atomically(page, before + TABLES[0] + text + TABLES[1] + rest.partition(TABLES[1])[2])
 
 
 def _measure_once(run: Run, again: bool, tag_again: bool) -> None:

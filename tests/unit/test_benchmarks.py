@@ -416,6 +416,22 @@ def test_the_page_of_results_says_what_was_measured(root, monkeypatch):
         assert rows(page, title) == rows(printed, title) and len(rows(page, title)) > 20
 
 
+def test_tables_of_public_corpora_go_into_the_page_and_words_stay(stars, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(ner, "make_tagger", lambda *_: RegexTagger({"Star": "Vega"}))
+    monkeypatch.setattr(ner, "RUNS", tmp_path / "runs")
+    page, (begin, end) = tmp_path / "results.md", ner.TABLES
+    words = f"# Stars\n\n{begin}old tables\n{end}\nWhy so few.\n"
+    page.write_text(words)
+    line = ["--models", "crf", "--blocks", "train", "--corpora", str(stars), "--trained", str(tmp_path / "trained")]
+    ner.main(line)
+    assert page.read_text() == words  # a corpus of one's own
+    monkeypatch.setattr(ner, "CORPORA", [str(stars)])
+    for _ in range(2):
+        ner.main(line)
+        tables = (tmp_path / "trained" / "tables.md").read_text()
+        assert "| stars, Star |" in tables and page.read_text() == words.replace("old tables\n", tables)
+
+
 def test_sentences_get_the_abstracts_they_are_of(stars):
     (stars / "original").mkdir()
     abstracts = "1|t|Look at Deneb now\n1|a|Look at Rigelnow, or so\n\n2|t|Look at Mira now\n2|a|Look at Vega now\n"
