@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 00 · The whole thing in 80 lines
+# # 00 · The whole thing in 75 lines
 #
 # {{badge}}
 #
@@ -114,10 +114,10 @@ finding = "One step gives the mean of everything; many steps decide"
 show_images(columns, titles=titles, columns=5, scale=4, title=finding)
 
 # %% [markdown]
-# The mean of all images. (Not every decision is a good one: this small network, asked for no class in particular, also
-# drew the rows below the first.) Pure noise says nothing about the image, so every image is possible, and the guess
-# with the smallest squared error is their mean: a blur, whatever noise you start from. In the table, one step ends
-# close to the mean image, and real images are far from it.
+# The mean of all images. Pure noise says nothing about the image, so every image is possible, and the guess with the
+# smallest squared error is their mean: a blur, whatever noise you start from. In the table, one step ends close to the
+# mean image, and real images are far from it. (In the last column only the first row is a good garment: the network is
+# small and was asked for no class.)
 #
 # The way out: go only **part of the way** towards the blurred guess. Now the picture has a hint of something in it,
 # fewer images are possible, and the next guess is less blurred. Repeat. That is the whole idea, and the rest of this

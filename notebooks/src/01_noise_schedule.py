@@ -799,8 +799,8 @@ plt.show()
 #
 # Write $a_t = \sqrt{\bar\alpha_t}$ (`signal`) and $\sigma_t = \sqrt{1-\bar\alpha_t}$ (`sigma`), so
 # $a_t^2 + \sigma_t^2 = 1$ and $x_t = a_t\,x_0 + \sigma_t\,\epsilon$. ($\sigma_t$ keeps this meaning in all notebooks;
-# many papers give it another.) Since $x_t$ and $t$ are known, knowing $x_0$ or $\epsilon$, or another mixture of them,
-# is knowing both. The third target in use is
+# many papers give it another. The noise that a sampling step adds is $\tilde\sigma_t$.) Since $x_t$ and $t$ are known,
+# knowing $x_0$ or $\epsilon$, or another mixture of them, is knowing both. The third target in use is
 #
 # $$v = a_t\,\epsilon - \sigma_t\,x_0 \qquad\text{(Salimans \& Ho 2022, section 4).}$$
 #
@@ -894,9 +894,10 @@ show_images(torch.cat(rows), titles=titles, columns=len(shown), scale=4, title=t
 #
 # Open `utils/diffusion/schedules.py` and `process.py`: you will recognise every line that computes something, up to
 # `target`, `to_x_0` and `to_noise`, which are the table of section 7. (`loss` and `answer`, at the end of `process.py`,
-# belong to notebook 04.) Four things differ. Arguments are checked, and tables move to where the images are. The
-# cosine's 0.008 is an argument. `linear` counts from its last beta, so that a chain of one step ends in noise too.
-# `sigmoid` has a width, `tau`. The numbers are the same, for several $T$ and all three targets:
+# belong to notebook 04.) Five things differ. Arguments are checked. Tables move to where the images are. The cosine's
+# 0.008 is an argument. `linear` fills its list from the last beta backwards: with $T = 1$ the only beta is the largest
+# one, and the chain still ends in noise. `sigmoid` has one more argument, `tau`, which makes the curve steeper or
+# flatter. The numbers are the same, for several $T$ and all three targets:
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -728,8 +728,9 @@ pd.DataFrame({"loss": {name: loss.item() for name, loss in losses.items()}}).rou
 # The loss without $t$ comes out alike by both ways, up to chance. Not knowing $t$ costs at least 0.05 here, about a
 # sixth of the optimal loss.
 #
-# **The denoiser.** As in the U-Net of notebook 03, the features of $t$ go through two linear layers and are *added* to
-# the hidden units. Everything but the features is the same for all.
+# **The denoiser.** As in the U-Net of notebook 03, the features of $t$ go through two linear layers. Here they are
+# simply *added* to the hidden units; there they become a scale and a shift. Everything but the features is the same for
+# all.
 
 
 # %%
@@ -840,8 +841,8 @@ ax.set_title("With t in almost any form: far below what is possible without it")
 plt.show()
 
 # %% [markdown]
-# 1. *Not knowing $t$ costs most* of all that is not a plain mistake, and sits close to the dashed line: nothing that
-#    sees only $x_t$ can do better, however large or well trained.
+# 1. *Not knowing $t$ costs most*, apart from the unscaled $t$, which is a plain mistake. Its loss is close to the
+#    dashed line: nothing that sees only $x_t$ can do better, however large or well trained.
 # 2. *Any sensible form of $t$ removes nearly all of that.* What is left is below one percent of the optimal loss.
 # 3. *The pitfall is no better than no $t$ at all*, and with some seeds far worse: what training makes of inputs up to
 #    999 is a matter of luck.
@@ -1031,8 +1032,8 @@ plt.show()
 
 # %% [markdown]
 # "Near" means within three standard deviations of a centre. **With $t$**, in either form, nearly all samples are near a
-# centre, and each centre gets about an eighth. **Without $t$** the samples collapse to the middle. How $t$ is written
-# makes little difference, as section 7 let expect.
+# centre, and each centre gets about an eighth. **Without $t$** the samples collapse to the middle (none is near a
+# centre, so they have no scatter: `nan`). How $t$ is written makes little difference, as section 7 let expect.
 #
 # **The plain loss makes clusters that are too narrow**: their scatter is less than half of the data's. With weights it
 # comes near the data's, while a few more points lie between the clusters. (Weights also change what a network without

@@ -677,7 +677,8 @@ for name, theirs, c in (("random weights", random, 16), ("the trained model", sh
 # **What goes wrong: a skip that is pushed and never popped.** If a loop is one turn too short, the last in are the
 # first out, and what stays on the list is the *first* one: the full-size one, with the finest detail. With blocks made
 # for fewer channels nothing complains. One line at the end of `forward` catches it: `assert not skips`. Section 10
-# measures what such a loss costs.
+# measures the loss of both full-size skips. Notebook 06 (section 7) loses only the finest one: the network is a little
+# weaker, and only a test finds it.
 #
 # ## 8. Zero-initialised outputs (*core*)
 #

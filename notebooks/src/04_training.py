@@ -121,7 +121,11 @@ show_images(x_0[:24], columns=12, title="What the model is to learn to draw")
 #
 # **Step 3: two normals of the same variance.** Let $\hat x_0$ be what the network holds for $x_0$, and give $p_\theta$
 # the mean $\tilde\mu_t(x_t, \hat x_0)$ and the variance $\tilde\beta_t$. Then the divergence is a squared distance of
-# means. $\tilde\mu_t$ is linear in $x_0$, so, with $\mathrm{SNR}_t = \bar\alpha_t/(1-\bar\alpha_t)$,
+# means. $x_0$ has in $\tilde\mu_t$ the weight $k = \sqrt{\bar\alpha_{t-1}}\,\beta_t/(1-\bar\alpha_t)$ (notebook 01), so
+# the factor is
+# $k^2/(2\tilde\beta_t) = \tfrac12\,\bar\alpha_{t-1}\beta_t \big/ \big((1-\bar\alpha_t)(1-\bar\alpha_{t-1})\big)$. With
+# $\bar\alpha_{t-1}\beta_t = \bar\alpha_{t-1} - \bar\alpha_t$ and $\mathrm{SNR}_t = \bar\alpha_t/(1-\bar\alpha_t)$ that
+# gives
 #
 # $$L_{t-1} = \mathbb E\,\frac{\lVert\tilde\mu_t(x_t, x_0) - \tilde\mu_t(x_t, \hat x_0)\rVert^2}{2\tilde\beta_t}
 # = \tfrac12\big(\mathrm{SNR}_{t-1} - \mathrm{SNR}_t\big)\;\mathbb E\,\lVert x_0 - \hat x_0\rVert^2$$
@@ -258,7 +262,7 @@ print("the loss of the training step equals diffusion.loss")
 # $$X \leftarrow 3.4445\,X - 4.775\,(X X^\top) X + 2.0315\,(X X^\top)^2 X \quad\text{makes}\quad
 # s \leftarrow 3.4445\,s - 4.775\,s^3 + 2.0315\,s^5,$$
 #
-# and five rounds bring every $s$ from 0.002 to 1 to between about 0.7 and 1.2.
+# and after five rounds every $s$ that began between 0.002 and 1 lies between about 0.7 and 1.2.
 #
 # - **What $G$ is:** an average of the gradients over about 20 steps, looking one step ahead (*Nesterov*): the average
 #   as it would be if the newest gradient came once more.
@@ -587,9 +591,13 @@ show_images(shown, titles=titles, columns=10, scale=2, title=finding)
 # %% [markdown]
 # Downwards: noise, blobs, silhouettes, then clothes that you can name.
 #
-# **A number for it.** A small classifier, trained on real Fashion-MNIST, turns each image into 64 features. The
-# **Frechet distance** (FD; Heusel et al. 2017) fits one Gaussian to the features of real images (mean $m_r$, covariance
-# $C_r$) and one to those of generated images ($m_g$, $C_g$):
+# ## 5. A number for the images · *core*
+#
+# **Question:** the loss looks flat; how good are the images, in a number?
+#
+# A small classifier, trained on real Fashion-MNIST, turns each image into 64 features. The **Frechet distance** (FD;
+# Heusel et al. 2017) fits one Gaussian to the features of real images (mean $m_r$, covariance $C_r$) and one to those
+# of generated images ($m_g$, $C_g$):
 #
 # $$\mathrm{FD} = \lVert m_r - m_g\rVert^2 + \mathrm{tr}\big(C_r + C_g - 2\,(C_r C_g)^{1/2}\big)$$
 #
@@ -997,19 +1005,20 @@ plt.show()
 # %% [markdown]
 # Where marks of two rows mix (left), this measurement does not tell.
 #
-# - **The full recipe loses here**, to itself without warm-up, without decay, and at five times the rate. It is made for
-#   thousands of steps; after a hundred, what counts is how far the weights have come, and warm-up, decay and a small
-#   rate hold them back. Never choose settings in runs much shorter than the one you mean to make.
+# - **The full recipe loses here**, to itself without decay, and at five times the rate. It is made for thousands of
+#   steps; after a hundred, what counts is how far the weights have come, and decay and a small rate hold them back.
+#   Never choose settings in runs much shorter than the one you mean to make.
 # - **Muon and the timesteps from the middle** make no difference that this measurement shows.
 # - **Clipping is an insurance.** On ordinary gradients it changes next to nothing. With one wild gradient (right) the
 #   clipped training goes on as if nothing had happened; without clipping the loss climbs and stays far above the
 #   others.
-# - **Warm-up** costs at the recipe's rate; at five times that rate it makes no difference that this measurement shows.
+# - **Warm-up** makes no difference that this measurement shows, at either rate.
 #
 # What the parts do for *images*, in trainings of equal time, stands in `data/results.md`, "The speedrun: what was
-# tried". From seed to seed FD scatters there by about 0.7. The whole recipe gains far more than that; the smaller batch
-# (one seed) and Muon (two) by themselves two to three times that, the timesteps from the middle (two) one and a half
-# times.
+# tried". From seed to seed FD differs there by 0.7 to 1.0. The whole recipe gains far more. A batch of 64 in place of
+# 128 and Muon gain two to three times that (one seed of the line that each is compared with). The timesteps from the
+# middle gain 1.0 ± 0.7 at twice the rate that `train` keeps; at that rate they are not told apart from even ones (-0.7
+# ± 1.8; three seeds each).
 #
 # Why does *one* gradient do lasting harm? Muon's average points along it for more than 50 steps, and the length of
 # Muon's steps does not depend on the average's size. Adam's average of the *squared* gradients, over about 1000 steps,
@@ -1062,7 +1071,8 @@ if "bf16" in seconds:
 print(f"the course would choose: {find_precision(course.device).replace('no', 'fp32')}")
 
 # %% [markdown]
-# fp16 has less range than either. If you meet NaN there: `precision="no"`, or bf16.
+# (A difference of 0.0000 is one below 0.00005: over so few steps the rounding of bf16 moves the loss by no more.) fp16
+# has less range than either. If you meet NaN there: `precision="no"`, or bf16.
 #
 # ## 9. Stop in the middle, and go on · *further*
 #

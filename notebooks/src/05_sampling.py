@@ -812,7 +812,10 @@ show_images(shown, columns=count, title=finding)
 #
 # $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \sigma_s\big(e^{\lambda_s} - e^{\lambda_t}\big) D
 # = \frac{\sigma_s}{\sigma_t}\,x_t - \sqrt{\bar\alpha_s}\,(e^{-h} - 1)\,D,\qquad h = \lambda_s - \lambda_t
-# \qquad\text{(Lu et al. 2022, Algorithm 2).}$$
+# \qquad\text{(Lu et al. 2022, Algorithm 2),}$$
+#
+# since $\sigma_s\,e^{\lambda_s} = \sqrt{\bar\alpha_s}$ and $e^{\lambda_t} = e^{\lambda_s}\,e^{-h}$. ($D$ is a value of
+# $\hat x_0$ here, one image; notebooks 02 and 08 write $D$ for the denoiser, the function that gives such a value.)
 #
 # ### Your turn: 05.3
 #
@@ -1217,10 +1220,10 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 # freedom, 5%).
 #
 # The order is that of section 6, and DDPM comes last; with more evaluations the gaps shrink. In the run shown 2M is
-# within the floor of 100 images from 10 evaluations on. The floor of all images together is lower and scatters less,
-# and above that it stays: 0.89 with 25 evaluations, against 0.54 ± 0.11. This is mostly the *network's* error, if
-# section 6 is a guide, where 2M has next to no error left at 20 steps. An ODE carries it along; fresh noise can partly
-# repair it, if enough steps are left (Karras et al. 2022, section 4).
+# within the floor of 100 images from 10 evaluations on. With all images together the floor is lower and scatters less,
+# and 2M stays above it: 0.89 with 25 evaluations, against 0.54 ± 0.11. This is mostly the *network's* error, if section
+# 6 is a guide, where 2M has next to no error left at 20 steps. An ODE carries it along; fresh noise can partly repair
+# it, if enough steps are left (Karras et al. 2022, section 4).
 
 # %% [markdown]
 # ## 8. Between two noises: spherical interpolation · *further*

@@ -504,10 +504,11 @@ print(", ".join(f"{name} {value:.2f}" for name, value in measured.items()))
 #
 # ### A table of faults against measures
 #
-# Now all measures meet all sets. The last one is that of section 3: the distance to the nearest of those training images
-# that the copies were taken from, over that to the nearest of as many others. The model was trained on both, so its
-# ratio would say nothing and is left out. Each cell is a measure's mean over the draws, **minus that of the clean set,
-# in units of the clean set's own standard deviation** from draw to draw.
+# Now all measures meet all sets. The last measure, *nearest ratio*, is explained in section 3: an image's distance to
+# the nearest of those training images that the copies were taken from, divided by its distance to the nearest of as
+# many other training images. A copy has a ratio near 0. The model was trained on both groups, so its ratio would say
+# nothing and is left out. Each cell is a measure's mean over the draws, **minus that of the clean set, in units of the
+# clean set's own standard deviation** from draw to draw.
 #
 # **Predict before you run:** which faults can precision not see? And which fault can none of the first six see?
 
@@ -959,7 +960,8 @@ print(f"the bound: {bound_in_bits(chosen):.2f} bits per dimension, ", end="")
 print(f"the ODE: {real_bits.mean():.2f}")
 
 # %% [markdown]
-# Large steps flatter: with more of them the bits rise, and settle. Noise and probe scatter far less than images do.
+# Few, large steps make the bits look too low: with more of them the bits rise, and settle. Noise and probe scatter far
+# less than images do.
 #
 # **Your prediction.** Noise is told from clothes at once: it costs more than the 8 bits of a model to which all values
 # are equally probable. Digits overlap with clothes. Blur changes little beside the spread of the images (the paired
@@ -1417,8 +1419,8 @@ for steps in [1, 10]:
 pd.DataFrame({"milliseconds per image": costs}).round(3)
 
 # %% [markdown]
-# For each image the GAN is as much cheaper as the diffusion model has evaluations, and then some, since its generator
-# is only a part of its weights.
+# The GAN needs one evaluation for an image, and that of a smaller network, since the generator is only a part of its
+# weights. So it is cheaper by more than the number of evaluations that the diffusion model makes.
 #
 # **What was found.** Dhariwal and Nichol compare large models, trained until they are done. Here:
 #
@@ -1468,8 +1470,8 @@ check("06.6", acceptance)
 # x_s = \sqrt{\bar\alpha_s}\,x_0 + \text{noise of mean } 0 \text{ and variance } 1-\bar\alpha_s.$$
 #
 # DDPM's step does with the variance $\tilde\beta$ of its eq. 7, and so does DDIM's with any $\eta$ (notebook 05,
-# section 4). Ho et al.'s other choice, $\sigma^2 = \beta$, does not for a known $x_0$: it fails this test and is no
-# bug.
+# section 4). Ho et al.'s other choice, $\tilde\sigma^2 = \beta$, does not for a known $x_0$: it fails this test and is
+# no bug.
 #
 # ### Your turn: 06.7
 #
@@ -1928,8 +1930,8 @@ gallery(
 # - **Predicts noise, not clipped**: saturated black and white. The *distance* does not see it: it is even a little less
 #   than with clipping, here where both rows are poor. The picture shows it. No number replaces looking.
 # - **Not told apart from the healthy one by one seed each**: index 0 never trained (one of 1000), a skip never popped
-#   (its network is a weaker one, no broken one), $t$ not told (the noise level can be guessed from the picture;
-#   notebook 02, Sun et al. 2025). Only a test finds them.
+#   (the finest of the two full-size ones: the network is a weaker one, no broken one; notebook 03 lost both), $t$ not
+#   told (the noise level can be guessed from the picture; notebook 02, Sun et al. 2025). Only a test finds them.
 # - **No average** is not worse in so short a training: the average still has much of the early weights in it. The usual
 #   advice is for long ones (Ho et al. 2020, appendix B, use a decay of 0.9999). Notebook 04 measures it.
 #

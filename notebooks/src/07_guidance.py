@@ -728,9 +728,9 @@ print("five steps agree with sample(..., guidance=3.0)")
 # ### What the weight buys, and what it costs
 #
 # Two more measures (notebook 06; Kynkäänniemi et al. 2019). A set's *manifold* is the union of balls round its points,
-# each reaching to the point's third neighbour in the set. **Precision** is the share of our images that
-# lie in that of the real images: do they look real? **Recall** is the share of the real images that lie in ours: is all
-# of the data covered?
+# each reaching to the point's third neighbour in the set (notebook 06 took the fifth, so its values are no measure for
+# these). **Precision** is the share of our images that lie in that of the real images: do they look real? **Recall** is
+# the share of the real images that lie in ours: is all of the data covered?
 #
 # **Predict before you run:** the weight goes from 0 to 8. Which of the four measures rise all the way? The cell takes
 # about a minute on two cores.
@@ -1117,8 +1117,10 @@ step_variance = choose("07.4", step_variance, course_step_variance)
 
 # %% [markdown]
 # What teaches it? Not the squared error, in which no variance occurs. The bound does: its term at $t$ is the divergence
-# from the posterior to the step, $\mathrm{KL}(q \,\|\, p_\theta)$ (notebook 04, section 2). But trained by the bound alone
-# the images got worse (their Tables 1 and 2). So both, with a small weight (eq. 16; in their code $L_\text{vlb}$ is in bits per dimension):
+# from the posterior to the step, $\mathrm{KL}(q \,\|\, p_\theta)$ (notebook 04, section 2). But trained by the bound
+# alone the images got worse (their Tables 1 and 2). So both, with a small weight for the bound (eq. 16).
+# $L_\text{simple}$ is the mean squared error that we have trained with so far, $L_\text{vlb}$ the bound $L$ of notebook
+# 04, in their code in bits per dimension:
 #
 # $$L_\text{hybrid} = L_\text{simple} + 0.001\,L_\text{vlb}$$
 #
@@ -1383,9 +1385,9 @@ plt.show()
 # **Read the steps first.** In equal time a part that costs more makes fewer steps, and so early in training each step
 # still counts much. The variants with far fewer steps have the higher loss: for them the table shows mostly what a step
 # costs, not what the part is worth once trained. The addition makes about as many steps as ours, so there the part
-# itself is compared: without the scale the loss is a little higher. And wider and deeper make about as many as each
-# other: wider has the lower loss. Dhariwal & Nichol too weighed depth against training time, and took width (section
-# 3). Still, nobody should choose an architecture after 30 seconds.
+# itself is compared: without the scale the loss is a little higher. The wider and the deeper network make about as many
+# steps as each other: of these two the wider one has the lower loss. Dhariwal & Nichol too weighed depth against
+# training time, and took width (section 3). Still, nobody should choose an architecture after 30 seconds.
 #
 # **What could be told apart** is what stands off the line with its whole bar: "yes" in the table. Bars are by Student's
 # $t$ with two degrees of freedom: $4.3/\sqrt3 \approx 2.5$ standard deviations of the differences on each side. So only
@@ -1478,7 +1480,7 @@ check("07.6", composed_output)
 # - Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed*, arXiv 2305.08891, section 3.4
 # - Kynkäänniemi et al. 2024, *Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in
 #   Diffusion Models*, arXiv 2404.07724, section 3
-# - Karras et al. 2024, *Guiding a Diffusion Model with a Bad Version of Itself*, arXiv 2406.02507, section 4
+# - Karras et al. 2024, *Guiding a Diffusion Model with a Bad Version of Itself*, arXiv 2406.02507, sections 4 and 5
 # - Bradley & Nakkiran 2024, *Classifier-Free Guidance is a Predictor-Corrector*, arXiv 2408.09000, section 3
 # - Liu et al. 2022, *Compositional Visual Generation with Composable Diffusion Models*, arXiv 2206.01714, section 4
 # - Kynkäänniemi et al. 2019, *Improved Precision and Recall Metric for Assessing Generative Models*, arXiv 1904.06991

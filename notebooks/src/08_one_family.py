@@ -484,7 +484,8 @@ heun_step = choose("08.3", heun_step, course_heun_step)
 #
 # Six round blobs in the plane (notebook 05): $D$ is a formula, and SciPy solves the ODE to a tolerance of 1e-10. All
 # methods start at the same 50 points. First they go over the middle of the way only, from $\bar\sigma = 10$ to $0.1$,
-# over EDM's grid (their eq. 5: evenly spaced in $\bar\sigma^{1/7}$).
+# over EDM's grid (their eq. 5: evenly spaced in $\bar\sigma^{1/\rho}$ with $\rho = 7$; $\rho = 1$ is even spacing in
+# $\bar\sigma$).
 #
 # **Predict before you run:** which of these have order 1, which order 2: DDIM, Euler in VP's time and in VE's, Euler at
 # evenly spaced times of flow matching, Heun in EDM's time and in flow's, 2M of notebook 05?
@@ -664,9 +665,10 @@ plt.show()
 # $$d\bar x = (1+\zeta^2)\,\frac{\bar x - D(\bar x;\bar\sigma)}{\bar\sigma}\,d\bar\sigma +
 # \zeta\sqrt{2\bar\sigma}\,d\bar w ,$$
 #
-# run from high to low $\bar\sigma$, passes through the same distributions (Karras et al. 2022, eq. 6). $\zeta = 0$ is
-# the ODE and $\zeta = 1$ the reverse SDE of Song et al. (2021, eq. 6), whose $f$ and $g^2$ stand in section 1; on the
-# VP path $g^2$ is the $\beta$ of notebook 01, per unit of time.
+# run from high to low $\bar\sigma$, passes through the same distributions (Karras et al. 2022, eq. 6). $d\bar w$ stands
+# for fresh normal noise: over a step of length $h$ in $\bar\sigma$ its variance is $h$, so such a step adds
+# $\zeta\sqrt{2\bar\sigma h}\,z$. $\zeta = 0$ is the ODE and $\zeta = 1$ the reverse SDE of Song et al. (2021, eq. 6),
+# whose $f$ and $g^2$ stand in section 1; on the VP path $g^2$ is the $\beta$ of notebook 01, per unit of time.
 #
 # **Predict before you run:** the network is exact here. Does noise help, do harm, or neither, with 20 steps and with
 # 400?
@@ -836,10 +838,11 @@ play(draw_solvers, evaluations=(3, 41, 2))
 # ### 08.4 *(further)* Is flow matching's path straight?
 #
 # The line from one noise to one image is straight, by definition. The ODE's path is not that line: its velocity is the
-# *mean* over all images that may lie behind $x$. Liu et al. (2023, section 2) measure straightness by the mean over
-# the time of $\lVert dx/dt - (x_1 - x_0)/(t_1 - t_0)\rVert^2$, here with segments for the derivative, whose means hide
-# what bends within one: 0 means straight and at constant speed, so that *one* Euler step is exact. Write it.
-# `hint("08.4")`, `solution("08.4")`.
+# *mean* over all images that may lie behind $x$. Liu et al. (2023, section 2) measure straightness by the mean over the
+# time of $\lVert dx/dt - (x_\text{end} - x_\text{start})/(t_\text{end} - t_\text{start})\rVert^2$. We know $x$ at some
+# times only, so the slope between two neighbouring times stands for $dx/dt$; what bends within such a segment is not
+# seen. 0 means straight and at constant speed, so that *one* Euler step is exact. Write it. `hint("08.4")`,
+# `solution("08.4")`.
 
 
 # %%
@@ -922,7 +925,7 @@ plt.show()
 # $x_0$ and $\epsilon$ must add up to it: $a(x_0 - \hat x_0) = -\sigma(\epsilon - \hat\epsilon)$. Every other error is
 # then a multiple of that of the noise. For the velocity $\epsilon - x_0$ of the straight path, where $a + \sigma = 1$:
 #
-# $$(\epsilon - x_0) - (\hat\epsilon - \hat x_0) = (\epsilon - \hat\epsilon) + \tfrac sa(\epsilon - \hat\epsilon)
+# $$(\epsilon - x_0) - (\hat\epsilon - \hat x_0) = (\epsilon - \hat\epsilon) + \tfrac{\sigma}{a}(\epsilon - \hat\epsilon)
 # = \tfrac{a+\sigma}{a}\,(\epsilon - \hat\epsilon) = \tfrac1a\,(\epsilon - \hat\epsilon).$$
 #
 # In the same way $v = a\,\epsilon - \sigma\,x_0$ has the error $\frac{a^2+\sigma^2}{a}(\epsilon - \hat\epsilon)$, with
@@ -1103,9 +1106,10 @@ columns = ["half of the draws", "half of the weight", "weight above l = 4", "W o
 pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 # %% [markdown]
-# The right panel shows $a^2\,W$, the weight of *v's* error, with area 1. $W$ itself falls all the way from the left for
-# three of the seven (last column) and grows without end there; that of the others goes to 0. Where $W$ only falls with
-# $\ell$, the loss is the bound for images with some noise added to them (Kingma & Gao 2023, section 4).
+# The right panel shows $a^2\,W$, the weight of *v's* error, with area 1. For three of the seven $W$ itself falls all
+# the way from left to right (last column); towards the left it grows without limit. For the other four it goes to 0 at
+# the left end. (Left panel: *v*, *noise* and *min-SNR-5* draw alike, so their curves lie on each other.) Where $W$ only
+# falls with $\ell$, the loss is the bound for images with some noise added to them (Kingma & Gao 2023, section 4).
 #
 # **v on the cosine schedule and flow matching with uniform times are one objective**: both have $W \propto e^{-\ell/2}$
 # (Kingma & Gao 2023, Table 1), and differ only in what they draw. Noise prediction and EDM care most for nearly clean
@@ -1214,8 +1218,8 @@ plt.show()
 #
 # Since only $W = w\,p$ counts, a training may draw as it likes and make up for it by the weight. Write the factor of
 # *v's* squared error that gives a wanted $W$. (Sigmoid weighting, Kingma & Gao 2023, and Hoogeboom et al. 2024 with
-# another bias, is `wanted = lambda x: torch.sigmoid(2 - x)`.) Against drawing $\ell$ evenly from $-12$ to 12 speaks
-# that most of a batch would lie where the wanted weight is next to nothing.
+# another bias, is `wanted = lambda x: torch.sigmoid(2 - x)`.) Why not draw $\ell$ evenly from $-12$ to 12? Because most
+# of a batch would then lie where the wanted weight is almost 0.
 
 
 # %%
@@ -1670,8 +1674,8 @@ plt.show()
 #
 # $$x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1-\bar\alpha_s}\,z, \qquad z \sim \mathcal N(0, 1).$$
 #
-# It is DDIM's step (notebook 05; Song et al. 2020, eq. 12) with $\sigma$ as large as it can be: nothing of the old
-# noise is kept. The student knows the eight places, so it takes 1, 2, 4 or 8 evaluations; `sample` refuses other
+# It is DDIM's step (notebook 05; Song et al. 2020, eq. 12) with $\tilde\sigma$ as large as it can be: nothing of the
+# old noise is kept. The student knows the eight places, so it takes 1, 2, 4 or 8 evaluations; `sample` refuses other
 # numbers. On the command line the file itself says how it is sampled: `python -m utils.diffusion sample
 # data/checkpoints/distilled.safetensors --steps 4`.
 

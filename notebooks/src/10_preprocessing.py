@@ -419,12 +419,12 @@ titles, views = zip(*some)
 show_entities(views, titles)
 
 # %% [markdown]
-# **What just happened.** A comma, a full stop or a bracket behind a name is enough, and white space glues it on. The
-# price of cutting finely is small: about a quarter more tokens than white space gives. The corpora's own tokenised
-# files were cut this finely for that reason. spaCy misses little: a full stop stays stuck to a capital letter or to a
-# name such as `CDKN1A`, because its rules take it for that of an initial or an abbreviation; and names stand inside
-# words with digits, hyphens, slashes or brackets, which is where genes live. Where even our rules fail, the annotation
-# itself begins or ends inside a word.
+# **What just happened.** If a comma, a full stop or a bracket follows a name, cutting at white space leaves it stuck to
+# the name. The price of cutting finely is small: about a quarter more tokens than white space gives. The corpora's own
+# tokenised files were cut this finely for that reason. spaCy misses little: a full stop stays stuck to a capital letter
+# or to a name such as `CDKN1A`, because its rules take it for that of an initial or an abbreviation; and names stand
+# inside words with digits, hyphens, slashes or brackets, which is where genes live. Where even our rules fail, the
+# annotation itself begins or ends inside a word.
 #
 # ## 3. Word pieces · *core*
 #
@@ -1121,8 +1121,8 @@ some_errors(first_draft, 8)
 # one look at random errors shows it. Elsewhere it is the usual list of abbreviations and initials. The second draft
 # takes a boundary back in four cases.
 #
-# It is measured on the second half of the documents. That half is not wholly unseen: when these rules were first
-# thought out, errors were listed over all documents.
+# It is measured on the second half of the documents. That half is not wholly unseen: the rules were designed with
+# errors from all documents in view.
 
 # %%
 ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "fig", "approx", "ca", "resp", "ref", "refs"}

@@ -703,8 +703,8 @@ table = [(*row, count) for row, count in rows.most_common(12)]
 pd.DataFrame(table, columns=["span", "verdict", "probability", "proposals"])
 
 # %% [markdown]
-# The table was the film's fourth sentence. (Its inner name, *TNF - alpha*, has no proposal, so the judge was not
-# asked.) The other three, beside the annotators:
+# The table above is of the film's fourth sentence. (Its inner name, *TNF - alpha*, has no proposal, so the judge was
+# not asked.) The other three, beside the annotators:
 
 # %%
 shown_here = actors[:3]
@@ -848,16 +848,17 @@ pd.DataFrame(gaps).T.reindex(columns=CORPORA).astype(object).fillna("")
 # tags finds hardly any. But inner names are found without diffusion too: two layers, all spans and one shot find 23 to
 # 24 in a hundred, the diffusion 30: 6.5 ± 6.8, 5.9 ± 7.2 and 5.3 ± 3.7 more, with one sign in all seeds. On the
 # sentences held back, where 23 of 461 names are inner ones, the token head is ahead (1.8 ± 2.7). So who leads may hang
-# on nesting, or on what the design was settled on: these data cannot tell.
+# on nesting, or on what the design was settled on: these data cannot tell. (Two layers, and one shot, were trained on
+# GENIA alone: their cells for the other corpora are empty.)
 #
 # *What noise levels and steps add* is the distance to one shot: two points of F1, at 0.7 of the speed, and about three
 # quarters of it from the steps (next table). On the sentences held back it does not show. The distance is no larger
 # because transport tells each proposal from the start where to look (section 5). And of the names that the diffusion
 # misses two thirds were never shown to its judge: see *proposed*.
 #
-# *Where nothing nests* a token head does as well or better, twice as fast (270 and 130 sentences a second): on
-# NCBI-disease the two are not told apart, on BC5CDR it leads by a point with each of the three seeds. *All spans* is
-# behind both on average, and on neither corpus surely.
+# *Where nothing nests* a token head does as well or better, twice as fast (on these two corpora about 270 sentences a
+# second against 130, by the stored file): on NCBI-disease the two are not told apart, on BC5CDR it leads by a point
+# with each of the three seeds. *All spans* is behind both on average, and on neither corpus surely.
 #
 # ### The same weights, asked in another way · *core*
 #
@@ -952,11 +953,11 @@ few.mean().round(1).reindex(others).rename(index={"": "as it is"})
 # More proposals show the judge more of the names, most of it up to 60, and F1 stops rising at 30. 240 proposals are
 # four starts of noise put together: that is what averaging over starts is here, since the judge's word does not depend
 # on the noise. Steps: one and twenty propose less than two, with each of the three seeds. Exact means would lose
-# nothing with more steps (section 3); why ours do was not looked into. That F1 shows none of this says little: these
-# sentences do not show the 1.7 points either that five steps gain on the whole test split, above. Fresh noise, which
-# undoes the pairing, and argmax for the mean propose one and two points less, each with all three seeds, where the
-# starts differ by 0.2 on average. F1 of all six is no farther apart than starts are: fresh noise harms the pairing, as
-# section 3 said, but the tagger can bear it.
+# nothing with more steps (section 3); why ours do was not looked into. F1 shows none of this. But these sentences do
+# not show the 1.7 points either that five steps gain on the whole test split, above: they are too few to decide. Fresh
+# noise, which undoes the pairing, and argmax for the mean propose one and two points less, each with all three seeds,
+# where the starts differ by 0.2 on average. F1 of all six is no farther apart than starts are: fresh noise harms the
+# pairing, as section 3 said, but the tagger can bear it.
 #
 # ### One part otherwise · *core*
 #
@@ -991,9 +992,10 @@ pd.DataFrame(table).astype(object).fillna("")
 # %% [markdown]
 # Without the pairing the first step has nothing to go by, as section 3 said: one step finds less than a third of the
 # names. Five steps bring F1 back to that of the whole tagger: there the pairing shows most in the inner names, 21 in a
-# hundred against 30. Less is proposed, and precision makes up for it (68.8 against 66.0). (On the sentences held back,
-# with their 23 inner names, it has no loss at all.) That is what diffusion is for here: it settles, step by step, what
-# noise alone cannot say. Transport settles most of it before the first step, and little is left to do.
+# hundred against 30. Less is proposed, and precision makes up for it (68.8 against 66.0; the stored file has precision,
+# F1 on the held-back sentences and epochs for each row). (On the sentences held back, with their 23 inner names, it has
+# no loss at all.) That is what diffusion is for here: it settles, step by step, what noise alone cannot say. Transport
+# settles most of it before the first step, and little is left to do.
 #
 # With Hungarian matching the network may choose which name a proposal learns, and there the noise levels are no help:
 # in one shot it has a higher F1 than with all of them, and finds more of the inner names. (At equal seconds, 10.6

@@ -28,7 +28,7 @@
 # **You need** Python, basic PyTorch, and guidance (07). The encoder is that of notebook 11, which you need not know. A
 # trained network lies in `data/checkpoints`.
 #
-# **Time:** about five minutes on two cores. For you: 40 minutes of reading for the *core* with its tables, and half an
+# **Time:** about four minutes on two cores. For you: 40 minutes of reading for the *core* with its tables, and half an
 # hour for your three pieces.
 
 # %% tags=["setup"]
@@ -547,7 +547,7 @@ show_rows({name: x[:some] for name, x in drawn.items()}, "The same noises in eac
 # $v_b$ for the sentences and $v$ for the empty one, $v + w\,\big((1-\lambda)\,v_a + \lambda\,v_b - v\big)$. Or mix the
 # **vectors** of the words, piece by piece, before the network sees them; the sentences must then have equally many.
 #
-# **Predict before you run:** does brightness rise evenly with $\lambda$?
+# **Predict before you run:** does brightness rise evenly with $\lambda$ (here a share between 0 and 1, no log-SNR)?
 
 
 # %%
@@ -753,14 +753,14 @@ plt.show()
 # happens by chance stands in the bars of real images.
 #
 # Compare *unseen combinations* with *seen, the same five*: same things, only the meeting of the words is new. At the
-# chosen weight they are not told apart, and unseen phrasings hardly. That is a result, since dark, wide trousers can
-# be had though none was ever seen; but it does not show that the new costs nothing. Much of the obedience is the
+# chosen weight they are not told apart, and unseen phrasings hardly. That is a result, since dark, wide trousers can be
+# had though none was ever seen; but it does not show that the new costs nothing. Much of the obedience is the
 # guidance's: at $w = 1$ about two thirds to a half of the images are right, and the unseen combinations come last. (By
-# two hundred images a share is known to 7 points each way: the seen requests have 9 points less in the choice of the
-# weight, where only the noises differ. And three networks at $w = 2$, further below, do not tell the two kinds apart.)
-# What is missing *there* could have three causes, which this cannot part: the two words were not put together; the
-# training, in which no dark trousers were wide, was believed; or these pairs are harder anyway, which a network that
-# was trained with them would show.
+# two hundred images a share is known to 7 points each way. In the table of weights the seen requests have 9 points less
+# at $w = 1$, and only the noises differ. And three networks at $w = 2$, further below, do not tell the two kinds
+# apart.) Why are the unseen combinations last at $w = 1$? There could be three causes, and this test cannot separate
+# them: the two words were not put together; the training, in which no dark trousers were wide, was believed; or these
+# pairs are harder anyway, which a network that was trained with them would show.
 #
 # **More of the drawn images are "right" than of the real ones.** That is not better drawing:
 
@@ -1464,9 +1464,10 @@ torch.testing.assert_close(mine, block(x, emb), rtol=1e-4, atol=1e-4)
 print("a new block is the identity; one with weights agrees with the block by hand")
 
 # %% [markdown]
-# Here it tells the timestep; the words come by cross-attention between the two branches, as in PixArt-alpha (Chen et
-# al. 2023). Beside the U-Net, within 2% of its parameters and at equal seconds, both with the same words, on pixels and
-# on latents (dashed; patches of 1x1 there, and the "U-Net" without a way down and up):
+# In our network adaLN-Zero tells the timestep; the words come by cross-attention between the two branches, as in
+# PixArt-alpha (Chen et al. 2023). Now it is compared with the U-Net, whose number of parameters is the same within 2%,
+# at equal seconds, both with the same words, on pixels and on latents (dashed; patches of 1x1 there, and the "U-Net"
+# without a way down and up):
 
 # %%
 whole = DiT(channels=120, **words_of).to(device)
