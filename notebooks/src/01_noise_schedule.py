@@ -999,7 +999,8 @@ show_images(torch.cat([*variants, wrapped]), titles=titles, columns=6, title=tit
 # %% [markdown]
 # ## 10. Play · *further*
 #
-# The image at step `t`, its pixels' histogram, and where `t` lies on the SNR curve. First for three fixed values.
+# The image at step `t`, its pixels' histogram beside the standard normal (black; bars above the frame are cut off), and
+# where `t` lies on the SNR curve (grey: SNR 1). First for three fixed values.
 
 # %% tags=["figure"]
 fixed_noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))

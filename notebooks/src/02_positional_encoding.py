@@ -453,7 +453,8 @@ plt.show()
 #
 # ### Play · *further*
 #
-# The heat map shows all timesteps; the dot marks the similarity of the two that you pick.
+# The heat map shows all timesteps, the lines in it are the two that you pick (orange the first, blue the second); the
+# dot marks their similarity.
 
 
 # %% tags=["figure"]
@@ -673,8 +674,9 @@ headline(figure, title)
 plt.show()
 
 # %% [markdown]
-# - *Raw t* learns the slow function and not the fast one. *Fourier features at scale 1* have the same trouble, only less
-#   of it: none of their random frequencies comes near twenty turns.
+# - *Raw t* learns the slow function and not the fast one (grey: what is wanted; orange: what was learnt). *Fourier
+#   features at scale 1* have the same trouble, only less of it: none of their random frequencies comes near twenty
+#   turns.
 # - *Sinusoidal* and *Fourier at scale 16* contain frequencies near the wanted one and learn both functions.
 # - *The table* fails on the held-out timesteps, whose rows are still random. So it cannot serve continuous time, nor a
 #   $T$ that changes between training and sampling.

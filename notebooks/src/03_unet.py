@@ -447,8 +447,8 @@ headline(fig, "A transposed convolution turns a constant into a checkerboard")
 plt.show()
 
 # %% [markdown]
-# The transposed one prints a checkerboard: its kernel of 3 covers the positions of a grid of 2 unevenly, one, two or
-# four times (Odena et al. 2016).
+# (The dark rims come from the zeros of the padding.) The transposed one prints a checkerboard: its kernel of 3 covers
+# the positions of a grid of 2 unevenly, one, two or four times (Odena et al. 2016).
 #
 # **The stem.** A convolution on 28x28 costs four times one on 14x14. So we fold each 2x2 patch into four channels.
 # Nothing is averaged or dropped; `F.pixel_shuffle` undoes it at the other end.
@@ -1074,11 +1074,11 @@ headline(fig, f"{title} (band: ± 1 sd, {len(SEEDS)} seeds)")
 plt.show()
 
 # %% [markdown]
-# In equal *steps* the network without the stem is far ahead. At equal *multiply-adds* the narrow network with the
-# stem, which by then has made four times as many steps, has caught up; the wide one has not.
-# (Seconds are another matter: they depend on the machine.) Whether the stem pays in a long training was not measured.
-# The course keeps it to make its trained model, with 48 channels, cheap enough for a laptop: see the line above the
-# table.
+# In equal *steps* the network without the stem is far ahead. At equal *multiply-adds* the narrow network with the stem,
+# which makes four times as many steps, is ahead for most of the way and level at the end; the wide one is behind
+# throughout. (Seconds are another matter: they depend on the machine.) Whether the stem pays in a long training was not
+# measured. The course keeps it to make its trained model, with 48 channels, cheap enough for a laptop: see the line
+# above the table.
 #
 # ## 13. The receptive field (*further*)
 #

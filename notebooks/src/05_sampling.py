@@ -1219,11 +1219,12 @@ table_of(gap, evaluations, [name for name in samplers if name != base], "NFE")
 # difference. With 5 seeds, a difference below 2.8 standard errors lies within chance (Student's t, 4 degrees of
 # freedom, 5%).
 #
-# The order is that of section 6, and DDPM comes last; with more evaluations the gaps shrink. In the run shown 2M is
-# within the floor of 100 images from 10 evaluations on. With all images together the floor is lower and scatters less,
-# and 2M stays above it: 0.89 with 25 evaluations, against 0.54 ± 0.11. This is mostly the *network's* error, if section
-# 6 is a guide, where 2M has next to no error left at 20 steps. An ODE carries it along; fresh noise can partly repair
-# it, if enough steps are left (Karras et al. 2022, section 4).
+# In the pictures each number of evaluations has two columns, a boot and a T-shirt, each from a noise of its own. Bars
+# and the grey band are one standard deviation each way. The order is that of section 6, and DDPM comes last; with more
+# evaluations the gaps shrink. In the run shown 2M is within the floor of 100 images from 10 evaluations on. With all
+# images together the floor is lower and scatters less, and 2M stays above it: 0.89 with 25 evaluations, against 0.54 ±
+# 0.11. This is mostly the *network's* error, if section 6 is a guide, where 2M has next to no error left at 20 steps.
+# An ODE carries it along; fresh noise can partly repair it, if enough steps are left (Karras et al. 2022, section 4).
 
 # %% [markdown]
 # ## 8. Between two noises: spherical interpolation · *further*
@@ -1380,7 +1381,8 @@ rows = {name: float(values.mean()) for name, values in jumps.items()}
 pd.DataFrame({"jump at the border": rows}).round(2)
 
 # %% [markdown]
-# The jump at the border is far below that of the paste-up, though still above that of the real images.
+# The jump at the border is far below that of the paste-up, though still above that of the real images: some of the
+# fillings plainly do not fit, such as the boot with a black half.
 #
 # **The known weakness.** The pixels that are put back are noised *independently* of what the sampler is inventing
 # beside them, and at low noise little can be changed any more. RePaint (Lugmayr et al. 2022, section 4.2) therefore

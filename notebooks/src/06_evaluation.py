@@ -11,8 +11,8 @@
 #
 # {{badge}}
 #
-# ![A table in colours: seven faulty sets of images down the side, seven measures across, and in each cell how many
-# standard deviations the measure moves](../data/pictures/06.png)
+# ![A table in colours: seven sets of images down the side, five of them with a fault, seven measures
+# across, and in each cell how many standard deviations the measure moves](../data/pictures/06.png)
 #
 # *Seven sets of images, five with a fault made on purpose and two by the model, and seven measures. No measure sees
 # every fault, and one fault is seen by one measure only.*
@@ -1224,11 +1224,12 @@ plt.show()
 
 # %% [markdown]
 # **Your prediction:** the non-saturating GAN keeps all eight, with every seed. But *kept* is a coarse word; look at the
-# picture and at the other two columns. A generator is one continuous map of one cloud, so it can only reach eight
-# separate blobs by drawing bridges between them, and points on a bridge lie in no blob. The diffusion model is a
-# continuous map as well, but one of 50 looks, which can be far steeper. And its loss asks for every blob as often as it
-# occurs in the data. WGAN-GP's generator moves in every fifth step, as in the paper, and had not got that far: a smear
-# says nothing about dropped modes. (Plain MLPs, rates that were not tuned.)
+# picture (of each method the seed that keeps the fewest blobs, the first of equal ones) and at the other two columns. A
+# generator is one continuous map of one cloud, so it can only reach eight separate blobs by drawing bridges between
+# them, and points on a bridge lie in no blob. The diffusion model is a continuous map as well, but one of 50 looks,
+# which can be far steeper. And its loss asks for every blob as often as it occurs in the data. WGAN-GP's generator
+# moves in every fifth step, as in the paper, and had not got that far: a smear says nothing about dropped modes. (Plain
+# MLPs, rates that were not tuned.)
 #
 # ### Images, at the same seconds
 #
@@ -1319,7 +1320,8 @@ table[["a third", "as tuned", "three times"]]
 # show no difference between 0.02 and a third of it. Had 0.006 been picked, three times it would have worked. What can
 # be read off the first figure is a range that works: from 0.002 to 0.02 for diffusion, from 0.001 to 0.01 for WGAN-GP
 # with one critic step, and from 0.0002, the smallest tried, for the non-saturating GAN, which at 0.018 works with two
-# seeds and fails with the third. The exact intervals of three runs are wide: 3 of 3 and 1 of 3 overlap.
+# seeds and fails with the third. The exact intervals of three runs are wide: 3 of 3 and 1 of 3 overlap. (The plus signs
+# of five critic steps do not show who failed: one did, at a distance of 80.)
 #
 # ### One GAN, live
 #

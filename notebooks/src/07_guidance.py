@@ -11,7 +11,7 @@
 #
 # {{badge}}
 #
-# ![Rows of pictures with one label each; from left to right the weight of guidance grows from 0 to 8, and the garments
+# ![Rows of pictures with one label each; from left to right the weight of guidance grows from 0 to 8, and most garments
 # become more typical of their class, then harder in contrast and outline](../data/pictures/07.png)
 #
 # *One noise and one label a row, more and more guidance to the right. At weight 0 the label is ignored.*
@@ -140,8 +140,8 @@ finding = f"Asked for: {shown}. The weight grows to the right"
 show_images(columns.flatten(0, 1), titles=titles, columns=6, scale=4, title=finding)
 
 # %% [markdown]
-# All three. At $w = 0$ the label is ignored; at 1 it is used as in training; above, the garment changes to a more typical
-# member of its class, and at last contrast and outline grow hard.
+# All three. At $w = 0$ the label is ignored; at 1 it is used as in training; above, the garment mostly changes to a
+# more typical member of its class (the sandal's straps come apart instead), and at last contrast and outline grow hard.
 
 # %% [markdown]
 # ## 1. Labels, and leaving them out · *core*
@@ -1314,7 +1314,8 @@ show_images(torch.cat([*images.values()]), columns=few, scale=2, title=finding)
 # The fewer the steps, the further are the images with $\beta$ from those with $\tilde\beta$. $\tilde\beta$ leaves just
 # the noise that belongs to $s$, if the estimate of $x_0$ is right. $\beta$ leaves more, in a long step much more, and
 # the network was never trained on that. The learned one avoids it. But in the run shown the learned one is not told
-# from $\tilde\beta$: their bars overlap at every number of steps. With 1000 steps the rows look alike.
+# from $\tilde\beta$: their bars (two standard errors each way) overlap at every number of steps. With 1000 steps the
+# rows look alike.
 #
 # DDIM and 2M add no noise and need no variance; they read the first output only. With them a learned variance improves
 # the bound and changes no image.

@@ -199,9 +199,10 @@ plt.show()
 
 # %% [markdown]
 # Look at the right panel. On one ray from the corner the noise level $\bar\sigma = \sigma/a$ is the same, and so is the
-# log-SNR, $-2\log\bar\sigma$. The points on it differ by a factor only, for $x/a = x_0 + \bar\sigma\,\epsilon$. So a
-# network of one path answers for all: scale $x$ onto the quarter circle, where the squares of the weights add to 1, and
-# ask. (VE lies on EDM's line, and goes along it at another speed.)
+# log-SNR, $-2\log\bar\sigma$. (The two axes have different units, so the quarter circle is drawn as an ellipse.) The
+# points on it differ by a factor only, for $x/a = x_0 + \bar\sigma\,\epsilon$. So a network of one path answers for
+# all: scale $x$ onto the quarter circle, where the squares of the weights add to 1, and ask. (VE lies on EDM's line,
+# and goes along it at another speed.)
 #
 # What does a sampler need? The slope of $x$ along its path, with the network's estimates in place of what is unknown:
 #
@@ -2566,10 +2567,10 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # %% [markdown]
 # Without repeats the samples are wrong although the score is perfect: too many lie low, on the side of the normal that
 # the known coordinate rules out. At every step the invented coordinate met a known one that had been noised afresh,
-# independently of it. Repeats bring the samples nearer to the exact law. At a fixed number of evaluations (first row)
-# they take steps away, coarse steps have an error of their own, and the gain stops; with more evaluations the samples
-# come nearer. (Even endless repeats would not settle on the exact law: of the known part a
-# reverse step sees only a noised copy, drawn independently of the invented one.)
+# independently of it. Repeats bring the samples nearer to the exact law (bars: standard deviation of three seeds). At a
+# fixed number of evaluations (first row) they take steps away, coarse steps have an error of their own, and the gain
+# stops; with more evaluations the samples come nearer. (Even endless repeats would not settle on the exact law: of the
+# known part a reverse step sees only a noised copy, drawn independently of the invented one.)
 #
 # **On images.** The left half known, no label, the same number of evaluations each way.
 #
