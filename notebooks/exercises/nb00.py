@@ -98,6 +98,9 @@ class Spy(nn.Module):
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        if isinstance(x_t, Tensor) and x_t.ndim > 1 and x_t.shape != self.shape:
+            shapes = f"x_t has shape {tuple(x_t.shape)} and x_0 {tuple(self.shape)}"
+            raise Wrong(f"{shapes}; do the weights fit? {SHAPES}")
         if not isinstance(x_t, Tensor) or x_t.shape != self.shape:
             raise Wrong(f"call the network as model(x_t, t), with x_t of the shape of x_0, {tuple(self.shape)}")
         self.seen.append((x_t.detach().clone(), t))
@@ -147,6 +150,11 @@ def take_step(training_step: Callable, model: Spy, optimizer: torch.optim.Optimi
             raise Wrong(
                 f"t is drawn too large: this alphas_cumprod has {STEPS} entries; draw below len(alphas_cumprod)"
             ) from error
+        if "Dimension out of range" in str(error):
+            fault = f"x_0 of shape {tuple(x_0.shape)} has {x_0.ndim} axes; .flatten(1) leaves two, whatever there are"
+            raise Wrong(fault) from error
+        if "too many indices" in str(error):
+            raise Wrong(f"the weights do not fit x_0 of shape {tuple(x_0.shape)}: {SHAPES}") from error
         raise Wrong("t should be whole numbers, one for each item; torch.randint draws them") from error
 
 

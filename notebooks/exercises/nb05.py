@@ -416,6 +416,9 @@ def noise_again(x_s, a_bar_s, a_bar_t, z):
 # -- 05.6 ------------------------------------------------------------------------------------------
 
 
+PLAIN_LAMBDAS = dict.fromkeys(PLAIN_NUMBERS, "the lambdas are plain numbers: use math.sqrt and math.exp")
+
+
 def check_line(line_step: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
     x_t, x_0, before = torch.randn(3, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
@@ -424,7 +427,7 @@ def check_line(line_step: Callable) -> None:
         first, last = (1 / math.sqrt(1 + math.exp(2 * value)) for value in lambdas[1:])
         h, r = lambdas[2] - lambdas[1], (lambdas[2] - lambdas[1]) / (lambdas[1] - lambdas[0])
         where = f"at lambdas {lambdas}"
-        answer = called(line_step, x_t.clone(), zero.clone(), zero.clone(), *lambdas, faults=PLAIN_NUMBERS)
+        answer = called(line_step, x_t.clone(), zero.clone(), zero.clone(), *lambdas, faults=PLAIN_LAMBDAS)
         if not close(as_float64(answer, shape), last / first * x_t, atol=1e-4):
             raise Wrong(f"{where}: where both estimates are 0, x_s should be sigma_s / sigma_t times x_t")
         flat = as_float64(line_step(zero.clone(), x_0.clone(), x_0.clone(), *lambdas), shape)

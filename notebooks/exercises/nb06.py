@@ -220,6 +220,9 @@ def check_precision(precision: Callable) -> None:
         if near(seen, 100 * right):
             raise Wrong(f"{where}: a share from 0 to 1 is asked for, not per cent")
         name_fault(seen, right, {f: v for f, v in faults.items() if not near(v, right)}, where, "the share")
+    line, beside = torch.arange(4.0).double()[:, None], torch.tensor([[-1.0], [-2.0]]).double()
+    if not near(as_number(precision(line, beside, 1)), 0.5):
+        raise Wrong("a point at the very edge of a ball lies in it: <=, not <")
 
 
 @exercise(

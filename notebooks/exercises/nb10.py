@@ -334,6 +334,8 @@ GREEK_CASES = [
     ("TGF-β", "alpha and transforming growth factor beta", 10),
     ("TNF-α", "mutants and tumour necrosis factor alpha", 12),
     ("PI", "the protein inhibitor", 4),
+    ("Δ9-THC", "the delta9-tetrahydrocannabinol", 4),
+    ("delta-FR", "a Δ-fluorinated ring", 2),
     ("TGF-β", "the transforming growth factor alpha", None),
     ("XY", "α", None),
 ]

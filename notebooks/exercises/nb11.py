@@ -419,7 +419,7 @@ OFFICIAL_CASES = (
 def check_official_score(function) -> None:
     for gold, alternatives, predicted, expected, property_ in OFFICIAL_CASES:
         seen = function(set(gold), set(alternatives), set(predicted))
-        if not isinstance(seen, tuple) or len(seen) != 2:
+        if not isinstance(seen, (tuple, list)) or len(seen) != 2:
             raise Wrong(f"expected a pair (found, wrong), got {seen!r}")
         found, wrong = map(int, seen)
         if (found, wrong) != expected:

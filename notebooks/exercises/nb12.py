@@ -248,6 +248,11 @@ def check_paired(paired_bootstrap: Callable) -> None:
         raise Wrong(f"{numbers} (from {DRAWS:,} drawn test sets)")
     if np.ptp(_two(paired_bootstrap(*map(np.copy, _two_taggers("hard")), 1, 1))) > 1e-9:
         raise Wrong("`draws` is not used: with draws=1 there is one difference, and both ends are equal")
+    one, again, other = (_two(paired_bootstrap(*map(np.copy, _two_taggers("hard")), 20, seed)) for seed in (1, 1, 2))
+    if not np.array_equal(one, again):
+        raise Wrong("two calls with the same seed differ: draw from np.random.default_rng(seed) alone")
+    if np.array_equal(one, other):
+        raise Wrong("`seed` is not used: another one should give other draws")
 
 
 @exercise(

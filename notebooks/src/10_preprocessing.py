@@ -1720,9 +1720,9 @@ check("10.4", lower_with_origin)
 # %% [markdown]
 # ### 10.5 *(further)* `TGF-β` is transforming growth factor beta
 #
-# Step 3 of Schwartz and Hearst finds no β in `beta`, and no b in `β`. Make a version that takes a Greek letter and its
-# name for the same, on either side. It must return an offset in `before` *as it is given*. You may use
-# `long_form_start` and the table `GREEK`. (`hint("10.5")`, `solution("10.5")`.)
+# Step 3 of Schwartz and Hearst finds no β in `beta`, and no b in `β`. Make a version that takes a Greek letter, small
+# or capital, and its name for the same, on either side. It must return an offset in `before` *as it is given*. You may
+# use `long_form_start` and the table `GREEK`. (`hint("10.5")`, `solution("10.5")`.)
 
 
 # %%

@@ -184,6 +184,12 @@ def step(t_of=None, noise_of=torch.randn_like, loss_of=None, clear=True, update=
     return answer
 
 
+def mixed_as_an_image(model, optimizer, x_0, alphas_cumprod):
+    t = torch.randint(len(alphas_cumprod), (len(x_0),))
+    a = alphas_cumprod[t].view(-1, 1, 1, 1)
+    return model(a.sqrt() * x_0 + (1 - a).sqrt() * torch.randn_like(x_0), t)
+
+
 def seeded(model, optimizer, x_0, alphas_cumprod):
     torch.manual_seed(0)
     return step()(model, optimizer, x_0, alphas_cumprod)
@@ -247,6 +253,13 @@ WRONG = [
     ("00.1", clean_at_0, "at t = 0, where alpha-bar is 0.9975, your x_0 has weight 1.0000"),
     ("00.1", clamped, "no mixture of x_0 and noise"),
     ("00.2", step(shape=lambda values, x: values[:, None]), "do not fit x_0 of shape (512, 1, 4, 4)"),
+    ("00.2", mixed_as_an_image, "x_t has shape (512, 1, 512, 2) and x_0 (512, 2); do the weights fit?"),
+    ("00.2", step(shape=lambda values, x: values[:, :, None]), "do not fit x_0 of shape (512, 2)"),
+    (
+        "00.2",
+        step(loss_of=lambda output, x_0, noise, variance: ((output - x_0) ** 2).mean((1, 2, 3)).mean()),
+        "has 2 axes; .flatten(1)",
+    ),
     ("00.2", step(t_of=lambda total, count: (torch.rand(count) ** 2 * total).long()), "equally likely"),
     ("00.2", step(t_of=lambda total, count: torch.randint(200, (count,))), "draw below len(alphas_cumprod)"),
     ("00.2", step(t_of=lambda total, count: torch.rand(count) * total), "whole numbers"),

@@ -214,6 +214,11 @@ def down(push_input=False, push_block=True, push_shrink=True, keep=True, ask=Tru
     return answer
 
 
+def run_twice(x, emb, skips, block, shrink):
+    block(x, emb)
+    return nb03.down_level(x, emb, skips, block, shrink)
+
+
 def pushed_in_front(x, emb, skips, block, shrink):
     own = []
     x = nb03.down_level(x, emb, own, block, shrink)
@@ -384,7 +389,8 @@ WRONG = [
     ("03.2", down(give=lambda x, y, z: (z, [y])), "return x alone"),
     ("03.2", pushed_in_front, "what was on the list must stay in front"),
     ("03.2", emb_to_shrink, "shrink takes x alone, you give it 2"),
-    ("03.2", shrunk_before, "the block should run once, on x as it comes"),
+    ("03.2", shrunk_before, "the block should get x as it comes"),
+    ("03.2", run_twice, "the block should run once; it ran 2 times"),
     ("03.3", up(take=lambda skips: skips.pop(0)), "the last one pushed is taken first"),
     ("03.3", up(take=lambda skips: skips[-1]), "block 1 gets another skip than its own"),
     ("03.3", up(join=lambda x, skip: torch.cat([skip, x], dim=1)), "comes from below comes first, then the skip"),

@@ -253,6 +253,10 @@ def line_step_without_sigma(x_t, x_0, x_0_before, *lambdas):
     return nb05.line_step(x_t, zero, zero, *lambdas) + nb05.line_step(zero, x_0, x_0_before, *lambdas) / sigma_s
 
 
+def line_step_by_torch(x_t, x_0, x_0_before, lambda_before, lambda_t, lambda_s):
+    return x_t / (1 / (1 + math.exp(2 * lambda_t))).sqrt()
+
+
 def slerp_straight(a, b, weight):
     return (1 - weight) * a + weight * b
 
@@ -413,6 +417,7 @@ WRONG = {
         (line_step_plus(lambda h: 1 - h - math.exp(-h)), "integrate by parts"),
         (line_step_unscaled, "sigma_s / sigma_t times x_t"),
         (line_step_without_sigma, "the step should be DDIM's"),
+        (line_step_by_torch, "the lambdas are plain numbers"),
     ],
 }
 

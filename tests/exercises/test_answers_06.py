@@ -231,6 +231,11 @@ def precision_with(reach_of=None, share_of=None, swap=False):
     return answer
 
 
+def precision_without_edges(real, generated, k):
+    reach = torch.cdist(real, real).sort(1).values[:, k, None]
+    return float((torch.cdist(real, generated) < reach).any(0).double().mean())
+
+
 def precision_unshaped(real, generated, k):
     reach = torch.cdist(real, real).sort(1).values[:, k]
     return (torch.cdist(real, generated) <= reach).any(0).double().mean()
@@ -400,6 +405,7 @@ WRONG = {
         (precision_with(share_of=lambda inside, k: ~inside.any(0)), "outside of all balls"),
         (precision_with(lambda reach, k: reach[:, k].mean().expand(len(reach))), "yours have their mean"),
         (precision_of_the_nearest, "only the nearest real point's ball"),
+        (precision_without_edges, "the very edge of a ball"),
         (precision_unshaped, "lets each meet its row"),
         (lambda real, generated, k: 100 * nb06.precision(real, generated, k), "not per cent"),
         (lambda real, generated, k: torch.ones(3), "should be a number"),

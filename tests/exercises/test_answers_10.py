@@ -172,7 +172,7 @@ def greek_by_growing(short, before):
 
 
 def greek_by_translate(short, before):
-    table = {ord(letter): name for letter, name in GREEK.items()}
+    table = {ord(case): name for letter, name in GREEK.items() for case in (letter, letter.upper())}
     place = nb10.match_long_form(short.translate(table), before.translate(table))
     words = before.split(" ")
     for k in range(len(words)):
@@ -456,6 +456,13 @@ def as_before(short, before):
     return nb10.match_long_form(short, before)
 
 
+def without_capitals(short, before):
+    parts = [GREEK.get(letter, letter) for letter in before]
+    origin = [k for k, part in enumerate(parts) for _ in part]
+    start = nb10.match_long_form("".join(GREEK.get(letter, letter) for letter in short), "".join(parts))
+    return None if start is None else origin[start]
+
+
 def only_the_short_form(short, before):
     return nb10.match_long_form(spell_out(short), before)
 
@@ -517,6 +524,7 @@ WRONG = [
     ("10.4", accents_lost, "in lower case is"),
     ("10.4", the_text_alone, "expected the text and a list of indices"),
     ("10.5", as_before, "'TGF-β' stands for 'transforming growth factor beta'; got None"),
+    ("10.5", without_capitals, "'Δ9-THC' stands for 'delta9"),
     ("10.5", only_the_short_form, "stands for '.*β'"),
     ("10.5", only_the_text, "'TGF-β' stands for"),
     ("10.5", offset_in_the_new_text, "is this an offset in the spelt-out text"),

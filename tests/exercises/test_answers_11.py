@@ -206,6 +206,7 @@ RIGHT = [
     ("11.5", official_by_sets),
     ("11.5", official_by_intervals),
     ("11.5", official_as_tensors),
+    ("11.5", lambda *sets: list(official_by_sets(*sets))),
 ]
 
 

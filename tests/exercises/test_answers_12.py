@@ -442,6 +442,8 @@ WRONG = [
     ("12.2", normal_interval, "the quantiles of the differences are asked for"),
     ("12.2", nan_for_nothing, "F1 is 0, not 0 / 0"),
     ("12.2", only_recall, "difference in recall"),
+    ("12.2", lambda first, second, draws=1000, seed=0: all_at_once(first, second, draws, 7), "`seed` is not used"),
+    ("12.2", lambda first, second, draws=1000, seed=0: all_at_once(first, second, draws, None), "same seed differ"),
     ("12.2", draws_ignored, "`draws` is not used"),
     ("12.2", all_differences, "should be two numbers, low and high; got 8000 values"),
     ("12.3", both_ends, "only one end has to be right"),

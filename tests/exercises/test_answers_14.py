@@ -239,6 +239,14 @@ def shared_edges_cross(scored):
     return kept
 
 
+def shared_ends_cross(scored):
+    kept = []
+    for a, b, score in sorted(scored, key=lambda span: -span[2]):
+        if not any(c < a < d <= b or a < c < b <= d for c, d, _ in kept):
+            kept.append((a, b, score))
+    return kept
+
+
 def one_way_only(scored):
     kept = []
     for a, b, score in sorted(scored, key=lambda span: -span[2]):
@@ -268,6 +276,7 @@ WRONG = [
     ("14.3", rounded_means, "read off the most probable places, not off their means"),
     ("14.4", with_all_surer, "compare with the spans that were kept"),
     ("14.4", shared_edges_cross, "one edge in common nest"),
+    ("14.4", shared_ends_cross, r"there should stay \[\(0, 5, 0.9\), \(3, 5, 0.8\)\]"),
     ("14.4", one_way_only, "cross in two ways"),
     ("14.1", without_scale, "the signal scale b = 2 is missing"),
     ("14.1", in_0_1, r"in \[0, 1\]: take them times 2"),

@@ -209,6 +209,7 @@ WRONG = {
         (attention_with(lambda s, m: hidden(s, ~m).softmax(-1)), "the mask is turned round"),
         (attention_with(lambda s, m: s.softmax(-1) * m), "put to 0 after the softmax"),
         (attention_with(lambda s, m: (s * m).softmax(-1)), "a score of 0 is not nothing"),
+        (attention_with(lambda s, m: s.masked_fill(1 - m.float(), -math.inf)), "a mask of True and False as it is"),
         (attention_with(lambda s, m: hidden(s, m).softmax(1)), "the softmax runs over the places"),
         (attention_with(lambda s, m: s), "the softmax is missing"),
         (attention_with(lambda s, m: hidden(2 * s, m).softmax(-1)), "the first place's weights should be"),
@@ -248,6 +249,7 @@ WRONG = {
     ],
     "15.3": [
         (adaln_with(lambda x, n, b, a, g, f: x + g * f(n * a + b)), "1 \\+ scale leaves the input"),
+        (adaln_with(lambda x, n, b, a, g, f: x + g * f(n * (1 + a) + b) + 0 * f(n)), "gets each patch 2 times"),
         (adaln_with(lambda x, n, b, a, g, f: x + f(n * (1 + a) + b)), "the gate plays no part"),
         (adaln_with(lambda x, n, b, a, g, f: g * f(n * (1 + a) + b)), "x itself is missing"),
         (adaln_with(lambda x, n, b, a, g, f: x + g * f(x * (1 + a) + b)), "the norm is missing"),
