@@ -98,11 +98,11 @@ class Spy(nn.Module):
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        if isinstance(x_t, Tensor) and x_t.ndim > 1 and x_t.shape != self.shape:
+        if not isinstance(x_t, Tensor) or x_t.ndim < 2:
+            raise Wrong(f"call the network as model(x_t, t), with x_t of the shape of x_0, {tuple(self.shape)}")
+        if x_t.shape != self.shape:
             shapes = f"x_t has shape {tuple(x_t.shape)} and x_0 {tuple(self.shape)}"
             raise Wrong(f"{shapes}; do the weights fit? {SHAPES}")
-        if not isinstance(x_t, Tensor) or x_t.shape != self.shape:
-            raise Wrong(f"call the network as model(x_t, t), with x_t of the shape of x_0, {tuple(self.shape)}")
         self.seen.append((x_t.detach().clone(), t))
         return self.weight * x_t
 

@@ -843,8 +843,8 @@ ax.set_title("With t in almost any form: far below what is possible without it")
 plt.show()
 
 # %% [markdown]
-# 1. *Not knowing $t$ costs most*, apart from the unscaled $t$, which is a plain mistake. Its loss is close to the
-#    dashed line: nothing that sees only $x_t$ can do better, however large or well trained.
+# 1. *Not knowing $t$ costs most*, apart from the unscaled $t$, which is a plain mistake. The loss without $t$ is close
+#    to the dashed line: nothing that sees only $x_t$ can do better, however large or well trained.
 # 2. *Any sensible form of $t$ removes nearly all of that.* What is left is below one percent of the optimal loss.
 # 3. *The pitfall is no better than no $t$ at all*, and with some seeds far worse: what training makes of inputs up to
 #    999 is a matter of luck.

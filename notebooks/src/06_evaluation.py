@@ -1422,7 +1422,7 @@ pd.DataFrame({"milliseconds per image": costs}).round(3)
 
 # %% [markdown]
 # The GAN needs one evaluation for an image, and that of a smaller network, since the generator is only a part of its
-# weights. So it is cheaper by more than the number of evaluations that the diffusion model makes.
+# weights. So it is cheaper by a larger factor than the number of evaluations of the diffusion model.
 #
 # **What was found.** Dhariwal and Nichol compare large models, trained until they are done. Here:
 #

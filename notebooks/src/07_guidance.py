@@ -728,9 +728,9 @@ print("five steps agree with sample(..., guidance=3.0)")
 # ### What the weight buys, and what it costs
 #
 # Two more measures (notebook 06; Kynkäänniemi et al. 2019). A set's *manifold* is the union of balls round its points,
-# each reaching to the point's third neighbour in the set (notebook 06 took the fifth, so its values are no measure for
-# these). **Precision** is the share of our images that lie in that of the real images: do they look real? **Recall** is
-# the share of the real images that lie in ours: is all of the data covered?
+# each reaching to the point's third neighbour in the set (notebook 06 took the fifth, so the values there cannot be
+# compared with these). **Precision** is the share of our images that lie in that of the real images: do they look real?
+# **Recall** is the share of the real images that lie in ours: is all of the data covered?
 #
 # **Predict before you run:** the weight goes from 0 to 8. Which of the four measures rise all the way? The cell takes
 # about a minute on two cores.

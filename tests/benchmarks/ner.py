@@ -597,10 +597,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _put_into(page: Path, text: str) -> None:
-    """Put the tables into the page of results, in place of those that stand there."""
-    if page.exists():
-        before, _, rest = page.read_text("utf-8").partition(TABLES[0])
-        write_atomically(page, before + TABLES[0] + text + TABLES[1] + rest.partition(TABLES[1])[2])
+    """Put the tables into the page of results, in place of those that stand between the two marks. Where these are not
+    found the page stays as it is, so that no words are lost."""
+    begin, end = TABLES
+    before, found_begin, rest = (page.read_text("utf-8") if page.exists() else "").partition(begin)
+    _, found_end, after = rest.partition(end)
+    if found_begin and found_end:
+        write_atomically(page, before + begin + text + end + after)
+    else:
+        print(f"{page} has no tables between {begin.strip()} and {end.strip()}, so they were not put there")
 
 
 def _measure_once(run: Run, again: bool, tag_again: bool) -> None:

@@ -430,6 +430,10 @@ def test_tables_of_public_corpora_go_into_the_page_and_words_stay(stars, monkeyp
         ner.main(line)
         tables = (tmp_path / "trained" / "tables.md").read_text()
         assert "| stars, Star |" in tables and page.read_text() == words.replace("old tables\n", tables)
+    capsys.readouterr()
+    page.write_text(without_end := words.replace(end, ""))
+    ner.main(line)
+    assert page.read_text() == without_end and "so they were not put there" in capsys.readouterr().out
 
 
 def test_sentences_get_the_abstracts_they_are_of(stars):
