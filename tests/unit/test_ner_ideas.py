@@ -1,0 +1,91 @@
+"""The ideas for taggers do what they say; what they are worth is in data/ner/results.md."""
+
+from tests.benchmarks import ner_ideas
+from utils.ner import CRFTagger, Entity, RegexTagger, Sentence
+
+
+def alike(words):
+    """Features that tell the first word of a sentence from the others, and nothing else."""
+    return [["first" if i == 0 else "later"] for i in range(len(words))]
+
+
+def test_a_second_order_chain_remembers_one_tag_more():
+    words = [["x"] * n for n in (6, 7, 8, 9)] * 5
+    train = [Sentence.from_words(one, [(0, 4, "T")]) for one in words]
+    lengths = {
+        kind: {
+            len(s.entities[0].text.split())
+            for s in kind(alike, iterations=50, progress=False).fit(train).predict(train)
+        }
+        for kind in (CRFTagger, ner_ideas.SecondOrder)
+    }
+    assert lengths[ner_ideas.SecondOrder] == {4} and lengths[CRFTagger] != {4}
+
+
+def test_two_domains_share_features_and_have_their_own():
+    here, there = Sentence("a b"), Sentence("a c")
+    tagger = ner_ideas.TwoDomains(lambda words: [[f"w={word}"] for word in words], [there])
+    assert tagger._items(here) == [["w=a", "False:w=a"], ["w=b", "False:w=b"]]
+    assert tagger._items(there)[0] == ["w=a", "True:w=a"]
+
+
+def test_labels_reach_the_neighbours():
+    lists = ner_ideas.Labelled(("kind", lambda words: ["K", "", ""]))(["a", "b", "c"])
+    assert [[f for f in one if f.startswith("kind")] for one in lists] == [["kind[0]=K"], ["kind[-1]=K"], []]
+
+
+class Echo(RegexTagger):
+    """Finds every number, and remembers what it was given."""
+
+    def fit(self, train, dev=(), folder=None):
+        self.given = train, dev
+        return self
+
+
+def test_sentences_of_an_abstract_are_read_together_and_answered_alone():
+    texts = [("one 1", "A"), ("two 22 and 3", "A"), ("none", "B"), ("4", ""), ("5", "")]
+    sentences = [Sentence(text, document=document) for text, document in texts]
+    tagger = ner_ideas.Joined(Echo({"N": r"\d+"}))
+    expected = [[text for text in words if text.isdecimal()] for words in (t.split() for t, _ in texts)]
+    assert [[one.text for one in s.entities] for s in tagger.predict(sentences)] == expected
+    tagger.fit(tagger.predict(sentences), sentences[:1])
+    assert [one.text for one in tagger.network.given[0]] == ["one 1 two 22 and 3", "none", "4", "5"]
+    assert [(one.start, one.text) for one in tagger.network.given[0][0].entities] == [(4, "1"), (10, "22"), (17, "3")]
+
+
+def test_a_name_across_sentences_is_left_out():
+    sentences = [Sentence("one 1", document="A"), Sentence("2 two", document="A")]
+    assert [s.entities for s in ner_ideas.Joined(Echo({"N": r"\d \d"})).predict(sentences)] == [(), ()]
+
+
+def test_a_network_that_goes_on_gives_the_types_of_the_new_corpus_alone():
+    network = RegexTagger({"Disease": "flu", "Chemical": "iron"})
+    network.fine_tune = lambda train, dev: None
+    tagger = ner_ideas.GoingOn(network).fit([Sentence("flu", entities=[Entity(0, 3, "Disease")])])
+    assert [one.type for one in tagger.predict([Sentence("iron and flu")])[0].entities] == ["Disease"]
+
+
+def test_words_in_the_same_places_are_of_one_cluster(monkeypatch):
+    rows = [f"{a} {b} {c}" for a in ("the", "a") for b in ("cat", "dog", "cow") for c in ("sleeps", "eats", "runs")]
+    corpus = type("Corpus", (), {"train": [Sentence(row) for row in rows], "dev": []})
+    monkeypatch.setattr(ner_ideas, "corpus_of", lambda name: corpus)
+    monkeypatch.setattr(ner_ideas.ner, "CORPORA", ("some",))
+    monkeypatch.setattr(ner_ideas, "WIDTH", 3)
+    ner_ideas.clusters.cache_clear()
+    found = ner_ideas.clusters(3)
+    ner_ideas.clusters.cache_clear()
+    groups = [{"the", "a"}, {"cat", "dog", "cow"}, {"sleeps", "eats", "runs"}]
+    assert all(len({found[word] for word in group}) == 1 for group in groups) and len({*found.values()}) == 3
+
+
+def test_a_call_adds_what_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(ner_ideas, "KEPT", tmp_path)
+    tried = []
+    monkeypatch.setattr(ner_ideas, "try_out", lambda idea, corpus: tried.append(idea))
+    monkeypatch.setattr(ner_ideas, "tables", lambda: "")
+    monkeypatch.setattr(ner_ideas, "corpus_of", lambda name: type("Corpus", (), {"name": name}))
+    (tmp_path / "bc2gm--clusters.json.gz").touch()
+    ner_ideas.main(["--ideas", "clusters", "second-order", "both-diseases", "--corpora", "bc2gm"])
+    assert tried == ["second-order"]
+    ner_ideas.main(["--ideas", "clusters", "--corpora", "bc2gm", "--again"])
+    assert tried == ["second-order", "clusters"]
