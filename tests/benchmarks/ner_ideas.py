@@ -288,7 +288,7 @@ def against(corpus: Corpus, idea: str, result: dict) -> str:
 def scored(counts: dict, before: dict) -> str:
     """F1 on test, in brackets what it is without the idea, and the interval of the difference; of all types."""
     kind = "all" if "all" in counts else next(iter(counts))
-    f1, old = (100 * ner.f1_of(np.array(one[kind]).sum(0, keepdims=True))[0] for one in (counts, before))
+    f1, old = (100 * ner.f1_of(np.array(one[kind], float).sum(0, keepdims=True))[0] for one in (counts, before))
     _, low, high = (100 * value for value in ner.change([{"counts": before}], [{"counts": counts}], kind))
     return f"{f1:.1f} ({old:.1f}) | {low:+.1f} to {high:+.1f}"
 
@@ -297,7 +297,7 @@ def votes_with(corpus: Corpus, done: dict[str, dict]) -> Iterator[str]:
     """The rows of votes that have one more member each, and of one that has all."""
     run = ner.Run(ner.RUNS, ner.TRAINED, corpus, "train", "voting-seeds")
     members, before = run.members(), ner._unpacked(run.places)["counts"]
-    for more in [*((idea,) for idea in done), tuple(done)]:
+    for more in dict.fromkeys([*((idea,) for idea in done), tuple(done)]):
         votes = {split: [one.found(split) for one in members] for split in ("dev", "test")}
         for split, known in votes.items():
             known += [found(corpus, done[idea], split) for idea in more]

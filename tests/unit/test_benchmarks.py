@@ -14,7 +14,7 @@ import scipy.stats
 import torch
 
 from notebooks.exercises import nb08
-from tests.benchmarks import detector, ner, objectives, parts, quality
+from tests.benchmarks import detector, ner, ner_ideas, objectives, parts, quality
 from utils.diffusion import GaussianDiffusion, NoiseSchedule
 from utils.diffusion.images import ImageSet
 from utils.diffusion.training import Settings, draw
@@ -289,6 +289,29 @@ def test_a_vote_of_all_seeds_has_each_as_a_member(bench, monkeypatch):
     vote = kept["train"]["voting-seeds--0"]
     assert vote["chosen"]["members"] == [list(one) for one in names] and vote["chosen"]["weights"] == [1, 1, 1]
     assert right(vote) == [1, 1, 0, 1]
+
+
+def test_ideas_stand_beside_what_they_change(bench, stars, monkeypatch, tmp_path, capsys):
+    names = {"crf": "Vega", "biotagger-gm": "Vega|Deneb"}
+    monkeypatch.setattr(ner, "make_tagger", lambda model, *_: RegexTagger({"Star": names[model]}))
+    bench("--models", *names, "voting-seeds", "--blocks", "train")
+    idea = ner_ideas.Idea("crf", ("stars",), lambda corpus: RegexTagger({"Star": "Vega|Deneb|Mira|Rigel"}))
+    for module, name, value in (
+        (ner, "RUNS", tmp_path / "out"),
+        (ner, "CORPORA", ("stars",)),
+        (ner_ideas, "KEPT", tmp_path / "ideas"),
+        (ner_ideas, "IDEAS", {"all": idea}),
+        (ner_ideas, "corpus_of", lambda name: load_corpus(stars)),
+    ):
+        monkeypatch.setattr(module, name, value)
+    ner_ideas.main([])
+    text = capsys.readouterr().out
+    assert "| stars | all | crf | 100.0 (66.7) | 100.0 (40.0) | " in text
+    assert text.count("| stars | all | ") == 2  # the second is the vote with it, in which nobody else knows Mira
+    assert "| stars | all | 100.0 | 66.7 (66.7) | +0.0 to +0.0 |" in text
+    monkeypatch.setattr(ner_ideas, "try_out", None)
+    ner_ideas.main([])
+    assert capsys.readouterr().out.endswith(text.partition("\n| corpus")[2])
 
 
 def test_results_outlive_their_models(bench, monkeypatch, tmp_path):
