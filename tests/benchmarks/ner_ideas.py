@@ -278,33 +278,34 @@ def tables() -> str:
 def against(corpus: Corpus, idea: str, result: dict) -> str:
     """The row of an idea."""
     base = ner.Run(ner.RUNS, ner.TRAINED, corpus, "train", IDEAS[idea].base)
-    dev = 100 * evaluate(corpus.dev, found(corpus, result, "dev"), resamples=0).f1
-    before = 100 * evaluate(corpus.dev, base.found("dev"), resamples=0).f1
-    scores = scored(result["counts"], ner._unpacked(base.places)["counts"])
+    scores = scored(found(corpus, result, "dev"), result["counts"], base)
     seconds = f"{result['seconds']:,.0f} ({base.result()['train_processor_seconds']:,.0f})"
-    return f"| {corpus.name} | {idea} | {base.model} | {dev:.1f} ({before:.1f}) | {scores} | {seconds} |"
+    return f"| {corpus.name} | {idea} | {base.model} | {scores} | {seconds} |"
 
 
-def scored(counts: dict, before: dict) -> str:
-    """F1 on test, in brackets what it is without the idea, and the interval of the difference; of all types."""
-    kind = "all" if "all" in counts else next(iter(counts))
-    f1, old = (100 * ner.f1_of(np.array(one[kind], float).sum(0, keepdims=True))[0] for one in (counts, before))
-    _, low, high = (100 * value for value in ner.change([{"counts": before}], [{"counts": counts}], kind))
-    return f"{f1:.1f} ({old:.1f}) | {low:+.1f} to {high:+.1f}"
+def scored(dev: Sequence[Sentence], counts: dict, base: ner.Run) -> str:
+    """F1 on dev and test, each with that of the base in brackets, and the interval of the difference on test; of all
+    types."""
+    old = ner._unpacked(base.places)["counts"]
+    kind = "all" if "all" in old else next(iter(old))
+    on_dev = (evaluate(base.corpus.dev, found, resamples=0).f1 for found in (dev, base.found("dev")))
+    on_test = (ner.f1_of(np.array(one[kind], float).sum(0, keepdims=True))[0] for one in (counts, old))
+    dev_f1, test_f1 = ("{:.1f} ({:.1f})".format(*(100 * f1 for f1 in pair)) for pair in (on_dev, on_test))
+    _, low, high = (100 * value for value in ner.change([{"counts": old}], [{"counts": counts}], kind))
+    return f"{dev_f1} | {test_f1} | {low:+.1f} to {high:+.1f}"
 
 
 def votes_with(corpus: Corpus, done: dict[str, dict]) -> Iterator[str]:
     """The rows of votes that have one more member each, and of one that has all."""
     run = ner.Run(ner.RUNS, ner.TRAINED, corpus, "train", "voting-seeds")
-    members, before = run.members(), ner._unpacked(run.places)["counts"]
+    members = [replace(run, model=model, seed=seed) for model, seed in run.result()["chosen"]["members"]]
     for more in dict.fromkeys([*((idea,) for idea in done), tuple(done)]):
         votes = {split: [one.found(split) for one in members] for split in ("dev", "test")}
         for split, known in votes.items():
             known += [found(corpus, done[idea], split) for idea in more]
         vote = VotingTagger([*members, *more]).choose(corpus.dev, votes["dev"])
-        dev = 100 * evaluate(corpus.dev, vote.combine(votes["dev"]), resamples=0).f1
-        scores = scored(ner._counts(corpus, vote.combine(votes["test"])), before)
-        yield f"| {corpus.name} | {', '.join(more)} | {dev:.1f} | {scores} |"
+        dev, test = (vote.combine(votes[split]) for split in ("dev", "test"))
+        yield f"| {corpus.name} | {', '.join(more)} | {scored(dev, ner._counts(corpus, test), run)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

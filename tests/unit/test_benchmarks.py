@@ -308,7 +308,7 @@ def test_ideas_stand_beside_what_they_change(bench, stars, monkeypatch, tmp_path
     text = capsys.readouterr().out
     assert "| stars | all | crf | 100.0 (66.7) | 100.0 (40.0) | " in text
     assert text.count("| stars | all | ") == 2  # the second is the vote with it, in which nobody else knows Mira
-    assert "| stars | all | 100.0 | 66.7 (66.7) | +0.0 to +0.0 |" in text
+    assert "| stars | all | 100.0 (100.0) | 66.7 (66.7) | +0.0 to +0.0 |" in text
     monkeypatch.setattr(ner_ideas, "try_out", None)
     ner_ideas.main([])
     assert capsys.readouterr().out.endswith(text.partition("\n| corpus")[2])
