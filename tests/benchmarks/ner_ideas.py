@@ -196,7 +196,11 @@ def parts_of_speech(words: Sequence[str]) -> list[str]:
 
 @cache
 def corpus_of(name: str) -> Corpus:
-    return ner.with_documents(load_corpus(name))
+    """ValueError where the public corpus is not here: what stands in is never among the kept runs."""
+    corpus = load_corpus(name)
+    if corpus.stands_in:
+        raise ValueError(f"{name}: {corpus.source}; ideas are tried on the corpus itself")
+    return ner.with_documents(corpus)
 
 
 def diseases(name: str) -> list[Sentence]:

@@ -1,5 +1,7 @@
 """The ideas for taggers do what they say; what they are worth is in data/ner/results.md."""
 
+import pytest
+
 from tests.benchmarks import ner_ideas
 from utils.ner import CRFTagger, Entity, RegexTagger, Sentence
 
@@ -89,3 +91,10 @@ def test_a_call_adds_what_is_missing(monkeypatch, tmp_path, capsys):
     assert tried == ["second-order"]
     ner_ideas.main(["--ideas", "clusters", "--corpora", "bc2gm", "--again"])
     assert tried == ["second-order", "clusters"]
+
+
+def test_what_stands_in_for_a_corpus_is_refused(monkeypatch):
+    corpus = type("Corpus", (), {"stands_in": True, "source": "COURSE_DATA=FOLDER says where a copy is"})
+    monkeypatch.setattr(ner_ideas, "load_corpus", lambda name: corpus)
+    with pytest.raises(ValueError, match="bc2gm: COURSE_DATA=FOLDER says where a copy is; ideas are tried on"):
+        ner_ideas.corpus_of("bc2gm")
