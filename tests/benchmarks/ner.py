@@ -108,8 +108,7 @@ class Run:
 
     def found(self, split: str) -> list[Sentence]:
         """The sentences of the split with what it found there."""
-        pairs = zip(self.corpus.split(split), _unpacked(self.places)[split], strict=True)
-        return [sentence.with_entities(Entity(*place) for place in places) for sentence, places in pairs]
+        return _marked(self.corpus.split(split), _unpacked(self.places)[split])
 
     def chosen_before(self) -> dict | None:
         """What the train-only run chose, or None where it is not measured."""
@@ -189,7 +188,7 @@ def measure(run: Run, before: dict | None = None) -> None:
         **speeds,
         "scores": _scores(corpus, found["test"]),
     }
-    places = {split: [[_place(one) for one in s.entities] for s in sentences] for split, sentences in found.items()}
+    places = {split: _places(sentences) for split, sentences in found.items()}
     run.path.unlink(missing_ok=True)  # so that an interrupt leaves no figures beside places of another run
     write_atomically(run.places, _packed(places | {"counts": _counts(corpus, found["test"])}))
     write_atomically(run.path, json.dumps(result, indent=1) + "\n")
@@ -214,8 +213,15 @@ def _tag(run: Run, chosen: dict) -> tuple[dict[str, list[Sentence]], dict[str, f
     return found, {name: len(corpus.test) / seconds for name, seconds in zip(SPEEDS, times)}
 
 
-def _place(entity: Entity) -> list:
-    return [entity.start, entity.end, entity.type]
+def _places(sentences: Sequence[Sentence]) -> list[list[list]]:
+    """Of each sentence what is found in it, for JSON."""
+    return [[[one.start, one.end, one.type] for one in sentence.entities] for sentence in sentences]
+
+
+def _marked(sentences: Sequence[Sentence], places: list[list[list]]) -> list[Sentence]:
+    """The sentences with what `_places` kept."""
+    pairs = zip(sentences, places, strict=True)
+    return [sentence.with_entities(Entity(*place) for place in found) for sentence, found in pairs]
 
 
 def _packed(values: dict) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ from utils.ner import CRFTagger, Sentence, evaluate, load_corpus, load_tagger, m
 from utils.ner.combine import CorrectedTagger, VotingTagger
 from utils.ner.corpora import Corpus
 from utils.ner.features import _add_labels
+from utils.ner.postprocess import documents_of
 from utils.ner.sentence import Entity
 from utils.ner.tagger import Tagger
 from utils.ner.tags import from_tags, to_tags
@@ -71,7 +73,7 @@ class SecondOrder(CRFTagger):
 
 
 class TwoDomains(CRFTagger):
-    """Sentences of another corpus to learn from, too: each feature once for both and once for either (Daume 2007)."""
+    """Sentences of another corpus to learn from, too: each feature once for both and once for either (Daumé 2007)."""
 
     def __init__(self, features: Callable, other: Sequence[Sentence]) -> None:
         super().__init__(features)
@@ -137,7 +139,7 @@ class Joined(Tagger):
 
 def abstracts(sentences: Sequence[Sentence]) -> list[list[Sentence]]:
     """Neighbours of one document together; those of no known one alone."""
-    parts = groupby(enumerate(sentences), key=lambda pair: pair[1].document or pair[0])
+    parts = groupby(zip(documents_of(sentences), sentences), key=itemgetter(0))
     return [[sentence for _, sentence in part] for _, part in parts]
 
 
@@ -251,19 +253,14 @@ def try_out(idea: str, corpus: Corpus) -> None:
     started = time.process_time()
     tagger = CorrectedTagger(IDEAS[idea].make(corpus)).fit(corpus.train, corpus.dev)
     seconds = time.process_time() - started
-    found = {split: tagger.predict(corpus.split(split)) for split in ("dev", "test")}
-    places = {split: [[ner._place(one) for one in s.entities] for s in sentences] for split, sentences in found.items()}
-    about = {"seconds": seconds, "rules": tagger.steps, "counts": ner._counts(corpus, found["test"])}
+    places = {split: ner._places(tagger.predict(corpus.split(split))) for split in ("dev", "test")}
+    counts = ner._counts(corpus, ner._marked(corpus.test, places["test"]))
+    about = {"seconds": seconds, "rules": tagger.steps, "counts": counts}
     write_atomically(kept(idea, corpus), ner._packed(places | about))
 
 
 def kept(idea: str, corpus: Corpus) -> Path:
     return KEPT / f"{corpus.name}--{idea}.json.gz"
-
-
-def found(corpus: Corpus, result: dict, split: str) -> list[Sentence]:
-    pairs = zip(corpus.split(split), result[split], strict=True)
-    return [sentence.with_entities(Entity(*place) for place in places) for sentence, places in pairs]
 
 
 def tables() -> str:
@@ -282,12 +279,12 @@ def tables() -> str:
 def against(corpus: Corpus, idea: str, result: dict) -> str:
     """The row of an idea."""
     base = ner.Run(ner.RUNS, ner.TRAINED, corpus, "train", IDEAS[idea].base)
-    scores = scored(found(corpus, result, "dev"), result["counts"], base)
+    scores = compared(ner._marked(corpus.dev, result["dev"]), result["counts"], base)
     seconds = f"{result['seconds']:,.0f} ({base.result()['train_processor_seconds']:,.0f})"
     return f"| {corpus.name} | {idea} | {base.model} | {scores} | {seconds} |"
 
 
-def scored(dev: Sequence[Sentence], counts: dict, base: ner.Run) -> str:
+def compared(dev: Sequence[Sentence], counts: dict, base: ner.Run) -> str:
     """F1 on dev and test, each with that of the base in brackets, and the interval of the difference on test; of all
     types."""
     old = ner._unpacked(base.places)["counts"]
@@ -306,10 +303,10 @@ def votes_with(corpus: Corpus, done: dict[str, dict]) -> Iterator[str]:
     for more in dict.fromkeys([*((idea,) for idea in done), tuple(done)]):
         votes = {split: [one.found(split) for one in members] for split in ("dev", "test")}
         for split, known in votes.items():
-            known += [found(corpus, done[idea], split) for idea in more]
+            known += [ner._marked(corpus.split(split), done[idea][split]) for idea in more]
         vote = VotingTagger([*members, *more]).choose(corpus.dev, votes["dev"])
         dev, test = (vote.combine(votes[split]) for split in ("dev", "test"))
-        yield f"| {corpus.name} | {', '.join(more)} | {scored(dev, ner._counts(corpus, test), run)} |"
+        yield f"| {corpus.name} | {', '.join(more)} | {compared(dev, ner._counts(corpus, test), run)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
