@@ -9,7 +9,6 @@ import pickle
 import struct
 import sys
 import tarfile
-import time
 import zlib
 from pathlib import Path
 
@@ -150,8 +149,10 @@ def test_idx_layout_and_the_same_bytes_every_time(tmp_path):
 class Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         kind, _, name = self.path.strip("/").partition("/")
-        if kind == "slow":
-            return self.server.released.wait(20)
+        if kind == "slow":  # right in the end, for whoever waits so long
+            if self.server.released.wait(20):
+                return
+            self.path, kind = f"/whole/{name}", "whole"
         if kind not in ("half", "chunked"):
             return super().do_GET()
         content = (Path(self.directory) / "whole" / name).read_bytes()
@@ -182,9 +183,7 @@ def test_what_was_downloaded_is_cached_and_nothing_else_is_left(bare, server, mo
 def test_a_failed_download_falls_back_to_the_small_set(server, bare, monkeypatch, capsys, page):
     monkeypatch.setattr(library, "TIMEOUT", 0.3)
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"{server}{page}/"])
-    started = time.monotonic()
     assert len(load_images("fashion-mnist")) == 10_000
-    assert time.monotonic() - started < 10
     assert "the small set of the repository" in capsys.readouterr().out
     assert [path.name for path in (bare / "data" / "cache").rglob("*")] == ["fashion-mnist"]
 
