@@ -16,11 +16,11 @@ PICTURE = """async image => {
     const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
     return bytes.length + ":" + Array.from(bytes).join();
 }"""
-# How many cells have run, and whether none is waiting any more: prompts read [3] and [*].
+# What the prompts of the cells say: [3] has run, [*] is waiting or running, [ ] neither.
 PROMPTS = "[...document.querySelectorAll('.jp-InputPrompt')].map(prompt => prompt.textContent)"
-EXECUTED = f"() => {PROMPTS}.filter(text => /[0-9]/.test(text)).length"
-NONE_EXECUTED = f"() => !{PROMPTS}.some(text => /[0-9]/.test(text))"
-ALL_DONE = f"() => !{PROMPTS}.some(text => text.includes('*'))"
+ONE_HAS_RUN = f"() => {PROMPTS}.some(text => /[0-9]/.test(text))"
+NONE_HAS_RUN = f"() => !{PROMPTS}.some(text => /[0-9]/.test(text))"
+NONE_WAITS = f"() => !{PROMPTS}.some(text => text.includes('*'))"
 # The status bar, once a kernel is there. Until then it reads "No Kernel | Initializing", while the
 # execution indicator is idle already; who runs cells that early is asked which kernel to select.
 KERNEL_IDLE = re.compile(r"^(?!No Kernel).+ \| Idle$")
@@ -66,11 +66,11 @@ def run_all_cells(page):
     # The committed outputs would hide a kernel that never ran.
     page.get_by_role("menuitem", name="Edit", exact=True).click()
     page.get_by_role("menuitem", name="Clear Outputs of All Cells").click()
-    page.wait_for_function(NONE_EXECUTED, timeout=30 * SECOND)
+    page.wait_for_function(NONE_HAS_RUN, timeout=30 * SECOND)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(EXECUTED, timeout=300 * SECOND)
-    page.wait_for_function(ALL_DONE, timeout=600 * SECOND)
+    page.wait_for_function(ONE_HAS_RUN, timeout=300 * SECOND)
+    page.wait_for_function(NONE_WAITS, timeout=600 * SECOND)
     wait_until_idle(page)
     errors = page.locator("[data-mime-type='application/vnd.jupyter.error']")
     assert errors.count() == 0, errors.first.inner_text()
