@@ -4,10 +4,11 @@ The clock is the machine's own, started before the first step, and everything th
 uses its cores badly pays for it. Same images, same features, as many samples from the same sampler with 20 evaluations;
 beside it stands, for the first seed, the sampler that each recipe brings itself, on fewer samples, for which distances
 are larger. Each recipe runs in the precision its users get: the peers' in fp32, the course's in what `find_precision`
-chooses.
+chooses. A peer's average of the weights has a row without it: after few steps the weights themselves may be better.
 """
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -32,18 +33,20 @@ SAMPLER = dict(sampler="dpmpp_2m", steps=20, batch_size=125)
 
 
 class Trained(NamedTuple):
-    """What a recipe leaves; `own` draws so many samples in the way that the recipe itself brings, if it brings one."""
+    """What a recipe leaves; `own` draws so many samples in the way that the recipe itself brings, if it brings one;
+    `plain` is the network of a peer that averages its weights, without the average."""
 
     model: nn.Module
     diffusion: GaussianDiffusion
     steps: int
     own: Callable[[int], Tensor] | None = None
+    plain: nn.Module | None = None
 
 
-def course(seconds: float, images, seed: int) -> Trained:
-    """`train`, all as by default."""
+def course(seconds: float, images, seed: int, **settings) -> Trained:
+    """`train`, all as by default but for these settings."""
     diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000))
-    *_, state = train(UNet(), diffusion, images, minutes=seconds / 60, progress=False, seed=seed)
+    *_, state = train(UNet(), diffusion, images, minutes=seconds / 60, progress=False, seed=seed, **settings)
     return Trained(state.ema_model, diffusion, state.step)
 
 
@@ -73,7 +76,7 @@ def denoising_diffusion_pytorch(seconds: float, images, seed: int) -> Trained:
         return torch.cat(parts)[:count] * 2 - 1
 
     schedule = NoiseSchedule.from_betas(process.betas.double())
-    return Trained(average.ema_model.model.eval(), GaussianDiffusion(schedule), steps, own)
+    return Trained(average.ema_model.model.eval(), GaussianDiffusion(schedule), steps, own, network.eval())
 
 
 def annotated_recipe(seconds: float, images, seed: int) -> Trained:
@@ -115,18 +118,20 @@ RECIPES = {
 }
 
 
-def measure(name: str, seconds: float, count: int, seed: int) -> dict:
+def measure(name: str, seconds: float, count: int, seed: int, settings: dict) -> dict:
     """One training: distances of `count` samples; for the first seed also of some by the recipe's own sampler."""
     torch.manual_seed(seed)
     images = load_images("fashion-mnist", "train")
     started = time.perf_counter()
-    trained = RECIPES[name](seconds, images, seed)
-    row = {"steps": trained.steps, "seconds": time.perf_counter() - started}
-    samples = generate(trained.model, trained.diffusion, count, seed=seed, **SAMPLER)
-    row["broken"] = float((~samples.isfinite()).flatten(1).any(1).double().mean())
+    trained = RECIPES[name](seconds, images, seed, **settings)
+    row = {"steps": trained.steps, "seconds": time.perf_counter() - started, "broken": 0.0}
     quality = ImageQuality.load()
-    found = quality(samples.nan_to_num().clamp(-1, 1))
-    row |= {"frechet": found.frechet, "kernel": found.kernel, "floor": found.frechet_floor}
+    for of, model in {"": trained.model, "plain_": trained.plain}.items():
+        if model is not None:
+            samples = generate(model, trained.diffusion, count, seed=seed, **SAMPLER)
+            row["broken"] += float((~samples.isfinite()).flatten(1).any(1).double().mean())
+            found = quality(samples.nan_to_num().clamp(-1, 1))
+            row |= {f"{of}frechet": found.frechet, f"{of}kernel": found.kernel, "floor": found.frechet_floor}
     if seed == 0 and trained.own:
         brought = quality(trained.own(min(count, OWN_COUNT)).nan_to_num().clamp(-1, 1))
         row |= {"own": brought.frechet, "own_floor": brought.frechet_floor}
@@ -160,14 +165,16 @@ def report(seconds: float, count: int, seeds: int, in_own_process: Callable[...,
         "| recipe | steps | seconds | Frechet distance | times the course's | kernel distance | its own sampler |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, found in rows.items():
-        frechet, kernel = ([row[key] for row in found] for key in ("frechet", "kernel"))
+    for (name, found), of in itertools.product(rows.items(), ("", "plain_")):
+        if f"{of}frechet" not in found[0]:
+            continue
+        frechet, kernel = ([row[of + key] for row in found] for key in ("frechet", "kernel"))
         steps, spent = (statistics.fmean(row[key] for row in found) for key in ("steps", "seconds"))
-        brought = f"{found[0]['own']:.2f}" if "own" in found[0] else "the same"
+        brought = "" if of else f"{found[0]['own']:.2f}" if "own" in found[0] else "the same"
         times = statistics.fmean(frechet) / own
         lines.append(
-            f"| {name} | {steps:,.0f} | {spent:.0f} | {shown(frechet, '.2f')} | {times:.1f} | "
-            f"{shown(kernel, '.3f')} | {brought} |"
+            f"| {name}{', without its average' if of else ''} | {steps:,.0f} | {spent:.0f} | {shown(frechet, '.2f')} | "
+            f"{times:.1f} | {shown(kernel, '.3f')} | {brought} |"
         )
     broken = [name for name, found in rows.items() if any(row["broken"] for row in found)]
     peaks = ", ".join(f"{p} {matmul_peak(p) / 1e9:,.0f} GFLOP/s" for p in PRECISIONS)
@@ -188,5 +195,9 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    about = """of the course's `train`, as JSON: {"learning_rate": 0.004}"""
+    parser.add_argument("--settings", type=json.loads, default={}, help=about)
     args = parser.parse_args()
-    print(json.dumps(measure(args.name, args.seconds, args.count, args.seed)))
+    if args.settings and args.name != "course":
+        parser.error(f"--settings are those of the course's `train`; {args.name} has none")
+    print(json.dumps(measure(args.name, args.seconds, args.count, args.seed, args.settings)))
