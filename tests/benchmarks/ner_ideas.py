@@ -31,7 +31,7 @@ from spacy.tokens import Doc
 
 from tests.benchmarks import ner
 from utils.files import write_atomically
-from utils.ner import CRFTagger, Sentence, evaluate, load_corpus, load_tagger, make_tagger
+from utils.ner import CRFTagger, Sentence, continue_pretraining, evaluate, load_corpus, load_tagger, make_tagger
 from utils.ner.combine import CorrectedTagger, VotingTagger
 from utils.ner.corpora import Corpus
 from utils.ner.features import _add_labels
@@ -233,6 +233,14 @@ def after_bc5cdr(corpus: Corpus) -> Tagger:
     return GoingOn(encoder_of("bc5cdr"))
 
 
+def after_reading(corpus: Corpus) -> Tagger:
+    """The encoder reads all texts but those of test first, as a masked language model."""
+    texts = [sentence.text for one in map(corpus_of, ner.CORPORA) for sentence in (*one.train, *one.dev)]
+    place = ner.TRAINED / "encoder-that-read"
+    continue_pretraining(texts, place, folder=place / "training")  # after an interruption it goes on there
+    return make_tagger("transformer", encoder=place)
+
+
 def of_abstracts(corpus: Corpus) -> Tagger:
     return Joined(make_tagger("transformer", batch_size=8))  # windows are longer and fewer
 
@@ -244,6 +252,7 @@ IDEAS = {
     "parts-of-speech": Idea("crf", ner.CORPORA, crf_with(("pos", parts_of_speech))),
     "both-diseases": Idea("crf", NCBI, both_diseases),
     "after-bc5cdr": Idea("transformer", NCBI, after_bc5cdr),
+    "after-reading": Idea("transformer", NCBI, after_reading),
     "of-abstracts": Idea("transformer", NCBI, of_abstracts),
 }
 

@@ -1,9 +1,14 @@
 """The ideas for taggers do what they say; what they are worth is in data/ner/results.md."""
 
+from functools import partial
+
 import pytest
+import torch
 
 from tests.benchmarks import ner_ideas
-from utils.ner import CRFTagger, Entity, RegexTagger, Sentence
+from tests.tiny_ner import make_corpus, make_encoder
+from utils.ner import CRFTagger, Entity, RegexTagger, Sentence, continue_pretraining
+from utils.ner.encoders import load_encoder
 
 
 def alike(words):
@@ -65,6 +70,23 @@ def test_a_network_that_goes_on_gives_the_types_of_the_new_corpus_alone():
     network.fine_tune = lambda train, dev: None
     tagger = ner_ideas.GoingOn(network).fit([Sentence("flu", entities=[Entity(0, 3, "Disease")])])
     assert [one.type for one in tagger.predict([Sentence("iron and flu")])[0].entities] == ["Disease"]
+
+
+def test_an_encoder_reads_all_texts_but_those_of_test_first(monkeypatch, tmp_path):
+    """What it then tags with are the weights that it has read with; a second call goes on where the first one ended."""
+    corpus = type("Corpus", (), {"train": make_corpus(9, 1), "dev": make_corpus(3, 2)})  # test is not there to be asked
+    monkeypatch.setattr(ner_ideas, "corpus_of", lambda name: corpus)
+    monkeypatch.setattr(ner_ideas.ner, "TRAINED", tmp_path)
+    read, start = [], make_encoder(tmp_path / "start")
+    reading = partial(continue_pretraining, encoder=start, epochs=1, progress=False, device="cpu")
+    monkeypatch.setattr(
+        ner_ideas, "continue_pretraining", lambda texts, *p, **n: read.append(texts) or reading(texts, *p, **n)
+    )
+    taggers = [ner_ideas.after_reading(corpus) for _ in range(2)]
+    assert read[0] == read[1] == 3 * [s.text for s in (*corpus.train, *corpus.dev)]
+    encoders = [load_encoder(place)[0].state_dict() for place in (start, *(t.options["encoder"] for t in taggers))]
+    name = next(name for name in encoders[0] if "query" in name)
+    assert torch.equal(encoders[1][name], encoders[2][name]) and not torch.equal(encoders[0][name], encoders[1][name])
 
 
 def test_words_in_the_same_places_are_of_one_cluster(monkeypatch):
