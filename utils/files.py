@@ -15,12 +15,14 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]  # the checkout of the course
 
 
 class TrainingDiverged(RuntimeError):
@@ -30,6 +32,12 @@ class TrainingDiverged(RuntimeError):
 def stream_seed(seed: int, *use: str | int) -> int:
     """A seed for one use of randomness, so that no two draw the same numbers; 32 bits, as torch's CPU generator."""
     return int.from_bytes(hashlib.sha256(repr((seed, *use)).encode()).digest()[:4], "little")
+
+
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+    """Raises ValueError where the value is none of the choices; the message lists them."""
+    if value not in choices:
+        raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
 
 
 def sha256_of(path: Path) -> str:

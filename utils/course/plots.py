@@ -1,7 +1,5 @@
 """The course's figures: one style, image grids, axes and names; `animate` is in player.py."""
 
-import base64
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from cycler import cycler
+from IPython.core.pylabtools import print_figure
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -104,9 +103,7 @@ class ImageFigure(Figure):
 
     def _ipython_display_(self) -> None:
         plt.close(self)  # so that it is not drawn a second time at the end of the cell
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", bbox_inches=None)  # a "tight" box could move the images by part of a pixel
-        png = base64.b64encode(buffer.getvalue()).decode()
+        png = print_figure(self, bbox_inches=None, base64=True)  # "tight" could move the images by part of a pixel
         display({"image/png": png, "text/plain": repr(self)}, raw=True)
 
 

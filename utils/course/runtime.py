@@ -14,9 +14,8 @@ import torch
 
 from utils.course.plots import STYLE
 from utils.device import describe, find_device, find_precision
-from utils.files import check_writable, say
+from utils.files import ROOT, check_writable, say
 
-ROOT = Path(__file__).resolve().parents[2]  # the checkout of the course
 PROFILES = ("test", "cpu", "gpu")
 T = TypeVar("T")
 

@@ -26,9 +26,8 @@ from tqdm.auto import tqdm
 
 from utils.diffusion.checks import check_numbers
 from utils.diffusion.pictures import read_folder
-from utils.files import find_copy, say, write_atomically
+from utils.files import ROOT, find_copy, say, write_atomically
 
-ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = Path("/usr/share/datasets")
 TIMEOUT = 20  # seconds without an answer until a download counts as broken off
 NOT_TO_BE_HAD = (OSError, RuntimeError, http.client.HTTPException)  # how torchvision's downloads fail

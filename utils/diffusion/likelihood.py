@@ -7,6 +7,7 @@ divergence of v, and at the last timestep p is a standard normal.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -49,21 +50,18 @@ def log_likelihood(
     where = generator.device if generator else x.device
     probe = torch.randint(2, x.shape, generator=generator, device=where).to(x) * 2 - 1
 
-    def velocity(x: Tensor, ts: Tensor) -> Tensor:
+    def velocity(x: Tensor, t: int) -> Tensor:
+        ts = torch.full((len(x),), t, device=x.device)
         output, _ = diffusion.split(answer(model, x, ts, y, diffusion.parts))
         signal, sigma = diffusion.signal_and_noise(ts, x)
         return signal * diffusion.to_noise(output, x, ts) - sigma * diffusion.to_x_0(output, x, ts)
-
-    def slope(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        ts = torch.full((len(x),), t, device=x.device)
-        return v_and_divergence(lambda x: velocity(x, ts), x, probe)
 
     phi = diffusion.schedule.alphas_cumprod.sqrt().acos().tolist()
     gained = x.new_zeros(len(x))
     for t, s in pairwise(angle_grid(phi, int(steps))):
         h = phi[s] - phi[t]
-        v, divergence = slope(x, t)
-        v_ahead, divergence_ahead = slope(x + h * v, s)
+        v, divergence = v_and_divergence(partial(velocity, t=t), x, probe)
+        v_ahead, divergence_ahead = v_and_divergence(partial(velocity, t=s), x + h * v, probe)
         x = x + h / 2 * (v + v_ahead)
         gained = gained + h / 2 * (divergence + divergence_ahead)
     return gained - 0.5 * (x.square() + math.log(2 * math.pi)).flatten(1).sum(1)

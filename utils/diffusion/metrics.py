@@ -28,18 +28,17 @@ class Classifier(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.convs = nn.ModuleList(
+        blocks = (
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
             for a, b in ((1, 32), (32, 64), (64, 128))
         )
+        self.convs = nn.Sequential(*blocks)
         self.to_features = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 9, FEATURES))
         self.head = nn.Linear(FEATURES, 10)
 
     def features(self, images: Tensor) -> Tensor:
         """The last layer before the classes, without its ReLU: (B, 64)."""
-        for conv in self.convs:
-            images = conv(images)
-        return self.to_features(images)
+        return self.to_features(self.convs(images))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images).relu())
@@ -167,11 +166,9 @@ class QualityReport:
     kernel_spread: float
 
     def __str__(self) -> str:
-        return (
-            f"Frechet distance {self.frechet:.2f} (real against real {self.frechet_floor:.2f} ± "
-            f"{self.frechet_spread:.2f}), kernel distance {self.kernel:.4f} (real against real "
-            f"{self.kernel_floor:.4f} ± {self.kernel_spread:.4f}), {self.count:,} images"
-        )
+        frechet = f"{self.frechet:.2f} (real against real {self.frechet_floor:.2f} ± {self.frechet_spread:.2f})"
+        kernel = f"{self.kernel:.4f} (real against real {self.kernel_floor:.4f} ± {self.kernel_spread:.4f})"
+        return f"Frechet distance {frechet}, kernel distance {kernel}, {self.count:,} images"
 
 
 class ImageQuality:

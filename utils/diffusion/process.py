@@ -14,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from utils.diffusion.images import to_float
 from utils.diffusion.schedules import NoiseSchedule
+from utils.files import check_choice
 
 PREDICTIONS = ("noise", "x_0", "v")
 VARIANCES = ("fixed", "learned")
@@ -43,10 +44,8 @@ class GaussianDiffusion:
     """
 
     def __init__(self, schedule: NoiseSchedule, prediction: str = "v", variance: str = "fixed"):
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
-        if variance not in VARIANCES:
-            raise ValueError(f"unknown variance {variance!r}; choose one of {', '.join(VARIANCES)}")
+        check_choice("prediction", prediction, PREDICTIONS)
+        check_choice("variance", variance, VARIANCES)
         if variance == "learned" and schedule.num_timesteps < 2:
             raise ValueError("a learned variance needs at least 2 timesteps, got 1: in the last step none is added")
         self.schedule, self.prediction, self.variance = schedule, prediction, variance

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from utils.diffusion.checks import check_numbers
+from utils.files import check_choice
 
 MAX_BETA = 0.999
+SCHEDULES = ("linear", "cosine", "sigmoid")
 
 
 class NoiseSchedule:
@@ -83,12 +85,8 @@ class NoiseSchedule:
     @classmethod
     def named(cls, name: str, num_timesteps: int = 1000) -> "NoiseSchedule":
         """The schedule called "linear", "cosine" or "sigmoid". Raises ValueError with that list."""
-        if name not in SCHEDULES:
-            raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
+        check_choice("schedule", name, SCHEDULES)
         return getattr(cls, name)(num_timesteps)
-
-
-SCHEDULES = ("linear", "cosine", "sigmoid")
 
 
 def _betas_from_alpha_bar(alpha_bar: Callable[[Tensor], Tensor], num_timesteps: int) -> Tensor:

@@ -52,8 +52,6 @@ def official_counts(gold: list[Place], alternatives: list[Place], predicted: lis
     """
     given = set(predicted)
     accepted = set(alternatives) & given
-    found = sum(
-        place in given or any(start <= place[1] and place[0] <= end for start, end in accepted) for place in gold
-    )
+    found = sum((a, b) in given or any(start <= b and a <= end for start, end in accepted) for a, b in gold)
     wrong = len(given - set(gold) - accepted)
     return found, found + wrong, len(gold)

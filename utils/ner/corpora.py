@@ -13,14 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from utils.files import download, find_copy, say, sha256_of
+from utils.files import ROOT, download, find_copy, say, sha256_of
 from utils.ner.bc2 import OfficialGold, read_official
-from utils.ner.formats import read_lines, read_sentences
-from utils.ner.formats.conll import read_conll
-from utils.ner.formats.jsonl import read_jsonl
+from utils.ner.formats import read_conll, read_jsonl, read_lines, read_sentences
 from utils.ner.sentence import Sentence
 
-ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "dev", "test")
 COURSE_CORPUS = "course-corpus"
 OWN_ENDINGS = (".conll", ".tsv", ".txt", ".iob", ".jsonl", ".json", ".pubtator", ".pubtator.txt", "")

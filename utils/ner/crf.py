@@ -10,13 +10,12 @@ import numpy as np
 import pycrfsuite
 from tqdm.auto import tqdm
 
-from utils.files import write_atomically
+from utils.files import check_choice, write_atomically
 from utils.ner.features import WordFeatures
 from utils.ner.lexicons import Lexicon
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Folder, Sentences, Tagger, learnable, scored
 from utils.ner.tags import SCHEMES, from_tags, spans_to_tags, tags_to_spans, to_tags
-from utils.ner.words import check_choice
 
 
 class CRFTagger(Tagger):

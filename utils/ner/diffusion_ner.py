@@ -15,20 +15,17 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from utils.device import autocast
+from utils.diffusion import GaussianDiffusion, NoiseSchedule, sample
 from utils.diffusion.embeddings import TimestepEmbedding, sinusoidal_embedding
-from utils.diffusion.process import GaussianDiffusion
-from utils.diffusion.sampling import sample
-from utils.diffusion.schedules import NoiseSchedule
 from utils.files import stream_seed
 from utils.ner.neural import Window
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Sentences
 from utils.ner.tags import token_spans
-from utils.ner.transformer import TokenEncoder, TransformerTagger
+from utils.ner.transformer import TokenEncoder, TransformerTagger, span_means
 
 SCALE = 2.0  # of the signal beside noise of variance 1, as in DiffusionDet (Chen et al. 2022, arXiv 2211.09788)
 PLACE, HIDDEN = 64, 256  # how many numbers tell where an edge is; width of the new layers
@@ -73,9 +70,8 @@ class SpanNetwork(TokenEncoder):
     def __init__(self, encoder, tokenizer, features: list[int], types: int, options: dict[str, Any]) -> None:
         super().__init__(encoder, tokenizer, features, options)
         self.time = TimestepEmbedding(PLACE, HIDDEN)
-        self.query = nn.Sequential(
-            nn.Linear(self.width + 2 * PLACE + HIDDEN, 512), nn.SiLU(), nn.Linear(512, 2 * HIDDEN)
-        )
+        width = self.width + 2 * PLACE + HIDDEN  # of what a proposal is told: the tokens, its edges, the time
+        self.query = nn.Sequential(nn.Linear(width, 512), nn.SiLU(), nn.Linear(512, 2 * HIDDEN))
         self.keys = nn.ModuleList(nn.Linear(self.width + PLACE, HIDDEN) for _ in range(2))
         self.judge = nn.Sequential(nn.Linear(3 * self.width, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, types + 1))
         self.new += [self.time, self.query, self.keys, self.judge]
@@ -85,7 +81,7 @@ class SpanNetwork(TokenEncoder):
 
         tokens: (B, T, width). lengths: (B, 1). x_t: (B, K, 2). t: (B, K).
         """
-        around = self._span_means(tokens, decode_spans(x_t, lengths))
+        around = span_means(tokens, *decode_spans(x_t, lengths).split(1, dim=-1))
         time = self.time(t.flatten()).view(*t.shape, -1)
         query = self.query(torch.cat([around, _places(edges(x_t)).flatten(-2), time], dim=-1))
         number = torch.arange(tokens.shape[1], device=tokens.device)
@@ -98,13 +94,7 @@ class SpanNetwork(TokenEncoder):
     def judge_spans(self, tokens: Tensor, spans: Tensor) -> Tensor:
         """Logits (B, S, types + 1) of spans (B, S, 2), the first for no entity: by first token, last token and mean."""
         ends = [tokens.take_along_dim(place.unsqueeze(-1), 1) for place in (spans[..., 0], spans[..., 1] - 1)]
-        return self.judge(torch.cat([*ends, self._span_means(tokens, spans)], dim=-1)).float()
-
-    def _span_means(self, tokens: Tensor, spans: Tensor) -> Tensor:
-        """(B, S, width), from sums of all tokens before each."""
-        sums = nn.functional.pad(tokens.float().cumsum(1), (0, 0, 1, 0))
-        start, end = (sums.take_along_dim(place.unsqueeze(-1), 1) for place in spans.unbind(-1))
-        return (end - start) / (spans[..., 1] - spans[..., 0]).unsqueeze(-1)
+        return self.judge(torch.cat([*ends, span_means(tokens, *spans.split(1, dim=-1))], dim=-1)).float()
 
 
 def _places(x: Tensor) -> Tensor:
@@ -184,14 +174,14 @@ class DiffusionTagger(TransformerTagger):
 
     def _pointing(self, logits: Tensor, gold: Tensor) -> Tensor:
         wanted = torch.stack([gold[..., 0], gold[..., 1] - 1], dim=-1)
-        return cross_entropy(logits.flatten(0, 2), wanted.flatten())
+        return nn.functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
 
     def _judging(self, tokens: Tensor, candidates: Tensor, spans: Sequence[list[tuple[int, int, int]]]) -> Tensor:
         """The judge's cross-entropy, over candidates (B, S, 2): the type of the entity that one equals, or none."""
         gold = self._padded([some or [(0, 0, 0)] for some in spans])  # (B, G, 3); what is padded equals no span
         equal = (candidates.unsqueeze(2) == gold[:, None, :, :2]).all(-1)  # (B, S, G)
         types = (equal * gold[:, None, :, 2]).amax(-1)
-        return cross_entropy(self.network.judge_spans(tokens, candidates).flatten(0, 1), types.flatten())
+        return nn.functional.cross_entropy(self.network.judge_spans(tokens, candidates).flatten(0, 1), types.flatten())
 
     def _lengths(self, windows: Sequence[Window]) -> Tensor:
         """(B, 1), in tokens."""

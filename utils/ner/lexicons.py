@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from utils.files import find_copy
-from utils.ner.corpora import COURSE_CORPUS, ROOT
-from utils.ner.formats import FormatError, read_lines
-from utils.ner.formats.jsonl import read_jsonl
-from utils.ner.words import Automaton, check_choice, cut_name
+from utils.files import ROOT, check_choice, find_copy
+from utils.ner.corpora import COURSE_CORPUS
+from utils.ner.formats import FormatError, read_jsonl, read_lines
+from utils.ner.words import Automaton, cut_name
 
 SHORTEST = 3  # characters; shorter symbols are mostly words: "WAS" is long enough to stay, "A" and "AT" are not
 

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from utils.device import DTYPES, autocast, find_device, find_precision
-from utils.files import load_weights, save_weights, stream_seed, write_atomically
+from utils.files import check_choice, load_weights, save_weights, stream_seed, write_atomically
 from utils.ner.chain import IGNORED
 from utils.ner.evaluation import evaluate
 from utils.ner.features import TokenFeatures
@@ -26,7 +26,6 @@ from utils.ner.sentence import Entity, Sentence
 from utils.ner.tagger import Folder, Sentences, Tagger, fingerprint, learnable, scored
 from utils.ner.tags import SCHEMES, convert_tags, from_tags, to_tags
 from utils.ner.training import Recipe, cut_batches, seeded, train_network
-from utils.ner.words import check_choice
 
 
 class Window(NamedTuple):
@@ -214,10 +213,9 @@ class NeuralTagger(Tagger):
     @classmethod
     def _load(cls, folder: Path) -> "NeuralTagger":
         config = json.loads((folder / "config.json").read_text("utf-8"))
-        tagger = cls(**config["options"], **config["recipe"])
-        tagger.tags = list(config["tags"])
         lists = json.loads((folder / "lexicons.json").read_text("utf-8"))
-        tagger.features = TokenFeatures(list(map(Lexicon.from_json, lists)), tagger.features.shapes)
+        tagger = cls(**config["options"], **config["recipe"], lexicons=list(map(Lexicon.from_json, lists)))
+        tagger.tags = list(config["tags"])
         tagger._load_parts(folder)
         load_weights(folder / "model.safetensors", tagger._plain or tagger.network)
         tagger.network.to(tagger.device).eval()

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
+from utils.files import check_choice
 from utils.ner.abbreviations import LONGEST, find_abbreviations
 from utils.ner.sentence import Entity, Sentence, Token
-from utils.ner.words import check_choice
 
 PAIRS = {")": "(", "]": "[", "}": "{"}
 PARTNERS = PAIRS | {opening: closing for closing, opening in PAIRS.items()}

@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from utils import ner
-from utils.files import sha256_of, write_atomically
-from utils.ner.corpora import ROOT
+from utils.files import ROOT, check_choice, sha256_of, write_atomically
 from utils.ner.lexicons import lexicon_for, lexicon_names, load_lexicon
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tags import lost_to_tags, spans_to_tags, token_spans
-from utils.ner.words import check_choice
 
 HEADER = "tagger.json"
 READY = ROOT / "data" / "checkpoints" / "tagger"  # of genes, diseases and chemicals; its card is tagger.md beside it
@@ -194,11 +192,9 @@ def make_tagger(name: str, types: Iterable[str] = (), seed: int = 0, **options) 
         return ner.CRFTagger(ner.WordFeatures(lexicons=lexicons), **options)
     if name == "biotagger-gm":
         return ner.BioTaggerGM(lexicons, **options)
-    if name == "bilstm-crf":
-        return ner.BiLSTMCRFTagger(**{"seed": seed, "lexicons": lexicons, **options})
-    from utils.ner.encoders import find_encoder
+    if name != "bilstm-crf":
+        from utils.ner.encoders import find_encoder
 
-    find_encoder(options.get("encoder"))  # missed now, not after the trainings of a vote's other members
-    if name == "diffusion":
-        return ner.DiffusionTagger(**{"seed": seed, "lexicons": lexicons, **options})
-    return ner.TransformerTagger(**{"seed": seed, **TRANSFORMER, "lexicons": lexicons, **options})
+        find_encoder(options.get("encoder"))  # missed now, not after the trainings of a vote's other members
+    recipe = TRANSFORMER if name == "transformer" else {}
+    return getattr(ner, CLASSES[name])(**{"seed": seed, "lexicons": lexicons, **recipe, **options})

@@ -12,8 +12,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
+from utils.files import check_choice
 from utils.ner.sentence import Entity, Sentence, Span
-from utils.ner.words import check_choice
 
 SCHEMES = {"BIO": ("B", "I"), "BIOES": ("B", "I", "E", "S")}
 ON_LOSS = ("raise", "drop")

@@ -183,12 +183,11 @@ def _end_epoch(state: dict[str, Any], network: nn.Module, score: float) -> None:
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Groups for AdamW by the `peak` of their learning rate and by weight decay."""
     new = {id(p) for module in getattr(network, "new", ()) for p in module.parameters()}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:
             peak = recipe.learning_rate * (recipe.new_rate if id(parameter) in new else 1)
-            groups.setdefault((peak, parameter.dim() > 1), []).append(parameter)
-    return [
-        {"params": parameters, "peak": peak, "weight_decay": WEIGHT_DECAY * is_matrix}
-        for (peak, is_matrix), parameters in groups.items()
-    ]
+            decay = WEIGHT_DECAY * (parameter.dim() > 1)
+            group = groups.setdefault((peak, decay), {"params": [], "peak": peak, "weight_decay": decay})
+            group["params"].append(parameter)
+    return list(groups.values())

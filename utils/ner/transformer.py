@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
+from utils.files import check_choice
 from utils.ner.chain import TagHead
 from utils.ner.encoders import as_classifier, load_encoder, pieces_of
 from utils.ner.neural import FeatureEmbedding, NeuralTagger, Window
 from utils.ner.sentence import Sentence
 from utils.ner.tagger import Sentences
-from utils.ner.words import check_choice
 
 MAX_PIECES = 256  # of a window, where the encoder can read so many
 Span = tuple[int, int]
@@ -52,6 +52,12 @@ def cut_windows(spans: Sequence[Span], limit: int, overlap: int) -> list[Span]:
     return windows
 
 
+def span_means(x: Tensor, first: Tensor, behind: Tensor) -> Tensor:
+    """Means (B, S, C) of rows `first` to before `behind`, both (B, S, 1), of x (B, N, C): from sums up to each row."""
+    sums = nn.functional.pad(x.float().cumsum(1), (0, 0, 1, 0))  # (B, N + 1, C)
+    return (sums.take_along_dim(behind, 1) - sums.take_along_dim(first, 1)) / (behind - first).clamp(min=1)
+
+
 class TokenEncoder(nn.Module):
     """Encoder, one vector a token, features beside it."""
 
@@ -76,9 +82,7 @@ class TokenEncoder(nn.Module):
         if self.pooling == "first":
             tokens = hidden.take_along_dim(first, 1)  # (B, T, H)
         else:
-            # The sum up to a token's last piece less the sum before its first.
-            sums = nn.functional.pad(hidden.float().cumsum(1), (0, 0, 1, 0))  # (B, P + 1, H)
-            tokens = (sums.take_along_dim(first + count, 1) - sums.take_along_dim(first, 1)) / count.clamp(min=1)
+            tokens = span_means(hidden, first, first + count)
         x = self.dropout(tokens)
         if self.features.width:
             x = torch.cat([x, self.features(batch["features"]).to(x.dtype)], dim=-1)

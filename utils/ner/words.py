@@ -50,12 +50,6 @@ def cut_name(word: str) -> tuple[str, ...]:
 name_parts = lru_cache(CACHE)(cut_name)  # for words of sentences, which come again and again; names come once
 
 
-def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
-    """Raises ValueError where the value is none of the choices; the message lists them."""
-    if value not in choices:
-        raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
-
-
 class Automaton:
     """Finds sequences of tokens, of which there may be hundreds of thousands (Aho & Corasick 1975, CACM 18:333).
 

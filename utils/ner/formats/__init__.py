@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.files import check_choice
 from utils.ner.sentence import Entity, Sentence
-from utils.ner.words import check_choice
 
 MISMATCHES = ("refuse", "skip")  # what becomes of an entity that is not the text at its offsets
 

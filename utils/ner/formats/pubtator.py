@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.files import write_atomically
+from utils.files import check_choice, write_atomically
 from utils.ner.formats import FormatError, check_tokens, located, one_line, read_lines, say_lost, stands_there
 from utils.ner.sentence import Entity, Sentence
 from utils.ner.tags import ON_LOSS
-from utils.ner.words import check_choice
 
 HEAD = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
 RELATION = re.compile(r"[^\t]+\t[A-Za-z][^\t]*\t([^\t]+)\t([^\t]+)(?:\t(?:Novel|No))?\t?")
