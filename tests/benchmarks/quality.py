@@ -119,19 +119,20 @@ RECIPES = {
 
 
 def measure(name: str, seconds: float, count: int, seed: int, settings: dict) -> dict:
-    """One training: distances of `count` samples; for the first seed also of some by the recipe's own sampler."""
+    """One training: distances of `count` samples, without the recipe's average too (plain_...), if it has one; for the
+    first seed also of some by the recipe's own sampler. broken: the share of samples that are not finite."""
     torch.manual_seed(seed)
     images = load_images("fashion-mnist", "train")
     started = time.perf_counter()
     trained = RECIPES[name](seconds, images, seed, **settings)
     row = {"steps": trained.steps, "seconds": time.perf_counter() - started, "broken": 0.0}
     quality = ImageQuality.load()
-    for of, model in {"": trained.model, "plain_": trained.plain}.items():
+    for prefix, model in {"": trained.model, "plain_": trained.plain}.items():
         if model is not None:
             samples = generate(model, trained.diffusion, count, seed=seed, **SAMPLER)
-            row["broken"] += float((~samples.isfinite()).flatten(1).any(1).double().mean())
+            row["broken"] = max(row["broken"], float((~samples.isfinite()).flatten(1).any(1).double().mean()))
             found = quality(samples.nan_to_num().clamp(-1, 1))
-            row |= {f"{of}frechet": found.frechet, f"{of}kernel": found.kernel, "floor": found.frechet_floor}
+            row |= {f"{prefix}frechet": found.frechet, f"{prefix}kernel": found.kernel, "floor": found.frechet_floor}
     if seed == 0 and trained.own:
         brought = quality(trained.own(min(count, OWN_COUNT)).nan_to_num().clamp(-1, 1))
         row |= {"own": brought.frechet, "own_floor": brought.frechet_floor}
@@ -165,16 +166,17 @@ def report(seconds: float, count: int, seeds: int, in_own_process: Callable[...,
         "| recipe | steps | seconds | Frechet distance | times the course's | kernel distance | its own sampler |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (name, found), of in itertools.product(rows.items(), ("", "plain_")):
-        if f"{of}frechet" not in found[0]:
+    for (name, found), prefix in itertools.product(rows.items(), ("", "plain_")):
+        if f"{prefix}frechet" not in found[0]:
             continue
-        frechet, kernel = ([row[of + key] for row in found] for key in ("frechet", "kernel"))
+        frechet, kernel = ([row[prefix + key] for row in found] for key in ("frechet", "kernel"))
         steps, spent = (statistics.fmean(row[key] for row in found) for key in ("steps", "seconds"))
-        brought = "" if of else f"{found[0]['own']:.2f}" if "own" in found[0] else "the same"
+        brought = f"{found[0]['own']:.2f}" if "own" in found[0] else "the same"
         times = statistics.fmean(frechet) / own
+        title = f"{name}, without its average" if prefix else name
         lines.append(
-            f"| {name}{', without its average' if of else ''} | {steps:,.0f} | {spent:.0f} | {shown(frechet, '.2f')} | "
-            f"{times:.1f} | {shown(kernel, '.3f')} | {brought} |"
+            f"| {title} | {steps:,.0f} | {spent:.0f} | {shown(frechet, '.2f')} | {times:.1f} | "
+            f"{shown(kernel, '.3f')} | {'' if prefix else brought} |"
         )
     broken = [name for name, found in rows.items() if any(row["broken"] for row in found)]
     peaks = ", ".join(f"{p} {matmul_peak(p) / 1e9:,.0f} GFLOP/s" for p in PRECISIONS)
