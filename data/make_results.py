@@ -36,7 +36,7 @@ def draw(text: str) -> plt.Figure:
     floor = float(re.search(r"as many real images are at ([\d.]+)", text)[1])
     left.axhline(floor, color="0.4", ls="--", lw=1, label="as many real images")
     left.set(xscale="log", xlabel="network evaluations", ylabel="Frechet distance", ylim=0)
-    left.set_title("Twenty evaluations do what a thousand do", loc="left")
+    left.set_title("Twenty evaluations beside a thousand", loc="left")
     ticks = [5, 10, 20, 50, 100, 1000]
     left.set_xticks(ticks, map(str, ticks))
     left.minorticks_off()
@@ -45,7 +45,7 @@ def draw(text: str) -> plt.Figure:
     distances, errors = zip(*[map(float, row[3].split(" ± ")) for row in rows])
     right.barh([row[0] for row in rows], distances, xerr=errors, color=COLOURS[: len(rows)][::-1])
     right.set(xlabel="Frechet distance after 300 s of training")
-    right.set_title("Trained for five minutes on two cores", loc="left")
+    right.set_title("Five minutes on two cores, with bf16", loc="left")
     return figure
 
 

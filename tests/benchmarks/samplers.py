@@ -86,7 +86,10 @@ def report(rows: list[dict], count: int, parts: int) -> str:
             f"{row['frechet']:.2f} | {relative} | {row['kernel']:.4f} |"
         )
     floor = f"{rows[0]['floor']:.2f} ± {rows[0]['floor_spread']:.2f}"
-    note = f"{parts} times {count} samples, taken together; ± is a standard error; as many real images are at {floor}."
+    note = (
+        f"{parts} times {count} samples, taken together; ± is the standard error of the difference, in percent of the "
+        f"first row's distance; as many real images are at {floor} (mean and spread from draw to draw)."
+    )
     return "\n".join([*lines, "", note])
 
 

@@ -14,7 +14,7 @@ import scipy.stats
 import torch
 
 from notebooks.exercises import nb08
-from tests.benchmarks import detector, ner, ner_ideas, objectives, parts, quality
+from tests.benchmarks import detector, ner, ner_ideas, objectives, parts, quality, throughput
 from utils.diffusion import GaussianDiffusion, NoiseSchedule
 from utils.diffusion.images import ImageSet
 from utils.diffusion.training import Settings, draw
@@ -57,6 +57,26 @@ def test_several_seeds_have_an_interval_and_one_has_none():
     assert "| denoising-diffusion-pytorch, without its average | 10 | 3 | 1.00 | 0.5 | 0.200 |  |" in one
     assert one.count("average |") == 1  # of no recipe that has none
     assert "3 seeds," in three and "40 samples of the first seed; as many real images: 0.40" in three
+
+
+def test_samples_that_are_not_finite_are_counted_of_a_recipes_own_sampler_too(monkeypatch):
+    def own(count):
+        return torch.cat([torch.full((1, 1, 28, 28), math.nan), torch.zeros(count - 1, 1, 28, 28)])
+
+    class Still(torch.nn.Module):
+        def forward(self, x_t, t):
+            return 0 * x_t
+
+    trained = quality.Trained(Still(), GaussianDiffusion(NoiseSchedule.cosine(10)), 1, own)
+    monkeypatch.setitem(quality.RECIPES, "still", lambda seconds, images, seed: trained)
+    assert quality.measure("still", 1, 50, 0, {})["broken"] == 1 / 50
+    assert quality.measure("still", 1, 50, 1, {})["broken"] == 0
+
+
+def test_attention_counts_among_the_operations_of_a_step():
+    q, k, v = torch.randn(3, 2, 4, 10, 8)
+    products = 2 * (2 * 2 * 4 * 10 * 10 * 8)  # two of them, a multiplication and an addition each
+    assert throughput.operations(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)) == products
 
 
 def test_the_detector_tells_noise_from_blanks_and_not_from_noise(monkeypatch):
