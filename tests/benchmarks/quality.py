@@ -184,7 +184,7 @@ def report(seconds: float, count: int, seeds: int, in_own_process: Callable[...,
             f"{shown(kernel, '.3f')} | {'' if prefix else brought} |"
         )
     broken = [name for name, found in rows.items() if any(row["broken"] for row in found)]
-    peaks = ", ".join(f"{p} {matmul_peak(p) / 1e9:,.0f} GFLOP/s" for p in PRECISIONS)
+    peaks = ", ".join(f"{p} {matmul_peak(p) / 1e9:,.3g} GFLOP/s" for p in PRECISIONS)
     floor, own_floor = rows["course"][0]["floor"], rows["annotated recipe"][0]["own_floor"]
     spread = "; ± is half a 95% interval of the mean over seeds" * (seeds > 1)
     note = (

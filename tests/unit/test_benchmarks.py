@@ -67,7 +67,7 @@ def test_samples_that_are_not_finite_are_counted_of_a_recipes_own_sampler_too(mo
         def forward(self, x_t, t):
             return 0 * x_t
 
-    trained = quality.Trained(Still(), GaussianDiffusion(NoiseSchedule.cosine(10)), 1, own)
+    trained = quality.Trained(Still(), GaussianDiffusion(NoiseSchedule.cosine(20)), 1, own)
     monkeypatch.setitem(quality.RECIPES, "still", lambda seconds, images, seed: trained)
     assert quality.measure("still", 1, 50, 0, {})["broken"] == 1 / 50
     assert quality.measure("still", 1, 50, 1, {})["broken"] == 0
