@@ -119,7 +119,7 @@ def report(rounds: int, steps: int) -> str:
     users = "; ".join(
         f"{name} {spread([theirs / mine for theirs, mine in zip(seconds, own[fastest])], 1)}" for name, seconds in asked
     )
-    best = ", ".join(f"{p} {statistics.median(peaks[p]) / 1e9:,.0f} GFLOP/s" for p in PRECISIONS)
+    best = ", ".join(f"{p} {statistics.median(peaks[p]) / 1e9:,.3g} GFLOP/s" for p in PRECISIONS)
     users = f"In the precision that users get, peers in fp32 over the course in {fastest}: {users}."
     note = f"Matrix-multiply peak, 2048 x 2048: {best}. {rounds} rounds of {steps} steps: median (min to max)."
     return "\n".join([*lines, "", users, "", note])
