@@ -129,18 +129,18 @@ def measure(name: str, seconds: float, count: int, seed: int, settings: dict) ->
     row = {"steps": trained.steps, "seconds": time.perf_counter() - started, "broken": 0.0}
     quality = ImageQuality.load()
 
-    def found(samples: Tensor):
+    def scored(samples: Tensor):
         row["broken"] = max(row["broken"], float((~samples.isfinite()).flatten(1).any(1).double().mean()))
         return quality(samples.nan_to_num().clamp(-1, 1))
 
     for prefix, model in {"": trained.model, "plain_": trained.plain}.items():
         if model is not None:
             model.to(memory_format=torch.channels_last)  # faster, and the same images but for rounding
-            drawn = found(generate(model, trained.diffusion, count, seed=seed, **SAMPLER))
-            row |= {f"{prefix}frechet": drawn.frechet, f"{prefix}kernel": drawn.kernel, "floor": drawn.frechet_floor}
+            scores = scored(generate(model, trained.diffusion, count, seed=seed, **SAMPLER))
+            row |= {f"{prefix}frechet": scores.frechet, f"{prefix}kernel": scores.kernel, "floor": scores.frechet_floor}
     if seed == 0 and trained.own:
-        drawn = found(trained.own(min(count, OWN_COUNT)))
-        row |= {"own": drawn.frechet, "own_floor": drawn.frechet_floor}
+        scores = scored(trained.own(min(count, OWN_COUNT)))
+        row |= {"own": scores.frechet, "own_floor": scores.frechet_floor}
     return row
 
 
