@@ -23,8 +23,8 @@
 #
 # **You need** Python, and what F1 on spans, a CRF and a Transformer with a token head are (notebooks 09 and 11).
 #
-# **Time:** about seven minutes on two cores, most of it in the loops of sections 3 and 4; machines without bf16
-# instructions take longer. No GPU is needed; the `gpu` profile takes another encoder and more seeds (not measured
+# **Time:** about fourteen minutes on two cores in the run shown, most of it in the loops of sections 3 and 4; on a
+# faster machine it was seven. No GPU is needed; the `gpu` profile takes another encoder and more seeds (not measured
 # here). For you: about half an hour for the *core*, sections 1 to 5, with its exercise.
 
 # %% tags=["setup"]
@@ -131,25 +131,24 @@ def divergence(first, second):
 
 
 # %%
-WORDS = course.pick(test=1000, cpu=20_000, gpu=20_000)
-
-
 def draw(items, count, seed=0):
     """`count` of them at random, or all."""
     return random.Random(seed).sample(items, min(count, len(items)))
 
 
 def words_of(sentences):
-    """`WORDS` words of the sentences, in lower case."""
-    words = [word.lower() for sentence in sentences for word in sentence.words]
-    assert len(words) >= WORDS
-    return words[:WORDS]
+    """The words of the sentences, in lower case."""
+    return [word.lower() for sentence in sentences for word in sentence.words]
 
 
 halves = {}
 for name, corpus in corpora.items():
     order = draw(corpus.train, len(corpus.train))
     halves[name] = words_of(order[::2]), words_of(order[1::2])
+# As many words of each: so many, or what the smallest half has.
+at_hand = min(len(half) for pair in halves.values() for half in pair)
+WORDS = min(at_hand, course.pick(test=1000, cpu=20_000, gpu=20_000))
+halves = {name: (a[:WORDS], b[:WORDS]) for name, (a, b) in halves.items()}
 apart = [[divergence(halves[a][0], halves[b][1]) for b in corpora] for a in corpora]
 apart = np.array(apart)
 
