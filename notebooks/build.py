@@ -159,8 +159,11 @@ def execute(notebook: NotebookNode, name: str, folder: Path, profile: str) -> fl
     place = {"metadata": {"path": str(folder)}}
     client = NotebookClient(notebook, km=manager, resources=place, record_timing=False, store_widget_state=False)
     print(f"executing {name} on the {profile} profile", flush=True)
+    env = os.environ | {"COURSE_PROFILE": profile}
+    if data := os.environ.get("COURSE_DATA"):  # the kernel's folder is not the one that a relative path starts from
+        env["COURSE_DATA"] = os.path.abspath(os.path.expanduser(data))
     # The manager is ours, so nbclient would leave its kernel running: with five notebooks, five kernels in memory.
-    with client.setup_kernel(cleanup_kc=True, env=os.environ | {"COURSE_PROFILE": profile}):
+    with client.setup_kernel(cleanup_kc=True, env=env):
         for k, cell in enumerate(tqdm(notebook.cells, desc=name, unit="cell", disable=None)):
             try:
                 client.execute_cell(cell, k)

@@ -217,6 +217,15 @@ def test_another_profile_goes_to_another_folder(checkout, capsys):
     assert not (checkout / "notebooks" / "01_tiny.ipynb").exists()
 
 
+def test_a_relative_folder_of_data_starts_where_the_build_was_called(checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
+    monkeypatch.setenv("COURSE_DATA", "corpora")
+    code = 'import os\nfrom pathlib import Path\n\nPath("where").write_text(os.environ["COURSE_DATA"])\n'
+    add_source(checkout, "02_where", f"{HEADER}# %%\n{code}")
+    assert main(["02"], checkout) == 0
+    assert (checkout / "notebooks" / "where").read_text() == str(checkout / "corpora")
+
+
 def test_an_unknown_number_lists_the_known_ones(checkout, capsys):
     assert main(["07"], checkout) == 1
     assert "no notebook '07'; there are: 01" in capsys.readouterr().err
